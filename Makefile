@@ -1,0 +1,33 @@
+# Everything a stranger needs: make demo, make test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint types test-slow clean
+
+setup: $(VENV)/.done
+
+# pip reads the tested versions from constraints.txt; outside this Makefile the ranges of pyproject.toml hold.
+$(VENV)/.done: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/slimcnn run recipes/demo.toml --out runs/demo
+
+test: setup lint types
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+test-slow: setup
+	$(BIN)/python -m pytest -n 2 -m slow
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache

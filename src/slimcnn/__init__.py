@@ -1,0 +1,1 @@
+"""Make trained CNNs smaller."""

@@ -1,0 +1,97 @@
+"""What can go wrong, as a tree.
+
+::
+
+    SlimcnnError              one line: what was asked, what was found, what to do
+    ├── UnknownName           no such criterion, network, dataset ... (with "did you mean")
+    ├── ModelError            a network cannot be built, or does not accept its example input
+    │   └── TraceError        a network ran, but its channels cannot be followed at all
+    ├── WeightsError          a weights file does not fit, is damaged, or is not safe to read
+    │   └── CheckpointError   the same, for a checkpoint of ours
+    ├── DataError             a dataset is missing, damaged, or not what it should be
+    ├── CriterionError        a criterion lacks what it needs (data, batch norm, a scope)
+    ├── TargetError           a target that makes no sense
+    │   └── TargetUnreachable a sensible target that this network cannot meet
+    ├── PlanError             a plan for another network, or an impossible one
+    ├── LawBroken             prune(model) and mask(model) disagree: a bug of ours, never handed over
+    ├── TrainingDiverged      a loss that is not finite
+    ├── RunError              an output folder that cannot be used, or a full disk
+    └── RecipeError           a recipe file that cannot be understood
+
+Every message is one line.  The command line prints it and exits with 2; nothing else is a user error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SlimcnnError(Exception):
+    """Any error that a user can mend."""
+
+
+class UnknownName(SlimcnnError):
+    """A name that no registry entry has.
+
+    >>> print(UnknownName("criterion", "fpfd", ["fpdf", "l1", "l2"]))
+    unknown criterion 'fpfd': did you mean 'fpdf'? Known: fpdf, l1, l2
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
+
+
+class ModelError(SlimcnnError):
+    """A network that cannot be built or run."""
+
+
+class TraceError(ModelError):
+    """A network whose channels cannot be followed."""
+
+
+class WeightsError(SlimcnnError):
+    """A weights file that cannot be used."""
+
+
+class CheckpointError(WeightsError):
+    """A checkpoint that cannot be used."""
+
+
+class DataError(SlimcnnError):
+    """Images or labels that cannot be used."""
+
+
+class CriterionError(SlimcnnError):
+    """A criterion that lacks what it needs."""
+
+
+class TargetError(SlimcnnError):
+    """A target that makes no sense."""
+
+
+class TargetUnreachable(TargetError):
+    """A target that this network cannot meet."""
+
+
+class PlanError(SlimcnnError):
+    """A plan that does not belong to this network."""
+
+
+class LawBroken(SlimcnnError):
+    """The pruned network is not the masked network."""
+
+
+class TrainingDiverged(SlimcnnError):
+    """A loss that is not finite."""
+
+
+class RunError(SlimcnnError):
+    """A run folder that cannot be used."""
+
+
+class RecipeError(SlimcnnError):
+    """A recipe that cannot be understood."""
