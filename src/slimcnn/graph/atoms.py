@@ -1,0 +1,61 @@
+"""Atoms: one id for every position of every axis of every parameter and buffer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from slimcnn.graph.channels import Positions
+from slimcnn.graph.ids import Label, axis_facet
+from slimcnn.graph.shrinking import Kept
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """Ids by position: tensor `names[i]`, axis `axes[i]` has the ids starts[i] ... starts[i] + sizes[i] - 1."""
+
+    names: tuple[str, ...]
+    axes: tuple[int, ...]
+    starts: Positions
+    sizes: Positions
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Atoms:
+        """Number the axes of a network's tensors; axes of size 1 have no channels."""
+        names, axes, sizes = [], [], []
+        for name, tensor in named_tensors(model):
+            for axis, size in enumerate(tensor.shape):
+                if size > 1:
+                    names.append(name)
+                    axes.append(axis)
+                    sizes.append(size)
+        ends = np.cumsum(np.array(sizes, dtype=np.int64)) if sizes else np.zeros(0, dtype=np.int64)
+        return cls(tuple(names), tuple(axes), ends - np.array(sizes, dtype=np.int64), np.array(sizes, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return int(self.sizes.sum())
+
+    def labels(self, model: nn.Module, kept: Kept | None = None) -> dict[str, Label]:
+        """Label every tensor with its own ids (after a cut: with the ids of the kept positions)."""
+        shapes = {name: tensor.shape for name, tensor in named_tensors(model)}
+        facets: dict[str, list[Tensor]] = {name: [] for name in shapes}
+        for name, axis, start, size in zip(self.names, self.axes, self.starts, self.sizes, strict=True):
+            ids = torch.arange(int(start), int(start + size))
+            if kept is not None and axis in kept.get(name, {}):
+                ids = ids[kept[name][axis]]
+            if size > 1:
+                facets[name].append(axis_facet(ids, shapes[name], axis))
+        return {name: tuple(found) for name, found in facets.items()}
+
+    def locate(self, ids: Positions) -> Positions:
+        """Find the axis (its index here) of each id; -1 for ids that no tensor has."""
+        found = np.searchsorted(self.starts, ids, side="right") - 1
+        return np.where((ids >= 0) & (ids < len(self)), found, -1)
+
+
+def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """List parameters and buffers, shared ones once."""
+    return [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if b is not None)]

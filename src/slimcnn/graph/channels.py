@@ -1,0 +1,127 @@
+"""The channel graph as data: groups, what they own, what is locked, what everything costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The positions of one parameter axis that belong to a group's channels."""
+
+    parameter: str
+    axis: int
+    size: int
+    positions: Positions
+    """(channels, k): row c lists the k positions that go with channel c."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that look alike: each can go alone, and takes the same positions of the same parameters along."""
+
+    name: str
+    channels: int
+    axes: tuple[Axis, ...]
+    filters: tuple[Axis, ...]
+    """The axes whose slices produce the channels: output axes of convolutions and linear layers."""
+    norms: tuple[Axis, ...]
+    """Batch-norm scales on these channels."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The modules that own parameters of this group, in the order of the network."""
+        return tuple(dict.fromkeys(axis.parameter.rpartition(".")[0] for axis in self.axes))
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many positions of an axis each group owns, per channel."""
+
+    size: int
+    per_channel: Mapping[int, int]
+
+    def left(self, removed: Sequence[int] | npt.NDArray[np.int64]) -> int:
+        """Count the positions that stay when each group loses `removed[group]` channels."""
+        return self.size - sum(int(removed[g]) * k for g, k in self.per_channel.items())
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A convolution or matrix product with a weight: MACs for one image, shared by its two axes."""
+
+    module: str
+    macs: int
+    out: Share
+    read: Share
+
+
+@dataclass(frozen=True)
+class Locked:
+    """Output channels of a layer that must stay, and why."""
+
+    layer: str
+    channels: int
+    of: int
+    reason: str
+    where: str
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """What `trace` found: which channels live and die together, what must stay, and what everything costs.
+
+    `example` is the input that the network was traced with; `batch` its first dimension.  `fingerprint`
+    identifies the structure: a plan made on one graph is refused on another.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    locked: tuple[Locked, ...]
+    contractions: tuple[Contraction, ...]
+    other_macs: int
+    """MACs of products between two activations, which no cut changes."""
+    parameters: Mapping[str, tuple[Share, ...]]
+    """For every parameter (not buffer), how its axes are shared."""
+    pads: Mapping[str, tuple[Positions, Positions]]
+    """For every ChannelPad, rows (group, channel) of the zeros in front and behind; -1 for locked ones."""
+    fingerprint: str
+    example: Any = field(repr=False, compare=False)
+    batch: int = 1
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        return self.groups[self.index(name)]
+
+    def index(self, name: str) -> int:
+        """Find a group's position by its name."""
+        return self._index[name]
+
+    @property
+    def _index(self) -> dict[str, int]:
+        return {group.name: i for i, group in enumerate(self.groups)}
+
+    def macs(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None) -> int:
+        """Count the MACs for one image when each group loses `removed[group]` channels."""
+        if removed is None:
+            return self.other_macs + sum(c.macs for c in self.contractions)
+        total = self.other_macs
+        for c in self.contractions:
+            total += c.macs * c.out.left(removed) * c.read.left(removed) // (c.out.size * c.read.size)
+        return total
+
+    def params(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None) -> int:
+        """Count the parameters when each group loses `removed[group]` channels."""
+        gone = np.zeros(len(self.groups), dtype=np.int64) if removed is None else removed
+        total = 0
+        for shares in self.parameters.values():
+            size = 1
+            for share in shares:
+                size *= share.left(gone)
+            total += size
+        return total

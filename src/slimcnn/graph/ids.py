@@ -1,0 +1,90 @@
+"""Channel ids: integer tensors that travel beside the network's own tensors.
+
+A *facet* is an int64 tensor of the shape of the tensor that it describes; each entry is the id of the channel
+that the position belongs to, or -1 for none.  A weight of a convolution has two facets (its output and its input
+channels), an activation usually one, so a *label* is a tuple of facets.
+
+Facets are kept compact: a dimension along which the id does not change has stride 0.  So "varies along dimension d"
+is a look at the strides, and an id tensor for (1, 64, 112, 112) costs 64 numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Label = tuple[Tensor, ...]
+NONE = -1
+
+
+def axis_facet(ids: Tensor, shape: torch.Size | tuple[int, ...], axis: int) -> Tensor:
+    """Spread one id per position of `axis` over a whole shape.
+
+    >>> axis_facet(torch.tensor([7, 8]), (2, 3), 0).tolist()
+    [[7, 7, 7], [8, 8, 8]]
+    """
+    view = [1] * len(shape)
+    view[axis] = -1
+    return ids.view(view).expand(shape)
+
+
+def varying(facet: Tensor) -> frozenset[int]:
+    """Find the dimensions along which a compact facet changes.
+
+    >>> sorted(varying(axis_facet(torch.tensor([7, 8]), (5, 2, 3), 1)))
+    [1]
+    """
+    return frozenset(d for d in range(facet.dim()) if facet.size(d) > 1 and facet.stride(d) != 0)
+
+
+def core(facet: Tensor, keep: frozenset[int] | set[int] = frozenset()) -> Tensor:
+    """Shrink every dimension along which the facet does not change to size 1, except those in `keep`."""
+    for d in range(facet.dim()):
+        if d not in keep and facet.size(d) > 1 and facet.stride(d) == 0:
+            facet = facet.narrow(d, 0, 1)
+    return facet
+
+
+def compact(facet: Tensor) -> Tensor:
+    """Give dimensions along which the ids do not change stride 0.
+
+    >>> compact(torch.tensor([[7, 7, 7], [8, 8, 8]])).stride()
+    (1, 0)
+    """
+    shape = facet.shape
+    if 0 in shape:
+        return facet
+    facet = core(facet)
+    for d in range(facet.dim()):
+        if facet.size(d) > 1:
+            first = facet.narrow(d, 0, 1)
+            if bool((facet == first).all()):
+                facet = first
+    return facet.contiguous().expand(shape)
+
+
+def along(facet: Tensor, axis: int) -> Tensor | None:
+    """Read the ids along one axis, if that is the only axis along which they change.
+
+    >>> along(axis_facet(torch.tensor([7, 8]), (5, 2, 3), 1), 1).tolist()
+    [7, 8]
+    """
+    if varying(facet) - {axis % facet.dim()}:
+        return None
+    ids: Tensor = facet
+    for d in reversed(range(facet.dim())):
+        if d != axis % facet.dim():
+            ids = ids.select(d, 0)
+    return ids
+
+
+def ids_in(label: Label) -> Tensor:
+    """List every id that occurs in a label, once."""
+    found = torch.cat([core(facet).reshape(-1) for facet in label]) if label else torch.empty(0, dtype=torch.int64)
+    ids: Tensor = torch.unique(found[found >= 0])
+    return ids
+
+
+def same(a: Label, b: Label) -> bool:
+    """Compare two labels."""
+    return len(a) == len(b) and all(x is y or torch.equal(x, y) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,110 @@
+"""Cut positions out of a network's tensors, and tell its modules their new sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.layers.channel_pad import ChannelPad
+
+Kept = Mapping[str, Mapping[int, Tensor]]
+"""Tensor name → axis → the positions that stay, ascending."""
+
+SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
+    (nn.modules.conv._ConvNd, ("in_channels", "out_channels", "groups")),
+    (nn.Linear, ("in_features", "out_features")),
+    (nn.modules.batchnorm._NormBase, ("num_features",)),
+    (nn.GroupNorm, ("num_groups", "num_channels")),
+    (nn.LayerNorm, ("normalized_shape",)),
+    (nn.PReLU, ("num_parameters",)),
+    (ChannelPad, ("front", "back")),
+)
+"""What modules say of their own size, and must say anew after a cut."""
+
+
+def sizes(module: nn.Module) -> dict[str, Any]:
+    """Read the attributes by which a module describes its own size.
+
+    >>> sizes(nn.Conv2d(3, 8, 1))
+    {'in_channels': 3, 'out_channels': 8, 'groups': 1}
+    """
+    for kind, names in SIZES:
+        if isinstance(module, kind):
+            return {name: getattr(module, name) for name in names if hasattr(module, name)}
+    return {}
+
+
+def shrink(model: nn.Module, kept: Kept, pads: Mapping[str, tuple[int, int]]) -> None:
+    """Cut every tensor of `model` down to its kept positions, in place; ties and flags stay.
+
+    `pads` gives the new (front, back) of each ChannelPad.  Call it on a copy: the user's model is never changed.
+    """
+    done: dict[int, Any] = {}
+    for prefix, module in model.named_modules():
+        for store, name, tensor in _tensors(module):
+            axes = kept.get(f"{prefix}.{name}" if prefix else name)
+            if axes:
+                done[id(tensor)] = (tensor, _cut(tensor, axes))
+            if id(tensor) in done:
+                store[name] = done[id(tensor)][1]
+    for prefix, module in model.named_modules():
+        describe(module)
+        if isinstance(module, ChannelPad) and prefix in pads:
+            module.front, module.back = pads[prefix]
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+    for store in (module._parameters, module._buffers):
+        for name, tensor in list(store.items()):
+            if tensor is not None:
+                yield store, name, tensor
+
+
+def _cut(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
+    new = tensor.detach()
+    for axis, positions in axes.items():
+        new = new.index_select(axis, positions.to(new.device))
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+        new = new.contiguous(memory_format=torch.channels_last)
+    return nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+def describe(module: nn.Module) -> None:
+    """Set a module's size attributes from the shapes of its tensors."""
+    weight = module._parameters.get("weight")
+    if weight is None:
+        weight = module._parameters.get("weight_v")
+    if weight is None and hasattr(module, "parametrizations"):
+        weight = module.weight  # type: ignore[assignment]
+    if weight is None:
+        mean = module._buffers.get("running_mean")
+        if isinstance(module, nn.modules.batchnorm._NormBase) and mean is not None:
+            module.num_features = len(mean)
+        return
+    if isinstance(module, nn.modules.conv._ConvNd):
+        _describe_convolution(module, weight.shape)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = len(weight)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = len(weight)
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(weight)
+
+
+def _describe_convolution(module: nn.modules.conv._ConvNd, shape: torch.Size) -> None:
+    first, per_group = shape[0], shape[1]
+    if module.transposed:
+        if module.in_channels == module.groups and module.groups > 1 and per_group == 1:
+            module.groups = first
+        module.in_channels, module.out_channels = first, per_group * module.groups
+        return
+    if module.groups > 1 and per_group == 1 and module.in_channels == module.groups:
+        module.groups = first // (module.out_channels // module.groups)
+    module.in_channels, module.out_channels = per_group * module.groups, first

@@ -1,0 +1,23 @@
+"""Which channels go: score, allocate, cut, and prove the cut."""
+
+from slimcnn.pruning.allocation import allocate
+from slimcnn.pruning.plan import Plan
+from slimcnn.pruning.scores import Criterion, Evidence, Scores, criteria, score
+from slimcnn.pruning.surgery import mask, prune
+from slimcnn.pruning.targets import Target
+from slimcnn.pruning.verify import Verdict, verify
+
+__all__ = [
+    "Criterion",
+    "Evidence",
+    "Plan",
+    "Scores",
+    "Target",
+    "Verdict",
+    "allocate",
+    "criteria",
+    "mask",
+    "prune",
+    "score",
+    "verify",
+]

@@ -1,0 +1,214 @@
+"""From scores and a target to a plan: how many channels of each group go, and which.
+
+Both scopes are an order in which channels leave, taken as far as the target needs.  Local: the channels of every
+group leave at the same rate, so the order is by the share of the group that has left.  Global: by score, divided
+by the group's mean unless the criterion's scores mean the same everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+
+from slimcnn.errors import SlimcnnError, TargetError, TargetUnreachable
+from slimcnn.graph import ChannelGraph, ChannelGroup
+from slimcnn.pruning.plan import Plan
+from slimcnn.pruning.scores import Scores
+from slimcnn.pruning.targets import Target
+
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The next channels that a group loses, and when its turn is."""
+
+    turn: float
+    group: int
+    channels: int
+
+
+def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
+    """Choose the channels that go, so that the target is met with as few as possible.
+
+    Removal stops at the first step that meets the target, so it is hit to within one channel (with `round_to=r`:
+    r channels) of one group.  Under several processes the plan is checked to be the same on all.
+
+    Raises:
+        TargetError: a pattern that matches nothing.
+        TargetUnreachable: with everything removed that may go, the target is still missed; says what is possible
+            and what stands in the way.
+
+    >>> import slimcnn
+    >>> net = slimcnn.build("resnet20")
+    >>> graph = slimcnn.trace(net, torch.zeros(1, 3, 32, 32))
+    >>> plan = allocate(graph, slimcnn.score(net, graph, "l2"), Target(macs=0.5))
+    >>> 0.48 < graph.macs(plan.counts(graph)) / graph.macs() <= 0.5
+    True
+    """
+    protected = _matching(graph, target.protect, "protect")
+    fixed = _fixed_counts(graph, target, protected)
+    free = [
+        i for i, group in enumerate(graph.groups)
+        if i not in protected and i not in fixed and group.name not in scores.unscored
+    ]  # fmt: skip
+    counts = np.zeros(len(graph.groups), dtype=np.int64)
+    for i, n in fixed.items():
+        counts[i] = n
+    if target.ratio is not None and target.scope == "local":
+        for i in free:
+            counts[i] = _allowed(graph.groups[i], target.ratio, target)
+    else:
+        steps = _steps(graph, scores, target, free)
+        counts = _take(graph, target, counts, steps)
+    removed = {}
+    for i in map(int, np.flatnonzero(counts)):
+        group = graph.groups[i]
+        keep = set(scores.keep(group.name, group.channels - int(counts[i])).tolist())
+        removed[group.name] = tuple(c for c in range(group.channels) if c not in keep)
+    notes = tuple(f"{name} keeps all channels: {why}" for name, why in scores.unscored.items())
+    plan = Plan(graph.fingerprint, removed, scores.criterion, target.describe(), notes)
+    _assert_equal_on_all_processes(plan, graph)
+    return plan
+
+
+def _matching(graph: ChannelGraph, patterns: Sequence[str], asked: str) -> set[int]:
+    found: set[int] = set()
+    for pattern in patterns:
+        hits = {
+            i for i, group in enumerate(graph.groups)
+            if any(fnmatchcase(name, pattern) for name in (group.name, *group.layers))
+        }  # fmt: skip
+        if not hits and not any(fnmatchcase(lock.layer, pattern) for lock in graph.locked):
+            names = ", ".join(group.name for group in graph.groups[:6])
+            raise TargetError(f"{asked}: the pattern {pattern!r} matches no layer; groups here: {names} ...")
+        found |= hits
+    return found
+
+
+def _fixed_counts(graph: ChannelGraph, target: Target, protected: set[int]) -> dict[int, int]:
+    fixed = {}
+    for pattern, ratio in target.per_layer.items():
+        for i in _matching(graph, [pattern], "per_layer") - protected:
+            fixed[i] = _allowed(graph.groups[i], ratio, target)
+    if target.per_layer and target.macs is None and target.params is None and target.ratio is None:
+        fixed |= {i: 0 for i in range(len(graph.groups)) if i not in fixed}
+    return fixed
+
+
+def _allowed(group: ChannelGroup, ratio: float, target: Target) -> int:
+    """Round a share of a group's channels down to a number that may go."""
+    most = group.channels - max(target.min_channels, 1)
+    wanted = min(int(np.floor(group.channels * ratio + 1e-9)), most)
+    if wanted <= 0:
+        return 0
+    keep = -(-(group.channels - wanted) // target.round_to) * target.round_to
+    return max(group.channels - keep, 0)
+
+
+def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: list[int]) -> list[Step]:
+    """List every removal in the order in which channels leave."""
+    steps = []
+    for i in free:
+        group = graph.groups[i]
+        values = scores.ranked(group.name).sort().values.tolist()
+        gone = 0
+        last = float("-inf")
+        for channels in _chunks(group.channels, target):
+            chunk = values[gone : gone + channels]
+            gone += channels
+            # A group's channels leave in its own order, whatever the mean of a chunk says.
+            last = max(last, gone / group.channels if target.scope == "local" else sum(chunk) / channels)
+            steps.append(Step(last, i, channels))
+    return sorted(steps, key=lambda step: step.turn)
+
+
+def _chunks(n: int, target: Target) -> list[int]:
+    """Cut n channels into the numbers that leave together: 1, or what brings the rest to a multiple.
+
+    >>> _chunks(20, Target(macs=0.5, round_to=8))
+    [4, 8]
+    """
+    floor = max(target.min_channels, target.round_to, 1)
+    chunks = []
+    while n > floor:
+        size = n % target.round_to or target.round_to
+        if n - size < floor:
+            break
+        chunks.append(size)
+        n -= size
+    return chunks
+
+
+def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Step]) -> Counts:
+    """Take the fewest steps that meet the target, by bisection: every step makes the network cheaper."""
+
+    def after(n: int) -> Counts:
+        counts = base.copy()
+        for step in steps[:n]:
+            counts[step.group] += step.channels
+        return counts
+
+    met = _test_of(graph, target)
+    if not met(after(len(steps))):
+        raise TargetUnreachable(_why_unreachable(graph, target, after(len(steps))))
+    low, high = 0, len(steps)
+    while low < high:
+        middle = (low + high) // 2
+        if met(after(middle)):
+            high = middle
+        else:
+            low = middle + 1
+    return after(low)
+
+
+def _test_of(graph: ChannelGraph, target: Target) -> Callable[[Counts], bool]:
+    channels = sum(group.channels for group in graph.groups)
+
+    def met(counts: Counts) -> bool:
+        if target.macs is not None and graph.macs(counts) > target.macs * graph.macs():
+            return False
+        if target.params is not None and graph.params(counts) > target.params * graph.params():
+            return False
+        return target.ratio is None or int(counts.sum()) >= np.floor(channels * target.ratio + 1e-9)
+
+    return met
+
+
+def _why_unreachable(graph: ChannelGraph, target: Target, most: Counts) -> str:
+    best = []
+    if target.macs is not None:
+        best.append(f"macs={graph.macs(most) / max(graph.macs(), 1):.3f}")
+    if target.params is not None:
+        best.append(f"params={graph.params(most) / max(graph.params(), 1):.3f}")
+    if target.ratio is not None:
+        channels = sum(group.channels for group in graph.groups)
+        best.append(f"ratio={int(most.sum()) / max(channels, 1):.3f}")
+    blocks = [f"{lock.layer} ({lock.reason})" for lock in graph.locked[:4]]
+    blocks += [f"protected: {', '.join(target.protect)}"] if target.protect else []
+    blocks += [f"round_to={target.round_to}"] if target.round_to > 1 else []
+    blocks += [f"min_channels={target.min_channels}"] if target.min_channels > 1 else []
+    more = f" and {len(graph.locked) - 4} more" if len(graph.locked) > 4 else ""
+    return (
+        f"cannot reach {target.describe()}: the best possible is {', '.join(best)}; "
+        f"in the way: {'; '.join(blocks) or 'nothing else can go'}{more}"
+    )
+
+
+def _assert_equal_on_all_processes(plan: Plan, graph: ChannelGraph) -> None:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    mine = hashlib.sha256(plan.to_json(graph).encode()).hexdigest()
+    found: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, mine)
+    if len(set(found)) > 1:
+        raise SlimcnnError(
+            f"the processes made different plans ({len(set(found))} of {len(found)}): give every process the same "
+            "weights, criterion and seed"
+        )

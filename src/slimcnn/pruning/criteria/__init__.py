@@ -1,0 +1,1 @@
+"""One file per criterion; importing this folder registers them."""

@@ -1,0 +1,25 @@
+"""Random scores: the control that every criterion must beat."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+from slimcnn.pruning.scores import Criterion, Evidence, criteria
+
+
+@criteria.add("random", source="the control; see Mittal et al. 2018 (arXiv 1801.10447)")
+def random(seed: int | None = None) -> Criterion:
+    """Score channels by independent uniform numbers; the seed and the group's name decide them.
+
+    >>> random().name
+    'random'
+    """
+
+    def draw(evidence: Evidence) -> Tensor:
+        own = zlib.crc32(evidence.group.encode()) ^ (evidence.seed if seed is None else seed)
+        return torch.rand(evidence.channels, generator=torch.Generator().manual_seed(own), dtype=torch.float64)
+
+    return Criterion("random" if seed is None else f"random:seed={seed}", draw, comparable=True)

@@ -1,0 +1,111 @@
+"""The plan: which channels go, as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slimcnn.errors import PlanError
+from slimcnn.files import write_text
+from slimcnn.graph import ChannelGraph
+from slimcnn.graph.trial import Removed
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The channels of every group that go, and what that costs and saves.
+
+    `removed` maps a group's name to its removed channels, ascending; groups that keep everything are left out.
+    `network` is the fingerprint of the graph that the plan was made on.  Text (`to_json`) and plan are the same
+    data: one line per group, so that two plans can be compared line by line and a user can edit one.
+    """
+
+    network: str
+    removed: Mapping[str, tuple[int, ...]]
+    criterion: str = ""
+    target: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self, graph: ChannelGraph) -> str:
+        """Write the plan as JSON, one line per group, kept groups too."""
+        rows = [
+            {"group": g.name, "channels": g.channels, "removed": list(self.removed.get(g.name, ()))}
+            for g in graph.groups
+        ]
+        head = {"slimcnn_plan": FORMAT, "network": self.network, "criterion": self.criterion, "target": self.target}
+        lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
+        lines += ['  "notes": ' + json.dumps(list(self.notes)) + ","]
+        body = ",\n".join(f"    {json.dumps(row)}" for row in rows)
+        return "{\n" + "\n".join(lines) + '\n  "groups": [\n' + body + "\n  ]\n}\n"
+
+    @classmethod
+    def from_json(cls, text: str, graph: ChannelGraph) -> Plan:
+        """Read a plan and check that it belongs to this graph.
+
+        Raises:
+            PlanError: no plan, a plan for another network, unknown groups or channels.
+        """
+        try:
+            data = json.loads(text)
+            rows = {row["group"]: tuple(sorted({int(c) for c in row["removed"]})) for row in data["groups"]}
+            plan = cls(
+                network=str(data["network"]),
+                removed={name: channels for name, channels in rows.items() if channels},
+                criterion=str(data.get("criterion", "")),
+                target=str(data.get("target", "")),
+                notes=tuple(data.get("notes", ())),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"this is not a plan ({error!r}); write one with slimcnn compress --dry-run") from error
+        check(plan, graph)
+        return plan
+
+    def save(self, path: Path, graph: ChannelGraph) -> None:
+        """Write the plan to a file."""
+        write_text(path, self.to_json(graph))
+
+    @classmethod
+    def load(cls, path: Path, graph: ChannelGraph) -> Plan:
+        """Read a plan from a file (see `from_json`)."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"cannot read the plan {path}: {error}") from error
+        return cls.from_json(text, graph)
+
+    def counts(self, graph: ChannelGraph) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Count the removed channels of every group, in the graph's order."""
+        return np.array([len(self.removed.get(g.name, ())) for g in graph.groups], dtype=np.int64)
+
+    def by_index(self, graph: ChannelGraph) -> Removed:
+        """Give the removed channels by group index."""
+        return {graph.index(name): np.array(channels, dtype=np.int64) for name, channels in self.removed.items()}
+
+
+def check(plan: Plan, graph: ChannelGraph) -> None:
+    """Refuse a plan that this network cannot follow."""
+    names = {group.name for group in graph.groups}
+    unknown = sorted(set(plan.removed) - names)
+    if plan.network != graph.fingerprint:
+        differ = f"; it names {unknown[0]!r}, which this network does not have" if unknown else ""
+        raise PlanError(
+            f"the plan was made for another network (fingerprint {plan.network}, this one is {graph.fingerprint})"
+            f"{differ}; make a plan for this network"
+        )
+    if unknown:
+        raise PlanError(f"the plan removes channels of {unknown[0]!r}, which is no group that can be pruned")
+    for name, channels in plan.removed.items():
+        group = graph[name]
+        outside = [c for c in channels if not 0 <= c < group.channels]
+        if outside:
+            raise PlanError(f"the plan removes channel {outside[0]} of {name!r}, which has channels 0 to "
+                            f"{group.channels - 1}")  # fmt: skip
+        if len(set(channels)) >= group.channels:
+            raise PlanError(f"the plan removes all {group.channels} channels of {name!r}; at least one must stay")

@@ -1,0 +1,224 @@
+"""How much every channel matters: criteria, the evidence that they look at, and scores."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slimcnn.errors import CriterionError, SlimcnnError, WeightsError
+from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
+from slimcnn.registry import Registry
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at, for one group of n channels.
+
+    `filters` holds one (n, values) float64 tensor per layer that produces the channels; `scales` one (n,) tensor
+    of batch-norm gammas per norm on them; `contributions` is (batches, n), the sum of weight times gradient over
+    a channel's filters, one row per batch of data.
+    """
+
+    group: str
+    filters: tuple[Tensor, ...] = ()
+    scales: tuple[Tensor, ...] = ()
+    contributions: Tensor | None = None
+    seed: int = 0
+
+    @property
+    def channels(self) -> int:
+        """The number of channels n."""
+        return self.filters[0].shape[0]
+
+    def over_layers(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply a function of one layer's filters; average over layers, each divided by its mean first.
+
+        A group with one producing layer gets the plain value.
+        """
+        if len(self.filters) == 1:
+            return function(self.filters[0])
+        values = [function(filters) for filters in self.filters]
+        return torch.stack([v / v.mean().clamp_min(1e-30) for v in values]).mean(dim=0)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A way to say which channels matter.
+
+    `score` gives one number per channel, higher = keep.  `choose(evidence, m)` picks the m channels to keep where
+    that is more than the m highest scores.  `comparable` says that raw scores mean the same in every layer; other
+    scores are divided by their group's mean before channels of different groups are ranked together.
+    """
+
+    name: str
+    score: Callable[[Evidence], Tensor]
+    choose: Callable[[Evidence, int], Tensor] | None = None
+    needs: Literal["filters", "scales", "contributions"] = "filters"
+    comparable: bool = False
+
+
+criteria: Registry[Callable[..., Criterion]] = Registry("criterion", home="slimcnn.pruning.criteria")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number per channel of every group, and how to choose channels by it.
+
+    `unscored` names groups for which the criterion has nothing to look at; they keep all their channels.
+    """
+
+    criterion: str
+    values: Mapping[str, Tensor]
+    unscored: Mapping[str, str] = field(default_factory=dict)
+    comparable: bool = False
+    choose: Callable[[str, int], Tensor] | None = None
+
+    def keep(self, group: str, m: int) -> Tensor:
+        """Choose the m channels of a group that stay, ascending; of equal scores the earlier channel stays."""
+        if self.choose is not None:
+            return self.choose(group, m).sort().values
+        return self.values[group].argsort(descending=True, stable=True)[:m].sort().values
+
+    def ranked(self, group: str) -> Tensor:
+        """Give the values by which channels of different groups are compared."""
+        values = self.values[group].double()
+        return values if self.comparable else values / values.mean().clamp_min(1e-30)
+
+
+def criterion_named(spec: str) -> Criterion:
+    """Build a criterion from its name and options: `fpdf`, `fpdf:bins=4`, `random:seed=3`.
+
+    >>> criterion_named("fpdf:bins=4,norm=1").name
+    'fpdf:bins=4,norm=1'
+    """
+    name, _, text = spec.partition(":")
+    options: dict[str, int | float] = {}
+    for option in filter(None, text.split(",")):
+        key, equals, value = option.partition("=")
+        try:
+            options[key] = float(value) if "." in value else int(value)
+        except ValueError:
+            raise CriterionError(f"criterion {spec!r}: {option!r} is not an option like bins=4") from None
+        if not equals:
+            raise CriterionError(f"criterion {spec!r}: {option!r} is not an option like bins=4")
+    build = criteria[name].value
+    try:
+        return build(**options)
+    except TypeError as error:
+        raise CriterionError(f"criterion {spec!r}: {str(error).partition('() ')[2] or error}") from None
+
+
+def score(
+    model: nn.Module, graph: ChannelGraph, criterion: str | Criterion, data: Batches | None = None, seed: int = 0
+) -> Scores:
+    """Score every channel of every group; higher = keep.
+
+    Under several processes, scores that come from data are averaged over them, so that all agree.
+
+    Args:
+        model: the network that was traced; it is not changed.
+        graph: what `trace` found.
+        criterion: a name (`slimcnn list criteria`), with options `fpdf:bins=4`, or a `Criterion`.
+        data: batches (x, y) for criteria that look at gradients (`taylor`).
+        seed: for criteria that draw numbers (`random`).
+
+    Raises:
+        CriterionError: the criterion lacks what it needs; WeightsError: weights that are not finite.
+
+    >>> from slimcnn.graph import trace
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.Linear(16, 2))
+    >>> with torch.no_grad(): _ = net[0].weight.copy_(torch.tensor([3.0, 1.0, 4.0, 2.0]).view(4, 1, 1, 1))
+    >>> score(net, trace(net, torch.zeros(1, 1, 2, 2)), "l1").values["0"].tolist()
+    [3.0, 1.0, 4.0, 2.0]
+    """
+    chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
+    _refuse_broken_weights(model)
+    tensors = dict(model.named_parameters())
+    contributions = _contributions(model, graph, chosen.name, data) if chosen.needs == "contributions" else {}
+    evidence, values, unscored = {}, {}, {}
+    for group in graph.groups:
+        seen = Evidence(
+            group=group.name,
+            filters=tuple(_rows(tensors[axis.parameter], axis) for axis in group.filters),
+            scales=tuple(_rows(tensors[axis.parameter], axis).mean(dim=1) for axis in group.norms),
+            contributions=contributions.get(group.name),
+            seed=seed,
+        )
+        evidence[group.name] = seen
+        if chosen.needs == "scales" and not seen.scales:
+            unscored[group.name] = "no batch norm with a scale on these channels"
+            values[group.name] = torch.full((group.channels,), torch.inf)
+        else:
+            values[group.name] = chosen.score(seen)
+    if graph.groups and len(unscored) == len(graph.groups):
+        raise CriterionError(
+            f"criterion {chosen.name!r} finds nothing to look at: {next(iter(unscored.values()))}; "
+            "choose a criterion that looks at filters, like l2 or fpdf"
+        )
+    choose = None
+    if chosen.choose is not None:
+        pick = chosen.choose
+        choose = lambda name, m: pick(evidence[name], m)  # noqa: E731
+    return Scores(chosen.name, _average_over_processes(values), unscored, chosen.comparable, choose)
+
+
+def _rows(tensor: Tensor, axis: Axis) -> Tensor:
+    """Gather what belongs to each channel of a parameter axis: (n, values), float64."""
+    flat = tensor.detach().movedim(axis.axis, 0).flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
+    positions = torch.from_numpy(axis.positions).to(tensor.device)
+    return flat[positions].flatten(1).double().cpu()
+
+
+def _refuse_broken_weights(model: nn.Module) -> None:
+    for name, tensor in model.named_parameters():
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise WeightsError(f"{name} holds {bad} values that are NaN or infinite; load weights that are finite")
+
+
+def _contributions(
+    model: nn.Module, graph: ChannelGraph, criterion: str, data: Batches | None
+) -> dict[str, Tensor]:  # fmt: skip
+    """Sum weight times gradient of the cross-entropy over each channel's filters, one row per batch."""
+    if data is None:
+        raise CriterionError(f"criterion {criterion!r} needs data: pass batches (x, y) as data=")
+    copied = copy.deepcopy(model).eval().requires_grad_(True)
+    tensors = dict(copied.named_parameters())
+    device = next(copied.parameters()).device
+    rows: dict[str, list[Tensor]] = {group.name: [] for group in graph.groups}
+    for x, y in data:
+        copied.zero_grad()
+        F.cross_entropy(copied(x.to(device)), y.to(device)).backward()
+        for group in graph.groups:
+            rows[group.name].append(_weight_times_gradient(group, tensors))
+    if not any(rows.values()):
+        raise CriterionError(f"criterion {criterion!r} needs data, but the batches are empty")
+    return {name: torch.stack(found) for name, found in rows.items()}
+
+
+def _weight_times_gradient(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> Tensor:
+    total = torch.zeros(group.channels, dtype=torch.float64)
+    for axis in group.filters:
+        weight = tensors[axis.parameter]
+        if weight.grad is not None:
+            total += _rows(weight * weight.grad, axis).sum(dim=1)
+    return total
+
+
+def _average_over_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    gathered: list[dict[str, Tensor] | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, values)
+    present = [found for found in gathered if found is not None]
+    if any(found.keys() != values.keys() for found in present):
+        raise SlimcnnError("the processes hold different networks: build the same network in every process")
+    return {name: torch.stack([found[name] for found in present]).mean(dim=0) for name in values}

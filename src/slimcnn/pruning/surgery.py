@@ -1,0 +1,89 @@
+"""Build the smaller network, or the same-size network with zeros that it must equal."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from slimcnn.errors import PlanError
+from slimcnn.graph import ChannelGraph
+from slimcnn.graph.shrinking import shrink
+from slimcnn.graph.trial import kept_pads, kept_positions
+from slimcnn.pruning.plan import Plan, check
+from slimcnn.pruning.verify import law
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) -> Network:
+    """Build the network without the plan's channels; the model itself is not changed.
+
+    Mode, requires_grad, dtype, device, memory format, tied weights and hooks carry over.  An optimizer that holds
+    the old parameters does not know the new ones: make a new one.
+
+    Args:
+        model: the network that was traced.
+        graph: what `trace` found.
+        plan: from `allocate`, or edited by hand.
+        verify: check in float64 that the result equals `mask(model, graph, plan)` on an input like the example.
+
+    Raises:
+        PlanError: the plan is for another network; LawBroken: the check failed, with the first layer that differs.
+
+    >>> import slimcnn
+    >>> net = slimcnn.build("resnet20")
+    >>> graph = slimcnn.trace(net, torch.zeros(1, 3, 32, 32))
+    >>> plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(ratio=0.5))
+    >>> small = prune(net, graph, plan)
+    >>> net.layer1[0].conv1.weight.shape, small.layer1[0].conv1.weight.shape
+    (torch.Size([16, 16, 3, 3]), torch.Size([8, 8, 3, 3]))
+    """
+    _check_shapes(model, graph, plan)
+    removed = plan.by_index(graph)
+    small = copy.deepcopy(model)
+    shrink(small, kept_positions(graph, removed), kept_pads(graph, removed))
+    if verify:
+        law(mask(model, graph, plan), small, graph, plan)
+    return small
+
+
+def mask(model: Network, graph: ChannelGraph, plan: Plan) -> Network:
+    """Copy the network with everything that belongs to the plan's channels set to zero, sizes unchanged.
+
+    Zero are the filters, biases, scales and shifts that make a removed channel, and the weights that read it: the
+    consumers read nothing of it, whatever an activation does with zero.  Gradients do not bring a removed channel
+    back where the activation maps zero to zero.
+
+    >>> import slimcnn
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(2, 1))
+    >>> graph = slimcnn.trace(net, torch.zeros(1, 1, 1, 1))
+    >>> masked = mask(net, graph, Plan(graph.fingerprint, {"0": (1,)}))
+    >>> masked[3].weight[0, 1].item(), masked[0].bias[1].item()
+    (0.0, 0.0)
+    """
+    _check_shapes(model, graph, plan)
+    masked = copy.deepcopy(model)
+    parameters = dict(masked.named_parameters())
+    with torch.no_grad():
+        for index, channels in plan.by_index(graph).items():
+            for axis in graph.groups[index].axes:
+                if axis.parameter in parameters:
+                    tensor = parameters[axis.parameter]
+                    positions = torch.from_numpy(axis.positions[channels].reshape(-1)).to(tensor.device)
+                    tensor.index_fill_(axis.axis, positions, 0.0)
+    return masked
+
+
+def _check_shapes(model: nn.Module, graph: ChannelGraph, plan: Plan) -> None:
+    found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    traced = {name: tuple(share.size for share in shares) for name, shares in graph.parameters.items()}
+    for name in traced:
+        if found.get(name) != traced[name]:
+            raise PlanError(
+                f"the graph was traced on another network: {name} had shape {traced[name]}, here it is "
+                f"{found.get(name, 'missing')}; trace this network"
+            )
+    check(plan, graph)

@@ -1,0 +1,78 @@
+"""What the user wants: a target in the user's units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from slimcnn.errors import TargetError
+
+
+@dataclass(frozen=True)
+class Target:
+    """How small the network shall become.
+
+    Give `macs` and/or `params` (share of the original that may stay), or `ratio` (share of the channels that
+    goes), or only `per_layer`.
+
+    Args:
+        macs: at most this share of the original MACs stays, in (0, 1]; 0.5 means at most half.
+        params: at most this share of the original parameters stays, in (0, 1].
+        ratio: share of channels removed, in [0, 1).
+        per_layer: pattern (`layer1.*`, shell style, on group or layer names) → ratio for exactly these groups.
+        scope: "local" removes the same share everywhere; "global" ranks all channels of the network together.
+        min_channels: no group keeps fewer channels than this.
+        round_to: kept channel counts are multiples of this (8 or 16 suit most hardware).
+        protect: patterns of groups or layers that keep all their channels.
+
+    Raises:
+        TargetError: a value outside its range, or targets that exclude each other.
+
+    >>> Target(macs=0.5).describe()
+    'macs <= 0.5, local'
+    >>> Target(macs=1.5)
+    Traceback (most recent call last):
+    slimcnn.errors.TargetError: macs=1.5: the share of the original that may stay must be above 0 and at most 1
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    ratio: float | None = None
+    per_layer: Mapping[str, float] = field(default_factory=dict)
+    scope: Literal["local", "global"] = "local"
+    min_channels: int = 1
+    round_to: int = 1
+    protect: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protect", tuple(self.protect))
+        for name in ("macs", "params"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise TargetError(
+                    f"{name}={value}: the share of the original that may stay must be above 0 and at most 1"
+                )
+        for name, value in {"ratio": self.ratio, **{f"per_layer[{k!r}]": v for k, v in self.per_layer.items()}}.items():
+            if value is not None and not 0 <= value < 1:
+                raise TargetError(f"{name}={value}: the share of channels removed must be at least 0 and below 1")
+        if self.ratio is not None and (self.macs is not None or self.params is not None):
+            raise TargetError("ratio says how much goes, macs and params how much may stay: give one or the other")
+        if self.ratio is None and self.macs is None and self.params is None and not self.per_layer:
+            raise TargetError("no target: give macs=0.5 (half of the MACs may stay), params=, ratio= or per_layer=")
+        if self.scope not in ("local", "global"):
+            raise TargetError(f"scope={self.scope!r}: choose 'local' or 'global'")
+        for name in ("min_channels", "round_to"):
+            if getattr(self, name) < 1:
+                raise TargetError(f"{name}={getattr(self, name)}: must be 1 or more")
+
+    def describe(self) -> str:
+        """Say the target in one line."""
+        parts = [f"{name} <= {getattr(self, name):g}" for name in ("macs", "params") if getattr(self, name) is not None]
+        parts += [f"ratio = {self.ratio:g}"] if self.ratio is not None else []
+        parts += [f"{pattern}: ratio = {ratio:g}" for pattern, ratio in self.per_layer.items()]
+        parts += [self.scope]
+        parts += [f"min_channels = {self.min_channels}"] if self.min_channels > 1 else []
+        parts += [f"round_to = {self.round_to}"] if self.round_to > 1 else []
+        parts += [f"protected: {', '.join(self.protect)}"] if self.protect else []
+        return ", ".join(parts)
