@@ -1,0 +1,16 @@
+"""Tensors in memory: where images come from, how they are split, and how they are fed to a network."""
+
+from slimcnn.datasets.batching import batches, steps
+from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
+from slimcnn.datasets.loading import datasets, load_dataset
+
+__all__ = [
+    "Augmentation",
+    "Dataset",
+    "Images",
+    "Normalisation",
+    "batches",
+    "datasets",
+    "load_dataset",
+    "steps",
+]

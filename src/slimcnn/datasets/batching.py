@@ -1,0 +1,169 @@
+"""Batches of images: cropped, mirrored, cut out and normalised by a few operations on the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slimcnn.datasets.images import Augmentation, Images, Normalisation
+from slimcnn.errors import DataError
+
+
+def steps(images: Images, size: int, *, world: int = 1) -> int:
+    """Count the training batches of an epoch: the same number on every rank.
+
+    The last, smaller batch counts if it has at least one image for every rank, else it is dropped.
+
+    >>> images = Images(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
+    >>> steps(images, 4), steps(images, 4, world=2), steps(images, 8, world=4)
+    (3, 3, 1)
+    """
+    whole, rest = divmod(len(images), size)
+    return whole + (rest >= world)
+
+
+def batches(
+    images: Images,
+    size: int,
+    *,
+    normalisation: Normalisation,
+    augmentation: Augmentation | None = None,
+    seed: int | None = None,
+    epoch: int = 0,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+    memory_format: torch.memory_format | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Feed images to a network: pairs of float32 `(m, c, h, w)` and int64 `(m,)` on `device`.
+
+    With a `seed`, an epoch for training: every image once, in an order drawn from `(seed, epoch)`, and so are its crop,
+    its mirror and its hole.  Batch number `step` is therefore a function of `(seed, epoch, step)` alone, and `start`
+    leaves out the first batches at no cost: nothing needs to be stored to go on in the middle of an epoch.
+    `size` is the batch of all processes together.  Rank `r` of `world` gets images `m r / world` to `m (r + 1) / world`
+    of its `m` images, bit for bit what one process would see there.  `steps` says how many batches there are.
+
+    Without a seed, for evaluation: all images in order, not augmented, the last batch smaller.  A rank for which a
+    batch has no image goes without that batch.
+
+    Crops see black pixels around the image (they are padded before they are normalised); holes are filled with the mean
+    colour (zero after normalisation).
+
+    Raises `DataError` for a batch that cannot be cut into equal parts, a rank or a start that does not exist, no
+    images, or another number of channels than `normalisation` has.
+
+    >>> images = Images(torch.full((5, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(5))
+    >>> normal = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    >>> [labels.tolist() for pixels, labels in batches(images, 2, normalisation=normal)]
+    [[0, 1], [2, 3], [4]]
+    >>> [len(labels) for pixels, labels in batches(images, 2, normalisation=normal, seed=0, start=1)]
+    [2, 1]
+    """
+    _check(images, size, seed, start, rank, world)
+    layout = memory_format or torch.contiguous_format
+    scale, shift = (each.to(device).contiguous(memory_format=layout) for each in normalisation.factors(images.shape))
+    count = steps(images, size, world=world) if seed is not None else -(-len(images) // size)
+    draws = None if seed is None else _draw(images, augmentation or Augmentation(), seed, epoch)
+
+    def feed() -> Iterator[tuple[Tensor, Tensor]]:
+        for step in range(start, count):
+            first, m = step * size, min(size, len(images) - step * size)
+            part = slice(first + m * rank // world, first + m * (rank + 1) // world)
+            if part.start == part.stop:
+                continue
+            chosen = part if draws is None else draws.order[part]
+            pixels = images.pixels[chosen].to(device, non_blocking=True)
+            labels = images.labels[chosen].to(device, non_blocking=True)
+            if draws is not None:
+                pixels = draws.moved(pixels, part)
+            x = pixels.to(torch.float32, memory_format=layout).mul_(scale).add_(shift)
+            yield (x if draws is None else draws.holed(x, part)), labels
+
+    if draws is not None:
+        draws = draws.on(images.pixels.device, torch.device(device))
+    return feed()
+
+
+class _Draws(NamedTuple):
+    """All that is random in one epoch, by place in the epoch: `order` (n,), the others (n,) or None if not wanted."""
+
+    order: Tensor
+    crop: int
+    cutout: int
+    down: Tensor | None
+    right: Tensor | None
+    mirror: Tensor | None
+    hole_y: Tensor | None
+    hole_x: Tensor | None
+
+    def on(self, images: torch.device, batch: torch.device) -> _Draws:
+        """Move the order to where the images are, all else to where the batches go, once an epoch."""
+        moved = [each if each is None else each.to(batch) for each in self[3:]]
+        return _Draws(self.order.to(images), self.crop, self.cutout, *moved)
+
+    def moved(self, pixels: Tensor, part: slice) -> Tensor:
+        """Crop and mirror in one gather: pixel (y, x) is read from the padded image at (y + down, x' + right)."""
+        if self.down is None and self.mirror is None:
+            return pixels
+        n, channels, height, width = pixels.shape
+        rows = torch.arange(height, device=pixels.device).expand(n, -1)
+        columns = torch.arange(width, device=pixels.device).expand(n, -1)
+        if self.mirror is not None:
+            columns = torch.where(self.mirror[part, None], width - 1 - columns, columns)
+        if self.down is not None and self.right is not None:
+            rows, columns = rows + self.down[part, None], columns + self.right[part, None]
+        padded = F.pad(pixels, (self.crop,) * 4)
+        places = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
+        return padded.flatten(2).gather(2, places.view(n, 1, -1).expand(-1, channels, -1)).view_as(pixels)
+
+    def holed(self, x: Tensor, part: slice) -> Tensor:
+        """Fill a square with zeros; at the border a part of it falls outside, as in the paper."""
+        if self.hole_y is None or self.hole_x is None:
+            return x
+        rows = torch.arange(x.shape[2], device=x.device) - (self.hole_y[part, None] - self.cutout // 2)
+        columns = torch.arange(x.shape[3], device=x.device) - (self.hole_x[part, None] - self.cutout // 2)
+        inside_y, inside_x = ((each >= 0) & (each < self.cutout) for each in (rows, columns))
+        return x.masked_fill_((inside_y[:, :, None] & inside_x[:, None, :])[:, None], 0.0)
+
+
+def _draw(images: Images, augmentation: Augmentation, seed: int, epoch: int) -> _Draws:
+    n, (_, height, width) = len(images), images.shape
+
+    def integers(what: str, high: int) -> Tensor:
+        return torch.randint(high, (n,), generator=_generator(seed, epoch, what))
+
+    crop, cutout = augmentation.crop, augmentation.cutout
+    return _Draws(
+        order=torch.randperm(n, generator=_generator(seed, epoch, "order")),
+        crop=crop,
+        cutout=cutout,
+        down=integers("down", 2 * crop + 1) if crop else None,
+        right=integers("right", 2 * crop + 1) if crop else None,
+        mirror=integers("mirror", 2) == 1 if augmentation.flip else None,
+        hole_y=integers("hole_y", height) if cutout else None,
+        hole_x=integers("hole_x", width) if cutout else None,
+    )
+
+
+def _generator(seed: int, epoch: int, what: str) -> torch.Generator:
+    # A generator of its own for every quantity: switching the mirror off does not change the crops.
+    digest = sha256(f"{seed}/{epoch}/{what}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+
+
+def _check(images: Images, size: int, seed: int | None, start: int, rank: int, world: int) -> None:
+    if size < 1 or world < 1 or not 0 <= rank < world or start < 0:
+        found = f"size {size}, rank {rank} of {world}, start {start}"
+        raise DataError(
+            f"no such batches: {found}; size and world begin at 1, rank and start at 0, rank is below world"
+        )
+    if seed is not None and size % world:
+        raise DataError(f"a batch of {size} cannot be cut into {world} equal parts: choose a multiple of {world}")
+    if len(images) < (1 if seed is None else world):
+        raise DataError(f"{len(images)} images are too few for {world} process(es): every one needs at least one image")

@@ -1,0 +1,142 @@
+"""Decoded datasets on disk: one safetensors file each, checked byte for byte whenever it is read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from platform import node
+from tempfile import TemporaryFile
+from time import time
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from slimcnn.datasets.images import Images
+from slimcnn.errors import DataError, RunError
+from slimcnn.files import replacing
+
+Parts = tuple[Images, Images]
+"""The training and the test images as published."""
+
+HINT = "root= or the environment variable SLIMCNN_CACHE choose where datasets are kept"
+
+
+def cache_folder(root: str | Path | None = None) -> Path:
+    """Say where datasets are kept: `root`, else the environment variable SLIMCNN_CACHE, else the user's cache folder.
+
+    >>> cache_folder("~/data") == Path.home() / "data"
+    True
+    """
+    chosen = root or os.environ.get("SLIMCNN_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("slimcnn", appauthor=False)
+
+
+def fingerprint(parts: Parts) -> str:
+    """Take the SHA-256 of labels (one byte each) and pixels, training images first; their order counts.
+
+    >>> images = Images(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    >>> fingerprint((images, images)) == sha256(bytes(4)).hexdigest()
+    True
+    """
+    digest = sha256()
+    for images in parts:
+        digest.update(images.labels.to(torch.uint8).numpy().data)
+        digest.update(images.pixels.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def cached(path: Path, expected: str, make: Callable[[], Parts]) -> Parts:
+    """Give the parts kept at `path`, or make and keep them.
+
+    A file is whole if its content has the `expected` fingerprint (hashing CIFAR takes 0.1 s); a damaged one is made
+    again and replaced.  A folder that cannot be written to raises `RunError` before `make` is called.
+    """
+    kept = _read(path)
+    if kept is not None and fingerprint(kept) == expected:
+        return kept
+    _require_writable(path.parent)
+    _sweep(path)
+    try:
+        parts = make()
+    except DataError as error:
+        if path.exists():
+            raise DataError(f"{path} is damaged and could not be made again: {error}") from error
+        raise
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(save(_tensors(parts)))
+    except RunError as error:
+        raise RunError(f"{error} ({HINT})") from error
+    return parts
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise RunError(f"cannot write to the cache folder {folder}: {error.strerror}; {HINT}") from error
+
+
+@contextmanager
+def workplace(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, for what is fetched on the way to it.
+
+    It goes when the block ends; what `kill -9` left of it goes the next time that `path` is made.
+    """
+    folder = path.with_name(f".{path.name}.{os.getpid()}@{node()}.part")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left: of this computer only, as several may share the folder."""
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        process, _, computer = left.name.removeprefix(f".{path.name}.").removesuffix(".part").partition("@")
+        if left.is_dir() and computer == node() and not _alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+        # `replacing` writes files without a computer's name, but never for an hour.
+        if left.is_file() and time() - left.stat().st_mtime > 3600:
+            left.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()
+
+
+def _tensors(parts: Parts) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, images in zip(("train", "test"), parts, strict=True):
+        tensors[f"{name}.pixels"], tensors[f"{name}.labels"] = images.pixels, images.labels.to(torch.uint8)
+    return tensors
+
+
+def _read(path: Path) -> Parts | None:
+    try:
+        tensors = load_file(path)
+        train, test = (
+            Images(tensors[f"{part}.pixels"], tensors[f"{part}.labels"].long()) for part in ("train", "test")
+        )
+    except (OSError, SafetensorError, KeyError, DataError):
+        return None
+    return train, test

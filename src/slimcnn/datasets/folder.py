@@ -1,0 +1,117 @@
+"""A folder of images per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
+from slimcnn.datasets.pictures import decode, survey
+from slimcnn.datasets.splitting import split
+from slimcnn.errors import DataError
+
+Classes: TypeAlias = dict[str, list[Path]]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+VALIDATION_NAMES = ("val", "valid", "validation")
+TEST_SHARE = 0.2
+VALIDATION_SHARE = 0.1
+
+
+def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0) -> Dataset:
+    """Read `folder/train/CLASS/*.png` (and `validation`, `test` beside `train`), or `folder/CLASS/*.png`.
+
+    Classes are numbered in the order of their names.  PNG, JPEG, BMP and WebP; grey images give one channel, and three
+    as soon as one image has colour; pictures are turned the way their EXIF says, transparency is ignored.  All must be
+    of one size unless `image_size` is given: then the shorter side is scaled to it and the centre is cut out.
+
+    Where there is no test part, a fifth of the images becomes one, the same for every seed; where there is no
+    validation part, a tenth of the images, by seed.  Both are stratified, and depend on the files' names, not on what
+    else is in the folder.  Normalisation is measured on the training images; the usual augmentation is a crop by an
+    eighth of the shorter side and the mirror.
+
+    Raises `DataError` for an empty class, a file that is no image, a broken image, mixed sizes, 16-bit images, unknown
+    classes in `validation` or `test`, fewer than two classes, too few images to split, and too little memory.
+    """
+    parts = _parts(folder)
+    classes = tuple(parts["train"])
+    look = survey([path for part in parts.values() for path in _paths(part)], image_size)
+    images = {
+        part: Images(
+            decode(_paths(found), look),
+            torch.tensor([classes.index(name) for name, paths in found.items() for _ in paths], dtype=torch.int64),
+        )
+        for part, found in parts.items()
+    }
+    names = [path.relative_to(folder).as_posix() for path in _paths(parts["train"])]
+    total = len(names)
+    for part, share, key in (("test", TEST_SHARE, "test"), ("validation", VALIDATION_SHARE, f"validation/{seed}")):
+        if part not in images:
+            train = images["train"]
+            kept, held_out = split(train.labels, max(1, round(share * total)), key, names=names)
+            images |= {"train": train.take(kept), part: train.take(held_out)}
+            names = [names[position] for position in kept.tolist()]
+    return Dataset(
+        name=folder.resolve().name,
+        classes=classes,
+        **images,
+        normalisation=Normalisation.measured(images["train"].pixels),
+        augmentation=Augmentation(crop=min(look.shape[1:]) // 8, flip=True),
+    )
+
+
+def _parts(folder: Path) -> dict[str, Classes]:
+    found = {path.name: path for path in _visible(folder) if path.is_dir()}
+    if "train" not in found:
+        if found.keys() & {"test", *VALIDATION_NAMES}:
+            raise DataError(f"{folder} has {', '.join(found)} but no train folder: name one train")
+        return {"train": _classes(folder)}
+    strangers = found.keys() - {"train", "test", *VALIDATION_NAMES}
+    validations = [found[name] for name in VALIDATION_NAMES if name in found]
+    if strangers or len(validations) > 1:
+        others = ", ".join(sorted(found))
+        raise DataError(
+            f"{folder} has the folders {others}: expected train and perhaps one of {VALIDATION_NAMES}, test"
+        )
+    parts = {"train": _classes(found["train"])}
+    if validations:
+        parts["validation"] = _classes(validations[0])
+    if "test" in found:
+        parts["test"] = _classes(found["test"])
+    for part, classes in parts.items():
+        unknown = sorted(classes.keys() - parts["train"].keys())
+        if unknown:
+            raise DataError(f"{folder}: {part} has the class {unknown[0]!r} that train lacks; found in {part} only")
+    return parts
+
+
+def _classes(folder: Path) -> Classes:
+    classes = {path.name: _files(path) for path in _visible(folder) if path.is_dir()}
+    if len(classes) < 2:
+        found = f"found {len(classes)} folder(s)"
+        raise DataError(f"{folder} needs a folder of images for each of at least two classes, {found}")
+    return classes
+
+
+def _files(folder: Path) -> list[Path]:
+    files = _visible(folder)
+    if not files:
+        raise DataError(f"class folder {folder} is empty: put images into it or remove it")
+    strangers = [path for path in files if path.suffix.lower() not in SUFFIXES or not path.is_file()]
+    if strangers:
+        raise DataError(f"{strangers[0]} is not an image ({', '.join(SUFFIXES)}): move it out of the class folder")
+    return files
+
+
+def _paths(classes: Classes) -> list[Path]:
+    return [path for paths in classes.values() for path in paths]
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        paths = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
+    return [path for path in paths if not path.name.startswith(".") and path.name not in ("Thumbs.db", "desktop.ini")]

@@ -1,0 +1,178 @@
+"""What a dataset is: pixels and labels in memory, and how they are usually fed to a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from slimcnn.datasets.splitting import split
+from slimcnn.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Pixels `(n, c, h, w)` in uint8 and labels `(n,)` in int64; anything else raises `DataError`.
+
+    >>> images = Images(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10))
+    >>> len(images), images.shape
+    (10, (3, 32, 32))
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        pixels, labels = self.pixels, self.labels
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+            found = f"{pixels.dtype} of shape {tuple(pixels.shape)}"
+            raise DataError(f"pixels must be torch.uint8 of shape (n, c, h, w), found {found}: convert them first")
+        if labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]:
+            found = f"{labels.dtype} of shape {tuple(labels.shape)}"
+            raise DataError(f"labels must be torch.int64 of shape ({len(pixels)},), one an image; found {found}")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    def to(self, device: torch.device | str) -> Images:
+        """Give the same images on another device (a GPU holds all of CIFAR in 0.2 GB)."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+    def take(self, positions: Tensor) -> Images:
+        """Give the images at these positions, in this order."""
+        positions = positions.to(self.pixels.device)
+        return Images(self.pixels[positions], self.labels[positions])
+
+    def limit(self, n: int, *, seed: int = 0) -> Images:
+        """Give at most `n` images, each class by its share, always the same ones for a seed.
+
+        >>> images = Images(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)
+        >>> images.limit(4).labels.bincount()
+        tensor([2, 2])
+        """
+        if n < 1:
+            raise DataError(f"cannot limit {len(self)} images to {n}: at least one is needed")
+        if n >= len(self):
+            return self
+        return self.take(split(self.labels, n, f"limit/{seed}", leave=0)[1])
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """`x = (pixels / 255 - mean) / std`, per channel; `mean` and `std` count in units of white.
+
+    >>> Normalisation(mean=(0.5,), std=(0.25,))(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+    tensor([[[[-2.,  2.]]]])
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise DataError(f"a normalisation needs one mean and one std a channel, found {self.mean} and {self.std}")
+        if min(self.std) <= 0:
+            raise DataError(f"a standard deviation must be above 0, found {self.std}")
+
+    @classmethod
+    def measured(cls, pixels: Tensor) -> Normalisation:
+        """Take mean and standard deviation of uint8 pixels `(n, c, h, w)`, exactly, from their histograms.
+
+        >>> Normalisation.measured(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+        Normalisation(mean=(0.5,), std=(0.5,))
+        """
+        counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels.unbind(1)])
+        weights = counts.double() / counts.sum(1, keepdim=True)
+        levels = torch.arange(256, device=pixels.device).double() / 255
+        mean = weights @ levels
+        std = (weights @ levels.square() - mean.square()).clamp(min=0).sqrt()
+        # A channel of one single grey has no spread: one grey level then stands in for it.
+        return cls(tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist()))
+
+    def factors(self, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """Give `scale` and `shift`, each `(1, c, h, w)` in float32, so that `x = pixels * scale + shift`."""
+        if len(self.mean) != shape[0]:
+            raise DataError(f"a normalisation of {len(self.mean)} channels cannot serve images of {shape[0]}")
+        mean, std = (torch.tensor(each, dtype=torch.float64).view(1, -1, 1, 1) for each in (self.mean, self.std))
+        scale, shift = 1 / (255 * std), -mean / std
+        return scale.float().expand(1, *shape).contiguous(), shift.float().expand(1, *shape).contiguous()
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Give `x` in float32, on the device of the pixels."""
+        channels, height, width = pixels.shape[1:]
+        scale, shift = (each.to(pixels.device) for each in self.factors((channels, height, width)))
+        return pixels.float().mul_(scale).add_(shift)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done at random to training images, in pixels; all off by default.
+
+    crop:   pad with `crop` black pixels on all sides, cut a window of the original size anywhere.
+    flip:   mirror left and right, every other image.
+    cutout: a square hole of this side, its centre anywhere in the image, filled with the mean colour
+            (DeVries and Taylor, "Improved regularization of convolutional neural networks with cutout", 2017).
+
+    >>> Augmentation(crop=4, flip=True)
+    Augmentation(crop=4, flip=True, cutout=0)
+    """
+
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crop < 0 or self.cutout < 0:
+            raise DataError(f"crop and cutout count pixels and cannot be negative: {self}")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images to learn from, to choose by and to be judged on, with the usual way to feed them.
+
+    `normalisation` and `augmentation` are the dataset's defaults.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    validation: Images
+    test: Images
+    normalisation: Normalisation
+    augmentation: Augmentation
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            images: Images = getattr(self, part)
+            if not len(images):
+                raise DataError(f"dataset {self.name}: no images in its {part} part")
+            low, high = int(images.labels.min()), int(images.labels.max())
+            if low < 0 or high >= len(self.classes):
+                labels = f"labels {low} to {high}"
+                raise DataError(
+                    f"dataset {self.name}: {labels} in its {part} part, but it has {len(self.classes)} classes"
+                )
+            if images.shape != self.shape:
+                raise DataError(f"dataset {self.name}: {part} images are {images.shape}, train images {self.shape}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        return self.train.shape
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Give the same dataset with all its images on another device."""
+        parts = {part: getattr(self, part).to(device) for part in ("train", "validation", "test")}
+        return replace(self, **parts)
+
+    def limit(self, n: int, *, seed: int = 0) -> Dataset:
+        """Give at most `n` images in every part, for a quick look (see `Images.limit`)."""
+        parts = {part: getattr(self, part).limit(n, seed=seed) for part in ("train", "validation", "test")}
+        return replace(self, **parts)

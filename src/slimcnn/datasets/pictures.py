@@ -1,0 +1,106 @@
+"""Image files to one uint8 tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slimcnn.datasets.progress import progress
+from slimcnn.datasets.sizing import require_memory
+from slimcnn.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+T = TypeVar("T")
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+GREYS = ("1", "L", "LA")
+COLOURS = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+ORIENTATION = 0x0112
+"""The EXIF tag that says how the camera was held; from 5 on, the picture lies on its side."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What all pictures are to become."""
+
+    mode: str
+    """`L` for grey, `RGB` for colour."""
+    shape: tuple[int, int, int]
+    """Channels, height and width."""
+    fit: bool
+    """Whether pictures are scaled and cut to this shape, or have it already."""
+
+
+def survey(paths: Sequence[Path], image_size: int | None) -> Survey:
+    """Read the first bytes of every file, so that what does not fit together is said before anything is decoded."""
+    seen = _each(paths, lambda _, picture: (picture.mode, _upright_size(picture)), "looking at images")
+    for path, (mode, size) in zip(paths, seen, strict=True):
+        if mode not in GREYS + COLOURS:
+            raise DataError(f"{path} has the pixel format {mode}: expected 8 bits, grey or colour; convert it")
+        if image_size is None and size != seen[0][1]:
+            sizes = f"{paths[0]} is {_by(seen[0][1])}, {path} is {_by(size)}"
+            raise DataError(f"images of mixed sizes: {sizes}; give image_size to scale them")
+    mode = "L" if all(mode in GREYS for mode, _ in seen) else "RGB"
+    width, height = (image_size, image_size) if image_size else seen[0][1]
+    shape = (1 if mode == "L" else 3, height, width)
+    require_memory(len(paths), shape)
+    return Survey(mode, shape, fit=image_size is not None)
+
+
+def decode(paths: Sequence[Path], look: Survey) -> Tensor:
+    """Read pictures into uint8 pixels `(n, c, h, w)`, several at a time."""
+    from PIL import ImageOps
+
+    channels, height, width = look.shape
+    pixels = np.empty((len(paths), channels, height, width), np.uint8)
+
+    def read(place: int, picture: Picture) -> None:
+        upright = ImageOps.exif_transpose(picture)
+        # Pillow wants transparent palettes to pass through RGBA.
+        upright = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
+        upright = upright.convert(look.mode)
+        fitted = ImageOps.fit(upright, (width, height)) if look.fit else upright
+        pixels[place] = np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)
+
+    _each(paths, read, "decoding images")
+    return torch.from_numpy(pixels)
+
+
+def _each(paths: Sequence[Path], job: Callable[[int, Picture], T], description: str) -> list[T]:
+    """Open every picture and do a job on it, in threads: Pillow decodes outside of the interpreter's lock."""
+    from PIL import Image, UnidentifiedImageError
+
+    def do(place: int) -> T:
+        try:
+            with Image.open(paths[place], formats=FORMATS) as picture:
+                return job(place, picture)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # Pillow names the file in some of its messages and not in others.
+            reason = "not an image that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise DataError(f"{paths[place]} is broken: {reason}; replace or remove it") from error
+
+    results = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress(description, total=len(paths)) as advance:
+        for result in pool.map(do, range(len(paths))):
+            results.append(result)
+            advance(1)
+    return results
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _upright_size(picture: Picture) -> tuple[int, int]:
+    sideways = picture.getexif().get(ORIENTATION, 1) >= 5
+    return (picture.height, picture.width) if sideways else (picture.width, picture.height)

@@ -1,0 +1,40 @@
+"""A bar on the terminal for what takes more than a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+
+
+@contextmanager
+def progress(description: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+    """Give a function that is told how much was done; a bar appears after one second, on a terminal only.
+
+    `total=None` stands for work of unknown length: the bar then only moves.
+
+    >>> with progress("counting", total=3) as advance:
+    ...     for _ in range(3):
+    ...         advance(1)
+    """
+    from rich.console import Console
+    from rich.errors import LiveError
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task(description, total=total)
+    began = monotonic()
+
+    def advance(amount: float) -> None:
+        bar.update(task, advance=amount)
+        if console.is_terminal and not bar.live.is_started and monotonic() - began > 1:
+            # Older versions of rich allow one bar at a time: somebody else's bar then stands for ours.
+            with suppress(LiveError):
+                bar.start()
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()

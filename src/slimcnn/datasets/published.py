@@ -1,0 +1,207 @@
+"""Datasets that somebody published: where their files may lie, and the proof that what was read is the real thing."""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from slimcnn.datasets.cache import Parts, cached, fingerprint, workplace
+from slimcnn.datasets.decoding import Bytes, Files
+from slimcnn.datasets.fetching import Origin
+from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
+from slimcnn.datasets.progress import progress
+from slimcnn.datasets.splitting import split
+from slimcnn.errors import DataError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a dataset's files may lie: loose in one of some `folders`, or in a tar archive."""
+
+    train: tuple[str, ...]
+    """The files of the training part, in order, as `decode` wants them."""
+    test: tuple[str, ...]
+    decode: Callable[[Files], tuple[Bytes, Bytes]]
+    """From the bytes of one part's files to labels `(n,)` and pixels `(n, c, h, w)`."""
+    archive: str = ""
+    """The archive's file name, where there is one."""
+    folders: tuple[str, ...] = ("",)
+    """Where loose files may lie, seen from the folder that is searched."""
+
+    def find(self, place: Path) -> Path | None:
+        """Say where in `place` (an archive, or a folder) such files lie, if they do."""
+        if place.is_file():
+            return place if place.name == self.archive else None
+        loose = [place / folder for folder in self.folders if (place / folder / self.train[0]).is_file()]
+        packed = [place / self.archive] if self.archive and (place / self.archive).is_file() else []
+        return next(iter(loose + packed), None)
+
+    def __str__(self) -> str:
+        loose = f"{self.train[0]} ... {self.test[-1]}"
+        return f"{self.archive} (or its files {loose})" if self.archive else loose
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a published dataset must be, and where it may come from.
+
+    Its images are kept sorted by the SHA-256 of their pixels (then by label), so that neither the content nor any split
+    of it depends on the order in which a source happens to give them.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    train_each: int
+    """Training images in every class."""
+    test_each: int
+    validation: int
+    """How many training images are held out for validation: stratified, by seed."""
+    fingerprint: str
+    """The SHA-256 of all labels and pixels in sorted order (see `cache.fingerprint`)."""
+    normalisation: Normalisation
+    """The published mean and standard deviation of the training images, to four digits."""
+    augmentation: Augmentation
+    layouts: tuple[Layout, ...]
+    origins: tuple[Origin, ...] = ()
+    places: tuple[str, ...] = ()
+    """Folders outside the cache in which a system may have it already."""
+
+
+def load_published(what: Published, *, source: Path | None, root: Path, seed: int) -> Dataset:
+    """Give a published dataset from the cache in `root`, or make it first.
+
+    It is made from `source` (a folder or an archive) if given, else from files that lie in `root`, in `root/name` or in
+    one of its usual places, else it is fetched from the first origin that works.  Whatever the way, the content is the
+    published one or `DataError` says what is wrong with it.
+    """
+    found = None
+    if source is not None:
+        found = _find(what, [source])
+        if found is None:
+            raise DataError(f"no {what.name} in {source}: expected {_choices(what)}")
+
+    def make() -> Parts:
+        spot = found or _find(what, [root, root / what.name, *map(Path, what.places)])
+        return _read(what, *spot) if spot else _fetch(what, kept)
+
+    kept = root / f"{what.name}.safetensors"
+    train, test = cached(kept, what.fingerprint, make)
+    learned, held_out = split(train.labels, what.validation, f"validation/{seed}")
+    return Dataset(
+        name=what.name,
+        classes=what.classes,
+        train=train.take(learned),
+        validation=train.take(held_out),
+        test=test,
+        normalisation=what.normalisation,
+        augmentation=what.augmentation,
+    )
+
+
+def _choices(what: Published) -> str:
+    return ", or ".join(str(layout) for layout in what.layouts)
+
+
+def _find(what: Published, places: Sequence[Path]) -> tuple[Layout, Path] | None:
+    for place in places:
+        for layout in what.layouts:
+            spot = layout.find(place)
+            if spot is not None:
+                return layout, spot
+    return None
+
+
+def _fetch(what: Published, kept: Path) -> Parts:
+    tried = []
+    for origin in what.origins:
+        try:
+            with workplace(kept) as folder:
+                origin.fetch(folder)
+                spot = _find(what, [folder])
+                if spot is None:
+                    raise DataError(f"{origin}: it holds no {what.name}")
+                return _read(what, *spot)
+        except DataError as error:
+            tried.append(str(error))
+        except OSError as error:
+            tried.append(f"{origin}: {error.strerror or error}")
+    reasons = "; ".join(tried) or "it cannot be downloaded"
+    raise DataError(f"{what.name} is not at hand ({reasons}): put {_choices(what)} into {kept.parent} and try again")
+
+
+def _read(what: Published, layout: Layout, spot: Path) -> Parts:
+    names = [*layout.train, *layout.test]
+    try:
+        with progress(f"reading {what.name}", total=2 * len(names)) as advance:
+            content = _contents(spot, names, advance)
+            parts = []
+            for wanted in (layout.train, layout.test):
+                labels, pixels = layout.decode({name: content[name] for name in wanted})
+                parts.append(_sorted(labels, pixels))
+                advance(len(wanted))
+        _prove(what, (parts[0], parts[1]))
+    except DataError as error:
+        raise DataError(f"{what.name} from {spot}: {error}") from error
+    return parts[0], parts[1]
+
+
+def _contents(spot: Path, names: Sequence[str], advance: Callable[[float], None]) -> dict[str, bytes]:
+    """Read files by name: from a folder, or from a tar archive, wherever in it they are."""
+    content: dict[str, bytes] = {}
+    try:
+        if spot.is_dir():
+            for name in names:
+                content[name] = (spot / name).read_bytes()
+                advance(1)
+            return content
+        with tarfile.open(spot, "r:gz") as archive:
+            for member in archive:
+                name = member.name.rsplit("/", 1)[-1]
+                file = archive.extractfile(member) if name in names and member.isfile() else None
+                if file is not None:
+                    content[name] = file.read()
+                    advance(1)
+    except FileNotFoundError as error:
+        raise DataError(f"{Path(str(error.filename)).name} is missing") from error
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise DataError(f"it is damaged or not whole ({error}): fetch it again") from error
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise DataError(f"{', '.join(missing)} not in the archive")
+    return content
+
+
+def _sorted(labels: Bytes, pixels: Bytes) -> Images:
+    if len(labels) != len(pixels):
+        raise DataError(f"{len(pixels)} images but {len(labels)} labels")
+    keys = [(sha256(image).digest(), label) for image, label in zip(pixels, labels.tolist(), strict=True)]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return Images(torch.from_numpy(pixels[order]), torch.from_numpy(labels[order]).long())
+
+
+def _prove(what: Published, parts: Parts) -> None:
+    """Compare shape, class counts, channel means and the fingerprint with what was published."""
+    for part, images, each in zip(("training", "test"), parts, (what.train_each, what.test_each), strict=True):
+        if images.shape != what.shape:
+            raise DataError(f"the {part} images are {images.shape}, expected {what.shape}")
+        counts = torch.bincount(images.labels, minlength=len(what.classes)).tolist()
+        if counts != [each] * len(what.classes):
+            found = f"{len(counts)} classes of {min(counts)} to {max(counts)} {part} images"
+            raise DataError(f"{found}, expected {len(what.classes)} of {each}: it is incomplete or another dataset")
+    mean, published = Normalisation.measured(parts[0].pixels).mean, what.normalisation.mean
+    if any(abs(found - known) > 6e-5 for found, known in zip(mean, published, strict=True)):
+        found_mean = ", ".join(f"{value:.4f}" for value in mean)
+        raise DataError(
+            f"the training images have channel means ({found_mean}), expected {published}: not the originals"
+        )
+    found_print = fingerprint(parts)
+    if found_print != what.fingerprint:
+        found = f"SHA-256 {found_print}, expected {what.fingerprint}"
+        raise DataError(f"labels and pixels have {found}: some of them were changed")

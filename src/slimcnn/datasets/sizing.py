@@ -1,0 +1,55 @@
+"""Images of another size, and whether they fit into memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+from torch.nn import functional as F
+
+from slimcnn.datasets.images import Augmentation, Dataset, Images
+from slimcnn.datasets.progress import progress
+from slimcnn.errors import DataError
+
+
+def resized(dataset: Dataset, size: int) -> Dataset:
+    """Give the dataset with all images scaled to `size` x `size` pixels (bilinear, antialiased), and its crop with it.
+
+    >>> from slimcnn.datasets import load_dataset
+    >>> resized(load_dataset("digits"), 32).augmentation
+    Augmentation(crop=4, flip=False, cutout=0)
+    """
+    if dataset.shape[1:] == (size, size):
+        return dataset
+    parts = (dataset.train, dataset.validation, dataset.test)
+    require_memory(sum(map(len, parts)), (dataset.shape[0], size, size))
+    train, validation, test = (_scaled(images, size) for images in parts)
+    factor = size / min(dataset.shape[1:])
+    usual = dataset.augmentation
+    scaled = Augmentation(round(usual.crop * factor), usual.flip, round(usual.cutout * factor))
+    return replace(dataset, train=train, validation=validation, test=test, augmentation=scaled)
+
+
+def _scaled(images: Images, size: int) -> Images:
+    pixels = torch.empty(len(images), images.shape[0], size, size, dtype=torch.uint8)
+    with progress(f"scaling images to {size} x {size}", total=len(images)) as advance:
+        for old, new in zip(images.pixels.split(256), pixels.split(256), strict=True):
+            new.copy_(F.interpolate(old, (size, size), mode="bilinear", antialias=True))
+            advance(len(new))
+    return Images(pixels, images.labels)
+
+
+def require_memory(n: int, shape: tuple[int, int, int]) -> None:
+    """Raise `DataError` if `n` images of this shape are more than this machine's memory.
+
+    >>> require_memory(10**12, (3, 224, 224))
+    Traceback (most recent call last):
+    slimcnn.errors.DataError: 1000000000000 images of (3, 224, 224) need 150528000.0 GB but this machine has ...
+    """
+    if not hasattr(os, "sysconf"):
+        return
+    needed, there = n * shape[0] * shape[1] * shape[2], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        found = f"{n} images of {shape} need {needed / 1e9:.1f} GB but this machine has {there / 1e9:.1f} GB"
+        raise DataError(f"{found}: choose a smaller image_size or fewer images")

@@ -1,0 +1,1 @@
+"""One file per dataset; see `slimcnn.datasets.load_dataset`."""

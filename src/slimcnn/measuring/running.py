@@ -1,0 +1,180 @@
+"""Running somebody's network once, without leaving a trace in it, and saying clearly why it could not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from types import FrameType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves, tree_map
+
+from slimcnn.errors import ModelError, SlimcnnError
+
+Example: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+"""What a network is called with: one tensor, positional arguments, or arguments by name."""
+
+
+def run(model: nn.Module, example: Example) -> Any:
+    """The output of ``model(example)``; an example that the network does not accept raises `ModelError`.
+
+    >>> run(nn.Linear(3, 1), torch.ones(2, 4))
+    Traceback (most recent call last):
+    slimcnn.errors.ModelError: the network does not accept an example of shape 2x4: it expects (..., 3)
+    and found (2, 4); give an example of the shape that it was made for
+    """
+    try:
+        if isinstance(example, Mapping):
+            return model(**example)
+        if isinstance(example, tuple | list):
+            return model(*example)
+        return model(example)
+    except SlimcnnError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the network does not accept an example of shape {describe(example)}: {_reason(model, error)}; "
+            "give an example of the shape that it was made for"
+        ) from error
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Within the block `model` is in eval mode, without gradients; afterwards modes and buffers are as before.
+
+    A network with lazy layers would be changed by its first run and raises `ModelError`.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+    >>> with undisturbed(model):
+    ...     model.training
+    False
+    >>> model.training
+    True
+    """
+    if any(is_lazy(tensor) for tensor in chain(model.parameters(), model.buffers())):
+        raise ModelError("the network has lazy layers without a shape: run it once on an example, then measure it")
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for module, name, buffer, before in buffers:
+            module._buffers[name] = buffer
+            if not torch.equal(buffer, before):
+                buffer.detach().copy_(before)
+
+
+def batch_size(example: Example) -> int:
+    """The length of the first axis of the first tensor; none at all, or 0, raises `ModelError`.
+
+    >>> batch_size((torch.ones(4, 3, 8, 8), torch.ones(4, 2)))
+    4
+    """
+    first = next((leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)), None)
+    if first is None or first.dim() == 0 or len(first) == 0:
+        raise ModelError(f"an example must be tensors with at least one sample, found {describe(example)}")
+    return len(first)
+
+
+def with_batch(example: Example, size: int) -> Example:
+    """The same example with `size` samples, the first ones, repeated where there are too few.
+
+    Tensors whose first axis is not the batch stay as they are.
+
+    >>> with_batch(torch.tensor([1, 2]), 5).tolist()
+    [1, 2, 1, 2, 1]
+    """
+    present = batch_size(example)
+
+    def resized(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dim() == 0 or len(leaf) != present or size == present:
+            return leaf
+        return leaf[torch.arange(size, device=leaf.device) % present]
+
+    resized_example: Example = tree_map(resized, example)
+    return resized_example
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """The shape of the first tensor in nested tuples, lists and dicts, or None."""
+    first = next((leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)), None)
+    return None if first is None else tuple(first.shape)
+
+
+def describe(example: Example) -> str:
+    """The shapes of an example, as in ``2x3x32x32`` or ``(2x3x32x32, 2x10)``."""
+    leaves = [
+        "x".join(map(str, leaf.shape)) or "scalar" if isinstance(leaf, Tensor) else type(leaf).__name__
+        for leaf in tree_leaves(example)
+    ]
+    return leaves[0] if len(leaves) == 1 else f"({', '.join(leaves)})"
+
+
+def _reason(model: nn.Module, error: Exception) -> str:
+    """Which layer failed, what it expects and what it found."""
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    frame = _innermost_forward(error)
+    if frame is None:
+        return first_line
+    layer = frame.f_locals["self"]
+    name = next((name for name, module in model.named_modules() if module is layer), "")
+    where = f"layer {name!r} ({type(layer).__name__})" if name else "it"
+    code = frame.f_code
+    found = shape_of([frame.f_locals.get(argument) for argument in code.co_varnames[1 : code.co_argcount]])
+    expected = _expected(layer)
+    if expected is None or found is None or _fits(layer, found):
+        return f"{where} fails: {first_line}"
+    return f"{where} expects {expected} and found {found}"
+
+
+def _innermost_forward(error: Exception) -> FrameType | None:
+    """The last `forward` of a module that was running when `error` was raised."""
+    found, step = None, error.__traceback__
+    while step is not None:
+        frame = step.tb_frame
+        if frame.f_code.co_name == "forward" and isinstance(frame.f_locals.get("self"), nn.Module):
+            found = frame
+        step = step.tb_next
+    return found
+
+
+def _channels(layer: nn.Module) -> int | None:
+    """The number of input channels (or features) that a layer was built for, where it says so."""
+    for attribute in ("in_channels", "in_features", "num_features"):
+        if isinstance(number := getattr(layer, attribute, None), int):
+            return number
+    return None
+
+
+def _axes(layer: nn.Module) -> int:
+    """How many axes of space follow the channels."""
+    return next((axes for axes in (1, 2, 3) if type(layer).__name__.endswith(f"{axes}d")), 0)
+
+
+def _expected(layer: nn.Module) -> str | None:
+    channels = _channels(layer)
+    if channels is None:
+        return None
+    if isinstance(layer, nn.Linear):
+        return f"(..., {channels})"
+    return f"(n, {', '.join([str(channels), *'dhw'[3 - _axes(layer) :]])})"
+
+
+def _fits(layer: nn.Module, found: tuple[int, ...]) -> bool:
+    """Whether the channels are right, so that something else is the reason."""
+    if isinstance(layer, nn.Linear):
+        return found[-1:] == (_channels(layer),)
+    return len(found) == 2 + _axes(layer) and found[1] == _channels(layer)

@@ -1,0 +1,248 @@
+"""Networks from anywhere by one word: ours, `timm:NAME`, `torchvision:NAME` or `package.module:function`.
+
+Always with random weights, and nothing is downloaded: trained weights come from a file (see `weights.py`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from operator import attrgetter
+from typing import Any
+
+from torch import nn
+
+from slimcnn.errors import ModelError, SlimcnnError, UnknownName
+from slimcnn.models.building import build, label, networks, refuse_unknown
+
+COMMON = ("num_classes", "in_channels")
+"""Arguments that are offered to every network and passed to those that take them."""
+
+WEIGHTS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
+"""Arguments by which timm and torchvision would download or unpickle weights."""
+
+
+def resolve(spec: str, **arguments: Any) -> nn.Module:
+    """The network that `spec` names, with random weights and with `architecture` to build it again.
+
+    ===========================  =========================================================================
+    ``resnet20``                 a name in `networks`
+    ``timm:resnet18``            `pip install 'slimcnn[timm]'`
+    ``torchvision:resnet18``     3 input channels always
+    ``my_package.module:build``  a function or class, of the current directory too; importing it runs its code
+    ===========================  =========================================================================
+
+    `num_classes` and `in_channels` are passed where the constructor takes them; every other argument must be one
+    that it takes.  A name that does not exist raises `UnknownName`; a network that cannot be built, `ModelError`.
+
+    >>> resolve("torchvision:squeezenet1_1", num_classes=10).architecture
+    {'model': 'torchvision:squeezenet1_1', 'arguments': {'num_classes': 10}}
+    >>> resolve("my_net:build")
+    Traceback (most recent call last):
+    slimcnn.errors.ModelError: no module 'my_net' for 'my_net:build': it is neither installed nor in ...
+    """
+    kind, colon, name = spec.partition(":")
+    if not colon:
+        if spec not in networks:
+            forms = ("timm:NAME", "torchvision:NAME", "package.module:function")
+            raise UnknownName("network", spec, [*(entry.name for entry in networks), *forms])
+        return build(spec, **arguments)
+    for argument in WEIGHTS:
+        if argument in arguments:
+            raise ModelError(f"{spec} takes no {argument!r}: networks start random; give a weights file instead")
+    if kind == "timm":
+        model = _from_timm(name, arguments)
+    elif kind == "torchvision":
+        model, arguments = _from_torchvision(name, arguments)
+    else:
+        model, arguments = _from_module(spec, arguments)
+    return label(model, spec, arguments)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network expects to see; ``None`` where nobody says.
+
+    x = (pixels / 255 - mean) / std, per channel.
+    """
+
+    input: tuple[int, int, int] | None = None
+    """Image size (c, h, w)."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def preprocessing(network: str | nn.Module) -> Preprocessing:
+    """Image size and normalisation of a network, given by its spec or as one that `resolve` made.
+
+    timm and torchvision state those of their own weights; for a network of ours only the image size is known,
+    for a function of yours nothing.  A network built for another number of channels than its weights has no
+    known normalisation.  A name that does not exist raises `UnknownName`.
+
+    >>> preprocessing("resnet56")
+    Preprocessing(input=(3, 32, 32), mean=None, std=None)
+    >>> preprocessing("torchvision:inception_v3").input
+    (3, 299, 299)
+    """
+    if isinstance(network, nn.Module):
+        architecture = getattr(network, "architecture", None)
+        if architecture is None:
+            return Preprocessing()
+        stated = preprocessing(architecture["model"])
+        channels = architecture["arguments"].get("in_channels")
+        if channels is None or stated.input is None or channels == stated.input[0]:
+            return stated
+        return Preprocessing((channels, *stated.input[1:]))
+    kind, colon, name = network.partition(":")
+    if not colon:
+        return Preprocessing(networks[network].facts["input"])
+    if kind == "timm":
+        return _timm_preprocessing(name)
+    if kind == "torchvision":
+        return _torchvision_preprocessing(name)
+    return Preprocessing()
+
+
+def _timm(name: str) -> Any:
+    """The package timm, which has a network of this name."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ModelError(f"timm:{name} needs the package timm: pip install 'slimcnn[timm]'") from error
+    if not timm.is_model(name):
+        raise UnknownName("timm network", name, _closest(name, timm.list_models()))
+    return timm
+
+
+def _from_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
+    timm = _timm(name)
+    renamed = {"in_chans" if key == "in_channels" else key: value for key, value in arguments.items()}
+    return _call(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **renamed))
+
+
+def _timm_preprocessing(name: str) -> Preprocessing:
+    stated = _timm(name).get_pretrained_cfg(name)
+    return Preprocessing(tuple(stated.input_size), tuple(stated.mean), tuple(stated.std))
+
+
+def _torchvision(name: str) -> Any:
+    """The package torchvision.models, which has a network of this name."""
+    from torchvision import models
+
+    if name not in models.list_models():
+        raise UnknownName("torchvision network", name, _closest(name, models.list_models()))
+    return models
+
+
+def _from_torchvision(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    make = _torchvision(name).get_model_builder(name)
+    passed = {key: value for key, value in arguments.items() if key != "in_channels"}
+    if arguments.get("in_channels", 3) != 3:
+        raise ModelError(f"torchvision:{name} takes 3 input channels, not {arguments['in_channels']}")
+    no_weights = {key: None for key in ("weights", "weights_backbone") if key in inspect.signature(make).parameters}
+    with warnings.catch_warnings():
+        # googlenet and inception_v3 announce a change of their initialisation at every construction
+        warnings.simplefilter("ignore", FutureWarning)
+        return _call(f"torchvision:{name}", lambda: make(**no_weights, **passed)), passed
+
+
+def _torchvision_preprocessing(name: str) -> Preprocessing:
+    models = _torchvision(name)
+    stated = models.get_model_weights(name).DEFAULT.transforms()
+    mean, std = getattr(stated, "mean", None), getattr(stated, "std", None)
+    size = getattr(stated, "crop_size", None)
+    if size and name.startswith("vit_"):
+        size = [224]  # the constructor's own size; weights for other sizes need the argument image_size
+    return Preprocessing(
+        (3, size[0], size[-1]) if size else None, tuple(mean) if mean else None, tuple(std) if std else None
+    )
+
+
+def _from_module(spec: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    module_name, _, attribute = spec.partition(":")
+    if not all(part.isidentifier() for part in spec.replace(":", ".").split(".")) or module_name.endswith(".py"):
+        raise ModelError(f"{spec!r} names no network: write package.module:function, dots and no path or '.py'")
+    with _working_directory_on_path():
+        try:
+            make = attrgetter(attribute)(_import(module_name, spec))
+        except AttributeError as error:
+            raise ModelError(f"module {module_name!r} has no {attribute!r}: no network for {spec!r}") from error
+        if not callable(make) or isinstance(make, nn.Module):
+            raise ModelError(f"{spec} is a {type(make).__name__}: name a function or class that builds the network")
+        passed = _accepted(make, spec, arguments)
+        return _call(spec, lambda: make(**passed)), passed
+
+
+def _import(module_name: str, spec: str) -> Any:
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise ModelError(
+                f"no module {error.name!r} for {spec!r}: it is neither installed nor in the current directory"
+            ) from error
+        raise ModelError(f"importing {module_name!r} for {spec!r} failed: {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"importing {module_name!r} for {spec!r} failed: {_one_line(error)}") from error
+
+
+def _accepted(make: Callable[..., Any], spec: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that `make` takes; those in `COMMON` that it does not take are left out."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except ValueError:  # built-in functions have no signature
+        return arguments
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return arguments
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [parameter.name for parameter in parameters if parameter.kind in by_name]
+    refuse_unknown(spec, {key: value for key, value in arguments.items() if key not in COMMON}, names)
+    return {key: value for key, value in arguments.items() if key in names}
+
+
+def _call(spec: str, make: Callable[[], Any]) -> nn.Module:
+    """Build a network with code that is not ours, and check that it is one."""
+    try:
+        model = make()
+    except SlimcnnError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{spec} cannot be built: {_one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{spec} returned a {type(model).__name__}, not a torch.nn.Module: return the network itself")
+    return model
+
+
+def _one_line(error: BaseException) -> str:
+    """An error of somebody else's code: its kind, its first line, and the line of code."""
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {first}{where}"
+
+
+def _closest(name: str, known: Sequence[str]) -> list[str]:
+    """A few names out of many, and how many others there are."""
+    close = get_close_matches(name, known, n=5)
+    return [*close, f"{len(known) - len(close)} others"]
+
+
+@contextmanager
+def _working_directory_on_path() -> Iterator[None]:
+    """As `python -m` does it, and only for a moment: the user's own files can be imported."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the imported code may have tidied the path itself
+            sys.path.remove(folder)

@@ -1,0 +1,192 @@
+"""Trained weights from a file, into a network that they fit exactly; no code of the file ever runs."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from slimcnn.errors import WeightsError
+
+PICKLED = (".pt", ".pth", ".bin", ".th", ".ckpt", ".tar")
+"""Endings of files that `torch.save` wrote."""
+
+NESTINGS = ("state_dict", "model", "model_state", "state_dict_ema")
+"""Where training programs put the weights among other things; the first that is there is taken."""
+
+PREFIXES = ("module.", "model.", "_orig_mod.")
+"""What DataParallel, Lightning and `torch.compile` write before every name."""
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What a weights file held."""
+
+    path: Path
+    tensors: int
+    metadata: dict[str, str]
+    """The text that a safetensors file carries; empty for other files."""
+    nesting: tuple[str, ...]
+    """The keys that led to the weights, outermost first."""
+    prefix: str
+    """What was taken off before every name."""
+
+
+def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
+    """Copy the weights in a file into `model`; every name and shape must fit, or nothing is changed.
+
+    Reads `.safetensors`, and files of `torch.save` (see `PICKLED`) as far as `torch.load(weights_only=True)` can.
+    Common nestings and a common prefix are taken off (see `NESTINGS`, `PREFIXES`); `num_batches_tracked` may be
+    missing.  Names are not guessed beyond that.  Raises `WeightsError` for a file that is missing, damaged, not
+    readable without running code, for another network, or that holds numbers that are not finite.
+
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> file = Path(tempfile.mkdtemp()) / "linear.safetensors"
+    >>> save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, file, metadata={"top1": "91.73"})
+    >>> load_weights(nn.Linear(2, 1), file).metadata
+    {'top1': '91.73'}
+    >>> load_weights(nn.Linear(3, 1), file)
+    Traceback (most recent call last):
+    slimcnn.errors.WeightsError: ...linear.safetensors does not fit the network: 1 tensor differs
+    (weight is 1x2 and should be 1x3); is it for the same network with the same arguments?
+    """
+    path = Path(path)
+    content, metadata = _read(path)
+    nesting: tuple[str, ...] = ()
+    while key := next((key for key in NESTINGS if isinstance(content.get(key), Mapping)), None):
+        content, nesting = content[key], (*nesting, key)
+    wanted = model.state_dict(keep_vars=True)
+    found, prefix = _without_prefix(_tensors(path, content), wanted)
+    _check_names(path, found, wanted)
+    _check_shapes(path, found, wanted)
+    _check_finite(path, found)
+    model.load_state_dict(found, strict=False)
+    return WeightsInfo(path, len(found), metadata, nesting, prefix)
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    if not path.is_file():
+        raise WeightsError(f"no weights file {path}" + (": it is a folder" if path.is_dir() else ""))
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in PICKLED:
+        return _read_pickled(path), {}
+    raise WeightsError(f"{path} has no known ending: weights are .safetensors, or {', '.join(PICKLED)}")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is no safetensors file, or a truncated one: {_first_line(error)}") from error
+
+
+def _read_pickled(path: Path) -> Mapping[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not path.read_bytes().startswith((b"PK", b"\x80")):  # a zip archive or, before torch 1.6, a pickle
+            raise WeightsError(f"{path} is damaged, or torch.save did not write it") from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it holds a {named.group(1)}" if named else "it holds more than tensors"
+        raise WeightsError(
+            f"{path} is not readable without unpickling code: {what}; save the state dict alone, as safetensors"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} is damaged, or torch.save did not write it: {_first_line(error)}") from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not named weights; save the state dict")
+    return content
+
+
+def _tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    strange = [
+        str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    if strange or not content:
+        held = f"{_few(strange)} beside or instead of tensors" if strange else "nothing"
+        raise WeightsError(
+            f"{path} holds no plain state dict: {held}; expected tensors, or one of {', '.join(NESTINGS)}"
+        )
+    return dict(content)
+
+
+def _without_prefix(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Take off what every name in the file begins with, until a name of the network appears."""
+    taken = ""
+    while not any(name in wanted for name in found):
+        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in found)), None)
+        if prefix is None:
+            break
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+        taken += prefix
+    return found, taken
+
+
+def _check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    # a parameter that two layers share has two names, and one of them in the file is enough
+    given = {id(tensor) for name, tensor in wanted.items() if name in found}
+    missing = [
+        name
+        for name, tensor in wanted.items()
+        if name not in found and id(tensor) not in given and not name.endswith("num_batches_tracked")
+    ]
+    unexpected = [name for name in found if name not in wanted]
+    complaints = [
+        f"{len(names)} of {total} names {what} ({_few(names)})"
+        for names, total, what in (
+            (missing, len(wanted), "missing from the file"),
+            (unexpected, len(found), "unknown to the network"),
+        )
+        if names
+    ]
+    _refuse(path, complaints)
+
+
+def _check_shapes(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    differences = []
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            differences.append(f"{name} is {_shape(tensor)} and should be {_shape(wanted[name])}")
+        elif wanted[name].is_floating_point() and not tensor.is_floating_point():
+            differences.append(f"{name} is {_dtype(tensor)} and should be {_dtype(wanted[name])}")
+    noun = "tensor differs" if len(differences) == 1 else "tensors differ"
+    _refuse(path, [f"{len(differences)} {noun} ({_few(differences)})"] if differences else [])
+
+
+def _check_finite(path: Path, found: Mapping[str, Tensor]) -> None:
+    counts = {name: int((~torch.isfinite(tensor)).sum()) for name, tensor in found.items()}
+    bad = [f"{name} has {count} of {found[name].numel()}" for name, count in counts.items() if count]
+    if bad:
+        raise WeightsError(f"{path} holds numbers that are NaN or infinite: {_few(bad)}; the training run diverged")
+
+
+def _refuse(path: Path, complaints: list[str]) -> None:
+    if complaints:
+        question = "is it for the same network with the same arguments?"
+        raise WeightsError(f"{path} does not fit the network: {'; '.join(complaints)}; {question}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
