@@ -1,1 +1,81 @@
-"""Make trained CNNs smaller."""
+"""Make trained convolutional networks smaller and faster, and prove that nothing broke.
+
+>>> import slimcnn, torch
+>>> net = slimcnn.build("resnet20")
+>>> graph = slimcnn.trace(net, torch.zeros(1, 3, 32, 32))
+>>> scores = slimcnn.score(net, graph, "fpdf")
+>>> plan = slimcnn.allocate(graph, scores, slimcnn.Target(macs=0.5))
+>>> small = slimcnn.prune(net, graph, plan)
+>>> slimcnn.measure(small, graph.example).macs <= 0.5 * slimcnn.measure(net, graph.example).macs
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slimcnn.checkpoints import load, save
+    from slimcnn.datasets import Dataset, load_dataset
+    from slimcnn.errors import SlimcnnError
+    from slimcnn.graph import ChannelGraph, ChannelGroup, trace
+    from slimcnn.measuring import latency, measure
+    from slimcnn.models import build, load_weights, resolve
+    from slimcnn.pruning import Criterion, Plan, Scores, Target, allocate, mask, prune, score
+    from slimcnn.recovery import recalibrate
+    from slimcnn.training import Training, evaluate, fit
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "checkpoints": ["load", "save"],
+    "datasets": ["Dataset", "load_dataset"],
+    "errors": ["SlimcnnError"],
+    "graph": ["ChannelGraph", "ChannelGroup", "trace"],
+    "measuring": ["latency", "measure"],
+    "models": ["build", "load_weights", "resolve"],
+    "pruning": ["Criterion", "Plan", "Scores", "Target", "allocate", "mask", "prune", "score"],
+    "recovery": ["recalibrate"],
+    "training": ["Training", "evaluate", "fit"],
+}
+_HOME = {name: f"slimcnn.{module}" for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ChannelGraph",
+    "ChannelGroup",
+    "Criterion",
+    "Dataset",
+    "Plan",
+    "Scores",
+    "SlimcnnError",
+    "Target",
+    "Training",
+    "allocate",
+    "build",
+    "evaluate",
+    "fit",
+    "latency",
+    "load",
+    "load_dataset",
+    "load_weights",
+    "mask",
+    "measure",
+    "prune",
+    "recalibrate",
+    "resolve",
+    "save",
+    "score",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import; the command line's --help must not wait for it.
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'slimcnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from os.path import commonprefix
 
 
 class SlimcnnError(Exception):
@@ -40,8 +41,10 @@ class UnknownName(SlimcnnError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        close = get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = get_close_matches(name, known, n=3)
+        # Of equally close names the one that begins alike is meant: resnet21 is resnet20 rather than resnet32.
+        best = max(close, key=lambda other: len(commonprefix([name, other])), default=None)
+        hint = f"did you mean {best!r}? " if best else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
 
 

@@ -1,0 +1,218 @@
+"""Networks as files: safetensors, with the structure as JSON beside the weights; nothing is ever unpickled.
+
+A file holds every parameter and buffer, the name and arguments of the network it came from, and what each module
+says of its own size.  Loading builds the network anew and fits it to the file, so that a pruned network opens
+anywhere, without the weights of the original.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from slimcnn.errors import CheckpointError, ModelError
+from slimcnn.files import replacing
+from slimcnn.graph.shrinking import sizes
+from slimcnn.models import resolve
+
+FORMAT = 1
+KEY = "slimcnn"
+"""The entry of the file's metadata that holds our JSON; a file without it is not ours."""
+
+
+def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] | None = None) -> Path:
+    """Write a network to one file, atomically.
+
+    Args:
+        model: any network.  One that `build` or `resolve` made (pruned or not) can be loaded by the file alone;
+            of any other, `load` needs a freshly built original.
+        path: where to; `.safetensors` is the custom.
+        information: whatever JSON can hold and shall travel along, read again by `information`.
+
+    Raises:
+        RunError: the file cannot be written.
+
+    >>> import tempfile, slimcnn
+    >>> path = save(slimcnn.build("resnet20"), Path(tempfile.mkdtemp()) / "net.safetensors", information={"top1": 91.7})
+    >>> load(path).linear.out_features, read_information(path)
+    (10, {'top1': 91.7})
+    """
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for name, tensor in _all_tensors(model):
+        if id(tensor) in first:
+            aliases[name] = first[id(tensor)]
+        else:
+            first[id(tensor)] = name
+            tensors[name] = tensor.detach().cpu().contiguous().clone()
+    content = {
+        "format": FORMAT,
+        "architecture": getattr(model, "architecture", None),
+        "sizes": {name: size for name, module in model.named_modules() if (size := sizes(module))},
+        "aliases": aliases,
+        "channels_last": [name for name, tensor in _all_tensors(model) if _is_channels_last(tensor)],
+        "information": dict(information or {}),
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={KEY: json.dumps(content), "format": "pt"})
+    return path
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Read a network from a file of `save`; its outputs are bit-identical to those of the network that was saved.
+
+    Args:
+        path: the file.
+        model: a freshly built original, for a network that the file cannot name by itself.  It is copied.
+
+    Returns:
+        the network, on the CPU, in eval mode.
+
+    Raises:
+        CheckpointError: no such file, truncated, not ours, of a newer format, for another network, or it names a
+            Python function of the user's: those are run only when the user passes what they build as `model`.
+    """
+    path = Path(path)
+    content, tensors = _read(path)
+    network = copy.deepcopy(model).cpu() if model is not None else _build(path, content["architecture"])
+    _fit(path, network, content, tensors)
+    return network.eval()
+
+
+def read_information(path: str | Path) -> dict[str, Any]:
+    """Read what travels along with a checkpoint, without its weights."""
+    content = _header(Path(path))
+    found: dict[str, Any] = content["information"]
+    return found
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Ask whether a file is one of `save`."""
+    try:
+        _header(Path(path))
+    except CheckpointError:
+        return False
+    return True
+
+
+def _all_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    return parameters + [(n, b) for n, b in model.named_buffers(remove_duplicate=False) if b is not None]
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return (
+        tensor.dim() == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    )  # fmt: skip
+
+
+def _header(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise CheckpointError(f"no file {path}") from None
+    except (OSError, SafetensorError) as error:
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{path} cannot be read ({reason}): it is truncated or no safetensors file") from error
+    if KEY not in metadata:
+        raise CheckpointError(f"{path} has weights but no structure: it was not written by slimcnn; load it as weights")
+    try:
+        content: dict[str, Any] = json.loads(metadata[KEY])
+        newer = int(content["format"]) > FORMAT
+        if not newer:
+            _check_content(content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has a damaged description ({error!r}); save the network again") from error
+    if newer:
+        raise CheckpointError(f"{path} has format {content['format']}, this slimcnn reads up to {FORMAT}: upgrade it")
+    return content
+
+
+def _check_content(content: dict[str, Any]) -> None:
+    for key in ("sizes", "aliases", "information"):
+        if not isinstance(content[key], dict):
+            raise TypeError(f"{key} is no table")
+    if not isinstance(content["channels_last"], list):
+        raise TypeError("channels_last is no list")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    content = _header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): it is truncated") from error
+    for alias, name in content["aliases"].items():
+        if name not in tensors:
+            raise CheckpointError(f"{path} says that {alias} is {name}, which it does not hold")
+        tensors[alias] = tensors[name]
+    return content, tensors
+
+
+def _build(path: Path, architecture: Any) -> nn.Module:
+    if not isinstance(architecture, dict) or not isinstance(architecture.get("model"), str):
+        raise CheckpointError(
+            f"{path} does not say how to build its network: pass a freshly built original, load(path, model=...)"
+        )
+    spec, arguments = architecture["model"], architecture.get("arguments", {})
+    if ":" in spec and not spec.startswith(("timm:", "torchvision:")):
+        raise CheckpointError(
+            f"{path} was built by {spec}, and a file may not choose which Python code runs: pass a freshly built "
+            "original, load(path, model=...), or --model on the command line"
+        )
+    try:
+        return resolve(spec, **arguments)
+    except ModelError as error:
+        raise CheckpointError(f"{path} cannot be built here: {error}") from error
+
+
+def _fit(path: Path, network: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Give every module the file's sizes and tensors; refuse names that do not match."""
+    wanted = {name for name, _ in _all_tensors(network)}
+    missing, unexpected = sorted(wanted - tensors.keys()), sorted(tensors.keys() - wanted)
+    if missing or unexpected:
+        parts = [f"lacks {', '.join(missing[:3])}"] if missing else []
+        parts += [f"holds {', '.join(unexpected[:3])}, unknown here"] if unexpected else []
+        raise CheckpointError(f"{path} is for another network: it {' and '.join(parts)}")
+    made: dict[str, Tensor] = {}
+    for prefix, module in network.named_modules():
+        for store in (module._parameters, module._buffers):
+            for name, old in store.items():
+                if old is not None:
+                    full = f"{prefix}.{name}" if prefix else name
+                    made[full] = store[name] = _like(old, full, content, tensors, made)
+        _set_sizes(path, prefix, module, content["sizes"].get(prefix, {}))
+
+
+def _like(
+    old: Tensor, name: str, content: dict[str, Any], tensors: dict[str, Tensor], made: dict[str, Tensor]
+) -> Tensor:
+    shared = content["aliases"].get(name)
+    if shared in made:
+        return made[shared]
+    new = tensors[name]
+    if name in content["channels_last"]:
+        new = new.contiguous(memory_format=torch.channels_last)
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _set_sizes(path: Path, name: str, module: nn.Module, stored: dict[str, Any]) -> None:
+    known = sizes(module)
+    if stored.keys() != known.keys():
+        raise CheckpointError(f"{path} is for another network: module {name!r} is a {type(module).__name__} here")
+    for attribute, value in stored.items():
+        setattr(module, attribute, tuple(value) if isinstance(value, list) else value)

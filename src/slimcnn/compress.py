@@ -1,0 +1,312 @@
+"""A run from recipe to report: take the network, cut it, prove the cut, win the accuracy back, measure, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.checkpoints import is_checkpoint, load, read_information, save
+from slimcnn.datasets import Dataset, batches, load_dataset
+from slimcnn.distillation import hinton
+from slimcnn.errors import ModelError, RecipeError
+from slimcnn.graph import ChannelGraph, trace
+from slimcnn.models import load_weights, preprocessing, resolve
+from slimcnn.normalising import find_normalisation
+from slimcnn.objectives import Objective
+from slimcnn.pruning import Plan, Verdict, allocate, mask, prune, score
+from slimcnn.pruning.verify import law
+from slimcnn.recipes import Pruning, Recipe
+from slimcnn.recovery import recalibrate
+from slimcnn.reporting.contents import Curve, Report, Stage
+from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, RunFolder
+from slimcnn.training import Epoch, Training, evaluate, fit
+from slimcnn.training.processes import launched
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+"""(what, steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """How a run tells what it does; silent by default."""
+
+    say: Say = lambda _: None
+    progress: Progress = lambda *_: None
+
+
+@dataclass(frozen=True)
+class Start:
+    """The original network with everything that a cut needs."""
+
+    model: nn.Module
+    dataset: Dataset
+    """With the normalisation that the weights expect."""
+    normalisation: str
+    """How it was found."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def example(self) -> Tensor:
+        """One input of the right shape, (1, c, h, w)."""
+        return torch.zeros(1, *self.dataset.shape)
+
+
+def run(recipe: Recipe, *, show: Show = Show(), fabric: Fabric | None = None, command: str = "") -> Report | None:
+    """Do everything that a recipe asks for, in its folder; go on where an earlier call was interrupted.
+
+    Returns the report of a compression; None for a recipe that only trains.
+
+    Raises:
+        SlimcnnError: anything that the user can mend, in one line.
+    """
+    if recipe.prune is None and recipe.pretrain is None:
+        raise RecipeError("the recipe neither trains nor prunes: give it [pretrain] or [prune]")
+    fabric = launched(fabric)
+    folder = RunFolder.open(recipe, writing=fabric.is_global_zero)
+    start = prepare(recipe, show, folder, fabric)
+    if recipe.prune is None:
+        return None
+    graph, plan = make_plan(recipe.prune, start, show)
+    if folder.writing:
+        plan.save(folder / PLAN, graph)
+    with timed(folder, "cut"):
+        show.say(f"cutting {int(plan.counts(graph).sum())} channels and proving the cut")
+        small = prune(start.model, graph, plan, verify=False)
+        verdict = law(mask(start.model, graph, plan), small, graph, plan)
+    stages, curves = recover(recipe, start, small, folder, show, fabric)
+    if not folder.writing:
+        return None
+    return _finish(recipe, start, small, graph, plan, verdict, stages, curves, folder, show, command)
+
+
+# --- the original -------------------------------------------------------------------------------------------------
+
+
+def prepare(
+    recipe: Recipe, show: Show, folder: RunFolder | None = None, fabric: Fabric | None = None, trained: bool = True
+) -> Start:
+    """Load the data and the trained network; train it first if the recipe says so.
+
+    `trained=False` accepts a network with random weights: enough to see a plan.
+    """
+    network, data = recipe.network, recipe.data
+    size = data.image_size or _size_for_folder(recipe)
+    dataset = load_dataset(data.name, image_size=size, seed=data.seed)
+    if data.limit:
+        dataset = dataset.limit(data.limit)
+    model, information = load_network(recipe, dataset)
+    if trained and network.weights is None and recipe.pretrain is None:
+        raise RecipeError("compressing needs a trained network: give --weights FILE, or --pretrain EPOCHS to train one")
+    _check_classes(model, dataset)
+    normalisation, how = find_normalisation(model, network, data, dataset, information)
+    start = Start(model, replace(dataset, normalisation=normalisation), how, _contamination(recipe))
+    if recipe.pretrain is not None:
+        _pretrain(recipe.pretrain, start, show, folder, fabric)
+    return start
+
+
+def load_network(recipe: Recipe, dataset: Dataset) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the recipe's network for a dataset and load its weights, from a checkpoint of ours or any weights file."""
+    network = recipe.network
+    checkpoint = network.weights is not None and is_checkpoint(network.weights)
+    if not network.model and not checkpoint:
+        raise RecipeError("which network? give --model NAME (see slimcnn list networks), or --weights CHECKPOINT")
+    original = None
+    if network.model and (not checkpoint or ":" in network.model):
+        arguments = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]} | network.arguments
+        original = resolve(network.model, **arguments)
+    if checkpoint:
+        assert network.weights is not None
+        return load(network.weights, original), read_information(network.weights)
+    assert original is not None
+    if network.weights is not None:
+        load_weights(original, network.weights)
+    return original.eval(), {}
+
+
+def _size_for_folder(recipe: Recipe) -> int | None:
+    """Images of a user's folder come in any size: scale them to what the network was made for."""
+    from slimcnn.datasets import datasets
+
+    if recipe.data.name.partition(":")[0] in datasets or not recipe.network.model:
+        return None
+    stated = preprocessing(recipe.network.model).input
+    return stated[1] if stated else None
+
+
+def _check_classes(model: nn.Module, dataset: Dataset) -> None:
+    x = dataset.normalisation(dataset.validation.pixels[:2])
+    try:
+        with torch.no_grad():
+            scores = model.eval()(x)
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ModelError(f"the network does not accept images {tuple(x.shape)} of {dataset.name}: {reason}") from error
+    if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.shape[1] < len(dataset.classes):
+        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ModelError(
+            f"the network returns {found} for 2 images; {dataset.name} needs scores (2, {len(dataset.classes)}): "
+            "is it built and trained for these classes?"
+        )
+
+
+def _contamination(recipe: Recipe) -> tuple[str, ...]:
+    if recipe.network.weights is None:
+        return ()
+    return (
+        "The weights come from a file: if they were trained on the validation images too, validation top-1 is "
+        "flattering until the test images, read once at the end, tell.",
+    )
+
+
+def _pretrain(training: Training, start: Start, show: Show, folder: RunFolder | None, fabric: Fabric | None) -> None:
+    if folder is not None and (folder / ORIGINAL).exists():
+        start.model.load_state_dict(load(folder / ORIGINAL).state_dict())
+        show.say("the network is already trained")
+        return
+    show.say(f"training the network: {training.epochs} epochs on {len(start.dataset.train)} images")
+    history = list(_epochs(start.model, start.dataset, training, None, folder, "pretrain", show, fabric))
+    if folder is not None:
+        folder.remember(pretrained=[curve(epoch).model_dump() for epoch in history])
+        if folder.writing:
+            save(start.model, folder / ORIGINAL, information=_information(start, history[-1].validation_top1))
+            show.say(f"saved {folder / ORIGINAL}")
+
+
+def _epochs(
+    model: nn.Module, dataset: Dataset, training: Training, objective: Objective | None,
+    folder: RunFolder | None, name: str, show: Show, fabric: Fabric | None,
+) -> Iterator[Epoch]:  # fmt: skip
+    def progress(done: int, total: int) -> None:
+        show.progress(name, done, total)
+
+    state = folder / name if folder is not None else None
+    for epoch in fit(
+        model, dataset, training=training, objective=objective, folder=state, fabric=fabric, progress=progress
+    ):
+        again = " (from before)" if epoch.resumed else ""
+        show.say(
+            f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation top-1 "
+            f"{epoch.validation_top1:.2f} %, {epoch.images_per_second:.0f} images/s{again}"
+        )
+        yield epoch
+
+
+def _information(start: Start, validation_top1: float) -> dict[str, Any]:
+    return {
+        "dataset": start.dataset.name,
+        "classes": list(start.dataset.classes),
+        "input": list(start.dataset.shape),
+        "normalisation": {
+            "mean": list(start.dataset.normalisation.mean), "std": list(start.dataset.normalisation.std),
+        },
+        "validation_top1": validation_top1,
+    }  # fmt: skip
+
+
+# --- the cut ------------------------------------------------------------------------------------------------------
+
+
+def make_plan(pruning: Pruning, start: Start, show: Show) -> tuple[ChannelGraph, Plan]:
+    """Trace, score and allocate; or read the plan that the user gives."""
+    show.say("tracing the network")
+    graph = trace(start.model, start.example)
+    if pruning.plan is not None:
+        from pathlib import Path
+
+        return graph, Plan.load(Path(pruning.plan), graph)
+    data = batches(
+        start.dataset.train, 128, normalisation=start.dataset.normalisation,
+        augmentation=start.dataset.augmentation, seed=0,
+    )  # fmt: skip
+    scores = score(start.model, graph, pruning.criterion, data=islice(data, pruning.batches))
+    return graph, allocate(graph, scores, pruning.target)
+
+
+# --- the accuracy -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def timed(folder: RunFolder, name: str) -> Iterator[None]:
+    """Add the time that a block takes to the run's facts, so that interruptions do not count."""
+    began = time.perf_counter()
+    yield
+    seconds = folder.facts.get("seconds", {})
+    folder.remember(seconds=seconds | {name: time.perf_counter() - began})
+
+
+def recover(
+    recipe: Recipe, start: Start, small: nn.Module, folder: RunFolder, show: Show, fabric: Fabric
+) -> tuple[list[Stage], list[Curve]]:
+    """Win the accuracy back in place: recalibrate batch norm, then train if the recipe says so."""
+    stages = [_stage(start.model, "original", start, folder, fabric), _stage(small, "cut", start, folder, fabric)]
+    how = recipe.recover.how
+    if how == "none":
+        return stages, []
+    feed = batches(
+        start.dataset.train, 256, normalisation=start.dataset.normalisation,
+        augmentation=start.dataset.augmentation, seed=0,
+    )  # fmt: skip
+    count = -(-recipe.recover.images // 256)
+    if recalibrate(small, (x for x, _ in islice(feed, count))):
+        stages.append(_stage(small, "recalibrated", start, folder, fabric))
+    show.say(", ".join(f"{stage.name} {stage.top1:.2f} %" for stage in stages) + " (validation top-1)")
+    if how == "bn":
+        return stages, []
+    objective = hinton(start.model, recipe.recover.temperature, recipe.recover.alpha) if how == "distill" else None
+    training = recipe.recover.training
+    verb = {"distill": "distilling from the original", "finetune": "fine-tuning"}[how]
+    show.say(f"{verb}: {training.epochs} epochs on {len(start.dataset.train)} images")
+    history = list(_epochs(small, start.dataset, training, objective, folder, "recover", show, fabric))
+    name = {"distill": "distilled", "finetune": "fine-tuned"}[how]
+    seconds = sum(epoch.seconds for epoch in history)
+    stages.append(Stage(name=name, top1=history[-1].validation_top1, seconds=seconds))
+    return stages, [curve(epoch) for epoch in history]
+
+
+def _stage(model: nn.Module, name: str, start: Start, folder: RunFolder, fabric: Fabric) -> Stage:
+    known = folder.facts.get("stages", {})
+    if name not in known:
+        began = time.perf_counter()
+        top1 = evaluate(model, start.dataset.validation, start.dataset.normalisation, fabric=fabric).top1
+        known = known | {name: {"top1": top1, "seconds": time.perf_counter() - began}}
+        folder.remember(stages=known)
+    return Stage(name=name, **known[name])
+
+
+def curve(epoch: Epoch) -> Curve:
+    """Keep of an epoch what the report shows."""
+    return Curve(
+        epoch=epoch.epoch, loss=epoch.loss, terms=epoch.terms, train_top1=epoch.train_top1,
+        validation_top1=epoch.validation_top1, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
+    )  # fmt: skip
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    recipe: Recipe, start: Start, small: nn.Module, graph: ChannelGraph, plan: Plan, verdict: Verdict,
+    stages: list[Stage], curves: list[Curve], folder: RunFolder, show: Show, command: str,
+) -> Report:  # fmt: skip
+    from slimcnn.findings import assemble
+    from slimcnn.reporting import write_report
+
+    save(small, folder / COMPRESSED, information=_information(start, stages[-1].top1))
+    if not (folder / ORIGINAL).exists():
+        save(start.model, folder / ORIGINAL, information=_information(start, stages[0].top1))
+    show.say("measuring both networks, and reading the test images")
+    report = assemble(recipe, start, small, graph, plan, verdict, stages, curves, folder, command)
+    write_report(report, folder.path)
+    return report

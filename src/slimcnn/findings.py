@@ -1,0 +1,148 @@
+"""From a finished run to its report: measure both networks and put the numbers together."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from slimcnn.graph import ChannelGraph
+from slimcnn.measuring import Latency, Measurement, environment, file_bytes, latency, measure
+from slimcnn.pruning import Plan, Verdict
+from slimcnn.pruning.scores import rows
+from slimcnn.recipes import Recipe
+from slimcnn.reporting import ks_distance
+from slimcnn.reporting.contents import (
+    Curve,
+    Group,
+    Law,
+    LayerChange,
+    LockedChannels,
+    Norms,
+    Numbers,
+    Report,
+    Stage,
+    Timing,
+)  # fmt: skip
+from slimcnn.runs import COMPRESSED, ORIGINAL, RECIPE, RunFolder
+from slimcnn.training import evaluate
+
+if TYPE_CHECKING:
+    from slimcnn.compress import Start
+
+
+def assemble(
+    recipe: Recipe, start: Start, small: nn.Module, graph: ChannelGraph, plan: Plan, verdict: Verdict,
+    stages: list[Stage], curves: list[Curve], folder: RunFolder, command: str,
+) -> Report:  # fmt: skip
+    """Measure the original and the compressed network side by side, on the test images too."""
+    example = start.example
+    sizes = {"before": measure(start.model, example), "after": measure(small, example)}
+    times = latency({"before": start.model, "after": small}, example, seconds=recipe.latency_seconds)
+    top1 = _test_top1(start, small, folder)
+    files = {"before": file_bytes(folder / ORIGINAL), "after": file_bytes(folder / COMPRESSED)}
+    numbers = {
+        when: Numbers(
+            top1=top1[when], params=sizes[when].params, macs=sizes[when].macs, bytes=files[when],
+            latency_ms=times[when].median_ms,
+        )
+        for when in ("before", "after")
+    }  # fmt: skip
+    assert recipe.prune is not None
+    name = recipe.network.model or getattr(start.model, "architecture", {}).get("model", "network")
+    folder.remember(seconds=folder.facts.get("seconds", {}))
+    return Report(
+        title=f"{name} on {start.dataset.name}",
+        command=command or f"slimcnn run {shlex.quote(str(folder / RECIPE))}",
+        network=name,
+        dataset=start.dataset.name,
+        images={part: len(getattr(start.dataset, part)) for part in ("train", "validation", "test")},
+        normalisation=start.normalisation,
+        criterion=plan.criterion,
+        target=plan.target,
+        recovery=recipe.recover.how,
+        before=numbers["before"],
+        after=numbers["after"],
+        stages=tuple(stages),
+        verdict=Law(equal=verdict.equal, error=verdict.error, text=str(verdict)),
+        locked=tuple(LockedChannels(**_fields(lock)) for lock in graph.locked),
+        groups=_groups(graph, plan),
+        layers=_layers(sizes["before"], sizes["after"]),
+        norms=_norms(start.model, graph, plan),
+        curves=tuple(curves),
+        timing=_timing(times),
+        not_counted=sizes["after"].not_counted,
+        notes=(*start.notes, *plan.notes),
+        environment=environment(),
+        recipe=recipe.to_toml(),
+        checkpoint=COMPRESSED,
+        seconds=sum(folder.facts.get("seconds", {}).values()) + sum(stage.seconds for stage in stages),
+    )
+
+
+def _fields(lock: Any) -> dict[str, Any]:
+    return {name: getattr(lock, name) for name in ("layer", "channels", "of", "reason", "where")}
+
+
+def _test_top1(start: Start, small: nn.Module, folder: RunFolder) -> dict[str, float]:
+    if "test" not in folder.facts:
+        data = start.dataset
+        found = {
+            "before": evaluate(start.model, data.test, data.normalisation).top1,
+            "after": evaluate(small, data.test, data.normalisation).top1,
+        }
+        folder.remember(test=found)
+    top1: dict[str, float] = folder.facts["test"]
+    return top1
+
+
+def _groups(graph: ChannelGraph, plan: Plan) -> tuple[Group, ...]:
+    return tuple(
+        Group(
+            name=group.name, channels=group.channels, kept=group.channels - len(plan.removed.get(group.name, ())),
+            layers=group.layers,
+        )
+        for group in graph.groups
+    )  # fmt: skip
+
+
+def _layers(before: Measurement, after: Measurement) -> tuple[LayerChange, ...]:
+    new = {layer.name: layer for layer in after.layers}
+    return tuple(
+        LayerChange(
+            name=old.name, kind=old.kind,
+            shape_before=(old.output or ())[1:], shape_after=(new[old.name].output or ())[1:],
+            params_before=old.params, params_after=new[old.name].params,
+            macs_before=old.macs, macs_after=new[old.name].macs,
+        )
+        for old in before.layers
+        if old.name in new
+    )  # fmt: skip
+
+
+def _norms(model: nn.Module, graph: ChannelGraph, plan: Plan) -> tuple[Norms, ...]:
+    """Compare the L2 norms of all filters with those of the kept ones, for every layer that lost some."""
+    tensors = dict(model.named_parameters())
+    found = []
+    for name, removed in plan.removed.items():
+        group = graph[name]
+        keep = torch.ones(group.channels, dtype=torch.bool)
+        keep[list(removed)] = False
+        for axis in group.filters:
+            norms = rows(tensors[axis.parameter], axis).norm(dim=1)
+            original, kept = norms.tolist(), norms[keep].tolist()
+            layer = axis.parameter.rpartition(".")[0]
+            found.append(Norms(layer=layer, original=tuple(original), kept=tuple(kept), ks=ks_distance(original, kept)))
+    return tuple(found)
+
+
+def _timing(times: dict[str, Latency]) -> Timing:
+    before, after = times["before"], times["after"]
+    return Timing(
+        batch=before.batch, threads=before.threads, runtime=before.runtime, device=before.device, n=before.n,
+        before_ms=(before.lower_ms, before.median_ms, before.upper_ms),
+        after_ms=(after.lower_ms, after.median_ms, after.upper_ms),
+        ratio=after.relative,
+    )  # fmt: skip

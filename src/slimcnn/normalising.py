@@ -1,0 +1,54 @@
+"""Find the normalisation that a network's weights expect, so that nobody has to look it up."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from slimcnn.datasets import Dataset, Normalisation
+from slimcnn.models import preprocessing
+from slimcnn.recipes import Data, Network
+from slimcnn.training import evaluate
+
+LOOKS = 1000
+"""Validation images on which candidates are compared."""
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def find_normalisation(
+    model: nn.Module, network: Network, data: Data, dataset: Dataset, information: dict[str, object]
+) -> tuple[Normalisation, str]:
+    """Choose mean and standard deviation, and say how they were found.
+
+    In this order: the recipe's; the checkpoint's; for a network without weights the dataset's; else what a
+    thousand validation images tell: the weights' published ones, the dataset's, ImageNet's, and plain scalings are
+    tried, and the one with the best top-1 is taken.
+    """
+    if not isinstance(data.normalisation, str):
+        return Normalisation(data.normalisation.mean, data.normalisation.std), "given in the recipe"
+    stored = information.get("normalisation")
+    if isinstance(stored, dict):
+        return Normalisation(tuple(stored["mean"]), tuple(stored["std"])), "stored with the weights"
+    if network.weights is None:
+        return dataset.normalisation, f"of the dataset {dataset.name}"
+    options = candidates(network, dataset)
+    images = dataset.validation.limit(LOOKS) if len(dataset.validation) > LOOKS else dataset.validation
+    found = {name: evaluate(model, images, normalisation).top1 for name, normalisation in options.items()}
+    best = max(found, key=found.__getitem__)
+    table = ", ".join(f"{name} {top1:.1f} %" for name, top1 in found.items())
+    return options[best], f"{best}, found by top-1 on {len(images)} validation images: {table}"
+
+
+def candidates(network: Network, dataset: Dataset) -> dict[str, Normalisation]:
+    """List the normalisations that weights are usually trained with, for images of this many channels."""
+    channels = dataset.shape[0]
+    stated = preprocessing(network.model)
+    options = {}
+    if stated.mean is not None and stated.std is not None and len(stated.mean) == channels:
+        options["the network's own"] = Normalisation(stated.mean, stated.std)
+    options[f"of {dataset.name}"] = dataset.normalisation
+    if channels == 3:
+        options["of ImageNet"] = Normalisation(*IMAGENET)
+    options["0 to 1"] = Normalisation((0.0,) * channels, (1.0,) * channels)
+    options["-1 to 1"] = Normalisation((0.5,) * channels, (0.5,) * channels)
+    return options

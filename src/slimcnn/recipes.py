@@ -1,0 +1,187 @@
+"""A run as data: what to take, how small to make it, how to win the accuracy back.  TOML on disk."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from slimcnn.errors import RecipeError
+from slimcnn.files import write_text
+from slimcnn.pruning.targets import Target
+from slimcnn.training import Training
+
+
+class Section(BaseModel):
+    """A section of a recipe: read-only, nothing unknown in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _is_whole(path: str | None) -> str | None:
+    return str(Path(path).expanduser().resolve()) if path else None
+
+
+FilePath = Annotated[str | None, AfterValidator(_is_whole)]
+"""Kept absolute, so that a recipe means the same from every folder."""
+
+
+class Network(Section):
+    """Which network, and where its trained weights are."""
+
+    model: str = ""
+    """A name, `timm:NAME`, `torchvision:NAME` or `package.module:function`; may be left out for a checkpoint."""
+    weights: FilePath = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class Normalising(Section):
+    """x = (pixels / 255 - mean) / std, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Data(Section):
+    """Which images."""
+
+    name: str = "digits"
+    """A dataset's name or a folder of images per class."""
+    image_size: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    """Chooses the validation images."""
+    limit: int | None = Field(default=None, ge=10)
+    """At most so many training images, for a quick try."""
+    normalisation: Literal["auto"] | Normalising = "auto"
+    """auto: the weights' own, found by measuring on validation images where nobody says."""
+
+
+class Pruning(Section):
+    """What goes."""
+
+    criterion: str = "fpdf"
+    target: Target = Field(default_factory=lambda: Target(macs=0.5))
+    plan: FilePath = None
+    """A plan to follow instead (see --dry-run)."""
+    batches: int = Field(default=8, ge=1)
+    """Batches of training images for criteria that look at data."""
+
+
+class Recovery(Section):
+    """How the accuracy is won back."""
+
+    how: Literal["none", "bn", "finetune", "distill"] = "distill"
+    images: int = Field(default=2048, ge=1)
+    """Training images for the recalibration of batch norm, which comes first in every case but none."""
+    temperature: float = Field(default=4.0, gt=0)
+    alpha: float = Field(default=0.9, ge=0, le=1)
+    training: Training = Field(default_factory=lambda: Training(epochs=10, learning_rate=0.02))
+
+
+class Recipe(Section):
+    """Everything about a run; written to the run's folder, from where it repeats the run.
+
+    >>> recipe = Recipe(network=Network(model="resnet8"), out="runs/digits")
+    >>> recipe.prune.target.macs, recipe.recover.how
+    (0.5, 'distill')
+    """
+
+    network: Network
+    data: Data = Field(default_factory=Data)
+    pretrain: Training | None = None
+    """Train the network first; without weights this is needed."""
+    prune: Pruning | None = Field(default_factory=Pruning)
+    """None: only train."""
+    recover: Recovery = Field(default_factory=Recovery)
+    latency_seconds: float = Field(default=4.0, gt=0)
+    out: str = "runs/run"
+
+    def to_toml(self) -> str:
+        """Write the recipe as TOML, every value spelled out."""
+        import tomli_w
+
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
+        if self.prune is None:
+            plain["prune"] = False
+        return tomli_w.dumps(plain)
+
+
+def parse_recipe(text: str, place: str = "the recipe") -> Recipe:
+    """Read a recipe from TOML.
+
+    Raises:
+        RecipeError: no TOML, unknown or impossible values; says where and what.
+
+    >>> parse_recipe('[network]\\nmodel = "resnet8"\\nlayers = 3')
+    Traceback (most recent call last):
+    slimcnn.errors.RecipeError: the recipe: network.layers = 3: Extra inputs are not permitted
+    """
+    try:
+        plain = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{place} is not TOML: {error}") from error
+    if plain.get("prune") is False:
+        plain["prune"] = None
+    return recipe_from(plain, place)
+
+
+def recipe_from(plain: dict[str, Any], place: str = "the settings") -> Recipe:
+    """Build a recipe from plain data, with errors of one line."""
+    try:
+        return Recipe.model_validate(plain)
+    except ValidationError as error:
+        raise RecipeError(f"{place}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Say in one line what is wrong with which value.
+
+    >>> try:
+    ...     Training(epochs=0)
+    ... except ValidationError as error:
+    ...     explain(error)
+    'epochs = 0: Input should be greater than or equal to 1'
+    """
+    problems = []
+    for found in error.errors()[:3]:
+        place = ".".join(str(part) for part in found["loc"])
+        value = f" = {found['input']!r}" if not isinstance(found["input"], dict) else ""
+        problems.append(f"{place}{value}: {found['msg']}")
+    return "; ".join(problems)
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe from a file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
+    return parse_recipe(text, str(path))
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe to a file."""
+    write_text(path, recipe.to_toml())
+
+
+def explain_difference(old: Recipe, new: Recipe) -> str:
+    """Name the first settings in which two recipes differ; empty if they are the same run.
+
+    Where the output lies does not matter.
+
+    >>> first = Recipe(network=Network(model="resnet8"))
+    >>> explain_difference(first, first.model_copy(update={"data": Data(seed=1)}))
+    'data.seed was 0, now 1'
+    """
+    was, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    names = [n for n in dict.fromkeys([*was, *now]) if n != "out" and was.get(n) != now.get(n)]
+    return "; ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in names[:2])
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
