@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from slimcnn.errors import CheckpointError, ModelError
@@ -64,7 +64,7 @@ def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] |
         "information": dict(information or {}),
     }
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={KEY: json.dumps(content), "format": "pt"})
+        temporary.write_bytes(to_bytes(tensors, metadata={KEY: json.dumps(content), "format": "pt"}))
     return path
 
 
@@ -153,7 +153,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     content = _header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            # A copy does not hang on the file, and is aligned: kernels add up in another order where it is not.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): it is truncated") from error
     for alias, name in content["aliases"].items():

@@ -1,0 +1,140 @@
+"""A checkpoint opens anywhere, and only if it is whole and ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import slimcnn
+from slimcnn.checkpoints import is_checkpoint, read_information
+from slimcnn.errors import CheckpointError, RunError
+
+
+def pruned(name: str, shape: tuple[int, ...], **arguments: object) -> nn.Module:
+    net = slimcnn.build(name, **arguments)
+    graph = slimcnn.trace(net, torch.zeros(1, *shape))
+    return slimcnn.prune(
+        net, graph, slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(ratio=0.4))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("resnet20", {}), ("resnet20", {"shortcut": "B"}), ("vgg11", {"head": "512-10"}), ("resnet164", {"width": 0.5})],
+)
+def test_a_pruned_network_loads_by_its_file_alone_and_answers_bit_for_bit(
+    name: str, arguments: dict[str, object], tmp_path: Path
+) -> None:
+    small = pruned(name, (3, 32, 32), **arguments).eval()
+    x = torch.randn(2, 3, 32, 32)
+    loaded = slimcnn.load(slimcnn.save(small, tmp_path / "net.safetensors"))
+    assert torch.equal(loaded(x), small(x))
+    assert [p.shape for p in loaded.parameters()] == [p.shape for p in small.parameters()]
+
+
+def test_a_loaded_network_can_be_traced_and_pruned_again(tmp_path: Path) -> None:
+    loaded = slimcnn.load(slimcnn.save(pruned("resnet20", (3, 32, 32)), tmp_path / "net.safetensors"))
+    graph = slimcnn.trace(loaded, torch.zeros(1, 3, 32, 32))
+    plan = slimcnn.allocate(graph, slimcnn.score(loaded, graph, "l1"), slimcnn.Target(macs=0.7))
+    smaller = slimcnn.prune(loaded, graph, plan)
+    again = slimcnn.load(slimcnn.save(smaller, tmp_path / "again.safetensors"))
+    assert slimcnn.measure(again, graph.example).macs <= 0.7 * graph.macs()
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x0_5", "densenet121"])
+def test_a_pruned_torchvision_network_loads_by_its_file_alone(name: str, tmp_path: Path) -> None:
+    net = slimcnn.resolve(f"torchvision:{name}", num_classes=10)
+    graph = slimcnn.trace(net, torch.zeros(1, 3, 64, 64))
+    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(ratio=0.5))
+    small = slimcnn.prune(net, graph, plan, verify=False).eval()
+    loaded = slimcnn.load(slimcnn.save(small, tmp_path / "net.safetensors"))
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded(x), small(x))
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 4, 3, padding=1)
+        self.again = nn.Conv2d(4, 4, 3, padding=1)
+        self.again.weight = self.first.weight
+        self.register_buffer("scale", torch.ones(1, 4, 1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.again(self.first(x)) * self.scale
+
+
+def test_ties_layout_and_buffers_that_state_dict_forgets_come_back(tmp_path: Path) -> None:
+    net = Tied().to(memory_format=torch.channels_last).eval()
+    net.scale.fill_(3.0)
+    loaded = slimcnn.load(slimcnn.save(net, tmp_path / "net.safetensors"), Tied())
+    assert loaded.again.weight is loaded.first.weight
+    assert loaded.first.weight.is_contiguous(memory_format=torch.channels_last)
+    x = torch.randn(1, 4, 5, 5)
+    assert torch.equal(loaded(x), net(x))
+
+
+def test_a_network_of_the_user_needs_a_fresh_original_and_leaves_it_alone(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4))
+    graph = slimcnn.trace(net, torch.zeros(1, 3, 8, 8))
+    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l1"), slimcnn.Target(ratio=0.5))
+    small = slimcnn.prune(net, graph, plan)
+    path = slimcnn.save(small, tmp_path / "net.safetensors")
+    with pytest.raises(CheckpointError, match=r"pass a freshly built original"):
+        slimcnn.load(path)
+    fresh = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4))
+    assert slimcnn.load(path, fresh)[0].out_channels == 4
+    assert fresh[0].weight.shape == (8, 3, 3, 3)
+
+
+def test_a_file_may_not_choose_which_code_runs(tmp_path: Path) -> None:
+    net = nn.Linear(2, 2)
+    net.architecture = {"model": "os:abort", "arguments": {}}
+    path = slimcnn.save(net, tmp_path / "net.safetensors")
+    with pytest.raises(CheckpointError, match="a file may not choose which Python code runs"):
+        slimcnn.load(path)
+
+
+def test_information_travels_along(tmp_path: Path) -> None:
+    path = slimcnn.save(slimcnn.build("resnet20"), tmp_path / "net.safetensors", information={"mean": [0.5]})
+    assert read_information(path) == {"mean": [0.5]}
+    assert is_checkpoint(path)
+
+
+@pytest.mark.parametrize("length", [0, 4, 200, 5000])
+def test_a_truncated_file_is_refused(length: int, tmp_path: Path) -> None:
+    path = slimcnn.save(slimcnn.build("resnet8"), tmp_path / "net.safetensors")
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match="truncated"):
+        slimcnn.load(path)
+
+
+def test_foreign_missing_newer_and_damaged_files_are_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no file"):
+        slimcnn.load(tmp_path / "nothing.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(CheckpointError, match="not written by slimcnn"):
+        slimcnn.load(tmp_path / "foreign.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "newer.safetensors", metadata={"slimcnn": json.dumps({"format": 99})})
+    with pytest.raises(CheckpointError, match="upgrade"):
+        slimcnn.load(tmp_path / "newer.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "damaged.safetensors", metadata={"slimcnn": '{"format": 1}'})
+    with pytest.raises(CheckpointError, match="damaged description"):
+        slimcnn.load(tmp_path / "damaged.safetensors")
+
+
+def test_a_file_for_another_network_is_refused(tmp_path: Path) -> None:
+    path = slimcnn.save(slimcnn.build("resnet8"), tmp_path / "net.safetensors")
+    with pytest.raises(CheckpointError, match=r"another network: it lacks .*and holds"):
+        slimcnn.load(path, nn.Linear(2, 2))
+
+
+def test_a_folder_that_does_not_exist_and_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        slimcnn.save(slimcnn.build("resnet8"), tmp_path / "file" / "net.safetensors")

@@ -1,0 +1,229 @@
+"""The command line does the main job, and answers a mistake with one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import slimcnn
+from slimcnn.cli import main
+
+QUICK = "--data digits --limit 300 --set pretrain.layout=nchw --set pretrain.precision=32 "
+QUICK += "--set recover.training.layout=nchw --set recover.training.precision=32 --set latency_seconds=0.2"
+COMPRESS = f"compress --model resnet8 --pretrain 1 --epochs 1 {QUICK}"
+
+
+def call(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["slimcnn", *shlex.split(command)])
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run that several tests look at."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    done = subprocess.run(
+        [sys.executable, "-m", "slimcnn.cli", *shlex.split(COMPRESS), "--out", str(folder)],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "equal: the pruned network is the masked network" in done.stdout
+    assert "report.html" in done.stdout
+    return folder
+
+
+def test_a_run_leaves_report_checkpoint_plan_and_recipe(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    assert report["after"]["macs"] <= 0.5 * report["before"]["macs"]
+    for when in ("before", "after"):
+        assert set(report[when]) == {"top1", "params", "macs", "bytes", "latency_ms"}
+    assert report["verdict"]["equal"]
+    assert report["locked"][0]["reason"] == "the network's output"
+    assert [stage["name"] for stage in report["stages"]] == ["original", "cut", "recalibrated", "distilled"]
+    assert report["after"]["bytes"] == (finished / "compressed.safetensors").stat().st_size
+    small = slimcnn.load(finished / "compressed.safetensors")
+    assert slimcnn.measure(small, torch.zeros(1, 1, 8, 8)).macs == report["after"]["macs"]
+    assert {"plan.json", "recipe.toml", "report.html"} <= {path.name for path in finished.iterdir()}
+
+
+def test_the_reported_top1_is_that_of_the_file(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    command = f"evaluate --weights {finished / 'compressed.safetensors'} --data digits --limit 300 --json"
+    code, out, _ = call(command, capsys, monkeypatch)
+    assert code == 0
+    assert json.loads(out)["top1"] == pytest.approx(report["after"]["top1"])
+
+
+def test_the_recipe_repeats_the_run_and_the_plan_can_be_passed_back(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = tmp_path / "again"
+    code, out, _ = call(f"run {finished / 'recipe.toml'} --out {again} --json", capsys, monkeypatch)
+    assert code == 0
+    assert json.loads(out)["after"]["macs"] == json.loads((finished / "report.json").read_text())["after"]["macs"]
+    plan = finished / "plan.json"
+    command = f"compress --weights {finished / 'original.safetensors'} --recover none --plan {plan} {QUICK}"
+    code, out, _ = call(f"{command} --out {tmp_path / 'plan'} --json", capsys, monkeypatch)
+    assert code == 0
+    assert (tmp_path / "plan" / "plan.json").read_text() == plan.read_text()
+
+
+def test_a_dry_run_shows_and_writes_the_plan_and_its_folder_can_be_used(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = finished / "original.safetensors"
+    base = f"compress --weights {weights} --ratio 0.25 --recover bn {QUICK} --out {tmp_path / 'r'}"
+    code, out, _ = call(f"{base} --dry-run", capsys, monkeypatch)
+    assert code == 0
+    assert "layer1.0.conv1" in out
+    path = tmp_path / "r" / "plan.json"
+    edited = json.loads(path.read_text())
+    edited["groups"] = [row | {"removed": [0]} if row["removed"] else row for row in edited["groups"]]
+    path.write_text(json.dumps(edited))
+    code, out, _ = call(f"{base} --plan {path} --json", capsys, monkeypatch)
+    assert code == 0
+    kept = {group["name"]: (group["channels"], group["kept"]) for group in json.loads(out)["groups"]}
+    assert all(kept <= channels <= kept + 1 for channels, kept in kept.values())
+    assert any(channels == kept + 1 for channels, kept in kept.values())
+
+
+def test_report_renders_again_from_the_numbers(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (finished / "report.html").read_bytes()
+    code, out, _ = call(f"report {finished}", capsys, monkeypatch)
+    assert code == 0
+    assert "MACs" in out
+    assert (finished / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["list", "list criteria", "inspect --model resnet20", "measure --model resnet8"])
+def test_commands_that_look_answer_people_and_machines(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = call(command, capsys, monkeypatch)
+    assert code == 0
+    assert len(out) > 100
+    code, out, err = call(f"{command} --json", capsys, monkeypatch)
+    assert code == 0
+    assert json.loads(out)
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("compress --model resnet21 --data digits", "did you mean 'resnet20'"),
+        ("compress --model resnet8 --pretrain 1 --criterion fpfd --limit 100", "did you mean 'fpdf'"),
+        ("compress --model resnet8 --data cifar11 --pretrain 1", "did you mean 'cifar10'"),
+        ("compress --model resnet8", "needs a trained network"),
+        ("compress", "which network?"),
+        ("compress --model resnet8 --pretrain 1 --macs 0", "macs=0.0"),
+        ("compress --model resnet8 --pretrain 1 --macs -1", "macs=-1.0"),
+        ("compress --model resnet8 --pretrain 1 --macs 1.5", "macs=1.5"),
+        ("compress --model resnet8 --pretrain 1 --recover magic", "recover.how = 'magic'"),
+        ("compress --model resnet8 --weights nothing.safetensors", "nothing.safetensors"),
+        ("compress --model resnet8 --arg depth=3 --pretrain 1", "resnet8 has no argument 'depth'"),
+        ("compress --model resnet8 --arg depth --pretrain 1", "expected name=value"),
+        ("compress --model no.such.module:build --pretrain 1", "no module"),
+        ("inspect --model torchvision:resnet1", "resnet18"),
+        ("inspect --model resnet8 --input 8by8", "expected a shape like 3x224x224"),
+        ("measure --model resnet8 --input 3x8x8", "does not accept an example"),
+        ("run nothing.toml", "cannot read the recipe"),
+        ("report nothing", "nothing"),
+        ("list shapes", "unknown kind 'shapes'"),
+        ("evaluate --model resnet8 --part training", "no part 'training'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    command: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(command, capsys, monkeypatch)
+    assert code == 2
+    assert out == ""
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("slimcnn: ")
+    assert message in last
+    assert "Traceback" not in err
+
+
+def test_a_folder_of_another_run_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = call(f"{COMPRESS} --macs 0.4 --out {finished}", capsys, monkeypatch)
+    assert code == 2
+    assert "holds another run (prune.target.macs was 0.5, now 0.4)" in err
+    (tmp_path / "letter.txt").write_text("dear")
+    code, _, err = call(f"{COMPRESS} --out {tmp_path}", capsys, monkeypatch)
+    assert code == 2
+    assert "is not empty and holds no run" in err
+
+
+def test_an_unreachable_target_says_what_is_possible(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = f"compress --weights {finished / 'original.safetensors'} {QUICK} --out {tmp_path / 'r'} --macs 0.5"
+    code, _, err = call(f"{base} --protect '*'", capsys, monkeypatch)
+    assert code == 2
+    assert "the best possible is macs=1.000" in err
+    assert "protected: *" in err
+
+
+def test_weights_that_hold_nan_or_code_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = slimcnn.build("resnet8").state_dict()
+    state["conv1.weight"][0] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    code, _, err = call(f"compress --model resnet8 --weights {tmp_path / 'nan.safetensors'}", capsys, monkeypatch)
+    assert code == 2
+    assert "conv1.weight" in err
+    torch.save(slimcnn.build("resnet8"), tmp_path / "code.pt")
+    code, _, err = call(f"compress --model resnet8 --weights {tmp_path / 'code.pt'}", capsys, monkeypatch)
+    assert code == 2
+    assert "code.pt" in err
+
+
+def test_after_kill_9_at_any_moment_the_same_command_ends_with_the_same_weights(tmp_path: Path) -> None:
+    def command(out: str) -> list[str]:
+        line = f"compress --model resnet8 --pretrain 4 --epochs 4 {QUICK} --set recover.training.save_every_seconds=0"
+        return [sys.executable, "-m", "slimcnn.cli", *shlex.split(line), "--out", str(tmp_path / out), "--json"]
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    began = time.monotonic()
+    subprocess.run(command("calm"), check=True, capture_output=True, env=environment)
+    whole = time.monotonic() - began
+    moments = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        )
+        time.sleep(whole * moments.uniform(0.3, 0.9))
+        process.kill()
+        process.wait()
+    subprocess.run(command("killed"), check=True, capture_output=True, env=environment)
+    calm, killed = (load_file(tmp_path / out / "compressed.safetensors") for out in ("calm", "killed"))
+    assert calm.keys() == killed.keys()
+    assert all(torch.equal(calm[name], killed[name]) for name in calm)
+    reports = [json.loads((tmp_path / out / "report.json").read_text()) for out in ("calm", "killed")]
+    assert reports[0]["after"]["top1"] == reports[1]["after"]["top1"]
+    assert [c["loss"] for c in reports[0]["curves"]] == [c["loss"] for c in reports[1]["curves"]]

@@ -1,0 +1,60 @@
+"""A run is data: TOML there and back, and one line for what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slimcnn.errors import RecipeError, TargetError
+from slimcnn.recipes import Network, Recipe, explain_difference, parse_recipe, read_recipe, write_recipe
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_can_be_read_and_survives_a_round_trip(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert parse_recipe(recipe.to_toml()) == recipe
+
+
+def test_a_recipe_that_only_trains_survives_a_round_trip(tmp_path: Path) -> None:
+    recipe = parse_recipe('prune = false\n[network]\nmodel = "resnet8"\n[pretrain]\nepochs = 2')
+    write_recipe(recipe, tmp_path / "recipe.toml")
+    assert recipe.prune is None
+    assert read_recipe(tmp_path / "recipe.toml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("network = ", "is not TOML"),
+        ("out = 'x'", "network: Field required"),
+        ("[network]\nmodell = 'x'", "network.modell = 'x': Extra inputs are not permitted"),
+        ("[network]\n[recover]\nhow = 'magic'", "recover.how = 'magic': Input should be 'none'"),
+        ("[network]\n[recover.training]\nepochs = 0", "recover.training.epochs = 0"),
+        ("[network]\n[data]\nlimit = 1", "data.limit = 1"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_that_says_where(text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_impossible_target_keeps_its_own_words() -> None:
+    with pytest.raises(TargetError, match=r"macs=2.0: the share"):
+        parse_recipe("[network]\n[prune]\ntarget = { macs = 2.0 }")
+
+
+def test_a_missing_recipe_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="No such file"):
+        read_recipe(tmp_path / "nothing.toml")
+
+
+def test_where_the_output_lies_makes_no_other_run() -> None:
+    first = Recipe(network=Network(model="resnet8"), out="a")
+    assert explain_difference(first, first.model_copy(update={"out": "b"})) == ""
+    other = first.model_copy(update={"network": Network(model="resnet20")})
+    assert explain_difference(first, other) == "network.model was resnet8, now resnet20"
