@@ -1,0 +1,22 @@
+"""Training: one loop, as a generator of epochs."""
+
+from slimcnn.training.epochs import Epoch
+from slimcnn.training.evaluation import Evaluation, evaluate
+from slimcnn.training.loop import fit
+from slimcnn.training.memory import keep_freed_memory
+from slimcnn.training.probing import probe
+from slimcnn.training.processes import best_device
+from slimcnn.training.schedule import learning_rate
+from slimcnn.training.settings import Training
+
+__all__ = [
+    "Epoch",
+    "Evaluation",
+    "Training",
+    "best_device",
+    "evaluate",
+    "fit",
+    "keep_freed_memory",
+    "learning_rate",
+    "probe",
+]

@@ -1,0 +1,112 @@
+"""How good a network is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slimcnn.datasets import Images, Normalisation, batches
+from slimcnn.errors import DataError, ModelError
+from slimcnn.objectives import class_scores
+from slimcnn.training.processes import best_device, summed
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network makes of a set of images."""
+
+    top1: float
+    """Percent, 0 to 100: the highest score is the label's."""
+    top5: float
+    """Percent, 0 to 100: the label is among the five highest scores (among all, where there are fewer classes)."""
+    loss: float
+    """Mean cross entropy, in nats."""
+    n: int
+    """Images."""
+
+
+def evaluate(
+    model: nn.Module,
+    images: Images,
+    normalisation: Normalisation,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    fabric: Fabric | None = None,
+) -> Evaluation:
+    """Top-1, top-5 and cross entropy of a classifier on images, in float32, without augmentation.
+
+    Runs in eval mode on `device` (default: the best one here, see `best_device`); modes and device are restored.
+    With a `fabric` of several processes, each evaluates its share on its own device and all get the same answer.
+    Raises `DataError` for no images, `ModelError` for a network that does not fit them or whose scores are not finite.
+
+    >>> from slimcnn.datasets import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> evaluate(model, digits.test, digits.normalisation).n == len(digits.test.labels)
+    True
+    """
+    n, classes = len(images.labels), int(images.labels.max()) + 1 if len(images.labels) else 0
+    if not n:
+        raise DataError("there are no images to evaluate on")
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    place = fabric.device if fabric else torch.device(device) if device else best_device()
+    rows = []
+    # Not inference_mode: a network may keep a tensor it makes here (a grid, a mask), and could not train with it later.
+    with evaluating(model, place), torch.no_grad():
+        share = batches(images, batch_size, normalisation=normalisation, rank=rank, world=world, device=place)
+        for x, y in share:
+            rows.append(_counts(scores(model, x, classes), y))
+    total = torch.stack(rows).cpu().double().sum(0) if rows else torch.zeros(4, dtype=torch.float64)
+    if fabric:
+        total = summed(fabric, total)
+    top1, top5, loss, bad = total.tolist()
+    if bad:
+        raise ModelError(f"the network's scores are not finite for {bad:.0f} of {n} images: check its weights")
+    return Evaluation(100 * top1 / n, 100 * top5 / n, loss / n, n)
+
+
+def scores(model: nn.Module, x: Tensor, classes: int) -> Tensor:
+    """The network's logits `(n, at least classes)` in float32, or `ModelError` with what does not fit."""
+    try:
+        output = model(x)
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"the network does not accept images {tuple(x.shape)}: {reason}") from error
+    logits = class_scores(output, len(x))
+    if logits.shape[1] < classes:
+        found = f"the network tells {logits.shape[1]} classes apart, the labels have {classes}"
+        raise ModelError(f"{found}: build it with {classes} classes")
+    return logits.float()
+
+
+def _counts(logits: Tensor, y: Tensor) -> Tensor:
+    """Top-1 hits, top-5 hits, summed cross entropy, images whose scores are not finite."""
+    hits = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
+    loss = F.cross_entropy(logits, y, reduction="sum")
+    bad = (~torch.isfinite(logits)).any(1)
+    return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss, bad.sum()])
+
+
+@contextmanager
+def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within the block the network is in eval mode on `device`; afterwards every module is as it was."""
+    modes = {module: module.training for module in model.modules()}
+    parameter = next(model.parameters(), None)
+    home = parameter.device if parameter is not None else device
+    try:
+        model.to(device).eval()
+        yield
+    finally:
+        model.to(home)
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,258 @@
+"""The training loop, as a generator of epochs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.datasets import Dataset, batches
+from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
+from slimcnn.objectives import Objective, cross_entropy
+from slimcnn.training.epochs import Epoch, Tally, culprit
+from slimcnn.training.evaluation import Evaluation, evaluate
+from slimcnn.training.interrupts import interrupts_noted
+from slimcnn.training.probing import FORMATS, MIXED
+from slimcnn.training.processes import any_rank, launched, share_buffers, summed
+from slimcnn.training.run import Run, Stand, begin, exchange, save
+from slimcnn.training.schedule import learning_rate
+from slimcnn.training.settings import Training
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_FROM_SCRATCH = Training()
+
+_STEPS_BETWEEN_LOOKS = 20
+"""Steps between two looks at the loss, where a look makes an accelerator or other processes wait."""
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    training: Training = _FROM_SCRATCH,
+    objective: Objective | None = None,
+    folder: Path | str | None = None,
+    fabric: Fabric | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Epoch]:
+    """Train a network in place, yielding each epoch's numbers; between epochs the caller may log, save or stop.
+
+    Whenever it yields, the network is in eval mode and holds the weights that `validation_top1` was measured on (the
+    moving average's, where there is one), so a `break` keeps exactly these.  At the end, or when the caller stops, the
+    network is back on its device and in its modes, with contiguous weights.
+
+    `objective` defaults to cross entropy with `training.label_smoothing`.  `progress` is called on rank 0 after every
+    step with the steps done and all steps of the run.
+
+    With a `folder`, the state is replaced there atomically at the start, after every epoch and every
+    `training.save_every_seconds`.  The same call then goes on after any interruption, `kill -9` and Ctrl-C included,
+    first yielding the completed epochs (`resumed=True`), and on a CPU with the same number of threads ends with
+    bit-identical weights: batches and the random numbers of every step depend only on (seed, epoch, step).
+
+    `fabric` decides where and in how many processes: `Fabric(accelerator="cpu", devices=2, strategy="ddp")`; by default
+    one process on the best device, or all processes of torchrun.  `training.batch_size` counts over all processes.
+    Every process normalises with its own share's statistics in batch norm; all else is as in one process.
+
+    Raises `ModelError` for a network that does not fit the dataset, `RunError` for a folder that cannot be used or
+    belongs to another run, `RecipeError` for settings that contradict each other, and `TrainingDiverged` for a loss
+    that is not finite; the folder then still holds the last good state.
+
+    >>> from slimcnn.datasets import load_dataset
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> for epoch in fit(model, load_dataset("digits"), training=Training(epochs=2, layout="nchw", precision="32")):
+    ...     print(epoch.epoch, epoch.validation_top1 > 50)
+    1 True
+    2 True
+    """
+    if objective and training.label_smoothing:
+        raise RecipeError(
+            f"label_smoothing={training.label_smoothing} is for the default objective: give it to yours instead"
+        )
+    start = partial(
+        begin,
+        model,
+        dataset,
+        training,
+        objective=objective or cross_entropy(training.label_smoothing),
+        folder=Path(folder) if folder else None,
+        progress=progress,
+    )
+    return _epochs(model, fabric, start)
+
+
+def _epochs(model: nn.Module, fabric: Fabric | None, start: Callable[..., tuple[Run, Stand]]) -> Iterator[Epoch]:
+    fabric = launched(fabric)
+    with _as_found(model):
+        run, stand = start(fabric=fabric)
+        news = [replace(epoch, resumed=True) for epoch in stand.history]
+        while True:
+            exchange(run)
+            model.eval()
+            yield from news  # a caller who stops here leaves with the moving average
+            if stand.epoch == run.training.epochs:
+                return
+            exchange(run)
+            news = [_next_epoch(run, stand)]
+
+
+@contextmanager
+def _as_found(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    parameter = next(model.parameters(), None)
+    home = parameter.device if parameter is not None else None
+    try:
+        yield
+    finally:
+        model.zero_grad()
+        model.to(home, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _next_epoch(run: Run, stand: Stand) -> Epoch:
+    devices = [run.fabric.device] if run.fabric.device.type == "cuda" else []
+    # The steps seed the global generators (dropout knows no other); the caller gets theirs back.
+    with interrupts_noted() as asked, torch.random.fork_rng(devices):
+        _train(run, stand, asked)
+        epoch = _validated(run, stand)
+        stand.history.append(epoch)
+        stand.epoch, stand.step, stand.tally = stand.epoch + 1, 0, Tally()
+        save(run, stand)
+        if any_rank(run.fabric, asked.is_set()):
+            raise KeyboardInterrupt
+    return epoch
+
+
+def _train(run: Run, stand: Stand, asked: Event) -> None:
+    """All steps of the epoch that are left."""
+    training, dataset, fabric = run.training, run.dataset, run.fabric
+    run.model.train()
+    feed = batches(
+        dataset.train,
+        training.batch_size,
+        normalisation=dataset.normalisation,
+        augmentation=dataset.augmentation,
+        seed=training.seed,
+        epoch=stand.epoch,
+        start=stand.step,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        device=fabric.device,
+        memory_format=FORMATS[training.layout],
+    )
+    often = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _STEPS_BETWEEN_LOOKS
+    rows: list[Tensor] = []
+    clock = time.perf_counter()
+    for x, y in feed:
+        names, row = _step(run, stand, x, y)
+        rows.append(row)
+        stand.step += 1
+        if stand.step % often == 0 or stand.step == run.steps:
+            _look(run, stand, names, rows)
+            rows = []
+            now = time.perf_counter()
+            stand.tally.seconds, clock = stand.tally.seconds + now - clock, now
+            stop = any_rank(fabric, asked.is_set())
+            if stop or now - stand.saved >= training.save_every_seconds:
+                save(run, stand)
+            if stop:
+                raise KeyboardInterrupt
+        if run.progress and fabric.is_global_zero:
+            run.progress(stand.epoch * run.steps + stand.step, training.epochs * run.steps)
+
+
+def _step(run: Run, stand: Stand, x: Tensor, y: Tensor) -> tuple[list[str], Tensor]:
+    """One step of the optimizer; returns the terms' names, and their values times the images, the hits, the images."""
+    training, optimizer, world = run.training, run.optimizer, run.fabric.world_size
+    torch.manual_seed(_seed(training.seed, stand.epoch, stand.step, run.fabric.global_rank))
+    rate = learning_rate(training, stand.epoch * run.steps + stand.step, training.epochs * run.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad()
+    with torch.autocast(x.device.type, MIXED.get(training.precision), enabled=training.precision in MIXED):
+        loss = run.objective(run.forward, x, y)
+    total = loss.total
+    if world > 1:
+        # The processes' gradients are averaged; a share of the last batch may be an image larger than another.
+        together = min(training.batch_size, len(run.dataset.train) - stand.step * training.batch_size)
+        total = total * (len(y) * world / together)
+    run.fabric.backward(run.scaler.scale(total))
+    if training.clip_norm:
+        run.scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), training.clip_norm)
+    run.scaler.step(optimizer)
+    run.scaler.update()
+    if run.average:
+        run.average.update_parameters(run.model)
+    hits = (loss.logits.detach().argmax(1) == y).sum()
+    terms = [term.detach().float() * len(y) for term in loss.terms.values()]
+    return list(loss.terms), torch.stack([*terms, hits.float(), torch.full_like(hits, len(y)).float()])
+
+
+def _seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    digest = sha256(f"{seed}/{epoch}/step {step}/rank {rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def _look(run: Run, stand: Stand, names: list[str], rows: list[Tensor]) -> None:
+    """Add the last steps to the tally; `TrainingDiverged` if one of them has a loss that is not finite."""
+    sums = summed(run.fabric, torch.stack(rows).cpu().double())
+    for step, row in enumerate(sums.tolist(), start=stand.step - len(rows)):
+        if found := culprit(names, row):
+            raise _diverged(run, f"term {found} at step {step + 1} of {run.steps}", stand, step)
+        stand.tally.add(names, row)
+
+
+def _diverged(run: Run, what: str, stand: Stand, step: int) -> TrainingDiverged:
+    rate = learning_rate(run.training, stand.epoch * run.steps + step, run.training.epochs * run.steps)
+    kept = f"; {run.folder} keeps the last good state" if run.folder else ""
+    return TrainingDiverged(
+        f"training diverged: {what} of epoch {stand.epoch + 1}, learning rate {rate:.4g}{kept}; "
+        "try a lower learning rate, warm-up epochs or clip_norm"
+    )
+
+
+def _validated(run: Run, stand: Stand) -> Epoch:
+    """The numbers of the epoch whose last step is done."""
+    training, tally = run.training, stand.tally
+    start = time.perf_counter()
+    share_buffers(run.fabric, run.model)
+    if run.average:
+        share_buffers(run.fabric, run.average)
+    result = _validate(run, stand)
+    terms = {name: value / tally.images for name, value in tally.terms.items()}
+    return Epoch(
+        epoch=stand.epoch + 1,
+        epochs=training.epochs,
+        loss=sum(terms.values()),
+        terms=terms,
+        train_top1=100 * tally.hits / tally.images,
+        validation_top1=result.top1,
+        validation_loss=result.loss,
+        learning_rate=learning_rate(training, (stand.epoch + 1) * run.steps - 1, training.epochs * run.steps),
+        seconds=tally.seconds + time.perf_counter() - start,
+        images_per_second=tally.images / tally.seconds,
+    )
+
+
+def _validate(run: Run, stand: Stand) -> Evaluation:
+    data = run.dataset
+    exchange(run)
+    try:
+        size = run.training.batch_size
+        return evaluate(run.model, data.validation, data.normalisation, batch_size=size, fabric=run.fabric)
+    except ModelError as error:
+        raise _diverged(run, f"on validation images, {error}, at the end", stand, run.steps - 1) from error
+    finally:
+        exchange(run)

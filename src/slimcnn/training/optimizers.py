@@ -1,0 +1,63 @@
+"""The optimizer, and the moving average of what it makes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from slimcnn.errors import ModelError
+from slimcnn.training.settings import Training
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def optimizer_for(model: nn.Module, training: Training) -> Optimizer:
+    """SGD or AdamW over the parameters that require a gradient; weights with two axes or more decay, others do not.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    >>> [(group["weight_decay"], len(group["params"])) for group in optimizer_for(model, Training()).param_groups]
+    [(0.0005, 1), (0.0, 3)]
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ModelError("no parameter of the network requires a gradient: there is nothing to train")
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": training.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer == "adamw":
+        return AdamW(groups, lr=training.learning_rate)
+    return SGD(groups, lr=training.learning_rate, momentum=training.momentum, nesterov=training.momentum > 0)
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the network that follows it: average ← decay · average + (1 - decay) · weight, buffers too.
+
+    The first update copies.  Whole-number buffers (counters, index tables) are copied every time: their average,
+    cut to a whole number, would be one too low.
+    """
+    follow = get_ema_multi_avg_fn(decay)
+
+    def update(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
+        if averages[0].is_floating_point():
+            follow(averages, values, count)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+@torch.no_grad()
+def swap(model: nn.Module, average: AveragedModel) -> None:
+    """Exchange the values of the network and of its moving average, in place."""
+    for mine, other in zip(_tensors(model), _tensors(average.module), strict=True):
+        kept = mine.clone()
+        mine.copy_(other)
+        other.copy_(kept)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

@@ -1,0 +1,78 @@
+"""How to train, as data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Training(BaseModel):
+    """The settings of one training run; the defaults train a CIFAR network from scratch.
+
+    Fine-tuning a pruned network wants `learning_rate` 0.01 to 0.05.  `"auto"` is replaced by a measurement (`probe`).
+    A value out of range raises pydantic's `ValidationError`.
+
+    >>> Training(epochs=5, learning_rate=0.02).schedule
+    'cosine'
+    >>> Training(optimizer="adamw").learning_rate
+    0.001
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: int = Field(default=10, ge=1)
+    """Passes over the training images."""
+    batch_size: int = Field(default=128, ge=1)
+    """Images per step, over all processes together."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD has Nesterov momentum."""
+    learning_rate: float = Field(default=0.1, gt=0)
+    """The peak; 0.001 by default for adamw."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD only; 0 is plain SGD."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """On filters and matrices; batch norm and biases (anything with one axis) never decay (He et al. 2019)."""
+    schedule: Literal["cosine", "step", "one_cycle"] = "cosine"
+    """See `learning_rate`."""
+    milestones: tuple[Share, ...] = (0.5, 0.75)
+    """Step schedule: after these shares of the run, the learning rate is multiplied by `factor`."""
+    factor: float = Field(default=0.1, gt=0, le=1)
+    """Step schedule."""
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    """Linear rise to the peak, before cosine and step; one_cycle has its own."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Of the cross entropy that `fit` uses when it is given no objective."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay per step of an exponential moving average of weights and buffers; what is evaluated and returned."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """The gradient's norm over all parameters is scaled down to this."""
+    layout: Literal["auto", "nchw", "channels_last"] = "auto"
+    """The memory format of images and filters."""
+    precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "auto"
+    """Mixed: autocast for the forward pass, weights in float32.  16-mixed needs CUDA and is never chosen by "auto"."""
+    compile: bool = False
+    """`torch.compile` for the training steps: about a minute at the start, and faster from then on."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the order of images, their augmentation, and dropout."""
+    save_every_seconds: float = Field(default=60.0, ge=0)
+    """How often the state is saved within an epoch, when there is a folder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_of_adamw(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("optimizer") == "adamw":
+            return {"learning_rate": 0.001, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones {self.milestones} must rise")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}")
+        if self.schedule == "one_cycle" and self.warmup_epochs:
+            raise ValueError("one_cycle has a warm-up of its own: leave warmup_epochs at 0")
+        return self
