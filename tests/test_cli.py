@@ -134,7 +134,7 @@ def test_commands_that_look_answer_people_and_machines(
         ("compress --model resnet21 --data digits", "did you mean 'resnet20'"),
         ("compress --model resnet8 --pretrain 1 --criterion fpfd --limit 100", "did you mean 'fpdf'"),
         ("compress --model resnet8 --data cifar11 --pretrain 1", "did you mean 'cifar10'"),
-        ("compress --model resnet8", "needs a trained network"),
+        ("compress --model resnet8", "there is no trained network"),
         ("compress", "which network?"),
         ("compress --model resnet8 --pretrain 1 --macs 0", "macs=0.0"),
         ("compress --model resnet8 --pretrain 1 --macs -1", "macs=-1.0"),

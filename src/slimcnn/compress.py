@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,7 @@ from slimcnn.recovery import recalibrate
 from slimcnn.reporting.contents import Curve, Report, Stage
 from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, RunFolder
 from slimcnn.training import Epoch, Training, evaluate, fit
-from slimcnn.training.processes import launched
+from slimcnn.training.processes import from_rank_zero, launched
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -73,7 +74,9 @@ def run(recipe: Recipe, *, show: Show = Show(), fabric: Fabric | None = None, co
     if recipe.prune is None and recipe.pretrain is None:
         raise RecipeError("the recipe neither trains nor prunes: give it [pretrain] or [prune]")
     fabric = launched(fabric)
-    folder = RunFolder.open(recipe, writing=fabric.is_global_zero)
+    show = show if fabric.is_global_zero else Show()
+    facts = from_rank_zero(fabric, lambda: RunFolder.open(recipe).facts)
+    folder = RunFolder(Path(recipe.out), writing=fabric.is_global_zero, facts=facts)
     start = prepare(recipe, show, folder, fabric)
     if recipe.prune is None:
         return None
@@ -102,12 +105,15 @@ def prepare(
     """
     network, data = recipe.network, recipe.data
     size = data.image_size or _size_for_folder(recipe)
+    if fabric is not None and fabric.world_size > 1:
+        # One process fetches; the others find the cache filled.
+        from_rank_zero(fabric, lambda: len(load_dataset(data.name, image_size=size, seed=data.seed).classes))
     dataset = load_dataset(data.name, image_size=size, seed=data.seed)
     if data.limit:
         dataset = dataset.limit(data.limit)
     model, information = load_network(recipe, dataset)
     if trained and network.weights is None and recipe.pretrain is None:
-        raise RecipeError("compressing needs a trained network: give --weights FILE, or --pretrain EPOCHS to train one")
+        raise RecipeError("there is no trained network: give --weights FILE, or --pretrain EPOCHS to train one first")
     _check_classes(model, dataset)
     normalisation, how = find_normalisation(model, network, data, dataset, information)
     start = Start(model, replace(dataset, normalisation=normalisation), how, _contamination(recipe))
@@ -223,8 +229,6 @@ def make_plan(pruning: Pruning, start: Start, show: Show) -> tuple[ChannelGraph,
     show.say("tracing the network")
     graph = trace(start.model, start.example)
     if pruning.plan is not None:
-        from pathlib import Path
-
         return graph, Plan.load(Path(pruning.plan), graph)
     data = batches(
         start.dataset.train, 128, normalisation=start.dataset.normalisation,
@@ -264,8 +268,7 @@ def recover(
     show.say(", ".join(f"{stage.name} {stage.top1:.2f} %" for stage in stages) + " (validation top-1)")
     if how == "bn":
         return stages, []
-    objective = hinton(start.model, recipe.recover.temperature, recipe.recover.alpha) if how == "distill" else None
-    training = recipe.recover.training
+    objective, training = _lesson(recipe, start)
     verb = {"distill": "distilling from the original", "finetune": "fine-tuning"}[how]
     show.say(f"{verb}: {training.epochs} epochs on {len(start.dataset.train)} images")
     history = list(_epochs(small, start.dataset, training, objective, folder, "recover", show, fabric))
@@ -273,6 +276,17 @@ def recover(
     seconds = sum(epoch.seconds for epoch in history)
     stages.append(Stage(name=name, top1=history[-1].validation_top1, seconds=seconds))
     return stages, [curve(epoch) for epoch in history]
+
+
+def _lesson(recipe: Recipe, start: Start) -> tuple[Objective | None, Training]:
+    """What the small network is trained on: labels alone, or the original's answers too."""
+    recovery, training = recipe.recover, recipe.recover.training
+    if recovery.how == "finetune":
+        return None, training
+    objective = hinton(
+        start.model, recovery.temperature, recovery.alpha, label_smoothing=training.label_smoothing
+    )  # fmt: skip
+    return objective, training.model_copy(update={"label_smoothing": 0.0})
 
 
 def _stage(model: nn.Module, name: str, start: Start, folder: RunFolder, fabric: Fabric) -> Stage:

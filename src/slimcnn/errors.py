@@ -25,11 +25,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from os.path import commonprefix
 
 
 class SlimcnnError(Exception):
     """Any error that a user can mend."""
+
+
+def _alike(a: str, b: str) -> int:
+    """Count the letters that two names begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 class UnknownName(SlimcnnError):
@@ -43,7 +47,7 @@ class UnknownName(SlimcnnError):
         known = sorted(known)
         close = get_close_matches(name, known, n=3)
         # Of equally close names the one that begins alike is meant: resnet21 is resnet20 rather than resnet32.
-        best = max(close, key=lambda other: len(commonprefix([name, other])), default=None)
+        best = max(close, key=lambda other: _alike(name, other), default=None)
         hint = f"did you mean {best!r}? " if best else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
 

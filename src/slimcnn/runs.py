@@ -28,7 +28,7 @@ class RunFolder:
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, recipe: Recipe, writing: bool = True) -> RunFolder:
+    def open(cls, recipe: Recipe) -> RunFolder:
         """Begin a run in its folder, or go on with it.
 
         Raises:
@@ -44,11 +44,9 @@ class RunFolder:
                 raise RunError(f"{path} holds another run ({differences}); choose another --out, or delete the folder")
         elif path.is_dir() and any(item.name != PLAN for item in path.iterdir()):
             raise RunError(f"{path} is not empty and holds no run; choose another --out")
-        folder = cls(path, writing)
-        if writing and not known.exists():
+        if not known.exists():
             write_recipe(recipe, known)
-        folder.facts = _read_facts(path / PROGRESS)
-        return folder
+        return cls(path, facts=_read_facts(path / PROGRESS))
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
