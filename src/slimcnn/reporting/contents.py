@@ -1,0 +1,153 @@
+"""What a report holds, as data: report.json is exactly this, and report.html shows it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = 1
+"""Grows when a field changes its meaning; an older slimcnn refuses newer reports."""
+
+
+class Part(BaseModel):
+    """A part of a report: read-only, nothing unknown in it."""
+
+    # A number that is not finite is written as "NaN" or "Infinity": bare, it is no JSON.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Numbers(Part):
+    """One network in five numbers."""
+
+    top1: float
+    """Percent, on the test images."""
+    params: int
+    macs: int
+    """Of one image."""
+    bytes: int
+    """Of the checkpoint file on disk."""
+    latency_ms: float
+    """Median of one call."""
+
+
+class Stage(Part):
+    """How good the network was after a step of the run, on the validation images."""
+
+    name: str
+    """"original", "cut", "recalibrated", "fine-tuned", "distilled"."""
+    top1: float
+    seconds: float
+
+
+class Law(Part):
+    """The outcome of prune == mask."""
+
+    equal: bool
+    error: float
+    text: str
+
+
+class LockedChannels(Part):
+    """Output channels of a layer that had to stay, and why."""
+
+    layer: str
+    channels: int
+    of: int
+    reason: str
+    where: str
+
+
+class Group(Part):
+    """A channel group: its width before and after."""
+
+    name: str
+    channels: int
+    kept: int
+    layers: tuple[str, ...]
+
+
+class LayerChange(Part):
+    """One layer before and after; shapes are of outputs, without the batch."""
+
+    name: str
+    kind: str
+    shape_before: tuple[int, ...]
+    shape_after: tuple[int, ...]
+    params_before: int
+    params_after: int
+    macs_before: int
+    macs_after: int
+
+
+class Norms(Part):
+    """Filter norms of one layer: all of the original's, and those that were kept."""
+
+    layer: str
+    original: tuple[float, ...]
+    kept: tuple[float, ...]
+    ks: float
+    """Kolmogorov-Smirnov distance between the two distributions, 0 to 1."""
+
+
+class Curve(Part):
+    """One epoch of recovery training."""
+
+    epoch: int
+    loss: float
+    terms: dict[str, float]
+    train_top1: float
+    validation_top1: float
+    learning_rate: float
+    seconds: float
+
+
+class Timing(Part):
+    """How latency was measured: interleaved runs of both networks."""
+
+    batch: int
+    threads: int
+    runtime: str
+    device: str
+    n: int
+    before_ms: tuple[float, float, float]
+    """Lower quartile, median, upper quartile."""
+    after_ms: tuple[float, float, float]
+    ratio: float
+    """Median of after / before, round by round."""
+
+
+class Report(Part):
+    """One compression run, with everything that is needed to judge and to repeat it."""
+
+    format: int = FORMAT
+    title: str
+    command: str
+    """What to type to run it again."""
+    network: str
+    dataset: str
+    images: dict[str, int]
+    """train, validation, test."""
+    normalisation: str
+    """Which one, and how it was found."""
+    criterion: str
+    target: str
+    recovery: str
+    before: Numbers
+    after: Numbers
+    stages: tuple[Stage, ...]
+    verdict: Law
+    locked: tuple[LockedChannels, ...]
+    groups: tuple[Group, ...]
+    layers: tuple[LayerChange, ...]
+    norms: tuple[Norms, ...]
+    curves: tuple[Curve, ...]
+    timing: Timing
+    not_counted: tuple[str, ...]
+    """Operations that take time and count 0 MACs."""
+    notes: tuple[str, ...] = ()
+    environment: dict[str, str]
+    recipe: str
+    """The resolved recipe, as TOML."""
+    checkpoint: str
+    """File name of the compressed network."""
+    seconds: float = Field(ge=0)
+    """The whole run, without interruptions."""

@@ -1,0 +1,141 @@
+"""From a matplotlib axes to an SVG that belongs to the page.
+
+The page decides on fonts and colours, also in the dark: a drawing names colours by what they mean (`AFTER`), and
+its SVG says `var(--after)`.  Letters stay letters.  Nothing in it refers to anything outside.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Colours that nobody would draw with, each standing for a variable of the style sheet.
+INK, MUTED, RULE, BEFORE, AFTER = "#010203", "#020304", "#030405", "#040506", "#050607"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BEFORE: "--before", AFTER: "--after"}
+
+PIXELS_PER_INCH = 72  # so that a matplotlib point is a CSS pixel
+
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "slimcnn",
+    "svg.image_inline": True,
+    "text.parse_math": False,  # a layer may be called $x$
+    "axes.unicode_minus": True,
+    "font.size": 10,
+    "axes.edgecolor": RULE,
+    "axes.linewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "legend.labelcolor": MUTED,
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A small picture with its heading."""
+
+    title: str
+    note: str
+    svg: str
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw with these settings whatever the user's own are; matplotlib is as before afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # The reader's browser draws the letters: what matplotlib's font lacks does not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+def picture(
+    draw: Callable[[Axes], None],
+    *,
+    name: str,
+    label: str,
+    width: float,
+    height: float,
+    margins: tuple[float, float, float, float],
+) -> str:
+    """An SVG of `width` × `height` CSS pixels, for use within `house_style`.
+
+    `name` is unlike that of any other picture on the page, `label` says in words what is to be seen, and `margins`
+    are the pixels left, above, right and below of the axes.
+    """
+    from matplotlib.figure import Figure
+
+    left, above, right, below = margins
+    figure = Figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH)
+    figure.patch.set_visible(False)
+    box = (left / width, below / height, (width - left - right) / width, (height - above - below) / height)
+    axes = figure.add_axes(box)
+    axes.patch.set_visible(False)
+    draw(axes)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    opening = (
+        f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="img">'
+        f"<title>{escape(label)}</title>"
+    )
+    return opening + _body(buffer.getvalue(), name) + "</svg>"
+
+
+def beside(axes: Axes, words: str, x: float, y: float, shift: float, colour: str, size: float = 10) -> None:
+    """Write words that end `shift` pixels right of a point (left of it where negative)."""
+    axes.annotate(
+        words,
+        (x, y),
+        xytext=(shift, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center_baseline",
+        color=colour,
+        fontsize=size,
+    )
+
+
+def _body(svg: str, name: str) -> str:
+    """What stands between <svg> and </svg>, without metadata and style sheets, fit to share a page with others."""
+    inside = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
+    inside = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", inside, flags=re.DOTALL)
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', inside))
+    # In letters < and > are escaped: what matches is a tag, never text.
+    inside = re.sub(r"<[^<>]*>", lambda tag: _tag(tag.group(), name, used), inside)
+    return re.sub(r">\s+<", "><", inside).strip()
+
+
+def _tag(tag: str, name: str, used: set[str]) -> str:
+    """One tag: ids of its own, variables for colours, the page's font, two decimals."""
+    tag = " ".join(tag.split())
+    tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", tag)
+    tag = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", tag).replace("xlink:href", "href")
+    for colour, variable in _VARIABLES.items():
+        tag = tag.replace(colour, f"var({variable})")
+    # Some versions of matplotlib write "font: 10px 'DejaVu Sans', ...", others "font-size: 10px; font-family: ...".
+    tag = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", tag)
+    tag = re.sub(r"font-family: [^;\"]*;? ?| transform=\"rotate\(-?0 [^\"]*\"", "", tag)
+    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number.group()):.2f}".rstrip("0").rstrip("."), tag)

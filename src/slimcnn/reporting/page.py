@@ -1,0 +1,87 @@
+"""The report as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from slimcnn.reporting import figures, phrases
+from slimcnn.reporting.comparison import headline, rows
+from slimcnn.reporting.contents import LockedChannels, Report
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+UNFOLDED = 12
+"""Rows of a table of locked channels that need no folding."""
+
+
+def render(report: Report) -> str:
+    """One self-contained HTML page: style and pictures inside, no script, no reference to anything outside.
+
+    The same report gives the same bytes.  Everything in it is escaped.
+    """
+    return _template().render(
+        report=report,
+        headline=headline(report),
+        rows=rows(report.before, report.after),
+        locked=_by_reason(report.locked),
+        unfolded=UNFOLDED,
+        total_seconds=phrases.duration(report.seconds),
+        **_pictures(report),
+    )
+
+
+def _pictures(report: Report) -> dict[str, Any]:
+    with figures.house_style():
+        return {
+            "stage_picture": figures.stages(report.stages),
+            "width_pictures": figures.widths(report.groups) if report.groups else [],
+            "norm_panels": figures.norms(report.norms),
+            "curve_panels": figures.curves(report.curves, _original_level(report)) if report.curves else [],
+        }
+
+
+def _original_level(report: Report) -> float | None:
+    """What the network reached on the validation images before anything was done to it."""
+    levels = [stage.top1 for stage in report.stages if stage.name == "original" and math.isfinite(stage.top1)]
+    return levels[0] if levels else None
+
+
+def _by_reason(locked: Sequence[LockedChannels]) -> list[tuple[str, int, list[LockedChannels]]]:
+    """(reason, channels, layers), most channels first."""
+    found: dict[str, list[LockedChannels]] = defaultdict(list)
+    for layer in locked:
+        found[layer.reason].append(layer)
+    sums = [(reason, sum(layer.channels for layer in layers), layers) for reason, layers in found.items()]
+    return sorted(sums, key=lambda entry: (-entry[1], entry[0]))
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("slimcnn.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    for say in (
+        phrases.whole,
+        phrases.percent,
+        phrases.milliseconds,
+        phrases.small,
+        phrases.duration,
+        phrases.shape,
+        phrases.plural,
+        phrases.points,
+        phrases.ratio,
+    ):
+        environment.globals[say.__name__] = say
+    return environment.get_template("page.html")

@@ -1,0 +1,170 @@
+"""Numbers as people read them: four digits, a unit, a real minus sign; a dash where there is no number."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+NOTHING = "—"
+"""Stands where a number is not finite."""
+
+_COUNTS = ("", "k", "M", "G", "T")
+_SIZES = ("B", "kB", "MB", "GB", "TB")
+
+
+def count(value: int) -> str:
+    """A count with four digits, in thousands, millions ...
+
+    >>> count(640), count(853018), count(125485706), count(999960)
+    ('640', '853.0 k', '125.5 M', '1.000 M')
+    """
+    return _scaled(value, _COUNTS)
+
+
+def size(value: int) -> str:
+    """A number of bytes, in powers of 1000.
+
+    >>> size(3436544), size(120)
+    ('3.437 MB', '120 B')
+    """
+    return _scaled(value, _SIZES)
+
+
+def whole(value: int) -> str:
+    """Every digit.
+
+    >>> whole(125485706)
+    '125,485,706'
+    """
+    return f"{value:,}"
+
+
+def percent(value: float) -> str:
+    """Percent with two decimals, without the sign.
+
+    >>> percent(93.386), percent(float("nan"))
+    ('93.39', '—')
+    """
+    return f"{value:.2f}" if math.isfinite(value) else NOTHING
+
+
+def points(before: float, after: float) -> str:
+    """The difference of two percentages as they are printed.
+
+    >>> points(93.39, 93.02), points(93.39, 93.4), points(50.0, 50.001)
+    ('−0.37', '+0.01', '±0.00')
+    """
+    difference = round(after, 2) - round(before, 2)
+    if not math.isfinite(difference):
+        return NOTHING
+    text = f"{abs(difference):.2f}"
+    return f"{'±' if text == '0.00' else '−' if difference < 0 else '+'}{text}"
+
+
+def ratio(before: float, after: float) -> str:
+    """After / before with two decimals, or two digits where it is small.
+
+    >>> ratio(853018, 434213), ratio(1000.0, 4.2), ratio(0, 3)
+    ('0.51', '0.0042', '—')
+    """
+    if not (math.isfinite(before) and math.isfinite(after)) or before == 0:
+        return NOTHING
+    value = after / before
+    return f"{value:.2f}" if value == 0 or value >= 0.1 else f"{value:.2g}"
+
+
+def milliseconds(value: float) -> str:
+    """Milliseconds, without the unit.
+
+    >>> milliseconds(18.4213), milliseconds(0.08124), milliseconds(412.36)
+    ('18.42', '0.0812', '412.4')
+    """
+    if not math.isfinite(value):
+        return NOTHING
+    return f"{value:.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
+
+
+def small(value: float) -> str:
+    """A number of unknown magnitude with three digits.
+
+    >>> small(0.0125), small(-2.1e-15), small(-0.0), small(float("inf"))
+    ('0.0125', '−2.1e−15', '0', '∞')
+    """
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value + 0.0:.3g}".replace("-", "−") if math.isfinite(value) else NOTHING
+
+
+def distance(value: float) -> str:
+    """A distance between 0 and 1 with three decimals.
+
+    >>> distance(0.0312), distance(float("nan"))
+    ('0.031', '—')
+    """
+    return f"{value:.3f}" if math.isfinite(value) else NOTHING
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a clock would tell them.
+
+    >>> duration(4.13), duration(200.2), duration(3900.0)
+    ('4.1 s', '3 min 20 s', '1 h 05 min')
+    """
+    if not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """A tensor's shape.
+
+    >>> shape((16, 32, 32))
+    '16 × 32 × 32'
+    """
+    return " × ".join(str(n) for n in sizes) or NOTHING
+
+
+def plural(n: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "layer"), plural(1200, "layer")
+    ('1 layer', '1,200 layers')
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def short_name(name: str, limit: int = 24) -> str:
+    """A layer's name in at most `limit` letters: outer modules become initials first, the middle goes last.
+
+    >>> short_name("layer1.0.conv1"), short_name("features.denseblock1.denselayer12.conv2")
+    ('layer1.0.conv1', 'f.d1.denselayer12.conv2')
+    >>> short_name("a_module_with_a_very_long_name")
+    'a_module_wi…ry_long_name'
+    """
+    name = " ".join(name.split())
+    parts = name.split(".")
+    for index in range(len(parts) - 1):
+        if len(".".join(parts)) <= limit:
+            break
+        number = re.search(r"\d*$", parts[index])
+        digits = number.group() if number else ""
+        parts[index] = digits if digits == parts[index] else parts[index][:1] + digits
+    short = ".".join(parts)
+    if len(short) <= limit:
+        return short
+    tail = limit // 2
+    return f"{short[: limit - tail - 1]}…{short[-tail:]}"
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
+    for unit in units[:-1]:
+        if abs(value) < (1000 if unit == units[0] else 999.95):
+            break
+        value /= 1000
+    else:
+        unit = units[-1]
+    return f"{value:g} {unit}".strip() if unit == units[0] else f"{value:#.4g} {unit}"

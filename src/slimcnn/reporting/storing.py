@@ -1,0 +1,60 @@
+"""Reports on disk: report.json holds everything, report.html shows it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from slimcnn.errors import RunError
+from slimcnn.files import write_text
+from slimcnn.reporting.contents import FORMAT, Report
+from slimcnn.reporting.page import render
+
+DATA = "report.json"
+PAGE = "report.html"
+
+
+def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
+    """Write `report.json` and `report.html` into `folder`, each whole or not at all, and say where they lie.
+
+    The data comes first: a page that cannot be drawn costs no numbers.  A folder that cannot be written to raises
+    `RunError`.
+    """
+    data, page = folder / DATA, folder / PAGE
+    write_text(data, report.model_dump_json(indent=2) + "\n")
+    write_text(page, render(report))
+    return data, page
+
+
+def read_report(path: Path) -> Report:
+    """Read a report from its JSON file, or from the folder that holds a `report.json`.
+
+    Raises:
+        RunError: there is none, it is no JSON, no report, or written by a newer slimcnn.
+    """
+    file = path / DATA if path.is_dir() else path
+    found = _json(file)
+    if not isinstance(found, dict):
+        raise RunError(f"{file} is no report: it holds a JSON {type(found).__name__}; pass the {DATA} of a run")
+    version = found.get("format", FORMAT)
+    if isinstance(version, int) and version > FORMAT:
+        raise RunError(f"{file} has format {version}, this slimcnn reads up to {FORMAT}; install a newer slimcnn")
+    try:
+        return Report.model_validate(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise RunError(f"{file} is no report: {place}: {first['msg']}; pass the {DATA} of a run") from error
+
+
+def _json(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"no report at {file}; pass the folder of a finished run, or its {DATA}") from error
+    except OSError as error:
+        raise RunError(f"cannot read {file}: {error.strerror or error}; pass the {DATA} of a run") from error
+    except ValueError as error:  # bad UTF-8, or bad JSON
+        raise RunError(f"{file} is no JSON: {' '.join(str(error).split())}; pass the {DATA} of a run") from error

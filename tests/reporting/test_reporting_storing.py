@@ -1,0 +1,109 @@
+"""Reports written and read back, and what is said about files that are none."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from synthetic_reports import REPORTS, not_finite, tiny
+
+from slimcnn.errors import RunError
+from slimcnn.reporting import read_report, render, storing, write_report
+from slimcnn.reporting.contents import FORMAT
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_survives_the_disk(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storing, "render", lambda report: "page")
+    report = REPORTS[name]()
+    data, page = write_report(report, tmp_path / "run")
+    assert (data, page) == (tmp_path / "run" / "report.json", tmp_path / "run" / "report.html")
+    for found in (read_report(data), read_report(tmp_path / "run")):
+        assert found.model_dump_json() == report.model_dump_json()
+        assert found == report or name == "not_finite"  # NaN is unlike itself
+
+
+def test_the_files_are_the_model_and_its_page_and_nothing_else(tmp_path: Path) -> None:
+    data, page = write_report(tiny(), tmp_path)
+    assert page.read_text(encoding="utf-8") == render(tiny())
+    found = json.loads(data.read_text(encoding="utf-8"))
+    assert found == json.loads(tiny().model_dump_json())
+    assert set(found["before"]) == {"top1", "params", "macs", "bytes", "latency_ms"}
+    assert set(found) >= {"before", "after", "verdict", "locked"}
+    assert sorted(tmp_path.iterdir()) == [page, data]
+
+
+def test_numbers_that_are_not_finite_are_valid_json_and_come_back(tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    data, _ = write_report(not_finite(), tmp_path)
+    json.loads(data.read_text(encoding="utf-8"), parse_constant=refuse)
+    found = read_report(data)
+    assert math.isnan(found.after.top1)
+    assert found.verdict.error == math.inf
+
+
+def test_a_page_that_cannot_be_drawn_costs_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(report: object) -> str:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(storing, "render", broken)
+    with pytest.raises(RuntimeError, match="no ink"):
+        write_report(tiny(), tmp_path)
+    assert read_report(tmp_path) == tiny()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(RunError, match=r"cannot write .*report\.json") as caught:
+        write_report(tiny(), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def _changed(**changes: object) -> str:
+    return json.dumps({**json.loads(tiny().model_dump_json()), **changes})
+
+
+def _without(name: str) -> str:
+    found = json.loads(tiny().model_dump_json())
+    del found[name]
+    return json.dumps(found)
+
+
+def _write(content: str | bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / "report.json").write_bytes(content.encode() if isinstance(content, str) else content)
+        return folder / "report.json"
+
+    return make
+
+
+BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "no such folder": (lambda folder: folder / "nowhere", "no report at .*nowhere"),
+    "a folder without one": (lambda folder: folder, r"no report at .*report\.json; pass the folder of a finished run"),
+    "empty": (_write(""), "is no JSON"),
+    "cut off": (_write(tiny().model_dump_json()[:-9]), "is no JSON"),
+    "a picture": (_write(b"\x89PNG\r\n\x1a\n\xff\xfe"), "is no JSON"),
+    "a list": (_write("[1, 2]"), "holds a JSON list"),
+    "something else": (_write('{"name": "a plan"}'), "is no report: title: Field required"),
+    "newer": (_write(_changed(format=FORMAT + 1)), "has format 2, this slimcnn reads up to 1; install a newer"),
+    "newer and different": (_write('{"format": 9, "nothing": 0}'), "has format 9"),
+    "a part missing": (_write(_without("verdict")), "is no report: verdict: Field required"),
+    "a part too many": (_write(_changed(colour="red")), "is no report: colour: Extra inputs"),
+    "a word for a number": (_write(_changed(seconds="long")), "is no report: seconds: Input should be a valid number"),
+    "deep inside": (_write(_changed(stages=[{"name": "cut", "top1": "high", "seconds": 1}])), r"stages\.0\.top1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_report_is_refused_in_one_line_that_names_the_file(case: str, tmp_path: Path) -> None:
+    make, words = BAD[case]
+    with pytest.raises(RunError, match=words) as caught:
+        read_report(make(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
