@@ -52,7 +52,6 @@ def assemble(
     }  # fmt: skip
     assert recipe.prune is not None
     name = recipe.network.model or getattr(start.model, "architecture", {}).get("model", "network")
-    folder.remember(seconds=folder.facts.get("seconds", {}))
     return Report(
         title=f"{name} on {start.dataset.name}",
         command=command or f"slimcnn run {shlex.quote(str(folder / RECIPE))}",
@@ -62,7 +61,7 @@ def assemble(
         normalisation=start.normalisation,
         criterion=plan.criterion,
         target=plan.target,
-        recovery=recipe.recover.how,
+        recovery=_recovery(recipe, start, stages),
         before=numbers["before"],
         after=numbers["after"],
         stages=tuple(stages),
@@ -78,8 +77,29 @@ def assemble(
         environment=environment(),
         recipe=recipe.to_toml(),
         checkpoint=COMPRESSED,
-        seconds=sum(folder.facts.get("seconds", {}).values()) + sum(stage.seconds for stage in stages),
+        seconds=_seconds(folder, stages),
     )
+
+
+def _recovery(recipe: Recipe, start: Start, stages: list[Stage]) -> str:
+    """Say in a phrase how the accuracy was won back."""
+    recover = recipe.recover
+    names = [stage.name for stage in stages]
+    images = min(recover.images, len(start.dataset.train))
+    done = [f"batch norm recalibrated on {images:,} images"] if "recalibrated" in names else []
+    if "fine-tuned" in names:
+        done.append(f"{recover.training.epochs} epochs of fine-tuning")
+    if "distilled" in names:
+        how = f"temperature {recover.temperature:g}, alpha {recover.alpha:g}"
+        done.append(f"{recover.training.epochs} epochs of distillation from the original ({how})")
+    return ", then ".join(done) or "none"
+
+
+def _seconds(folder: RunFolder, stages: list[Stage]) -> float:
+    """Add up everything that took time, without interruptions."""
+    steps: dict[str, float] = folder.facts.get("seconds", {})
+    trained: list[dict[str, float]] = folder.facts.get("pretrained", [])
+    return sum(steps.values()) + sum(epoch["seconds"] for epoch in trained) + sum(stage.seconds for stage in stages)
 
 
 def _fields(lock: Any) -> dict[str, Any]:

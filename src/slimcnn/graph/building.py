@@ -30,6 +30,11 @@ class GraphBuilder:
         self.owner: Positions = np.full(int(self.component.max(initial=-1)) + 1, -1, dtype=np.int64)
         """Group of every component in the graph built last; -1 for locked ones."""
         self.locks: dict[int, LockRecord] = {}
+        self._added = np.zeros(len(self.owner), dtype=np.bool_)
+        """Components in which channels of different layers are added."""
+        for a, _, site in ledger.equal:
+            if site.op in ("add", "add_", "sub", "sub_"):
+                self._added[self.component[a.numpy()]] = True
         self.lock(ledger.locks)
 
     def lock(self, records: list[LockRecord]) -> None:
@@ -126,6 +131,7 @@ class GraphBuilder:
             axes=tuple(owned.values()),
             filters=tuple(owned[axis] for axis in sorted(owned, key=lambda a: order.get(a, -1)) if axis in order),
             norms=tuple(owned[axis] for axis in owned if axis in norms),
+            residual=sum(axis in order for axis in owned) > 1 and bool(self._added[self.component[atoms[0, 0]]]),
         )
 
     def _axis_of(self, ids: Tensor) -> int:

@@ -34,6 +34,8 @@ class ChannelGroup:
     """The axes whose slices produce the channels: output axes of convolutions and linear layers."""
     norms: tuple[Axis, ...]
     """Batch-norm scales on these channels."""
+    residual: bool = False
+    """Several layers add into these channels: the stream of a residual network."""
 
     @property
     def layers(self) -> tuple[str, ...]:

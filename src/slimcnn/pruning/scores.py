@@ -147,8 +147,8 @@ def score(
     for group in graph.groups:
         seen = Evidence(
             group=group.name,
-            filters=tuple(_rows(tensors[axis.parameter], axis) for axis in group.filters),
-            scales=tuple(_rows(tensors[axis.parameter], axis).mean(dim=1) for axis in group.norms),
+            filters=tuple(rows(tensors[axis.parameter], axis) for axis in group.filters),
+            scales=tuple(rows(tensors[axis.parameter], axis).mean(dim=1) for axis in group.norms),
             contributions=contributions.get(group.name),
             seed=seed,
         )
@@ -170,7 +170,7 @@ def score(
     return Scores(chosen.name, _average_over_processes(values), unscored, chosen.comparable, choose)
 
 
-def _rows(tensor: Tensor, axis: Axis) -> Tensor:
+def rows(tensor: Tensor, axis: Axis) -> Tensor:
     """Gather what belongs to each channel of a parameter axis: (n, values), float64."""
     flat = tensor.detach().movedim(axis.axis, 0).flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
     positions = torch.from_numpy(axis.positions).to(tensor.device)
@@ -209,7 +209,7 @@ def _weight_times_gradient(group: ChannelGroup, tensors: Mapping[str, Tensor]) -
     for axis in group.filters:
         weight = tensors[axis.parameter]
         if weight.grad is not None:
-            total += _rows(weight * weight.grad, axis).sum(dim=1)
+            total += rows(weight * weight.grad, axis).sum(dim=1)
     return total
 
 

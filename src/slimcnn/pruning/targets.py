@@ -24,6 +24,9 @@ class Target:
         scope: "local" removes the same share everywhere; "global" ranks all channels of the network together.
         min_channels: no group keeps fewer channels than this.
         round_to: kept channel counts are multiples of this (8 or 16 suit most hardware).
+        residual: whether channels into which several layers add (the stream of a residual network) go too.
+            "cut": like all others; "keep": never; "auto": with macs or params, only after two thirds of the
+            channels inside the blocks are gone, and with ratio like all others.
         protect: patterns of groups or layers that keep all their channels.
 
     Raises:
@@ -43,6 +46,7 @@ class Target:
     scope: Literal["local", "global"] = "local"
     min_channels: int = 1
     round_to: int = 1
+    residual: Literal["auto", "keep", "cut"] = "auto"
     protect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -62,6 +66,8 @@ class Target:
             raise TargetError("no target: give macs=0.5 (half of the MACs may stay), params=, ratio= or per_layer=")
         if self.scope not in ("local", "global"):
             raise TargetError(f"scope={self.scope!r}: choose 'local' or 'global'")
+        if self.residual not in ("auto", "keep", "cut"):
+            raise TargetError(f"residual={self.residual!r}: choose 'auto', 'keep' or 'cut'")
         for name in ("min_channels", "round_to"):
             if getattr(self, name) < 1:
                 raise TargetError(f"{name}={getattr(self, name)}: must be 1 or more")
@@ -72,6 +78,7 @@ class Target:
         parts += [f"ratio = {self.ratio:g}"] if self.ratio is not None else []
         parts += [f"{pattern}: ratio = {ratio:g}" for pattern, ratio in self.per_layer.items()]
         parts += [self.scope]
+        parts += [f"residual = {self.residual}"] if self.residual != "auto" else []
         parts += [f"min_channels = {self.min_channels}"] if self.min_channels > 1 else []
         parts += [f"round_to = {self.round_to}"] if self.round_to > 1 else []
         parts += [f"protected: {', '.join(self.protect)}"] if self.protect else []
