@@ -241,8 +241,10 @@ def evaluate(
     if part not in ("test", "validation", "train"):
         raise DataError(f"there is no part {part!r}: choose test, validation or train")
     recipe = _recipe(_network_and_data(model, weights, data, arg, image_size, limit, 0), [])
-    start = prepare(recipe, _show(as_json)[0])
-    found = measure_top1(start.model, getattr(start.dataset, part), start.dataset.normalisation)
+    with _showing(as_json) as show:
+        start = prepare(recipe, show)
+        show.say(f"evaluating on {part} images")
+        found = measure_top1(start.model, getattr(start.dataset, part), start.dataset.normalisation)
     if as_json:
         _print_json({"top1": found.top1, "top5": found.top5, "loss": found.loss, "n": found.n, "part": part})
     else:
@@ -476,33 +478,28 @@ def _print_tables(tables: list[Any]) -> None:
         console.print(table)
 
 
-def _show(quiet: bool) -> tuple[Show, Any]:
-    from rich.console import Console
-
-    from slimcnn.compress import Show
-
-    console = Console(stderr=True, quiet=quiet, highlight=False)
-    return Show(say=lambda text: console.print(text, markup=False)), console
-
-
 @contextmanager
 def _showing(quiet: bool) -> Iterator[Show]:
-    """Say what happens on stderr, with a bar for training."""
+    """Say what happens on stderr; a bar moves all the while, and counts where there is something to count."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from slimcnn.compress import Show
 
-    show, console = _show(quiet)
+    console = Console(stderr=True, quiet=quiet, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=quiet) as bars:
-        tasks: dict[str, Any] = {}
+        working = bars.add_task("working", total=None)
+        counting = bars.add_task("", total=1, visible=False)
+
+        def say(text: str) -> None:
+            console.print(text, markup=False)
 
         def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task({"recover": "recovering"}.get(what, "training"), total=total)
-            bars.update(tasks[what], completed=done, visible=done < total)
+            bars.update(counting, description=what, completed=done, total=total, visible=done < total)
+            bars.update(working, visible=done == total)
 
-        yield Show(say=show.say, progress=progress)
+        yield Show(say=say, progress=progress)
 
 
 def main() -> None:

@@ -182,7 +182,7 @@ def _pretrain(training: Training, start: Start, show: Show, folder: RunFolder | 
         show.say("the network is already trained")
         return
     show.say(f"training the network: {training.epochs} epochs on {len(start.dataset.train)} images")
-    history = list(_epochs(start.model, start.dataset, training, None, folder, "pretrain", show, fabric))
+    history = list(_epochs(start.model, start.dataset, training, None, folder, "pretrain", "training", show, fabric))
     if folder is not None:
         folder.remember(pretrained=[curve(epoch).model_dump() for epoch in history])
         if folder.writing:
@@ -192,10 +192,10 @@ def _pretrain(training: Training, start: Start, show: Show, folder: RunFolder | 
 
 def _epochs(
     model: nn.Module, dataset: Dataset, training: Training, objective: Objective | None,
-    folder: RunFolder | None, name: str, show: Show, fabric: Fabric | None,
+    folder: RunFolder | None, name: str, verb: str, show: Show, fabric: Fabric | None,
 ) -> Iterator[Epoch]:  # fmt: skip
     def progress(done: int, total: int) -> None:
-        show.progress(name, done, total)
+        show.progress(verb, done, total)
 
     state = folder / name if folder is not None else None
     for epoch in fit(
@@ -271,7 +271,7 @@ def recover(
     objective, training = _lesson(recipe, start)
     verb = {"distill": "distilling from the original", "finetune": "fine-tuning"}[how]
     show.say(f"{verb}: {training.epochs} epochs on {len(start.dataset.train)} images")
-    history = list(_epochs(small, start.dataset, training, objective, folder, "recover", show, fabric))
+    history = list(_epochs(small, start.dataset, training, objective, folder, "recover", verb, show, fabric))
     name = {"distill": "distilled", "finetune": "fine-tuned"}[how]
     seconds = sum(epoch.seconds for epoch in history)
     stages.append(Stage(name=name, top1=history[-1].validation_top1, seconds=seconds))
