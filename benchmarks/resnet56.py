@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--criteria", default="fpdf,l2,fpgm,random")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--learning-rate", type=float, default=0.05)
+    parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--residual", default="auto", choices=["auto", "cut"])
     parser.add_argument("--root", help="folder with the data set")
     parser.add_argument("--raw", type=Path, default=RAW)

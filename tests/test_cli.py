@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -220,6 +221,12 @@ def test_after_kill_9_at_any_moment_the_same_command_ends_with_the_same_weights(
         time.sleep(whole * moments.uniform(0.3, 0.9))
         process.kill()
         process.wait()
+    process = subprocess.Popen(command("killed"), stderr=subprocess.PIPE, env=environment, stdout=subprocess.DEVNULL)
+    time.sleep(whole * 0.7)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        assert b"interrupted; the same command goes on from here" in process.communicate()[1]
+        assert process.returncode == 130
     subprocess.run(command("killed"), check=True, capture_output=True, env=environment)
     calm, killed = (load_file(tmp_path / out / "compressed.safetensors") for out in ("calm", "killed"))
     assert calm.keys() == killed.keys()

@@ -161,7 +161,7 @@ def compress(
     plain = _network_and_data(model, weights, data, arg, image_size, limit, seed)
     plain |= {
         "prune": {"criterion": criterion, "target": target} | _given(plan=str(plan) if plan else None),
-        "recover": {"how": recover, "training": {"epochs": 10, "learning_rate": 0.02} | training},
+        "recover": {"how": recover, "training": {"epochs": 10, "learning_rate": 0.01} | training},
         "out": str(out),
     }
     if pretrain is not None:

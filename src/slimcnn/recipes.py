@@ -77,7 +77,7 @@ class Recovery(Section):
     """Training images for the recalibration of batch norm, which comes first in every case but none."""
     temperature: float = Field(default=4.0, gt=0)
     alpha: float = Field(default=0.9, ge=0, le=1)
-    training: Training = Field(default_factory=lambda: Training(epochs=10, learning_rate=0.02))
+    training: Training = Field(default_factory=lambda: Training(epochs=10, learning_rate=0.01))
 
 
 class Recipe(Section):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,11 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from slimcnn.graph.atoms import Atoms, named_tensors
-from slimcnn.graph.channels import Axis, ChannelGraph, ChannelGroup, Contraction, Locked, Positions, Share
+from slimcnn.graph.channels import Axis, ChannelGraph, ChannelGroup, Contraction, Locked, Positions, Share, layer_of
+from slimcnn.graph.ids import ids_in
 from slimcnn.graph.tracer import Ledger, LockRecord, as_pairs
+
+TOO_FEW = "its channels hang together in one or two parts: too few to try a cut"
 
 
 class GraphBuilder:
@@ -24,17 +29,23 @@ class GraphBuilder:
     def __init__(self, atoms: Atoms, ledger: Ledger, n_ids: int) -> None:
         self.atoms = atoms
         self.ledger = ledger
-        pairs = as_pairs(ledger)
-        links = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n_ids, n_ids))
+        pairs = np.concatenate([as_pairs(ledger), _pads_of_one_module(ledger)])
+        links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_ids, n_ids))
         self.component: Positions = connected_components(links, directed=False)[1].astype(np.int64)
         self.owner: Positions = np.full(int(self.component.max(initial=-1)) + 1, -1, dtype=np.int64)
         """Group of every component in the graph built last; -1 for locked ones."""
         self.locks: dict[int, LockRecord] = {}
+        self.blamed: dict[tuple[str, int], set[str]] = defaultdict(set)
+        """Lines of code that broke a trial cut, with the modules in which they did."""
         self._added = np.zeros(len(self.owner), dtype=np.bool_)
         """Components in which channels of different layers are added."""
         for a, _, site in ledger.equal:
             if site.op in ("add", "add_", "sub", "sub_"):
                 self._added[self.component[a.numpy()]] = True
+        self._squeezed = np.zeros(len(self.owner), dtype=np.bool_)
+        """Components on an axis that a `squeeze` would swallow if one channel were left."""
+        for label in ledger.squeezed:
+            self._squeezed[self.component[ids_in(label).numpy()]] = True
         self.lock(ledger.locks)
 
     def lock(self, records: list[LockRecord]) -> None:
@@ -49,43 +60,57 @@ class GraphBuilder:
         """Assemble the graph from what is not locked."""
         groups, owner, channel = self._groups()
         self.owner = owner
-        contractions = [
+        channels = self._channels(owner)
+        contractions = tuple(
             Contraction(
-                c.module, c.macs // batch, self._share(c.out_ids, owner), self._share(c.in_ids, owner)
+                module=record.module,
+                macs=record.macs // batch if record.per_batch else record.macs,
+                shares=tuple(self._share(ids, owner, channels) for ids in record.shares),
             )
-            for c in self.ledger.contractions
-        ]  # fmt: skip
-        parameters = self._parameters(model, owner)
+            for record in self.ledger.contractions
+        )
         pads = {
             name: (self._pairs(front, owner, channel), self._pairs(back, owner, channel))
             for name, front, back in self.ledger.pads
         }
         return ChannelGraph(
-            groups=groups, locked=self._locked(), contractions=tuple(contractions), other_macs=0,
-            parameters=parameters, pads=pads, fingerprint=_fingerprint(model, groups), example=example, batch=batch,
-        )  # fmt: skip
+            groups=groups,
+            locked=self._locked(),
+            contractions=contractions,
+            parameters=self._parameters(model, owner, channels),
+            pads=pads,
+            fingerprint=_fingerprint(model, groups),
+            example=example,
+            batch=batch,
+        )
 
     def _groups(self) -> tuple[tuple[ChannelGroup, ...], Positions, Positions]:
         """Gather free components with the same signature; give owner and channel of every component."""
-        produced = [self._axis_of(c.out_ids) for c in self.ledger.contractions if c.produces and c.out_ids is not None]
-        order = {axis: i for i, axis in reversed(list(enumerate(produced)))}
-        norms = {self._axis_of(ids) for ids in self.ledger.norms}
+        order: dict[int, int] = {}
+        for axes_here in self._produced():
+            for axis in axes_here:
+                order.setdefault(axis, len(order))
+        norms = {axis for ids in self.ledger.norms for axis in self._axes_of(ids)}
+        reads = {axis for c in self.ledger.contractions if c.read is not None for axis in self._axes_of(c.read)}
         owner = np.full(int(self.component.max(initial=-1)) + 1, -1, dtype=np.int64)
         channel = owner.copy()
         found = []
         for axes, components, atoms in self._alike():
             makers = [axis for axis in dict.fromkeys(axes) if axis in order]
-            if not makers:
-                self.lock([LockRecord(torch.from_numpy(atoms.reshape(-1)), "no layer produces these", None)])
+            if not makers or _leaves_one(axes, len(components)):
+                reason = TOO_FEW if makers else "no layer produces these"
+                self.lock([LockRecord(torch.from_numpy(atoms.reshape(-1)), reason, None)])
                 continue
             first = min(makers, key=order.__getitem__)
             rows = np.argsort(atoms[:, np.array(axes) == first].min(axis=1))
             found.append((order[first], int(atoms[rows[0]].min()), first, axes, components[rows], atoms[rows]))
         found.sort(key=lambda item: item[:2])
-        groups = []
+        groups: list[ChannelGroup] = []
         for index, (_, _, first, axes, components, atoms) in enumerate(found):
             owner[components], channel[components] = index, np.arange(len(components))
-            groups.append(self._group(first, axes, atoms, order, norms))
+            group = self._group(first, axes, atoms, order, norms, reads)
+            taken = any(group.name == other.name for other in groups)
+            groups.append(replace(group, name=f"{group.name}:{self.atoms.axes[first]}") if taken else group)
         return tuple(groups), owner, channel
 
     def _alike(self) -> list[tuple[tuple[int, ...], Positions, Positions]]:
@@ -98,11 +123,10 @@ class GraphBuilder:
         atoms = atoms[~np.isin(self.component[atoms], locked)]
         atoms = atoms[np.argsort(self.component[atoms], kind="stable")]
         axes, components = self.atoms.locate(atoms), self.component[atoms]
-        starts = np.flatnonzero(np.r_[True, np.diff(components) > 0]) if len(atoms) else np.zeros(0, dtype=np.int64)
+        borders = np.flatnonzero(np.r_[True, np.diff(components) > 0, True]) if len(atoms) else np.zeros(0, np.int64)
         members: dict[bytes, list[int]] = defaultdict(list)
-        ends = np.r_[starts[1:], len(atoms)]
-        for start, end in zip(starts, ends, strict=True):
-            members[axes[start:end].tobytes()].append(int(start))
+        for start, end in pairwise(borders.tolist()):
+            members[axes[start:end].tobytes()].append(start)
         alike = []
         for signature, firsts in members.items():
             columns = np.frombuffer(signature, dtype=np.int64)
@@ -111,7 +135,13 @@ class GraphBuilder:
         return alike
 
     def _group(
-        self, first: int, axes: tuple[int, ...], atoms: Positions, order: Mapping[int, int], norms: set[int]
+        self,
+        first: int,
+        axes: tuple[int, ...],
+        atoms: Positions,
+        order: Mapping[int, int],
+        norms: set[int],
+        reads: set[int],
     ) -> ChannelGroup:
         owned = {
             axis: Axis(
@@ -122,7 +152,7 @@ class GraphBuilder:
             )
             for axis in dict.fromkeys(axes)
         }
-        name = owned[first].parameter.rpartition(".")[0] or owned[first].parameter
+        name = _name_of(owned[first].parameter)
         if owned[first].positions.size < self.atoms.sizes[first]:
             name += f"[{_ranges(np.sort(owned[first].positions.reshape(-1)))}]"
         return ChannelGroup(
@@ -131,23 +161,40 @@ class GraphBuilder:
             axes=tuple(owned.values()),
             filters=tuple(owned[axis] for axis in sorted(owned, key=lambda a: order.get(a, -1)) if axis in order),
             norms=tuple(owned[axis] for axis in owned if axis in norms),
+            reads=tuple(owned[axis] for axis in owned if axis in reads),
             residual=sum(axis in order for axis in owned) > 1 and bool(self._added[self.component[atoms[0, 0]]]),
+            least=2 if self._squeezed[self.component[atoms[0, 0]]] else 1,
         )
 
-    def _axis_of(self, ids: Tensor) -> int:
-        return int(self.atoms.locate(ids[:1].numpy())[0])
+    def _why_lost(self, layer: str) -> tuple[str, str]:
+        """Say why the weight of a layer cannot be followed: because of what was done to its parameters."""
+        for name, start in zip(self.atoms.names, self.atoms.starts, strict=True):
+            record = self.locks.get(int(self.component[start])) if _name_of(name) == layer else None
+            if record is not None and record.site is not None:
+                return record.reason, str(record.site)
+        return "its weight is made in a way that is not followed", ""
 
-    def _share(self, ids: Tensor | None, owner: Positions) -> Share:
-        if ids is None:
-            return Share(1, {})
-        owners = owner[self.component[ids.numpy()]]
-        return Share(len(ids), _per_channel(owners, self._channels(owner)))
+    def _produced(self) -> Iterator[dict[int, Positions]]:
+        """Give for every layer, in the order of the network, the weight axes that make its channels, with their ids."""
+        for record in self.ledger.contractions:
+            if record.produced is not None:
+                yield self._axes_of(record.produced)
+
+    def _axes_of(self, ids: Tensor) -> dict[int, Positions]:
+        """Sort ids by the axis that they belong to; ids of no axis (zeros that were padded) are left out."""
+        numbers = ids.numpy()
+        axes = self.atoms.locate(numbers)
+        return {int(axis): numbers[axes == axis] for axis in dict.fromkeys(axes.tolist()) if axis >= 0}
+
+    def _share(self, ids: Tensor, owner: Positions, channels: Positions) -> Share:
+        known = ids.numpy()
+        owners = owner[self.component[known[known >= 0]]]
+        return Share(len(ids), _per_channel(owners, channels))
 
     def _channels(self, owner: Positions) -> Positions:
         return np.bincount(owner[owner >= 0], minlength=int(owner.max(initial=-1)) + 1)
 
-    def _parameters(self, model: nn.Module, owner: Positions) -> dict[str, tuple[Share, ...]]:
-        channels = self._channels(owner)
+    def _parameters(self, model: nn.Module, owner: Positions, channels: Positions) -> dict[str, tuple[Share, ...]]:
         of_axis = {
             (name, axis): self.component[start : start + size]
             for name, axis, start, size in zip(
@@ -169,20 +216,49 @@ class GraphBuilder:
     def _locked(self) -> tuple[Locked, ...]:
         """Say for every layer which of its output channels must stay, and why."""
         found: dict[tuple[str, str, str], int] = {}
-        totals = {}
-        seen = set()
-        for c in self.ledger.contractions:
-            if not c.produces or c.out_ids is None or self._axis_of(c.out_ids) in seen:
-                continue
-            seen.add(self._axis_of(c.out_ids))
-            layer = self.atoms.names[self._axis_of(c.out_ids)].rpartition(".")[0] or c.module
-            totals[layer] = len(c.out_ids)
-            for component in self.component[c.out_ids.numpy()]:
-                record = self.locks.get(int(component))
-                if record is not None:
-                    key = (layer, record.reason, str(record.site) if record.site else "")
-                    found[key] = found.get(key, 0) + 1
+        totals: dict[str, int] = {}
+        seen: set[int] = set()
+        for axes in self._produced():
+            for axis in axes.keys() - seen:
+                seen.add(axis)
+                layer = _name_of(self.atoms.names[axis])
+                first, size = int(self.atoms.starts[axis]), int(self.atoms.sizes[axis])
+                totals[layer] = size
+                for component in self.component[first : first + size]:
+                    record = self.locks.get(int(component))
+                    if record is not None:
+                        key = (layer, record.reason, str(record.site) if record.site else "")
+                        found[key] = found.get(key, 0) + 1
+        for made in self.ledger.contractions:
+            if made.lost and made.module not in totals:
+                totals[made.module] = made.lost
+                found[(made.module, *self._why_lost(made.module))] = made.lost
         return tuple(Locked(layer, n, totals[layer], why, where) for (layer, why, where), n in found.items())
+
+
+def _leaves_one(axes: tuple[int, ...], channels: int) -> bool:
+    """Ask whether an axis has a single position left without one channel: too few to see where they arrive."""
+    return min(map(axes.count, set(axes))) * (channels - 1) < 2
+
+
+def _name_of(parameter: str) -> str:
+    """Name the channels that a parameter makes: by its layer if that is the layer's weight, or by its own name.
+
+    >>> _name_of("stem.conv.weight"), _name_of("stem.mixing")
+    ('stem.conv', 'stem.mixing')
+    """
+    layer, own = layer_of(parameter), parameter.rpartition(".")[2]
+    return layer if layer and (own in ("weight", "weight_v") or own.startswith("original")) else parameter
+
+
+def _pads_of_one_module(ledger: Ledger) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Tie the zeros of every call of a ChannelPad: it has the same two numbers each time."""
+    first: dict[str, Tensor] = {}
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for name, *sides in ledger.pads:
+        ids = torch.cat(sides)
+        pairs.append(torch.stack([first.setdefault(name, ids), ids], dim=1).numpy())
+    return np.concatenate(pairs)
 
 
 def _per_channel(owners: Positions, channels: Positions) -> dict[int, int]:

@@ -34,13 +34,29 @@ class ChannelGroup:
     """The axes whose slices produce the channels: output axes of convolutions and linear layers."""
     norms: tuple[Axis, ...]
     """Batch-norm scales on these channels."""
+    reads: tuple[Axis, ...] = ()
+    """The axes by which convolutions and linear layers read the channels."""
     residual: bool = False
     """Several layers add into these channels: the stream of a residual network."""
+    least: int = 1
+    """With fewer channels than this the network's code goes wrong (a `squeeze` would swallow the axis)."""
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The modules that own parameters of this group, in the order of the network."""
-        return tuple(dict.fromkeys(axis.parameter.rpartition(".")[0] for axis in self.axes))
+        """The modules that make or carry these channels, in the order of the network; not those that read them."""
+        reads = {(axis.parameter, axis.axis) for axis in self.reads}
+        made = [layer_of(axis.parameter) for axis in self.axes if (axis.parameter, axis.axis) not in reads]
+        return tuple(dict.fromkeys([*(layer_of(axis.parameter) for axis in self.filters), *made]))
+
+
+def layer_of(parameter: str) -> str:
+    """Name the module that a parameter belongs to; a parametrised weight belongs to its layer.
+
+    >>> layer_of("stem.conv.weight"), layer_of("stem.conv.parametrizations.weight.original0")
+    ('stem.conv', 'stem.conv')
+    """
+    module, _, parametrised = f".{parameter}".partition(".parametrizations.")
+    return module[1:] if parametrised else parameter.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -57,12 +73,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Contraction:
-    """A convolution or matrix product with a weight: MACs for one image, shared by its two axes."""
+    """A convolution or matrix product: MACs for one image, and the axes that they are proportional to."""
 
     module: str
     macs: int
-    out: Share
-    read: Share
+    shares: tuple[Share, ...]
 
 
 @dataclass(frozen=True)
@@ -87,8 +102,6 @@ class ChannelGraph:
     groups: tuple[ChannelGroup, ...]
     locked: tuple[Locked, ...]
     contractions: tuple[Contraction, ...]
-    other_macs: int
-    """MACs of products between two activations, which no cut changes."""
     parameters: Mapping[str, tuple[Share, ...]]
     """For every parameter (not buffer), how its axes are shared."""
     pads: Mapping[str, tuple[Positions, Positions]]
@@ -111,10 +124,13 @@ class ChannelGraph:
     def macs(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None) -> int:
         """Count the MACs for one image when each group loses `removed[group]` channels."""
         if removed is None:
-            return self.other_macs + sum(c.macs for c in self.contractions)
-        total = self.other_macs
+            return sum(c.macs for c in self.contractions)
+        total = 0
         for c in self.contractions:
-            total += c.macs * c.out.left(removed) * c.read.left(removed) // (c.out.size * c.read.size)
+            left, whole = c.macs, 1
+            for share in c.shares:
+                left, whole = left * share.left(removed), whole * share.size
+            total += left // whole
         return total
 
     def params(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None) -> int:

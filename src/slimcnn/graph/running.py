@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,48 +12,62 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimcnn.errors import ModelError
 from slimcnn.graph.atoms import named_tensors
+from slimcnn.graph.copying import sketch
 from slimcnn.graph.ids import Label
 from slimcnn.graph.tracer import SKIPPED_FOLDERS, Ledger, Mark, NeedsValues, Tracer
 
 
-def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int) -> tuple[Ledger, int]:
-    """Run the network under the tracer; once more with real numbers if numbers steer it."""
+def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int) -> Tracer:
+    """Run a copy of the network, in the mode that it is in, under the tracer.
+
+    Once more with real numbers if numbers steer the program.
+
+    Raises:
+        Broken: the network failed.
+    """
     try:
-        return _run(model, example, labels, next_id, hollow=True)
+        return _run(sketch(model), example, labels, next_id, hollow=True)
     except NeedsValues:
-        return _run(model, example, labels, next_id, hollow=False)
+        return _run(sketch(model), example, labels, next_id, hollow=False)
 
 
-def _run(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, hollow: bool) -> tuple[Ledger, int]:
-    tracer = Tracer({module: name for name, module in model.named_modules()}, next_id, hollow)
+def _run(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, hollow: bool) -> Tracer:
+    tracer = Tracer({module: name for name, module in model.named_modules()}, next_id, hollow, model.training)
     for name, tensor in named_tensors(model):
-        tracer.set_mark(tensor, Mark(labels[name], hollow=False, fixed=True))
+        tracer.set_mark(tensor, Mark(labels.get(name, ()), hollow=False, fixed=True))
     for tensor in tree_leaves(example):
         if isinstance(tensor, Tensor):
             tracer.set_mark(tensor, Mark(()))
     try:
         with tracer.watching():
-            output = call_model(model, example)
-    except NeedsValues:
+            tracer.outputs = outputs_of(call_model(model, example))
+    except (NeedsValues, ModelError):
         raise
     except Exception as error:
-        raise Broken(error, tracer.ledger) from error
-    for tensor in tree_leaves(output):
-        if isinstance(tensor, Tensor):
-            tracer.lock_label(tracer.label(tensor), "the network's output", None)
-    return tracer.ledger, tracer.next_id
+        raise Broken(error, tracer.ledger, example) from error
+    for tensor in tracer.outputs:
+        tracer.lock_label(tracer.label(tensor), "the network's output", None)
+    return tracer
 
 
 class Broken(ModelError):
     """The run broke off; the ledger knows how far it came."""
 
-    def __init__(self, cause: Exception, ledger: Ledger) -> None:
+    def __init__(self, cause: Exception, ledger: Ledger, example: Any) -> None:
         self.ledger = ledger
         self.function = _failing_function(cause)
         """File and function of the user's code in which the run broke off."""
-        self.reason = first_line = (str(cause).strip() or type(cause).__name__).split("\n")[0]
+        self.reason = first_line(cause)
         place = f" at {ledger.current}" if ledger.current else ""
-        super().__init__(f"the network failed{place}: {first_line}")
+        super().__init__(
+            f"the network does not accept an input of {shapes_of(example)}: it failed{place}: {self.reason}; "
+            "pass an example of the shape that it was made for"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """Say an error in one line."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
 def call_model(model: nn.Module, example: Any) -> Any:
@@ -62,34 +77,68 @@ def call_model(model: nn.Module, example: Any) -> Any:
     return model(*example) if isinstance(example, tuple | list) else model(example)
 
 
+def outputs_of(output: Any) -> list[Tensor]:
+    """List the tensors in a network's output: a tensor, or tuples, lists, dicts and dataclasses of them.
+
+    Raises:
+        ModelError: no tensor in it, or an object that cannot be looked into.
+
+    >>> len(outputs_of({"out": torch.ones(1), "more": [torch.ones(2), None]}))
+    2
+    """
+    found = list(_tensors_in(output))
+    if not found:
+        raise ModelError(f"the network returns no tensor but {type(output).__name__}: nothing can be compared")
+    return found
+
+
+def _tensors_in(output: Any) -> Iterator[Tensor]:
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            yield from _tensors_in([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
+        elif not isinstance(leaf, int | float | str | bytes | None):
+            raise ModelError(
+                f"the network returns a {type(leaf).__name__}, which cannot be looked into; return tensors, in "
+                "tuples, lists, dicts or dataclasses"
+            )
+
+
+def shapes_of(example: Any) -> str:
+    """Say the shapes of an example's tensors.
+
+    >>> shapes_of((torch.ones(1, 3), torch.ones(1, 4)))
+    'shape (1, 3), (1, 4)'
+    """
+    shapes = [str(tuple(t.shape)) for t in tree_leaves(example) if isinstance(t, Tensor)]
+    return f"shape {', '.join(shapes)}" if shapes else f"{example!r}"
+
+
 def batch_size(example: Any) -> int:
     """Read the batch size of an example; refuse what is no batch of inputs."""
     tensors = [t for t in tree_leaves(example) if isinstance(t, Tensor)]
     if not tensors or tensors[0].dim() < 2 or 0 in tensors[0].shape:
-        shapes = [tuple(t.shape) for t in tensors]
-        raise ModelError(f"the example must be a batch of inputs like (1, 3, 32, 32); found {shapes or example!r}")
+        found = shapes_of(example) if tensors else type(example).__name__
+        raise ModelError(f"the example must be a batch of inputs like (1, 3, 32, 32); found {found}")
     return int(tensors[0].shape[0])
+
+
+def doubled(example: Any, batch: int) -> Any:
+    """Put an example's samples in twice."""
+    return tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
 
 
 def check_batch(model: nn.Module, example: Any, batch: int) -> None:
     """Refuse networks whose output does not grow with the batch: a plan for one batch would be wrong for another."""
-    doubled = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
-    tracer = Tracer({}, 0)
-    for tensor in tree_leaves(doubled):
-        if isinstance(tensor, Tensor):
-            tracer.set_mark(tensor, Mark(()))
     try:
-        with tracer.watching():
-            output = call_model(model, doubled)
-    except NeedsValues:
-        return
-    except Exception as error:
-        first_line = str(error).strip().split("\n")[0]
+        output = watch(model, doubled(example, batch), {}, 0).outputs[0]
+    except Broken as broken:
         raise ModelError(
-            f"the network accepts a batch of {batch} but not of {2 * batch} ({first_line}); "
-            "its code must not have the batch size written into it"
-        ) from error
-    if isinstance(output, Tensor) and (output.dim() == 0 or output.shape[0] != 2 * batch):
+            f"the network accepts a batch of {batch} but not of {2 * batch} ({broken.reason}); its code must not "
+            "have the batch size written into it, and the example's first axis must be the batch"
+        ) from broken
+    if output.dim() == 0 or output.shape[0] != 2 * batch:
         raise ModelError(
             f"the network returns shape {tuple(output.shape)} for a batch of {2 * batch}: the first axis of its "
             "output must be the batch"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimcnn.graph.channels import layer_of
 from slimcnn.layers.channel_pad import ChannelPad
 
 Kept = Mapping[str, Mapping[int, Tensor]]
@@ -42,16 +43,20 @@ def shrink(model: nn.Module, kept: Kept, pads: Mapping[str, tuple[int, int]]) ->
 
     `pads` gives the new (front, back) of each ChannelPad.  Call it on a copy: the user's model is never changed.
     """
-    done: dict[int, Any] = {}
+    done: dict[int, tuple[Tensor, Tensor]] = {}
+    changed = set()
     for prefix, module in model.named_modules():
         for store, name, tensor in _tensors(module):
-            axes = kept.get(f"{prefix}.{name}" if prefix else name)
+            full_name = f"{prefix}.{name}" if prefix else name
+            axes = kept.get(full_name)
             if axes:
                 done[id(tensor)] = (tensor, _cut(tensor, axes))
             if id(tensor) in done:
                 store[name] = done[id(tensor)][1]
+                changed.add(layer_of(full_name))
     for prefix, module in model.named_modules():
-        describe(module)
+        if prefix in changed:
+            describe(module)
         if isinstance(module, ChannelPad) and prefix in pads:
             module.front, module.back = pads[prefix]
 
@@ -67,9 +72,13 @@ def _cut(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
     new = tensor.detach()
     for axis, positions in axes.items():
         new = new.index_select(axis, positions.to(new.device))
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
-        new = new.contiguous(memory_format=torch.channels_last)
-    return nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if layout is not None and tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous():
+        new = new.contiguous(memory_format=layout)
+    if isinstance(tensor, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+        vars(new).update(vars(tensor))
+    return new
 
 
 def describe(module: nn.Module) -> None:
@@ -77,8 +86,9 @@ def describe(module: nn.Module) -> None:
     weight = module._parameters.get("weight")
     if weight is None:
         weight = module._parameters.get("weight_v")
-    if weight is None and hasattr(module, "parametrizations"):
-        weight = module.weight  # type: ignore[assignment]
+    if weight is None and "parametrizations" in module._modules:
+        # Not module.weight: in training mode that would run the parametrisation, which may change its own state.
+        weight = vars(module.parametrizations["weight"])["_parameters"].get("original")  # type: ignore[index]
     if weight is None:
         mean = module._buffers.get("running_mean")
         if isinstance(module, nn.modules.batchnorm._NormBase) and mean is not None:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from slimcnn.graph.ids import NONE, Label, compact, ids_in, same
+from slimcnn.graph.ids import NONE, Label, compact, core, ids_in, same, varying
 
 HOLLOW_OPS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "native_batch_norm"}
 """Operations whose numbers nobody needs while tracing: their outputs are zeros of the right shape."""
@@ -26,7 +26,7 @@ HOLLOW_OPS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "native_batch_norm
 VALUE_OPS = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "_unique2", "unique_dim"}
 """Operations through which numbers steer the program."""
 
-SKIPPED_FOLDERS = (os.path.dirname(torch.__file__), os.path.dirname(__file__), "<")
+SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 """Code that is not the user's."""
 
 
@@ -85,14 +85,19 @@ class Mark:
 
 @dataclass(frozen=True)
 class ContractionRecord:
-    """A convolution or matrix product with a weight: what it costs and which ids share the cost."""
+    """A convolution or matrix product: what it costs, and the axes whose ids share the cost."""
 
     module: str
     macs: int
-    out_ids: Tensor | None
-    in_ids: Tensor | None
-    produces: bool = True
-    """Each output mixes all inputs of its group; false for a depthwise convolution, which passes channels on."""
+    shares: tuple[Tensor, ...]
+    produced: Tensor | None
+    """Ids of the channels that are made here; None for a depthwise convolution, which passes channels on."""
+    read: Tensor | None = None
+    """Ids of the weight's axis that reads channels."""
+    lost: int = 0
+    """Number of channels that are made here by a weight whose ids could not be followed."""
+    per_batch: bool = True
+    """Every sample costs the same again; false for a product of weights."""
 
 
 @dataclass(frozen=True)
@@ -115,25 +120,43 @@ class Ledger:
     """(module, ids of the zeros in front, ids of the zeros behind) of every ChannelPad."""
     norms: list[Tensor] = field(default_factory=list)
     """Ids of batch-norm scales, one tensor per call."""
-    moves: list[tuple[Site, Tensor]] = field(default_factory=list)
-    """Ids that passed an operation whose sizes may be written into the code (view, split, slice ...)."""
-    lines: dict[tuple[str, int], list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    """Ids of activations that passed a line of code."""
+    squeezed: list[Label] = field(default_factory=list)
+    """Channels on an axis that a `squeeze` would swallow if only one were left."""
+    moves: list[tuple[Site, Label]] = field(default_factory=list)
+    """What passed an operation whose sizes may be written into the code (view, split, slice ...)."""
+    lines: dict[tuple[str, int], list[Label]] = field(default_factory=lambda: defaultdict(list))
+    """Activations that passed a line of code."""
+    sliced: bool = False
+    """Some channels were taken by a range, which may be computed from how many there are."""
     current: Site | None = None
     """The last operation that began: the culprit when the run breaks off inside it."""
     finished: bool = True
     """The last operation also came to its end."""
-    current_weights: list[Tensor] = field(default_factory=list)
+    current_labels: list[Label] = field(default_factory=list)
+    """Activations that went into it."""
+    current_weights: list[Label] = field(default_factory=list)
+    """Weights that went into it."""
 
 
 class Tracer(TorchDispatchMode):
-    """Run the network's own operations on channel ids (rules.py has the few that need a rule)."""
+    """Run the network's own operations on channel ids (rules/ has the few that need a rule).
 
-    def __init__(self, names: Mapping[nn.Module, str], next_id: int, hollow: bool = True) -> None:
+    `names` are the qualified names of the modules; fresh ids start at `next_id`.  A `hollow` run does not compute
+    convolutions and matrix products; a `training` run is one of a network in training mode.
+    """
+
+    def __init__(
+        self, names: Mapping[nn.Module, str], next_id: int, hollow: bool = True, training: bool = False
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger()
         self.hollow = hollow
+        self.training = training
         self.next_id = next_id
+        self.used: set[int] = set()
+        """`id` of every tensor that was read, and thus of every weight."""
+        self.outputs: list[Tensor] = []
+        """What the network returned."""
         self._marks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._names = names
         self._stack: list[nn.Module] = []
@@ -155,6 +178,11 @@ class Tracer(TorchDispatchMode):
         mark = self._marks.get(tensor)
         return mark is None or mark.fixed
 
+    def known(self, tensor: Tensor) -> bool:
+        """Ask whether a tensor is fixed and its numbers were computed."""
+        mark = self._marks.get(tensor)
+        return mark is None or (mark.fixed and not mark.hollow)
+
     def set_mark(self, tensor: Tensor, mark: Mark) -> None:
         """Write what is known of a tensor."""
         self._marks[tensor] = mark
@@ -174,6 +202,11 @@ class Tracer(TorchDispatchMode):
         differ = (a != b) & (a != NONE) & (b != NONE)
         if bool(differ.any()):
             self.ledger.equal.append((a[differ], b[differ], call.site))
+
+    def tie(self, a: Tensor, b: Tensor, call: Call) -> None:
+        """Unify two compact facets of one shape, looking only along dimensions in which one of them changes."""
+        both = varying(a) | varying(b)
+        self.unify(core(a, both), core(b, both), call)
 
     def lock(self, ids: Tensor, reason: str, call: Call | None) -> None:
         """Say that ids must stay."""
@@ -212,16 +245,19 @@ class Tracer(TorchDispatchMode):
             raise NeedsValues(name)
         site = Site(name, self.module_name, *_user_frame())
         self.ledger.current, self.ledger.finished = site, False
-        self.ledger.lines[site.code] += [ids_in(m.label) for m in marks if m.label and not m.fixed]
-        self.ledger.current_weights = [ids_in(mark.label) for mark in marks if mark.label and mark.fixed]
+        self.ledger.current_labels = [mark.label for mark in marks if mark.label and not mark.fixed]
+        self.ledger.lines[site.code] += self.ledger.current_labels
+        self.ledger.current_weights = [mark.label for mark in marks if mark.label and mark.fixed]
+        self.used.update(map(id, tensors))
         skip = self.hollow and name in HOLLOW_OPS
         out = _zeros_instead(func, args, kwargs) if skip else func(*args, **kwargs)
         self.ledger.finished = True
         call = Call(func, _bind(func, args, kwargs), out, site)
         labels = apply_rule(self, call)
-        fixed = all(self.fixed(t) for t in tensors)
-        for tensor, label in zip(_outputs(out), labels, strict=True):
-            self._assign(tensor, Mark(label, hollow or skip, fixed), call)
+        if labels is not None:
+            fixed = all(map(self.fixed, tensors))
+            for tensor, label in zip(_outputs(out), labels, strict=True):
+                self._assign(tensor, Mark(label, hollow or skip, fixed), call)
         return out
 
     def _leave(self, *_: object) -> None:
@@ -230,7 +266,7 @@ class Tracer(TorchDispatchMode):
     def _assign(self, tensor: Tensor, mark: Mark, call: Call) -> None:
         written_in_place = any(tensor is t for t in call.tensors)
         base = tensor._base
-        if written_in_place and base is not None and not same(mark.label, self.label(tensor)):
+        if written_in_place and base is not None and not _same(mark, self._marks.get(tensor)):
             self._write_through(base, tensor, mark, call)
         self._marks[tensor] = mark
 
@@ -253,12 +289,20 @@ class Tracer(TorchDispatchMode):
         """Follow the modules and the operations of everything that runs inside."""
         enter = register_module_forward_pre_hook(lambda module, _: self._stack.append(module))
         leave = register_module_forward_hook(self._leave, always_call=True)
+        # PyTorch's fused attention for inference would hide what happens inside.
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
         try:
             with torch.no_grad(), self:
                 yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
             enter.remove()
             leave.remove()
+
+
+def _same(a: Mark, b: Mark | None) -> bool:
+    return b is not None and (a.hollow, a.fixed) == (b.hollow, b.fixed) and same(a.label, b.label)
 
 
 def _outputs(out: Any) -> list[Tensor]:
@@ -275,8 +319,19 @@ def _has_boolean_index(args: tuple[Any, ...]) -> bool:
 
 
 def _zeros_instead(func: Any, args: Any, kwargs: Any) -> Any:
+    """Give zeros of the shapes that an operation would return; fail where it would fail."""
+    if "batch_norm" in func._schema.name:
+        return _zeros_instead_of_batch_norm(*args, **kwargs)
     shapes = func(*tree_map_only(Tensor, lambda t: t.to("meta"), args), **kwargs)
     return tree_map_only(Tensor, lambda t: torch.zeros_like(t, device="cpu"), shapes)
+
+
+def _zeros_instead_of_batch_norm(x: Tensor, *parameters: Any, **_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    # Faster than PyTorch's own computation of the shapes, which also does not look at the parameters.
+    for tensor in parameters[:4]:
+        if tensor is not None and tensor.numel() != x.size(1):
+            raise RuntimeError(f"a batch norm for {tensor.numel()} channels got {x.size(1)}")
+    return torch.zeros_like(x), x.new_empty(0), x.new_empty(0)
 
 
 def _user_frame() -> tuple[str, int, str]:

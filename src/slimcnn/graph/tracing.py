@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,12 +13,17 @@ from torch.utils._pytree import tree_map_only
 from slimcnn.graph.atoms import Atoms
 from slimcnn.graph.building import GraphBuilder
 from slimcnn.graph.channels import ChannelGraph
-from slimcnn.graph.running import batch_size, check_batch, watch
-from slimcnn.graph.tracer import LockRecord
-from slimcnn.graph.trial import trial_cut
+from slimcnn.graph.copying import duplicate
+from slimcnn.graph.running import Broken, batch_size, check_batch, doubled, watch
+from slimcnn.graph.tracer import Ledger, LockRecord
+from slimcnn.graph.trial import Run, trial_cut
 
 MAX_TRIALS = 30
 """Trial cuts before everything that is still open is locked; each trial locks at least one more group."""
+
+
+SLICED_TRIALS = 3
+"""Trial cuts that must succeed where the code slices channels: `x[:, : c // 4]` may fit one cut by luck."""
 
 
 def trace(model: nn.Module, example: Any) -> ChannelGraph:
@@ -25,14 +31,16 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
 
     The network runs once in eval mode with an id on every number (see `tracer.py`), and again with a trial cut
     on a copy: where the code has a size written into it, the trial breaks or puts channels in the wrong
-    place, and the groups that pass there are locked with the line of code as the reason.
+    place, and the groups that pass there are locked with the line of code as the reason.  A network with
+    weights that only a run in training mode reads (auxiliary heads) is watched in that mode too.
 
     Args:
         model: any `nn.Module`; it is copied, never changed.
         example: one input batch (n, c, h, w), or a tuple or dict of inputs.  Sizes are traced as they are here.
 
     Raises:
-        ModelError: the network does not accept the example, or its output's first axis is not the batch.
+        ModelError: the network cannot be copied, does not accept the example, or its output's first axis is not
+            the batch.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
     >>> graph = trace(net, torch.zeros(1, 3, 8, 8))
@@ -41,17 +49,47 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     >>> graph.locked[0].layer, graph.locked[0].reason
     ('3', "the network's output")
     """
-    model, example = copy.deepcopy(model).cpu().eval(), tree_map_only(Tensor, lambda t: t.detach().cpu(), example)
-    atoms = Atoms.of(model)
     batch = batch_size(example)
-    ledger, next_id = watch(model, example, atoms.labels(model), len(atoms))
+    model, example = duplicate(model).cpu().eval(), tree_map_only(Tensor, lambda t: t.detach().cpu(), example)
+    atoms = Atoms.of(model)
+    labels = atoms.labels(model)
+    tracer = watch(model, example, labels, len(atoms))
     check_batch(model, example, batch)
+    ledger, next_id, runs = tracer.ledger, tracer.next_id, [Run(example, training=False)]
+    if any(id(parameter) not in tracer.used for parameter in model.parameters()):
+        with suppress(Broken):  # what cannot train with this example has nothing to keep together
+            twice = doubled(example, batch)
+            training = watch(model.train(), twice, labels, next_id)
+            runs.append(Run(twice, training=True))
+            _add(ledger, training.ledger)
+            next_id = training.next_id
+    model.eval()
     builder = GraphBuilder(atoms, ledger, next_id)
+    passed, needed = 0, SLICED_TRIALS if ledger.sliced else 1
     for trial in range(MAX_TRIALS):
         graph = builder.graph(model, example, batch)
-        broken = trial_cut(model, example, graph, atoms, builder, seed=trial)
-        if not broken:
+        broken = trial_cut(model, runs, graph, atoms, builder, seed=trial)
+        passed = 0 if broken else passed + 1
+        if passed == needed:
             return graph
         builder.lock(broken)
     builder.lock([LockRecord(torch.arange(next_id), "trial cuts went on failing here", None)])
     return builder.graph(model, example, batch)
+
+
+def _add(ledger: Ledger, training: Ledger) -> None:
+    """Add what a run in training mode taught; what only ran there costs nothing and stays as it is."""
+    known = {record.module for record in ledger.contractions}
+    for record in training.contractions:
+        if record.module not in known:
+            ledger.contractions.append(replace(record, macs=0))
+            if record.produced is not None:
+                ledger.locks.append(LockRecord(record.produced, "runs in training mode only", None))
+    ledger.equal += training.equal
+    ledger.locks += training.locks
+    ledger.pads += training.pads
+    ledger.moves += training.moves
+    ledger.squeezed += training.squeezed
+    ledger.sliced |= training.sliced
+    for code, labels in training.lines.items():
+        ledger.lines[code] += labels

@@ -6,9 +6,9 @@ cut.  The dispatcher cannot tell them from sizes that are computed, so we look w
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,36 +18,85 @@ from torch import Tensor, nn
 from slimcnn.graph.atoms import Atoms
 from slimcnn.graph.building import GraphBuilder
 from slimcnn.graph.channels import ChannelGraph, Positions
+from slimcnn.graph.copying import sketch
+from slimcnn.graph.ids import Label, ids_in
 from slimcnn.graph.running import Broken, watch
 from slimcnn.graph.shrinking import shrink
-from slimcnn.graph.tracer import LockRecord
+from slimcnn.graph.tracer import Ledger, LockRecord
 
 Removed = Mapping[int, Positions]
 """Group (by index) → the channels that go."""
 
-PATIENCE = 6
+PATIENCE = 10
 """Trials that lock only what failed; after that, whatever runs through the same line of code."""
 
 
+HARD_CODED = "a size in the code does not follow a cut"
+
+SIZED = (
+    "view",
+    "_unsafe_view",
+    "split",
+    "split_with_sizes",
+    "slice",
+    "expand",
+    "repeat",
+    "index",
+    "index_select",
+    "unfold",
+)
+"""Operations whose sizes may be written into the code."""
+
+REPEATED = 3
+"""Modules in which a line of code was to blame before it is taken to be wrong in all of them."""
+
+SPREAD = 7
+"""Neighbouring groups lose different numbers of channels, so that code which needs equal numbers breaks."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to run the network."""
+
+    example: Any
+    training: bool
+
+
 def trial_cut(
-    model: nn.Module, example: Any, graph: ChannelGraph, atoms: Atoms, builder: GraphBuilder, seed: int
+    model: nn.Module, runs: list[Run], graph: ChannelGraph, atoms: Atoms, builder: GraphBuilder, seed: int
 ) -> list[LockRecord]:
-    """Cut half of every group from a copy and list what has to be locked; empty if every channel arrived."""
-    random = np.random.default_rng(seed)
-    removed = {
-        i: np.r_[0, 1 + random.permutation(group.channels - 1)[: max(group.channels // 2 - 1, 0)]]
-        for i, group in enumerate(graph.groups)
-        if group.channels > 2
-    }
-    if not removed:
+    """Cut about half of every group from a copy and list what has to be locked; empty if every channel arrived."""
+    if not graph.groups:
         return []
+    removed = _some_of_each(graph, seed)
     kept = kept_positions(graph, removed)
-    cut = copy.deepcopy(model)
+    cut = sketch(model)
     shrink(cut, kept, kept_pads(graph, removed))
-    try:
-        ledger, _ = watch(cut, example, atoms.labels(cut, kept), len(builder.component))
-    except Broken as broken:
-        return _culprits(broken, graph, builder, patience=seed < PATIENCE)
+    labels = atoms.labels(cut, kept)
+    wrong: list[LockRecord] = []
+    for run in runs:
+        try:
+            ledger = watch(cut.train(run.training), run.example, labels, len(builder.component)).ledger
+        except Broken as broken:
+            return _culprits(broken, graph, builder, patience=seed < PATIENCE)
+        wrong += _displaced(ledger, builder)
+    return _whole_groups(wrong, graph, builder)
+
+
+def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
+    """Choose channels to remove: first and last, so that the others move, and never so many that one is left."""
+    random = np.random.default_rng(seed)
+    removed = {}
+    for i, group in enumerate(graph.groups):
+        half = group.channels // 2
+        number = max(half - (i + seed) % min(SPREAD, half), 1)
+        inner = 1 + random.permutation(group.channels - 2)
+        removed[i] = np.r_[0, group.channels - 1, inner][:number]
+    return removed
+
+
+def _displaced(ledger: Ledger, builder: GraphBuilder) -> list[LockRecord]:
+    """List channels that met others than in the whole network, and what was locked again."""
     wrong = []
     for a, b, site in ledger.equal:
         known = (a < len(builder.component)) & (b < len(builder.component))
@@ -55,11 +104,9 @@ def trial_cut(
         astray = torch.from_numpy(builder.component[a.numpy()] != builder.component[b.numpy()])
         if bool(astray.any()):
             ids = torch.cat([a[astray], b[astray]])
-            wrong.append(LockRecord(ids, "a size in the code does not follow a cut: channels arrive displaced", site))
-    for record in ledger.locks:
-        ids = record.ids[record.ids < len(builder.component)]
-        wrong.append(LockRecord(ids, record.reason, record.site))
-    return _whole_groups(wrong, graph, builder)
+            record = LockRecord(ids, f"{HARD_CODED}: channels arrive displaced", site)
+            wrong.append(_blaming_a_move(record, ledger))
+    return wrong + [replace(record, ids=_known(record.ids, builder)) for record in ledger.locks]
 
 
 def _culprits(broken: Broken, graph: ChannelGraph, builder: GraphBuilder, patience: bool) -> list[LockRecord]:
@@ -68,18 +115,47 @@ def _culprits(broken: Broken, graph: ChannelGraph, builder: GraphBuilder, patien
     When trial after trial fails (`patience` is over), lock what passes the same line of code in any module.
     """
     ledger, site = broken.ledger, broken.ledger.current
-    reason = f"a size in the code does not follow a cut: {broken.reason}"
-    here = ledger.lines[site.code] if site else []
+    reason = f"{HARD_CODED}: {broken.reason}"
+    here = [ledger.current_labels, ledger.current_weights] if not ledger.finished else []
     everywhere = builder.ledger.lines.get(site.code, []) if site else []
-    function = broken.function
-    moved = [ids for place, ids in builder.ledger.moves if (place.file, place.function) == function]
-    suspects = [here if patience else everywhere, ledger.current_weights] if not ledger.finished else []
-    for ids in (*suspects, moved, everywhere, [torch.arange(len(builder.component))]):
-        known = [i[i < len(builder.component)] for i in ids]
-        found = _whole_groups([LockRecord(i, reason, site) for i in known], graph, builder)
+    moves = [(place, label) for place, label in builder.ledger.moves if (place.file, place.function) == broken.function]
+    moved = [label for _, label in moves]
+    moved_here = [label for place, label in moves if site and place.module == site.module]
+    suspects: list[list[Label]] = [*here, moved_here, moved, everywhere] if patience else [everywhere, moved]
+    suspects.append([(torch.arange(len(builder.component)),)])
+    for labels in suspects:
+        records = [LockRecord(_known(ids_in(label), builder), reason, site) for label in labels]
+        found = _whole_groups(_displaced(ledger, builder) + records, graph, builder)
         if found:
-            return found
+            found = [_blaming_a_move(record, ledger) for record in found]
+            return found + _whole_groups(_same_line_elsewhere(found, builder), graph, builder)
     return []
+
+
+def _same_line_elsewhere(found: list[LockRecord], builder: GraphBuilder) -> list[LockRecord]:
+    """When a line was to blame in several modules, lock what passes it in all others too."""
+    more = []
+    for site, reason in {
+        record.site: record.reason for record in found if record.site and record.site.op in SIZED
+    }.items():
+        builder.blamed[site.code].add(site.module)
+        if len(builder.blamed[site.code]) >= REPEATED:
+            elsewhere = [label for place, label in builder.ledger.moves if place.code == site.code]
+            more += [LockRecord(ids_in(label), reason, site) for label in elsewhere]
+    return more
+
+
+def _blaming_a_move(record: LockRecord, ledger: Ledger) -> LockRecord:
+    """Name as the place the last line that cut the channels up, if there is one: there the size will be written."""
+    for site, label in reversed(ledger.moves):
+        if site.op in SIZED and bool(torch.isin(ids_in(label), record.ids).any()):
+            return replace(record, site=site)
+    return record
+
+
+def _known(ids: Tensor, builder: GraphBuilder) -> Tensor:
+    """Drop ids that were made in this run only."""
+    return ids[ids < len(builder.component)]
 
 
 def _whole_groups(records: list[LockRecord], graph: ChannelGraph, builder: GraphBuilder) -> list[LockRecord]:

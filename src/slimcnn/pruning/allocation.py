@@ -49,9 +49,10 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
     r channels) of one group.  Under several processes the plan is checked to be the same on all.
 
     Raises:
-        TargetError: a pattern that matches nothing.
+        TargetError: a pattern that matches nothing, or asks for what cannot be cut.
         TargetUnreachable: with everything removed that may go, the target is still missed; says what is possible
             and what stands in the way.
+        SlimcnnError: the processes made different plans.
 
     >>> import slimcnn
     >>> net = slimcnn.build("resnet20")
@@ -60,13 +61,13 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
     >>> 0.48 < graph.macs(plan.counts(graph)) / graph.macs() <= 0.5
     True
     """
+    _check_scores(graph, scores)
     protected = _matching(graph, target.protect, "protect")
-    if target.residual == "keep":
-        protected |= {i for i, group in enumerate(graph.groups) if group.residual}
-    fixed = _fixed_counts(graph, target, protected)
+    fixed = _fixed_counts(graph, scores, target, protected)
     free = [
         i for i, group in enumerate(graph.groups)
         if i not in protected and i not in fixed and group.name not in scores.unscored
+        and not (group.residual and target.residual == "keep")
     ]  # fmt: skip
     counts = np.zeros(len(graph.groups), dtype=np.int64)
     for i, n in fixed.items():
@@ -75,8 +76,9 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
         for i in free:
             counts[i] = _allowed(graph.groups[i], target.ratio, target)
     else:
-        steps = _steps(graph, scores, target, free)
-        counts = _take(graph, target, counts, steps)
+        counts = _take(graph, target, counts, _steps(graph, scores, target, free))
+    if target.ratio and not counts.any():
+        raise TargetUnreachable(_why_unreachable(graph, target, counts))
     removed = {}
     for i in map(int, np.flatnonzero(counts)):
         group = graph.groups[i]
@@ -86,6 +88,17 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
     plan = Plan(graph.fingerprint, removed, scores.criterion, target.describe(), notes)
     _assert_equal_on_all_processes(plan, graph)
     return plan
+
+
+def _check_scores(graph: ChannelGraph, scores: Scores) -> None:
+    for group in graph.groups:
+        found = scores.values.get(group.name)
+        if found is None or len(found) != group.channels:
+            shown = "none" if found is None else len(found)
+            raise TargetError(
+                f"the scores are of another network: {group.name!r} has {group.channels} channels and {shown} scores; "
+                "score this network on this graph"
+            )
 
 
 def _matching(graph: ChannelGraph, patterns: Sequence[str], asked: str) -> set[int]:
@@ -102,10 +115,20 @@ def _matching(graph: ChannelGraph, patterns: Sequence[str], asked: str) -> set[i
     return found
 
 
-def _fixed_counts(graph: ChannelGraph, target: Target, protected: set[int]) -> dict[int, int]:
+def _fixed_counts(graph: ChannelGraph, scores: Scores, target: Target, protected: set[int]) -> dict[int, int]:
     fixed = {}
     for pattern, ratio in target.per_layer.items():
-        for i in _matching(graph, [pattern], "per_layer") - protected:
+        hits = _matching(graph, [pattern], "per_layer")
+        unscored = [graph.groups[i].name for i in hits - protected if graph.groups[i].name in scores.unscored]
+        if ratio and not hits:
+            lock = next(lock for lock in graph.locked if fnmatchcase(lock.layer, pattern))
+            raise TargetError(f"per_layer: {pattern!r} asks to cut {lock.layer}, which is locked: {lock.reason}")
+        if ratio and unscored:
+            raise TargetError(
+                f"per_layer: {pattern!r} asks to cut {unscored[0]}, which {scores.criterion} cannot score: "
+                f"{scores.unscored[unscored[0]]}"
+            )
+        for i in hits - protected:
             fixed[i] = _allowed(graph.groups[i], ratio, target)
     if target.per_layer and target.macs is None and target.params is None and target.ratio is None:
         fixed |= {i: 0 for i in range(len(graph.groups)) if i not in fixed}
@@ -114,7 +137,7 @@ def _fixed_counts(graph: ChannelGraph, target: Target, protected: set[int]) -> d
 
 def _allowed(group: ChannelGroup, ratio: float, target: Target) -> int:
     """Round a share of a group's channels down to a number that may go."""
-    most = group.channels - max(target.min_channels, 1)
+    most = group.channels - max(target.min_channels, group.least)
     wanted = min(int(np.floor(group.channels * ratio + 1e-9)), most)
     if wanted <= 0:
         return 0
@@ -131,7 +154,7 @@ def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: list[int])
         values = scores.ranked(group.name).sort().values.tolist()
         gone = 0
         last = float("-inf")
-        for channels in _chunks(group.channels, target):
+        for channels in _chunks(group.channels, target, group.least):
             chunk = values[gone : gone + channels]
             gone += channels
             # A group's channels leave in its own order, whatever the mean of a chunk says.
@@ -141,13 +164,13 @@ def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: list[int])
     return sorted(steps, key=lambda step: step.turn)
 
 
-def _chunks(n: int, target: Target) -> list[int]:
+def _chunks(n: int, target: Target, least: int = 1) -> list[int]:
     """Cut n channels into the numbers that leave together: 1, or what brings the rest to a multiple.
 
     >>> _chunks(20, Target(macs=0.5, round_to=8))
     [4, 8]
     """
-    floor = max(target.min_channels, target.round_to, 1)
+    floor = max(target.min_channels, target.round_to, least)
     chunks = []
     while n > floor:
         size = n % target.round_to or target.round_to
@@ -161,10 +184,12 @@ def _chunks(n: int, target: Target) -> list[int]:
 def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Step]) -> Counts:
     """Take the fewest steps that meet the target, by bisection: every step makes the network cheaper."""
 
+    groups = np.array([step.group for step in steps], dtype=np.int64)
+    channels = np.array([step.channels for step in steps], dtype=np.int64)
+
     def after(n: int) -> Counts:
         counts = base.copy()
-        for step in steps[:n]:
-            counts[step.group] += step.channels
+        np.add.at(counts, groups[:n], channels[:n])
         return counts
 
     met = _test_of(graph, target)
@@ -203,6 +228,9 @@ def _why_unreachable(graph: ChannelGraph, target: Target, most: Counts) -> str:
         channels = sum(group.channels for group in graph.groups)
         best.append(f"ratio={int(most.sum()) / max(channels, 1):.3f}")
     blocks = [f"{lock.layer} ({lock.reason})" for lock in graph.locked[:4]]
+    widest = max((group.channels for group in graph.groups), default=0)
+    if target.ratio is not None and widest * target.ratio < 1 and graph.groups:
+        blocks.append(f"of {widest} channels, the most in a layer, {target.ratio:g} is less than one")
     blocks += [f"protected: {', '.join(target.protect)}"] if target.protect else []
     blocks += [f"round_to={target.round_to}"] if target.round_to > 1 else []
     blocks += [f"min_channels={target.min_channels}"] if target.min_channels > 1 else []

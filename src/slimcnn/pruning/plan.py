@@ -33,6 +33,11 @@ class Plan:
     target: str = ""
     notes: tuple[str, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        ordered = {name: tuple(sorted({int(c) for c in channels})) for name, channels in self.removed.items()}
+        object.__setattr__(self, "removed", {name: channels for name, channels in ordered.items() if channels})
+        object.__setattr__(self, "notes", tuple(self.notes))
+
     def to_json(self, graph: ChannelGraph) -> str:
         """Write the plan as JSON, one line per group, kept groups too."""
         rows = [
@@ -54,16 +59,22 @@ class Plan:
         """
         try:
             data = json.loads(text)
-            rows = {row["group"]: tuple(sorted({int(c) for c in row["removed"]})) for row in data["groups"]}
+            if data["slimcnn_plan"] != FORMAT:
+                raise PlanError(f"the plan has format {data['slimcnn_plan']!r}; this version reads format {FORMAT}")
+            rows = [(str(row["group"]), tuple(map(_channel, row["removed"]))) for row in data["groups"]]
             plan = cls(
                 network=str(data["network"]),
-                removed={name: channels for name, channels in rows.items() if channels},
+                removed=dict(rows),
                 criterion=str(data.get("criterion", "")),
                 target=str(data.get("target", "")),
-                notes=tuple(data.get("notes", ())),
+                notes=tuple(map(str, data.get("notes", ()))),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PlanError(f"this is not a plan ({error!r}); write one with slimcnn compress --dry-run") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise PlanError(f"this is not a plan ({reason}); write one with slimcnn compress --dry-run") from error
+        twice = next((name for i, (name, _) in enumerate(rows) if name in dict(rows[:i])), None)
+        if twice is not None:
+            raise PlanError(f"the plan lists {twice!r} twice; leave one of the lines")
         check(plan, graph)
         return plan
 
@@ -89,6 +100,12 @@ class Plan:
         return {graph.index(name): np.array(channels, dtype=np.int64) for name, channels in self.removed.items()}
 
 
+def _channel(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no channel number")
+    return value
+
+
 def check(plan: Plan, graph: ChannelGraph) -> None:
     """Refuse a plan that this network cannot follow."""
     names = {group.name for group in graph.groups}
@@ -107,5 +124,8 @@ def check(plan: Plan, graph: ChannelGraph) -> None:
         if outside:
             raise PlanError(f"the plan removes channel {outside[0]} of {name!r}, which has channels 0 to "
                             f"{group.channels - 1}")  # fmt: skip
-        if len(set(channels)) >= group.channels:
-            raise PlanError(f"the plan removes all {group.channels} channels of {name!r}; at least one must stay")
+        left = group.channels - len(channels)
+        if left < group.least:
+            raise PlanError(
+                f"the plan leaves {left} of {group.channels} channels of {name!r}; at least {group.least} must stay"
+            )

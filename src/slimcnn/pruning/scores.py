@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from slimcnn.errors import CriterionError, SlimcnnError, WeightsError
 from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
+from slimcnn.graph.copying import duplicate
+from slimcnn.graph.running import first_line, outputs_of
 from slimcnn.registry import Registry
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -24,7 +26,7 @@ class Evidence:
 
     `filters` holds one (n, values) float64 tensor per layer that produces the channels; `scales` one (n,) tensor
     of batch-norm gammas per norm on them; `contributions` is (batches, n), the sum of weight times gradient over
-    a channel's filters, one row per batch of data.
+    a channel's filters, one row per batch of data.  Only what the criterion `needs` is there.
     """
 
     group: str
@@ -32,11 +34,8 @@ class Evidence:
     scales: tuple[Tensor, ...] = ()
     contributions: Tensor | None = None
     seed: int = 0
-
-    @property
-    def channels(self) -> int:
-        """The number of channels n."""
-        return self.filters[0].shape[0]
+    channels: int = 0
+    """n, in a network."""
 
     def over_layers(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a function of one layer's filters; average over layers, each divided by its mean first.
@@ -54,14 +53,15 @@ class Criterion:
     """A way to say which channels matter.
 
     `score` gives one number per channel, higher = keep.  `choose(evidence, m)` picks the m channels to keep where
-    that is more than the m highest scores.  `comparable` says that raw scores mean the same in every layer; other
-    scores are divided by their group's mean before channels of different groups are ranked together.
+    that is more than the m highest scores.  `needs` says what of the evidence it looks at.  `comparable` says
+    that raw scores mean the same in every layer; other scores are divided by their group's mean before channels of
+    different groups are ranked together.
     """
 
     name: str
     score: Callable[[Evidence], Tensor]
     choose: Callable[[Evidence, int], Tensor] | None = None
-    needs: Literal["filters", "scales", "contributions"] = "filters"
+    needs: Literal["filters", "scales", "contributions", "nothing"] = "filters"
     comparable: bool = False
 
 
@@ -110,10 +110,12 @@ def criterion_named(spec: str) -> Criterion:
         if not equals:
             raise CriterionError(f"criterion {spec!r}: {option!r} is not an option like bins=4")
     build = criteria[name].value
-    try:
-        return build(**options)
-    except TypeError as error:
-        raise CriterionError(f"criterion {spec!r}: {str(error).partition('() ')[2] or error}") from None
+    known = list(inspect.signature(build).parameters)
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        offered = f"its options are {', '.join(known)}" if known else "it has none"
+        raise CriterionError(f"criterion {spec!r}: no option {unknown[0]!r}; {offered}")
+    return build(**options)
 
 
 def score(
@@ -141,23 +143,27 @@ def score(
     """
     chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
     _refuse_broken_weights(model)
-    tensors = dict(model.named_parameters())
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    if chosen.choose is not None:  # it chooses later: by the weights that were scored, even if they change until then
+        tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     contributions = _contributions(model, graph, chosen.name, data) if chosen.needs == "contributions" else {}
-    evidence, values, unscored = {}, {}, {}
+
+    def evidence(group: ChannelGroup) -> Evidence:
+        found = Evidence(group.name, seed=seed, channels=group.channels)
+        if chosen.needs == "filters":
+            return replace(found, filters=tuple(rows(tensors[axis.parameter], axis) for axis in group.filters))
+        if chosen.needs == "scales":
+            scales = [scale for axis in group.norms for scale in rows(tensors[axis.parameter], axis).unbind(dim=1)]
+            return replace(found, scales=tuple(scales))
+        return replace(found, contributions=contributions.get(group.name))
+
+    values, unscored = {}, {}
     for group in graph.groups:
-        seen = Evidence(
-            group=group.name,
-            filters=tuple(rows(tensors[axis.parameter], axis) for axis in group.filters),
-            scales=tuple(rows(tensors[axis.parameter], axis).mean(dim=1) for axis in group.norms),
-            contributions=contributions.get(group.name),
-            seed=seed,
-        )
-        evidence[group.name] = seen
-        if chosen.needs == "scales" and not seen.scales:
+        if chosen.needs == "scales" and not group.norms:
             unscored[group.name] = "no batch norm with a scale on these channels"
             values[group.name] = torch.full((group.channels,), torch.inf)
         else:
-            values[group.name] = chosen.score(seen)
+            values[group.name] = _checked(chosen.score(evidence(group)), group, chosen.name)
     if graph.groups and len(unscored) == len(graph.groups):
         raise CriterionError(
             f"criterion {chosen.name!r} finds nothing to look at: {next(iter(unscored.values()))}; "
@@ -166,7 +172,7 @@ def score(
     choose = None
     if chosen.choose is not None:
         pick = chosen.choose
-        choose = lambda name, m: pick(evidence[name], m)  # noqa: E731
+        choose = lambda name, m: pick(evidence(graph[name]), m)  # noqa: E731
     return Scores(chosen.name, _average_over_processes(values), unscored, chosen.comparable, choose)
 
 
@@ -177,11 +183,22 @@ def rows(tensor: Tensor, axis: Axis) -> Tensor:
     return flat[positions].flatten(1).double().cpu()
 
 
+def _checked(values: Tensor, group: ChannelGroup, criterion: str) -> Tensor:
+    if tuple(values.shape) != (group.channels,) or bool(values.isnan().any()):
+        found = f"shape {tuple(values.shape)}" + (" with NaN" if bool(values.isnan().any()) else "")
+        raise CriterionError(
+            f"criterion {criterion!r} must give one number for each of the {group.channels} channels of "
+            f"{group.name!r}; it gave {found}"
+        )
+    return values
+
+
 def _refuse_broken_weights(model: nn.Module) -> None:
-    for name, tensor in model.named_parameters():
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor.detach())).isfinite().all()):
+            continue
         bad = int((~torch.isfinite(tensor)).sum())
-        if bad:
-            raise WeightsError(f"{name} holds {bad} values that are NaN or infinite; load weights that are finite")
+        raise WeightsError(f"{name} holds {bad} values that are NaN or infinite; load weights that are finite")
 
 
 def _contributions(
@@ -190,13 +207,20 @@ def _contributions(
     """Sum weight times gradient of the cross-entropy over each channel's filters, one row per batch."""
     if data is None:
         raise CriterionError(f"criterion {criterion!r} needs data: pass batches (x, y) as data=")
-    copied = copy.deepcopy(model).eval().requires_grad_(True)
+    copied = duplicate(model).eval().requires_grad_(True)
     tensors = dict(copied.named_parameters())
     device = next(copied.parameters()).device
     rows: dict[str, list[Tensor]] = {group.name: [] for group in graph.groups}
     for x, y in data:
         copied.zero_grad()
-        F.cross_entropy(copied(x.to(device)), y.to(device)).backward()
+        try:
+            with torch.enable_grad():
+                F.cross_entropy(outputs_of(copied(x.to(device)))[0], y.to(device)).backward()
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise CriterionError(
+                f"criterion {criterion!r} needs batches (x, y) of inputs and class labels that fit the network; with "
+                f"x {tuple(x.shape)} and y {tuple(y.shape)} it failed: {first_line(error)}"
+            ) from error
         for group in graph.groups:
             rows[group.name].append(_weight_times_gradient(group, tensors))
     if not any(rows.values()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from slimcnn.errors import PlanError
 from slimcnn.graph import ChannelGraph
+from slimcnn.graph.copying import duplicate
 from slimcnn.graph.shrinking import shrink
 from slimcnn.graph.trial import kept_pads, kept_positions
 from slimcnn.pruning.plan import Plan, check
@@ -43,7 +43,7 @@ def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) 
     """
     _check_shapes(model, graph, plan)
     removed = plan.by_index(graph)
-    small = copy.deepcopy(model)
+    small = duplicate(model)
     shrink(small, kept_positions(graph, removed), kept_pads(graph, removed))
     if verify:
         law(mask(model, graph, plan), small, graph, plan)
@@ -58,14 +58,14 @@ def mask(model: Network, graph: ChannelGraph, plan: Plan) -> Network:
     back where the activation maps zero to zero.
 
     >>> import slimcnn
-    >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(2, 1))
+    >>> net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(3, 2))
     >>> graph = slimcnn.trace(net, torch.zeros(1, 1, 1, 1))
     >>> masked = mask(net, graph, Plan(graph.fingerprint, {"0": (1,)}))
     >>> masked[3].weight[0, 1].item(), masked[0].bias[1].item()
     (0.0, 0.0)
     """
     _check_shapes(model, graph, plan)
-    masked = copy.deepcopy(model)
+    masked = duplicate(model)
     parameters = dict(masked.named_parameters())
     with torch.no_grad():
         for index, channels in plan.by_index(graph).items():
@@ -80,10 +80,10 @@ def mask(model: Network, graph: ChannelGraph, plan: Plan) -> Network:
 def _check_shapes(model: nn.Module, graph: ChannelGraph, plan: Plan) -> None:
     found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     traced = {name: tuple(share.size for share in shares) for name, shares in graph.parameters.items()}
-    for name in traced:
-        if found.get(name) != traced[name]:
+    for name in (*traced, *found):
+        if found.get(name) != traced.get(name):
             raise PlanError(
-                f"the graph was traced on another network: {name} had shape {traced[name]}, here it is "
+                f"the graph was traced on another network: {name} was {traced.get(name, 'missing')}, here it is "
                 f"{found.get(name, 'missing')}; trace this network"
             )
     check(plan, graph)

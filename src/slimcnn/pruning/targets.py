@@ -50,15 +50,17 @@ class Target:
     protect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "protect", tuple(self.protect))
+        object.__setattr__(self, "protect", (self.protect,) if isinstance(self.protect, str) else tuple(self.protect))
+        if not isinstance(self.per_layer, Mapping):
+            raise TargetError(f"per_layer={self.per_layer!r}: give patterns and ratios, like {{'layer1.*': 0.3}}")
         for name in ("macs", "params"):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
+            if value is not None and not (_is_number(value) and 0 < value <= 1):
                 raise TargetError(
                     f"{name}={value}: the share of the original that may stay must be above 0 and at most 1"
                 )
         for name, value in {"ratio": self.ratio, **{f"per_layer[{k!r}]": v for k, v in self.per_layer.items()}}.items():
-            if value is not None and not 0 <= value < 1:
+            if value is not None and not (_is_number(value) and 0 <= value < 1):
                 raise TargetError(f"{name}={value}: the share of channels removed must be at least 0 and below 1")
         if self.ratio is not None and (self.macs is not None or self.params is not None):
             raise TargetError("ratio says how much goes, macs and params how much may stay: give one or the other")
@@ -69,8 +71,9 @@ class Target:
         if self.residual not in ("auto", "keep", "cut"):
             raise TargetError(f"residual={self.residual!r}: choose 'auto', 'keep' or 'cut'")
         for name in ("min_channels", "round_to"):
-            if getattr(self, name) < 1:
-                raise TargetError(f"{name}={getattr(self, name)}: must be 1 or more")
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise TargetError(f"{name}={value}: must be a whole number, 1 or more")
 
     def describe(self) -> str:
         """Say the target in one line."""
@@ -83,3 +86,7 @@ class Target:
         parts += [f"round_to = {self.round_to}"] if self.round_to > 1 else []
         parts += [f"protected: {', '.join(self.protect)}"] if self.protect else []
         return ", ".join(parts)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -2,58 +2,73 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from slimcnn.errors import LawBroken, WeightsError
+from slimcnn.errors import LawBroken, ModelError, WeightsError
 from slimcnn.graph import ChannelGraph
-from slimcnn.graph.running import call_model
+from slimcnn.graph.channels import layer_of
+from slimcnn.graph.copying import duplicate
+from slimcnn.graph.running import call_model, first_line, outputs_of
 from slimcnn.graph.trial import kept_positions
 from slimcnn.pruning.plan import Plan
 
 TOLERANCE = 1e-9
+"""Largest relative error that counts as equal in float64."""
+
+ROUGH = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""The same for networks whose code insists on a type of its own."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of comparing the pruned with the masked network, in float64 and eval mode."""
+    """The outcome of comparing the pruned with the masked network, in eval mode."""
 
     equal: bool
     error: float
     """Largest difference of any output, relative to the largest output."""
     layer: str = ""
     """The first layer whose output differs; empty when equal."""
+    dtype: str = "float64"
+    """Precision of the comparison: float64, unless the network's code insists on another."""
 
     def __str__(self) -> str:
         if self.equal:
-            return f"equal: the pruned network is the masked network (relative error {self.error:.1e} in float64)"
-        return f"wrong at {self.layer or 'the output'}: relative error {self.error:.1e} in float64"
+            return f"equal: the pruned network is the masked network (relative error {self.error:.1e} in {self.dtype})"
+        return f"wrong at {self.layer or 'the output'}: relative error {self.error:.1e} in {self.dtype}"
 
 
 def verify(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
     """Compare the masked with the pruned network on an input like the example, in float64.
 
     Float64 leaves no room for rounding to hide or to fake a difference: equal means a relative error below 1e-9.
+    A network whose code converts to a type of its own is compared in that type, less sharply.
 
     Raises:
+        ModelError: the masked network does not run, or answers differently each time.
         WeightsError: the masked network's own output is not finite.
     """
-    example = _input_like(graph.example)
-    a, seen_a = _run(masked, example)
+    dtype, one = _in_best_type(masked, graph)
+    tolerance = ROUGH.get(dtype, TOLERANCE)
+    name = str(dtype).removeprefix("torch.")
     try:
-        b, seen_b = _run(small, example)
+        two = _run(small, graph.example, dtype)
     except _Failed as failed:
-        return Verdict(False, float("inf"), failed.layer)
-    error = _relative_error(a, b)
-    if error < TOLERANCE:
-        return Verdict(True, error)
-    return Verdict(False, error, _first_difference(seen_a, seen_b, _kept_outputs(graph, plan)))
+        return Verdict(False, float("inf"), failed.layer, name)
+    error = _relative_error(one.outputs, two.outputs)
+    if error < tolerance:
+        return Verdict(True, error, dtype=name)
+    if _relative_error(one.outputs, _run(masked, graph.example, dtype, seed=1).outputs) >= tolerance:
+        raise ModelError(
+            "the network answers differently each time (its forward draws random numbers), so that nothing can be "
+            "proven; switch that off in eval mode, or prune with verify=False"
+        )
+    return Verdict(False, error, _first_difference(one, two, _kept_outputs(graph, plan), tolerance), name)
 
 
 def law(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
@@ -67,39 +82,59 @@ def law(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) ->
     return verdict
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What a run gave: the outputs, and the output of every leaf module in the order in which they ran."""
+
+    outputs: list[Tensor]
+    layers: dict[str, Tensor]
+
+
 class _Failed(Exception):
-    def __init__(self, layer: str) -> None:
+    def __init__(self, layer: str, reason: str) -> None:
         super().__init__(layer)
         self.layer = layer
+        self.reason = reason
 
 
-def _input_like(example: Any) -> Any:
+def _in_best_type(masked: nn.Module, graph: ChannelGraph) -> tuple[torch.dtype, _Record]:
+    """Run the masked network in float64, or in the most precise type that its code accepts."""
+    own = next((p.dtype for p in masked.parameters() if p.is_floating_point()), torch.float32)
+    for dtype in dict.fromkeys((torch.float64, torch.float32, own)):
+        try:
+            return dtype, _run(masked, graph.example, dtype)
+        except _Failed as failed:
+            last = failed
+    raise ModelError(f"the network does not run on its example: it failed at {last.layer}: {last.reason}") from last
+
+
+def _run(model: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0) -> _Record:
+    """Run a copy in eval mode, on the CPU."""
+    copied = duplicate(model).cpu().to(dtype).eval()
+    seen: dict[str, Tensor] = {}
+    entered = [""]
+    for name, module in copied.named_modules():
+        if not any(module.children()):
+            module.register_forward_pre_hook(_noting(name, entered))
+            module.register_forward_hook(_keeping(name, seen))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _Record(outputs_of(call_model(copied, _input_like(example, dtype))), seen)
+    except Exception as error:
+        raise _Failed(entered[-1], first_line(error)) from error
+
+
+def _input_like(example: Any, dtype: torch.dtype) -> Any:
     """Replace numbers of an example (often zeros) by normal ones, so that nothing hides behind a zero."""
     generator = torch.Generator().manual_seed(0)
 
     def fill(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(dtype)
 
     return tree_map_only(Tensor, fill, example)
-
-
-def _run(model: nn.Module, example: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Run a float64 copy; give its outputs, and the output of every leaf module by name."""
-    double = copy.deepcopy(model).cpu().double().eval()
-    seen: dict[str, Tensor] = {}
-    entered: list[str] = []
-    for name, module in double.named_modules():
-        if not any(module.children()):
-            module.register_forward_pre_hook(_noting(name, entered))
-            module.register_forward_hook(_keeping(name, seen))
-    try:
-        with torch.no_grad():
-            output = call_model(double, example)
-    except Exception as error:
-        raise _Failed(entered[-1] if entered else "") from error
-    return [t for t in tree_leaves(output) if isinstance(t, Tensor)], seen
 
 
 def _noting(name: str, entered: list[str]) -> Callable[[nn.Module, Any], None]:
@@ -115,12 +150,15 @@ def _keeping(name: str, seen: dict[str, Tensor]) -> Callable[[nn.Module, Any, An
 
 
 def _relative_error(a: list[Tensor], b: list[Tensor]) -> float:
+    if len(a) != len(b):
+        return float("inf")
     worst = 0.0
     for x, y in zip(a, b, strict=True):
-        if not bool(torch.isfinite(x).all()):
-            raise WeightsError("the network's own output is not finite on a normal input; check its weights")
         if x.shape != y.shape:
             return float("inf")
+        if not bool(torch.isfinite(x).all()):
+            raise WeightsError("the network's own output is not finite on a normal input; check its weights")
+        x, y = x.detach().double(), y.detach().double()
         scale = float(x.abs().max()) if x.numel() else 0.0
         difference = float((x - y).abs().max()) if x.numel() else 0.0
         worst = max(worst, difference / scale if scale > 0 else difference)
@@ -128,20 +166,19 @@ def _relative_error(a: list[Tensor], b: list[Tensor]) -> float:
 
 
 def _kept_outputs(graph: ChannelGraph, plan: Plan) -> dict[str, Tensor]:
+    """Say for every layer that lost channels which are left."""
     kept = kept_positions(graph, plan.by_index(graph))
     filters = {(axis.parameter, axis.axis) for group in graph.groups for axis in group.filters}
-    return {
-        name.rpartition(".")[0]: axes[axis] for name, axes in kept.items() for axis in axes if (name, axis) in filters
-    }
+    return {layer_of(name): axes[axis] for name, axes in kept.items() for axis in axes if (name, axis) in filters}
 
 
-def _first_difference(a: dict[str, Tensor], b: dict[str, Tensor], kept: dict[str, Tensor]) -> str:
-    for name, x in a.items():
-        y = b.get(name)
+def _first_difference(one: _Record, two: _Record, kept: dict[str, Tensor], tolerance: float) -> str:
+    for name, x in one.layers.items():
+        y = two.layers.get(name)
         if y is None:
             return name
         if name in kept and x.dim() > 1 and x.shape != y.shape:
             x = x.index_select(1, kept[name])
-        if x.shape == y.shape and _relative_error([x], [y]) >= TOLERANCE:
+        if x.shape == y.shape and _relative_error([x], [y]) >= tolerance:
             return name
     return ""

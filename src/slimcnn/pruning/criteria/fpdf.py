@@ -35,8 +35,8 @@ def fpdf(bins: int | None = None, norm: int = 2) -> Criterion:
     >>> fpdf().choose(Evidence("conv", (filters,)), 2).tolist()
     [0, 2]
     """
-    if bins is not None and bins < 1:
-        raise CriterionError(f"fpdf: bins={bins} must be 1 or more (or left out: one bin per kept filter)")
+    if bins is not None and not (isinstance(bins, int) and bins >= 1):
+        raise CriterionError(f"fpdf: bins={bins} must be a whole number, 1 or more (left out: one bin per kept filter)")
     if norm not in (1, 2):
         raise CriterionError(f"fpdf: norm={norm} must be 1 or 2")
 

@@ -7,6 +7,7 @@ import zlib
 import torch
 from torch import Tensor
 
+from slimcnn.errors import CriterionError
 from slimcnn.pruning.scores import Criterion, Evidence, criteria
 
 
@@ -18,8 +19,11 @@ def random(seed: int | None = None) -> Criterion:
     'random'
     """
 
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
+        raise CriterionError(f"random: seed={seed} must be a whole number from 0 to {2**32 - 1}")
+
     def draw(evidence: Evidence) -> Tensor:
         own = zlib.crc32(evidence.group.encode()) ^ (evidence.seed if seed is None else seed)
         return torch.rand(evidence.channels, generator=torch.Generator().manual_seed(own), dtype=torch.float64)
 
-    return Criterion("random" if seed is None else f"random:seed={seed}", draw, comparable=True)
+    return Criterion("random" if seed is None else f"random:seed={seed}", draw, needs="nothing", comparable=True)

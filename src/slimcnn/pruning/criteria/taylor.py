@@ -14,6 +14,7 @@ def taylor() -> Criterion:
     g_w is the gradient of the cross-entropy; the network is in eval mode.  Scores of all layers estimate the same
     thing, the squared change of the loss, so they are compared as they are.  Needs `data`.
 
+    >>> import torch
     >>> taylor().score(Evidence("conv", contributions=torch.tensor([[1.0, -2.0], [3.0, 0.0]]))).tolist()
     [5.0, 2.0]
     """

@@ -1,0 +1,231 @@
+"""Operations that only move numbers: they are run on the ids."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from slimcnn.graph.ids import NONE, along, axis_facet, compact, core, varying
+from slimcnn.graph.rules.table import Labels, rule
+from slimcnn.graph.tracer import Call, Tracer
+from slimcnn.layers.channel_pad import ChannelPad
+
+MOVES = """alias detach transpose t permute unsqueeze select unbind expand flip repeat pixel_unshuffle diagonal
+    unfold""".split()
+
+
+@rule(*MOVES)
+def move(tracer: Tracer, call: Call) -> Labels:
+    """Run the operation itself on the ids of its input."""
+    remember(tracer, call)
+    source, *rest = call.arguments
+    indices = [t for name in rest for t in tree_leaves(call[name]) if isinstance(t, Tensor)]
+    for index in indices:
+        tracer.lock_label(tracer.label(index), "a table of positions kept in a buffer", call)
+    others = {name: call[name] for name in rest}
+    moved = [[compact(t) for t in tree_leaves(call.func(facet, **others))] for facet in tracer.label(call[source])]
+    return [tuple(facets) for facets in zip(*moved, strict=True)]
+
+
+@rule("index", "index_select", "narrow_copy", "roll")
+def pick(tracer: Tracer, call: Call) -> Labels:
+    """Run the operation on the ids; positions that are counted may fit one cut by luck."""
+    tracer.ledger.sliced |= any(varying(facet) for facet in tracer.label(call["self"]))
+    return move(tracer, call)
+
+
+def remember(tracer: Tracer, call: Call) -> None:
+    """Note what passed an operation whose sizes may be written into the code."""
+    tracer.ledger.moves += [(call.site, tracer.label(tensor)) for tensor in call.tensors if tracer.label(tensor)]
+
+
+@rule("squeeze")
+def squeeze(tracer: Tracer, call: Call) -> Labels:
+    """Squeeze the ids; an axis of channels must not shrink to 1, or it would vanish."""
+    source: Tensor = call["self"]
+    dims = call.arguments.get("dim")
+    given = range(source.dim()) if dims is None else dims if isinstance(dims, list | tuple) else [dims]
+    for facet in tracer.label(source):
+        if varying(facet) & {d % source.dim() for d in given}:
+            tracer.ledger.squeezed.append((facet,))
+    return move(tracer, call)
+
+
+@rule("view", "_unsafe_view", "_reshape_alias", "reshape")
+def reshape(tracer: Tracer, call: Call) -> Labels:
+    """Reshape the ids; a view may need a copy where the ids have stride 0."""
+    remember(tracer, call)
+    facets = []
+    for facet in tracer.label(call["self"]):
+        moved = compact(facet.reshape(call.out.shape))
+        if len(varying(facet)) == 1 and len(varying(moved)) == 2:
+            _tie_parts(tracer, call, core(moved).squeeze())
+        facets.append(moved)
+    return [tuple(facets)]
+
+
+def _tie_parts(tracer: Tracer, call: Call, table: Tensor) -> None:
+    """Tie equal offsets of equal parts, so that every part keeps the same number of channels.
+
+    A channel axis that is viewed as (parts, channels) stays viewable after a cut only then.  Which of the two
+    numbers is the number of parts is not known here; it is taken to be the smaller, and a trial cut will tell.
+    """
+    if table.size(0) > table.size(1):
+        table = table.t()
+    tracer.unify(table[:1].expand(len(table) - 1, -1), table[1:], call)
+
+
+@rule("split", "split_with_sizes", "chunk")
+def split(tracer: Tracer, call: Call) -> Labels:
+    """Run the split on the ids; parts of equal size lose equal offsets."""
+    labels = move(tracer, call) or []
+    d = call["dim"] % call["self"].dim()
+    for facets in zip(*labels, strict=True):
+        if len({facet.size(d) for facet in facets}) == 1 and facets[0].size(d) > 1:
+            for other in facets[1:]:
+                tracer.tie(facets[0], other, call)
+        elif any(d in varying(facet) for facet in facets):
+            tracer.ledger.sliced = True
+    return labels
+
+
+@rule("slice")
+def take_slice(tracer: Tracer, call: Call) -> Labels:
+    """Run the slice on the ids; `x[:, c // 2:]` is one of equal parts, which lose equal offsets."""
+    labels = move(tracer, call)
+    source, d = call["self"], call["dim"] % call["self"].dim()
+    whole, size = source.size(d), call.out.size(d)
+    start = call["start"] or 0
+    start = max(start + whole, 0) if start < 0 else start
+    equal_parts = call["step"] == 1 and 0 < size < whole and whole % size == 0 and start % size == 0
+    for facet in tracer.label(source):
+        if d in varying(facet) and size < whole:
+            tracer.ledger.sliced = True
+            first, part = facet.narrow(d, 0, size), facet.narrow(d, start, size) if equal_parts else facet
+            if equal_parts and bool((first >= 0).all() and (part >= 0).all()):
+                tracer.tie(first, part, call)
+    return labels
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(tracer: Tracer, call: Call) -> Labels:
+    """Shuffle the ids; every group loses equal offsets."""
+    for facet in tracer.label(call["self"]):
+        ids = along(facet, 1)
+        if ids is not None and 1 in varying(facet):
+            rows = ids.view(call["groups"], -1)
+            tracer.unify(rows[:1].expand(len(rows) - 1, -1), rows[1:], call)
+    return move(tracer, call)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(tracer: Tracer, call: Call) -> Labels:
+    """The r^2 channels that become one go together."""
+    remember(tracer, call)
+    axis = call["self"].dim() - 3
+    facets = []
+    for facet in tracer.label(call["self"]):
+        ids = along(facet, axis)
+        if ids is None:
+            tracer.lock_label((facet,), "channels do not lie along the channel axis", call)
+            continue
+        blocks = ids.reshape(-1, call["upscale_factor"] ** 2)
+        tracer.unify(blocks[:, :1].expand_as(blocks), blocks, call)
+        facets.append(axis_facet(blocks[:, 0], call.out.shape, axis))
+    return [tuple(facets)]
+
+
+@rule("cat", "stack")
+def join(tracer: Tracer, call: Call) -> Labels:
+    """Join ids as the tensors are joined; a part without channels contributes -1."""
+    remember(tracer, call)
+    tensors: list[Tensor] = call["tensors"]
+    axis = call["dim"] % call.out.dim()
+    parts = [(t, tracer.label(t)) for t in tensors if t.numel()]
+    facets = []
+    for i in range(max((len(label) for _, label in parts), default=0)):
+        ids = [label[i] if i < len(label) else torch.tensor(NONE).expand(t.shape) for t, label in parts]
+        still = set(range(ids[0].dim())).difference(*(varying(facet) for facet in ids))
+        narrow = [narrowed(facet, still - {axis} if call.site.op == "cat" else still) for facet in ids]
+        facets.append(compact(call.func(narrow, axis).expand(call.out.shape)))
+    return [tuple(facets)]
+
+
+def narrowed(facet: Tensor, dims: set[int]) -> Tensor:
+    """Shrink some dimensions to size 1."""
+    for d in dims:
+        facet = facet.narrow(d, 0, 1)
+    return facet
+
+
+@rule("constant_pad_nd")
+def pad(tracer: Tracer, call: Call) -> Labels:
+    """Pad channels with fresh ids, space with the same channel's id."""
+    remember(tracer, call)
+    amounts = call["pad"]
+    facets = []
+    for facet in tracer.label(call["self"]):
+        for i in range(0, len(amounts), 2):
+            d = facet.dim() - 1 - i // 2
+            front, back = amounts[i], amounts[i + 1]
+            if d not in varying(facet):
+                size = list(facet.shape)
+                size[d] += front + back
+                facet = facet.narrow(d, 0, 1).expand(size) if facet.size(d) else facet.new_full(size, NONE)
+            elif min(front, back) < 0 or varying(facet) != {d}:
+                tracer.lock_label((facet,), "padded or cropped in a way that is not followed", call)
+                return []
+            elif front or back:
+                facet = _pad_channels(tracer, call, facet, d, front, back)
+        facets.append(facet)
+    return [tuple(facets)]
+
+
+def _pad_channels(tracer: Tracer, call: Call, facet: Tensor, d: int, front: int, back: int) -> Tensor:
+    first, last = tracer.fresh(front), tracer.fresh(back)
+    if isinstance(tracer.module, ChannelPad):
+        tracer.ledger.pads.append((tracer.module_name, first, last))
+    else:
+        tracer.lock(torch.cat([first, last]), "channels padded by a number written in the code", call)
+    middle = along(facet, d)
+    assert middle is not None
+    shape = list(facet.shape)
+    shape[d] += front + back
+    return axis_facet(torch.cat([first, middle, last]), tuple(shape), d)
+
+
+@rule("copy_")
+def copy(tracer: Tracer, call: Call) -> Labels:
+    """Overwrite the ids of the destination with those of the source."""
+    shape = call["self"].shape
+    return [tuple(facet.expand(shape) for facet in tracer.label(call["src"]))]
+
+
+@rule("clone", "_to_copy", "contiguous", "lift_fresh", "zeros_like", "ones_like", "empty_like", "full_like",
+      "fill_", "zero_")  # fmt: skip
+def keep(tracer: Tracer, call: Call) -> Labels:
+    """Pass the ids of the first tensor on: the result shrinks with it, whatever its numbers are."""
+    first, *others = call.tensors
+    for other in others:
+        tracer.lock_label(tracer.label(other), "a number taken out of one position", call)
+    return [tracer.label(first)]
+
+
+@rule("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided", "empty_strided")
+def constant(tracer: Tracer, call: Call) -> Labels:
+    """Make a constant of a size that is given in numbers."""
+    return None
+
+
+@rule("native_dropout", "dropout", "bernoulli", "bernoulli_", "rand_like", "randn_like", "randint_like", "uniform_",
+      "normal_", "exponential_")  # fmt: skip
+def random(tracer: Tracer, call: Call) -> Labels:
+    """Lock channels for which random numbers are drawn: with fewer of them, the others would draw differently.
+
+    In a run in training mode this does not matter: nothing is compared there.
+    """
+    label = tracer.label(call.tensors[0])
+    if not tracer.training:
+        tracer.lock_label(label, "random numbers are drawn for these channels", call)
+    return [label]

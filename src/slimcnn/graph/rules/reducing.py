@@ -1,0 +1,83 @@
+"""Operations that use up an axis, or in which the numbers along an axis look at each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from slimcnn.graph.ids import core, varying
+from slimcnn.graph.rules.meeting import pointwise
+from slimcnn.graph.rules.moving import narrowed
+from slimcnn.graph.rules.table import Labels, rule
+from slimcnn.graph.tracer import Call, Tracer
+
+
+@rule("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "logsumexp",
+      "argmax", "argmin", "any", "all", "prod", "median", "max", "min", "nanmean", "nansum")  # fmt: skip
+def reduce(tracer: Tracer, call: Call) -> Labels:
+    """Pass ids on where they do not change along the reduced axes, lock them where they do."""
+    source: Tensor = call["self"]
+    if isinstance(call.arguments.get("other"), Tensor):
+        return pointwise(tracer, call)
+    dims = _reduced(call, source)
+    keepdim = bool(call.arguments.get("keepdim", False))
+    facets = []
+    for facet in tracer.label(source):
+        if varying(facet) & dims:
+            tracer.lock_label((facet,), "mixed over its channels", call)
+            continue
+        for d in sorted(dims, reverse=True):
+            facet = facet.narrow(d, 0, 1) if keepdim else facet.select(d, 0)
+        facets.append(facet)
+    outputs = sum(isinstance(t, Tensor) for t in tree_leaves(call.out))
+    return [tuple(facets)] * outputs
+
+
+def _reduced(call: Call, source: Tensor) -> set[int]:
+    dims = call.arguments.get("dim")
+    if dims is None or dims == []:
+        return set(range(source.dim()))
+    return {d % source.dim() for d in (dims if isinstance(dims, list | tuple) else [dims])}
+
+
+@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "sort", "topk", "cumprod")
+def mix_along(tracer: Tracer, call: Call) -> Labels:
+    """Lock ids along the axis whose numbers look at each other; the others pass."""
+    source: Tensor = call["self"]
+    d = call["dim"] % source.dim()
+    facets = []
+    for facet in tracer.label(source):
+        if d in varying(facet):
+            tracer.lock_label((facet,), "compared with each other", call)
+        else:
+            facets.append(core(facet, set(range(facet.dim())) - {d}).expand(shape_of(call)))
+    return [tuple(facets)] * 2
+
+
+def shape_of(call: Call) -> torch.Size:
+    """Give the shape of the first output."""
+    return next(t.shape for t in tree_leaves(call.out) if isinstance(t, Tensor))
+
+
+SPATIAL = """max_pool{n}d_with_indices max_pool{n}d avg_pool{n}d adaptive_avg_pool{n}d _adaptive_avg_pool{n}d
+    adaptive_max_pool{n}d upsample_nearest{n}d _upsample_nearest_exact{n}d reflection_pad{n}d replication_pad{n}d
+    upsample_bilinear{n}d upsample_bicubic{n}d upsample_linear{n}d upsample_trilinear{n}d _upsample_bilinear{n}d_aa
+    _upsample_bicubic{n}d_aa grid_sampler_{n}d"""
+
+
+@rule(*(name.format(n=n) for n in (1, 2, 3) for name in SPATIAL.split()))
+def spatial(tracer: Tracer, call: Call) -> Labels:
+    """Pass ids on when they do not change over space."""
+    n = next(int(c) for c in reversed(call.site.op) if c.isdigit())
+    source, *others = call.tensors
+    for other in others:
+        tracer.lock_label(tracer.label(other), "coordinates", call)
+    space = set(range(source.dim() - n, source.dim()))
+    facets = []
+    for facet in tracer.label(source):
+        if varying(facet) & space:
+            tracer.lock_label((facet,), "pooled or resampled together", call)
+        else:
+            facets.append(narrowed(facet, space).expand(shape_of(call)))
+    return [tuple(facets)] * 2

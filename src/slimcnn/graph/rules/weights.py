@@ -1,0 +1,260 @@
+"""Operations with a weight: they read channels and write new ones."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.utils.flop_counter import conv_flop_count, sdpa_flop_count
+
+from slimcnn.graph.ids import Label, along, axis_facet, core, varying
+from slimcnn.graph.rules.meeting import Guest, guest, meet
+from slimcnn.graph.rules.reducing import shape_of
+from slimcnn.graph.rules.table import Labels, rule
+from slimcnn.graph.tracer import Call, ContractionRecord, Tracer
+
+ASIDE = "channels do not lie along the channel axis"
+
+
+@rule("convolution")
+def convolution(tracer: Tracer, call: Call) -> Labels:
+    """Input ids meet the weight's input axis; the output has the ids of the weight's output axis.
+
+    With g > 1 groups the same offsets go in every group, so that each keeps its equal share; with one
+    input channel per group (depthwise), output o goes with input o // multiplier.
+    """
+    x, weight, groups = call["input"], call["weight"], call["groups"]
+    x_ids = _ids_along(tracer, call, x, 1, ASIDE)
+    out_axis, in_axis = (1, 0) if call["transposed"] else (0, 1)
+    w_out, w_in = _weight_axes(tracer, call, weight, out_axis, in_axis)
+    if call["transposed"]:
+        out_ids = _transposed_channels(tracer, call, x_ids, w_out, w_in)
+    elif groups > 1 and weight.size(1) == 1:
+        out_ids = _depthwise_channels(tracer, call, x_ids, w_out, weight)
+    else:
+        _contract(tracer, call, x_ids, w_in.repeat(groups) if w_in is not None else None)
+        out_ids = w_out
+        _tie_groups(tracer, call, w_out, groups)
+    _join_parameter(tracer, call, call["bias"], out_ids)
+    macs = conv_flop_count(x.shape, weight.shape, call.out.shape, call["transposed"]) // 2
+    produces = groups == 1 or weight.size(1) > 1
+    read = None if w_in is out_ids else w_in
+    shares = [ids for ids in (out_ids, read) if ids is not None]
+    lost = call.out.size(1) if out_ids is None and produces and call.out.size(1) > 1 else 0
+    tracer.ledger.contractions.append(
+        ContractionRecord(call.site.module, macs, tuple(shares), out_ids if produces else None, read, lost)
+    )
+    return [(axis_facet(out_ids, call.out.shape, 1),) if out_ids is not None else ()]
+
+
+def _depthwise_channels(
+    tracer: Tracer, call: Call, x_ids: Tensor | None, w_out: Tensor | None, weight: Tensor
+) -> Tensor | None:
+    read = x_ids.repeat_interleave(weight.size(0) // call["groups"]) if x_ids is not None else None
+    if w_out is not None and read is not None:
+        tracer.unify(read, w_out, call)
+    elif w_out is not None:
+        tracer.lock(w_out, "depthwise on channels that must stay", call)
+    elif read is not None and tracer.known(weight) and bool((weight == weight[:1]).all()):
+        return read  # one and the same kernel for every channel, like a blur
+    elif read is not None:
+        tracer.lock(read, "read by a depthwise convolution without a weight of its own", call)
+    return w_out
+
+
+def _transposed_channels(
+    tracer: Tracer, call: Call, x_ids: Tensor | None, w_out: Tensor | None, w_in: Tensor | None
+) -> Tensor | None:
+    _contract(tracer, call, x_ids, w_in)
+    groups = call["groups"]
+    if groups == 1:
+        return w_out
+    per_group = call["weight"].size(0) // groups
+    if per_group > 1:
+        _tie_groups(tracer, call, w_in, groups)
+    if w_out is not None:
+        if w_in is not None and per_group == 1:
+            tracer.lock(w_in, "grouped transposed convolution with one input channel per group", call)
+        return w_out.repeat(groups)
+    if w_in is not None and per_group > 1:
+        tracer.lock(w_in, "grouped transposed convolution with one output channel per group", call)
+        return None
+    return w_in
+
+
+def _tie_groups(tracer: Tracer, call: Call, ids: Tensor | None, groups: int) -> None:
+    if ids is not None and groups > 1:
+        rows = ids.view(groups, -1)
+        tracer.unify(rows[:1].expand(groups - 1, -1), rows[1:], call)
+
+
+def _weight_axes(
+    tracer: Tracer, call: Call, weight: Tensor, out_axis: int, in_axis: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Read the ids of a kernel's two channel axes; its other axes must stay."""
+    found: dict[int, list[Tensor]] = {out_axis: [], in_axis: []}
+    for facet in tracer.label(weight):
+        axis = next(iter(varying(facet)), -1)
+        if varying(facet) == {axis} and axis in found:
+            found[axis].append(facet)
+        elif varying(facet) & {out_axis, in_axis}:
+            tracer.lock_label((facet,), "a weight whose axes are mixed", call)
+        else:
+            tracer.lock_label((facet,), "kernel positions", None)
+    out, read = (
+        _only(tracer, call, found[axis], axis, "a weight whose axes are mixed") for axis in (out_axis, in_axis)
+    )
+    return out, read
+
+
+def _ids_along(tracer: Tracer, call: Call, tensor: Tensor, axis: int, reason: str) -> Tensor | None:
+    """Read the ids along one axis; lock what changes along other axes, and a channel picked out by its position."""
+    found = []
+    for facet in tracer.label(tensor):
+        if varying(facet) == {axis}:
+            found.append(facet)
+        else:
+            tracer.lock_label((facet,), reason if varying(facet) else "picked out by its position", call)
+    return _only(tracer, call, found, axis, reason)
+
+
+def _only(tracer: Tracer, call: Call, facets: list[Tensor], axis: int, reason: str) -> Tensor | None:
+    """Give the ids along an axis that has one facet; an axis on which several lie cannot be followed."""
+    if len(facets) > 1:
+        tracer.lock_label(tuple(facets), reason, call)
+        return None
+    return along(facets[0], axis) if facets else None
+
+
+def _contract(tracer: Tracer, call: Call, x_ids: Tensor | None, w_ids: Tensor | None) -> None:
+    """Let the channels that are read meet the weight's input axis."""
+    if x_ids is not None and w_ids is not None:
+        tracer.unify(x_ids, w_ids, call)
+    elif w_ids is not None:
+        tracer.lock(w_ids, "reads the network's input, or channels that must stay", call)
+    elif x_ids is not None:
+        tracer.lock(x_ids, "read by a weight that must stay", call)
+
+
+def _join_parameter(tracer: Tracer, call: Call, parameter: Tensor | None, channels: Tensor | None) -> Tensor | None:
+    """Tie one value per channel to its channel, and give its ids."""
+    if parameter is None or parameter.numel() == 1:
+        return None
+    ids = _ids_along(tracer, call, parameter, 0, "one value per channel that must stay")
+    if ids is not None and channels is not None:
+        tracer.unify(ids, channels, call)
+    elif ids is not None or channels is not None:
+        tracer.lock(channels if ids is None else ids, "one value per channel that must stay", call)  # type: ignore[arg-type]
+    return ids
+
+
+@rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit",
+      "_native_batch_norm_legit_functional", "cudnn_batch_norm")  # fmt: skip
+def batch_norm(tracer: Tracer, call: Call) -> Labels:
+    """Tie scale, shift and statistics to the channels that they normalise."""
+    channels = _ids_along(tracer, call, call["input"], 1, ASIDE)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        ids = _join_parameter(tracer, call, call.arguments.get(name), channels)
+        if name == "weight" and ids is not None:
+            tracer.ledger.norms.append(ids)
+    return [(axis_facet(channels, call["input"].shape, 1),)] if channels is not None else []
+
+
+@rule("native_layer_norm", "native_group_norm", "_fused_rms_norm")
+def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
+    """Lock channels that are normalised together: taking one away changes the statistics of the others."""
+    x = call["input"]
+    normalised = call.arguments.get("normalized_shape")
+    dims = set(range(x.dim() - len(normalised), x.dim())) if normalised is not None else set(range(1, x.dim()))
+    for name in ("weight", "bias"):
+        tracer.lock_label(tracer.label(call.arguments.get(name)), "one value per channel that must stay", call)
+    facets = []
+    for facet in tracer.label(x):
+        if varying(facet) & dims:
+            tracer.lock_label((facet,), "normalised together: the statistics would change", call)
+        else:
+            facets.append(facet.expand(shape_of(call)))
+    return [tuple(facets)]
+
+
+@rule("_weight_norm_interface")
+def weight_norm(tracer: Tracer, call: Call) -> Labels:
+    """Lock a weight w = g v / ||v||: without some of its inputs, the norm and thus all other weights would change."""
+    for name in ("v", "g"):
+        tracer.lock_label(tracer.label(call[name]), "a weight under weight_norm (remove_weight_norm first)", call)
+    return []
+
+
+@rule("mm", "bmm", "addmm", "baddbmm", "mv", "addmv")
+def matrix_product(tracer: Tracer, call: Call) -> Labels:
+    """Contract the last axis of the first factor with the second-last of the second."""
+    a, b = _factors(call)
+    inner_a, inner_b = a.dim() - 1, max(b.dim() - 2, 0)
+    read_a, outer_a = _split_facets(tracer, call, a, inner_a)
+    read_b, outer_b = _split_facets(tracer, call, b, inner_b)
+    if tracer.fixed(a) == tracer.fixed(b):
+        for ids in (read_a, read_b):
+            if ids is not None:
+                tracer.lock(ids, "multiplied with each other and summed", call)
+    else:
+        activation, weight = (read_b, read_a) if tracer.fixed(a) else (read_a, read_b)
+        _contract(tracer, call, activation, weight)
+    _record_product(tracer, call, (a, read_a, outer_a), (b, read_b, outer_b))
+    columns = b.dim() > 1
+    facets = [f.select(inner_a, 0).unsqueeze(-1) if columns else f.select(inner_a, 0) for f in outer_a]
+    facets += [f.select(inner_b, 0).unsqueeze(-2) if columns else f.select(inner_b, 0) for f in outer_b]
+    shape = call.out.shape
+    label: Label = tuple(facet.expand(shape) for facet in facets)
+    if "add" in call.site.op:
+        label = meet(tracer, call, [Guest(tuple(shape), label), guest(tracer, call["self"], shape)], shape)
+    return [label]
+
+
+def _factors(call: Call) -> tuple[Tensor, Tensor]:
+    names = [("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2"), ("mat", "vec"), ("self", "vec")]
+    pair = next(p for p in names if p[0] in call.arguments and p[1] in call.arguments)
+    return call[pair[0]], call[pair[1]]
+
+
+def _split_facets(tracer: Tracer, call: Call, tensor: Tensor, inner: int) -> tuple[Tensor | None, list[Tensor]]:
+    """Part the ids along the axis that is summed over from those along the other axes."""
+    read, outer = [], []
+    for facet in tracer.label(tensor):
+        if varying(facet) == {inner}:
+            read.append(facet)
+        elif inner in varying(facet):
+            tracer.lock_label((facet,), "read along several axes at once", call)
+        else:
+            outer.append(facet)
+    return _only(tracer, call, read, inner, "read along several axes at once"), outer
+
+
+Factor = tuple[Tensor, Tensor | None, list[Tensor]]
+
+
+def _record_product(tracer: Tracer, call: Call, one: Factor, two: Factor) -> None:
+    (a, read_a, outer_a), (b, read_b, outer_b) = one, two
+    if b.dim() == 1:
+        return  # matrix times vector: not a MAC in anybody's count
+    shares = [core(facet).reshape(-1) for facet in (*outer_a, *outer_b) if varying(facet)]
+    produced, read, lost = None, None, 0
+    if tracer.fixed(a) != tracer.fixed(b):
+        weight, read, outer = (a, read_a, outer_a) if tracer.fixed(a) else (b, read_b, outer_b)
+        shares += [read] if read is not None else []
+        axis = weight.dim() - 2 if weight is a else weight.dim() - 1
+        produced = next((along(f, axis) for f in outer if varying(f) == {axis}), None)
+        lost = weight.size(axis) if produced is None and weight.size(axis) > 1 else 0
+    per_batch = not (tracer.fixed(a) and tracer.fixed(b))
+    tracer.ledger.contractions.append(
+        ContractionRecord(call.site.module, a.numel() * b.size(-1), tuple(shares), produced, read, lost, per_batch)
+    )
+
+
+@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")  # fmt: skip
+def attention(tracer: Tracer, call: Call) -> Labels:
+    """Lock queries, keys and values, and count the two products."""
+    tensors = [call[name] for name in ("query", "key", "value")]
+    for tensor in tensors:
+        tracer.lock_label(tracer.label(tensor), "compared with each other (attention)", call)
+    macs = int(sdpa_flop_count(*(t.shape for t in tensors))) // 2
+    tracer.ledger.contractions.append(ContractionRecord(call.site.module, macs, (), None))
+    return []

@@ -1,0 +1,465 @@
+"""What goes into trace(): any network, any input; and what comes back unharmed: the user's network."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from traced import Net, image, law_holds, randomise, reasons, sizes, traced
+
+from slimcnn.errors import ModelError, TraceError
+from slimcnn.graph import trace
+from slimcnn.pruning import Plan, prune
+
+Conv = nn.Conv2d
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(Conv(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5))
+
+
+def half_of_everything(model: nn.Module, example: Any = None) -> Any:
+    graph = trace(model, image() if example is None else example)
+    removed = {group.name: tuple(range(group.channels // 2)) for group in graph.groups}
+    assert removed
+    return prune(model, graph, Plan(graph.fingerprint, removed))
+
+
+# --- the user's network stays as it is ---------------------------------------------------------------------------
+
+
+def everything_of(model: nn.Module) -> dict[str, Any]:
+    """What a user could notice of a network, bit by bit."""
+    tensors = {
+        name: (id(t), t.clone(), t.requires_grad, t.grad) for name, t in model.state_dict(keep_vars=True).items()
+    }
+    modules = {}
+    for name, module in model.named_modules():
+        hooks = [list(store) for key, store in vars(module).items() if key.endswith("_hooks")]
+        plain_values = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | tuple)}
+        modules[name] = (id(module), module.training, hooks, plain_values)
+    return {"tensors": tensors, "modules": modules}
+
+
+def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert before["modules"] == after["modules"]
+    assert before["tensors"].keys() == after["tensors"].keys()
+    for name, (identity, values, flag, grad) in before["tensors"].items():
+        assert (identity, flag) == (after["tensors"][name][0], after["tensors"][name][2])
+        assert grad is after["tensors"][name][3]
+        assert torch.equal(values, after["tensors"][name][1])
+
+
+def guest() -> nn.Module:
+    """A network with everything that could be disturbed."""
+    model = nn.Sequential(Conv(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(), Conv(8, 6, 1), nn.BatchNorm2d(6),
+                          nn.utils.parametrizations.spectral_norm(Conv(6, 6, 1)), Conv(6, 5, 1))  # fmt: skip
+    randomise(model)
+    model.train()
+    model[1].eval()
+    model[4].weight.requires_grad_(False)
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    model.register_buffer("fleeting", torch.rand(3), persistent=False)
+    model[2].register_forward_hook(lambda module, inputs, output: None)
+    return model
+
+
+def test_tracing_and_pruning_leave_the_users_network_bit_identical() -> None:
+    model = guest()
+    example = torch.randn(1, 3, 8, 8)
+    given = example.clone()
+    before = everything_of(model)
+    half_of_everything(model, example)
+    assert_same(before, everything_of(model))
+    assert torch.equal(example, given)
+    assert model.training
+    assert not model[1].training
+
+
+def test_a_trace_that_fails_leaves_the_users_network_bit_identical() -> None:
+    model = guest()
+    before = everything_of(model)
+    for example in (image(channels=4), torch.zeros(3)):
+        with pytest.raises(ModelError):
+            trace(model, example)
+    assert_same(before, everything_of(model))
+
+
+@pytest.mark.parametrize("example", [image(), image(channels=4)])
+def test_tracing_leaves_no_hook_and_no_mode_behind(example: Tensor) -> None:
+    from torch.nn.modules import module
+
+    before = (len(module._global_forward_hooks), len(module._global_forward_pre_hooks), torch.is_grad_enabled())
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with suppress(ModelError):
+        trace(plain(), example)
+    assert (len(module._global_forward_hooks), len(module._global_forward_pre_hooks), torch.is_grad_enabled()) == before
+    assert torch.backends.mha.get_fastpath_enabled() == fused
+
+
+def test_tracing_does_not_touch_the_random_numbers_of_the_user() -> None:
+    model = plain()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    half_of_everything(model)
+    assert torch.equal(torch.rand(3), expected)
+
+
+# --- Python in the forward pass ----------------------------------------------------------------------------------
+
+
+def test_branches_on_shapes_are_followed_as_the_example_takes_them() -> None:
+    def run(n: Net, x: Tensor) -> Tensor:
+        y = n.a(x)
+        if y.shape[2] > 4:
+            y = n.big(y)
+        return n.b(y)
+
+    net = Net(run, a=Conv(3, 8, 1), big=Conv(8, 6, 3), b=Conv(6, 5, 1))
+    assert sizes(traced(net)) == {"a": 8, "big": 6}
+
+
+def test_branches_on_values_get_real_values() -> None:
+    def run(n: Net, x: Tensor) -> Tensor:
+        y = F.relu(n.a(x))
+        y = n.one(y) if float(n.probe(y).sum()) > 0 else n.two(y)
+        return n.b(y)
+
+    probe = Conv(8, 1, 1)
+    nn.init.constant_(probe.weight, 0.0)
+    for bias, taken in ((1.0, "one"), (-1.0, "two")):
+        nn.init.constant_(probe.bias, bias)
+        net = Net(run, a=Conv(3, 8, 1), probe=probe, one=Conv(8, 6, 1), two=Conv(8, 6, 1), b=Conv(6, 5, 1))
+        graph = trace(net, torch.rand(1, 3, 8, 8))
+        assert sizes(graph) == {"a": 8, taken: 6}
+        assert law_holds(net, graph) > 0
+
+
+def test_loops_whose_length_is_a_number_in_the_network_are_followed() -> None:
+    def run(n: Net, x: Tensor) -> Tensor:
+        y = n.a(x)
+        for _ in range(int(n.times)):
+            y = F.relu(n.again(y))
+        return n.b(y)
+
+    net = Net(run, a=Conv(3, 8, 1), again=Conv(8, 8, 1), b=Conv(8, 5, 1))
+    net.register_buffer("times", torch.tensor(3))
+    assert sizes(traced(net)) == {"a": 8}
+
+
+def test_a_tensor_kept_on_the_network_by_an_earlier_run_does_no_harm() -> None:
+    def run(n: Net, x: Tensor) -> Tensor:
+        n.kept = n.a(x)
+        if n.ones is None:
+            n.ones = torch.ones(1, n.kept.shape[1], 1, 1, dtype=x.dtype)
+        return n.b(n.kept * n.ones)
+
+    net = Net(run, a=Conv(3, 8, 1), b=Conv(8, 5, 1), ones=None)
+    assert sizes(traced(net)) == {"a": 8}
+    assert net.ones is None
+    net(image())
+    assert net.kept.grad_fn is not None
+    assert sizes(trace(net, image())) == {}, "now the size is written on the network"
+    assert net.kept.grad_fn is not None
+
+
+def test_a_buffer_made_in_the_first_run_does_no_harm() -> None:
+    def run(n: Net, x: Tensor) -> Tensor:
+        if "scale" not in n._buffers:
+            n.register_buffer("scale", torch.full((x.shape[1], 1, 1), 0.5, dtype=x.dtype))
+        return n.b(n.a(x * n.scale))
+
+    assert sizes(traced(Net(run, a=Conv(3, 8, 1), b=Conv(8, 5, 1)))) == {"a": 8}
+
+
+def test_dropout_in_a_network_changes_nothing() -> None:
+    net = nn.Sequential(Conv(3, 8, 1), nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout(), Conv(8, 5, 1))
+    assert sizes(traced(net)) == {"0": 8}
+
+
+def test_hooks_that_change_the_output_are_part_of_the_network() -> None:
+    net = nn.Sequential(Conv(3, 8, 1), nn.ReLU(), Conv(8, 5, 1))
+    net[1].register_forward_hook(lambda module, inputs, output: output * output.mean(1, keepdim=True))
+    assert reasons(traced(net)) == {"0": {"mixed over its channels"}}
+
+
+def test_gradients_switched_on_inside_change_nothing() -> None:
+    def run(n: Net, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return n.b(torch.utils.checkpoint.checkpoint(n.a, x, use_reentrant=False))
+
+    assert sizes(traced(Net(run, a=Conv(3, 8, 1), b=Conv(8, 5, 1)))) == {"a": 8}
+
+
+def test_heads_that_run_in_training_only_are_kept_fitting() -> None:
+    def run(n: Net, x: Tensor) -> Any:
+        y = F.relu(n.norm(n.a(x)))
+        return (n.b(y), n.head(y)) if n.training else n.b(y)
+
+    head = nn.Sequential(Conv(8, 6, 1), nn.ReLU(), Conv(6, 5, 1))
+    net = Net(run, a=Conv(3, 8, 1), norm=nn.BatchNorm2d(8), b=Conv(8, 5, 1), head=head)
+    graph = traced(net)
+    assert sizes(graph) == {"a": 8}
+    assert reasons(graph) == {"head.0": {"runs in training mode only"}, "head.2": {"runs in training mode only"}}
+    assert graph.macs() == 64 * (3 * 8 + 8 * 5), "what does not run costs nothing"
+    small = half_of_everything(net).train()
+    assert [tuple(y.shape) for y in small(torch.rand(2, 3, 8, 8))] == [(2, 5, 8, 8), (2, 5, 8, 8)]
+
+
+# --- inputs and outputs ------------------------------------------------------------------------------------------
+
+
+def two_inputs(n: Net, left: Tensor, right: Tensor) -> Tensor:
+    return n.c(n.a(left) + n.b(right))
+
+
+@pytest.mark.parametrize("pack", [tuple, list, lambda pair: dict(zip(("left", "right"), pair, strict=True))])
+def test_inputs_come_by_position_or_by_name(pack: Callable[..., Any]) -> None:
+    net = Net(two_inputs, a=Conv(3, 8, 1), b=Conv(4, 8, 1), c=Conv(8, 5, 1))
+    assert sizes(traced(net, pack([image(), image(channels=4)]))) == {"a": 8}
+
+
+def test_whole_numbers_may_be_inputs() -> None:
+    net = Net(
+        lambda n, x: n.b(n.a(n.words(x).transpose(1, 2))),
+        words=nn.Embedding(10, 3),
+        a=nn.Conv1d(3, 8, 1),
+        b=nn.Conv1d(8, 5, 1),
+    )
+    assert sizes(traced(net, torch.zeros(1, 6, dtype=torch.int64))) == {"a": 8}
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+    more: dict[str, Tensor]
+    name: str = "answer"
+
+
+@pytest.mark.parametrize("pack", [
+    lambda p, q: (p, q), lambda p, q: [p, [q]], lambda p, q: {"out": p, "aux": q}, lambda p, q: Answer(p, {"q": q}),
+])  # fmt: skip
+def test_every_output_is_protected_by_itself(pack: Callable[..., Any]) -> None:
+    net = Net(lambda n, x: pack(n.b(y := n.a(x)), n.c(y)), a=Conv(3, 8, 1), b=Conv(8, 5, 1), c=Conv(8, 4, 1))
+    graph = trace(net, image())
+    assert sizes(graph) == {"a": 8}
+    assert {(lock.layer, lock.channels, lock.reason) for lock in graph.locked} == {
+        ("b", 5, "the network's output"), ("c", 4, "the network's output"),
+    }  # fmt: skip
+
+
+def test_features_that_are_returned_are_protected_too() -> None:
+    net = Net(lambda n, x: (n.b(y := n.a(x)), y), a=Conv(3, 8, 1), b=Conv(8, 5, 1))
+    assert sizes(trace(net, image())) == {}
+
+
+# --- types, devices, layouts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_any_precision_are_traced_and_keep_it(dtype: torch.dtype) -> None:
+    model = plain().to(dtype)
+    small = half_of_everything(model, image().to(dtype))
+    assert {tensor.dtype for tensor in small.parameters()} == {dtype}
+    assert small(torch.rand(2, 3, 8, 8, dtype=dtype)).dtype == dtype
+
+
+def test_a_conversion_in_the_code_is_no_obstacle() -> None:
+    net = Net(lambda n, x: n.b(n.a(x).float().relu()), a=Conv(3, 8, 1), b=Conv(8, 5, 1))
+    small = half_of_everything(net)
+    assert small.a.out_channels == 4
+
+
+def test_channels_last_stays_channels_last() -> None:
+    model = nn.Sequential(Conv(3, 8, 3), Conv(8, 8, 3), Conv(8, 5, 3)).to(memory_format=torch.channels_last)
+    small = half_of_everything(model)
+    for conv in small:
+        assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+        assert not conv.weight.is_contiguous()
+
+
+def test_channels_last_3d_stays_channels_last_3d() -> None:
+    model = nn.Sequential(nn.Conv3d(3, 8, 2), nn.Conv3d(8, 5, 2)).to(memory_format=torch.channels_last_3d)
+    small = half_of_everything(model, torch.zeros(1, 3, 4, 4, 4))
+    assert small[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert not small[1].weight.is_contiguous()
+
+
+def test_what_the_user_set_on_the_network_carries_over() -> None:
+    model = nn.Sequential(Conv(3, 8, 1), nn.BatchNorm2d(8), Conv(8, 8, 1), nn.ReLU(), Conv(8, 5, 1))
+    seen = []
+    model[0].weight.requires_grad_(False)
+    model[2].weight.no_decay = True
+    model[1].eval()
+    model[3].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    model.register_buffer("fleeting", torch.rand(3), persistent=False)
+    small = half_of_everything(model)
+    assert not small[0].weight.requires_grad
+    assert small[2].weight.requires_grad
+    assert small[2].weight.no_decay
+    assert small.training
+    assert not small[1].training
+    assert "fleeting" not in small.state_dict()
+    assert torch.equal(small.fleeting, model.fleeting)
+    seen.clear()
+    small(torch.rand(2, 3, 8, 8))
+    assert seen == [(2, 4, 8, 8)]
+
+
+def test_tied_weights_stay_tied() -> None:
+    first, second = Conv(8, 8, 1, bias=False), Conv(8, 8, 1, bias=False)
+    second.weight = first.weight
+    small = half_of_everything(nn.Sequential(Conv(3, 8, 1), first, nn.ReLU(), second, Conv(8, 5, 1)))
+    assert small[1].weight is small[3].weight
+    assert (small[1].out_channels, small[3].out_channels, small[3].in_channels) == (4, 4, 4)
+
+
+def test_modules_know_their_new_size() -> None:
+    model = nn.Sequential(
+        Conv(3, 8, 1), nn.BatchNorm2d(8, affine=False), nn.PReLU(8),
+        Conv(8, 16, 3, groups=8), Conv(16, 12, 1, groups=2),
+        nn.ConvTranspose2d(12, 12, 2, groups=12), nn.ConvTranspose2d(12, 6, 1),
+        nn.Flatten(), nn.Linear(6 * 49, 10), nn.BatchNorm1d(10), nn.Linear(10, 5),
+    )  # fmt: skip
+    small = half_of_everything(model)
+    convs = [(conv.in_channels, conv.out_channels, conv.groups) for conv in (small[0], *small[3:7])]
+    assert convs == [(3, 4, 1), (4, 8, 4), (8, 6, 2), (6, 6, 6), (6, 3, 1)]
+    assert (small[1].num_features, small[2].num_parameters, small[9].num_features) == (4, 4, 5)
+    assert [(layer.in_features, layer.out_features) for layer in (small[8], small[10])] == [(147, 5), (5, 5)]
+    assert "3, 4" in repr(small[0])
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+def refusal(model: Any, example: Any) -> str:
+    with pytest.raises(ModelError) as caught:
+        trace(model, example)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_an_example_of_the_wrong_shape_says_what_was_given_and_where_it_failed() -> None:
+    message = refusal(plain(), image(channels=4))
+    assert "does not accept an input of shape (1, 4, 8, 8)" in message
+    assert "in 0" in message
+    assert "in 4" in refusal(plain(), image(size=9))
+
+
+@pytest.mark.parametrize("example", [torch.zeros(8), torch.tensor(1.0), torch.zeros(0, 3, 8, 8), "image", None, (), {}])
+def test_an_example_that_is_no_batch_is_refused(example: Any) -> None:
+    assert "must be a batch of inputs like (1, 3, 32, 32)" in refusal(plain(), example)
+
+
+def test_one_image_without_a_batch_is_refused() -> None:
+    assert "the example's first axis must be the batch" in refusal(
+        nn.Sequential(Conv(3, 8, 1), Conv(8, 5, 1)), torch.zeros(3, 8, 8)
+    )
+
+
+def test_a_network_that_accepts_one_batch_size_only_is_refused() -> None:
+    net = Net(lambda n, x: n.b(n.a(x).view(1, 8, 64).mean(2)), a=Conv(3, 8, 1), b=nn.Linear(8, 5))
+    assert "accepts a batch of 1 but not of 2" in refusal(net, image())
+
+
+@pytest.mark.parametrize(
+    "forget", [lambda y: y.sum(), lambda y: y.sum(0), lambda y: y.flatten(), lambda y: y.view(-1, 1)]
+)
+def test_a_network_whose_output_changes_shape_with_the_batch_is_refused(forget: Callable[[Tensor], Tensor]) -> None:
+    net = Net(lambda n, x: forget(n.b(n.a(x))), a=Conv(3, 8, 1), b=Conv(8, 5, 1))
+    assert "the first axis of its output must be the batch" in refusal(net, image())
+
+
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    net = Net(lambda n, x: n.a(x), a=Conv(3, 8, 1), lock=threading.Lock())
+    assert "cannot be copied" in refusal(net, image())
+
+
+def test_a_lazy_network_is_refused() -> None:
+    assert "has no weights yet" in refusal(nn.Sequential(nn.LazyConv2d(8, 1)), image())
+
+
+def test_a_network_on_the_meta_device_is_refused() -> None:
+    with torch.device("meta"):
+        model = plain()
+    assert "meta device" in refusal(model, image())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_a_scripted_network_is_refused() -> None:
+    assert "scripted" in refusal(torch.jit.script(nn.Sequential(Conv(3, 8, 1))), image())
+
+
+def test_a_compiled_network_is_refused() -> None:
+    assert "compiled" in refusal(torch.compile(nn.Sequential(Conv(3, 8, 1))), image())
+
+
+def test_a_function_is_refused() -> None:
+    assert "must be an nn.Module; found function" in refusal(lambda x: x, image())
+
+
+@pytest.mark.parametrize("result", [lambda y: None, lambda y: "text", lambda y: object(), lambda y: 3.0])
+def test_an_output_without_tensors_is_refused(result: Callable[[Tensor], Any]) -> None:
+    assert "the network returns" in refusal(Net(lambda n, x: result(n.a(x)), a=Conv(3, 8, 1)), image())
+
+
+def test_a_network_without_parameters_has_an_empty_graph() -> None:
+    graph = trace(nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)), image())
+    assert (graph.groups, graph.locked, graph.macs(), graph.params()) == ((), (), 0, 0)
+
+
+def test_trace_errors_are_model_errors() -> None:
+    assert issubclass(TraceError, ModelError)
+
+
+# --- names and identity ------------------------------------------------------------------------------------------
+
+
+def test_groups_are_named_after_the_first_layer_that_makes_them_in_the_order_of_the_run() -> None:
+    net = Net(lambda n, x: n.z(n.m(n.q(x)) + n.q(x)), z=Conv(8, 5, 1), m=Conv(8, 8, 1), q=Conv(3, 8, 1))
+    assert list(sizes(traced(net))) == ["q"]
+
+
+def test_parts_of_a_layer_are_named_by_their_positions() -> None:
+    def run(n: Net, x: Tensor) -> Tensor:
+        one, two = n.a(x).split([n.b.in_channels, n.c.in_channels], 1)
+        return n.b(one) + n.c(two)
+
+    net = Net(run, a=Conv(3, 14, 1), b=Conv(4, 5, 1), c=Conv(10, 5, 1))
+    assert sizes(traced(net)) == {"a[0-3]": 4, "a[4-13]": 10}
+
+
+def test_names_are_unique_and_find_their_group() -> None:
+    graph = traced(nn.Sequential(Conv(3, 8, 1), nn.ReLU(), Conv(8, 6, 1), nn.ReLU(), Conv(6, 5, 1)))
+    assert [graph[name].channels for name in ("0", "2")] == [8, 6]
+    assert [graph.index(group.name) for group in graph.groups] == [0, 1]
+
+
+def test_the_fingerprint_knows_structure_and_not_weights_or_input_size() -> None:
+    def network(width: int = 8, seed: int = 0) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(Conv(3, width, 1), nn.ReLU(), Conv(width, 5, 1))
+
+    same = {trace(network(seed=seed), image(size=size)).fingerprint for seed in (0, 1) for size in (4, 8)}
+    assert len(same) == 1
+    assert trace(network(width=7), image()).fingerprint not in same
+    with_softmax = nn.Sequential(*network()[:2], nn.Softmax(1), network()[2])
+    assert trace(with_softmax, image()).fingerprint not in same
+
+
+def test_a_graph_can_be_traced_again_after_a_cut() -> None:
+    net = nn.Sequential(
+        Conv(3, 16, 1), nn.BatchNorm2d(16), Conv(16, 16, 3, groups=16), Conv(16, 16, 1, groups=2), Conv(16, 5, 1)
+    )
+    once = half_of_everything(net)
+    twice = half_of_everything(once)
+    assert (once[2].groups, twice[2].groups, twice[4].in_channels) == (8, 4, 4)

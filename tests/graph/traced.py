@@ -1,0 +1,85 @@
+"""Networks in a line of code, and what may be asked of their graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.graph import ChannelGraph, trace
+from slimcnn.pruning import Plan, mask, prune, verify
+
+
+class Net(nn.Module):
+    """Modules, and the function that runs them."""
+
+    def __init__(self, forward: Callable[..., Any], **modules: Any) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            setattr(self, name, module)
+        self.run = forward
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(self, *args, **kwargs)
+
+
+def image(channels: int = 3, size: int = 8) -> Tensor:
+    return torch.zeros(1, channels, size, size)
+
+
+def owned(graph: ChannelGraph, group: str) -> dict[str, list[list[int]]]:
+    """What a group owns: 'parameter axis' → for each channel its positions."""
+    return {f"{axis.parameter} {axis.axis}": axis.positions.tolist() for axis in graph[group].axes}
+
+
+def sizes(graph: ChannelGraph) -> dict[str, int]:
+    return {group.name: group.channels for group in graph.groups}
+
+
+def reasons(graph: ChannelGraph) -> dict[str, set[str]]:
+    """Why layers are locked, the protected output left out."""
+    found: dict[str, set[str]] = {}
+    for lock in graph.locked:
+        if lock.reason != "the network's output":
+            found.setdefault(lock.layer, set()).add(lock.reason)
+    return found
+
+
+def law_holds(model: nn.Module, graph: ChannelGraph, seeds: int = 4) -> int:
+    """Cut different random numbers of channels of every group, check the law, and count the channels that went."""
+    cut = 0
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        removed = {}
+        for group in graph.groups:
+            most = group.channels - group.least
+            n = int(torch.randint(1, most + 1, (), generator=generator)) if seed else most
+            removed[group.name] = tuple(torch.randperm(group.channels, generator=generator)[:n].tolist())
+        plan = Plan(graph.fingerprint, removed)
+        small = prune(model, graph, plan, verify=False)
+        verdict = verify(mask(model, graph, plan), small, graph, plan)
+        assert verdict.equal, f"{removed}: {verdict}"
+        assert verdict.error < 1e-9
+        assert sum(p.numel() for p in small.parameters()) == graph.params(plan.counts(graph))
+        cut += int(plan.counts(graph).sum())
+    return cut
+
+
+def traced(model: nn.Module, example: Any = None) -> ChannelGraph:
+    """Trace, and hold the law; networks of these tests have random normalisation."""
+    randomise(model)
+    graph = trace(model, image() if example is None else example)
+    assert law_holds(model, graph) > 0 or not graph.groups
+    return graph
+
+
+def randomise(model: nn.Module) -> None:
+    """Give batch norms statistics and scales that a mistake cannot hide behind."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                if tensor is not None:
+                    tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.25)
