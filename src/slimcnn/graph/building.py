@@ -34,6 +34,8 @@ class GraphBuilder:
         self.component: Positions = connected_components(links, directed=False)[1].astype(np.int64)
         self.owner: Positions = np.full(int(self.component.max(initial=-1)) + 1, -1, dtype=np.int64)
         """Group of every component in the graph built last; -1 for locked ones."""
+        self.channel: Positions = self.owner
+        """Its channel there."""
         self.locks: dict[int, LockRecord] = {}
         self.blamed: dict[tuple[str, int], set[str]] = defaultdict(set)
         """Lines of code that broke a trial cut, with the modules in which they did."""
@@ -59,7 +61,7 @@ class GraphBuilder:
     def graph(self, model: nn.Module, example: Any, batch: int) -> ChannelGraph:
         """Assemble the graph from what is not locked."""
         groups, owner, channel = self._groups()
-        self.owner = owner
+        self.owner, self.channel = owner, channel
         channels = self._channels(owner)
         contractions = tuple(
             Contraction(

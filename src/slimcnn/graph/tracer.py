@@ -109,6 +109,15 @@ class LockRecord:
     site: Site | None
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """Ids that met at equal positions of two tensors; or, without `b`, that were picked out of one."""
+
+    a: Tensor
+    b: Tensor | None
+    site: Site
+
+
 @dataclass
 class Ledger:
     """Everything that one run taught: what is equal, what must stay, what costs."""
@@ -126,8 +135,12 @@ class Ledger:
     """What passed an operation whose sizes may be written into the code (view, split, slice ...)."""
     lines: dict[tuple[str, int], list[Label]] = field(default_factory=lambda: defaultdict(list))
     """Activations that passed a line of code."""
-    sliced: bool = False
-    """Some channels were taken by a range, which may be computed from how many there are."""
+    met: list[Meeting] = field(default_factory=list)
+    """Everything that met or was picked, position by position: a trial cut must see the same, less what is cut."""
+    alone: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """For ids of which a tensor holds one alone (`x[:, i]`): everything that was done to it."""
+    delicate: bool = False
+    """Channels were picked or parted by numbers, which may be computed from how many there are."""
     current: Site | None = None
     """The last operation that began: the culprit when the run breaks off inside it."""
     finished: bool = True
@@ -196,6 +209,8 @@ class Tracer(TorchDispatchMode):
     def unify(self, a: Tensor, b: Tensor, call: Call) -> None:
         """Say that ids at equal positions are the same channel; -1 on one side locks the other."""
         a, b = a.reshape(-1), b.reshape(-1)
+        if len(a) > 1:
+            self.ledger.met.append(Meeting(a, b, call.site))
         lost = torch.cat([b[(a == NONE)], a[(b == NONE)]])
         if bool((lost >= 0).any()):
             self.lock(lost, "joined with a tensor whose channels must stay", call)
@@ -253,12 +268,25 @@ class Tracer(TorchDispatchMode):
         out = _zeros_instead(func, args, kwargs) if skip else func(*args, **kwargs)
         self.ledger.finished = True
         call = Call(func, _bind(func, args, kwargs), out, site)
+        self._note_alone(call, marks)
         labels = apply_rule(self, call)
         if labels is not None:
             fixed = all(map(self.fixed, tensors))
             for tensor, label in zip(_outputs(out), labels, strict=True):
                 self._assign(tensor, Mark(label, hollow or skip, fixed), call)
         return out
+
+    def _note_alone(self, call: Call, marks: list[Mark]) -> None:
+        single = [core(facet).reshape(-1) for mark in marks for facet in mark.label if not varying(facet)]
+        for ids in single:
+            if len(ids) and int(ids[0]) != NONE:
+                self.ledger.alone[int(ids[0])].append(self._said(call))
+
+    def _said(self, call: Call) -> str:
+        """Write an operation down with its numbers: what is done to a channel may depend on where it is."""
+        constants = (t for t in call.tensors if self.mark(t) is None)
+        numbers = [leaf for leaf in tree_leaves(list(call.arguments.values())) if not isinstance(leaf, Tensor)]
+        return repr((call.site.op, numbers, [t.tolist() for t in constants]))
 
     def _leave(self, *_: object) -> None:
         self._stack.pop()

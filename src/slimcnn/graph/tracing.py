@@ -22,8 +22,8 @@ MAX_TRIALS = 30
 """Trial cuts before everything that is still open is locked; each trial locks at least one more group."""
 
 
-SLICED_TRIALS = 3
-"""Trial cuts that must succeed where the code slices channels: `x[:, : c // 4]` may fit one cut by luck."""
+DELICATE_TRIALS = 3
+"""Trial cuts that must succeed where the code parts channels: `x[:, : c // 4]` may fit one cut by luck."""
 
 
 def trace(model: nn.Module, example: Any) -> ChannelGraph:
@@ -65,7 +65,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
             next_id = training.next_id
     model.eval()
     builder = GraphBuilder(atoms, ledger, next_id)
-    passed, needed = 0, SLICED_TRIALS if ledger.sliced else 1
+    passed, needed = 0, DELICATE_TRIALS if ledger.delicate else 1
     for trial in range(MAX_TRIALS):
         graph = builder.graph(model, example, batch)
         broken = trial_cut(model, runs, graph, atoms, builder, seed=trial)
@@ -90,6 +90,7 @@ def _add(ledger: Ledger, training: Ledger) -> None:
     ledger.pads += training.pads
     ledger.moves += training.moves
     ledger.squeezed += training.squeezed
-    ledger.sliced |= training.sliced
+    ledger.met += training.met
+    ledger.delicate |= training.delicate
     for code, labels in training.lines.items():
         ledger.lines[code] += labels

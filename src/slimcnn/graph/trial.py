@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from slimcnn.graph.copying import sketch
 from slimcnn.graph.ids import Label, ids_in
 from slimcnn.graph.running import Broken, watch
 from slimcnn.graph.shrinking import shrink
-from slimcnn.graph.tracer import Ledger, LockRecord
+from slimcnn.graph.tracer import Ledger, LockRecord, Meeting
 
 Removed = Mapping[int, Positions]
 """Group (by index) → the channels that go."""
@@ -73,14 +74,13 @@ def trial_cut(
     cut = sketch(model)
     shrink(cut, kept, kept_pads(graph, removed))
     labels = atoms.labels(cut, kept)
-    wrong: list[LockRecord] = []
+    ledgers = []
     for run in runs:
         try:
-            ledger = watch(cut.train(run.training), run.example, labels, len(builder.component)).ledger
+            ledgers.append(watch(cut.train(run.training), run.example, labels, len(builder.component)).ledger)
         except Broken as broken:
             return _culprits(broken, graph, builder, patience=seed < PATIENCE)
-        wrong += _displaced(ledger, builder)
-    return _whole_groups(wrong, graph, builder)
+    return _whole_groups(_displaced(ledgers, Remaining(builder, removed)), graph, builder)
 
 
 def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
@@ -90,23 +90,56 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
     for i, group in enumerate(graph.groups):
         half = group.channels // 2
         number = max(half - (i + seed) % min(SPREAD, half), 1)
-        inner = 1 + random.permutation(group.channels - 2)
-        removed[i] = np.r_[0, group.channels - 1, inner][:number]
+        ends = [0, group.channels - 1] if seed % 2 == 0 else [group.channels - 1, 0]
+        removed[i] = np.r_[ends, 1 + random.permutation(group.channels - 2)][:number]
     return removed
 
 
-def _displaced(ledger: Ledger, builder: GraphBuilder) -> list[LockRecord]:
-    """List channels that met others than in the whole network, and what was locked again."""
-    wrong = []
-    for a, b, site in ledger.equal:
-        known = (a < len(builder.component)) & (b < len(builder.component))
-        a, b = a[known], b[known]
-        astray = torch.from_numpy(builder.component[a.numpy()] != builder.component[b.numpy()])
-        if bool(astray.any()):
-            ids = torch.cat([a[astray], b[astray]])
-            record = LockRecord(ids, f"{HARD_CODED}: channels arrive displaced", site)
-            wrong.append(_blaming_a_move(record, ledger))
-    return wrong + [replace(record, ids=_known(record.ids, builder)) for record in ledger.locks]
+class Remaining:
+    """What must be left of ids after a cut."""
+
+    def __init__(self, builder: GraphBuilder, removed: Removed) -> None:
+        self.builder = builder
+        self.gone = np.zeros(len(builder.owner), dtype=np.bool_)
+        for group, channels in removed.items():
+            self.gone |= (builder.owner == group) & np.isin(builder.channel, channels)
+
+    def of(self, ids: Tensor | None) -> Positions:
+        """Give the ids of the network's own tensors that are left; -1 for positions without a channel."""
+        numbers = ids.numpy() if ids is not None else np.empty(0, dtype=np.int64)
+        numbers = numbers[numbers < len(self.builder.atoms)]
+        left: Positions = numbers[(numbers < 0) | ~self.gone[self.builder.component[numbers]]]
+        return left
+
+    def same(self, before: Meeting | None, after: Meeting | None) -> bool:
+        """Ask whether after the cut the same channels met, less those that are gone."""
+        if before is None or after is None:
+            return False
+        sides = ((before.a, after.a), (before.b, after.b))
+        return all(np.array_equal(self.of(one), self.of(other)) for one, other in sides)
+
+
+def _displaced(ledgers: list[Ledger], remaining: Remaining) -> list[LockRecord]:
+    """List channels that met others than in the whole network, or were treated differently, or were locked again."""
+    builder, wrong = remaining.builder, []
+    after = [meeting for ledger in ledgers for meeting in ledger.met]
+    for pair in zip_longest(builder.ledger.met, after):
+        if not remaining.same(*pair):
+            for meeting in pair:
+                wrong += [_misplaced(meeting, ledger, builder) for ledger in ledgers if meeting is not None]
+    for ledger in ledgers:
+        for channel, done in ledger.alone.items():
+            if channel < len(builder.atoms) and done != builder.ledger.alone[channel]:
+                ids = torch.tensor([channel])
+                wrong.append(LockRecord(ids, "treated by its position, which moves after a cut", None))
+        wrong += [replace(record, ids=_known(record.ids, builder)) for record in ledger.locks]
+    return wrong
+
+
+def _misplaced(meeting: Meeting, ledger: Ledger, builder: GraphBuilder) -> LockRecord:
+    ids = meeting.a if meeting.b is None else torch.cat([meeting.a, meeting.b])
+    record = LockRecord(_known(ids[ids >= 0], builder), f"{HARD_CODED}: channels arrive displaced", meeting.site)
+    return _blaming_a_move(record, ledger)
 
 
 def _culprits(broken: Broken, graph: ChannelGraph, builder: GraphBuilder, patience: bool) -> list[LockRecord]:
@@ -125,7 +158,7 @@ def _culprits(broken: Broken, graph: ChannelGraph, builder: GraphBuilder, patien
     suspects.append([(torch.arange(len(builder.component)),)])
     for labels in suspects:
         records = [LockRecord(_known(ids_in(label), builder), reason, site) for label in labels]
-        found = _whole_groups(_displaced(ledger, builder) + records, graph, builder)
+        found = _whole_groups(records, graph, builder)
         if found:
             found = [_blaming_a_move(record, ledger) for record in found]
             return found + _whole_groups(_same_line_elsewhere(found, builder), graph, builder)

@@ -1,5 +1,7 @@
 """Which channels go: score, allocate, cut, and prove the cut."""
 
+# The folder before the registry of the same name: imported later, it would take the name back.
+import slimcnn.pruning.criteria  # noqa: F401
 from slimcnn.pruning.allocation import allocate
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.scores import Criterion, Evidence, Scores, criteria, score

@@ -165,20 +165,24 @@ def _relative_error(a: list[Tensor], b: list[Tensor]) -> float:
     return worst
 
 
-def _kept_outputs(graph: ChannelGraph, plan: Plan) -> dict[str, Tensor]:
-    """Say for every layer that lost channels which are left."""
+def _kept_outputs(graph: ChannelGraph, plan: Plan) -> dict[str, list[Tensor]]:
+    """Say for every layer that makes or carries channels which of them are left, for every axis of its weights."""
     kept = kept_positions(graph, plan.by_index(graph))
-    filters = {(axis.parameter, axis.axis) for group in graph.groups for axis in group.filters}
-    return {layer_of(name): axes[axis] for name, axes in kept.items() for axis in axes if (name, axis) in filters}
+    reads = {(axis.parameter, axis.axis) for group in graph.groups for axis in group.reads}
+    left: dict[str, list[Tensor]] = {}
+    for name, axes in kept.items():
+        left.setdefault(layer_of(name), []).extend(axes[axis] for axis in axes if (name, axis) not in reads)
+    return left
 
 
-def _first_difference(one: _Record, two: _Record, kept: dict[str, Tensor], tolerance: float) -> str:
+def _first_difference(one: _Record, two: _Record, kept: dict[str, list[Tensor]], tolerance: float) -> str:
     for name, x in one.layers.items():
         y = two.layers.get(name)
         if y is None:
             return name
-        if name in kept and x.dim() > 1 and x.shape != y.shape:
-            x = x.index_select(1, kept[name])
+        if x.dim() > 1 and x.shape != y.shape:
+            fitting = [positions for positions in kept.get(name, []) if len(positions) == y.size(1)]
+            x = x.index_select(1, fitting[0]) if fitting else x
         if x.shape == y.shape and _relative_error([x], [y]) >= tolerance:
             return name
     return ""

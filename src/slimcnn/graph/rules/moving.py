@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from slimcnn.graph.ids import NONE, along, axis_facet, compact, core, varying
+from slimcnn.graph.ids import NONE, Label, along, axis_facet, compact, core, varying
 from slimcnn.graph.rules.table import Labels, rule
-from slimcnn.graph.tracer import Call, Tracer
+from slimcnn.graph.tracer import Call, Meeting, Tracer
 from slimcnn.layers.channel_pad import ChannelPad
 
 MOVES = """alias detach transpose t permute unsqueeze select unbind expand flip repeat pixel_unshuffle diagonal
@@ -31,8 +31,19 @@ def move(tracer: Tracer, call: Call) -> Labels:
 @rule("index", "index_select", "narrow_copy", "roll")
 def pick(tracer: Tracer, call: Call) -> Labels:
     """Run the operation on the ids; positions that are counted may fit one cut by luck."""
-    tracer.ledger.sliced |= any(varying(facet) for facet in tracer.label(call["self"]))
-    return move(tracer, call)
+    labels = move(tracer, call) or []
+    _note_picked(tracer, call, labels)
+    return labels
+
+
+def _note_picked(tracer: Tracer, call: Call, labels: list[Label]) -> None:
+    """Note which channels, in which order, were taken out of a tensor by their positions.
+
+    A trial cut compares: whatever is done to these channels must be done to the same ones after a cut.
+    """
+    for facet in (facet for label in labels for facet in label if varying(facet)):
+        tracer.ledger.met.append(Meeting(core(facet).reshape(-1), None, call.site))
+        tracer.ledger.delicate = True
 
 
 def remember(tracer: Tracer, call: Call) -> None:
@@ -71,6 +82,7 @@ def _tie_parts(tracer: Tracer, call: Call, table: Tensor) -> None:
     A channel axis that is viewed as (parts, channels) stays viewable after a cut only then.  Which of the two
     numbers is the number of parts is not known here; it is taken to be the smaller, and a trial cut will tell.
     """
+    tracer.ledger.delicate = True
     if table.size(0) > table.size(1):
         table = table.t()
     tracer.unify(table[:1].expand(len(table) - 1, -1), table[1:], call)
@@ -85,25 +97,26 @@ def split(tracer: Tracer, call: Call) -> Labels:
         if len({facet.size(d) for facet in facets}) == 1 and facets[0].size(d) > 1:
             for other in facets[1:]:
                 tracer.tie(facets[0], other, call)
-        elif any(d in varying(facet) for facet in facets):
-            tracer.ledger.sliced = True
+    if any(d in varying(facet) for facet in tracer.label(call["self"])):
+        _note_picked(tracer, call, labels)
     return labels
 
 
 @rule("slice")
 def take_slice(tracer: Tracer, call: Call) -> Labels:
     """Run the slice on the ids; `x[:, c // 2:]` is one of equal parts, which lose equal offsets."""
-    labels = move(tracer, call)
+    labels = move(tracer, call) or []
     source, d = call["self"], call["dim"] % call["self"].dim()
     whole, size = source.size(d), call.out.size(d)
     start = call["start"] or 0
     start = max(start + whole, 0) if start < 0 else start
     equal_parts = call["step"] == 1 and 0 < size < whole and whole % size == 0 and start % size == 0
-    for facet in tracer.label(source):
-        if d in varying(facet) and size < whole:
-            tracer.ledger.sliced = True
-            first, part = facet.narrow(d, 0, size), facet.narrow(d, start, size) if equal_parts else facet
-            if equal_parts and bool((first >= 0).all() and (part >= 0).all()):
+    if size < whole and any(d in varying(facet) for facet in tracer.label(source)):
+        _note_picked(tracer, call, labels)
+    for facet in tracer.label(source) if equal_parts else ():
+        if d in varying(facet):
+            first, part = facet.narrow(d, 0, size), facet.narrow(d, start, size)
+            if bool((first >= 0).all() and (part >= 0).all()):
                 tracer.tie(first, part, call)
     return labels
 

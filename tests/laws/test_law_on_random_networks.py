@@ -1,0 +1,112 @@
+"""The law on networks that nobody thought of: blocks in a random order, cut at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from law_networks import randomise
+from torch import Tensor, nn
+
+from slimcnn.graph import trace
+from slimcnn.pruning import Plan, mask, prune, verify
+
+Conv = nn.Conv2d
+
+
+class Block(nn.Module):
+    """Modules, the function that runs them, and how many channels come out."""
+
+    def __init__(self, out: int, run: Callable[..., Tensor], *modules: nn.Module) -> None:
+        super().__init__()
+        self.out, self.run, self.parts = out, run, nn.ModuleList(modules)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x, *self.parts)
+
+
+def made(read: int, width: int, **options: int) -> nn.Sequential:
+    return nn.Sequential(Conv(read, width, 1, **options), nn.BatchNorm2d(width), nn.ReLU())  # type: ignore[arg-type]
+
+
+def shuffled(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def join(*parts: Tensor) -> Tensor:
+    return torch.cat(parts, 1)
+
+
+BLOCKS: dict[str, Callable[[int, int], Block]] = {
+    "convolution": lambda read, width: Block(width, lambda x, a: a(x), made(read, width)),
+    "residual": lambda read, width: Block(
+        read, lambda x, a, b: F.relu(x + b(a(x))), made(read, width), Conv(width, read, 1)
+    ),
+    "two branches": lambda read, width: Block(width, lambda x, a, b: a(x) * b(x), made(read, width), made(read, width)),
+    "dense": lambda read, width: Block(read + width, lambda x, a: join(x, a(x)), made(read, width)),
+    "twice the same": lambda read, width: Block(2 * read, lambda x: join(x, x.tanh())),
+    "grouped": lambda read, width: Block(width, lambda x, a: a(x), made(read, width, groups=4)),
+    "depthwise": lambda read, width: Block(2 * read, lambda x, a: a(x), made(read, 2 * read, groups=read)),
+    "transposed": lambda read, width: Block(width, lambda x, a: a(x), nn.ConvTranspose2d(read, width, 1)),
+    "gate": lambda read, width: Block(
+        read, lambda x, a, b: x * b(a(x.mean((2, 3), keepdim=True))).sigmoid(), made(read, width), Conv(width, read, 1)
+    ),
+    "halves": lambda read, width: Block(read // 2, lambda x: (y := x.chunk(2, 1))[0] * y[1].sigmoid()),
+    "slices": lambda read, width: Block(read, lambda x: join(x[:, x.shape[1] // 2 :], x[:, : x.shape[1] // 2])),
+    "a quarter": lambda read, width: Block(read, lambda x: join(x[:, : x.shape[1] // 4] * 2, x[:, x.shape[1] // 4 :])),
+    "shuffle": lambda read, width: Block(read, shuffled),
+    "flip": lambda read, width: Block(read, lambda x: x.flip(1)),
+    "again and again": lambda read, width: Block(read, lambda x, a: x + a(x + a(x)), made(read, read)),
+    "a written size": lambda read, width: Block(read, lambda x: x.view(-1, read, 4, 4)),
+    "normalised": lambda read, width: Block(read, lambda x, a: a(x), nn.GroupNorm(2, read)),
+    "scaled": lambda read, width: Block(read, lambda x, a: a(x), nn.PReLU(read)),
+    "unstacked": lambda read, width: Block(read, lambda x: torch.stack([y.relu() for y in x.unbind(1)], 1)),
+    "picked": lambda read, width: Block(read, lambda x: x + x[:, 1:2].sigmoid()),
+    "pooled": lambda read, width: Block(read, lambda x: F.avg_pool2d(x, 3, 1, 1)),
+}  # fmt: skip
+
+chains = st.lists(st.tuples(st.sampled_from(sorted(BLOCKS)), st.sampled_from([8, 12, 16])), min_size=2, max_size=7)
+
+
+def network(chain: list[tuple[str, int]]) -> nn.Module:
+    blocks: list[nn.Module] = [made(3, 8)]
+    width = 8
+    for kind, wanted in chain:
+        if width > 48 or width % 8:
+            kind = "convolution"
+        block = BLOCKS[kind](width, wanted)
+        blocks.append(block)
+        width = block.out
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 5))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(chains, st.integers(0, 2**31))
+def test_the_law_holds_on_any_chain_of_blocks(chain: list[tuple[str, int]], seed: int) -> None:
+    torch.manual_seed(seed)
+    model = network(chain)
+    randomise(model)
+    graph = trace(model, torch.zeros(1, 3, 4, 4))
+    event("something to cut" if graph.groups else "nothing to cut")
+    for _ in range(2):
+        removed = {}
+        for group in graph.groups:
+            n = int(torch.randint(group.channels - group.least + 1, ()))
+            removed[group.name] = tuple(torch.randperm(group.channels)[:n].tolist())
+        plan = Plan(graph.fingerprint, removed)
+        small = prune(model, graph, plan, verify=False)
+        verdict = verify(mask(model, graph, plan), small, graph, plan)
+        assert verdict.equal, f"{verdict}; removed {plan.removed}"
+        assert verdict.error < 1e-9
+        assert small.train()(torch.randn(2, 3, 4, 4)).shape == (2, 5)
+        assert graph.params(plan.counts(graph)) == sum(p.numel() for p in small.parameters())
+
+
+def test_chains_of_ordinary_blocks_have_something_to_cut() -> None:
+    ordinary = ["convolution", "residual", "dense", "gate", "depthwise", "halves"]
+    graph = trace(network([(kind, 8) for kind in ordinary]), torch.zeros(1, 3, 4, 4))
+    assert len(graph.groups) >= 4

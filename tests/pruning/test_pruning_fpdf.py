@@ -1,0 +1,178 @@
+"""FPDF keeps the distribution of norms, and of what is left the least redundant: for any layer."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from slimcnn.pruning import Evidence
+from slimcnn.pruning.criteria.fpdf import fit_distribution, fpdf
+from slimcnn.pruning.scores import criterion_named
+
+
+def chosen(filters: Tensor, m: int, **options: int) -> list[int]:
+    criterion = fpdf(**options)
+    assert criterion.choose is not None
+    return [int(c) for c in criterion.choose(Evidence("layer", (filters.double(),)), m)]
+
+
+def kolmogorov_smirnov(kept: np.ndarray, norms: np.ndarray) -> float:
+    """The largest distance between the two empirical distribution functions."""
+    return max(abs((kept <= v).mean() - (norms <= v).mean()) for v in norms)
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[Tensor, int]:
+    n = draw(st.integers(2, 48))
+    m = draw(st.integers(1, n))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    filters = torch.randn(n, draw(st.integers(1, 9)), generator=generator, dtype=torch.float64)
+    spread = draw(st.sampled_from([0.0, 1.0, 3.0]))
+    return filters * torch.exp(spread * torch.randn(n, 1, generator=generator, dtype=torch.float64)), m
+
+
+law = settings(max_examples=150, deadline=None, derandomize=True)
+
+
+@law
+@given(layers())
+def test_kept_and_original_norms_differ_by_at_most_one_in_m(layer: tuple[Tensor, int]) -> None:
+    filters, m = layer
+    norms = filters.norm(dim=1).numpy()
+    kept = norms[chosen(filters, m)]
+    assert len(kept) == m
+    assert kolmogorov_smirnov(kept, norms) <= 1 / m + 1e-12
+
+
+@law
+@given(layers())
+def test_every_quantile_group_keeps_exactly_one(layer: tuple[Tensor, int]) -> None:
+    filters, m = layer
+    n, kept = len(filters), set(chosen(filters, m))
+    order = sorted(range(n), key=lambda i: (float(filters[i].norm()), i))
+    for k in range(m):
+        assert len(kept.intersection(order[k * n // m : (k + 1) * n // m])) == 1
+
+
+@law
+@given(layers(), st.integers(1, 12))
+def test_with_bins_every_bin_keeps_its_share(layer: tuple[Tensor, int], bins: int) -> None:
+    filters, m = layer
+    n, kept = len(filters), set(chosen(filters, m, bins=bins))
+    order = sorted(range(n), key=lambda i: (float(filters[i].norm()), i))
+    assert len(kept) == m
+    for b in range(bins):
+        members = order[b * n // bins : (b + 1) * n // bins]
+        assert abs(len(kept.intersection(members)) - len(members) * m / n) < 1
+
+
+@law
+@given(layers())
+def test_the_steps_of_the_method_written_as_loops_give_the_same_choice(layer: tuple[Tensor, int]) -> None:
+    filters, m = layer
+    n = len(filters)
+    distance = np.linalg.norm(filters[:, None].numpy() - filters[None].numpy(), axis=2)
+    order = sorted(range(n), key=lambda i: (float(filters[i].norm()), i))
+    kept: list[int] = []
+    for k in range(m):
+        group = order[k * n // m : (k + 1) * n // m]
+        worth = [min(distance[i, j] for j in kept) if kept else distance[i].sum() for i in group]
+        kept.append(group[int(np.argmax(worth))])
+    assert chosen(filters, m) == sorted(kept)
+
+
+@law
+@given(layers(), st.randoms(use_true_random=False))
+def test_the_order_of_the_filters_does_not_matter(layer: tuple[Tensor, int], random: object) -> None:
+    filters, m = layer
+    order = list(range(len(filters)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    if filters.size(1) == 1 and m > 1:
+        return  # on a line, farthest points tie
+    assert sorted(order[i] for i in chosen(filters[order], m)) == chosen(filters, m)
+
+
+@law
+@given(layers(), st.sampled_from([1e-3, 3.0, 1024.0]))
+def test_the_scale_of_a_layer_does_not_matter(layer: tuple[Tensor, int], scale: float) -> None:
+    filters, m = layer
+    if filters.size(1) > 1 or m == 1:
+        assert chosen(filters * scale, m) == chosen(filters, m)
+
+
+@law
+@given(st.integers(2, 24), st.integers(0, 2**31))
+def test_of_exact_copies_never_both_are_kept(pairs: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    originals = torch.randn(pairs, 5, generator=generator, dtype=torch.float64)
+    order = torch.randperm(2 * pairs, generator=generator)
+    filters = torch.cat([originals, originals])[order]
+    assert sorted(int(order[i]) % pairs for i in chosen(filters, pairs)) == list(range(pairs))
+
+
+def test_pure_redundancy_pruning_keeps_the_farthest_first() -> None:
+    """bins=1 on a line: the first is the one with the largest total distance, then the farthest from those kept."""
+    filters = torch.tensor([[0.0], [1.0], [2.0], [9.0], [10.0]])
+    assert chosen(filters, 2, bins=1) == [0, 4]
+    assert chosen(filters, 3, bins=1) == [0, 2, 4]
+
+
+def test_as_many_bins_as_kept_filters_is_the_strict_rule() -> None:
+    filters = torch.randn(20, 6, dtype=torch.float64)
+    assert chosen(filters, 7, bins=7) == chosen(filters, 7)
+
+
+def test_a_layer_worked_out_by_hand() -> None:
+    """Norms 1, 1.005, 3, 3.1: groups {0, 1} and {2, 3}.  0 is farther from all; from 0, 2 is farther than 3."""
+    filters = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 3.0], [3.1, 0.0]])
+    assert chosen(filters, 2) == [0, 2]
+    assert chosen(filters, 4) == [0, 1, 2, 3]
+    assert chosen(filters, 1) == [2]
+
+
+def test_norm_pruning_moves_the_distribution_by_the_share_removed_and_fpdf_hardly() -> None:
+    generator = torch.Generator().manual_seed(0)
+    norms = torch.rand(64, generator=generator).numpy()
+    filters = torch.nn.functional.normalize(torch.randn(64, 9, generator=generator)) * torch.tensor(norms)[:, None]
+    assert kolmogorov_smirnov(np.sort(norms)[32:], norms) == 0.5
+    assert kolmogorov_smirnov(filters.norm(dim=1).numpy()[chosen(filters, 32)], filters.norm(dim=1).numpy()) <= 1 / 32
+
+
+def test_no_choice_of_filters_fits_the_distribution_much_better() -> None:
+    """Against all 924 subsets of 6 of 12: the distance between the distributions is within 1/m of the best."""
+    generator = torch.Generator().manual_seed(2)
+    filters = torch.randn(12, 4, generator=generator, dtype=torch.float64)
+    norms = filters.norm(dim=1).numpy()
+    best = min(kolmogorov_smirnov(norms[list(subset)], norms) for subset in itertools.combinations(range(12), 6))
+    assert kolmogorov_smirnov(norms[chosen(filters, 6)], norms) <= best + 1 / 12 + 1e-12
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_equal_filters_are_no_problem(value: float) -> None:
+    filters = torch.full((8, 3), value)
+    for m in range(1, 9):
+        assert len(chosen(filters, m)) == m
+
+
+def test_options_are_part_of_the_name() -> None:
+    assert criterion_named("fpdf:norm=1,bins=4").name == "fpdf:bins=4,norm=1"
+    assert criterion_named("fpdf:norm=2").name == "fpdf"
+
+
+def test_several_layers_with_the_same_channels_count_alike() -> None:
+    one, two = torch.randn(10, 4, dtype=torch.float64), torch.randn(10, 7, dtype=torch.float64)
+    criterion = fpdf()
+    assert criterion.choose is not None
+    expected = criterion.choose(Evidence("layer", (one, two)), 5)
+    assert torch.equal(criterion.choose(Evidence("layer", (one * 50, two / 50)), 5), expected)
+
+
+def test_fit_distribution_takes_any_norms_and_distances() -> None:
+    norms, points = torch.tensor([3.0, 1.0, 2.0, 4.0]), torch.tensor([[0.0], [5.0], [9.0], [2.0]])
+    assert fit_distribution(norms, torch.cdist(points, points), 2).tolist() == [0, 2]
