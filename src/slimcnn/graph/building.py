@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from slimcnn.graph.atoms import Atoms, named_tensors
 from slimcnn.graph.channels import Axis, ChannelGraph, ChannelGroup, Contraction, Locked, Positions, Share, layer_of
 from slimcnn.graph.ids import ids_in
-from slimcnn.graph.tracer import Ledger, LockRecord, as_pairs
+from slimcnn.graph.ledger import Ledger, LockRecord, as_pairs
 
 TOO_FEW = "its channels hang together in one or two parts: too few to try a cut"
 
@@ -66,7 +66,7 @@ class GraphBuilder:
         contractions = tuple(
             Contraction(
                 module=record.module,
-                macs=record.macs // batch if record.per_batch else record.macs,
+                macs=record.macs // (2 * batch) if record.per_batch else record.macs,  # traced on every sample twice
                 shares=tuple(self._share(ids, owner, channels) for ids in record.shares),
             )
             for record in self.ledger.contractions

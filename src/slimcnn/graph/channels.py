@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ class ChannelGraph:
         """Find a group's position by its name."""
         return self._index[name]
 
-    @property
+    @cached_property
     def _index(self) -> dict[str, int]:
         return {group.name: i for i, group in enumerate(self.groups)}
 

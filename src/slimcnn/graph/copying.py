@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,9 @@ from torch.utils._pytree import tree_leaves
 from slimcnn.errors import ModelError
 
 Network = TypeVar("Network", bound=nn.Module)
+
+UNCHANGING = {int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size, type}
+"""Types of values that two copies may share."""
 
 
 def duplicate(model: Network) -> Network:
@@ -27,7 +31,7 @@ def duplicate(model: Network) -> Network:
     False
     """
     _refuse_what_cannot_be_cut(model)
-    copied = _copy(model, _computed_tensors(model))
+    copied = _copy(model, {})
     for old, new in zip(model.parameters(), copied.parameters(), strict=True):
         vars(new).update(vars(old))  # what the user wrote on it, such as "no weight decay"; PyTorch forgets it
     return copied
@@ -40,12 +44,18 @@ def sketch(model: Network) -> Network:
     >>> sketch(net).weight is net.weight
     True
     """
-    return _copy(model, _computed_tensors(model) | {id(p): p for p in model.parameters()})
+    return _copy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def _copy(model: Network, memo: dict[int, Any]) -> Network:
+    plain = all(map(_is_plain, {type(module) for module in model.modules()}))
+    way: Callable[[Network, dict[int, Any]], Network] = _copy_modules if plain else copy.deepcopy
     try:
-        return copy.deepcopy(model, memo)
+        try:
+            return way(model, dict(memo))
+        except RuntimeError:  # PyTorch does not copy tensors that were computed
+            computed = {id(t): t.detach().clone() for t in _attributes(model) if not t.is_leaf}
+            return way(model, computed | memo)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ModelError(
@@ -54,12 +64,40 @@ def _copy(model: Network, memo: dict[int, Any]) -> Network:
         ) from error
 
 
-def _computed_tensors(model: nn.Module) -> dict[int, Tensor]:
-    """Detach the results that modules keep as attributes (old weight_norm does): PyTorch does not copy those."""
-    return {id(t): t.detach().clone() for t in _attributes(model) if not t.is_leaf}
+def _is_plain(kind: type[nn.Module]) -> bool:
+    """Ask whether copying the attributes of a module is copying the module: its class has no say in it."""
+    special = {"__getstate__", "__reduce_ex__", "__reduce__", "__deepcopy__", "__slots__"}
+    if any(special & vars(parent).keys() for parent in kind.__mro__ if parent not in (object, nn.Module)):
+        return False
+    # Layers of PyTorch only fill in what files of older versions lack.
+    return kind.__setstate__.__module__.startswith("torch.")
+
+
+def _copy_modules(model: Network, memo: dict[int, Any]) -> Network:
+    """Copy a network as `copy.deepcopy` does, but quicker: most of what modules hold is empty or a number."""
+    modules = list(model.modules())
+    for module in modules:
+        memo[id(module)] = module.__class__.__new__(module.__class__)
+    for module in modules:
+        state = {name: value for name, value in vars(module).items() if name != "_compiled_call_impl"}
+        vars(memo[id(module)]).update({name: _copy_value(value, memo) for name, value in state.items()})
+    copied: Network = memo[id(model)]
+    return copied
+
+
+def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
+    kind = value.__class__
+    if kind in UNCHANGING:
+        return value
+    if kind is dict or kind is OrderedDict:
+        return kind({name: _copy_value(item, memo) for name, item in value.items()}) if value else kind()
+    if kind is tuple and all(item.__class__ in UNCHANGING for item in value):
+        return value
+    return memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)
 
 
 def _attributes(model: nn.Module) -> Iterator[Tensor]:
+    """List tensors that modules hold, parameters left out."""
     for module in model.modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor):
@@ -75,12 +113,10 @@ def _refuse_what_cannot_be_cut(model: Any) -> None:
         where = f"{name!r}, a {type(module).__name__}," if name else f"the network, a {type(module).__name__},"
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(f"{where} is scripted and cannot be cut; pass the network before torch.jit")
-        if hasattr(module, "_orig_mod"):
+        if "_orig_mod" in module._modules:
             raise ModelError(f"{where} is compiled and cannot be cut; pass the network before torch.compile")
-        tensors = (*module._parameters.items(), *module._buffers.items())
-        if any(is_lazy(tensor) for _, tensor in tensors):
-            raise ModelError(
-                f"{where} has no weights yet (it is lazy); run the network once on an input, then trace it"
-            )
-        if any(tensor is not None and tensor.is_meta for _, tensor in tensors):
-            raise ModelError(f"{where} has no weights (it is on the meta device); load its weights first")
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if is_lazy(tensor):
+                raise ModelError(f"{where} has no weights yet (it is lazy); run the network once, then trace it")
+            if tensor is not None and tensor.is_meta:
+                raise ModelError(f"{where} has no weights (it is on the meta device); load its weights first")

@@ -34,13 +34,14 @@ def varying(facet: Tensor) -> frozenset[int]:
     >>> sorted(varying(axis_facet(torch.tensor([7, 8]), (5, 2, 3), 1)))
     [1]
     """
-    return frozenset(d for d in range(facet.dim()) if facet.size(d) > 1 and facet.stride(d) != 0)
+    steps = zip(facet.shape, facet.stride(), strict=True)
+    return frozenset([d for d, (size, stride) in enumerate(steps) if size > 1 and stride])
 
 
 def core(facet: Tensor, keep: frozenset[int] | set[int] = frozenset()) -> Tensor:
     """Shrink every dimension along which the facet does not change to size 1, except those in `keep`."""
-    for d in range(facet.dim()):
-        if d not in keep and facet.size(d) > 1 and facet.stride(d) == 0:
+    for d, (size, stride) in enumerate(zip(facet.shape, facet.stride(), strict=True)):
+        if size > 1 and not stride and d not in keep:
             facet = facet.narrow(d, 0, 1)
     return facet
 
@@ -69,13 +70,10 @@ def along(facet: Tensor, axis: int) -> Tensor | None:
     >>> along(axis_facet(torch.tensor([7, 8]), (5, 2, 3), 1), 1).tolist()
     [7, 8]
     """
-    if varying(facet) - {axis % facet.dim()}:
+    axis %= facet.dim()
+    if varying(facet) - {axis}:
         return None
-    ids: Tensor = facet
-    for d in reversed(range(facet.dim())):
-        if d != axis % facet.dim():
-            ids = ids.select(d, 0)
-    return ids
+    return facet.as_strided((facet.size(axis),), (facet.stride(axis),), facet.storage_offset())
 
 
 def ids_in(label: Label) -> Tensor:

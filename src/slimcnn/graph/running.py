@@ -14,7 +14,9 @@ from slimcnn.errors import ModelError
 from slimcnn.graph.atoms import named_tensors
 from slimcnn.graph.copying import sketch
 from slimcnn.graph.ids import Label
-from slimcnn.graph.tracer import SKIPPED_FOLDERS, Ledger, Mark, NeedsValues, Tracer
+from slimcnn.graph.ledger import Ledger, Mark, NeedsValues
+from slimcnn.graph.rules import apply_rule
+from slimcnn.graph.tracer import SKIPPED_FOLDERS, Tracer
 
 
 def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int) -> Tracer:
@@ -26,13 +28,20 @@ def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: 
         Broken: the network failed.
     """
     try:
-        return _run(sketch(model), example, labels, next_id, hollow=True)
+        return watch_this(sketch(model), example, labels, next_id, hollow=True)
     except NeedsValues:
-        return _run(sketch(model), example, labels, next_id, hollow=False)
+        return watch_this(sketch(model), example, labels, next_id, hollow=False)
 
 
-def _run(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, hollow: bool) -> Tracer:
-    tracer = Tracer({module: name for name, module in model.named_modules()}, next_id, hollow, model.training)
+def watch_this(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, hollow: bool) -> Tracer:
+    """Run this very network under the tracer, which may leave its traces on it.
+
+    Raises:
+        Broken: the network failed.
+        NeedsValues: numbers that a hollow run does not compute steer the program.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    tracer = Tracer(apply_rule, names, next_id, hollow, model.training)
     for name, tensor in named_tensors(model):
         tracer.set_mark(tensor, Mark(labels.get(name, ()), hollow=False, fixed=True))
     for tensor in tree_leaves(example):
@@ -124,25 +133,33 @@ def batch_size(example: Any) -> int:
     return int(tensors[0].shape[0])
 
 
-def doubled(example: Any, batch: int) -> Any:
-    """Put an example's samples in twice."""
-    return tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
+def watch_twice(
+    model: nn.Module, example: Any, batch: int, labels: Mapping[str, Label], next_id: int
+) -> tuple[Tracer, Any]:
+    """Run the network on every sample of an example twice: once to trace it, and to see that its output grows along.
 
+    A plan for one batch size would be wrong for another if the network has its batch size written into it.  Gives the
+    tracer and the doubled example.
 
-def check_batch(model: nn.Module, example: Any, batch: int) -> None:
-    """Refuse networks whose output does not grow with the batch: a plan for one batch would be wrong for another."""
+    Raises:
+        ModelError: the network does not accept the example, or not this one of twice the batch.
+    """
+    twice = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
     try:
-        output = watch(model, doubled(example, batch), {}, 0).outputs[0]
+        tracer = watch(model, twice, labels, next_id)
     except Broken as broken:
+        watch(model, example, labels, next_id)
         raise ModelError(
             f"the network accepts a batch of {batch} but not of {2 * batch} ({broken.reason}); its code must not "
             "have the batch size written into it, and the example's first axis must be the batch"
         ) from broken
+    output = tracer.outputs[0]
     if output.dim() == 0 or output.shape[0] != 2 * batch:
         raise ModelError(
             f"the network returns shape {tuple(output.shape)} for a batch of {2 * batch}: the first axis of its "
             "output must be the batch"
         )
+    return tracer, twice
 
 
 def _failing_function(error: BaseException) -> tuple[str, str]:

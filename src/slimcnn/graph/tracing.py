@@ -14,8 +14,8 @@ from slimcnn.graph.atoms import Atoms
 from slimcnn.graph.building import GraphBuilder
 from slimcnn.graph.channels import ChannelGraph
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.running import Broken, batch_size, check_batch, doubled, watch
-from slimcnn.graph.tracer import Ledger, LockRecord
+from slimcnn.graph.ledger import Ledger, LockRecord
+from slimcnn.graph.running import Broken, batch_size, watch, watch_twice
 from slimcnn.graph.trial import Run, trial_cut
 
 MAX_TRIALS = 30
@@ -53,14 +53,12 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     model, example = duplicate(model).cpu().eval(), tree_map_only(Tensor, lambda t: t.detach().cpu(), example)
     atoms = Atoms.of(model)
     labels = atoms.labels(model)
-    tracer = watch(model, example, labels, len(atoms))
-    check_batch(model, example, batch)
-    ledger, next_id, runs = tracer.ledger, tracer.next_id, [Run(example, training=False)]
+    tracer, twice = watch_twice(model, example, batch, labels, len(atoms))
+    ledger, next_id, runs = tracer.ledger, tracer.next_id, [Run(twice, training=False, hollow=tracer.hollow)]
     if any(id(parameter) not in tracer.used for parameter in model.parameters()):
         with suppress(Broken):  # what cannot train with this example has nothing to keep together
-            twice = doubled(example, batch)
             training = watch(model.train(), twice, labels, next_id)
-            runs.append(Run(twice, training=True))
+            runs.append(Run(twice, training=True, hollow=training.hollow))
             _add(ledger, training.ledger)
             next_id = training.next_id
     model.eval()
@@ -92,5 +90,4 @@ def _add(ledger: Ledger, training: Ledger) -> None:
     ledger.squeezed += training.squeezed
     ledger.met += training.met
     ledger.delicate |= training.delicate
-    for code, labels in training.lines.items():
-        ledger.lines[code] += labels
+    ledger.passed += training.passed

@@ -7,7 +7,7 @@ cut.  The dispatcher cannot tell them from sizes that are computed, so we look w
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
@@ -21,9 +21,9 @@ from slimcnn.graph.building import GraphBuilder
 from slimcnn.graph.channels import ChannelGraph, Positions
 from slimcnn.graph.copying import sketch
 from slimcnn.graph.ids import Label, ids_in
-from slimcnn.graph.running import Broken, watch
+from slimcnn.graph.ledger import Ledger, LockRecord, Meeting, NeedsValues
+from slimcnn.graph.running import Broken, watch_this
 from slimcnn.graph.shrinking import shrink
-from slimcnn.graph.tracer import Ledger, LockRecord, Meeting
 
 Removed = Mapping[int, Positions]
 """Group (by index) → the channels that go."""
@@ -61,6 +61,7 @@ class Run:
 
     example: Any
     training: bool
+    hollow: bool
 
 
 def trial_cut(
@@ -77,21 +78,34 @@ def trial_cut(
     ledgers = []
     for run in runs:
         try:
-            ledgers.append(watch(cut.train(run.training), run.example, labels, len(builder.component)).ledger)
+            ledgers.append(_watch_cut(cut, run, labels, len(builder.component)))
         except Broken as broken:
             return _culprits(broken, graph, builder, patience=seed < PATIENCE)
     return _whole_groups(_displaced(ledgers, Remaining(builder, removed)), graph, builder)
 
 
+def _watch_cut(cut: nn.Module, run: Run, labels: Mapping[str, Label], next_id: int) -> Ledger:
+    cut.train(run.training)
+    try:
+        return watch_this(cut, run.example, labels, next_id, run.hollow).ledger
+    except NeedsValues:  # the whole network did not
+        return watch_this(cut, run.example, labels, next_id, hollow=False).ledger
+
+
 def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
-    """Choose channels to remove: first and last, so that the others move, and never so many that one is left."""
+    """Choose channels to remove, never so many that one is left.
+
+    In turns: both ends and some between, so that all others move; the first; the last, so that every boundary that
+    is a share of the channels (`c // 4`) shifts.
+    """
     random = np.random.default_rng(seed)
     removed = {}
     for i, group in enumerate(graph.groups):
         half = group.channels // 2
         number = max(half - (i + seed) % min(SPREAD, half), 1)
-        ends = [0, group.channels - 1] if seed % 2 == 0 else [group.channels - 1, 0]
-        removed[i] = np.r_[ends, 1 + random.permutation(group.channels - 2)][:number]
+        ends = np.r_[0, group.channels - 1, 1 + random.permutation(group.channels - 2)]
+        channels = np.arange(group.channels)
+        removed[i] = (ends, channels, channels[::-1])[seed % 3][:number]
     return removed
 
 
@@ -143,26 +157,34 @@ def _misplaced(meeting: Meeting, ledger: Ledger, builder: GraphBuilder) -> LockR
 
 
 def _culprits(broken: Broken, graph: ChannelGraph, builder: GraphBuilder, patience: bool) -> list[LockRecord]:
-    """Lock what flowed into the operation that failed; if Python failed between operations, what its function moved.
-
-    When trial after trial fails (`patience` is over), lock what passes the same line of code in any module.
-    """
+    """Lock what is to blame for a trial that broke off, as little as possible but something."""
     ledger, site = broken.ledger, broken.ledger.current
-    reason = f"{HARD_CODED}: {broken.reason}"
-    here = [ledger.current_labels, ledger.current_weights] if not ledger.finished else []
-    everywhere = builder.ledger.lines.get(site.code, []) if site else []
-    moves = [(place, label) for place, label in builder.ledger.moves if (place.file, place.function) == broken.function]
-    moved = [label for _, label in moves]
-    moved_here = [label for place, label in moves if site and place.module == site.module]
-    suspects: list[list[Label]] = [*here, moved_here, moved, everywhere] if patience else [everywhere, moved]
-    suspects.append([(torch.arange(len(builder.component)),)])
-    for labels in suspects:
+    for labels in _suspects(broken, builder, patience):
+        reason = f"{HARD_CODED}: {broken.reason}"
         records = [LockRecord(_known(ids_in(label), builder), reason, site) for label in labels]
         found = _whole_groups(records, graph, builder)
         if found:
             found = [_blaming_a_move(record, ledger) for record in found]
             return found + _whole_groups(_same_line_elsewhere(found, builder), graph, builder)
     return []
+
+
+def _suspects(broken: Broken, builder: GraphBuilder, patience: bool) -> Iterator[list[Label]]:
+    """List what may be to blame, the likeliest first.
+
+    What flowed into the operation that failed; if Python failed between operations, what its function moved or used, in
+    this module or in any.  When trial after trial fails (`patience` is over), what passes the same line of code.
+    """
+    ledger, site, known = broken.ledger, broken.ledger.current, builder.ledger
+    if patience and not ledger.finished:
+        yield ledger.current_labels
+        yield ledger.current_weights
+    for places in (known.moves, known.passed) if patience else ():
+        inside = [(place, label) for place, label in places if (place.file, place.function) == broken.function]
+        yield [label for place, label in inside if site and place.module.startswith(site.module)]
+        yield [label for _, label in inside]
+    yield [label for place, label in known.passed if site and place.code == site.code]
+    yield [(torch.arange(len(builder.component)),)]
 
 
 def _same_line_elsewhere(found: list[LockRecord], builder: GraphBuilder) -> list[LockRecord]:
@@ -218,6 +240,8 @@ def kept_positions(graph: ChannelGraph, removed: Removed) -> dict[str, dict[int,
 
 def kept_pads(graph: ChannelGraph, removed: Removed) -> dict[str, tuple[int, int]]:
     """Count the zeros that every ChannelPad still adds in front and behind."""
+    if not graph.pads:
+        return {}
     gone = {(g, int(c)) for g, channels in removed.items() for c in channels}
 
     def left(pairs: Positions) -> int:

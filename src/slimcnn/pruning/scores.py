@@ -194,11 +194,14 @@ def _checked(values: Tensor, group: ChannelGroup, criterion: str) -> Tensor:
 
 
 def _refuse_broken_weights(model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor.detach())).isfinite().all()):
-            continue
+    tensors = [(name, t.detach()) for name, t in (*model.named_parameters(), *model.named_buffers())]
+    sums = [t.sum(dtype=torch.float64).cpu() for _, t in tensors]  # not finite if one of the numbers is not
+    if not sums or bool(torch.stack(sums).isfinite().all()):
+        return
+    for name, tensor in tensors:
         bad = int((~torch.isfinite(tensor)).sum())
-        raise WeightsError(f"{name} holds {bad} values that are NaN or infinite; load weights that are finite")
+        if bad:
+            raise WeightsError(f"{name} holds {bad} values that are NaN or infinite; load weights that are finite")
 
 
 def _contributions(

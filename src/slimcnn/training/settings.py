@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -59,6 +59,11 @@ class Training(BaseModel):
     """Decides the order of images, their augmentation, and dropout."""
     save_every_seconds: float = Field(default=60.0, ge=0)
     """How often the state is saved within an epoch, when there is a folder."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _number_of_bits(cls, precision: Any) -> Any:
+        return str(precision) if isinstance(precision, int) else precision
 
     @model_validator(mode="before")
     @classmethod

@@ -8,12 +8,11 @@ is a small function `(tracer, call) -> labels of the outputs`.  Operations that 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from slimcnn.graph.ledger import Call
 from slimcnn.graph.rules import meeting, moving, reducing, weights
 from slimcnn.graph.rules.table import RULES, Labels
-from slimcnn.graph.tracer import Call, Tracer
+from slimcnn.graph.tracer import Tracer
 
 __all__ = ["RULES", "apply_rule", "meeting", "moving", "reducing", "weights"]
 
@@ -29,8 +28,7 @@ def apply_rule(tracer: Tracer, call: Call) -> Labels:
         labels = unknown(tracer, call)
     if labels is None:
         return None
-    n = sum(isinstance(t, Tensor) for t in tree_leaves(call.out))
-    return (labels + [()] * n)[:n]
+    return (labels + [()] * len(call.outputs))[: len(call.outputs)]
 
 
 def unknown(tracer: Tracer, call: Call) -> Labels:

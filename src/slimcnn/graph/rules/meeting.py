@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from slimcnn.graph.ids import NONE, Label, core, varying
+from slimcnn.graph.ledger import Call
 from slimcnn.graph.rules.moving import remember
 from slimcnn.graph.rules.table import Labels, rule
-from slimcnn.graph.tracer import Call, Tracer
+from slimcnn.graph.tracer import Tracer
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,9 @@ class Guest:
       "hardtanh", "hardtanh_", "clamp", "clamp_", "prelu", "rsub")  # fmt: skip
 def pointwise(tracer: Tracer, call: Call) -> Labels:
     """Unify the channels that meet."""
-    outputs = [t for t in tree_leaves(call.out) if isinstance(t, Tensor)]
-    shape = outputs[0].shape
+    shape = call.out.shape
     different = {id(t): t for t in call.tensors}.values()
-    return [meet(tracer, call, [guest(tracer, t, shape) for t in different], shape)] * len(outputs)
+    return [meet(tracer, call, [guest(tracer, t, shape) for t in different], shape)] * len(call.outputs)
 
 
 def guest(tracer: Tracer, tensor: Tensor, shape: torch.Size) -> Guest:

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from slimcnn.graph.ids import NONE, Label, along, axis_facet, compact, core, varying
+from slimcnn.graph.ledger import Call, Meeting
 from slimcnn.graph.rules.table import Labels, rule
-from slimcnn.graph.tracer import Call, Meeting, Tracer
+from slimcnn.graph.tracer import Tracer
 from slimcnn.layers.channel_pad import ChannelPad
 
 MOVES = """alias detach transpose t permute unsqueeze select unbind expand flip repeat pixel_unshuffle diagonal

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from slimcnn.graph.ids import core, varying
+from slimcnn.graph.ledger import Call
 from slimcnn.graph.rules.meeting import pointwise
 from slimcnn.graph.rules.moving import narrowed
 from slimcnn.graph.rules.table import Labels, rule
-from slimcnn.graph.tracer import Call, Tracer
+from slimcnn.graph.tracer import Tracer
 
 
 @rule("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "logsumexp",
@@ -30,8 +29,7 @@ def reduce(tracer: Tracer, call: Call) -> Labels:
         for d in sorted(dims, reverse=True):
             facet = facet.narrow(d, 0, 1) if keepdim else facet.select(d, 0)
         facets.append(facet)
-    outputs = sum(isinstance(t, Tensor) for t in tree_leaves(call.out))
-    return [tuple(facets)] * outputs
+    return [tuple(facets)] * len(call.outputs)
 
 
 def _reduced(call: Call, source: Tensor) -> set[int]:
@@ -51,13 +49,8 @@ def mix_along(tracer: Tracer, call: Call) -> Labels:
         if d in varying(facet):
             tracer.lock_label((facet,), "compared with each other", call)
         else:
-            facets.append(core(facet, set(range(facet.dim())) - {d}).expand(shape_of(call)))
+            facets.append(core(facet, set(range(facet.dim())) - {d}).expand(call.out.shape))
     return [tuple(facets)] * 2
-
-
-def shape_of(call: Call) -> torch.Size:
-    """Give the shape of the first output."""
-    return next(t.shape for t in tree_leaves(call.out) if isinstance(t, Tensor))
 
 
 SPATIAL = """max_pool{n}d_with_indices max_pool{n}d avg_pool{n}d adaptive_avg_pool{n}d _adaptive_avg_pool{n}d
@@ -79,5 +72,5 @@ def spatial(tracer: Tracer, call: Call) -> Labels:
         if varying(facet) & space:
             tracer.lock_label((facet,), "pooled or resampled together", call)
         else:
-            facets.append(narrowed(facet, space).expand(shape_of(call)))
+            facets.append(narrowed(facet, space).expand(call.out.shape))
     return [tuple(facets)] * 2

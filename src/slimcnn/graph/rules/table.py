@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from slimcnn.graph.ids import Label
-from slimcnn.graph.tracer import Call, Tracer
+from slimcnn.graph.ledger import Call
+from slimcnn.graph.tracer import Tracer
 
 Labels = list[Label] | None
 """One label per output tensor, missing ones empty; None for a constant that owes nothing to its inputs' numbers."""

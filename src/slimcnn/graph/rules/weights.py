@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, sdpa_flop_count
 
 from slimcnn.graph.ids import Label, along, axis_facet, core, varying
+from slimcnn.graph.ledger import Call, ContractionRecord
 from slimcnn.graph.rules.meeting import Guest, guest, meet
-from slimcnn.graph.rules.reducing import shape_of
 from slimcnn.graph.rules.table import Labels, rule
-from slimcnn.graph.tracer import Call, ContractionRecord, Tracer
+from slimcnn.graph.tracer import Tracer
 
 ASIDE = "channels do not lie along the channel axis"
 
@@ -34,7 +34,7 @@ def convolution(tracer: Tracer, call: Call) -> Labels:
         out_ids = w_out
         _tie_groups(tracer, call, w_out, groups)
     _join_parameter(tracer, call, call["bias"], out_ids)
-    macs = conv_flop_count(x.shape, weight.shape, call.out.shape, call["transposed"]) // 2
+    macs = conv_flop_count(list(x.shape), list(weight.shape), list(call.out.shape), call["transposed"]) // 2
     produces = groups == 1 or weight.size(1) > 1
     read = None if w_in is out_ids else w_in
     shares = [ids for ids in (out_ids, read) if ids is not None]
@@ -171,7 +171,7 @@ def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
         if varying(facet) & dims:
             tracer.lock_label((facet,), "normalised together: the statistics would change", call)
         else:
-            facets.append(facet.expand(shape_of(call)))
+            facets.append(facet.expand(call.out.shape))
     return [tuple(facets)]
 
 
