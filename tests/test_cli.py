@@ -192,6 +192,7 @@ def test_an_unreachable_target_says_what_is_possible(
 def test_weights_that_hold_nan_or_code_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     state = slimcnn.build("resnet8").state_dict()
     state["conv1.weight"][0] = float("nan")
     save_file(state, tmp_path / "nan.safetensors")
