@@ -338,6 +338,10 @@ def report(
     typer.echo(f"report: {write_report(found, home)[1]}")
 
 
+class _Interrupted(Exception):
+    """Ctrl-C during a run; the command-line library would swallow a KeyboardInterrupt."""
+
+
 # --- what the commands share --------------------------------------------------------------------------------------
 
 
@@ -430,8 +434,11 @@ def _compress(recipe: Recipe, devices: int, as_json: bool) -> None:
         from lightning_fabric import Fabric
 
         fabric = Fabric(devices=devices, strategy="ddp")
-    with _showing(as_json) as show:
-        found = run(recipe, show=show, fabric=fabric, command=shlex.join(["slimcnn", *sys.argv[1:]]))
+    try:
+        with _showing(as_json) as show:
+            found = run(recipe, show=show, fabric=fabric, command=shlex.join(["slimcnn", *sys.argv[1:]]))
+    except KeyboardInterrupt:
+        raise _Interrupted from None
     folder = Path(recipe.out)
     if found is None:
         if recipe.prune is None and (fabric is None or fabric.is_global_zero):
@@ -509,7 +516,7 @@ def main() -> None:
     except SlimcnnError as error:
         typer.echo(f"slimcnn: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except _Interrupted:
         typer.echo("slimcnn: interrupted; the same command goes on from here", err=True)
         sys.exit(130)
     except BrokenPipeError:

@@ -38,13 +38,14 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; choose another output folder")
         known = path / RECIPE
+        held = {item.name for item in path.iterdir() if item.name[0] != "."} if path.is_dir() else set()
         # A run that failed before it did anything leaves a recipe behind: the mended command may take its place.
-        begun = known.exists() and any(item.name not in (RECIPE, PLAN) for item in path.iterdir())
+        begun = known.exists() and bool(held - {RECIPE, PLAN})
         if begun:
             differences = explain_difference(read_recipe(known), recipe)
             if differences:
                 raise RunError(f"{path} holds another run ({differences}); choose another --out, or delete the folder")
-        elif path.is_dir() and any(item.name not in (RECIPE, PLAN) for item in path.iterdir()):
+        elif held - {RECIPE, PLAN}:
             raise RunError(f"{path} is not empty and holds no run; choose another --out")
         if not begun:
             write_recipe(recipe, known)
