@@ -131,7 +131,10 @@ def load_network(recipe: Recipe, dataset: Dataset) -> tuple[nn.Module, dict[str,
     original = None
     if network.model and (not checkpoint or ":" in network.model):
         arguments = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]} | network.arguments
-        original = resolve(network.model, **arguments)
+        # The first weights are part of the recipe: a run that was killed early must begin with the same ones.
+        with torch.random.fork_rng([]):
+            torch.manual_seed(recipe.pretrain.seed if recipe.pretrain else 0)
+            original = resolve(network.model, **arguments)
     if checkpoint:
         assert network.weights is not None
         return load(network.weights, original), read_information(network.weights)
