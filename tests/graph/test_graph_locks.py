@@ -238,6 +238,28 @@ def test_rearrangements_that_depend_on_the_number_of_channels_stay(step: object)
     assert sizes(through(step)) == {}
 
 
+@pytest.mark.parametrize("treat", [
+    lambda y: torch.stack([channel * (i + 1) for i, channel in enumerate(y.unbind(1))], 1),
+    lambda y: torch.stack([channel + torch.tensor(0.1 * i) for i, channel in enumerate(y.unbind(1))], 1),
+    lambda y: torch.cat([y[:, : y.shape[1] // 4] * 2, y[:, y.shape[1] // 4 :]], 1),
+    lambda y: torch.cat([part * (i + 1) for i, part in enumerate(y.split(2, 1))], 1),
+    lambda y: torch.where((torch.arange(y.shape[1]) < y.shape[1] // 2).view(1, -1, 1, 1), y, 2 * y),
+])  # fmt: skip
+def test_channels_that_are_treated_by_their_number_stay_although_all_arrive_in_their_place(treat: object) -> None:
+    """The loop runs after any cut, every channel comes out where it should, and yet with another number."""
+    assert sizes(through(treat)) == {}
+
+
+def test_channels_that_are_taken_apart_and_treated_alike_are_free() -> None:
+    assert sizes(through(lambda y: torch.stack([channel * 2 + 1 for channel in y.unbind(1)], 1))) == {"a": 8}
+
+
+@pytest.mark.parametrize("reader", [Conv(4, 5, 1), nn.ConvTranspose2d(4, 5, 1)])
+def test_a_written_size_in_front_of_any_convolution_is_found(reader: nn.Module) -> None:
+    net = Net(lambda n, x: n.b(n.a(x)[:, :4]), a=Conv(3, 8, 1), b=reader)
+    assert "a[0-3]" not in sizes(traced(net))
+
+
 def test_a_table_of_positions_in_a_buffer_stays() -> None:
     net = Net(lambda n, x: n.b(n.a(x)[:, n.order]), a=Conv(3, 8, 1), b=Conv(8, 5, 1))
     net.register_buffer("order", torch.randperm(8))

@@ -41,6 +41,12 @@ def join(*parts: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def assigned(x: Tensor, a: nn.Module) -> Tensor:
+    y = a(x).clone()
+    y[:, : y.shape[1] // 2] = y[:, y.shape[1] // 2 :] * 2
+    return y
+
+
 BLOCKS: dict[str, Callable[[int, int], Block]] = {
     "convolution": lambda read, width: Block(width, lambda x, a: a(x), made(read, width)),
     "residual": lambda read, width: Block(
@@ -66,6 +72,14 @@ BLOCKS: dict[str, Callable[[int, int], Block]] = {
     "scaled": lambda read, width: Block(read, lambda x, a: a(x), nn.PReLU(read)),
     "unstacked": lambda read, width: Block(read, lambda x: torch.stack([y.relu() for y in x.unbind(1)], 1)),
     "picked": lambda read, width: Block(read, lambda x: x + x[:, 1:2].sigmoid()),
+    "numbered": lambda read, width: Block(
+        read, lambda x: torch.stack([y * (i + 1) for i, y in enumerate(x.unbind(1))], 1)
+    ),
+    "rolled": lambda read, width: Block(read, lambda x: x.roll(1, 1)),
+    "even and odd": lambda read, width: Block(read, lambda x: join(x[:, ::2], x[:, 1::2])),
+    "assigned": lambda read, width: Block(width, assigned, made(read, width)),
+    "pairs": lambda read, width: Block(2 * read, lambda x: torch.stack([x, x.relu()], 2).flatten(1, 2)),
+    "repeated": lambda read, width: Block(2 * read, lambda x: x.repeat(1, 2, 1, 1)),
     "pooled": lambda read, width: Block(read, lambda x: F.avg_pool2d(x, 3, 1, 1)),
 }  # fmt: skip
 

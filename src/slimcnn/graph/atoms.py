@@ -57,5 +57,16 @@ class Atoms:
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """List parameters and buffers, shared ones once."""
-    return [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if b is not None)]
+    """List parameters and then buffers, shared ones once, with the names that PyTorch gives them.
+
+    >>> [name for name, _ in named_tensors(nn.BatchNorm1d(2))]
+    ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
+    """
+    parameters: dict[Tensor, str] = {}
+    buffers: dict[Tensor, str] = {}
+    for prefix, module in model.named_modules():
+        for found, store in ((parameters, module._parameters), (buffers, module._buffers)):
+            for name, tensor in store.items():
+                if tensor is not None and tensor not in found:
+                    found[tensor] = f"{prefix}.{name}" if prefix else name
+    return [(name, tensor) for found in (parameters, buffers) for tensor, name in found.items()]

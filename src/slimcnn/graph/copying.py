@@ -79,18 +79,22 @@ def _copy_modules(model: Network, memo: dict[int, Any]) -> Network:
     for module in modules:
         memo[id(module)] = module.__class__.__new__(module.__class__)
     for module in modules:
-        state = {name: value for name, value in vars(module).items() if name != "_compiled_call_impl"}
-        vars(memo[id(module)]).update({name: _copy_value(value, memo) for name, value in state.items()})
+        state = vars(module).copy()
+        state.pop("_compiled_call_impl", None)
+        for name, value in state.items():
+            if value.__class__ not in UNCHANGING:
+                state[name] = _copy_value(value, memo)
+        vars(memo[id(module)]).update(state)
     copied: Network = memo[id(model)]
     return copied
 
 
 def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
     kind = value.__class__
-    if kind in UNCHANGING:
-        return value
     if kind is dict or kind is OrderedDict:
         return kind({name: _copy_value(item, memo) for name, item in value.items()}) if value else kind()
+    if kind in UNCHANGING:
+        return value
     if kind is tuple and all(item.__class__ in UNCHANGING for item in value):
         return value
     return memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)

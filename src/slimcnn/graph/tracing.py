@@ -22,7 +22,7 @@ MAX_TRIALS = 30
 """Trial cuts before everything that is still open is locked; each trial locks at least one more group."""
 
 
-DELICATE_TRIALS = 3
+DELICATE_TRIALS = 4
 """Trial cuts that must succeed where the code parts channels: `x[:, : c // 4]` may fit one cut by luck."""
 
 

@@ -95,8 +95,8 @@ def _watch_cut(cut: nn.Module, run: Run, labels: Mapping[str, Label], next_id: i
 def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
     """Choose channels to remove, never so many that one is left.
 
-    In turns: both ends and some between, so that all others move; the first; the last, so that every boundary that
-    is a share of the channels (`c // 4`) shifts.
+    In turns: both ends and some between, so that all others move; the first and the last, so that every boundary that
+    is a share of the channels (`c // 4`) shifts; any.
     """
     random = np.random.default_rng(seed)
     removed = {}
@@ -105,7 +105,7 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
         number = max(half - (i + seed) % min(SPREAD, half), 1)
         ends = np.r_[0, group.channels - 1, 1 + random.permutation(group.channels - 2)]
         channels = np.arange(group.channels)
-        removed[i] = (ends, channels, channels[::-1])[seed % 3][:number]
+        removed[i] = (ends, channels, channels[::-1], random.permutation(channels))[seed % 4][:number]
     return removed
 
 

@@ -149,13 +149,8 @@ def score(
     contributions = _contributions(model, graph, chosen.name, data) if chosen.needs == "contributions" else {}
 
     def evidence(group: ChannelGroup) -> Evidence:
-        found = Evidence(group.name, seed=seed, channels=group.channels)
-        if chosen.needs == "filters":
-            return replace(found, filters=tuple(rows(tensors[axis.parameter], axis) for axis in group.filters))
-        if chosen.needs == "scales":
-            scales = [scale for axis in group.norms for scale in rows(tensors[axis.parameter], axis).unbind(dim=1)]
-            return replace(found, scales=tuple(scales))
-        return replace(found, contributions=contributions.get(group.name))
+        known = Evidence(group.name, contributions=contributions.get(group.name), seed=seed, channels=group.channels)
+        return _looked_at(known, group, chosen.needs, tensors)
 
     values, unscored = {}, {}
     for group in graph.groups:
@@ -174,6 +169,16 @@ def score(
         pick = chosen.choose
         choose = lambda name, m: pick(evidence(graph[name]), m)  # noqa: E731
     return Scores(chosen.name, _average_over_processes(values), unscored, chosen.comparable, choose)
+
+
+def _looked_at(known: Evidence, group: ChannelGroup, needs: str, tensors: Mapping[str, Tensor]) -> Evidence:
+    """Add the weights that a criterion needs."""
+    if needs == "filters":
+        return replace(known, filters=tuple(rows(tensors[axis.parameter], axis) for axis in group.filters))
+    if needs == "scales":
+        scales = [scale for axis in group.norms for scale in rows(tensors[axis.parameter], axis).unbind(dim=1)]
+        return replace(known, scales=tuple(scales))
+    return known
 
 
 def rows(tensor: Tensor, axis: Axis) -> Tensor:
