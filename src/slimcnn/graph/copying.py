@@ -31,10 +31,7 @@ def duplicate(model: Network) -> Network:
     False
     """
     _refuse_what_cannot_be_cut(model)
-    copied = _copy(model, {})
-    for old, new in zip(model.parameters(), copied.parameters(), strict=True):
-        vars(new).update(vars(old))  # what the user wrote on it, such as "no weight decay"; PyTorch forgets it
-    return copied
+    return _copy(model, {})
 
 
 def sketch(model: Network) -> Network:
@@ -48,8 +45,7 @@ def sketch(model: Network) -> Network:
 
 
 def _copy(model: Network, memo: dict[int, Any]) -> Network:
-    plain = all(map(_is_plain, {type(module) for module in model.modules()}))
-    way: Callable[[Network, dict[int, Any]], Network] = _copy_modules if plain else copy.deepcopy
+    way: Callable[[Network, dict[int, Any]], Network] = _copy_modules if _is_plain(model) else _copy_anything
     try:
         try:
             return way(model, dict(memo))
@@ -64,7 +60,25 @@ def _copy(model: Network, memo: dict[int, Any]) -> Network:
         ) from error
 
 
-def _is_plain(kind: type[nn.Module]) -> bool:
+def _copy_anything(model: Network, memo: dict[int, Any]) -> Network:
+    copied = copy.deepcopy(model, memo)
+    for old, new in zip(model.parameters(), copied.parameters(), strict=True):
+        vars(new).update(vars(old))  # what the user wrote on it, such as "no weight decay"; PyTorch forgets it
+    return copied
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Ask whether a network is copied by copying the attributes of its modules, each tensor with memory of its own."""
+    modules = list(model.modules())
+    stores = [tensors for module in modules for tensors in (module._parameters, module._buffers)]
+    held = {id(tensor): tensor for tensors in stores for tensor in tensors.values() if tensor is not None}
+    if any(tensor.layout is not torch.strided for tensor in held.values()):
+        return False
+    memory = [tensor.untyped_storage().data_ptr() for tensor in held.values() if tensor.numel()]
+    return len(memory) == len(set(memory)) and all(map(_copies_by_attributes, {type(module) for module in modules}))
+
+
+def _copies_by_attributes(kind: type[nn.Module]) -> bool:
     """Ask whether copying the attributes of a module is copying the module: its class has no say in it."""
     special = {"__getstate__", "__reduce_ex__", "__reduce__", "__deepcopy__", "__slots__"}
     if any(special & vars(parent).keys() for parent in kind.__mro__ if parent not in (object, nn.Module)):
@@ -78,6 +92,9 @@ def _copy_modules(model: Network, memo: dict[int, Any]) -> Network:
     modules = list(model.modules())
     for module in modules:
         memo[id(module)] = module.__class__.__new__(module.__class__)
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if id(tensor) not in memo and tensor.__class__ in (Tensor, nn.Parameter) and tensor.is_leaf:
+                memo[id(tensor)] = _copy_tensor(tensor)
     for module in modules:
         state = vars(module).copy()
         state.pop("_compiled_call_impl", None)
@@ -95,9 +112,21 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
         return kind({name: _copy_value(item, memo) for name, item in value.items()}) if value else kind()
     if kind in UNCHANGING:
         return value
-    if kind is tuple and all(item.__class__ in UNCHANGING for item in value):
-        return value
+    if (kind is tuple or kind is set) and all(item.__class__ in UNCHANGING for item in value):
+        return kind(value)
     return memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)
+
+
+def _copy_tensor(tensor: Tensor) -> Tensor:
+    copied = tensor.detach().clone()
+    if isinstance(tensor, nn.Parameter):
+        copied = nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    elif tensor.requires_grad:
+        copied.requires_grad_()
+    if tensor.grad is not None:
+        copied.grad = tensor.grad.detach().clone()
+    vars(copied).update(vars(tensor))  # what the user wrote on it, such as "no weight decay"; PyTorch forgets it
+    return copied
 
 
 def _attributes(model: nn.Module) -> Iterator[Tensor]:
