@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slimcnn.graph import ChannelGraph, ChannelGroup, trace
     from slimcnn.measuring import latency, measure
     from slimcnn.models import build, load_weights, resolve
-    from slimcnn.pruning import Criterion, Plan, Scores, Target, allocate, mask, prune, score
+    from slimcnn.pruning import Criterion, Plan, Scores, Target, allocate, carry, mask, prune, score
     from slimcnn.recovery import recalibrate
     from slimcnn.training import Training, evaluate, fit
 
@@ -35,7 +35,7 @@ _HOMES = {
     "graph": ["ChannelGraph", "ChannelGroup", "trace"],
     "measuring": ["latency", "measure"],
     "models": ["build", "load_weights", "resolve"],
-    "pruning": ["Criterion", "Plan", "Scores", "Target", "allocate", "mask", "prune", "score"],
+    "pruning": ["Criterion", "Plan", "Scores", "Target", "allocate", "carry", "mask", "prune", "score"],
     "recovery": ["recalibrate"],
     "training": ["Training", "evaluate", "fit"],
 }
@@ -53,6 +53,7 @@ __all__ = [
     "Training",
     "allocate",
     "build",
+    "carry",
     "evaluate",
     "fit",
     "latency",

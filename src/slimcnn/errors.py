@@ -13,6 +13,7 @@
     ├── TargetError           a target that makes no sense
     │   └── TargetUnreachable a sensible target that this network cannot meet
     ├── PlanError             a plan for another network, or an impossible one
+    ├── OptimizerError        an optimizer that trains another network than the one in hand
     ├── LawBroken             prune(model) and mask(model) disagree: a bug of ours, never handed over
     ├── TrainingDiverged      a loss that is not finite
     ├── RunError              an output folder that cannot be used, or a full disk
@@ -86,6 +87,10 @@ class TargetUnreachable(TargetError):
 
 class PlanError(SlimcnnError):
     """A plan that does not belong to this network."""
+
+
+class OptimizerError(SlimcnnError):
+    """An optimizer that does not train the network in hand."""
 
 
 class LawBroken(SlimcnnError):

@@ -10,24 +10,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from traced import Net, image, sizes, traced
+from traced import Net, half_of_everything, image, sizes, traced
 
 from slimcnn.errors import ModelError, TraceError
 from slimcnn.graph import trace
-from slimcnn.pruning import Plan, prune
 
 Conv = nn.Conv2d
 
 
 def plain() -> nn.Sequential:
     return nn.Sequential(Conv(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5))
-
-
-def half_of_everything(model: nn.Module, example: Any = None) -> Any:
-    graph = trace(model, image() if example is None else example)
-    removed = {group.name: tuple(range(group.channels // 2)) for group in graph.groups}
-    assert removed
-    return prune(model, graph, Plan(graph.fingerprint, removed))
 
 
 # --- inputs and outputs ------------------------------------------------------------------------------------------

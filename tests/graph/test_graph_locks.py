@@ -1,6 +1,7 @@
 """What cannot be followed stays, and says why and where; what is left obeys the law."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -224,13 +225,23 @@ def test_a_written_size_in_one_class_is_found_in_every_module_of_it() -> None:
     assert {place_of(graph, layer).split(" in ")[1].split(" ")[0] for layer in reasons(graph)} == {"1", "3"}
 
 
-def test_slices_by_a_share_of_the_channels_stay_because_rounding_does_not_follow_a_cut() -> None:
-    def run(n: Net, x: torch.Tensor) -> torch.Tensor:
-        y = n.a(x)
-        quarter = y.shape[1] // 4
-        return n.b(y[:, :quarter]) + n.c(y[:, quarter:])
+def share_of_the_channels(n: Net, x: torch.Tensor, divisor: int) -> torch.Tensor:
+    y = n.a(x)
+    first = y.shape[1] // divisor
+    return n.b(y[:, :first]) + n.c(y[:, first:])
 
-    assert sizes(traced(Net(run, a=Conv(3, 16, 1), b=Conv(4, 5, 1), c=Conv(12, 5, 1)))) == {}
+
+def test_slices_by_a_share_of_the_channels_lose_by_that_share() -> None:
+    run = partial(share_of_the_channels, divisor=4)
+    graph = traced(Net(run, a=Conv(3, 16, 1), b=Conv(4, 5, 1), c=Conv(12, 5, 1)))
+    assert sizes(graph) == {"a[0-3]": 4, "a[4-15]": 12}
+    assert [len(group.parts) for group in graph.groups] == [1, 3]
+    assert graph.bundles == ((0, 1),)
+
+
+def test_slices_by_a_share_that_does_not_divide_stay_because_rounding_does_not_follow_a_cut() -> None:
+    run = partial(share_of_the_channels, divisor=3)
+    assert sizes(traced(Net(run, a=Conv(3, 16, 1), b=Conv(5, 5, 1), c=Conv(11, 5, 1)))) == {}
 
 
 @pytest.mark.parametrize("step", [lambda y: torch.cat([y[:, ::2], y[:, 1::2]], 1), lambda y: y.roll(1, 1)])

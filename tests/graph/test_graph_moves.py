@@ -39,15 +39,37 @@ def test_the_networks_input_in_a_concatenation_keeps_its_place() -> None:
 
 @pytest.mark.parametrize("split", [lambda y: y.chunk(2, 1), lambda y: y.split(y.shape[1] // 2, 1),
                                    lambda y: (y[:, : y.shape[1] // 2], y[:, y.shape[1] // 2 :])])  # fmt: skip
-def test_halves_lose_equal_offsets(split: object) -> None:
+def test_halves_lose_equally_many(split: object) -> None:
     def run(n: Net, x: torch.Tensor) -> torch.Tensor:
         one, two = split(n.a(x))  # type: ignore[operator]
         return n.b(one) + n.c(two)
 
     graph = traced(Net(run, a=Conv(3, 16, 1), b=Conv(8, 5, 1), c=Conv(8, 5, 1)))
-    assert sizes(graph) == {"a": 8}
+    assert sizes(graph) == {"a[0-7]": 8, "a[8-15]": 8}
+    assert graph.bundles == ((0, 1),)
+    assert owned(graph, "a[0-7]")["b.weight 1"] == owned(graph, "a[8-15]")["c.weight 1"] == EACH
+
+
+def test_halves_whose_channels_meet_lose_the_same() -> None:
+    def run(n: Net, x: torch.Tensor) -> torch.Tensor:
+        one, two = n.a(x).chunk(2, 1)
+        return n.b(one * two.sigmoid())
+
+    graph = traced(Net(run, a=Conv(3, 16, 1), b=Conv(8, 5, 1)))
     assert owned(graph, "a")["a.weight 0"] == [[c, c + 8] for c in range(8)]
-    assert owned(graph, "a")["c.weight 1"] == EACH
+    assert len(graph["a"].parts) == 1
+
+
+def test_a_shuffle_ties_equal_offsets_and_leaves_the_groups_that_read_them_free() -> None:
+    def run(n: Net, x: torch.Tensor) -> torch.Tensor:
+        return n.c(n.b(n.shuffle(n.a(n.stem(x)))))
+
+    two = {name: Conv(16, 16, 1, groups=2) for name in "ab"}
+    graph = traced(Net(run, stem=Conv(3, 16, 1), shuffle=nn.ChannelShuffle(2), c=Conv(16, 5, 1), **two))
+    assert sizes(graph) == {"stem": 16, "a": 8, "b": 16}
+    assert owned(graph, "a")["a.weight 0"] == [[c, c + 8] for c in range(8)]
+    assert [part.tolist() for part in graph["a"].parts] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [len(graph[name].parts) for name in ("stem", "b")] == [2, 2]
 
 
 def test_channels_taken_apart_and_stacked_again_are_followed() -> None:

@@ -6,6 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 from traced import Net, image, owned, reasons, sizes, traced
 
+from slimcnn.errors import PlanError
+from slimcnn.graph import trace
+from slimcnn.pruning import Plan, prune
+
 Conv = nn.Conv2d
 EACH = [[c] for c in range(8)]
 
@@ -45,11 +49,29 @@ def test_instance_norm_normalises_each_channel_by_itself() -> None:
     assert sizes(graph) == {"0": 8}
 
 
-def test_grouped_convolution_loses_equal_offsets_of_every_group() -> None:
+def test_every_group_of_a_grouped_convolution_loses_equally_many_channels_of_its_own() -> None:
     graph = traced(between(Conv(8, 12, 1, groups=2), read=12))
-    pairs = [[c, c + 4] for c in range(4)]
-    assert owned(graph, "0") == {"0.weight 0": pairs, "0.bias 0": pairs, "1.weight 1": [[c] for c in range(4)]}
-    assert owned(graph, "1")["2.weight 1"] == [[c, c + 6] for c in range(6)]
+    each = [[c] for c in range(8)]
+    assert owned(graph, "0") == {"0.weight 0": each, "0.bias 0": each, "1.weight 1": each}
+    assert [part.tolist() for part in graph["0"].parts] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [part.tolist() for part in graph["1"].parts] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+    assert owned(graph, "1")["2.weight 1"] == [[c] for c in range(12)]
+
+
+def test_groups_of_a_grouped_convolution_lose_other_channels_each() -> None:
+    model = between(Conv(8, 12, 1, groups=2), read=12)
+    graph = trace(model, image())
+    small = prune(model, graph, Plan(graph.fingerprint, {"0": (0, 1, 6, 7)}))
+    weight = model[1].weight
+    assert torch.equal(small[1].weight, torch.cat([weight[:6, 2:], weight[6:, :2]]))
+    with pytest.raises(PlanError, match="as many must go of each"):
+        prune(model, graph, Plan(graph.fingerprint, {"0": (0, 1, 2, 7)}))
+
+
+def test_a_grouped_convolution_with_a_bare_weight_loses_equal_offsets_of_every_group() -> None:
+    weight = nn.Parameter(torch.randn(12, 4, 1, 1))
+    net = Net(lambda n, x: n.c(F.conv2d(n.a(x), n.w, groups=2)), a=Conv(3, 8, 1), w=weight, c=Conv(12, 5, 1))
+    assert owned(traced(net), "a")["a.weight 0"] == [[c, c + 4] for c in range(4)]
 
 
 def test_depthwise_convolution_passes_its_channel_on() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cutting import some_channels
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, mask, prune, verify
 
@@ -47,20 +48,22 @@ def reasons(graph: ChannelGraph) -> dict[str, set[str]]:
     return found
 
 
+def half_of_everything(model: nn.Module, example: Any = None) -> Any:
+    """Cut the first half of every part."""
+    graph = trace(model, image() if example is None else example)
+    removed = {g.name: tuple(c for part in g.parts for c in part[: len(part) // 2].tolist()) for g in graph.groups}
+    assert removed
+    return prune(model, graph, Plan(graph.fingerprint, removed))
+
+
 def law_holds(model: nn.Module, graph: ChannelGraph, seeds: int = 4) -> int:
     """Cut different random numbers of channels of every group, check the law, and count the channels that went."""
     cut = 0
     for seed in range(seeds):
-        generator = torch.Generator().manual_seed(seed)
-        removed = {}
-        for group in graph.groups:
-            most = group.channels - group.least
-            n = int(torch.randint(1, most + 1, (), generator=generator)) if seed else most
-            removed[group.name] = tuple(torch.randperm(group.channels, generator=generator)[:n].tolist())
-        plan = Plan(graph.fingerprint, removed)
+        plan = some_channels(graph, seed)
         small = prune(model, graph, plan, verify=False)
         verdict = verify(mask(model, graph, plan), small, graph, plan)
-        assert verdict.equal, f"{removed}: {verdict}"
+        assert verdict.equal, f"{plan.removed}: {verdict}"
         assert verdict.error < 1e-9
         assert sum(p.numel() for p in small.parameters()) == graph.params(plan.counts(graph))
         cut += int(plan.counts(graph).sum())

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from law_networks import randomise
 from torch import Tensor, nn
 
+from cutting import some_channels
 from slimcnn.graph import trace
-from slimcnn.pruning import Plan, mask, prune, verify
+from slimcnn.pruning import mask, prune, verify
 
 Conv = nn.Conv2d
 
@@ -106,12 +107,8 @@ def test_the_law_holds_on_any_chain_of_blocks(chain: list[tuple[str, int]], seed
     randomise(model)
     graph = trace(model, torch.zeros(1, 3, 4, 4))
     event("something to cut" if graph.groups else "nothing to cut")
-    for _ in range(2):
-        removed = {}
-        for group in graph.groups:
-            n = int(torch.randint(group.channels - group.least + 1, ()))
-            removed[group.name] = tuple(torch.randperm(group.channels)[:n].tolist())
-        plan = Plan(graph.fingerprint, removed)
+    for turn in range(2):
+        plan = some_channels(graph, seed % 1000 + turn)
         small = prune(model, graph, plan, verify=False)
         verdict = verify(mask(model, graph, plan), small, graph, plan)
         assert verdict.equal, f"{verdict}; removed {plan.removed}"

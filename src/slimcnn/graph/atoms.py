@@ -15,25 +15,32 @@ from slimcnn.graph.shrinking import Kept
 
 @dataclass(frozen=True)
 class Atoms:
-    """Ids by position: tensor `names[i]`, axis `axes[i]` has the ids starts[i] ... starts[i] + sizes[i] - 1."""
+    """Ids by position: tensor `names[i]`, axis `axes[i]` has the ids starts[i] ... starts[i] + sizes[i] - 1.
+
+    The input axis of a grouped convolution has ids of its own for each of its groups, `blocks[i]` times as many as
+    positions: there every group reads channels of its own.
+    """
 
     names: tuple[str, ...]
     axes: tuple[int, ...]
     starts: Positions
     sizes: Positions
+    blocks: tuple[int, ...]
 
     @classmethod
     def of(cls, model: nn.Module) -> Atoms:
         """Number the axes of a network's tensors; axes of size 1 have no channels."""
-        names, axes, sizes = [], [], []
+        names, axes, sizes, blocks = [], [], [], []
+        grouped = _grouped(model)
         for name, tensor in named_tensors(model):
             for axis, size in enumerate(tensor.shape):
                 if size > 1:
                     names.append(name)
                     axes.append(axis)
-                    sizes.append(size)
-        ends = np.cumsum(np.array(sizes, dtype=np.int64)) if sizes else np.zeros(0, dtype=np.int64)
-        return cls(tuple(names), tuple(axes), ends - np.array(sizes, dtype=np.int64), np.array(sizes, dtype=np.int64))
+                    blocks.append(grouped.get(name, 1) if axis == 1 else 1)
+                    sizes.append(size * blocks[-1])
+        counts = np.array(sizes, dtype=np.int64)
+        return cls(tuple(names), tuple(axes), np.cumsum(counts) - counts, counts, tuple(blocks))
 
     def __len__(self) -> int:
         return int(self.sizes.sum())
@@ -42,18 +49,37 @@ class Atoms:
         """Label every tensor with its own ids (after a cut: with the ids of the kept positions)."""
         shapes = {name: tensor.shape for name, tensor in named_tensors(model)}
         facets: dict[str, list[Tensor]] = {name: [] for name in shapes}
-        for name, axis, start, size in zip(self.names, self.axes, self.starts, self.sizes, strict=True):
-            ids = torch.arange(int(start), int(start + size))
+        for name, axis, start, size, blocks in zip(
+            self.names, self.axes, self.starts, self.sizes, self.blocks, strict=True
+        ):
+            ids = torch.arange(int(start), int(start + size)).view(blocks, -1)
             if kept is not None and axis in kept.get(name, {}):
-                ids = ids[kept[name][axis]]
-            if size > 1:
-                facets[name].append(axis_facet(ids, shapes[name], axis))
+                ids = ids.take_along_dim(kept[name][axis].view(blocks, -1), dim=1)
+            shape = shapes[name]
+            facets[name].append(axis_facet(ids[0], shape, axis) if blocks == 1 else _block_facet(ids, shape))
         return {name: tuple(found) for name, found in facets.items()}
 
     def locate(self, ids: Positions) -> Positions:
         """Find the axis (its index here) of each id; -1 for ids that no tensor has."""
         found = np.searchsorted(self.starts, ids, side="right") - 1
         return np.where((ids >= 0) & (ids < len(self)), found, -1)
+
+
+def _grouped(model: nn.Module) -> dict[str, int]:
+    """Name the weights of grouped convolutions that read several channels in each group, with their groups."""
+    names = {tensor: name for name, tensor in named_tensors(model)}
+    found: dict[str, set[int]] = {}
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed and weight is not None:
+            found.setdefault(names[weight], set()).add(module.groups)
+    return {name: groups.pop() for name, groups in found.items() if len(groups) == 1}
+
+
+def _block_facet(ids: Tensor, shape: torch.Size) -> Tensor:
+    """Spread ids (groups, inputs of a group) over the weight of a grouped convolution."""
+    rows = ids.repeat_interleave(shape[0] // len(ids), dim=0)
+    return rows.view(*rows.shape, *[1] * (len(shape) - 2)).expand(shape)
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

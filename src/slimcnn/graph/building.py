@@ -16,11 +16,17 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from slimcnn.graph.atoms import Atoms, named_tensors
+from slimcnn.graph.cells import Cells, same_value
 from slimcnn.graph.channels import Axis, ChannelGraph, ChannelGroup, Contraction, Locked, Positions, Share, layer_of
 from slimcnn.graph.ids import ids_in
-from slimcnn.graph.ledger import Ledger, LockRecord, as_pairs
+from slimcnn.graph.ledger import Ledger, LockRecord, Parts, as_pairs
 
 TOO_FEW = "its channels hang together in one or two parts: too few to try a cut"
+
+ONE_EACH = "one channel in each of several parts that must stay equal: none can go"
+
+Alike = tuple[tuple[int, ...], Positions, Positions]
+"""The axis of every column, components, and their atoms (components, columns)."""
 
 
 class GraphBuilder:
@@ -29,29 +35,62 @@ class GraphBuilder:
     def __init__(self, atoms: Atoms, ledger: Ledger, n_ids: int) -> None:
         self.atoms = atoms
         self.ledger = ledger
-        pairs = np.concatenate([as_pairs(ledger), _pads_of_one_module(ledger)])
-        links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_ids, n_ids))
+        self._n_ids = n_ids
+        self._pairs_known = [as_pairs(ledger), _pads_of_one_module(ledger)]
+        self._parts = list(ledger.parts)
+        """Parts that keep equally many channels, whichever they are."""
+        self._records: list[LockRecord] = []
+        self.blamed: dict[tuple[str, int], set[str]] = defaultdict(set)
+        """Lines of code that broke a trial cut, with the modules in which they did."""
+        self._connect()
+        self.lock(ledger.locks)
+
+    def _connect(self) -> None:
+        """Find the components of what is equal, and lock anew what was locked."""
+        pairs = np.concatenate(self._pairs_known)
+        links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(self._n_ids, self._n_ids))
         self.component: Positions = connected_components(links, directed=False)[1].astype(np.int64)
         self.owner: Positions = np.full(int(self.component.max(initial=-1)) + 1, -1, dtype=np.int64)
         """Group of every component in the graph built last; -1 for locked ones."""
         self.channel: Positions = self.owner
         """Its channel there."""
         self.locks: dict[int, LockRecord] = {}
-        self.blamed: dict[tuple[str, int], set[str]] = defaultdict(set)
-        """Lines of code that broke a trial cut, with the modules in which they did."""
         self._added = np.zeros(len(self.owner), dtype=np.bool_)
         """Components in which channels of different layers are added."""
-        for a, _, site in ledger.equal:
+        for a, _, site in self.ledger.equal:
             if site.op in ("add", "add_", "sub", "sub_"):
                 self._added[self.component[a.numpy()]] = True
         self._squeezed = np.zeros(len(self.owner), dtype=np.bool_)
         """Components on an axis that a `squeeze` would swallow if one channel were left."""
-        for label in ledger.squeezed:
+        for label in self.ledger.squeezed:
             self._squeezed[self.component[ids_in(label).numpy()]] = True
-        self.lock(ledger.locks)
+        known, self._records = self._records, []
+        self.lock(known)
+
+    def tie_parts(self, parts: list[Parts]) -> None:
+        """Let parts that kept equally many channels keep equal offsets from now on."""
+        self._parts = [other for other in self._parts if not any(other is one for one in parts)]
+        for one in parts:
+            rows = one.rows.numpy()
+            first = np.broadcast_to(rows[:1], rows[1:].shape)
+            self._pairs_known.append(np.stack([first.reshape(-1), rows[1:].reshape(-1)], axis=1))
+        self._connect()
+
+    def parts_through(self, records: list[LockRecord]) -> list[Parts]:
+        """List what parts the bundles of these ids and leaves them a choice: operations that move channels first.
+
+        After a shuffle, channels arrive in the order of their offsets; only equal offsets arrive as before.
+        """
+        components = [self.component[record.ids.numpy()] for record in records]
+        touched = np.unique(self.owner[np.concatenate(components)]) if components else np.zeros(0, np.int64)
+        bundles = {i for bundle in self.bundles if set(bundle) & set(touched.tolist()) for i in bundle}
+        inside = np.isin(self.owner, list(bundles))
+        found = [part for part in self._parts if inside[self.component[part.rows.numpy()]].any()]
+        return [part for part in found if part.site.op != "convolution"] or found
 
     def lock(self, records: list[LockRecord]) -> None:
         """Lock the components of these ids; the first reason that names a place stays."""
+        self._records += records
         for record in records:
             for component in np.unique(self.component[record.ids.numpy()]):
                 known = self.locks.get(int(component))
@@ -81,41 +120,76 @@ class GraphBuilder:
             contractions=contractions,
             parameters=self._parameters(model, owner, channels),
             pads=pads,
+            bundles=self.bundles,
             fingerprint=_fingerprint(model, groups),
             example=example,
             batch=batch,
         )
 
     def _groups(self) -> tuple[tuple[ChannelGroup, ...], Positions, Positions]:
-        """Gather free components with the same signature; give owner and channel of every component."""
+        """Gather free components that look alike and are bound alike; give owner and channel of every component."""
         order: dict[int, int] = {}
         for axes_here in self._produced():
             for axis in axes_here:
                 order.setdefault(axis, len(order))
         norms = {axis for ids in self.ledger.norms for axis in self._axes_of(ids)}
         reads = {axis for c in self.ledger.contractions if c.read is not None for axis in self._axes_of(c.read)}
+        found = []
+        alike, cell, bundle = self._settle(order)
+        for axes, components, atoms in alike:
+            makers = [axis for axis in dict.fromkeys(axes) if axis in order]
+            first = min(makers, key=order.__getitem__)
+            for bound in np.unique(bundle[components]):
+                here = bundle[components] == bound
+                first_atoms = atoms[here][:, np.array(axes) == first].min(axis=1)
+                rows = np.flatnonzero(here)[np.argsort(first_atoms)]
+                place = (order[first], int(first_atoms.min()))
+                found.append((place, first, axes, components[rows], atoms[rows], int(bound)))
+        found.sort(key=lambda item: item[0])
         owner = np.full(int(self.component.max(initial=-1)) + 1, -1, dtype=np.int64)
         channel = owner.copy()
-        found = []
-        for axes, components, atoms in self._alike():
-            makers = [axis for axis in dict.fromkeys(axes) if axis in order]
-            if not makers or _leaves_one(axes, len(components)):
-                reason = TOO_FEW if makers else "no layer produces these"
-                self.lock([LockRecord(torch.from_numpy(atoms.reshape(-1)), reason, None)])
-                continue
-            first = min(makers, key=order.__getitem__)
-            rows = np.argsort(atoms[:, np.array(axes) == first].min(axis=1))
-            found.append((order[first], int(atoms[rows[0]].min()), first, axes, components[rows], atoms[rows]))
-        found.sort(key=lambda item: item[:2])
+        bundles: dict[int, list[int]] = defaultdict(list)
         groups: list[ChannelGroup] = []
-        for index, (_, _, first, axes, components, atoms) in enumerate(found):
+        for index, (_, first, axes, components, atoms, bound) in enumerate(found):
             owner[components], channel[components] = index, np.arange(len(components))
+            bundles[bound].append(index)
             group = self._group(first, axes, atoms, order, norms, reads)
             taken = any(group.name == other.name for other in groups)
-            groups.append(replace(group, name=f"{group.name}:{self.atoms.axes[first]}") if taken else group)
+            name = f"{group.name}:{self.atoms.axes[first]}" if taken else group.name
+            parts = same_value(cell[components])
+            groups.append(replace(group, name=name, parts=parts, least=max(group.least, len(parts))))
+        self.bundles = tuple(map(tuple, bundles.values()))
         return tuple(groups), owner, channel
 
-    def _alike(self) -> list[tuple[tuple[int, ...], Positions, Positions]]:
+    def _settle(self, order: Mapping[int, int]) -> tuple[list[Alike], Positions, Positions]:
+        """Lock and tie until what is left can be cut: components that look alike, and the cell and bundle of each.
+
+        A cell is what lies in the same part of everything that is parted; all cells of a bundle lose equally many.
+        """
+        while True:
+            alike, locks = self._alike(), len(self.locks)
+            for axes, components, atoms in alike:
+                makers = any(axis in order for axis in axes)
+                if not makers or _leaves_one(axes, len(components)):
+                    reason = TOO_FEW if makers else "no layer produces these"
+                    self.lock([LockRecord(torch.from_numpy(atoms.reshape(-1)), reason, None)])
+            if len(self.locks) > locks:
+                continue
+            cells = Cells.of([components for _, components, _ in alike], len(self.owner))
+            tables = [self.component[part.rows.numpy()] for part in self._parts]
+            for table in tables:
+                cells.refine(table)
+            uneven = [part for part, table in zip(self._parts, tables, strict=True) if not cells.even(table)]
+            if uneven:
+                self.tie_parts(uneven)
+                continue
+            lonely = cells.lonely(tables)
+            if not len(lonely):
+                return alike, cells.cell, cells.bundles(tables)
+            members = np.flatnonzero(np.isin(self.component[: len(self.atoms)], lonely))
+            self.lock([LockRecord(torch.from_numpy(members), ONE_EACH, None)])
+
+    def _alike(self) -> list[Alike]:
         """List free components that own equally many positions of the same axes.
 
         Each entry has the axis of every column, the components, and their atoms (components, columns).
@@ -151,6 +225,7 @@ class GraphBuilder:
                 axis=self.atoms.axes[axis],
                 size=int(self.atoms.sizes[axis]),
                 positions=atoms[:, np.array(axes) == axis] - self.atoms.starts[axis],
+                blocks=self.atoms.blocks[axis],
             )
             for axis in dict.fromkeys(axes)
         }
@@ -197,17 +272,15 @@ class GraphBuilder:
         return np.bincount(owner[owner >= 0], minlength=int(owner.max(initial=-1)) + 1)
 
     def _parameters(self, model: nn.Module, owner: Positions, channels: Positions) -> dict[str, tuple[Share, ...]]:
-        of_axis = {
-            (name, axis): self.component[start : start + size]
-            for name, axis, start, size in zip(
-                self.atoms.names, self.atoms.axes, self.atoms.starts, self.atoms.sizes, strict=True
-            )
-        }
+        shared: dict[tuple[str, int], Share] = {}
+        atoms = self.atoms
+        for name, axis, start, size, blocks in zip(
+            atoms.names, atoms.axes, atoms.starts, atoms.sizes, atoms.blocks, strict=True
+        ):
+            counts = _per_channel(owner[self.component[start : start + size]], channels)
+            shared[name, axis] = Share(int(size) // blocks, counts, blocks)
         return {
-            name: tuple(
-                Share(size, _per_channel(owner[of_axis[name, axis]], channels) if (name, axis) in of_axis else {})
-                for axis, size in enumerate(parameter.shape)
-            )
+            name: tuple(shared.get((name, axis), Share(size, {})) for axis, size in enumerate(parameter.shape))
             for name, parameter in model.named_parameters()
         }
 
@@ -281,5 +354,7 @@ def _ranges(positions: Positions) -> str:
 
 def _fingerprint(model: nn.Module, groups: tuple[ChannelGroup, ...]) -> str:
     shapes = [(name, tuple(tensor.shape)) for name, tensor in named_tensors(model)]
-    owned = [(g.name, g.channels, [(a.parameter, a.axis, a.positions.shape) for a in g.axes]) for g in groups]
+    owned = [
+        (g.name, g.channels, len(g.parts), [(a.parameter, a.axis, a.positions.shape) for a in g.axes]) for g in groups
+    ]
     return hashlib.sha256(repr((shapes, owned)).encode()).hexdigest()[:16]

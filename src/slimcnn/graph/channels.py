@@ -15,18 +15,26 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Axis:
-    """The positions of one parameter axis that belong to a group's channels."""
+    """The positions of one parameter axis that belong to a group's channels.
+
+    The input axis of a grouped convolution has `blocks` = its groups: position j means another channel in each of them,
+    so that positions count on from block to block, up to `size` = blocks times the length of the axis.
+    """
 
     parameter: str
     axis: int
     size: int
     positions: Positions
     """(channels, k): row c lists the k positions that go with channel c."""
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that look alike: each can go alone, and takes the same positions of the same parameters along."""
+    """Channels that look alike: each takes the same positions of the same parameters along when it goes.
+
+    With one part, each can go alone; with several, one of each part goes with it.
+    """
 
     name: str
     channels: int
@@ -41,6 +49,9 @@ class ChannelGroup:
     """Several layers add into these channels: the stream of a residual network."""
     least: int = 1
     """With fewer channels than this the network's code goes wrong (a `squeeze` would swallow the axis)."""
+    parts: tuple[Positions, ...] = ()
+    """Channels in parts of one size that must lose equally many, whichever they are (the groups of a grouped
+    convolution, the halves of a `chunk`); a single part for all others."""
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -66,10 +77,12 @@ class Share:
 
     size: int
     per_channel: Mapping[int, int]
+    blocks: int = 1
+    """Blocks that share the positions of the axis (see `Axis`): a position goes when every block loses one."""
 
     def left(self, removed: Sequence[int] | npt.NDArray[np.int64]) -> int:
         """Count the positions that stay when each group loses `removed[group]` channels."""
-        return self.size - sum(int(removed[g]) * k for g, k in self.per_channel.items())
+        return self.size - sum(int(removed[g]) * k for g, k in self.per_channel.items()) // self.blocks
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,8 @@ class ChannelGraph:
     """For every parameter (not buffer), how its axes are shared."""
     pads: Mapping[str, tuple[Positions, Positions]]
     """For every ChannelPad, rows (group, channel) of the zeros in front and behind; -1 for locked ones."""
+    bundles: tuple[tuple[int, ...], ...]
+    """Groups (by index) whose parts must all lose equally many channels; most groups are alone."""
     fingerprint: str
     example: Any = field(repr=False, compare=False)
     batch: int = 1
@@ -121,6 +136,12 @@ class ChannelGraph:
     @cached_property
     def _index(self) -> dict[str, int]:
         return {group.name: i for i, group in enumerate(self.groups)}
+
+    @cached_property
+    def companions(self) -> tuple[tuple[int, ...], ...]:
+        """For every group, the bundle that it is in."""
+        found = {i: bundle for bundle in self.bundles for i in bundle}
+        return tuple(found[i] for i in range(len(self.groups)))
 
     def macs(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None) -> int:
         """Count the MACs for one image when each group loses `removed[group]` channels."""

@@ -105,12 +105,21 @@ class Meeting:
     site: Site
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Rows of ids, (parts, n): every row must keep the same number of channels, or the code parts them elsewhere."""
+
+    rows: Tensor
+    site: Site
+
+
 @dataclass
 class Ledger:
     """Everything that one run taught: what is equal, what must stay, what costs."""
 
     equal: list[tuple[Tensor, Tensor, Site]] = field(default_factory=list)
     locks: list[LockRecord] = field(default_factory=list)
+    parts: list[Parts] = field(default_factory=list)
     contractions: list[ContractionRecord] = field(default_factory=list)
     pads: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     """(module, ids of the zeros in front, ids of the zeros behind) of every ChannelPad."""

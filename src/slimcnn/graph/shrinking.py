@@ -12,7 +12,7 @@ from slimcnn.graph.channels import layer_of
 from slimcnn.layers.channel_pad import ChannelPad
 
 Kept = Mapping[str, Mapping[int, Tensor]]
-"""Tensor name → axis → the positions that stay, ascending."""
+"""Tensor name → axis → the positions that stay, ascending; (blocks, positions) where an axis has blocks."""
 
 SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.modules.conv._ConvNd, ("in_channels", "out_channels", "groups")),
@@ -50,7 +50,7 @@ def shrink(model: nn.Module, kept: Kept, pads: Mapping[str, tuple[int, int]]) ->
             full_name = f"{prefix}.{name}" if prefix else name
             axes = kept.get(full_name)
             if axes:
-                done[id(tensor)] = (tensor, _cut(tensor, axes))
+                done[id(tensor)] = (tensor, cut(tensor, axes))
             if id(tensor) in done:
                 store[name] = done[id(tensor)][1]
                 changed.add(layer_of(full_name))
@@ -68,10 +68,12 @@ def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
                 yield store, name, tensor
 
 
-def _cut(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
+def cut(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
+    """Keep some positions of some axes; memory layout, flags and what was written on a parameter stay."""
     new = tensor.detach()
-    for axis, positions in axes.items():
-        new = new.index_select(axis, positions.to(new.device))
+    for axis, positions in sorted(axes.items(), key=lambda item: -item[1].dim()):  # blocks first, while they are whole
+        positions = positions.to(new.device)
+        new = new.index_select(axis, positions) if positions.dim() == 1 else _cut_blocks(new, positions)
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
     if layout is not None and tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous():
         new = new.contiguous(memory_format=layout)
@@ -79,6 +81,12 @@ def _cut(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
         new = nn.Parameter(new, requires_grad=tensor.requires_grad)
         vars(new).update(vars(tensor))
     return new
+
+
+def _cut_blocks(weight: Tensor, positions: Tensor) -> Tensor:
+    """Cut the input axis of a grouped convolution's weight (out, in, ...), in each group to its own positions."""
+    parts = zip(weight.chunk(len(positions)), positions, strict=True)
+    return torch.cat([part.index_select(1, kept) for part, kept in parts])
 
 
 def describe(module: nn.Module) -> None:

@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from slimcnn.graph.hollow import SKIPPED, SKIPPED_IF_HOLLOW, needs_numbers, stand_in
 from slimcnn.graph.ids import NONE, Label, compact, core, ids_in, same, varying
-from slimcnn.graph.ledger import Call, Ledger, LockRecord, Mark, Meeting, NeedsValues, Site
+from slimcnn.graph.ledger import Call, Ledger, LockRecord, Mark, Meeting, NeedsValues, Parts, Site
 
 SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 """Code that is not the user's."""
@@ -107,6 +107,15 @@ class Tracer(TorchDispatchMode):
         """Unify two compact facets of one shape, looking only along dimensions in which one of them changes."""
         both = varying(a) | varying(b)
         self.unify(core(a, both), core(b, both), call)
+
+    def part(self, rows: Tensor, call: Call) -> None:
+        """Say that every row of ids (parts, n) must keep the same number of channels."""
+        if len(rows) < 2:
+            return
+        if bool((rows == NONE).any()):
+            self.unify(rows[:1].expand(len(rows) - 1, -1), rows[1:], call)
+        else:
+            self.ledger.parts.append(Parts(rows, call.site))
 
     def lock(self, ids: Tensor, reason: str, call: Call | None) -> None:
         """Say that ids must stay."""

@@ -63,11 +63,15 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
             next_id = training.next_id
     model.eval()
     builder = GraphBuilder(atoms, ledger, next_id)
-    passed, needed = 0, DELICATE_TRIALS if ledger.delicate else 1
-    for trial in range(MAX_TRIALS):
+    seed, passed, needed = 0, 0, DELICATE_TRIALS if ledger.delicate else 1
+    while seed < MAX_TRIALS:
         graph = builder.graph(model, example, batch)
-        broken = trial_cut(model, runs, graph, atoms, builder, seed=trial)
-        passed = 0 if broken else passed + 1
+        broken = trial_cut(model, runs, graph, atoms, builder, seed)
+        parts = builder.parts_through(broken)
+        if parts:  # perhaps they must lose not only equally many channels but the same: try that before locking
+            builder.tie_parts(parts)
+            continue
+        seed, passed = seed + 1, 0 if broken else passed + 1
         if passed == needed:
             return graph
         builder.lock(broken)
@@ -85,6 +89,7 @@ def _add(ledger: Ledger, training: Ledger) -> None:
                 ledger.locks.append(LockRecord(record.produced, "runs in training mode only", None))
     ledger.equal += training.equal
     ledger.locks += training.locks
+    ledger.parts += training.parts
     ledger.pads += training.pads
     ledger.moves += training.moves
     ledger.squeezed += training.squeezed

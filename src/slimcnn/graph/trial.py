@@ -100,12 +100,18 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
     """
     random = np.random.default_rng(seed)
     removed = {}
-    for i, group in enumerate(graph.groups):
-        half = group.channels // 2
-        number = max(half - (i + seed) % min(SPREAD, half), 1)
-        ends = np.r_[0, group.channels - 1, 1 + random.permutation(group.channels - 2)]
-        channels = np.arange(group.channels)
-        removed[i] = (ends, channels, channels[::-1], random.permutation(channels))[seed % 4][:number]
+    for turn, bundle in enumerate(graph.bundles):
+        size = len(graph.groups[bundle[0]].parts[0])
+        half = size // 2
+        number = max(half - (turn + seed) % min(SPREAD, half), 1)
+        channels = np.arange(size)
+        for i in bundle:
+            gone = []
+            for place, part in enumerate(graph.groups[i].parts):  # in every part others go: only their number is equal
+                ends = np.r_[0, size - 1, 1 + random.permutation(size - 2)]
+                orders = (ends, channels, channels[::-1], random.permutation(channels))
+                gone.append(part[orders[(seed + place) % 4][:number]])
+            removed[i] = np.sort(np.concatenate(gone))
     return removed
 
 
@@ -227,14 +233,15 @@ def _whole_groups(records: list[LockRecord], graph: ChannelGraph, builder: Graph
 
 def kept_positions(graph: ChannelGraph, removed: Removed) -> dict[str, dict[int, Tensor]]:
     """Turn removed channels into the positions that stay, for every axis that changes."""
-    stays: dict[tuple[str, int], Positions] = {}
+    stays: dict[tuple[str, int, int], Positions] = {}
     for index, channels in removed.items():
         for axis in graph.groups[index].axes if len(channels) else ():
-            key = (axis.parameter, axis.axis)
+            key = (axis.parameter, axis.axis, axis.blocks)
             stays.setdefault(key, np.ones(axis.size, dtype=np.bool_))[axis.positions[channels]] = False
     kept: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    for (name, axis_index), mask in stays.items():
-        kept[name][axis_index] = torch.from_numpy(np.flatnonzero(mask))
+    for (name, axis_index, blocks), mask in stays.items():
+        left = torch.from_numpy(np.flatnonzero(mask))
+        kept[name][axis_index] = left if blocks == 1 else left.view(blocks, -1) % (len(mask) // blocks)
     return kept
 
 

@@ -3,6 +3,7 @@
 # The folder before the registry of the same name: imported later, it would take the name back.
 import slimcnn.pruning.criteria  # noqa: F401
 from slimcnn.pruning.allocation import allocate
+from slimcnn.pruning.carrying import carry
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.scores import Criterion, Evidence, Scores, criteria, score
 from slimcnn.pruning.surgery import mask, prune
@@ -17,6 +18,7 @@ __all__ = [
     "Target",
     "Verdict",
     "allocate",
+    "carry",
     "criteria",
     "mask",
     "prune",

@@ -34,12 +34,12 @@ Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Step:
-    """The next channels that a group loses, and when its turn is."""
+    """The next channels that a group loses, with those that must lose as many, and when its turn is."""
 
     turn: tuple[bool, float]
     """Whether it has to wait for the channels inside the blocks, and its place in the order."""
-    group: int
-    channels: int
+    groups: tuple[int, ...]
+    channels: tuple[int, ...]
 
 
 def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
@@ -62,19 +62,20 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
     True
     """
     _check_scores(graph, scores)
-    protected = _matching(graph, target.protect, "protect")
+    protected = _with_companions(graph, _matching(graph, target.protect, "protect"))
     fixed = _fixed_counts(graph, scores, target, protected)
-    free = [
+    stay = {
         i for i, group in enumerate(graph.groups)
-        if i not in protected and i not in fixed and group.name not in scores.unscored
-        and not (group.residual and target.residual == "keep")
-    ]  # fmt: skip
+        if group.name in scores.unscored or (group.residual and target.residual == "keep")
+    }  # fmt: skip
+    stay = _with_companions(graph, stay) | protected
+    free = [bundle for bundle in graph.bundles if bundle[0] not in stay and bundle[0] not in fixed]
     counts = np.zeros(len(graph.groups), dtype=np.int64)
     for i, n in fixed.items():
         counts[i] = n
     if target.ratio is not None and target.scope == "local":
-        for i in free:
-            counts[i] = _allowed(graph.groups[i], target.ratio, target)
+        for bundle in free:
+            counts[list(bundle)] = _allowed(graph, bundle, target.ratio, target)
     else:
         counts = _take(graph, target, counts, _steps(graph, scores, target, free))
     if target.ratio and not counts.any():
@@ -115,10 +116,16 @@ def _matching(graph: ChannelGraph, patterns: Sequence[str], asked: str) -> set[i
     return found
 
 
+def _with_companions(graph: ChannelGraph, groups: set[int]) -> set[int]:
+    """Add the groups that must lose as many channels as one of these."""
+    return {other for i in groups for other in graph.companions[i]}
+
+
 def _fixed_counts(graph: ChannelGraph, scores: Scores, target: Target, protected: set[int]) -> dict[int, int]:
-    fixed = {}
+    fixed: dict[int, int] = {}
     for pattern, ratio in target.per_layer.items():
-        hits = _matching(graph, [pattern], "per_layer")
+        matching = _matching(graph, [pattern], "per_layer")
+        hits = _with_companions(graph, matching)
         unscored = [graph.groups[i].name for i in hits - protected if graph.groups[i].name in scores.unscored]
         if ratio and not hits:
             lock = next(lock for lock in graph.locked if fnmatchcase(lock.layer, pattern))
@@ -128,68 +135,84 @@ def _fixed_counts(graph: ChannelGraph, scores: Scores, target: Target, protected
                 f"per_layer: {pattern!r} asks to cut {unscored[0]}, which {scores.criterion} cannot score: "
                 f"{scores.unscored[unscored[0]]}"
             )
-        for i in hits - protected:
-            fixed[i] = _allowed(graph.groups[i], ratio, target)
+        for bundle in {graph.companions[i] for i in hits - protected}:
+            fixed |= dict(zip(bundle, _allowed(graph, bundle, ratio, target), strict=True))
     if target.per_layer and target.macs is None and target.params is None and target.ratio is None:
         fixed |= {i: 0 for i in range(len(graph.groups)) if i not in fixed}
     return fixed
 
 
-def _allowed(group: ChannelGroup, ratio: float, target: Target) -> int:
-    """Round a share of a group's channels down to a number that may go."""
-    most = group.channels - max(target.min_channels, group.least)
-    wanted = min(int(np.floor(group.channels * ratio + 1e-9)), most)
-    if wanted <= 0:
-        return 0
-    keep = -(-(group.channels - wanted) // target.round_to) * target.round_to
-    return max(group.channels - keep, 0)
+def _allowed(graph: ChannelGraph, bundle: Sequence[int], ratio: float, target: Target) -> list[int]:
+    """Round a share of a bundle's channels down to numbers that may go."""
+    gone = [0] * len(bundle)
+    for chunk in _chunks([graph.groups[i] for i in bundle], target):
+        gone = [n + k for n, k in zip(gone, chunk, strict=True)]
+        if any(n > graph.groups[i].channels * ratio + 1e-9 for n, i in zip(gone, bundle, strict=True)):
+            return [n - k for n, k in zip(gone, chunk, strict=True)]
+    return gone
 
 
-def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: list[int]) -> list[Step]:
+def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[Sequence[int]]) -> list[Step]:
     """List every removal in the order in which channels leave."""
-    spared = target.residual == "auto" and target.ratio is None and any(graph.groups[i].residual for i in free)
+    inside = {i for bundle in free for i in bundle}
+    spared = target.residual == "auto" and target.ratio is None and any(graph.groups[i].residual for i in inside)
     steps = []
-    for i in free:
-        group = graph.groups[i]
-        values = scores.ranked(group.name).sort().values.tolist()
-        gone = 0
-        last = float("-inf")
-        for channels in _chunks(group.channels, target, group.least):
-            chunk = values[gone : gone + channels]
-            gone += channels
+    for bundle in free:
+        groups = [graph.groups[i] for i in bundle]
+        whole = sum(group.channels for group in groups)
+        values = torch.cat([_ranked(scores, group) for group in groups], dim=1)
+        residual, gone, each, last = any(group.residual for group in groups), 0, 0, float("-inf")
+        for chunk in _chunks(groups, target):
+            more = chunk[0] // len(groups[0].parts)
+            worth = float(values[each : each + more].mean())
+            gone, each = gone + sum(chunk), each + more
             # A group's channels leave in its own order, whatever the mean of a chunk says.
-            last = max(last, gone / group.channels if target.scope == "local" else sum(chunk) / channels)
-            waits = spared and (group.residual or gone > INSIDE_FIRST * group.channels)
-            steps.append(Step((waits, last), i, channels))
+            last = max(last, gone / whole if target.scope == "local" else worth)
+            waits = spared and (residual or gone > INSIDE_FIRST * whole)
+            steps.append(Step((waits, last), tuple(bundle), tuple(chunk)))
     return sorted(steps, key=lambda step: step.turn)
 
 
-def _chunks(n: int, target: Target, least: int = 1) -> list[int]:
-    """Cut n channels into the numbers that leave together: 1, or what brings the rest to a multiple.
+def _ranked(scores: Scores, group: ChannelGroup) -> torch.Tensor:
+    """Sort the scores in every part of a group, lowest first: (channels of a part, parts)."""
+    values = scores.ranked(group.name)
+    return torch.stack([values[torch.from_numpy(part)].sort().values for part in group.parts], dim=1)
 
-    >>> _chunks(20, Target(macs=0.5, round_to=8))
-    [4, 8]
+
+def _chunks(groups: Sequence[ChannelGroup], target: Target) -> list[list[int]]:
+    """List the numbers of channels that leave together, for every group of a bundle.
+
+    Of every part one goes, or as many as bring what is left of every group to a multiple of `round_to`; a group that
+    cannot be brought to one stays whole.
+
+    >>> from slimcnn.graph.channels import ChannelGroup
+    >>> group = ChannelGroup("conv", 20, (), (), (), parts=(np.arange(20),))
+    >>> _chunks([group], Target(macs=0.5, round_to=8))
+    [[4], [8]]
     """
-    floor = max(target.min_channels, target.round_to, least)
-    chunks = []
-    while n > floor:
-        size = n % target.round_to or target.round_to
-        if n - size < floor:
+    parts = [len(group.parts) for group in groups]
+    floors = [max(target.min_channels, target.round_to, group.least) for group in groups]
+    chunks, before = [], 0
+    for gone in range(1, len(groups[0].parts[0])):
+        left = [group.channels - gone * n for group, n in zip(groups, parts, strict=True)]
+        if any(n < floor for n, floor in zip(left, floors, strict=True)):
             break
-        chunks.append(size)
-        n -= size
+        if all(n % target.round_to == 0 for n in left):
+            chunks.append([(gone - before) * n for n in parts])
+            before = gone
     return chunks
 
 
 def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Step]) -> Counts:
     """Take the fewest steps that meet the target, by bisection: every step makes the network cheaper."""
 
-    groups = np.array([step.group for step in steps], dtype=np.int64)
-    channels = np.array([step.channels for step in steps], dtype=np.int64)
+    groups = np.array([i for step in steps for i in step.groups], dtype=np.int64)
+    channels = np.array([k for step in steps for k in step.channels], dtype=np.int64)
+    ends = np.cumsum([0, *(len(step.groups) for step in steps)])
 
     def after(n: int) -> Counts:
         counts = base.copy()
-        np.add.at(counts, groups[:n], channels[:n])
+        np.add.at(counts, groups[: ends[n]], channels[: ends[n]])
         return counts
 
     met = _test_of(graph, target)

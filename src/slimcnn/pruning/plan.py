@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from slimcnn.errors import PlanError
 from slimcnn.files import write_text
-from slimcnn.graph import ChannelGraph
+from slimcnn.graph import ChannelGraph, ChannelGroup
 from slimcnn.graph.trial import Removed
 
 FORMAT = 1
@@ -129,3 +129,24 @@ def check(plan: Plan, graph: ChannelGraph) -> None:
             raise PlanError(
                 f"the plan leaves {left} of {group.channels} channels of {name!r}; at least {group.least} must stay"
             )
+    for bundle in graph.bundles:
+        _check_bundle(plan, [graph.groups[i] for i in bundle])
+
+
+def _check_bundle(plan: Plan, groups: Sequence[ChannelGroup]) -> None:
+    removed = {
+        (group.name, tuple(part.tolist())): np.isin(part, plan.removed.get(group.name, ())).sum()
+        for group in groups
+        for part in group.parts
+    }
+    (one, most), (other, least) = (extreme(removed.items(), key=lambda item: int(item[1])) for extreme in (max, min))
+    if most != least:
+        raise PlanError(
+            f"the plan removes {most} of the channels {_brief(one[1])} of {one[0]!r} but {least} of {_brief(other[1])} "
+            f"of {other[0]!r}; the network's code parts them there, so that as many must go of each"
+        )
+
+
+def _brief(channels: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, channels[:4]))
+    return f"{shown} ..." if len(channels) > 4 else shown

@@ -37,6 +37,16 @@ class Evidence:
     channels: int = 0
     """n, in a network."""
 
+    def of(self, part: Tensor) -> Evidence:
+        """Look at some of the channels only."""
+        return replace(
+            self,
+            filters=tuple(values[part] for values in self.filters),
+            scales=tuple(values[part] for values in self.scales),
+            contributions=None if self.contributions is None else self.contributions[:, part],
+            channels=len(part),
+        )
+
     def over_layers(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a function of one layer's filters; average over layers, each divided by its mean first.
 
@@ -79,13 +89,22 @@ class Scores:
     values: Mapping[str, Tensor]
     unscored: Mapping[str, str] = field(default_factory=dict)
     comparable: bool = False
-    choose: Callable[[str, int], Tensor] | None = None
+    choose: Callable[[str, Tensor, int], Tensor] | None = None
+    parts: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    """The parts of groups with several, which keep equally many."""
 
     def keep(self, group: str, m: int) -> Tensor:
-        """Choose the m channels of a group that stay, ascending; of equal scores the earlier channel stays."""
+        """Choose the m channels of a group that stay, ascending; of equal scores the earlier channel stays.
+
+        Where a group has several parts, m / parts stay of each.
+        """
+        parts = self.parts.get(group, (torch.arange(len(self.values[group])),))
+        return torch.cat([part[self._best(group, part, m // len(parts))] for part in parts]).sort().values
+
+    def _best(self, group: str, part: Tensor, m: int) -> Tensor:
         if self.choose is not None:
-            return self.choose(group, m).sort().values
-        return self.values[group].argsort(descending=True, stable=True)[:m].sort().values
+            return self.choose(group, part, m)
+        return self.values[group][part].argsort(descending=True, stable=True)[:m]
 
     def ranked(self, group: str) -> Tensor:
         """Give the values by which channels of different groups are compared."""
@@ -167,8 +186,9 @@ def score(
     choose = None
     if chosen.choose is not None:
         pick = chosen.choose
-        choose = lambda name, m: pick(evidence(graph[name]), m)  # noqa: E731
-    return Scores(chosen.name, _average_over_processes(values), unscored, chosen.comparable, choose)
+        choose = lambda name, part, m: pick(evidence(graph[name]).of(part), m)  # noqa: E731
+    parts = {g.name: tuple(map(torch.from_numpy, g.parts)) for g in graph.groups if len(g.parts) > 1}
+    return Scores(chosen.name, _average_over_processes(values), unscored, chosen.comparable, choose, parts)
 
 
 def _looked_at(known: Evidence, group: ChannelGroup, needs: str, tensors: Mapping[str, Tensor]) -> Evidence:

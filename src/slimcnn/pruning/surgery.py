@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from slimcnn.errors import PlanError
-from slimcnn.graph import ChannelGraph
+from slimcnn.graph import Axis, ChannelGraph
+from slimcnn.graph.channels import Positions
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.shrinking import shrink
 from slimcnn.graph.trial import kept_pads, kept_positions
+from slimcnn.pruning.carrying import watch_optimizers
 from slimcnn.pruning.plan import Plan, check
 from slimcnn.pruning.verify import law
 
@@ -21,8 +23,9 @@ Network = TypeVar("Network", bound=nn.Module)
 def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) -> Network:
     """Build the network without the plan's channels; the model itself is not changed.
 
-    Mode, requires_grad, dtype, device, memory format, tied weights and hooks carry over.  An optimizer that holds
-    the old parameters does not know the new ones: make a new one.
+    Mode, requires_grad, dtype, device, memory format, tied weights and hooks carry over; gradients do not.  An
+    optimizer that holds the old parameters does not know the new ones: `carry` it over, or make a new one.  Stepping
+    the old one with gradients that are not there, as happens when the new network is trained, raises.
 
     Args:
         model: the network that was traced.
@@ -44,9 +47,11 @@ def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) 
     _check_shapes(model, graph, plan)
     removed = plan.by_index(graph)
     small = duplicate(model)
+    small.zero_grad()
     shrink(small, kept_positions(graph, removed), kept_pads(graph, removed))
     if verify:
         law(mask(model, graph, plan), small, graph, plan)
+    watch_optimizers(model, graph)
     return small
 
 
@@ -71,10 +76,16 @@ def mask(model: Network, graph: ChannelGraph, plan: Plan) -> Network:
         for index, channels in plan.by_index(graph).items():
             for axis in graph.groups[index].axes:
                 if axis.parameter in parameters:
-                    tensor = parameters[axis.parameter]
-                    positions = torch.from_numpy(axis.positions[channels].reshape(-1)).to(tensor.device)
-                    tensor.index_fill_(axis.axis, positions, 0.0)
+                    fill_with_zeros(parameters[axis.parameter], axis, axis.positions[channels].reshape(-1))
     return masked
+
+
+def fill_with_zeros(tensor: torch.Tensor, axis: Axis, positions: Positions) -> None:
+    """Set positions of one axis to zero, in place."""
+    length = axis.size // axis.blocks
+    for block, part in enumerate(tensor.chunk(axis.blocks) if axis.blocks > 1 else [tensor]):
+        here = torch.from_numpy(positions[positions // length == block] % length)
+        part.index_fill_(axis.axis, here.to(tensor.device), 0.0)
 
 
 def _check_shapes(model: nn.Module, graph: ChannelGraph, plan: Plan) -> None:

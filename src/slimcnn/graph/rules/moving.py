@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -72,40 +74,52 @@ def reshape(tracer: Tracer, call: Call) -> Labels:
     for facet in tracer.label(call["self"]):
         moved = compact(facet.reshape(call.out.shape))
         if len(varying(facet)) == 1 and len(varying(moved)) == 2:
-            _tie_parts(tracer, call, core(moved).squeeze())
+            _part(tracer, call, core(moved).squeeze())
         facets.append(moved)
     return [tuple(facets)]
 
 
-def _tie_parts(tracer: Tracer, call: Call, table: Tensor) -> None:
-    """Tie equal offsets of equal parts, so that every part keeps the same number of channels.
+def _part(tracer: Tracer, call: Call, table: Tensor) -> None:
+    """Note that a channel axis is viewed as (parts, channels): every part must keep the same number.
 
-    A channel axis that is viewed as (parts, channels) stays viewable after a cut only then.  Which of the two
-    numbers is the number of parts is not known here; it is taken to be the smaller, and a trial cut will tell.
+    Which of the two numbers is the number of parts is not known here; it is taken to be the smaller, and a trial cut
+    will tell.  Parts that lie alternating, as (channels, parts), lose equal offsets.
     """
     tracer.ledger.delicate = True
     if table.size(0) > table.size(1):
-        table = table.t()
-    tracer.unify(table[:1].expand(len(table) - 1, -1), table[1:], call)
+        tracer.unify(table[:, :1].expand(-1, table.size(1) - 1), table[:, 1:], call)
+    else:
+        tracer.part(table, call)
 
 
 @rule("split", "split_with_sizes", "chunk")
 def split(tracer: Tracer, call: Call) -> Labels:
-    """Run the split on the ids; parts of equal size lose equal offsets."""
+    """Run the split on the ids; parts of equal size keep equally many."""
     labels = move(tracer, call) or []
     d = call["dim"] % call["self"].dim()
     for facets in zip(*labels, strict=True):
         if len({facet.size(d) for facet in facets}) == 1 and facets[0].size(d) > 1:
-            for other in facets[1:]:
-                tracer.tie(facets[0], other, call)
+            _part_along(tracer, call, facets, d)
     if any(d in varying(facet) for facet in tracer.label(call["self"])):
         _note_picked(tracer, call, labels)
     return labels
 
 
+def _part_along(tracer: Tracer, call: Call, parts: Iterable[Tensor], d: int) -> None:
+    """Note that parts of equal size must keep equally many channels."""
+    parts = list(parts)
+    rows = [along(part, d) for part in parts]
+    if all(row is not None for row in rows):
+        if d in set().union(*map(varying, parts)):
+            tracer.part(torch.stack([row for row in rows if row is not None]), call)
+    else:
+        for other in parts[1:]:
+            tracer.tie(parts[0], other, call)
+
+
 @rule("slice")
 def take_slice(tracer: Tracer, call: Call) -> Labels:
-    """Run the slice on the ids; `x[:, c // 2:]` is one of equal parts, which lose equal offsets."""
+    """Run the slice on the ids; `x[:, c // 2:]` is one of equal parts, which keep equally many."""
     labels = move(tracer, call) or []
     source, d = call["self"], call["dim"] % call["self"].dim()
     whole, size = source.size(d), call.out.size(d)
@@ -115,21 +129,19 @@ def take_slice(tracer: Tracer, call: Call) -> Labels:
     if size < whole and any(d in varying(facet) for facet in tracer.label(source)):
         _note_picked(tracer, call, labels)
     for facet in tracer.label(source) if equal_parts else ():
-        if d in varying(facet):
-            first, part = facet.narrow(d, 0, size), facet.narrow(d, start, size)
-            if bool((first >= 0).all() and (part >= 0).all()):
-                tracer.tie(first, part, call)
+        if d in varying(facet) and bool((facet >= 0).all()):
+            _part_along(tracer, call, facet.split(size, dim=d), d)
     return labels
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(tracer: Tracer, call: Call) -> Labels:
-    """Shuffle the ids; every group loses equal offsets."""
+    """Shuffle the ids; every group keeps equally many."""
+    tracer.ledger.delicate = True
     for facet in tracer.label(call["self"]):
         ids = along(facet, 1)
         if ids is not None and 1 in varying(facet):
-            rows = ids.view(call["groups"], -1)
-            tracer.unify(rows[:1].expand(len(rows) - 1, -1), rows[1:], call)
+            tracer.part(ids.view(call["groups"], -1), call)
     return move(tracer, call)
 
 

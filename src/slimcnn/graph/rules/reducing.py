@@ -23,13 +23,25 @@ def reduce(tracer: Tracer, call: Call) -> Labels:
     keepdim = bool(call.arguments.get("keepdim", False))
     facets = []
     for facet in tracer.label(source):
-        if varying(facet) & dims:
+        if varying(facet) & dims and not _tied_along(tracer, call, facet, dims):
             tracer.lock_label((facet,), "mixed over its channels", call)
             continue
         for d in sorted(dims, reverse=True):
             facet = facet.narrow(d, 0, 1) if keepdim else facet.select(d, 0)
         facets.append(facet)
     return [tuple(facets)] * len(call.outputs)
+
+
+def _tied_along(tracer: Tracer, call: Call, facet: Tensor, dims: set[int]) -> bool:
+    """Tie channels that are mixed with each other but not with all others: they go together or not at all."""
+    mixed = varying(facet) & dims
+    if varying(facet) <= dims:
+        return False
+    first = facet
+    for d in mixed:
+        first = first.narrow(d, 0, 1)
+    tracer.tie(first.expand_as(facet), facet, call)
+    return True
 
 
 def _reduced(call: Call, source: Tensor) -> set[int]:
@@ -46,7 +58,7 @@ def mix_along(tracer: Tracer, call: Call) -> Labels:
     d = call["dim"] % source.dim()
     facets = []
     for facet in tracer.label(source):
-        if d in varying(facet):
+        if d in varying(facet) and not _tied_along(tracer, call, facet, {d}):
             tracer.lock_label((facet,), "compared with each other", call)
         else:
             facets.append(core(facet, set(range(facet.dim())) - {d}).expand(call.out.shape))

@@ -18,24 +18,26 @@ ASIDE = "channels do not lie along the channel axis"
 def convolution(tracer: Tracer, call: Call) -> Labels:
     """Input ids meet the weight's input axis; the output has the ids of the weight's output axis.
 
-    With g > 1 groups the same offsets go in every group, so that each keeps its equal share; with one
+    With g > 1 groups each of them reads and makes channels of its own, and all keep equally many; with one
     input channel per group (depthwise), output o goes with input o // multiplier.
     """
     x, weight, groups = call["input"], call["weight"], call["groups"]
     x_ids = _ids_along(tracer, call, x, 1, ASIDE)
     out_axis, in_axis = (1, 0) if call["transposed"] else (0, 1)
-    w_out, w_in = _weight_axes(tracer, call, weight, out_axis, in_axis)
+    w_out, w_in = _weight_axes(tracer, call, weight, out_axis, in_axis, groups)
+    depthwise = groups > 1 and weight.size(1) == 1 and w_in is None
     if call["transposed"]:
         out_ids = _transposed_channels(tracer, call, x_ids, w_out, w_in)
-    elif groups > 1 and weight.size(1) == 1:
+    elif depthwise:
         out_ids = _depthwise_channels(tracer, call, x_ids, w_out, weight)
     else:
-        _contract(tracer, call, x_ids, w_in.repeat(groups) if w_in is not None else None)
+        _contract_groups(tracer, call, x_ids, w_in)
         out_ids = w_out
-        _tie_groups(tracer, call, w_out, groups)
+        if out_ids is not None:
+            tracer.part(out_ids.view(groups, -1), call)
     _join_parameter(tracer, call, call["bias"], out_ids)
     macs = conv_flop_count(list(x.shape), list(weight.shape), list(call.out.shape), call["transposed"]) // 2
-    produces = groups == 1 or weight.size(1) > 1
+    produces = not depthwise
     read = None if w_in is out_ids else w_in
     shares = [ids for ids in (out_ids, read) if ids is not None]
     lost = call.out.size(1) if out_ids is None and produces and call.out.size(1) > 1 else 0
@@ -43,6 +45,15 @@ def convolution(tracer: Tracer, call: Call) -> Labels:
         ContractionRecord(call.site.module, macs, tuple(shares), out_ids if produces else None, read, lost)
     )
     return [(axis_facet(out_ids, call.out.shape, 1),) if out_ids is not None else ()]
+
+
+def _contract_groups(tracer: Tracer, call: Call, x_ids: Tensor | None, w_in: Tensor | None) -> None:
+    """Let the channels that are read meet the weight's input axis, which may be one for all groups."""
+    if w_in is not None and len(w_in) < call["input"].size(1):  # which offsets go is written once for all groups
+        w_in = w_in.repeat(call["groups"])
+    elif x_ids is not None:
+        tracer.part(x_ids.view(call["groups"], -1), call)
+    _contract(tracer, call, x_ids, w_in)
 
 
 def _depthwise_channels(
@@ -87,12 +98,20 @@ def _tie_groups(tracer: Tracer, call: Call, ids: Tensor | None, groups: int) -> 
 
 
 def _weight_axes(
-    tracer: Tracer, call: Call, weight: Tensor, out_axis: int, in_axis: int
+    tracer: Tracer, call: Call, weight: Tensor, out_axis: int, in_axis: int, groups: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Read the ids of a kernel's two channel axes; its other axes must stay."""
+    """Read the ids of a kernel's two channel axes; its other axes must stay.
+
+    The input ids of a grouped convolution may differ from group to group: then there are as many as it has inputs.
+    """
     found: dict[int, list[Tensor]] = {out_axis: [], in_axis: []}
+    blocks = None
     for facet in tracer.label(weight):
         axis = next(iter(varying(facet)), -1)
+        if groups > 1 and out_axis == 0 and (found[0] or len(varying(facet)) > 1) and blocks is None:
+            blocks = _ids_by_group(facet, groups)
+            if blocks is not None:
+                continue
         if varying(facet) == {axis} and axis in found:
             found[axis].append(facet)
         elif varying(facet) & {out_axis, in_axis}:
@@ -102,7 +121,16 @@ def _weight_axes(
     out, read = (
         _only(tracer, call, found[axis], axis, "a weight whose axes are mixed") for axis in (out_axis, in_axis)
     )
-    return out, read
+    return out, read if blocks is None else blocks
+
+
+def _ids_by_group(facet: Tensor, groups: int) -> Tensor | None:
+    """Read the ids of a grouped convolution's input axis, group by group; None if they are not of that kind."""
+    if not (0 in varying(facet) and varying(facet) <= {0, 1}):
+        return None
+    table = core(facet, {0, 1}).flatten(1)
+    parts = table.view(groups, -1, table.size(1))
+    return parts[:, 0].reshape(-1) if bool((parts == parts[:, :1]).all()) else None
 
 
 def _ids_along(tracer: Tracer, call: Call, tensor: Tensor, axis: int, reason: str) -> Tensor | None:

@@ -1,0 +1,116 @@
+"""Cells: channels that look alike and lie in the same part of everything that the code parts.
+
+Code that parts channels by their number (`chunk`, a grouped convolution, a shuffle) goes on to part them in the same
+places after a cut if every part loses equally many channels; which ones is free.  Where several such parts cross,
+as in a shuffle between two grouped convolutions, a cell is what lies in the same part of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from slimcnn.graph.channels import Positions
+
+LOCKED = -1
+
+
+@dataclass
+class Cells:
+    """The cell of every component; -1 for locked ones.
+
+    >>> cells = Cells.of([np.array([0, 1, 2, 3])], 4)
+    >>> halves = np.array([[0, 1], [2, 3]])
+    >>> cells.refine(halves)
+    >>> cells.cell.tolist(), cells.even(halves), cells.bundles([halves]).tolist()
+    ([1, 1, 2, 2], True, [0, 0, 0, 0])
+    """
+
+    cell: Positions
+    number: int
+
+    @classmethod
+    def of(cls, classes: Sequence[Positions], components: int) -> Cells:
+        """Begin with one cell for each class of components that look alike."""
+        cell = np.full(components, LOCKED, dtype=np.int64)
+        for index, members in enumerate(classes):
+            cell[members] = index
+        return cls(cell, len(classes))
+
+    def refine(self, table: Positions) -> None:
+        """Part cells by the rows of a table (parts, n) of components in which their members lie."""
+        members, marks = _marks(table)
+        free = self.cell[members] != LOCKED
+        members, marks = members[free], marks[free]
+        pairs = np.stack([self.cell[members], marks], axis=1)
+        kinds, renamed = np.unique(pairs, axis=0, return_inverse=True)
+        self.cell[members] = self.number + renamed.reshape(-1)
+        self.number += len(kinds)
+
+    def even(self, table: Positions) -> bool:
+        """Ask whether every row loses equally many channels when all cells do: cells of one size, and as many a row."""
+        cells = self.cell[table]
+        known = np.unique(cells[cells != LOCKED])
+        sizes = np.bincount(self.cell[self.cell != LOCKED], minlength=self.number)[known]
+        if len(np.unique(sizes)) > 1:
+            return False
+        free = (cells != LOCKED).sum(axis=1)
+        return bool((free == free[0]).all())
+
+    def lonely(self, tables: Sequence[Positions]) -> Positions:
+        """List components that are alone in their cell, while another cell must lose as many."""
+        sizes = np.bincount(self.cell[self.cell != LOCKED], minlength=self.number)
+        found = [np.zeros(0, dtype=np.int64)]
+        for table in tables:
+            cells = self.cell[table]
+            here = np.unique(cells[cells != LOCKED])
+            if len(here) > 1 and sizes[here[0]] < 2:
+                found.append(np.flatnonzero(np.isin(self.cell, here)))
+        return np.unique(np.concatenate(found))
+
+    def bundles(self, tables: Sequence[Positions]) -> Positions:
+        """Number for every component the cells that must lose as many as its own; -1 for locked ones."""
+        links = [np.zeros((2, 0), dtype=np.int64)]
+        for table in tables:
+            cells = self.cell[table]
+            here = np.unique(cells[cells != LOCKED])
+            links.append(np.stack([here[:-1], here[1:]]))
+        a, b = np.concatenate(links, axis=1)
+        shape = (self.number, self.number)
+        joined = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=shape), directed=False)[1]
+        renamed = np.full(len(self.cell), LOCKED, dtype=np.int64)
+        free = self.cell != LOCKED
+        renamed[free] = np.unique(joined[self.cell[free]], return_inverse=True)[1]
+        return renamed
+
+
+def _marks(table: Positions) -> tuple[Positions, Positions]:
+    """Say for every component in a table in which rows it lies, and how often, as a number."""
+    parts = len(table)
+    rows = np.broadcast_to(np.arange(parts)[:, None], table.shape)
+    pairs, often = np.unique(table.reshape(-1) * parts + rows.reshape(-1), return_counts=True)
+    members, signs = pairs // parts, (pairs % parts) * (table.shape[1] + 1) + often
+    borders = np.flatnonzero(np.r_[True, np.diff(members) > 0])
+    if len(borders) == len(members):
+        return members, signs
+    ends = np.r_[borders[1:], len(members)]
+    numbers: dict[bytes, int] = {}
+    marks = [
+        numbers.setdefault(signs[i:j].tobytes(), len(numbers))
+        for i, j in zip(borders.tolist(), ends.tolist(), strict=True)
+    ]
+    return members[borders], np.array(marks, dtype=np.int64)
+
+
+def same_value(values: Positions) -> tuple[Positions, ...]:
+    """Part positions by their value, in the order in which the values come.
+
+    >>> [part.tolist() for part in same_value(np.array([7, 7, 3, 7]))]
+    [[0, 1, 3], [2]]
+    """
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    return tuple(np.flatnonzero(inverse == kind) for kind in np.argsort(first))
