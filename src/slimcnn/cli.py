@@ -118,6 +118,10 @@ def compress(
     min_channels: Annotated[
         int, typer.Option(help="No layer keeps fewer channels than this.", rich_help_panel=HOW_SMALL)
     ] = 1,
+    inexact: Annotated[
+        bool, typer.Option(help="Let channels go that a layer or group norm normalises together (ConvNeXt).",
+                           rich_help_panel=HOW_SMALL)
+    ] = False,
     protect: Annotated[
         list[str], typer.Option(help="Layers that keep all channels, as layer1.*; may be repeated.",
                                 rich_help_panel=HOW_SMALL)
@@ -160,7 +164,8 @@ def compress(
     training = _given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     plain = _network_and_data(model, weights, data, arg, image_size, limit, seed)
     plain |= {
-        "prune": {"criterion": criterion, "target": target} | _given(plan=str(plan) if plan else None),
+        "prune": {"criterion": criterion, "target": target, "inexact": inexact}
+        | _given(plan=str(plan) if plan else None),
         "recover": {"how": recover, "training": {"epochs": 10, "learning_rate": 0.01} | training},
         "out": str(out),
     }
@@ -265,6 +270,7 @@ def inspect(
     weights: Weights = None,
     arg: Arguments = [],  # noqa: B006
     input_: Input = "",
+    inexact: Annotated[bool, typer.Option(help="As in compress: norms over channels lock nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show which channels live and die together, what is locked, where and why.
@@ -275,7 +281,7 @@ def inspect(
     from slimcnn.tables import describe_graph, graph_tables
 
     network, example = _network(model, weights, arg, input_)
-    graph = trace(network, example)
+    graph = trace(network, example, inexact)
     if as_json:
         _print_json(describe_graph(graph))
     else:

@@ -230,7 +230,7 @@ def _information(start: Start, validation_top1: float) -> dict[str, Any]:
 def make_plan(pruning: Pruning, start: Start, show: Show) -> tuple[ChannelGraph, Plan]:
     """Trace, score and allocate; or read the plan that the user gives."""
     show.say("tracing the network")
-    graph = trace(start.model, start.example)
+    graph = trace(start.model, start.example, pruning.inexact)
     if pruning.plan is not None:
         return graph, Plan.load(Path(pruning.plan), graph)
     data = batches(

@@ -65,6 +65,8 @@ class Pruning(Section):
     target: Target = Field(default_factory=lambda: Target(macs=0.5))
     plan: FilePath = None
     """A plan to follow instead (see --dry-run)."""
+    inexact: bool = False
+    """Let channels go that a layer or group norm normalises together; the cut cannot be proven equal then."""
     batches: int = Field(default=8, ge=1)
     """Batches of training images for criteria that look at data."""
 

@@ -62,6 +62,11 @@ class GraphBuilder:
                 self._added[self.component[a.numpy()]] = True
         self._squeezed = np.zeros(len(self.owner), dtype=np.bool_)
         """Components on an axis that a `squeeze` would swallow if one channel were left."""
+        self._inexact: dict[int, str] = {}
+        """Components that are normalised together with others, and where."""
+        for record in self.ledger.inexact:
+            for component in np.unique(self.component[record.ids.numpy()]).tolist():
+                self._inexact.setdefault(component, str(record.site))
         for label in self.ledger.squeezed:
             self._squeezed[self.component[ids_in(label).numpy()]] = True
         known, self._records = self._records, []
@@ -240,6 +245,7 @@ class GraphBuilder:
             norms=tuple(owned[axis] for axis in owned if axis in norms),
             reads=tuple(owned[axis] for axis in owned if axis in reads),
             residual=sum(axis in order for axis in owned) > 1 and bool(self._added[self.component[atoms[0, 0]]]),
+            inexact=self._inexact.get(int(self.component[atoms[0, 0]]), ""),
             least=2 if self._squeezed[self.component[atoms[0, 0]]] else 1,
         )
 

@@ -49,6 +49,8 @@ class ChannelGroup:
     """Several layers add into these channels: the stream of a residual network."""
     least: int = 1
     """With fewer channels than this the network's code goes wrong (a `squeeze` would swallow the axis)."""
+    inexact: str = ""
+    """The norm over these channels, whose statistics change when one goes; empty if the cut is exact."""
     parts: tuple[Positions, ...] = ()
     """Channels in parts of one size that must lose equally many, whichever they are (the groups of a grouped
     convolution, the halves of a `chunk`); a single part for all others."""

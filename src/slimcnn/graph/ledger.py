@@ -121,6 +121,8 @@ class Ledger:
     locks: list[LockRecord] = field(default_factory=list)
     parts: list[Parts] = field(default_factory=list)
     contractions: list[ContractionRecord] = field(default_factory=list)
+    inexact: list[LockRecord] = field(default_factory=list)
+    """Channels that are normalised together: without some of them the statistics of the others change."""
     pads: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     """(module, ids of the zeros in front, ids of the zeros behind) of every ChannelPad."""
     norms: list[Tensor] = field(default_factory=list)

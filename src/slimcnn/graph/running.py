@@ -19,7 +19,7 @@ from slimcnn.graph.rules import apply_rule
 from slimcnn.graph.tracer import SKIPPED_FOLDERS, Tracer
 
 
-def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int) -> Tracer:
+def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, inexact: bool = False) -> Tracer:
     """Run a copy of the network, in the mode that it is in, under the tracer.
 
     Once more with real numbers if numbers steer the program.
@@ -28,12 +28,14 @@ def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: 
         Broken: the network failed.
     """
     try:
-        return watch_this(sketch(model), example, labels, next_id, hollow=True)
+        return watch_this(sketch(model), example, labels, next_id, hollow=True, inexact=inexact)
     except NeedsValues:
-        return watch_this(sketch(model), example, labels, next_id, hollow=False)
+        return watch_this(sketch(model), example, labels, next_id, hollow=False, inexact=inexact)
 
 
-def watch_this(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, hollow: bool) -> Tracer:
+def watch_this(
+    model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, hollow: bool, inexact: bool
+) -> Tracer:
     """Run this very network under the tracer, which may leave its traces on it.
 
     Raises:
@@ -41,7 +43,7 @@ def watch_this(model: nn.Module, example: Any, labels: Mapping[str, Label], next
         NeedsValues: numbers that a hollow run does not compute steer the program.
     """
     names = {module: name for name, module in model.named_modules()}
-    tracer = Tracer(apply_rule, names, next_id, hollow, model.training)
+    tracer = Tracer(apply_rule, names, next_id, hollow, model.training, inexact)
     for name, tensor in named_tensors(model):
         tracer.set_mark(tensor, Mark(labels.get(name, ()), hollow=False, fixed=True))
     for tensor in tree_leaves(example):
@@ -134,7 +136,7 @@ def batch_size(example: Any) -> int:
 
 
 def watch_twice(
-    model: nn.Module, example: Any, batch: int, labels: Mapping[str, Label], next_id: int
+    model: nn.Module, example: Any, batch: int, labels: Mapping[str, Label], next_id: int, inexact: bool
 ) -> tuple[Tracer, Any]:
     """Run the network on every sample of an example twice: once to trace it, and to see that its output grows along.
 
@@ -146,7 +148,7 @@ def watch_twice(
     """
     twice = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
     try:
-        tracer = watch(model, twice, labels, next_id)
+        tracer = watch(model, twice, labels, next_id, inexact)
     except Broken as broken:
         watch(model, example, labels, next_id)
         raise ModelError(

@@ -32,17 +32,18 @@ class Tracer(TorchDispatchMode):
 
     `rules` gives the labels of an operation's outputs; `names` are the qualified names of the modules; fresh ids
     start at `next_id`.  A `hollow` run does not compute what nobody needs (see `hollow.py`); a `training` run is one
-    of a network in training mode.
+    of a network in training mode; an `inexact` one lets channels go that are normalised together.
     """
 
     def __init__(
-        self, rules: Rules, names: Mapping[nn.Module, str], next_id: int, hollow: bool, training: bool
+        self, rules: Rules, names: Mapping[nn.Module, str], next_id: int, hollow: bool, training: bool, inexact: bool
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rules = rules
         self.ledger = Ledger()
         self.hollow = hollow
         self.training = training
+        self.inexact = inexact
         self.next_id = next_id
         self.used: set[int] = set()
         """`id` of every tensor that was read, and thus of every weight."""

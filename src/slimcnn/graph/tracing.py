@@ -26,7 +26,7 @@ DELICATE_TRIALS = 4
 """Trial cuts that must succeed where the code parts channels: `x[:, : c // 4]` may fit one cut by luck."""
 
 
-def trace(model: nn.Module, example: Any) -> ChannelGraph:
+def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph:
     """Find out which channels of a network live and die together, and which must stay.
 
     The network runs once in eval mode with an id on every number (see `tracer.py`), and again with a trial cut
@@ -37,6 +37,8 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     Args:
         model: any `nn.Module`; it is copied, never changed.
         example: one input batch (n, c, h, w), or a tuple or dict of inputs.  Sizes are traced as they are here.
+        inexact: let channels go that a layer, group or RMS norm normalises together.  The statistics of those that
+            stay change then, so that the pruned network cannot equal the masked one; all else is still proven.
 
     Raises:
         ModelError: the network cannot be copied, does not accept the example, or its output's first axis is not
@@ -53,12 +55,16 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     model, example = duplicate(model).cpu().eval(), tree_map_only(Tensor, lambda t: t.detach().cpu(), example)
     atoms = Atoms.of(model)
     labels = atoms.labels(model)
-    tracer, twice = watch_twice(model, example, batch, labels, len(atoms))
-    ledger, next_id, runs = tracer.ledger, tracer.next_id, [Run(twice, training=False, hollow=tracer.hollow)]
+    tracer, twice = watch_twice(model, example, batch, labels, len(atoms), inexact)
+    ledger, next_id, runs = (
+        tracer.ledger,
+        tracer.next_id,
+        [Run(twice, training=False, hollow=tracer.hollow, inexact=inexact)],
+    )
     if any(id(parameter) not in tracer.used for parameter in model.parameters()):
         with suppress(Broken):  # what cannot train with this example has nothing to keep together
-            training = watch(model.train(), twice, labels, next_id)
-            runs.append(Run(twice, training=True, hollow=training.hollow))
+            training = watch(model.train(), twice, labels, next_id, inexact)
+            runs.append(Run(twice, training=True, hollow=training.hollow, inexact=inexact))
             _add(ledger, training.ledger)
             next_id = training.next_id
     model.eval()
@@ -90,6 +96,7 @@ def _add(ledger: Ledger, training: Ledger) -> None:
     ledger.equal += training.equal
     ledger.locks += training.locks
     ledger.parts += training.parts
+    ledger.inexact += training.inexact
     ledger.pads += training.pads
     ledger.moves += training.moves
     ledger.squeezed += training.squeezed

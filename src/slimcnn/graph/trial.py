@@ -62,6 +62,7 @@ class Run:
     example: Any
     training: bool
     hollow: bool
+    inexact: bool = False
 
 
 def trial_cut(
@@ -87,9 +88,9 @@ def trial_cut(
 def _watch_cut(cut: nn.Module, run: Run, labels: Mapping[str, Label], next_id: int) -> Ledger:
     cut.train(run.training)
     try:
-        return watch_this(cut, run.example, labels, next_id, run.hollow).ledger
+        return watch_this(cut, run.example, labels, next_id, run.hollow, run.inexact).ledger
     except NeedsValues:  # the whole network did not
-        return watch_this(cut, run.example, labels, next_id, hollow=False).ledger
+        return watch_this(cut, run.example, labels, next_id, hollow=False, inexact=run.inexact).ledger
 
 
 def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:

@@ -6,11 +6,12 @@ from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, sdpa_flop_count
 
 from slimcnn.graph.ids import Label, along, axis_facet, core, varying
-from slimcnn.graph.ledger import Call, ContractionRecord
+from slimcnn.graph.ledger import Call, ContractionRecord, LockRecord
 from slimcnn.graph.rules.meeting import Guest, guest, meet
 from slimcnn.graph.rules.table import Labels, rule
 from slimcnn.graph.tracer import Tracer
 
+TOGETHER = "normalised together: the statistics would change"
 ASIDE = "channels do not lie along the channel axis"
 
 
@@ -188,19 +189,39 @@ def batch_norm(tracer: Tracer, call: Call) -> Labels:
 
 @rule("native_layer_norm", "native_group_norm", "_fused_rms_norm")
 def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
-    """Lock channels that are normalised together: taking one away changes the statistics of the others."""
+    """Lock channels that are normalised together: taking one away changes the statistics of the others.
+
+    Where the user allows that, they go with their scale and shift; group norm keeps equally many in each group.
+    """
     x = call["input"]
     normalised = call.arguments.get("normalized_shape")
     dims = set(range(x.dim() - len(normalised), x.dim())) if normalised is not None else set(range(1, x.dim()))
+    axis = x.dim() - 1 if normalised is not None else 1
+    along_one_axis = all(varying(facet) & dims <= {axis} for facet in tracer.label(x))
+    if tracer.inexact and along_one_axis and len(normalised or [axis]) == 1:
+        return _normalised_anyway(tracer, call, axis)
     for name in ("weight", "bias"):
         tracer.lock_label(tracer.label(call.arguments.get(name)), "one value per channel that must stay", call)
     facets = []
     for facet in tracer.label(x):
         if varying(facet) & dims:
-            tracer.lock_label((facet,), "normalised together: the statistics would change", call)
+            tracer.lock_label((facet,), TOGETHER, call)
         else:
             facets.append(facet.expand(call.out.shape))
     return [tuple(facets)]
+
+
+def _normalised_anyway(tracer: Tracer, call: Call, axis: int) -> Labels:
+    x = call["input"]
+    channels = _ids_along(tracer, call, x, axis, ASIDE)
+    for name in ("weight", "bias"):
+        _join_parameter(tracer, call, call.arguments.get(name), channels)
+    if channels is None:
+        return []
+    if "group" in call.arguments:
+        tracer.part(channels.view(call["group"], -1), call)
+    tracer.ledger.inexact.append(LockRecord(channels[channels >= 0], TOGETHER, call.site))
+    return [(axis_facet(channels, x.shape, axis),)]
 
 
 @rule("_weight_norm_interface")
