@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from slimcnn.errors import CheckpointError, ModelError
 from slimcnn.files import replacing
-from slimcnn.graph.shrinking import sizes
+from slimcnn.graph.shrinking import MARKER, sizes
 from slimcnn.models import resolve
 
 FORMAT = 1
@@ -213,7 +213,19 @@ def _like(
 
 def _set_sizes(path: Path, name: str, module: nn.Module, stored: dict[str, Any]) -> None:
     known = sizes(module)
-    if stored.keys() != known.keys():
+    more = {attribute: value for attribute, value in stored.items() if attribute not in known}
+    counts = all(_is_count_like(vars(module).get(attribute), value) for attribute, value in more.items())
+    if known.keys() - stored.keys() or not counts:
         raise CheckpointError(f"{path} is for another network: module {name!r} is a {type(module).__name__} here")
     for attribute, value in stored.items():
-        setattr(module, attribute, tuple(value) if isinstance(value, list) else value)
+        before = getattr(module, attribute)
+        setattr(module, attribute, type(before)(value) if isinstance(before, list | tuple) else value)
+    if more:
+        setattr(module, MARKER, tuple(more))
+
+
+def _is_count_like(here: Any, stored: Any) -> bool:
+    """Ask whether a file may replace an attribute: a number of channels by another, or as many of them by others."""
+    if isinstance(here, list | tuple) and isinstance(stored, list):
+        return len(here) == len(stored) and all(map(_is_count_like, here, stored))
+    return type(here) is type(stored) is int

@@ -55,7 +55,7 @@ def line_here(text: str) -> int:
 def test_channels_that_look_at_each_other_stay(middle: object, reason: str) -> None:
     graph = through(middle)
     assert sizes(graph) == {}
-    assert reasons(graph)["a"] == {reason}
+    assert reason in reasons(graph)["a"]
 
 
 def test_layer_norm_over_channels_last_stays_with_its_reason() -> None:
@@ -209,11 +209,11 @@ class Stage(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = width
+        self.part = partial(torch.split, split_size_or_sections=width, dim=1)
         self.wide, self.one, self.two = Conv(width, 2 * width, 1), Conv(width, width, 1), Conv(width, width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        left, right = self.wide(x).split(self.width, 1)
+        left, right = self.part(self.wide(x))
         return x + F.relu(self.one(left)) * self.two(right)
 
 

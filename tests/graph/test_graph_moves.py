@@ -130,7 +130,8 @@ def test_zeros_of_a_channel_pad_go_with_the_channels_that_they_meet() -> None:
     graph = traced(net)
     assert sizes(graph) == {"a": 4, "b[0,5-7]": 4}
     assert owned(graph, "a")["b.weight 0"] == [[1], [2], [3], [4]]
-    assert [pairs.tolist() for pairs in graph.pads["pad"]] == [[[1, 0]], [[1, 1], [1, 2], [1, 3]]]
+    rows = {(size.module, size.name): size.channels.tolist() for size in graph.sizes}
+    assert rows == {("pad", "front"): [[1, 0]], ("pad", "back"): [[1, 1], [1, 2], [1, 3]]}
 
 
 def test_a_channel_pad_that_is_called_twice_pads_alike_both_times() -> None:

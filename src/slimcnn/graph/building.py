@@ -17,13 +17,24 @@ from torch import Tensor, nn
 
 from slimcnn.graph.atoms import Atoms, named_tensors
 from slimcnn.graph.cells import Cells, same_value
-from slimcnn.graph.channels import Axis, ChannelGraph, ChannelGroup, Contraction, Locked, Positions, Share, layer_of
+from slimcnn.graph.channels import (
+    Axis,
+    ChannelGraph,
+    ChannelGroup,
+    Contraction,
+    Locked,
+    Positions,
+    Share,
+    SizeAttribute,
+    layer_of,
+)
+from slimcnn.graph.guesses import SizeGuess, guess_sizes
 from slimcnn.graph.ids import ids_in
 from slimcnn.graph.ledger import Ledger, LockRecord, Parts, as_pairs
 
 TOO_FEW = "its channels hang together in one or two parts: too few to try a cut"
 
-ONE_EACH = "one channel in each of several parts that must stay equal: none can go"
+ONE_EACH = "a single channel in a part of its own: without it the part would be empty"
 
 Alike = tuple[tuple[int, ...], Positions, Positions]
 """The axis of every column, components, and their atoms (components, columns)."""
@@ -42,6 +53,10 @@ class GraphBuilder:
         self._records: list[LockRecord] = []
         self.blamed: dict[tuple[str, int], set[str]] = defaultdict(set)
         """Lines of code that broke a trial cut, with the modules in which they did."""
+        self.guesses: list[SizeGuess] = []
+        """Numbers that modules keep and that are taken to say how many channels there are."""
+        self._refuted: set[str] = set()
+        """Modules for which such a guess did not help."""
         self._connect()
         self.lock(ledger.locks)
 
@@ -71,6 +86,22 @@ class GraphBuilder:
             self._squeezed[self.component[ids_in(label).numpy()]] = True
         known, self._records = self._records, []
         self.lock(known)
+
+    def guess(self, model: nn.Module, records: list[LockRecord]) -> bool:
+        """Where code failed with a number of channels, look for that number among the attributes of its module.
+
+        False if there is none, or if it was changed already and did not help.
+        """
+        sites = [record.site for record in records if record.site is not None]
+        tried = {guess.module for guess in self.guesses} & {site.module for site in sites}
+        if tried:
+            lines = {site.code for site in sites}
+            self._refuted |= tried | {site.module for site, _ in self.ledger.passed if site.code in lines}
+            self.guesses = [guess for guess in self.guesses if guess.module not in self._refuted]
+            return False
+        found = [guess for guess in guess_sizes(model, self.ledger, sites) if guess.module not in self._refuted]
+        self.guesses += found
+        return bool(found)
 
     def tie_parts(self, parts: list[Parts]) -> None:
         """Let parts that kept equally many channels keep equal offsets from now on."""
@@ -115,16 +146,21 @@ class GraphBuilder:
             )
             for record in self.ledger.contractions
         )
-        pads = {
-            name: (self._pairs(front, owner, channel), self._pairs(back, owner, channel))
-            for name, front, back in self.ledger.pads
+        pads = [
+            SizeGuess(name, side, None, ids)
+            for name, *both in self.ledger.pads
+            for side, ids in zip(("front", "back"), both, strict=True)
+        ]
+        sizes = {
+            guess.key: SizeAttribute(*guess.key, self._pairs(guess.ids, owner, channel))
+            for guess in (*pads, *self.guesses)
         }
         return ChannelGraph(
             groups=groups,
             locked=self._locked(),
             contractions=contractions,
             parameters=self._parameters(model, owner, channels),
-            pads=pads,
+            sizes=tuple(sizes.values()),
             bundles=self.bundles,
             fingerprint=_fingerprint(model, groups),
             example=example,
@@ -184,6 +220,8 @@ class GraphBuilder:
             tables = [self.component[part.rows.numpy()] for part in self._parts]
             for table in tables:
                 cells.refine(table)
+            for piece in self.ledger.pieces:
+                cells.separate(self.component[piece.numpy()])
             uneven = [part for part, table in zip(self._parts, tables, strict=True) if not cells.even(table)]
             if uneven:
                 self.tie_parts(uneven)

@@ -51,6 +51,16 @@ class Cells:
         self.cell[members] = self.number + renamed.reshape(-1)
         self.number += len(kinds)
 
+    def separate(self, piece: Positions) -> None:
+        """Part cells into what lies in a piece and what does not."""
+        inside = np.zeros(len(self.cell), dtype=np.bool_)
+        inside[piece] = True
+        inside &= self.cell != LOCKED
+        cut_through = np.intersect1d(self.cell[inside], self.cell[~inside & (self.cell != LOCKED)])
+        for cell in cut_through.tolist():
+            self.cell[inside & (self.cell == cell)] = self.number
+            self.number += 1
+
     def even(self, table: Positions) -> bool:
         """Ask whether every row loses equally many channels when all cells do: cells of one size, and as many a row."""
         cells = self.cell[table]
@@ -62,9 +72,9 @@ class Cells:
         return bool((free == free[0]).all())
 
     def lonely(self, tables: Sequence[Positions]) -> Positions:
-        """List components that are alone in their cell, while another cell must lose as many."""
-        sizes = np.bincount(self.cell[self.cell != LOCKED], minlength=self.number)
-        found = [np.zeros(0, dtype=np.int64)]
+        """List components that are alone in their cell, and those that must lose as many."""
+        sizes = np.bincount(self.cell[self.cell != LOCKED], minlength=self.number + 1)
+        found = [np.flatnonzero((self.cell != LOCKED) & (sizes[self.cell] < 2))]
         for table in tables:
             cells = self.cell[table]
             here = np.unique(cells[cells != LOCKED])

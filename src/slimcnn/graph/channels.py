@@ -108,6 +108,23 @@ class Locked:
 
 
 @dataclass(frozen=True)
+class SizeAttribute:
+    """A number that a module keeps, by which its code parts or counts channels: the zeros of a pad, a `width`."""
+
+    module: str
+    name: str
+    index: int | None
+    """Its place, in an attribute that is a list or tuple."""
+    channels: Positions
+    """Rows (group, channel) of the channels that it counts; -1 for channels that must stay."""
+
+    @property
+    def key(self) -> tuple[str, str, int | None]:
+        """Where it is kept."""
+        return self.module, self.name, self.index
+
+
+@dataclass(frozen=True)
 class ChannelGraph:
     """What `trace` found: which channels live and die together, what must stay, and what everything costs.
 
@@ -120,8 +137,8 @@ class ChannelGraph:
     contractions: tuple[Contraction, ...]
     parameters: Mapping[str, tuple[Share, ...]]
     """For every parameter (not buffer), how its axes are shared."""
-    pads: Mapping[str, tuple[Positions, Positions]]
-    """For every ChannelPad, rows (group, channel) of the zeros in front and behind; -1 for locked ones."""
+    sizes: tuple[SizeAttribute, ...]
+    """Attributes of modules that say how many channels there are, and must say anew after a cut."""
     bundles: tuple[tuple[int, ...], ...]
     """Groups (by index) whose parts must all lose equally many channels; most groups are alone."""
     fingerprint: str

@@ -113,6 +113,10 @@ class Parts:
     site: Site
 
 
+Numbers = tuple[Site, list[float], list[Label]]
+"""An operation, the numbers that it was given, and the activations that went into it."""
+
+
 @dataclass
 class Ledger:
     """Everything that one run taught: what is equal, what must stay, what costs."""
@@ -121,6 +125,8 @@ class Ledger:
     locks: list[LockRecord] = field(default_factory=list)
     parts: list[Parts] = field(default_factory=list)
     contractions: list[ContractionRecord] = field(default_factory=list)
+    pieces: list[Tensor] = field(default_factory=list)
+    """Ids of pieces of any size: none may become empty."""
     inexact: list[LockRecord] = field(default_factory=list)
     """Channels that are normalised together: without some of them the statistics of the others change."""
     pads: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
@@ -133,6 +139,10 @@ class Ledger:
     """What passed an operation whose sizes may be written into the code (view, split, slice ...)."""
     passed: list[tuple[Site, Label]] = field(default_factory=list)
     """Every activation that went into an operation."""
+    parted: list[tuple[Site, list[Label]]] = field(default_factory=list)
+    """What came out of an operation that cuts channels up."""
+    numbers: list[Numbers] = field(default_factory=list)
+    """Numbers by which channels were scaled or shifted: they must not depend on how many channels there are."""
     met: list[Meeting] = field(default_factory=list)
     """Everything that met or was picked, position by position: a trial cut must see the same, less what is cut."""
     alone: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))

@@ -14,6 +14,12 @@ from slimcnn.layers.channel_pad import ChannelPad
 Kept = Mapping[str, Mapping[int, Tensor]]
 """Tensor name → axis → the positions that stay, ascending; (blocks, positions) where an axis has blocks."""
 
+Counts = Mapping[tuple[str, str, int | None], int]
+"""Module, attribute and place in it → the number of channels that it says."""
+
+MARKER = "_slimcnn_sizes"
+"""The attribute that lists, in a module that was cut, which of its own attributes are sizes, beyond those of SIZES."""
+
 SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.modules.conv._ConvNd, ("in_channels", "out_channels", "groups")),
     (nn.Linear, ("in_features", "out_features")),
@@ -32,16 +38,33 @@ def sizes(module: nn.Module) -> dict[str, Any]:
     >>> sizes(nn.Conv2d(3, 8, 1))
     {'in_channels': 3, 'out_channels': 8, 'groups': 1}
     """
-    for kind, names in SIZES:
-        if isinstance(module, kind):
-            return {name: getattr(module, name) for name in names if hasattr(module, name)}
-    return {}
+    names = next((names for kind, names in SIZES if isinstance(module, kind)), ())
+    found = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    return found | {name: getattr(module, name) for name in vars(module).get(MARKER, ())}
 
 
-def shrink(model: nn.Module, kept: Kept, pads: Mapping[str, tuple[int, int]]) -> None:
+def recount(module: nn.Module, name: str, index: int | None, count: int) -> None:
+    """Set a number that a module keeps, or one of a list or tuple of them, and remember that it is a size.
+
+    >>> module = nn.Module()
+    >>> module.widths = (8, 8)
+    >>> recount(module, "widths", 1, 5)
+    >>> module.widths, sizes(module)
+    ((8, 5), {'widths': (8, 5)})
+    """
+    if index is None:
+        setattr(module, name, count)
+    else:
+        before = getattr(module, name)
+        setattr(module, name, type(before)([*before[:index], count, *before[index + 1 :]]))
+    if name not in sizes(module):
+        setattr(module, MARKER, (*vars(module).get(MARKER, ()), name))
+
+
+def shrink(model: nn.Module, kept: Kept, counts: Counts) -> None:
     """Cut every tensor of `model` down to its kept positions, in place; ties and flags stay.
 
-    `pads` gives the new (front, back) of each ChannelPad.  Call it on a copy: the user's model is never changed.
+    `counts` gives the numbers that modules keep of channels.  Call it on a copy: the user's model is never changed.
     """
     done: dict[int, tuple[Tensor, Tensor]] = {}
     changed = set()
@@ -57,8 +80,9 @@ def shrink(model: nn.Module, kept: Kept, pads: Mapping[str, tuple[int, int]]) ->
     for prefix, module in model.named_modules():
         if prefix in changed:
             describe(module)
-        if isinstance(module, ChannelPad) and prefix in pads:
-            module.front, module.back = pads[prefix]
+    modules = dict(model.named_modules()) if counts else {}
+    for (prefix, name, index), count in counts.items():
+        recount(modules[prefix], name, index, count)
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:

@@ -24,6 +24,9 @@ from slimcnn.graph.ledger import Call, Ledger, LockRecord, Mark, Meeting, NeedsV
 SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 """Code that is not the user's."""
 
+PARTING = {"split", "split_with_sizes", "chunk", "slice", "view"}
+"""Operations that cut channels up by numbers."""
+
 Rules = Callable[["Tracer", Call], list[Label] | None]
 
 
@@ -160,7 +163,11 @@ class Tracer(TorchDispatchMode):
         call = Call(func, _bind(func, args, kwargs), tensors, outputs, site)
         self._note_alone(call, marks)
         labels = self._rules(self, call)
+        if torch.Tag.pointwise in func.tags:
+            self._note_numbers(call)
         if labels is not None:
+            if name in PARTING:
+                self.ledger.parted.append((site, labels))
             fixed = all(map(self.fixed, tensors))
             for tensor, label in zip(outputs, labels, strict=True):
                 self._assign(tensor, Mark(label, hollow or skip, fixed), call)
@@ -173,6 +180,12 @@ class Tracer(TorchDispatchMode):
         ledger.current_weights = [mark.label for mark in marks if mark.label and mark.fixed]
         ledger.passed += [(site, label) for label in ledger.current_labels]
         return site
+
+    def _note_numbers(self, call: Call) -> None:
+        made = [t.item() for t in call.tensors if t.numel() == 1 and self.mark(t) is None]
+        given = [value for value in call.arguments.values() if isinstance(value, int | float)]
+        if made or given:
+            self.ledger.numbers.append((call.site, [*given, *made], self.ledger.current_labels))
 
     def _note_alone(self, call: Call, marks: list[Mark]) -> None:
         single = [core(facet).reshape(-1) for mark in marks for facet in mark.label if not varying(facet)]

@@ -69,15 +69,18 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
             next_id = training.next_id
     model.eval()
     builder = GraphBuilder(atoms, ledger, next_id)
-    seed, passed, needed = 0, 0, DELICATE_TRIALS if ledger.delicate else 1
+    seed, passed = 0, 0
     while seed < MAX_TRIALS:
         graph = builder.graph(model, example, batch)
         broken = trial_cut(model, runs, graph, atoms, builder, seed)
+        if broken and builder.guess(model, broken):
+            continue
         parts = builder.parts_through(broken)
         if parts:  # perhaps they must lose not only equally many channels but the same: try that before locking
             builder.tie_parts(parts)
             continue
         seed, passed = seed + 1, 0 if broken else passed + 1
+        needed = DELICATE_TRIALS if ledger.delicate or builder.guesses else 1
         if passed == needed:
             return graph
         builder.lock(broken)
@@ -96,7 +99,10 @@ def _add(ledger: Ledger, training: Ledger) -> None:
     ledger.equal += training.equal
     ledger.locks += training.locks
     ledger.parts += training.parts
+    ledger.pieces += training.pieces
     ledger.inexact += training.inexact
+    ledger.parted += training.parted
+    ledger.numbers += training.numbers
     ledger.pads += training.pads
     ledger.moves += training.moves
     ledger.squeezed += training.squeezed

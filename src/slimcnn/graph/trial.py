@@ -21,7 +21,7 @@ from slimcnn.graph.building import GraphBuilder
 from slimcnn.graph.channels import ChannelGraph, Positions
 from slimcnn.graph.copying import sketch
 from slimcnn.graph.ids import Label, ids_in
-from slimcnn.graph.ledger import Ledger, LockRecord, Meeting, NeedsValues
+from slimcnn.graph.ledger import Ledger, LockRecord, Meeting, NeedsValues, Numbers, Site
 from slimcnn.graph.running import Broken, watch_this
 from slimcnn.graph.shrinking import shrink
 
@@ -33,6 +33,8 @@ PATIENCE = 10
 
 
 HARD_CODED = "a size in the code does not follow a cut"
+
+COUNTED = "scaled or shifted by a number that depends on how many channels there are"
 
 SIZED = (
     "view",
@@ -74,7 +76,7 @@ def trial_cut(
     removed = _some_of_each(graph, seed)
     kept = kept_positions(graph, removed)
     cut = sketch(model)
-    shrink(cut, kept, kept_pads(graph, removed))
+    shrink(cut, kept, kept_counts(graph, removed))
     labels = atoms.labels(cut, kept)
     ledgers = []
     for run in runs:
@@ -143,11 +145,13 @@ class Remaining:
 def _displaced(ledgers: list[Ledger], remaining: Remaining) -> list[LockRecord]:
     """List channels that met others than in the whole network, or were treated differently, or were locked again."""
     builder, wrong = remaining.builder, []
-    after = [meeting for ledger in ledgers for meeting in ledger.met]
-    for pair in zip_longest(builder.ledger.met, after):
-        if not remaining.same(*pair):
-            for meeting in pair:
-                wrong += [_misplaced(meeting, ledger, builder) for ledger in ledgers if meeting is not None]
+    before, after = _by_place(builder.ledger.met), _by_place([met for ledger in ledgers for met in ledger.met])
+    for place in before | after:
+        for pair in zip_longest(before.get(place, ()), after.get(place, ())):
+            if not remaining.same(*pair):
+                for meeting in pair:
+                    wrong += [_misplaced(meeting, ledger, builder) for ledger in ledgers if meeting is not None]
+    wrong += _counted(builder.ledger.numbers, [number for ledger in ledgers for number in ledger.numbers], builder)
     for ledger in ledgers:
         for channel, done in ledger.alone.items():
             if channel < len(builder.atoms) and done != builder.ledger.alone[channel]:
@@ -155,6 +159,27 @@ def _displaced(ledgers: list[Ledger], remaining: Remaining) -> list[LockRecord]:
                 wrong.append(LockRecord(ids, "treated by its position, which moves after a cut", None))
         wrong += [replace(record, ids=_known(record.ids, builder)) for record in ledger.locks]
     return wrong
+
+
+def _by_place(meetings: list[Meeting]) -> dict[Site, list[Meeting]]:
+    found: dict[Site, list[Meeting]] = defaultdict(list)
+    for meeting in meetings:
+        found[meeting.site].append(meeting)
+    return found
+
+
+def _counted(before: list[Numbers], after: list[Numbers], builder: GraphBuilder) -> list[LockRecord]:
+    """List channels that a line of code scaled or shifted by other numbers than before the cut."""
+    numbers: dict[Site, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
+    for side, entries in enumerate((before, after)):
+        for site, values, _ in entries:
+            numbers[site][side].add(repr(values))
+    return [
+        LockRecord(_known(ids_in(label), builder), COUNTED, site)
+        for site, _, labels in (*before, *after)
+        if numbers[site][0] != numbers[site][1]
+        for label in labels
+    ]
 
 
 def _misplaced(meeting: Meeting, ledger: Ledger, builder: GraphBuilder) -> LockRecord:
@@ -246,13 +271,9 @@ def kept_positions(graph: ChannelGraph, removed: Removed) -> dict[str, dict[int,
     return kept
 
 
-def kept_pads(graph: ChannelGraph, removed: Removed) -> dict[str, tuple[int, int]]:
-    """Count the zeros that every ChannelPad still adds in front and behind."""
-    if not graph.pads:
+def kept_counts(graph: ChannelGraph, removed: Removed) -> dict[tuple[str, str, int | None], int]:
+    """Count anew for every number of channels that a module keeps."""
+    if not graph.sizes:
         return {}
     gone = {(g, int(c)) for g, channels in removed.items() for c in channels}
-
-    def left(pairs: Positions) -> int:
-        return sum((int(g), int(c)) not in gone for g, c in pairs)
-
-    return {name: (left(front), left(back)) for name, (front, back) in graph.pads.items()}
+    return {size.key: sum((int(g), int(c)) not in gone for g, c in size.channels) for size in graph.sizes}

@@ -12,7 +12,7 @@ from slimcnn.graph import Axis, ChannelGraph
 from slimcnn.graph.channels import Positions
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.shrinking import shrink
-from slimcnn.graph.trial import kept_pads, kept_positions
+from slimcnn.graph.trial import kept_counts, kept_positions
 from slimcnn.pruning.carrying import watch_optimizers
 from slimcnn.pruning.plan import Plan, check
 from slimcnn.pruning.verify import law
@@ -48,7 +48,7 @@ def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) 
     removed = plan.by_index(graph)
     small = duplicate(model)
     small.zero_grad()
-    shrink(small, kept_positions(graph, removed), kept_pads(graph, removed))
+    shrink(small, kept_positions(graph, removed), kept_counts(graph, removed))
     if verify:
         law(mask(model, graph, plan), small, graph, plan)
     watch_optimizers(model, graph)

@@ -100,6 +100,8 @@ def split(tracer: Tracer, call: Call) -> Labels:
     for facets in zip(*labels, strict=True):
         if len({facet.size(d) for facet in facets}) == 1 and facets[0].size(d) > 1:
             _part_along(tracer, call, facets, d)
+        else:
+            _separate(tracer, facets, d)
     if any(d in varying(facet) for facet in tracer.label(call["self"])):
         _note_picked(tracer, call, labels)
     return labels
@@ -117,6 +119,14 @@ def _part_along(tracer: Tracer, call: Call, parts: Iterable[Tensor], d: int) -> 
             tracer.tie(parts[0], other, call)
 
 
+def _separate(tracer: Tracer, pieces: Iterable[Tensor], d: int) -> None:
+    """Note pieces of a channel axis of any size: none may become empty."""
+    for piece in pieces:
+        ids = along(piece, d) if piece.numel() and d in varying(piece) else None
+        if ids is not None:
+            tracer.ledger.pieces.append(ids[ids >= 0])
+
+
 @rule("slice")
 def take_slice(tracer: Tracer, call: Call) -> Labels:
     """Run the slice on the ids; `x[:, c // 2:]` is one of equal parts, which keep equally many."""
@@ -131,6 +141,8 @@ def take_slice(tracer: Tracer, call: Call) -> Labels:
     for facet in tracer.label(source) if equal_parts else ():
         if d in varying(facet) and bool((facet >= 0).all()):
             _part_along(tracer, call, facet.split(size, dim=d), d)
+    if not equal_parts and size < whole:
+        _separate(tracer, [facet for label in labels for facet in label], d)
     return labels
 
 

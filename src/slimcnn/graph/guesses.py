@@ -1,0 +1,70 @@
+"""Numbers of channels that modules keep as attributes: `self.width`, by which their code splits.
+
+Where the code of a module fails on a cut network, an attribute of that module that is the length of a channel
+axis there is taken to say how many channels there are.  It is a guess until trial cuts succeed with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from slimcnn.graph.ids import Label, along, varying
+from slimcnn.graph.ledger import Ledger, Site
+from slimcnn.graph.shrinking import sizes
+
+
+@dataclass(frozen=True)
+class SizeGuess:
+    """An attribute (or a place in a list or tuple) that is taken to count these channels."""
+
+    module: str
+    name: str
+    index: int | None
+    ids: Tensor
+
+    @property
+    def key(self) -> tuple[str, str, int | None]:
+        """Where the number is kept."""
+        return self.module, self.name, self.index
+
+
+def guess_sizes(model: nn.Module, ledger: Ledger, sites: list[Site]) -> list[SizeGuess]:
+    """Look through the modules in which these lines of code ran."""
+    lines = {site.code for site in sites}
+    places = dict.fromkeys(site.module for site, _ in ledger.passed if site.code in lines)
+    modules = dict(model.named_modules())
+    return [guess for place in places for guess in _guesses_in(place, modules[place], ledger)]
+
+
+def _guesses_in(place: str, module: nn.Module, ledger: Ledger) -> Iterator[SizeGuess]:
+    parted = [[_channels(label) for label in labels] for site, labels in ledger.parted if site.module == place]
+    passed = [_channels(label) for site, label in ledger.passed if site.module == place]
+    axes = [ids for ids in (*(ids for pieces in parted for ids in pieces), *passed) if ids is not None]
+    by_length = {len(ids): ids for ids in reversed(axes)}
+    known = sizes(module)
+    for name, value in vars(module).items():
+        if name in known or name.startswith("_"):
+            continue
+        if _is_count(value) and value in by_length:
+            yield SizeGuess(place, name, None, by_length[value])
+        elif type(value) in (list, tuple) and value and all(isinstance(item, int) for item in value):
+            lengths = [[len(ids) for ids in pieces if ids is not None] for pieces in parted]
+            pieces = parted[lengths.index(list(value))] if list(value) in lengths else None
+            for index, item in enumerate(value):
+                ids = pieces[index] if pieces else by_length.get(item)
+                if _is_count(item) and ids is not None:
+                    yield SizeGuess(place, name, index, ids)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 1
+
+
+def _channels(label: Label) -> Tensor | None:
+    """Give the ids of a tensor whose channels lie along one axis."""
+    axes = [next(iter(varying(facet))) for facet in label if len(varying(facet)) == 1]
+    return along(label[0], axes[0]) if len(axes) == len(label) == 1 else None
