@@ -27,7 +27,7 @@ ALLOWED = {
     "training": {"datasets", "objectives"},
     "pruning": {"graph"},
     "reporting": set(),
-    "checkpoints": {"graph", "models"},
+    "checkpoints": {"graph", "layers", "models"},
 }
 """Rooms that are not listed here stand above all others and may know everything below them."""
 

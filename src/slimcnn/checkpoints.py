@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from slimcnn.errors import CheckpointError, ModelError
 from slimcnn.files import replacing
 from slimcnn.graph.shrinking import MARKER, sizes
+from slimcnn.layers.emptied import make_empty
 from slimcnn.models import resolve
 
 FORMAT = 1
@@ -222,6 +223,7 @@ def _set_sizes(path: Path, name: str, module: nn.Module, stored: dict[str, Any])
         setattr(module, attribute, type(before)(value) if isinstance(before, list | tuple) else value)
     if more:
         setattr(module, MARKER, tuple(more))
+    make_empty(module)
 
 
 def _is_count_like(here: Any, stored: Any) -> bool:

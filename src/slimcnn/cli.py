@@ -116,7 +116,8 @@ def compress(
                           rich_help_panel=HOW_SMALL)
     ] = 1,
     min_channels: Annotated[
-        int, typer.Option(help="No layer keeps fewer channels than this.", rich_help_panel=HOW_SMALL)
+        int, typer.Option(help="No layer keeps fewer channels than this; 0: residual branches may vanish.",
+                          rich_help_panel=HOW_SMALL)
     ] = 1,
     inexact: Annotated[
         bool, typer.Option(help="Let channels go that a layer or group norm normalises together (ConvNeXt).",

@@ -13,7 +13,8 @@ from slimcnn.pruning import Target
     {"macs": True}, {"params": 0}, {"params": 2}, {"ratio": -0.1}, {"ratio": 1}, {"ratio": 1.5}, {"ratio": "0.5"},
     {"ratio": float("nan")}, {"ratio": 0.5, "macs": 0.5}, {"ratio": 0.5, "params": 0.5}, {"per_layer": {"a": 1.0}},
     {"per_layer": {"a": -1}}, {"per_layer": {"a": "much"}}, {"per_layer": [("a", 0.5)]}, {"macs": 0.5, "scope": "all"},
-    {"macs": 0.5, "residual": "yes"}, {"macs": 0.5, "min_channels": 0}, {"macs": 0.5, "min_channels": 1.5},
+    {"macs": 0.5, "residual": "yes"}, {"macs": 0.5, "min_channels": -1},
+    {"ratio": 1, "min_channels": 1}, {"macs": 0.5, "min_channels": 1.5},
     {"macs": 0.5, "min_channels": True}, {"macs": 0.5, "round_to": 0}, {"macs": 0.5, "round_to": -8},
     {"macs": 0.5, "round_to": 8.0}, {"macs": 0.5, "round_to": "8"},
 ])  # fmt: skip

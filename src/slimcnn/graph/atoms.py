@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +27,15 @@ class Atoms:
     starts: Positions
     sizes: Positions
     blocks: tuple[int, ...]
+    shapes: Mapping[str, torch.Size]
 
     @classmethod
     def of(cls, model: nn.Module) -> Atoms:
         """Number the axes of a network's tensors; axes of size 1 have no channels."""
         names, axes, sizes, blocks = [], [], [], []
-        grouped = _grouped(model)
-        for name, tensor in named_tensors(model):
+        tensors = named_tensors(model)
+        grouped = _grouped(model, tensors)
+        for name, tensor in tensors:
             for axis, size in enumerate(tensor.shape):
                 if size > 1:
                     names.append(name)
@@ -40,14 +43,21 @@ class Atoms:
                     blocks.append(grouped.get(name, 1) if axis == 1 else 1)
                     sizes.append(size * blocks[-1])
         counts = np.array(sizes, dtype=np.int64)
-        return cls(tuple(names), tuple(axes), np.cumsum(counts) - counts, counts, tuple(blocks))
+        return cls(
+            tuple(names),
+            tuple(axes),
+            np.cumsum(counts) - counts,
+            counts,
+            tuple(blocks),
+            {name: tensor.shape for name, tensor in tensors},
+        )
 
     def __len__(self) -> int:
         return int(self.sizes.sum())
 
     def labels(self, model: nn.Module, kept: Kept | None = None) -> dict[str, Label]:
         """Label every tensor with its own ids (after a cut: with the ids of the kept positions)."""
-        shapes = {name: tensor.shape for name, tensor in named_tensors(model)}
+        shapes = self.shapes if kept is None else {name: tensor.shape for name, tensor in named_tensors(model)}
         facets: dict[str, list[Tensor]] = {name: [] for name in shapes}
         for name, axis, start, size, blocks in zip(
             self.names, self.axes, self.starts, self.sizes, self.blocks, strict=True
@@ -65,9 +75,9 @@ class Atoms:
         return np.where((ids >= 0) & (ids < len(self)), found, -1)
 
 
-def _grouped(model: nn.Module) -> dict[str, int]:
+def _grouped(model: nn.Module, tensors: list[tuple[str, Tensor]]) -> dict[str, int]:
     """Name the weights of grouped convolutions that read several channels in each group, with their groups."""
-    names = {tensor: name for name, tensor in named_tensors(model)}
+    names = {tensor: name for name, tensor in tensors}
     found: dict[str, set[int]] = {}
     for module in model.modules():
         weight = module._parameters.get("weight")

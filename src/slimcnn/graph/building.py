@@ -6,7 +6,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from slimcnn.graph.atoms import Atoms, named_tensors
-from slimcnn.graph.cells import Cells, same_value
+from slimcnn.graph.atoms import Atoms
+from slimcnn.graph.branches import branches, feeding
+from slimcnn.graph.cells import Cells, same_rows, same_value
 from slimcnn.graph.channels import (
     Axis,
     ChannelGraph,
@@ -135,7 +135,7 @@ class GraphBuilder:
 
     def graph(self, model: nn.Module, example: Any, batch: int) -> ChannelGraph:
         """Assemble the graph from what is not locked."""
-        groups, owner, channel = self._groups()
+        groups, owner, channel = self._groups(model)
         self.owner, self.channel = owner, channel
         channels = self._channels(owner)
         contractions = tuple(
@@ -162,12 +162,12 @@ class GraphBuilder:
             parameters=self._parameters(model, owner, channels),
             sizes=tuple(sizes.values()),
             bundles=self.bundles,
-            fingerprint=_fingerprint(model, groups),
+            fingerprint=_fingerprint(self.atoms, groups),
             example=example,
             batch=batch,
         )
 
-    def _groups(self) -> tuple[tuple[ChannelGroup, ...], Positions, Positions]:
+    def _groups(self, model: nn.Module) -> tuple[tuple[ChannelGroup, ...], Positions, Positions]:
         """Gather free components that look alike and are bound alike; give owner and channel of every component."""
         order: dict[int, int] = {}
         for axes_here in self._produced():
@@ -200,7 +200,14 @@ class GraphBuilder:
             parts = same_value(cell[components])
             groups.append(replace(group, name=name, parts=parts, least=max(group.least, len(parts))))
         self.bundles = tuple(map(tuple, bundles.values()))
-        return tuple(groups), owner, channel
+        feeds = feeding(self.ledger, self.component, owner, len(groups))
+        residual = [group.residual for group in groups]
+        free = branches(model, self.ledger, self.component, owner, feeds, residual)
+        return (
+            tuple(replace(g, feeds=made, branch=may) for g, made, may in zip(groups, feeds, free, strict=True)),
+            owner,
+            channel,
+        )
 
     def _settle(self, order: Mapping[int, int]) -> tuple[list[Alike], Positions, Positions]:
         """Lock and tie until what is left can be cut: components that look alike, and the cell and bundle of each.
@@ -243,14 +250,13 @@ class GraphBuilder:
         atoms = atoms[np.argsort(self.component[atoms], kind="stable")]
         axes, components = self.atoms.locate(atoms), self.component[atoms]
         borders = np.flatnonzero(np.r_[True, np.diff(components) > 0, True]) if len(atoms) else np.zeros(0, np.int64)
-        members: dict[bytes, list[int]] = defaultdict(list)
-        for start, end in pairwise(borders.tolist()):
-            members[axes[start:end].tobytes()].append(start)
         alike = []
-        for signature, firsts in members.items():
-            columns = np.frombuffer(signature, dtype=np.int64)
-            index = np.array(firsts)[:, None] + np.arange(len(columns))
-            alike.append((tuple(columns.tolist()), components[np.array(firsts)], atoms[index]))
+        lengths = np.diff(borders)
+        for length in np.unique(lengths).tolist():
+            firsts = borders[:-1][lengths == length]
+            index = firsts[:, None] + np.arange(length)
+            for signature, rows in same_rows(axes[index]):
+                alike.append((tuple(signature.tolist()), components[firsts[rows]], atoms[index[rows]]))
         return alike
 
     def _group(
@@ -337,14 +343,17 @@ class GraphBuilder:
         found: dict[tuple[str, str, str], int] = {}
         totals: dict[str, int] = {}
         seen: set[int] = set()
+        locked = np.zeros(len(self.owner), dtype=np.bool_)
+        locked[np.fromiter(self.locks, dtype=np.int64, count=len(self.locks))] = True
         for axes in self._produced():
             for axis in axes.keys() - seen:
                 seen.add(axis)
                 layer = _name_of(self.atoms.names[axis])
                 first, size = int(self.atoms.starts[axis]), int(self.atoms.sizes[axis])
                 totals[layer] = size
-                for component in self.component[first : first + size]:
-                    record = self.locks.get(int(component))
+                here = self.component[first : first + size]
+                for component in here[locked[here]].tolist():
+                    record = self.locks.get(component)
                     if record is not None:
                         key = (layer, record.reason, str(record.site) if record.site else "")
                         found[key] = found.get(key, 0) + 1
@@ -396,8 +405,8 @@ def _ranges(positions: Positions) -> str:
     return ",".join(f"{a}-{b}" if a != b else f"{a}" for a, b in zip(starts, ends, strict=True))
 
 
-def _fingerprint(model: nn.Module, groups: tuple[ChannelGroup, ...]) -> str:
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in named_tensors(model)]
+def _fingerprint(atoms: Atoms, groups: tuple[ChannelGroup, ...]) -> str:
+    shapes = [(name, tuple(shape)) for name, shape in atoms.shapes.items()]
     owned = [
         (g.name, g.channels, len(g.parts), [(a.parameter, a.axis, a.positions.shape) for a in g.axes]) for g in groups
     ]

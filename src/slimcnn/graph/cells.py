@@ -7,7 +7,7 @@ as in a shuffle between two grouped convolutions, a cell is what lies in the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,6 +114,22 @@ def _marks(table: Positions) -> tuple[Positions, Positions]:
         for i, j in zip(borders.tolist(), ends.tolist(), strict=True)
     ]
     return members[borders], np.array(marks, dtype=np.int64)
+
+
+def same_rows(table: Positions) -> Iterator[tuple[Positions, Positions]]:
+    """Give every different row of a table, in the order in which they come, with the places where it stands.
+
+    >>> [(row.tolist(), places.tolist()) for row, places in same_rows(np.array([[5, 6], [3, 4], [5, 6]]))]
+    [([5, 6], [0, 2]), ([3, 4], [1])]
+    """
+    keys = np.ascontiguousarray(table).view([("", table.dtype)] * table.shape[1]).reshape(-1)
+    # Neighbours are mostly alike: look for the borders between runs first, and sort only one row of each.
+    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+    _, first, kinds = np.unique(keys[starts], return_index=True, return_inverse=True)
+    kind = np.repeat(kinds.reshape(-1), np.diff(np.r_[starts, len(keys)]))
+    for number in np.argsort(first).tolist():
+        places = np.flatnonzero(kind == number)
+        yield table[places[0]], places
 
 
 def same_value(values: Positions) -> tuple[Positions, ...]:

@@ -49,6 +49,10 @@ class ChannelGroup:
     """Several layers add into these channels: the stream of a residual network."""
     least: int = 1
     """With fewer channels than this the network's code goes wrong (a `squeeze` would swallow the axis)."""
+    feeds: tuple[int, ...] = ()
+    """The groups (by index) that the layers which read these channels make; -1 for channels that must stay."""
+    branch: bool = False
+    """Inside a residual branch: all of them may go, and the branch with them (`Target(min_channels=0)`)."""
     inexact: str = ""
     """The norm over these channels, whose statistics change when one goes; empty if the cut is exact."""
     parts: tuple[Positions, ...] = ()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from slimcnn.graph.channels import layer_of
 from slimcnn.layers.channel_pad import ChannelPad
+from slimcnn.layers.emptied import make_empty
 
 Kept = Mapping[str, Mapping[int, Tensor]]
 """Tensor name → axis → the positions that stay, ascending; (blocks, positions) where an axis has blocks."""
@@ -80,6 +81,7 @@ def shrink(model: nn.Module, kept: Kept, counts: Counts) -> None:
     for prefix, module in model.named_modules():
         if prefix in changed:
             describe(module)
+            make_empty(module)
     modules = dict(model.named_modules()) if counts else {}
     for (prefix, name, index), count in counts.items():
         recount(modules[prefix], name, index, count)

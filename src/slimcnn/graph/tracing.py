@@ -52,7 +52,9 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
     ('3', "the network's output")
     """
     batch = batch_size(example)
-    model, example = duplicate(model).cpu().eval(), tree_map_only(Tensor, lambda t: t.detach().cpu(), example)
+    model, example = duplicate(model).eval(), tree_map_only(Tensor, lambda t: t.detach().cpu(), example)
+    if any(tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())):
+        model = model.cpu()
     atoms = Atoms.of(model)
     labels = atoms.labels(model)
     tracer, twice = watch_twice(model, example, batch, labels, len(atoms), inexact)

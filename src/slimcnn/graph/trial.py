@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -127,30 +127,33 @@ class Remaining:
         for group, channels in removed.items():
             self.gone |= (builder.owner == group) & np.isin(builder.channel, channels)
 
-    def of(self, ids: Tensor | None) -> Positions:
-        """Give the ids of the network's own tensors that are left; -1 for positions without a channel."""
-        numbers = ids.numpy() if ids is not None else np.empty(0, dtype=np.int64)
-        numbers = numbers[numbers < len(self.builder.atoms)]
-        left: Positions = numbers[(numbers < 0) | ~self.gone[self.builder.component[numbers]]]
-        return left
+    def of(self, meetings: list[Meeting]) -> list[tuple[bytes, bytes]]:
+        """Give, for both sides of every meeting, the ids of the network's own tensors that are left.
 
-    def same(self, before: Meeting | None, after: Meeting | None) -> bool:
-        """Ask whether after the cut the same channels met, less those that are gone."""
-        if before is None or after is None:
-            return False
-        sides = ((before.a, after.a), (before.b, after.b))
-        return all(np.array_equal(self.of(one), self.of(other)) for one, other in sides)
+        -1 stands for positions without a channel.
+        """
+        sides = [side for meeting in meetings for side in (meeting.a, meeting.b)]
+        arrays = [np.empty(0, dtype=np.int64) if side is None else side.numpy() for side in sides]
+        numbers = np.concatenate([*arrays, np.empty(0, dtype=np.int64)])
+        own = numbers < len(self.builder.atoms)
+        own[own] = (numbers[own] < 0) | ~self.gone[self.builder.component[numbers[own]]]
+        ends = np.cumsum([0, *map(len, arrays)])
+        left = np.concatenate([[0], np.cumsum(own)])[ends].tolist()
+        kept = numbers[own]
+        found = [kept[start:end].tobytes() for start, end in pairwise(left)]
+        return list(zip(found[::2], found[1::2], strict=True))
 
 
 def _displaced(ledgers: list[Ledger], remaining: Remaining) -> list[LockRecord]:
     """List channels that met others than in the whole network, or were treated differently, or were locked again."""
     builder, wrong = remaining.builder, []
-    before, after = _by_place(builder.ledger.met), _by_place([met for ledger in ledgers for met in ledger.met])
+    before = _by_place(builder.ledger.met, remaining)
+    after = _by_place([met for ledger in ledgers for met in ledger.met], remaining)
     for place in before | after:
-        for pair in zip_longest(before.get(place, ()), after.get(place, ())):
-            if not remaining.same(*pair):
-                for meeting in pair:
-                    wrong += [_misplaced(meeting, ledger, builder) for ledger in ledgers if meeting is not None]
+        for one, other in zip_longest(before.get(place, ()), after.get(place, ())):
+            if one is None or other is None or one[1] != other[1]:
+                meetings = [side[0] for side in (one, other) if side is not None]
+                wrong += [_misplaced(meeting, ledger, builder) for meeting in meetings for ledger in ledgers]
     wrong += _counted(builder.ledger.numbers, [number for ledger in ledgers for number in ledger.numbers], builder)
     for ledger in ledgers:
         for channel, done in ledger.alone.items():
@@ -161,10 +164,10 @@ def _displaced(ledgers: list[Ledger], remaining: Remaining) -> list[LockRecord]:
     return wrong
 
 
-def _by_place(meetings: list[Meeting]) -> dict[Site, list[Meeting]]:
-    found: dict[Site, list[Meeting]] = defaultdict(list)
-    for meeting in meetings:
-        found[meeting.site].append(meeting)
+def _by_place(meetings: list[Meeting], remaining: Remaining) -> dict[Site, list[tuple[Meeting, tuple[bytes, bytes]]]]:
+    found: dict[Site, list[tuple[Meeting, tuple[bytes, bytes]]]] = defaultdict(list)
+    for meeting, left in zip(meetings, remaining.of(meetings), strict=True):
+        found[meeting.site].append((meeting, left))
     return found
 
 
@@ -267,7 +270,7 @@ def kept_positions(graph: ChannelGraph, removed: Removed) -> dict[str, dict[int,
     kept: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for (name, axis_index, blocks), mask in stays.items():
         left = torch.from_numpy(np.flatnonzero(mask))
-        kept[name][axis_index] = left if blocks == 1 else left.view(blocks, -1) % (len(mask) // blocks)
+        kept[name][axis_index] = left if blocks == 1 else left.view(blocks, len(left) // blocks) % (len(mask) // blocks)
     return kept
 
 

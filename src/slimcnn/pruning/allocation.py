@@ -78,6 +78,8 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
             counts[list(bundle)] = _allowed(graph, bundle, target.ratio, target)
     else:
         counts = _take(graph, target, counts, _steps(graph, scores, target, free))
+    if target.min_channels == 0:
+        _empty_what_nothing_reads(graph, counts)
     if target.ratio and not counts.any():
         raise TargetUnreachable(_why_unreachable(graph, target, counts))
     removed = {}
@@ -89,6 +91,18 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
     plan = Plan(graph.fingerprint, removed, scores.criterion, target.describe(), notes)
     _assert_equal_on_all_processes(plan, graph)
     return plan
+
+
+def _empty_what_nothing_reads(graph: ChannelGraph, counts: Counts) -> None:
+    """Remove channels inside a branch that are read for nothing: what the layers that read them made has gone."""
+    before = -1
+    while before != counts.sum():
+        before = counts.sum()
+        emptied = [i for i, group in enumerate(graph.groups) if counts[i] == group.channels]
+        for bundle in graph.bundles:
+            if all(graph.groups[i].branch and set(graph.groups[i].feeds) <= set(emptied) for i in bundle):
+                for i in bundle:
+                    counts[i] = graph.groups[i].channels
 
 
 def _check_scores(graph: ChannelGraph, scores: Scores) -> None:
@@ -193,10 +207,12 @@ def _chunks(groups: Sequence[ChannelGroup], target: Target) -> list[list[int]]:
     parts = [len(group.parts) for group in groups]
     floors = [max(target.min_channels, target.round_to, group.least) for group in groups]
     chunks, before = [], 0
-    for gone in range(1, len(groups[0].parts[0])):
+    size = len(groups[0].parts[0])
+    may_vanish = target.min_channels == 0 and all(group.branch for group in groups)
+    for gone in range(1, size + 1):
         left = [group.channels - gone * n for group, n in zip(groups, parts, strict=True)]
-        if any(n < floor for n, floor in zip(left, floors, strict=True)):
-            break
+        if any(n < floor for n, floor in zip(left, floors, strict=True)) and not (may_vanish and gone == size):
+            continue
         if all(n % target.round_to == 0 for n in left):
             chunks.append([(gone - before) * n for n in parts])
             before = gone

@@ -125,7 +125,7 @@ def check(plan: Plan, graph: ChannelGraph) -> None:
             raise PlanError(f"the plan removes channel {outside[0]} of {name!r}, which has channels 0 to "
                             f"{group.channels - 1}")  # fmt: skip
         left = group.channels - len(channels)
-        if left < group.least:
+        if left < group.least and not (left == 0 and group.branch):
             raise PlanError(
                 f"the plan leaves {left} of {group.channels} channels of {name!r}; at least {group.least} must stay"
             )

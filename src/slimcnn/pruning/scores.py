@@ -220,7 +220,7 @@ def _checked(values: Tensor, group: ChannelGroup, criterion: str) -> Tensor:
 
 def _refuse_broken_weights(model: nn.Module) -> None:
     tensors = [(name, t.detach()) for name, t in (*model.named_parameters(), *model.named_buffers())]
-    sums = [t.sum(dtype=torch.float64).cpu() for _, t in tensors]  # not finite if one of the numbers is not
+    sums = [t.sum().double().cpu() for _, t in tensors]  # not finite if one of the numbers is not
     if not sums or bool(torch.stack(sums).isfinite().all()):
         return
     for name, tensor in tensors:

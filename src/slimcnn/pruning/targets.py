@@ -22,7 +22,8 @@ class Target:
         ratio: share of channels removed, in [0, 1).
         per_layer: pattern (`layer1.*`, shell style, on group or layer names) → ratio for exactly these groups.
         scope: "local" removes the same share everywhere; "global" ranks all channels of the network together.
-        min_channels: no group keeps fewer channels than this.
+        min_channels: no group keeps fewer channels than this.  With 0, residual branches may lose all their inner
+            channels and vanish; what stays of one is the constant that it adds (its last bias and shift).
         round_to: kept channel counts are multiples of this (8 or 16 suit most hardware).
         residual: whether channels into which several layers add (the stream of a residual network) go too.
             "cut": like all others; "keep": never; "auto": with macs or params, only after two thirds of the
@@ -60,7 +61,8 @@ class Target:
                     f"{name}={value}: the share of the original that may stay must be above 0 and at most 1"
                 )
         for name, value in {"ratio": self.ratio, **{f"per_layer[{k!r}]": v for k, v in self.per_layer.items()}}.items():
-            if value is not None and not (_is_number(value) and 0 <= value < 1):
+            may_be_all = self.min_channels == 0 and value == 1
+            if value is not None and not (_is_number(value) and (0 <= value < 1 or may_be_all)):
                 raise TargetError(f"{name}={value}: the share of channels removed must be at least 0 and below 1")
         if self.ratio is not None and (self.macs is not None or self.params is not None):
             raise TargetError("ratio says how much goes, macs and params how much may stay: give one or the other")
@@ -70,10 +72,10 @@ class Target:
             raise TargetError(f"scope={self.scope!r}: choose 'local' or 'global'")
         if self.residual not in ("auto", "keep", "cut"):
             raise TargetError(f"residual={self.residual!r}: choose 'auto', 'keep' or 'cut'")
-        for name in ("min_channels", "round_to"):
+        for name, least in (("min_channels", 0), ("round_to", 1)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise TargetError(f"{name}={value}: must be a whole number, 1 or more")
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise TargetError(f"{name}={value}: must be a whole number, {least} or more")
 
     def describe(self) -> str:
         """Say the target in one line."""
@@ -82,7 +84,7 @@ class Target:
         parts += [f"{pattern}: ratio = {ratio:g}" for pattern, ratio in self.per_layer.items()]
         parts += [self.scope]
         parts += [f"residual = {self.residual}"] if self.residual != "auto" else []
-        parts += [f"min_channels = {self.min_channels}"] if self.min_channels > 1 else []
+        parts += [f"min_channels = {self.min_channels}"] if self.min_channels != 1 else []
         parts += [f"round_to = {self.round_to}"] if self.round_to > 1 else []
         parts += [f"protected: {', '.join(self.protect)}"] if self.protect else []
         return ", ".join(parts)
