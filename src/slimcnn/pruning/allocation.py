@@ -158,12 +158,11 @@ def _fixed_counts(graph: ChannelGraph, scores: Scores, target: Target, protected
 
 def _allowed(graph: ChannelGraph, bundle: Sequence[int], ratio: float, target: Target) -> list[int]:
     """Round a share of a bundle's channels down to numbers that may go."""
-    gone = [0] * len(bundle)
-    for chunk in _chunks([graph.groups[i] for i in bundle], target):
-        gone = [n + k for n, k in zip(gone, chunk, strict=True)]
-        if any(n > graph.groups[i].channels * ratio + 1e-9 for n, i in zip(gone, bundle, strict=True)):
-            return [n - k for n, k in zip(gone, chunk, strict=True)]
-    return gone
+    groups = [graph.groups[i] for i in bundle]
+    gone = _may_go(groups, target)[:, None] * np.array([len(group.parts) for group in groups])
+    within = gone[(gone <= np.array([group.channels * ratio + 1e-9 for group in groups])).all(axis=1)]
+    most: list[int] = within[-1].tolist() if len(within) else [0] * len(groups)
+    return most
 
 
 def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[Sequence[int]]) -> list[Step]:
@@ -174,12 +173,13 @@ def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[S
     for bundle in free:
         groups = [graph.groups[i] for i in bundle]
         whole = sum(group.channels for group in groups)
-        values = torch.cat([_ranked(scores, group) for group in groups], dim=1)
-        residual, gone, each, last = any(group.residual for group in groups), 0, 0, float("-inf")
-        for chunk in _chunks(groups, target):
-            more = chunk[0] // len(groups[0].parts)
-            worth = float(values[each : each + more].mean())
-            gone, each = gone + sum(chunk), each + more
+        values = torch.cat([_ranked(scores, group) for group in groups], dim=1).mean(dim=1)
+        sums = np.concatenate([[0.0], np.cumsum(values.numpy())])
+        residual, gone, before, last = any(group.residual for group in groups), 0, 0, float("-inf")
+        for each in _may_go(groups, target).tolist():
+            worth = float(sums[each] - sums[before]) / (each - before)
+            chunk = [(each - before) * len(group.parts) for group in groups]
+            gone, before = gone + sum(chunk), each
             # A group's channels leave in its own order, whatever the mean of a chunk says.
             last = max(last, gone / whole if target.scope == "local" else worth)
             waits = spared and (residual or gone > INSIDE_FIRST * whole)
@@ -193,30 +193,20 @@ def _ranked(scores: Scores, group: ChannelGroup) -> torch.Tensor:
     return torch.stack([values[torch.from_numpy(part)].sort().values for part in group.parts], dim=1)
 
 
-def _chunks(groups: Sequence[ChannelGroup], target: Target) -> list[list[int]]:
-    """List the numbers of channels that leave together, for every group of a bundle.
+def _may_go(groups: Sequence[ChannelGroup], target: Target) -> Counts:
+    """List how many channels of every part may go, ascending: what is left is enough, and a multiple of `round_to`.
 
-    Of every part one goes, or as many as bring what is left of every group to a multiple of `round_to`; a group that
-    cannot be brought to one stays whole.
-
-    >>> from slimcnn.graph.channels import ChannelGroup
     >>> group = ChannelGroup("conv", 20, (), (), (), parts=(np.arange(20),))
-    >>> _chunks([group], Target(macs=0.5, round_to=8))
-    [[4], [8]]
+    >>> _may_go([group], Target(macs=0.5, round_to=8)).tolist()
+    [4, 12]
     """
-    parts = [len(group.parts) for group in groups]
-    floors = [max(target.min_channels, target.round_to, group.least) for group in groups]
-    chunks, before = [], 0
-    size = len(groups[0].parts[0])
-    may_vanish = target.min_channels == 0 and all(group.branch for group in groups)
-    for gone in range(1, size + 1):
-        left = [group.channels - gone * n for group, n in zip(groups, parts, strict=True)]
-        if any(n < floor for n, floor in zip(left, floors, strict=True)) and not (may_vanish and gone == size):
-            continue
-        if all(n % target.round_to == 0 for n in left):
-            chunks.append([(gone - before) * n for n in parts])
-            before = gone
-    return chunks
+    gone = np.arange(1, len(groups[0].parts[0]) + 1)
+    allowed = np.ones(len(gone), dtype=np.bool_)
+    for group in groups:
+        left = group.channels - gone * len(group.parts)
+        allowed &= (left >= max(target.min_channels, target.round_to, group.least)) & (left % target.round_to == 0)
+    allowed[-1] |= target.min_channels == 0 and all(group.branch for group in groups)
+    return gone[allowed]
 
 
 def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Step]) -> Counts:
