@@ -10,9 +10,12 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from law_networks import randomise
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from cutting import some_channels
 from slimcnn.graph import trace
+from slimcnn.layers.channel_pad import ChannelPad
 from slimcnn.pruning import mask, prune, verify
 
 Conv = nn.Conv2d
@@ -46,6 +49,19 @@ def assigned(x: Tensor, a: nn.Module) -> Tensor:
     y = a(x).clone()
     y[:, : y.shape[1] // 2] = y[:, y.shape[1] // 2 :] * 2
     return y
+
+
+class KeptWidth(nn.Module):
+    """Splits by a width that it keeps, as Res2Net does."""
+
+    def __init__(self, read: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.conv, self.inner = made(read, 2 * width), made(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.conv(x).split(self.width, 1)
+        return join(first, self.inner(second))
 
 
 BLOCKS: dict[str, Callable[[int, int], Block]] = {
@@ -82,6 +98,59 @@ BLOCKS: dict[str, Callable[[int, int], Block]] = {
     "pairs": lambda read, width: Block(2 * read, lambda x: torch.stack([x, x.relu()], 2).flatten(1, 2)),
     "repeated": lambda read, width: Block(2 * read, lambda x: x.repeat(1, 2, 1, 1)),
     "pooled": lambda read, width: Block(read, lambda x: F.avg_pool2d(x, 3, 1, 1)),
+    "glu": lambda read, width: Block(read // 2, lambda x: F.glu(x, 1)),
+    "pixels": lambda read, width: Block(
+        width, lambda x, a: F.avg_pool2d(F.pixel_shuffle(a(x), 2), 2), made(read, 4 * width)
+    ),
+    "pixels back": lambda read, width: Block(
+        4 * read, lambda x: F.interpolate(F.pixel_unshuffle(x, 2), scale_factor=2)
+    ),
+    "channels last": lambda read, width: Block(
+        width, lambda x, a: a(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), nn.Linear(read, width)
+    ),
+    "layer norm": lambda read, width: Block(
+        read, lambda x, a: a(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), nn.LayerNorm(read)
+    ),
+    "instance norm": lambda read, width: Block(read, lambda x, a: a(x), nn.InstanceNorm2d(read, affine=True)),
+    "selected": lambda read, width: Block(
+        read, lambda x: x.index_select(1, torch.arange(x.shape[1] - 1, -1, -1)) * x.sigmoid()
+    ),
+    "padded": lambda read, width: Block(read + 4, lambda x: F.pad(x, (0, 0, 0, 0, 1, 3))),
+    "interleaved": lambda read, width: Block(2 * read, lambda x: x.repeat_interleave(2, 1)),
+    "spatial attention": lambda read, width: Block(
+        read, lambda x, a: x * a(join(x.mean(1, True), x.amax(1, True))).sigmoid(), Conv(2, 1, 3, padding=1)
+    ),
+    "einsum": lambda read, width: Block(
+        width, lambda x, a: torch.einsum("nchw,dc->ndhw", x, a.weight), nn.Linear(read, width, bias=False)
+    ),
+    "product": lambda read, width: Block(
+        width, lambda x, a: (x.flatten(2).transpose(1, 2) @ a.weight.t()).transpose(1, 2).unflatten(2, (4, 4)),
+        nn.Linear(read, width),
+    ),
+    "one dimension": lambda read, width: Block(
+        width, lambda x, a: a(x.flatten(2)).unflatten(2, (4, 4)), nn.Conv1d(read, width, 3, padding=1)
+    ),
+    "three dimensions": lambda read, width: Block(
+        width, lambda x, a: a(x.unsqueeze(2)).squeeze(2), nn.Conv3d(read, width, 1)
+    ),
+    "transposed in groups": lambda read, width: Block(
+        width, lambda x, a: a(x), nn.ConvTranspose2d(read, width, 1, groups=4)
+    ),
+    "weight norm": lambda read, width: Block(
+        width, lambda x, a: a(x), parametrizations.weight_norm(Conv(read, width, 1))
+    ),
+    "spectral norm": lambda read, width: Block(
+        width, lambda x, a: a(x), parametrizations.spectral_norm(Conv(read, width, 1))
+    ),
+    "tied": lambda read, width: Block(
+        read, lambda x, a: F.conv2d(F.relu(a(x)), a.weight.transpose(0, 1)), Conv(read, width, 1)
+    ),
+    "checkpointed": lambda read, width: Block(
+        width, lambda x, a: checkpoint(a, x, use_reentrant=False), made(read, width)
+    ),
+    "parts added": lambda read, width: Block(read // 2, lambda x: x.unflatten(1, (2, -1)).sum(1)),
+    "kept width": lambda read, width: Block(2 * width, lambda x, a: a(x), KeptWidth(read, width)),
+    "padded shortcut": lambda read, width: Block(read + 4, lambda x, a: a(x), ChannelPad(2, 2)),
 }  # fmt: skip
 
 chains = st.lists(st.tuples(st.sampled_from(sorted(BLOCKS)), st.sampled_from([8, 12, 16])), min_size=2, max_size=7)
@@ -99,7 +168,7 @@ def network(chain: list[tuple[str, int]]) -> nn.Module:
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 5))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(chains, st.integers(0, 2**31))
 def test_the_law_holds_on_any_chain_of_blocks(chain: list[tuple[str, int]], seed: int) -> None:
     torch.manual_seed(seed)

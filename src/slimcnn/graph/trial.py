@@ -113,7 +113,7 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
             for place, part in enumerate(graph.groups[i].parts):  # in every part others go: only their number is equal
                 ends = np.r_[0, size - 1, 1 + random.permutation(size - 2)]
                 orders = (ends, channels, channels[::-1], random.permutation(channels))
-                gone.append(part[orders[(seed + place) % 4][:number]])
+                gone.append(part[orders[(seed + place + turn) % 4][:number]])
             removed[i] = np.sort(np.concatenate(gone))
     return removed
 

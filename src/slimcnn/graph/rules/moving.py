@@ -141,7 +141,7 @@ def take_slice(tracer: Tracer, call: Call) -> Labels:
     for facet in tracer.label(source) if equal_parts else ():
         if d in varying(facet) and bool((facet >= 0).all()):
             _part_along(tracer, call, facet.split(size, dim=d), d)
-    if not equal_parts and size < whole:
+    if not equal_parts and size < whole and call["step"] == 1:
         _separate(tracer, [facet for label in labels for facet in label], d)
     return labels
 
