@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, sdpa_flop_count
 
@@ -12,6 +15,7 @@ from slimcnn.graph.rules.table import Labels, rule
 from slimcnn.graph.tracer import Tracer
 
 TOGETHER = "normalised together: the statistics would change"
+PER_CHANNEL = "one value per channel that must stay"
 ASIDE = "channels do not lie along the channel axis"
 
 
@@ -36,7 +40,7 @@ def convolution(tracer: Tracer, call: Call) -> Labels:
         out_ids = w_out
         if out_ids is not None:
             tracer.part(out_ids.view(groups, -1), call)
-    _join_parameter(tracer, call, call["bias"], out_ids)
+    _join_parameters(tracer, call, ["bias"], out_ids)
     macs = conv_flop_count(list(x.shape), list(weight.shape), list(call.out.shape), call["transposed"]) // 2
     produces = not depthwise
     read = None if w_in is out_ids else w_in
@@ -163,16 +167,17 @@ def _contract(tracer: Tracer, call: Call, x_ids: Tensor | None, w_ids: Tensor | 
         tracer.lock(x_ids, "read by a weight that must stay", call)
 
 
-def _join_parameter(tracer: Tracer, call: Call, parameter: Tensor | None, channels: Tensor | None) -> Tensor | None:
-    """Tie one value per channel to its channel, and give its ids."""
-    if parameter is None or parameter.numel() == 1:
-        return None
-    ids = _ids_along(tracer, call, parameter, 0, "one value per channel that must stay")
-    if ids is not None and channels is not None:
-        tracer.unify(ids, channels, call)
-    elif ids is not None or channels is not None:
-        tracer.lock(channels if ids is None else ids, "one value per channel that must stay", call)  # type: ignore[arg-type]
-    return ids
+def _join_parameters(tracer: Tracer, call: Call, names: Iterable[str], channels: Tensor | None) -> None:
+    """Tie tensors of one value per channel to their channels."""
+    given = [call.arguments.get(name) for name in names]
+    tensors = [tensor for tensor in given if tensor is not None and tensor.numel() > 1]
+    found = [_ids_along(tracer, call, tensor, 0, PER_CHANNEL) for tensor in tensors]
+    known = [ids for ids in found if ids is not None]
+    if channels is None or len(known) < len(found):
+        for ids in (*known, *([channels] if channels is not None else [])):
+            tracer.lock(ids, PER_CHANNEL, call)
+    if channels is not None and known:
+        tracer.unify(torch.cat(known), channels.repeat(len(known)), call)
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit",
@@ -180,10 +185,10 @@ def _join_parameter(tracer: Tracer, call: Call, parameter: Tensor | None, channe
 def batch_norm(tracer: Tracer, call: Call) -> Labels:
     """Tie scale, shift and statistics to the channels that they normalise."""
     channels = _ids_along(tracer, call, call["input"], 1, ASIDE)
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        ids = _join_parameter(tracer, call, call.arguments.get(name), channels)
-        if name == "weight" and ids is not None:
-            tracer.ledger.norms.append(ids)
+    _join_parameters(tracer, call, ("weight", "bias", "running_mean", "running_var"), channels)
+    scales = _ids_along(tracer, call, call["weight"], 0, PER_CHANNEL) if call["weight"] is not None else None
+    if scales is not None:
+        tracer.ledger.norms.append(scales)
     return [(axis_facet(channels, call["input"].shape, 1),)] if channels is not None else []
 
 
@@ -214,8 +219,7 @@ def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
 def _normalised_anyway(tracer: Tracer, call: Call, axis: int) -> Labels:
     x = call["input"]
     channels = _ids_along(tracer, call, x, axis, ASIDE)
-    for name in ("weight", "bias"):
-        _join_parameter(tracer, call, call.arguments.get(name), channels)
+    _join_parameters(tracer, call, ("weight", "bias"), channels)
     if channels is None:
         return []
     if "group" in call.arguments:
