@@ -5,8 +5,8 @@ group leave at the same rate, so the order is by the share of the group that has
 by the group's mean unless the criterion's scores mean the same everywhere.
 
 In both, channels between residual blocks wait for those inside (`Target.residual`): a channel of the stream is read
-and written by every block, and on ResNet-56 at half of the MACs sparing the stream left top-1 at 89 % after
-recalibration where cutting it like all others left 65 % (L2, no training; benchmarks/resnet56.md).
+and written by every block, and on ResNet-56 at half of the MACs sparing the stream left top-1 at 83 % after
+recalibration where cutting it like all others left 62 % (L2, no training; benchmarks/resnet56.md).
 """
 
 from __future__ import annotations
