@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 from slimcnn.graph.atoms import Atoms
 from slimcnn.graph.building import GraphBuilder
 from slimcnn.graph.channels import ChannelGraph
+from slimcnn.graph.collecting import uncollected
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.ledger import Ledger, LockRecord
 from slimcnn.graph.running import Broken, batch_size, watch, watch_twice
@@ -26,6 +27,7 @@ DELICATE_TRIALS = 4
 """Trial cuts that must succeed where the code parts channels: `x[:, : c // 4]` may fit one cut by luck."""
 
 
+@uncollected()
 def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph:
     """Find out which channels of a network live and die together, and which must stay.
 

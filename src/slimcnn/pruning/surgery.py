@@ -10,6 +10,7 @@ from torch import nn
 from slimcnn.errors import PlanError
 from slimcnn.graph import Axis, ChannelGraph
 from slimcnn.graph.channels import Positions
+from slimcnn.graph.collecting import uncollected
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.shrinking import shrink
 from slimcnn.graph.trial import kept_counts, kept_positions
@@ -20,6 +21,7 @@ from slimcnn.pruning.verify import law
 Network = TypeVar("Network", bound=nn.Module)
 
 
+@uncollected()
 def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) -> Network:
     """Build the network without the plan's channels; the model itself is not changed.
 
