@@ -23,7 +23,7 @@ class Parted(nn.Module):
     def __init__(self, by: str, **attributes: Any) -> None:
         super().__init__()
         self.by = by
-        self.a, self.b, self.c = Conv(3, 12, 1), Conv(12, 12, 1), Conv(12, 5, 1)
+        self.a, self.b, self.c = Conv(3, 24, 1), Conv(24, 24, 1), Conv(24, 5, 1)
         for name, value in attributes.items():
             setattr(self, name, value)
 
@@ -42,19 +42,19 @@ class Parted(nn.Module):
         elif self.by == "divisor":
             y = torch.cat([y[:, : self.width].relu(), y[:, self.width :]], 1) / self.width
         elif self.by == "a number in the code":
-            y = torch.cat([y[:, :6].relu(), y[:, 6:]], 1).view(-1, 12, 8, 8)
+            y = torch.cat([y[:, :12].relu(), y[:, 12:]], 1).view(-1, 24, 8, 8)
         return self.c(self.b(y).relu())
 
 
 @pytest.mark.parametrize(("by", "attributes"), [
-    ("width", {"width": 6}), ("widths", {"widths": [4, 3, 5]}), ("widths", {"widths": (4, 4, 4)}),
-    ("half of the width", {"width": 12}), ("shape", {"shape": (12, 1, 1), "scale": nn.Parameter(torch.rand(12))}),
+    ("width", {"width": 12}), ("widths", {"widths": [8, 6, 10]}), ("widths", {"widths": (8, 8, 8)}),
+    ("half of the width", {"width": 24}), ("shape", {"shape": (24, 1, 1), "scale": nn.Parameter(torch.rand(24))}),
 ])  # fmt: skip
 def test_a_number_that_a_module_keeps_follows_a_cut(by: str, attributes: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Parted(by, **attributes)
     graph = traced(model)
-    assert sum(group.channels for group in graph.groups) == 24
+    assert sum(group.channels for group in graph.groups) == 48
     small = half_of_everything(model)
     name, before = next(iter(attributes.items()))
     assert getattr(model, name) == before
@@ -62,7 +62,9 @@ def test_a_number_that_a_module_keeps_follows_a_cut(by: str, attributes: dict[st
     assert type(after) is type(before)
     assert after != before
     assert sum(after) < sum(before) if isinstance(before, list | tuple) else after == before // 2
+    assert sum(group.channels for group in trace(small, image()).groups) == 24, "a second cut finds the number again"
     again = half_of_everything(small)
+    assert getattr(again, name) != after
     assert again(torch.randn(2, 3, 8, 8)).shape == (2, 5, 8, 8)
     slimcnn.save(small, tmp_path / "net.safetensors")
     loaded = slimcnn.load(tmp_path / "net.safetensors", Parted(by, **attributes))
@@ -72,16 +74,16 @@ def test_a_number_that_a_module_keeps_follows_a_cut(by: str, attributes: dict[st
 
 
 def test_the_same_number_that_the_code_does_not_use_helps_nothing_and_stays() -> None:
-    model = Parted("a number in the code", width=12)
+    model = Parted("a number in the code", width=24)
     graph = traced(model)
-    assert sizes(graph) == {"b": 12}
+    assert sizes(graph) == {"b": 24}
     assert set(reasons(graph)) == {"a"}
     assert graph.sizes == ()
 
 
 def test_a_number_that_also_scales_the_channels_must_stay() -> None:
-    graph = traced(Parted("divisor", width=6))
-    assert sizes(graph) == {"b": 12}
+    graph = traced(Parted("divisor", width=12))
+    assert sizes(graph) == {"b": 24}
     assert set(reasons(graph)) == {"a"}
 
 
@@ -96,10 +98,10 @@ def test_channels_that_are_scaled_by_their_number_stay(scale: Any) -> None:
 
 
 def test_a_file_may_not_write_to_what_is_no_number_of_channels(tmp_path: Path) -> None:
-    model = Parted("width", width=6)
+    model = Parted("width", width=12)
     small = half_of_everything(model)
     slimcnn.save(small, tmp_path / "net.safetensors")
-    for other in ({"width": "six"}, {"width": 6.0}, {"width": [6]}, {}):
+    for other in ({"width": "six"}, {"width": 12.0}, {"width": [12]}, {}):
         with pytest.raises(CheckpointError, match="is for another network"):
             slimcnn.load(tmp_path / "net.safetensors", Parted("width", **other))
 
@@ -108,8 +110,8 @@ def test_every_module_of_a_kind_has_its_number_renewed_in_one_go() -> None:
     class Stack(nn.Sequential):
         pass
 
-    blocks = [Parted("width", width=6) for _ in range(3)]
+    blocks = [Parted("width", width=12) for _ in range(3)]
     for block in blocks[:-1]:
-        block.c = Conv(12, 3, 1)
+        block.c = Conv(24, 3, 1)
     graph = trace(Stack(*blocks), image())
     assert {(size.module, size.name) for size in graph.sizes} == {("0", "width"), ("1", "width"), ("2", "width")}

@@ -28,7 +28,7 @@ from slimcnn.graph.channels import (
     SizeAttribute,
     layer_of,
 )
-from slimcnn.graph.guesses import SizeGuess, guess_sizes
+from slimcnn.graph.guesses import SizeGuess, guess_sizes, modules_at
 from slimcnn.graph.ids import ids_in
 from slimcnn.graph.ledger import Ledger, LockRecord, Parts, as_pairs
 
@@ -92,14 +92,12 @@ class GraphBuilder:
 
         False if there is none, or if it was changed already and did not help.
         """
-        sites = [record.site for record in records if record.site is not None]
-        tried = {guess.module for guess in self.guesses} & {site.module for site in sites}
-        if tried:
-            lines = {site.code for site in sites}
-            self._refuted |= tried | {site.module for site, _ in self.ledger.passed if site.code in lines}
+        places = modules_at(self.ledger, [record.site for record in records if record.site is not None])
+        if any(guess.module in places for guess in self.guesses):
+            self._refuted.update(places)
             self.guesses = [guess for guess in self.guesses if guess.module not in self._refuted]
             return False
-        found = [guess for guess in guess_sizes(model, self.ledger, sites) if guess.module not in self._refuted]
+        found = guess_sizes(model, self.ledger, [place for place in places if place not in self._refuted])
         self.guesses += found
         return bool(found)
 

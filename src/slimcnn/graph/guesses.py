@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slimcnn.graph.ids import Label, along, varying
 from slimcnn.graph.ledger import Ledger, Site
-from slimcnn.graph.shrinking import sizes
+from slimcnn.graph.shrinking import MARKER, sizes
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,14 @@ class SizeGuess:
         return self.module, self.name, self.index
 
 
-def guess_sizes(model: nn.Module, ledger: Ledger, sites: list[Site]) -> list[SizeGuess]:
-    """Look through the modules in which these lines of code ran."""
+def modules_at(ledger: Ledger, sites: list[Site]) -> list[str]:
+    """List the modules in which these lines of code ran."""
     lines = {site.code for site in sites}
-    places = dict.fromkeys(site.module for site, _ in ledger.passed if site.code in lines)
+    return list(dict.fromkeys(site.module for site, _ in ledger.passed if site.code in lines))
+
+
+def guess_sizes(model: nn.Module, ledger: Ledger, places: list[str]) -> list[SizeGuess]:
+    """Look for numbers of channels among the attributes of modules."""
     modules = dict(model.named_modules())
     return [guess for place in places for guess in _guesses_in(place, modules[place], ledger)]
 
@@ -45,7 +49,8 @@ def _guesses_in(place: str, module: nn.Module, ledger: Ledger) -> Iterator[SizeG
     passed = [_channels(label) for site, label in ledger.passed if site.module == place]
     axes = [ids for ids in (*(ids for pieces in parted for ids in pieces), *passed) if ids is not None]
     by_length = {len(ids): ids for ids in reversed(axes)}
-    known = sizes(module)
+    found_before = vars(module).get(MARKER, ())
+    known = [name for name in sizes(module) if name not in found_before]
     for name, value in vars(module).items():
         if name in known or name.startswith("_"):
             continue

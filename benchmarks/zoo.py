@@ -1,0 +1,226 @@
+"""The zoo: every network, cut in half by three libraries, each in a process of its own, judged by the same judge.
+
+Results are lines in zoo/LIBRARY.jsonl; what is there is not run again, so a sweep may be stopped and started at any
+time.  `--again LIBRARY` forgets that library's results (of the networks asked for) first.
+
+    pip install timm torch-pruning==1.6.1 torch-kirigami==0.2.1
+    python benchmarks/zoo.py                                  # the sweep, and the page
+    python benchmarks/zoo.py --libraries slimcnn --only 'timm:res*'
+    python benchmarks/zoo.py --again slimcnn
+    python benchmarks/zoo.py --table                          # only the page, from what is there
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import json
+import multiprocessing
+import resource
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from importlib import metadata
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+import zoo_law
+import zoo_networks
+import zoo_page
+from torch import nn
+from zoo_libraries import LIBRARIES
+
+import slimcnn
+from slimcnn.files import write_text
+from slimcnn.measuring import environment
+
+HERE = Path(__file__).parent
+Result = dict[str, Any]
+
+
+def examine(library: str, network: str, tell: Callable[[Result], None]) -> None:
+    """Build, cut, judge, measure: one network in one library; tells what it knows after every stage."""
+    result: Result = {"stage": "build"}
+    try:
+        subject = zoo_networks.build(network)
+        example, codes = subject.example, zoo_law.address(subject.model)
+        whole = slimcnn.measure(subject.model, example).macs
+        original = copy.deepcopy(subject.model)
+        result |= {"size": example.shape[-1], "macs": whole, "stage": "cut"}
+        tell(result)
+        small, facts = LIBRARIES[library](subject)
+        del subject  # the largest network fills the memory as it is
+        result |= facts | {"stage": "run"}
+        tell(result)
+        left = slimcnn.measure(small, example).macs
+        if isinstance(small, zoo_networks.Detector):
+            result["detects"] = _detects(small, example)
+        result |= {"macs_left": left / whole, "stage": "judge"}
+        tell(result)
+        norms = _cut_norms(original, small)
+        judgement = zoo_law.judge(original, small, codes, example)
+        result |= {"error": judgement.error, "change": judgement.change, "dtype": judgement.dtype}
+        result |= _outcome(judgement, left == whole, norms, result)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = first.replace(f"{Path(torch.__file__).parents[1]}/", "")[:300]
+        result |= {"outcome": "crash", "message": f"{type(error).__name__}: {said}"}
+        result |= {"place": f"{Path(place.filename).name}, {place.name}"}
+    tell(result)
+
+
+def _outcome(judgement: zoo_law.Judgement, uncut: bool, norms: list[str], result: Result) -> Result:
+    if judgement.note:
+        return {"outcome": "crash", "message": judgement.note}
+    if uncut:
+        return {"outcome": "nothing cut" if judgement.equal else "wrong"}
+    if result.get("own_equal", judgement.equal) != judgement.equal:
+        return {"outcome": "wrong", "message": f"the judge and its own check disagree: {result['own_verdict']}"}
+    if judgement.equal:
+        vacuous = judgement.change < 1e-6
+        return (
+            {"outcome": "exact", "message": "the removed channels had no influence"}
+            if vacuous
+            else {"outcome": "exact"}
+        )
+    return {"outcome": "norm", "message": norms[0]} if norms else {"outcome": "wrong"}
+
+
+def _cut_norms(original: nn.Module, small: nn.Module) -> list[str]:
+    """Layers whose statistics run over channels, and that have other sizes now: no cut through them can be exact."""
+    before = {
+        name: [tuple(p.shape) for p in module.parameters(recurse=False)] for name, module in original.named_modules()
+    }
+    return [
+        f"{name}: {type(module).__name__}" for name, module in small.named_modules()
+        if _over_channels(module) and [tuple(p.shape) for p in module.parameters(recurse=False)] != before.get(name)
+    ]  # fmt: skip
+
+
+def _over_channels(module: nn.Module) -> bool:
+    kinds = {parent.__name__ for parent in type(module).__mro__}
+    over = ("LayerNorm", "GroupNorm", "RmsNorm", "RMSNorm", "SimpleNorm", "EvoNorm2dS0", "GlobalResponseNorm")
+    return any(kind.startswith(over) for kind in kinds) or any("Std" in kind and "Conv" in kind for kind in kinds)
+
+
+def _detects(wrapper: zoo_networks.Detector, example: torch.Tensor) -> str:
+    """Whether the whole detector, boxes and all, still runs: its output for one image."""
+    detector: Any = wrapper.detector
+    found = detector.eval()([example[0]])[0]
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in found.items())
+
+
+def child(library: str, network: str, memory: int, answers: Connection) -> None:
+    """The life of one process: limits, one examination, answers."""
+    gc.freeze()  # a collection would copy the parent's memory, page by page, and that would be timed
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory << 30, memory << 30))
+    examine(library, network, answers.send)
+    answers.close()
+
+
+def run(library: str, network: str, seconds: int, memory: int) -> Result:
+    """Examine in a process that ends by itself or is ended."""
+    context = multiprocessing.get_context("forkserver")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(library, network, memory, theirs), daemon=True)
+    began = time.monotonic()
+    process.start()
+    theirs.close()
+    result: Result = {}
+    try:
+        while mine.poll(seconds):
+            result = mine.recv()
+        result |= {
+            "outcome": "timeout",
+            "message": f"no end of the stage {result.get('stage', 'build')!r} after {seconds} s",
+        }
+    except EOFError:
+        process.join(5)
+        if "outcome" not in result:
+            result |= {"outcome": "crash", "message": f"the process ended with {process.exitcode}"}
+    process.kill()
+    process.join()
+    return {"network": network, "library": library} | result | {"wall_seconds": round(time.monotonic() - began, 1)}
+
+
+def read(folder: Path, library: str) -> dict[str, Result]:
+    """What is known of a library: the last line of every network; a line cut short by a crash is none."""
+    known = {}
+    path = folder / f"{library}.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            known[row["network"]] = row
+    return known
+
+
+def write(folder: Path, library: str, known: dict[str, Result]) -> None:
+    order = {name: i for i, name in enumerate(zoo_networks.names())}
+    rows = sorted(known.values(), key=lambda row: order.get(row["network"], len(order)))
+    write_text(folder / f"{library}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def sweep(libraries: list[str], networks: list[str], options: argparse.Namespace) -> None:
+    """Run what is missing, a few at a time, and write every result down at once."""
+    known = {library: read(options.folder, library) for library in libraries}
+    todo = [(library, network) for network in networks for library in libraries if network not in known[library]]
+    lock, began = Lock(), time.monotonic()
+
+    def one(number: int, library: str, network: str) -> None:
+        result = run(library, network, options.seconds, options.memory)
+        with lock:
+            known[library][network] = result
+            write(options.folder, library, known[library])
+            print(f"{number + 1}/{len(todo)} {time.monotonic() - began:6.0f} s  {zoo_page.line(result)}", flush=True)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for done in [pool.submit(one, number, *job) for number, job in enumerate(todo)]:
+            done.result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
+    parser.add_argument("--only", nargs="+", default=["*"], help="shell patterns on names like timm:resnet18")
+    parser.add_argument("--again", choices=LIBRARIES, help="forget what is known of this library and run it alone")
+    parser.add_argument("--seconds", type=int, default=120, help="limit for each stage: build, cut, run, judge")
+    parser.add_argument("--memory", type=int, default=18, help="limit for one process, in GiB")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time, each with one thread")
+    parser.add_argument("--folder", type=Path, default=HERE / "zoo")
+    parser.add_argument("--table", action="store_true", help="only write the page")
+    options = parser.parse_args()
+    multiprocessing.set_forkserver_preload(
+        ["__main__", "timm", "torchvision", "torch_pruning", "torch_kirigami", "slimcnn.pruning"]
+    )
+    networks = [name for name in zoo_networks.names() if any(fnmatchcase(name, only) for only in options.only)]
+    libraries = [options.again] if options.again else options.libraries
+    if options.again:
+        known = read(options.folder, options.again)
+        write(options.folder, options.again, {n: row for n, row in known.items() if n not in networks})
+    if not options.table:
+        sweep(libraries, networks, options)
+        write_text(options.folder / "environment.json", json.dumps(_circumstances(options), indent=1) + "\n")
+    results = {library: read(options.folder, library) for library in LIBRARIES}
+    where = json.loads((options.folder / "environment.json").read_text())
+    write_text(options.folder.with_suffix(".md"), zoo_page.page(zoo_networks.names(), results, where))
+
+
+def _circumstances(options: argparse.Namespace) -> Result:
+    packages = {package: metadata.version(package) for package in ("timm", "torch-pruning", "torch-kirigami")}
+    limits = {"threads": 1, "processes": options.jobs, "seconds": options.seconds, "gigabytes": options.memory}
+    return environment() | packages | limits
+
+
+if __name__ == "__main__":
+    main()

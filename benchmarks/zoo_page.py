@@ -1,0 +1,188 @@
+"""The page of the zoo: from lines of results to zoo.md."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from typing import Any
+
+Result = dict[str, Any]
+Results = dict[str, dict[str, Result]]
+
+OUTCOMES = {
+    "exact": "exact",
+    "wrong": "wrong",
+    "norm": "cut through a norm",
+    "crash": "crash",
+    "timeout": "no end",
+    "nothing cut": "nothing cut",
+}
+
+HEAD = """# The zoo
+
+Every classification constructor of torchvision (the pure transformers vit and swin left out: they are no CNNs), its
+segmentation, detection and video networks, and {timm} CNNs and hybrids of timm, one per family and variant idea, without
+pretrained weights, in eval mode. Each is cut in half at ratio 0.5 (of the channels of every layer, by L1, the
+classifier kept) by three libraries, each in a process of its own with one thread and a limit of time and memory.
+{count} networks.
+
+"""
+
+HOW = """
+## How it was done
+
+* **Size.** The smallest square image of 128, 160, 192, 224, 256 pixels that a network accepts, so that the sweep is quick
+  (video: 16 frames of 64 x 64). *MACs left* and *seconds* are for this size.
+* **The judge** is the same for all and shares code with none (`zoo_law.py`). Before the cut all parameters are filled
+  with numbers from which their position can be computed, batch-norm statistics and affine values among them. After the cut, what is
+  left says which positions survived. *Exact*: in float64, on normal input, the small network gives the outputs of the
+  original in which everything that did not survive is zero, to a relative error below 1e-9. *Wrong*: it does not.
+  slimcnn's own check has to agree with the judge.
+* **Cut through a norm**: not equal, and a layer whose statistics run over channels (LayerNorm, GroupNorm, weight
+  standardisation, EvoNorm ...) was cut; after that no library can be exact. slimcnn leaves such channels alone unless it is asked.
+* **Crash**: an exception while cutting or when the cut network runs, or memory beyond the limit. **No end**: a stage
+  (building, cutting, running, judging) that went on for more than {seconds} s. **Nothing cut**: not one channel was removed.
+* **slimcnn**: `trace`, `score("l1")`, `allocate(Target(ratio=0.5))`, `prune`. *Seconds* are without verification, which has a
+  column of its own. A layer is *locked* where its output channels, or some of them, have to stay; the outputs of the network always do.
+* **torch-pruning**: `MagnitudePruner`, `MagnitudeImportance(p=1)`, `pruning_ratio=0.5`, the classifiers in `ignored_layers`.
+* **torch-kirigami**: layer by layer, the lower half of its filters through `Pruner.plan_remove`, where a layer's refusal keeps
+  it whole. Its own `Greedy` strategy, which its readme shows, plans anew for every channel and had not
+  finished torchvision's ResNet-18 after five minutes.
+* **Detection**: a detector's answer is a list of boxes whose number depends on the image, which is no function that
+  could be compared; so backbone, feature pyramid and heads are cut and judged as one network (`zoo_networks.Detector`, two
+  fixed regions per image where a detector looks at regions), and the whole detector has to run afterwards.
+* *Seconds* are of processor time, one thread.
+"""
+
+
+def page(names: list[str], results: Results, environment: Result) -> str:
+    """The whole page; networks without any result are left out."""
+    shown = [name for name in names if any(name in known for known in results.values())]
+    timm = sum(name.startswith("timm:") for name in shown)
+    seconds = environment.get("seconds", 120)
+    lines = [
+        HEAD.format(timm=timm, count=len(shown)).rstrip(),
+        "",
+        *_summary(shown, results),
+        "",
+        *_against(shown, results),
+    ]
+    lines += ["", "## Network by network", "", *_table(shown, results), "", *_failures(shown, results)]
+    lines += [HOW.format(seconds=seconds).rstrip(), "", f"Measured on: `{json.dumps(environment)}`", ""]
+    lines += ["Repeat: `python benchmarks/zoo.py` (what is in `benchmarks/zoo/` is not run again; `--help` says more)"]
+    return "\n".join(lines) + "\n"
+
+
+def line(result: Result) -> str:
+    """One result in one line, for the terminal."""
+    left = f"{result['macs_left']:.3f} MACs left" if "macs_left" in result else ""
+    seconds = f"{result['seconds']:.1f} s" if "seconds" in result else ""
+    return "  ".join(
+        [f"{result['network']:44s}", f"{result['library']:14s}", f"{result['outcome']:12s}", left, seconds, result.get("message", "")]
+    ).rstrip()  # fmt: skip
+
+
+def _summary(names: list[str], results: Results) -> list[str]:
+    """Outcomes per library, and what is left of the networks that came out exact."""
+    lines = [
+        f"| library | networks | {' | '.join(OUTCOMES.values())} | MACs left where exact: mean | median | seconds where exact: median | longest |",
+        "|---" * (len(OUTCOMES) + 6) + "|",
+    ]
+    for library, known in results.items():
+        rows = [known[name] for name in names if name in known]
+        counted = Counter(row["outcome"] for row in rows)
+        exact = [row for row in rows if row["outcome"] == "exact"]
+        numbers = ["-"] * 4
+        if exact:
+            left, seconds = [row["macs_left"] for row in exact], [row["seconds"] for row in exact]
+            numbers = [f"{statistics.mean(left):.3f}", f"{statistics.median(left):.3f}"]
+            numbers += [f"{statistics.median(seconds):.2f}", f"{max(seconds):.1f}"]
+        counts = [str(counted[outcome]) for outcome in OUTCOMES]
+        lines.append(f"| {' | '.join([library, str(len(rows)), *counts, *numbers])} |")
+    return lines
+
+
+def _against(names: list[str], results: Results) -> list[str]:
+    """slimcnn beside each other library on the networks that both cut exactly."""
+    lines = []
+    ours = results["slimcnn"]
+    for library, theirs in results.items():
+        both = [n for n in names if _exact(ours, n) and _exact(theirs, n)]
+        if library == "slimcnn" or not both:
+            continue
+        left = [(ours[n]["macs_left"], theirs[n]["macs_left"]) for n in both]
+        ratio = statistics.median(theirs[n]["seconds"] / ours[n]["seconds"] for n in both)
+        more = [n for n, (a, b) in zip(both, left, strict=True) if a > b + 0.005]
+        lines.append(
+            f"On the {len(both)} networks that both cut exactly, slimcnn leaves {statistics.mean(a for a, _ in left):.3f} of the "
+            f"MACs (mean) and {library} {statistics.mean(b for _, b in left):.3f}; {library} needs {ratio:.1f} times as long "
+            f"(median). slimcnn leaves more than {library} (by over 0.005) on {len(more)}{': ' if more else ''}{', '.join(more)}."
+        )
+        lines.append("")
+    slow = max(
+        (row for row in ours.values() if "trace_seconds" in row), key=lambda row: row["trace_seconds"], default=None
+    )
+    if slow:
+        lines.append(f"slimcnn's longest trace: {slow['network']}, {slow['trace_seconds']:.2f} s.")
+    return lines
+
+
+def _exact(known: dict[str, Result], name: str) -> bool:
+    return known.get(name, {}).get("outcome") == "exact"
+
+
+def _table(names: list[str], results: Results) -> list[str]:
+    lines = [
+        "| network | size | groups | channels | locked layers (most frequent reason) | MACs left | error | seconds | verify |"
+        " torch-pruning: outcome | MACs left | seconds | kirigami: outcome | MACs left | seconds |",
+        "|---" * 15 + "|",
+    ]
+    for name in names:
+        ours, theirs, third = (results[library].get(name, {}) for library in ("slimcnn", "torch-pruning", "kirigami"))
+        size = next((row["size"] for row in (ours, theirs, third) if "size" in row), "")
+        cells = [name, size, ours.get("groups", ""), ours.get("channels", ""), _locked(ours), _left(ours), _error(ours)]
+        cells += [_number(ours, "seconds", 2), _number(ours, "verify_seconds", 2)]
+        for row in (theirs, third):
+            cells += [_outcome(row), _left(row), _number(row, "seconds", 1)]
+        lines.append(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
+    return lines
+
+
+def _locked(row: Result) -> str:
+    reasons = row.get("locked_because")
+    if not reasons:
+        return str(row.get("locked", ""))
+    reason, where, _ = reasons[0]
+    return f"{row['locked']} ({reason}{f', {where}' if where else ''})"
+
+
+def _left(row: Result) -> str:
+    return _number(row, "macs_left", 3) if row.get("outcome") in ("exact", "norm", "wrong", "nothing cut") else ""
+
+
+def _error(row: Result) -> str:
+    return f"{row['error']:.0e}" if row.get("outcome") == "exact" else f"**{_outcome(row)}**" if row else ""
+
+
+def _number(row: Result, key: str, digits: int) -> str:
+    return f"{row[key]:.{digits}f}" if key in row else ""
+
+
+def _outcome(row: Result) -> str:
+    return OUTCOMES[row["outcome"]] if row else ""
+
+
+def _failures(names: list[str], results: Results) -> list[str]:
+    """What everything that is not exact said, library by library."""
+    lines = []
+    for library, known in results.items():
+        rows = [known[name] for name in names if name in known and known[name]["outcome"] != "exact"]
+        lines += [f"## Not exact: {library}", "", *(_failure(row) for row in rows), ""] if rows else []
+    return lines
+
+
+def _failure(row: Result) -> str:
+    said = row.get("message") or (f"relative error {row['error']:.1e}" if row["outcome"] == "wrong" else "")
+    at = f" ({row['place']})" if "place" in row else ""
+    return f"* {row['network']}: {OUTCOMES[row['outcome']]}{f', {said}' if said else ''}{at}"
