@@ -16,8 +16,13 @@ from slimcnn.pruning import Plan
 def describe_graph(graph: ChannelGraph) -> dict[str, Any]:
     """Give groups, locks and costs as plain data."""
     groups = [
-        {"name": g.name, "channels": g.channels, "residual": g.residual, "layers": list(g.layers)} for g in graph.groups
-    ]
+        {
+            "name": g.name, "channels": g.channels, "parts": len(g.parts), "residual": g.residual, "branch": g.branch,
+            "inexact": g.inexact, "with": [graph.groups[i].name for i in graph.companions[n] if i != n],
+            "layers": list(g.layers),
+        }
+        for n, g in enumerate(graph.groups)
+    ]  # fmt: skip
     locked = [asdict(lock) for lock in graph.locked]
     return {"macs": graph.macs(), "params": graph.params(), "groups": groups, "locked": locked}
 
@@ -25,9 +30,13 @@ def describe_graph(graph: ChannelGraph) -> dict[str, Any]:
 def graph_tables(graph: ChannelGraph) -> list[Table]:
     """Show groups, and what is locked and why."""
     free = Table("group", "channels", "layers that change", title="Channels that can go", title_justify="left")
-    for group in graph.groups:
-        kind = "  (between residual blocks)" if group.residual else ""
-        free.add_row(group.name, str(group.channels), ", ".join(group.layers) + kind)
+    for number, group in enumerate(graph.groups):
+        notes = ["between residual blocks"] if group.residual else []
+        notes += [f"as many of each of {len(group.parts)} parts"] if len(group.parts) > 1 else []
+        companions = [graph.groups[i].name for i in graph.companions[number] if i != number]
+        notes += [f"as many as of {', '.join(companions)}"] if companions else []
+        notes += ["inexact: a norm over them"] if group.inexact else []
+        free.add_row(group.name, str(group.channels), ", ".join(group.layers) + "".join(f"  ({n})" for n in notes))
     locked = Table("layer", "locked", "of", "why", "where", title="Channels that must stay", title_justify="left")
     for lock in graph.locked:
         locked.add_row(lock.layer, str(lock.channels), str(lock.of), lock.reason, lock.where)
