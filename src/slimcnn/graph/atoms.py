@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from slimcnn.graph.channels import Positions
 from slimcnn.graph.ids import Label, axis_facet
 from slimcnn.graph.shrinking import Kept
+from slimcnn.graph.walking import named_modules, named_tensors
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _grouped(model: nn.Module, tensors: list[tuple[str, Tensor]]) -> dict[str, i
     """Name the weights of grouped convolutions that read several channels in each group, with their groups."""
     names = {tensor: name for name, tensor in tensors}
     found: dict[str, set[int]] = {}
-    for module in model.modules():
+    for _, module in named_modules(model):
         weight = module._parameters.get("weight")
         if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed and weight is not None:
             found.setdefault(names[weight], set()).add(module.groups)
@@ -90,19 +91,3 @@ def _block_facet(ids: Tensor, shape: torch.Size) -> Tensor:
     """Spread ids (groups, inputs of a group) over the weight of a grouped convolution."""
     rows = ids.repeat_interleave(shape[0] // len(ids), dim=0)
     return rows.view(*rows.shape, *[1] * (len(shape) - 2)).expand(shape)
-
-
-def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """List parameters and then buffers, shared ones once, with the names that PyTorch gives them.
-
-    >>> [name for name, _ in named_tensors(nn.BatchNorm1d(2))]
-    ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
-    """
-    parameters: dict[Tensor, str] = {}
-    buffers: dict[Tensor, str] = {}
-    for prefix, module in model.named_modules():
-        for found, store in ((parameters, module._parameters), (buffers, module._buffers)):
-            for name, tensor in store.items():
-                if tensor is not None and tensor not in found:
-                    found[tensor] = f"{prefix}.{name}" if prefix else name
-    return [(name, tensor) for found in (parameters, buffers) for tensor, name in found.items()]

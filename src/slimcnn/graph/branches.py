@@ -10,6 +10,7 @@ from torch import nn
 from slimcnn.graph.channels import Positions
 from slimcnn.graph.ids import ids_in
 from slimcnn.graph.ledger import Ledger
+from slimcnn.graph.walking import named_modules
 from slimcnn.layers.emptied import EMPTY
 
 WEIGHTED = {"convolution", "native_batch_norm", "_native_batch_norm_legit_no_training"}
@@ -42,7 +43,7 @@ def branches(
     Groups inside a branch that feed one another (the gate of squeeze and excitation, the convolutions of a
     bottleneck) may go together.
     """
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     free = [not stream and bool(made) for stream, made in zip(residual, feeds, strict=True)]
     for site, label in ledger.passed:
         if site.op in HARMLESS or (site.op in WEIGHTED and type(modules[site.module]) in EMPTY):

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from slimcnn.errors import ModelError
+from slimcnn.graph.walking import named_modules, named_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -41,7 +42,7 @@ def sketch(model: Network) -> Network:
     >>> sketch(net).weight is net.weight
     True
     """
-    return _copy(model, {id(parameter): parameter for parameter in model.parameters()})
+    return _copy(model, {id(t): t for _, t in named_tensors(model) if isinstance(t, nn.Parameter)})
 
 
 def _copy(model: Network, memo: dict[int, Any]) -> Network:
@@ -69,7 +70,7 @@ def _copy_anything(model: Network, memo: dict[int, Any]) -> Network:
 
 def _is_plain(model: nn.Module) -> bool:
     """Ask whether a network is copied by copying the attributes of its modules, each tensor with memory of its own."""
-    modules = list(model.modules())
+    modules = [module for _, module in named_modules(model)]
     stores = [tensors for module in modules for tensors in (module._parameters, module._buffers)]
     held = {id(tensor): tensor for tensors in stores for tensor in tensors.values() if tensor is not None}
     if any(tensor.layout is not torch.strided for tensor in held.values()):
@@ -89,7 +90,7 @@ def _copies_by_attributes(kind: type[nn.Module]) -> bool:
 
 def _copy_modules(model: Network, memo: dict[int, Any]) -> Network:
     """Copy a network as `copy.deepcopy` does, but quicker: most of what modules hold is empty or a number."""
-    modules = list(model.modules())
+    modules = [module for _, module in named_modules(model)]
     for module in modules:
         memo[id(module)] = module.__class__.__new__(module.__class__)
         for tensor in (*module._parameters.values(), *module._buffers.values()):
@@ -142,14 +143,16 @@ def _attributes(model: nn.Module) -> Iterator[Tensor]:
 def _refuse_what_cannot_be_cut(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ModelError(f"a network must be an nn.Module; found {type(model).__name__}")
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         where = f"{name!r}, a {type(module).__name__}," if name else f"the network, a {type(module).__name__},"
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(f"{where} is scripted and cannot be cut; pass the network before torch.jit")
         if "_orig_mod" in module._modules:
             raise ModelError(f"{where} is compiled and cannot be cut; pass the network before torch.compile")
         for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is None:
+                continue
             if is_lazy(tensor):
                 raise ModelError(f"{where} has no weights yet (it is lazy); run the network once, then trace it")
-            if tensor is not None and tensor.is_meta:
+            if tensor.is_meta:
                 raise ModelError(f"{where} has no weights (it is on the meta device); load its weights first")

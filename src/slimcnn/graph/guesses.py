@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from slimcnn.graph.ids import Label, along, varying
 from slimcnn.graph.ledger import Ledger, Site
 from slimcnn.graph.shrinking import MARKER, sizes
+from slimcnn.graph.walking import named_modules
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def modules_at(ledger: Ledger, sites: list[Site]) -> list[str]:
 
 def guess_sizes(model: nn.Module, ledger: Ledger, places: list[str]) -> list[SizeGuess]:
     """Look for numbers of channels among the attributes of modules."""
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     return [guess for place in places for guess in _guesses_in(place, modules[place], ledger)]
 
 

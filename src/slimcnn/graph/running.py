@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimcnn.errors import ModelError
-from slimcnn.graph.atoms import named_tensors
 from slimcnn.graph.copying import sketch
 from slimcnn.graph.ids import Label
 from slimcnn.graph.ledger import Ledger, Mark, NeedsValues
 from slimcnn.graph.rules import apply_rule
 from slimcnn.graph.tracer import SKIPPED_FOLDERS, Tracer
+from slimcnn.graph.walking import named_modules, named_tensors
 
 
 def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, inexact: bool = False) -> Tracer:
@@ -42,7 +42,7 @@ def watch_this(
         Broken: the network failed.
         NeedsValues: numbers that a hollow run does not compute steer the program.
     """
-    names = {module: name for name, module in model.named_modules()}
+    names = {module: name for name, module in named_modules(model)}
     tracer = Tracer(apply_rule, names, next_id, hollow, model.training, inexact)
     for name, tensor in named_tensors(model):
         tracer.set_mark(tensor, Mark(labels.get(name, ()), hollow=False, fixed=True))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.graph.channels import layer_of
+from slimcnn.graph.walking import named_modules
 from slimcnn.layers.channel_pad import ChannelPad
 from slimcnn.layers.emptied import make_empty
 
@@ -69,7 +70,7 @@ def shrink(model: nn.Module, kept: Kept, counts: Counts) -> None:
     """
     done: dict[int, tuple[Tensor, Tensor]] = {}
     changed = set()
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         for store, name, tensor in _tensors(module):
             full_name = f"{prefix}.{name}" if prefix else name
             axes = kept.get(full_name)
@@ -78,11 +79,11 @@ def shrink(model: nn.Module, kept: Kept, counts: Counts) -> None:
             if id(tensor) in done:
                 store[name] = done[id(tensor)][1]
                 changed.add(layer_of(full_name))
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         if prefix in changed:
             describe(module)
             make_empty(module)
-    modules = dict(model.named_modules()) if counts else {}
+    modules = dict(named_modules(model)) if counts else {}
     for (prefix, name, index), count in counts.items():
         recount(modules[prefix], name, index, count)
 

@@ -18,6 +18,7 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.graph.ledger import Ledger, LockRecord
 from slimcnn.graph.running import Broken, batch_size, watch, watch_twice
 from slimcnn.graph.trial import Run, trial_cut
+from slimcnn.graph.walking import named_tensors
 
 MAX_TRIALS = 30
 """Trial cuts before everything that is still open is locked; each trial locks at least one more group."""
@@ -55,7 +56,7 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
     """
     batch = batch_size(example)
     model, example = duplicate(model).eval(), tree_map_only(Tensor, lambda t: t.detach().cpu(), example)
-    if any(tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())):
+    if any(tensor.device.type != "cpu" for _, tensor in named_tensors(model)):
         model = model.cpu()
     atoms = Atoms.of(model)
     labels = atoms.labels(model)
@@ -65,7 +66,7 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
         tracer.next_id,
         [Run(twice, training=False, hollow=tracer.hollow, inexact=inexact)],
     )
-    if any(id(parameter) not in tracer.used for parameter in model.parameters()):
+    if any(isinstance(t, nn.Parameter) and id(t) not in tracer.used for _, t in named_tensors(model)):
         with suppress(Broken):  # what cannot train with this example has nothing to keep together
             training = watch(model.train(), twice, labels, next_id, inexact)
             runs.append(Run(twice, training=True, hollow=training.hollow, inexact=inexact))

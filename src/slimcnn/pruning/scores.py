@@ -15,6 +15,7 @@ from slimcnn.errors import CriterionError, SlimcnnError, WeightsError
 from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.running import first_line, outputs_of
+from slimcnn.graph.walking import named_tensors
 from slimcnn.registry import Registry
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -219,7 +220,7 @@ def _checked(values: Tensor, group: ChannelGroup, criterion: str) -> Tensor:
 
 
 def _refuse_broken_weights(model: nn.Module) -> None:
-    tensors = [(name, t.detach()) for name, t in (*model.named_parameters(), *model.named_buffers())]
+    tensors = [(name, t.detach()) for name, t in named_tensors(model)]
     sums = [t.sum().double().cpu() for _, t in tensors]  # not finite if one of the numbers is not
     if not sums or bool(torch.stack(sums).isfinite().all()):
         return
