@@ -129,6 +129,17 @@ def test_commands_that_look_answer_people_and_machines(
     assert err == ""
 
 
+def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, _, err = call(f"compress --model resnet8 --pretrain 1 --criterion l3 --out {out}", capsys, monkeypatch)
+    assert code == 2
+    assert "unknown criterion 'l3'" in err
+    assert "epoch" not in err
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

@@ -22,6 +22,7 @@ from slimcnn.models import load_weights, preprocessing, resolve
 from slimcnn.normalising import find_normalisation
 from slimcnn.objectives import Objective
 from slimcnn.pruning import Plan, Verdict, allocate, mask, prune, score
+from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.verify import law
 from slimcnn.recipes import Pruning, Recipe
 from slimcnn.recovery import recalibrate
@@ -73,6 +74,8 @@ def run(recipe: Recipe, *, show: Show = Show(), fabric: Fabric | None = None, co
     """
     if recipe.prune is None and recipe.pretrain is None:
         raise RecipeError("the recipe neither trains nor prunes: give it [pretrain] or [prune]")
+    if recipe.prune is not None and recipe.prune.plan is None:
+        criterion_named(recipe.prune.criterion)  # a typing mistake is to show now, not after hours of training
     fabric = launched(fabric)
     show = show if fabric.is_global_zero else Show()
     facts = from_rank_zero(fabric, lambda: RunFolder.open(recipe).facts)
