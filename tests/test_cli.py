@@ -129,6 +129,19 @@ def test_commands_that_look_answer_people_and_machines(
     assert err == ""
 
 
+def test_branches_may_vanish_from_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    line = f"{COMPRESS} --ratio 1 --min-channels 0 --residual keep --out {tmp_path / 'out'}"
+    code, _, err = call(line, capsys, monkeypatch)
+    assert code == 0, err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {
+        group["kept"] for group in report["groups"] if group["name"].endswith("conv1") and "." in group["name"]
+    } == {0}
+    assert report["verdict"]["equal"]
+
+
 def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

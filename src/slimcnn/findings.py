@@ -143,11 +143,13 @@ def _layers(before: Measurement, after: Measurement) -> tuple[LayerChange, ...]:
 
 
 def _norms(model: nn.Module, graph: ChannelGraph, plan: Plan) -> tuple[Norms, ...]:
-    """Compare the L2 norms of all filters with those of the kept ones, for every layer that lost some."""
+    """Compare the L2 norms of all filters with those of the kept ones, for every layer that lost some, but not all."""
     tensors = dict(model.named_parameters())
     found = []
     for name, removed in plan.removed.items():
         group = graph[name]
+        if len(removed) == group.channels:
+            continue
         keep = torch.ones(group.channels, dtype=torch.bool)
         keep[list(removed)] = False
         for axis in group.filters:

@@ -55,6 +55,7 @@ def test_a_branch_without_channels_adds_its_constant_and_costs_nothing(name: str
     optimizer = torch.optim.SGD(small.train().parameters(), lr=0.01, momentum=0.9)
     small(x).sum().backward()
     optimizer.step()
+    assert slimcnn.recalibrate(small, [torch.randn(4, 3, 32, 32)]) > 0
     slimcnn.save(small, tmp_path / "net.safetensors")
     loaded = slimcnn.load(tmp_path / "net.safetensors")
     assert torch.equal(loaded(x), small.eval()(x))

@@ -99,6 +99,8 @@ class Scores:
 
         Where a group has several parts, m / parts stay of each.
         """
+        if m == 0:
+            return torch.empty(0, dtype=torch.int64)
         parts = self.parts.get(group, (torch.arange(len(self.values[group])),))
         return torch.cat([part[self._best(group, part, m // len(parts))] for part in parts]).sort().values
 

@@ -35,7 +35,9 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]
     >>> model.running_mean, model.running_var
     (tensor([0.5000]), tensor([0.3333]))
     """
-    layers = {m: _Moments() for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    # A norm in a branch that was removed has no channels left.
+    layers = {norm: _Moments() for norm in norms if norm.running_mean is not None and len(norm.running_mean)}
     if not layers:
         return 0
     with torch.no_grad(), _modes_restored(model), _statistics_restored_on_error(layers):
