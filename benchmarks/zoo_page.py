@@ -42,7 +42,8 @@ HOW = """
 * **Cut through a norm**: not equal, and a layer whose statistics run over channels (LayerNorm, GroupNorm, weight
   standardisation, EvoNorm ...) was cut; after that no library can be exact. slimcnn leaves such channels alone unless it is asked.
 * **Crash**: an exception while cutting or when the cut network runs, or memory beyond the limit. **No end**: a stage
-  (building, cutting, running, judging) that went on for more than {seconds} s. **Nothing cut**: not one channel was removed.
+  (building, cutting, running, judging) that went on beyond the limit of time, which is named
+  with every case above (the last sweep's: {seconds} s; with more, some would end). **Nothing cut**: not one channel was removed.
 * **slimcnn**: `trace`, `score("l1")`, `allocate(Target(ratio=0.5))`, `prune`. *Seconds* are without verification, which has a
   column of its own. A layer is *locked* where its output channels, or some of them, have to stay; the outputs of the network always do.
 * **torch-pruning**: `MagnitudePruner`, `MagnitudeImportance(p=1)`, `pruning_ratio=0.5`, the classifiers in `ignored_layers`.
