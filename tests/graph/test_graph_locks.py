@@ -225,6 +225,18 @@ def test_a_written_size_in_one_class_is_found_in_every_module_of_it() -> None:
     assert {place_of(graph, layer).split(" in ")[1].split(" ")[0] for layer in reasons(graph)} == {"1", "3"}
 
 
+@pytest.mark.parametrize("pick", [lambda y: y[:, 1:2], lambda y: y[:, 1, None], lambda y: y.unbind(1)[1][:, None]])
+@pytest.mark.parametrize("before", range(5))
+def test_a_channel_that_is_picked_by_its_place_keeps_all_others_in_theirs(pick: object, before: int) -> None:
+    def run(n: Net, x: torch.Tensor) -> torch.Tensor:
+        y = n.stem(x)
+        return n.b(y + pick(y).sigmoid())  # type: ignore[operator]
+
+    stem = nn.Sequential(Conv(3, 16, 1), *(Conv(16, 16, 1) for _ in range(before)))
+    graph = traced(Net(run, stem=stem, b=Conv(16, 5, 1)))
+    assert sizes(graph) == {f"stem.{i}": 16 for i in range(before)}
+
+
 def share_of_the_channels(n: Net, x: torch.Tensor, divisor: int) -> torch.Tensor:
     y = n.a(x)
     first = y.shape[1] // divisor

@@ -197,6 +197,7 @@ class Tracer(TorchDispatchMode):
         for ids in single:
             if len(ids) and int(ids[0]) != NONE:
                 self.ledger.alone[int(ids[0])].append(self._said(call))
+                self.ledger.delicate = True
 
     def _said(self, call: Call) -> str:
         """Write an operation down with its numbers: what is done to a channel may depend on where it is."""

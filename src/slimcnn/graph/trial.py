@@ -99,7 +99,8 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
     """Choose channels to remove, never so many that one is left.
 
     In turns: both ends and some between, so that all others move; the first and the last, so that every boundary that
-    is a share of the channels (`c // 4`) shifts; any.
+    is a share of the channels (`c // 4`) shifts; any.  The first trial, often the only one, takes both ends of every
+    group; later ones take something else of neighbours.
     """
     random = np.random.default_rng(seed)
     removed = {}
@@ -113,7 +114,7 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
             for place, part in enumerate(graph.groups[i].parts):  # in every part others go: only their number is equal
                 ends = np.r_[0, size - 1, 1 + random.permutation(size - 2)]
                 orders = (ends, channels, channels[::-1], random.permutation(channels))
-                gone.append(part[orders[(seed + place + turn) % 4][:number]])
+                gone.append(part[orders[(seed + place + turn * bool(seed)) % 4][:number]])
             removed[i] = np.sort(np.concatenate(gone))
     return removed
 
