@@ -120,7 +120,7 @@ def page(found: dict) -> str:
         "",
         f"The aim, never slower than torch-pruning, is missed on {', '.join(behind) or 'none'}. What costs is running the network's",
         "Python twice under the dispatcher: once to trace, once for the trial cut that finds sizes written into the code.",
-        "torch-pruning does without the second run, and hands over wrong networks, or none, where it would have mattered.",
+        "torch-pruning does without the second run; zoo.md says on which networks it crashes or does not end.",
         "",
         f"Measured on: `{json.dumps(found['environment'])}`",
         "",

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from traced import Net, half_of_everything, image, sizes, traced
+from traced import half_of_everything, image, sizes, traced
 
+from at_hand import Net
 from slimcnn.errors import ModelError, TraceError
 from slimcnn.graph import trace
 

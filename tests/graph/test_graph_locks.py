@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from traced import Net, image, law_holds, reasons, sizes, traced
+from traced import image, law_holds, reasons, sizes, traced
 
+from at_hand import Net
 from slimcnn.graph import ChannelGraph, trace
 
 Conv = nn.Conv2d

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from traced import Net, owned, reasons, sizes, traced
+from traced import owned, reasons, sizes, traced
 
+from at_hand import Net
 from slimcnn.layers.channel_pad import ChannelPad
 
 Conv = nn.Conv2d

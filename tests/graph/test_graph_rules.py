@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from traced import Net, image, owned, reasons, sizes, traced
+from traced import image, owned, reasons, sizes, traced
 
+from at_hand import Net
 from slimcnn.errors import PlanError
 from slimcnn.graph import trace
 from slimcnn.pruning import Plan, prune

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from traced import Net, half_of_everything, image, reasons, sizes, traced
+from traced import half_of_everything, image, reasons, sizes, traced
 
 import slimcnn
+from at_hand import Net
 from slimcnn.errors import CheckpointError
 from slimcnn.graph import trace
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from traced import Net, half_of_everything, image, law_holds, randomise, reasons, sizes, traced
+from traced import half_of_everything, image, law_holds, reasons, sizes, traced
 
+from at_hand import Net, randomise
 from slimcnn.errors import ModelError
 from slimcnn.graph import trace
 

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cutting import some_channels
+from at_hand import randomise, some_channels
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, mask, prune, verify
-
-
-class Net(nn.Module):
-    """Modules, and the function that runs them."""
-
-    def __init__(self, forward: Callable[..., Any], **modules: Any) -> None:
-        super().__init__()
-        for name, module in modules.items():
-            setattr(self, name, module)
-        self.run = forward
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.run(self, *args, **kwargs)
 
 
 def image(channels: int = 3, size: int = 8) -> Tensor:
@@ -76,13 +62,3 @@ def traced(model: nn.Module, example: Any = None) -> ChannelGraph:
     graph = trace(model, image() if example is None else example)
     assert law_holds(model, graph) > 0 or not graph.groups
     return graph
-
-
-def randomise(model: nn.Module) -> None:
-    """Give batch norms statistics and scales that a mistake cannot hide behind."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-                if tensor is not None:
-                    tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.25)

@@ -10,22 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import slimcnn
+from at_hand import Net
 from slimcnn.layers.channel_pad import ChannelPad
 
 Conv = nn.Conv2d
-
-
-class Net(nn.Module):
-    """Modules, and the function that runs them."""
-
-    def __init__(self, forward: Callable[..., Any], **modules: Any) -> None:
-        super().__init__()
-        for name, module in modules.items():
-            setattr(self, name, module)
-        self.run = forward
-
-    def forward(self, *args: Any) -> Any:
-        return self.run(self, *args)
 
 
 def unit(read: int, made: int, kernel: int = 3, **options: Any) -> nn.Sequential:
@@ -271,14 +259,3 @@ REGISTERED: dict[str, Callable[[], nn.Module]] = {
     "vgg11 thin": lambda: slimcnn.build("vgg11", width=0.25),
     "vgg11 thin, deep head": lambda: slimcnn.build("vgg11", width=0.25, head="512-10"),
 }  # fmt: skip
-
-
-def randomise(model: nn.Module, seed: int = 1) -> None:
-    """Give batch norms statistics and scales that a mistake cannot hide behind."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            for tensor, low, high in ((module.weight, 0.5, 1.5), (module.bias, -0.5, 0.5),
-                                      (module.running_mean, -0.5, 0.5), (module.running_var, 0.5, 1.5)):  # fmt: skip
-                if tensor is not None:
-                    tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)

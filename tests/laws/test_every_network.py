@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 import slimcnn
+from at_hand import randomise
 from slimcnn.models import networks
 from slimcnn.pruning.verify import verify
 
 SMALL = {"resnet110": {"width": 0.25}, "resnet164": {"width": 0.25}, "vgg19": {"width": 0.25}, "vgg16": {"width": 0.25}}
 
 
-def randomise(model: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor, low, high in (
-                (module.weight, 0.5, 1.5),
-                (module.bias, -0.5, 0.5),
-                (module.running_mean, -0.5, 0.5),
-                (module.running_var, 0.5, 1.5),
-            ):
-                assert tensor is not None
-                tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
-    return model
-
-
 @pytest.mark.parametrize("name", [entry.name for entry in networks])
 def test_the_pruned_network_is_the_masked_network(name: str) -> None:
-    net = randomise(slimcnn.build(name, **SMALL.get(name, {})))
+    net = slimcnn.build(name, **SMALL.get(name, {}))
+    randomise(net)
     shape = networks[name].facts["input"]
     before = {key: value.clone() for key, value in net.state_dict().items()}
     graph = slimcnn.trace(net, torch.zeros(1, *shape))

@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from law_networks import randomise
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from cutting import some_channels
+from at_hand import randomise, some_channels
 from slimcnn.graph import trace
 from slimcnn.layers.channel_pad import ChannelPad
 from slimcnn.pruning import mask, prune, verify

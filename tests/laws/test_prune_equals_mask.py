@@ -13,10 +13,11 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from law_networks import NETWORKS, REGISTERED, randomise
+from law_networks import NETWORKS, REGISTERED
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from at_hand import randomise
 from slimcnn.errors import CriterionError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.running import outputs_of

@@ -351,10 +351,9 @@ class GraphBuilder:
                 totals[layer] = size
                 here = self.component[first : first + size]
                 for component in here[locked[here]].tolist():
-                    record = self.locks.get(component)
-                    if record is not None:
-                        key = (layer, record.reason, str(record.site) if record.site else "")
-                        found[key] = found.get(key, 0) + 1
+                    record = self.locks[component]
+                    key = (layer, record.reason, str(record.site) if record.site else "")
+                    found[key] = found.get(key, 0) + 1
         for made in self.ledger.contractions:
             if made.lost and made.module not in totals:
                 totals[made.module] = made.lost
