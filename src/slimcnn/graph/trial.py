@@ -98,9 +98,9 @@ def _watch_cut(cut: nn.Module, run: Run, labels: Mapping[str, Label], next_id: i
 def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
     """Choose channels to remove, never so many that one is left.
 
-    In turns: both ends and some between, so that all others move; the first and the last, so that every boundary that
-    is a share of the channels (`c // 4`) shifts; any.  The first trial, often the only one, takes both ends of every
-    group; later ones take something else of neighbours.
+    The first trial, often the only one, takes both ends of every group and some between, so that all others move.
+    Later ones take in turns the first, so that every boundary that is a share of the channels (`c // 4`) shifts, the
+    last, or any, and something else of neighbours: any three in a row take all three of every group.
     """
     random = np.random.default_rng(seed)
     removed = {}
@@ -112,9 +112,12 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
         for i in bundle:
             gone = []
             for place, part in enumerate(graph.groups[i].parts):  # in every part others go: only their number is equal
-                ends = np.r_[0, size - 1, 1 + random.permutation(size - 2)]
-                orders = (ends, channels, channels[::-1], random.permutation(channels))
-                gone.append(part[orders[(seed + place + turn * bool(seed)) % 4][:number]])
+                if seed:
+                    orders = (channels, channels[::-1], random.permutation(channels))
+                    order = orders[(seed + place + turn) % len(orders)]
+                else:
+                    order = np.r_[0, size - 1, 1 + random.permutation(size - 2)]
+                gone.append(part[order[:number]])
             removed[i] = np.sort(np.concatenate(gone))
     return removed
 
