@@ -170,6 +170,7 @@ def network(chain: list[tuple[str, int]]) -> nn.Module:
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(chains, st.integers(0, 2**31))
 @example([("dense", 12), ("glu", 16), ("rolled", 16), ("a quarter", 16), ("picked", 8)], 0)
+@example([("kept width", 12), ("shuffle", 16), ("unstacked", 8), ("transposed in groups", 8)], 2)
 @example([("halves", 12), ("glu", 8), ("kept width", 8), ("rolled", 8), ("a quarter", 16), ("picked", 8)], 6)
 def test_the_law_holds_on_any_chain_of_blocks(chain: list[tuple[str, int]], seed: int) -> None:
     torch.manual_seed(seed)

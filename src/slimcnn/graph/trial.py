@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise, zip_longest
+from itertools import count, pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -109,14 +109,16 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
         half = size // 2
         number = max(half - (turn + seed) % min(SPREAD, half), 1)
         channels = np.arange(size)
+        places = count()  # everywhere in the bundle others go: only their number is equal
         for i in bundle:
             gone = []
-            for place, part in enumerate(graph.groups[i].parts):  # in every part others go: only their number is equal
+            for part, place in zip(graph.groups[i].parts, places, strict=False):
+                some = random.permutation(channels)
                 if seed:
-                    orders = (channels, channels[::-1], random.permutation(channels))
-                    order = orders[(seed + place + turn) % len(orders)]
+                    order = (channels, channels[::-1], some)[(seed + place + turn) % 3]
                 else:
-                    order = np.r_[0, size - 1, 1 + random.permutation(size - 2)]
+                    ends = [0, size - 1] if place % 2 == 0 else [size - 1, 0]
+                    order = np.r_[ends, some[(some > 0) & (some < size - 1)]]
                 gone.append(part[order[:number]])
             removed[i] = np.sort(np.concatenate(gone))
     return removed
