@@ -149,6 +149,8 @@ class Ledger:
     """For ids of which a tensor holds one alone (`x[:, i]`): everything that was done to it."""
     delicate: bool = False
     """Channels were picked or parted by numbers, which may be computed from how many there are."""
+    cut_blind: bool = True
+    """Nothing in the network's code depends on how many channels there are, so that it cannot tell a cut copy."""
     current: Site | None = None
     """The last operation that began: the culprit when the run breaks off inside it."""
     finished: bool = True

@@ -20,6 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from slimcnn.graph.hollow import SKIPPED, SKIPPED_IF_HOLLOW, needs_numbers, stand_in
 from slimcnn.graph.ids import NONE, Label, compact, core, ids_in, same, varying
 from slimcnn.graph.ledger import Call, Ledger, LockRecord, Mark, Meeting, NeedsValues, Parts, Site
+from slimcnn.graph.sizes_asked import SizesAsked
 
 SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 """Code that is not the user's."""
@@ -57,6 +58,7 @@ class Tracer(TorchDispatchMode):
         """The marks of the arguments of the operation that is running, by `id`: quicker than the table of all."""
         self._names = names
         self._stack: list[nn.Module] = []
+        self._sizes = SizesAsked(self.ledger)
 
     # what rules may ask and say ------------------------------------------------------------------------------
 
@@ -159,6 +161,8 @@ class Tracer(TorchDispatchMode):
         if hollow and needs_numbers(name, args, [t for t in tensors if not self.computed(t)]):
             raise NeedsValues(name)
         site = self._begin(name, marks)
+        if any(mark.label for mark in marks):
+            self._sizes.note(name, func, (*args, *kwargs.values()), self.module, constants=len(marks) < len(tensors))
         self.used.update(map(id, tensors))
         skip = self.hollow and (name in SKIPPED or (hollow and name in SKIPPED_IF_HOLLOW))
         out = stand_in(name, func, args, kwargs) if skip else func(*args, **kwargs)
@@ -238,7 +242,7 @@ class Tracer(TorchDispatchMode):
         fused = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with torch.no_grad(), self:
+            with torch.no_grad(), self._sizes, self:
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fused)

@@ -36,6 +36,8 @@ HARD_CODED = "a size in the code does not follow a cut"
 
 COUNTED = "scaled or shifted by a number that depends on how many channels there are"
 
+DECIDED = "the code decides by how many channels there are"
+
 SIZED = (
     "view",
     "_unsafe_view",
@@ -160,6 +162,7 @@ def _displaced(ledgers: list[Ledger], remaining: Remaining) -> list[LockRecord]:
             if one is None or other is None or one[1] != other[1]:
                 meetings = [side[0] for side in (one, other) if side is not None]
                 wrong += [_misplaced(meeting, ledger, builder) for meeting in meetings for ledger in ledgers]
+    wrong += _other_ways(builder.ledger.passed, [passed for ledger in ledgers for passed in ledger.passed], builder)
     wrong += _counted(builder.ledger.numbers, [number for ledger in ledgers for number in ledger.numbers], builder)
     for ledger in ledgers:
         for channel, done in ledger.alone.items():
@@ -175,6 +178,18 @@ def _by_place(meetings: list[Meeting], remaining: Remaining) -> dict[Site, list[
     for meeting, left in zip(meetings, remaining.of(meetings), strict=True):
         found[meeting.site].append((meeting, left))
     return found
+
+
+def _other_ways(
+    before: list[tuple[Site, Label]], after: list[tuple[Site, Label]], builder: GraphBuilder
+) -> list[LockRecord]:
+    """List channels that passed an operation only before or only after the cut: the code decided by their number."""
+    different = {site for site, _ in before} ^ {site for site, _ in after}
+    return [
+        LockRecord(_known(ids_in(label), builder), DECIDED, site)
+        for site, label in (*before, *after)
+        if site in different
+    ]
 
 
 def _counted(before: list[Numbers], after: list[Numbers], builder: GraphBuilder) -> list[LockRecord]:

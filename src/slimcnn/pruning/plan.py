@@ -134,12 +134,14 @@ def check(plan: Plan, graph: ChannelGraph) -> None:
 
 
 def _check_bundle(plan: Plan, groups: Sequence[ChannelGroup]) -> None:
-    removed = {
-        (group.name, tuple(part.tolist())): np.isin(part, plan.removed.get(group.name, ())).sum()
-        for group in groups
-        for part in group.parts
-    }
-    (one, most), (other, least) = (extreme(removed.items(), key=lambda item: int(item[1])) for extreme in (max, min))
+    if len(groups) == 1 and len(groups[0].parts) == 1:
+        return
+    removed: dict[tuple[str, tuple[int, ...]], int] = {}
+    for group in groups:
+        gone = np.zeros(group.channels, dtype=np.bool_)
+        gone[list(plan.removed.get(group.name, ()))] = True
+        removed |= {(group.name, tuple(part.tolist())): int(gone[part].sum()) for part in group.parts}
+    (one, most), (other, least) = (extreme(removed.items(), key=lambda item: item[1]) for extreme in (max, min))
     if most != least:
         raise PlanError(
             f"the plan removes {most} of the channels {_brief(one[1])} of {one[0]!r} but {least} of {_brief(other[1])} "
