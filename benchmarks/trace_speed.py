@@ -118,9 +118,9 @@ def page(found: dict) -> str:
     behind = [name for name, ways in found["seconds"].items() if median_ratio(ways) > 1]
     lines += [
         "",
-        f"The aim, never slower than torch-pruning, is missed on {', '.join(behind) or 'none'}. What costs is running the network's",
-        "Python twice under the dispatcher: once to trace, once for the trial cut that finds sizes written into the code.",
-        "torch-pruning does without the second run; zoo.md says on which networks it crashes or does not end.",
+        f"Never slower than torch-pruning is the aim; {'missed on ' * bool(behind)}{', '.join(behind) or 'met on all'}.",
+        "slimcnn runs the network's Python under the dispatcher, and once more on a trial cut where its code asks for sizes",
+        "(none of these does); torch-pruning makes no trial: zoo.md says on which networks it crashes or does not end.",
         "",
         f"Measured on: `{json.dumps(found['environment'])}`",
         "",
