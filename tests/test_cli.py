@@ -56,7 +56,7 @@ def test_a_run_leaves_report_checkpoint_plan_and_recipe(finished: Path) -> None:
         assert set(report[when]) == {"top1", "params", "macs", "bytes", "latency_ms"}
     assert report["verdict"]["equal"]
     assert report["locked"][0]["reason"] == "the network's output"
-    assert [stage["name"] for stage in report["stages"]] == ["original", "cut", "recalibrated", "distilled"]
+    assert [stage["name"] for stage in report["stages"]] == ["original", "cut", "re-solved", "distilled"]
     assert report["after"]["bytes"] == (finished / "compressed.safetensors").stat().st_size
     small = slimcnn.load(finished / "compressed.safetensors")
     assert slimcnn.measure(small, torch.zeros(1, 1, 8, 8)).macs == report["after"]["macs"]

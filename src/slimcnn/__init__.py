@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from slimcnn.graph import ChannelGraph, ChannelGroup, trace
     from slimcnn.measuring import latency, measure
     from slimcnn.models import build, load_weights, resolve
-    from slimcnn.pruning import Criterion, Plan, Scores, Target, allocate, carry, mask, prune, score
-    from slimcnn.recovery import recalibrate
+    from slimcnn.pruning import Criterion, Plan, Scores, Target, allocate, carry, mask, prune, score, sensitivity
+    from slimcnn.recovery import least_squares, recalibrate, synthesise
     from slimcnn.training import Training, evaluate, fit
 
 __version__ = "0.1.0"
@@ -35,8 +35,8 @@ _HOMES = {
     "graph": ["ChannelGraph", "ChannelGroup", "trace"],
     "measuring": ["latency", "measure"],
     "models": ["build", "load_weights", "resolve"],
-    "pruning": ["Criterion", "Plan", "Scores", "Target", "allocate", "carry", "mask", "prune", "score"],
-    "recovery": ["recalibrate"],
+    "pruning": ["Criterion", "Plan", "Scores", "Target", "allocate", "carry", "mask", "prune", "score", "sensitivity"],
+    "recovery": ["least_squares", "recalibrate", "synthesise"],
     "training": ["Training", "evaluate", "fit"],
 }
 _HOME = {name: f"slimcnn.{module}" for module, names in _HOMES.items() for name in names}
@@ -57,6 +57,7 @@ __all__ = [
     "evaluate",
     "fit",
     "latency",
+    "least_squares",
     "load",
     "load_dataset",
     "load_weights",
@@ -67,6 +68,8 @@ __all__ = [
     "resolve",
     "save",
     "score",
+    "sensitivity",
+    "synthesise",
     "trace",
 ]
 

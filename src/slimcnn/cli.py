@@ -15,8 +15,8 @@ import typer
 from slimcnn.errors import SlimcnnError
 
 if TYPE_CHECKING:
-    from slimcnn.compress import Show
     from slimcnn.recipes import Recipe
+    from slimcnn.start import Show
 
 app = typer.Typer(
     name="slimcnn",
@@ -104,7 +104,8 @@ def compress(
         Optional[float], typer.Option(help="This share of the channels goes.", rich_help_panel=HOW_SMALL)  # noqa: UP045
     ] = None,
     scope: Annotated[
-        str, typer.Option(help="local: the same share of every layer; global: rank all channels together.",
+        str, typer.Option(help="local: the same share of every layer; global: rank all channels together; sensitivity: "
+                          "what costs the output least, measured on images.",
                           rich_help_panel=HOW_SMALL)
     ] = "local",
     residual: Annotated[
@@ -132,9 +133,12 @@ def compress(
                                      rich_help_panel=HOW_SMALL)
     ] = None,
     recover: Annotated[
-        str, typer.Option(help="none, bn (recalibrate batch norm), finetune, or distill (from the original).",
-                          rich_help_panel=BACK)
-    ] = "distill",
+        Optional[str],  # noqa: UP045
+        typer.Option(help="none; bn (recalibrate batch norm); least_squares (re-solve layers, no labels); data_free "
+                     "(the same without any image); finetune; "
+                     "distill (from the original); or several: least_squares+distill. Default: least_squares, and "
+                     "with --epochs least_squares+distill.", rich_help_panel=BACK),
+    ] = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
     batch_size: BatchSize = None,
@@ -167,7 +171,7 @@ def compress(
     plain |= {
         "prune": {"criterion": criterion, "target": target, "inexact": inexact}
         | _given(plan=str(plan) if plan else None),
-        "recover": {"how": recover, "training": {"epochs": 10, "learning_rate": 0.01} | training},
+        "recover": {"how": _how(recover, training), "training": {"epochs": 10, "learning_rate": 0.01} | training},
         "out": str(out),
     }
     if pretrain is not None:
@@ -352,6 +356,19 @@ class _Interrupted(Exception):
 # --- what the commands share --------------------------------------------------------------------------------------
 
 
+def _how(recover: str | None, training: dict[str, Any]) -> str:
+    """Refuse settings of a training that would not take place; choose one where they are given alone."""
+    asked = [name for name in ("epochs", "learning_rate", "batch_size") if name in training]
+    if recover is None:
+        return "least_squares+distill" if asked else "least_squares"
+    if asked and not recover.endswith(("finetune", "distill")):
+        option = asked[0].replace("_", "-")
+        from slimcnn.errors import RecipeError
+
+        raise RecipeError(f"--{option} is for training, and --recover {recover} does not train: add +distill")
+    return recover
+
+
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
@@ -498,7 +515,7 @@ def _showing(quiet: bool) -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from slimcnn.compress import Show
+    from slimcnn.start import Show
 
     console = Console(stderr=True, quiet=quiet, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

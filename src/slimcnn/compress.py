@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,56 +13,26 @@ from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, load, read_information, save
 from slimcnn.datasets import Dataset, batches, load_dataset
-from slimcnn.distillation import hinton
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.models import load_weights, preprocessing, resolve
 from slimcnn.normalising import find_normalisation
-from slimcnn.objectives import Objective
-from slimcnn.pruning import Plan, Verdict, allocate, mask, prune, score
+from slimcnn.pruning import Plan, Verdict, allocate, mask, prune, score, sensitivity
 from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.verify import law
 from slimcnn.recipes import Pruning, Recipe
-from slimcnn.recovery import recalibrate
 from slimcnn.reporting.contents import Curve, Report, Stage
 from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, RunFolder
-from slimcnn.training import Epoch, Training, evaluate, fit
+from slimcnn.stages import curve, recover, run_epochs, timed
+from slimcnn.start import SILENT, Show, Start
+from slimcnn.training import Training
 from slimcnn.training.processes import from_rank_zero, launched
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
-"""(what, steps done, steps in all)."""
 
-
-@dataclass(frozen=True)
-class Show:
-    """How a run tells what it does; silent by default."""
-
-    say: Say = lambda _: None
-    progress: Progress = lambda *_: None
-
-
-@dataclass(frozen=True)
-class Start:
-    """The original network with everything that a cut needs."""
-
-    model: nn.Module
-    dataset: Dataset
-    """With the normalisation that the weights expect."""
-    normalisation: str
-    """How it was found."""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def example(self) -> Tensor:
-        """One input of the right shape, (1, c, h, w)."""
-        return torch.zeros(1, *self.dataset.shape)
-
-
-def run(recipe: Recipe, *, show: Show = Show(), fabric: Fabric | None = None, command: str = "") -> Report | None:
+def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, command: str = "") -> Report | None:
     """Do everything that a recipe asks for, in its folder; go on where an earlier call was interrupted.
 
     Returns the report of a compression; None for a recipe that only trains.
@@ -77,7 +45,7 @@ def run(recipe: Recipe, *, show: Show = Show(), fabric: Fabric | None = None, co
     if recipe.prune is not None and recipe.prune.plan is None:
         criterion_named(recipe.prune.criterion)  # a typing mistake is to show now, not after hours of training
     fabric = launched(fabric)
-    show = show if fabric.is_global_zero else Show()
+    show = show if fabric.is_global_zero else SILENT
     facts = from_rank_zero(fabric, lambda: RunFolder.open(recipe).facts)
     folder = RunFolder(Path(recipe.out), writing=fabric.is_global_zero, facts=facts)
     start = prepare(recipe, show, folder, fabric)
@@ -90,7 +58,7 @@ def run(recipe: Recipe, *, show: Show = Show(), fabric: Fabric | None = None, co
         show.say(f"cutting {int(plan.counts(graph).sum())} channels and proving the cut")
         small = prune(start.model, graph, plan, verify=False)
         verdict = law(mask(start.model, graph, plan), small, graph, plan)
-    stages, curves = recover(recipe, start, small, folder, show, fabric)
+    stages, curves = recover(recipe, start, small, graph, plan, folder, show, fabric)
     if not folder.writing:
         return None
     return _finish(recipe, start, small, graph, plan, verdict, stages, curves, folder, show, command)
@@ -188,31 +156,12 @@ def _pretrain(training: Training, start: Start, show: Show, folder: RunFolder | 
         show.say("the network is already trained")
         return
     show.say(f"training the network: {training.epochs} epochs on {len(start.dataset.train)} images")
-    history = list(_epochs(start.model, start.dataset, training, None, folder, "pretrain", "training", show, fabric))
+    history = list(run_epochs(start.model, start.dataset, training, None, folder, "pretrain", "training", show, fabric))
     if folder is not None:
         folder.remember(pretrained=[curve(epoch).model_dump() for epoch in history])
         if folder.writing:
             save(start.model, folder / ORIGINAL, information=_information(start, history[-1].validation_top1))
             show.say(f"saved {folder / ORIGINAL}")
-
-
-def _epochs(
-    model: nn.Module, dataset: Dataset, training: Training, objective: Objective | None,
-    folder: RunFolder | None, name: str, verb: str, show: Show, fabric: Fabric | None,
-) -> Iterator[Epoch]:  # fmt: skip
-    def progress(done: int, total: int) -> None:
-        show.progress(verb, done, total)
-
-    state = folder / name if folder is not None else None
-    for epoch in fit(
-        model, dataset, training=training, objective=objective, folder=state, fabric=fabric, progress=progress
-    ):
-        again = " (from before)" if epoch.resumed else ""
-        show.say(
-            f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation top-1 "
-            f"{epoch.validation_top1:.2f} %, {epoch.images_per_second:.0f} images/s{again}"
-        )
-        yield epoch
 
 
 def _information(start: Start, validation_top1: float) -> dict[str, Any]:
@@ -236,81 +185,23 @@ def make_plan(pruning: Pruning, start: Start, show: Show) -> tuple[ChannelGraph,
     graph = trace(start.model, start.example, pruning.inexact)
     if pruning.plan is not None:
         return graph, Plan.load(Path(pruning.plan), graph)
-    data = batches(
-        start.dataset.train, 128, normalisation=start.dataset.normalisation,
-        augmentation=start.dataset.augmentation, seed=0,
-    )  # fmt: skip
-    scores = score(start.model, graph, pruning.criterion, data=islice(data, pruning.batches))
+    scores = score(start.model, graph, pruning.criterion, data=_batches(pruning, start))
+    if pruning.target.scope == "sensitivity":
+        show.say("measuring how much the output suffers when each group loses channels")
+
+        def progress(done: int, total: int) -> None:
+            show.progress("measuring sensitivity", done, total)
+
+        scores = sensitivity(start.model, graph, scores, (x for x, _ in _batches(pruning, start)), progress)
     return graph, allocate(graph, scores, pruning.target)
 
 
-# --- the accuracy -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def timed(folder: RunFolder, name: str) -> Iterator[None]:
-    """Add the time that a block takes to the run's facts, so that interruptions do not count."""
-    began = time.perf_counter()
-    yield
-    seconds = folder.facts.get("seconds", {})
-    folder.remember(seconds=seconds | {name: time.perf_counter() - began})
-
-
-def recover(
-    recipe: Recipe, start: Start, small: nn.Module, folder: RunFolder, show: Show, fabric: Fabric
-) -> tuple[list[Stage], list[Curve]]:
-    """Win the accuracy back in place: recalibrate batch norm, then train if the recipe says so."""
-    stages = [_stage(start.model, "original", start, folder, fabric), _stage(small, "cut", start, folder, fabric)]
-    how = recipe.recover.how
-    if how == "none":
-        return stages, []
+def _batches(pruning: Pruning, start: Start) -> Iterator[tuple[Tensor, Tensor]]:
     feed = batches(
-        start.dataset.train, 256, normalisation=start.dataset.normalisation,
+        start.dataset.train, 128, normalisation=start.dataset.normalisation,
         augmentation=start.dataset.augmentation, seed=0,
     )  # fmt: skip
-    count = -(-recipe.recover.images // 256)
-    if recalibrate(small, (x for x, _ in islice(feed, count))):
-        stages.append(_stage(small, "recalibrated", start, folder, fabric))
-    show.say(", ".join(f"{stage.name} {stage.top1:.2f} %" for stage in stages) + " (validation top-1)")
-    if how == "bn":
-        return stages, []
-    objective, training = _lesson(recipe, start)
-    verb = {"distill": "distilling from the original", "finetune": "fine-tuning"}[how]
-    show.say(f"{verb}: {training.epochs} epochs on {len(start.dataset.train)} images")
-    history = list(_epochs(small, start.dataset, training, objective, folder, "recover", verb, show, fabric))
-    name = {"distill": "distilled", "finetune": "fine-tuned"}[how]
-    seconds = sum(epoch.seconds for epoch in history)
-    stages.append(Stage(name=name, top1=history[-1].validation_top1, seconds=seconds))
-    return stages, [curve(epoch) for epoch in history]
-
-
-def _lesson(recipe: Recipe, start: Start) -> tuple[Objective | None, Training]:
-    """What the small network is trained on: labels alone, or the original's answers too."""
-    recovery, training = recipe.recover, recipe.recover.training
-    if recovery.how == "finetune":
-        return None, training
-    objective = hinton(
-        start.model, recovery.temperature, recovery.alpha, label_smoothing=training.label_smoothing
-    )  # fmt: skip
-    return objective, training.model_copy(update={"label_smoothing": 0.0})
-
-
-def _stage(model: nn.Module, name: str, start: Start, folder: RunFolder, fabric: Fabric) -> Stage:
-    known = folder.facts.get("stages", {})
-    if name not in known:
-        began = time.perf_counter()
-        top1 = evaluate(model, start.dataset.validation, start.dataset.normalisation, fabric=fabric).top1
-        known = known | {name: {"top1": top1, "seconds": time.perf_counter() - began}}
-        folder.remember(stages=known)
-    return Stage(name=name, **known[name])
-
-
-def curve(epoch: Epoch) -> Curve:
-    """Keep of an epoch what the report shows."""
-    return Curve(
-        epoch=epoch.epoch, loss=epoch.loss, terms=epoch.terms, train_top1=epoch.train_top1,
-        validation_top1=epoch.validation_top1, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
-    )  # fmt: skip
+    return islice(feed, pruning.batches)
 
 
 # --- the end ------------------------------------------------------------------------------------------------------

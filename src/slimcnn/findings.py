@@ -30,7 +30,7 @@ from slimcnn.runs import COMPRESSED, ORIGINAL, RECIPE, RunFolder
 from slimcnn.training import evaluate
 
 if TYPE_CHECKING:
-    from slimcnn.compress import Start
+    from slimcnn.start import Start
 
 
 def assemble(
@@ -87,6 +87,10 @@ def _recovery(recipe: Recipe, start: Start, stages: list[Stage]) -> str:
     names = [stage.name for stage in stages]
     images = min(recover.images, len(start.dataset.train))
     done = [f"batch norm recalibrated on {images:,} images"] if "recalibrated" in names else []
+    if "re-solved" in names:
+        done.append(f"layers re-solved by least squares on {images:,} images")
+    if "re-solved without images" in names:
+        done.append("layers re-solved by least squares on images made from batch-norm statistics")
     if "fine-tuned" in names:
         done.append(f"{recover.training.epochs} epochs of fine-tuning")
     if "distilled" in names:

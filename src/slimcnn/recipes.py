@@ -68,18 +68,52 @@ class Pruning(Section):
     inexact: bool = False
     """Let channels go that a layer or group norm normalises together; the cut cannot be proven equal then."""
     batches: int = Field(default=8, ge=1)
-    """Batches of training images for criteria that look at data."""
+    """Batches of 128 training images for criteria that look at data, and for the scope "sensitivity"."""
+
+
+STEPS = ("bn", "least_squares", "data_free", "finetune", "distill")
+"""Ways to win accuracy back; the last two train."""
+
+
+def _steps(how: str) -> str:
+    steps = how.split("+")
+    unknown = [step for step in steps if step not in STEPS and how != "none"]
+    if unknown:
+        raise ValueError(f"choose none, or one or several of {', '.join(STEPS)}, as least_squares+distill")
+    if len(set(steps)) < len(steps):
+        raise ValueError("every step can be taken once")
+    if {"finetune", "distill"} & set(steps[:-1]):
+        raise ValueError("training comes last, and once")
+    return how
 
 
 class Recovery(Section):
     """How the accuracy is won back."""
 
-    how: Literal["none", "bn", "finetune", "distill"] = "distill"
-    images: int = Field(default=2048, ge=1)
-    """Training images for the recalibration of batch norm, which comes first in every case but none."""
+    how: Annotated[str, AfterValidator(_steps)] = "least_squares"
+    """none, or steps in their order, joined by +: bn (recalibrate batch norm), least_squares (re-solve layers on
+    images, without training), data_free (the same on images made from batch-norm statistics), finetune, distill (from
+    the original).  Training alone begins with bn."""
+    images: int = Field(default=1024, ge=1)
+    """Training images for what needs no training: bn and least_squares."""
     temperature: float = Field(default=4.0, gt=0)
     alpha: float = Field(default=0.9, ge=0, le=1)
     training: Training = Field(default_factory=lambda: Training(epochs=10, learning_rate=0.01))
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What is done, in order.
+
+        >>> Recovery(how="distill").steps, Recovery(how="least_squares+finetune").steps
+        (('bn', 'distill'), ('least_squares', 'finetune'))
+        """
+        steps = tuple(step for step in self.how.split("+") if step != "none")
+        return ("bn", *steps) if steps in (("finetune",), ("distill",)) else steps
+
+    @property
+    def trains(self) -> bool:
+        """Whether the last step is training."""
+        return self.how.endswith(("finetune", "distill"))
 
 
 class Recipe(Section):
@@ -87,7 +121,7 @@ class Recipe(Section):
 
     >>> recipe = Recipe(network=Network(model="resnet8"), out="runs/digits")
     >>> recipe.prune.target.macs, recipe.recover.how
-    (0.5, 'distill')
+    (0.5, 'least_squares')
     """
 
     network: Network

@@ -61,7 +61,7 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
     >>> 0.48 < graph.macs(plan.counts(graph)) / graph.macs() <= 0.5
     True
     """
-    _check_scores(graph, scores)
+    _check_scores(graph, scores, target)
     protected = _with_companions(graph, _matching(graph, target.protect, "protect"))
     fixed = _fixed_counts(graph, scores, target, protected)
     stay = {
@@ -105,7 +105,9 @@ def _empty_what_nothing_reads(graph: ChannelGraph, counts: Counts) -> None:
                     counts[i] = graph.groups[i].channels
 
 
-def _check_scores(graph: ChannelGraph, scores: Scores) -> None:
+def _check_scores(graph: ChannelGraph, scores: Scores, target: Target) -> None:
+    if target.scope == "sensitivity" and {group.name for group in graph.groups} - scores.costs.keys():
+        raise TargetError("scope='sensitivity' needs measured costs: pass sensitivity(model, graph, scores, images)")
     for group in graph.groups:
         found = scores.values.get(group.name)
         if found is None or len(found) != group.channels:
@@ -168,12 +170,13 @@ def _allowed(graph: ChannelGraph, bundle: Sequence[int], ratio: float, target: T
 def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[Sequence[int]]) -> list[Step]:
     """List every removal in the order in which channels leave."""
     inside = {i for bundle in free for i in bundle}
-    spared = target.residual == "auto" and target.ratio is None and any(graph.groups[i].residual for i in inside)
+    blind = target.residual == "auto" and target.scope != "sensitivity"
+    spared = blind and target.ratio is None and any(graph.groups[i].residual for i in inside)
     steps = []
     for bundle in free:
         groups = [graph.groups[i] for i in bundle]
         whole = sum(group.channels for group in groups)
-        values = torch.cat([_ranked(scores, group) for group in groups], dim=1).mean(dim=1)
+        values = _order(graph, scores, target, bundle)
         sums = np.concatenate([[0.0], np.cumsum(values.numpy())])
         residual, gone, before, last = any(group.residual for group in groups), 0, 0, float("-inf")
         for each in _may_go(groups, target).tolist():
@@ -185,6 +188,18 @@ def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[S
             waits = spared and (residual or gone > INSIDE_FIRST * whole)
             steps.append(Step((waits, last), tuple(bundle), tuple(chunk)))
     return sorted(steps, key=lambda step: step.turn)
+
+
+def _order(graph: ChannelGraph, scores: Scores, target: Target, bundle: Sequence[int]) -> torch.Tensor:
+    """Give the values by which a bundle's channels (one of each part) take their turns, in their order."""
+    groups = [graph.groups[i] for i in bundle]
+    if target.scope != "sensitivity":
+        return torch.cat([_ranked(scores, group) for group in groups], dim=1).mean(dim=1)
+    one = np.zeros(len(graph.groups), dtype=np.int64)
+    for i, group in zip(bundle, groups, strict=True):
+        one[i] = len(group.parts)
+    cost = graph.params if target.params is not None and target.macs is None else graph.macs
+    return scores.costs[groups[0].name] / max(cost() - cost(one), 1)
 
 
 def _ranked(scores: Scores, group: ChannelGroup) -> torch.Tensor:

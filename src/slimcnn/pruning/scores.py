@@ -16,6 +16,7 @@ from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.running import first_line, outputs_of
 from slimcnn.graph.walking import named_tensors
+from slimcnn.pruning.readings import Reading, readings_of
 from slimcnn.registry import Registry
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -34,6 +35,8 @@ class Evidence:
     filters: tuple[Tensor, ...] = ()
     scales: tuple[Tensor, ...] = ()
     contributions: Tensor | None = None
+    readings: tuple[Reading, ...] = ()
+    """How layers read the channels, on images."""
     seed: int = 0
     channels: int = 0
     """n, in a network."""
@@ -72,7 +75,7 @@ class Criterion:
     name: str
     score: Callable[[Evidence], Tensor]
     choose: Callable[[Evidence, int], Tensor] | None = None
-    needs: Literal["filters", "scales", "contributions", "nothing"] = "filters"
+    needs: Literal["filters", "scales", "contributions", "readings", "nothing"] = "filters"
     comparable: bool = False
 
 
@@ -93,6 +96,8 @@ class Scores:
     choose: Callable[[str, Tensor, int], Tensor] | None = None
     parts: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     """The parts of groups with several, which keep equally many."""
+    costs: Mapping[str, Tensor] = field(default_factory=dict)
+    """For every group, what the removal of each further channel costs (of each part), from `sensitivity`."""
 
     def keep(self, group: str, m: int) -> Tensor:
         """Choose the m channels of a group that stay, ascending; of equal scores the earlier channel stays.
@@ -169,15 +174,20 @@ def score(
     if chosen.choose is not None:  # it chooses later: by the weights that were scored, even if they change until then
         tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     contributions = _contributions(model, graph, chosen.name, data) if chosen.needs == "contributions" else {}
+    readings = readings_of(model, graph, _images(chosen.name, data)) if chosen.needs == "readings" else {}
 
     def evidence(group: ChannelGroup) -> Evidence:
-        known = Evidence(group.name, contributions=contributions.get(group.name), seed=seed, channels=group.channels)
+        known = Evidence(
+            group.name, contributions=contributions.get(group.name), readings=readings.get(group.name, ()), seed=seed,
+            channels=group.channels,
+        )  # fmt: skip
         return _looked_at(known, group, chosen.needs, tensors)
 
     values, unscored = {}, {}
     for group in graph.groups:
-        if chosen.needs == "scales" and not group.norms:
-            unscored[group.name] = "no batch norm with a scale on these channels"
+        why = _why_unscored(group, chosen.needs, readings)
+        if why:
+            unscored[group.name] = why
             values[group.name] = torch.full((group.channels,), torch.inf)
         else:
             values[group.name] = _checked(chosen.score(evidence(group)), group, chosen.name)
@@ -192,6 +202,20 @@ def score(
         choose = lambda name, part, m: pick(evidence(graph[name]).of(part), m)  # noqa: E731
     parts = {g.name: tuple(map(torch.from_numpy, g.parts)) for g in graph.groups if len(g.parts) > 1}
     return Scores(chosen.name, _average_over_processes(values), unscored, chosen.comparable, choose, parts)
+
+
+def _why_unscored(group: ChannelGroup, needs: str, readings: Mapping[str, tuple[Reading, ...]]) -> str:
+    if needs == "scales" and not group.norms:
+        return "no batch norm with a scale on these channels"
+    if needs == "readings" and not readings[group.name]:
+        return "no layer that reads these channels can be followed"
+    return ""
+
+
+def _images(criterion: str, data: Batches | None) -> Iterable[Tensor]:
+    if data is None:
+        raise CriterionError(f"criterion {criterion!r} needs images: pass batches (x, y) as data=")
+    return (x for x, _ in data)
 
 
 def _looked_at(known: Evidence, group: ChannelGroup, needs: str, tensors: Mapping[str, Tensor]) -> Evidence:

@@ -21,7 +21,8 @@ class Target:
         params: at most this share of the original parameters stays, in (0, 1].
         ratio: share of channels removed, in [0, 1).
         per_layer: pattern (`layer1.*`, shell style, on group or layer names) → ratio for exactly these groups.
-        scope: "local" removes the same share everywhere; "global" ranks all channels of the network together.
+        scope: "local" removes the same share everywhere; "global" ranks all channels of the network together by their
+            scores; "sensitivity" takes first what costs the output least for the MACs that it saves, as measured.
         min_channels: no group keeps fewer channels than this.  With 0, residual branches may lose all their inner
             channels and vanish; what stays of one is the constant that it adds (its last bias and shift).
         round_to: kept channel counts are multiples of this (8 or 16 suit most hardware).
@@ -44,7 +45,7 @@ class Target:
     params: float | None = None
     ratio: float | None = None
     per_layer: Mapping[str, float] = field(default_factory=dict)
-    scope: Literal["local", "global"] = "local"
+    scope: Literal["local", "global", "sensitivity"] = "local"
     min_channels: int = 1
     round_to: int = 1
     residual: Literal["auto", "keep", "cut"] = "auto"
@@ -68,8 +69,8 @@ class Target:
             raise TargetError("ratio says how much goes, macs and params how much may stay: give one or the other")
         if self.ratio is None and self.macs is None and self.params is None and not self.per_layer:
             raise TargetError("no target: give macs=0.5 (half of the MACs may stay), params=, ratio= or per_layer=")
-        if self.scope not in ("local", "global"):
-            raise TargetError(f"scope={self.scope!r}: choose 'local' or 'global'")
+        if self.scope not in ("local", "global", "sensitivity"):
+            raise TargetError(f"scope={self.scope!r}: choose 'local', 'global' or 'sensitivity'")
         if self.residual not in ("auto", "keep", "cut"):
             raise TargetError(f"residual={self.residual!r}: choose 'auto', 'keep' or 'cut'")
         for name, least in (("min_channels", 0), ("round_to", 1)):

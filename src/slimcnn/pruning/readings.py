@@ -1,0 +1,111 @@
+"""How the layers behind a group read its channels, on images: it tells which channels replace one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from slimcnn.errors import CriterionError
+from slimcnn.graph import Axis, ChannelGraph
+from slimcnn.graph.copying import duplicate
+from slimcnn.recovery.layers import Layer, layers_of
+from slimcnn.recovery.ridge import Sums
+from slimcnn.recovery.stretches import Operation, Stretches
+from slimcnn.recovery.windows import as_matrix, inputs_at, positions_of
+
+ROWS = 32768
+"""Rows that moments are taken from, where there are so many; eight for each input of the layer if that is more."""
+
+MOST_INPUTS = 8192
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one layer (or one group of a grouped convolution) reads channels.
+
+    `moments` (f, f) are the second central moments of its inputs and `mean` (f,) their means, float64; `weight` (o, f)
+    makes its outputs from them, and is part `part` of the parameter `name`; row i of `columns` (channels, k) lists the
+    inputs that belong to channel `channels[i]` of the group.
+    """
+
+    name: str
+    part: int
+    moments: Tensor
+    mean: Tensor
+    weight: Tensor
+    channels: Tensor
+    columns: Tensor
+
+
+def readings_of(model: nn.Module, graph: ChannelGraph, images: Iterable[Tensor]) -> dict[str, tuple[Reading, ...]]:
+    """Watch every layer that reads a group's channels while the network sees images; by the name of the group."""
+    batches = [x for x in images if len(x)]
+    if not batches:
+        raise CriterionError("criterion 'reconstruction' needs images, but the batches are empty")
+    copied = duplicate(model).eval()
+    weights = dict(copied.named_parameters())
+    wanted = {axis.parameter for group in graph.groups for axis in group.reads}
+    layers = {
+        name: layer for name, layer in layers_of(copied, batches[0][:1]).items()
+        if name in wanted and as_matrix(layer, weights[name]).shape[2] <= MOST_INPUTS
+    }  # fmt: skip
+    sums = _sums(copied, layers, weights, batches)
+    return {
+        group.name: tuple(
+            reading
+            for axis in group.reads
+            if axis.parameter in layers and axis.axis == layers[axis.parameter].read_axis
+            for reading in _of_axis(axis, layers[axis.parameter], weights[axis.parameter], sums[axis.parameter])
+        )
+        for group in graph.groups
+    }
+
+
+def _sums(
+    model: nn.Module, layers: dict[str, Layer], weights: dict[str, nn.Parameter], batches: list[Tensor]
+) -> dict[str, Sums]:
+    """Sum up what every layer reads."""
+    at = {layer.operation: name for name, layer in layers.items()}
+    images = sum(map(len, batches))
+    sums: dict[str, Sums] = {}
+
+    def look(_: int, n: int, operation: Operation) -> None:
+        name = at[n]
+        layer, weight = layers[name], weights[name]
+        x = operation.args[1] if len(operation.args) == 3 else operation.args[0]
+        most = -(-max(ROWS, 8 * as_matrix(layer, weight).shape[2]) // images)
+        rows = inputs_at(layer, x, weight, operation.out, positions_of(layer, operation.out, most)).flatten(1, 2)
+        new = Sums.of(rows, rows.new_zeros(*rows.shape[:2], 0))
+        sums[name] = sums[name] + new if name in sums else new
+
+    if at:
+        Stretches(model, batches).go(0, max(at), at, look)
+    return sums
+
+
+def _of_axis(axis: Axis, layer: Layer, weight: Tensor, sums: Sums) -> list[Reading]:
+    """Part the positions of a weight's input axis by the groups of the layer, and find the inputs at each."""
+    matrix = as_matrix(layer, weight.detach()).double()
+    inputs = weight.shape[0] // layer.groups if layer.transposed else weight.shape[1]
+    kernel = matrix.shape[2] // inputs
+    mean = sums.x / sums.n
+    moments = sums.xx / sums.n - mean[:, :, None] * mean[:, None]
+    found = []
+    for group in range(layer.groups):
+        # Positions of a grouped convolution count on from group to group; so do those of a transposed one.
+        here = axis.positions // inputs == group
+        rows = np.flatnonzero(here.any(axis=1))
+        if not len(rows):
+            continue
+        within = torch.from_numpy(np.stack([axis.positions[row][here[row]] for row in rows]) % inputs)
+        columns = (within[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
+        found.append(
+            Reading(
+                axis.parameter, group, moments[group], mean[group], matrix[group], torch.from_numpy(rows), columns
+            )
+        )  # fmt: skip
+    return found

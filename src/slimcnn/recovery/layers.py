@@ -1,0 +1,164 @@
+"""The layers of a network that can be solved anew, read off one run: what they do, and what follows them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from slimcnn.graph.running import call_model
+
+NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "batch_norm", "cudnn_batch_norm")
+
+Version = tuple[int, int]
+"""A tensor (by `id`) and how often it was written into."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The batch norm right behind a layer, by the names of its tensors."""
+
+    mean: str
+    variance: str
+    scale: str | None
+    eps: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer whose weight is a parameter of the network, used once."""
+
+    weight: str
+    bias: str | None
+    operation: int
+    """The number of its operation in a run."""
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    extra: tuple[int, ...] = ()
+    """What a transposed convolution's output has more at the end."""
+    transposed: bool = False
+    groups: int = 1
+    norm: Norm | None = None
+    added: int | None = None
+    """The operation that adds what comes out of the layer, or of its norm, to something else of the same shape."""
+
+    @property
+    def convolution(self) -> bool:
+        """Whether it is a convolution; else a linear layer."""
+        return bool(self.stride)
+
+    @property
+    def made_axis(self) -> int:
+        """The weight's axis of the channels that come out; in groups, of those of one group if transposed."""
+        return 1 if self.transposed else 0
+
+    @property
+    def read_axis(self) -> int:
+        """The weight's axis of the channels that go in."""
+        return 0 if self.transposed else 1
+
+
+@dataclass(frozen=True)
+class _Step:
+    name: str
+    args: tuple[Any, ...]
+    reads: tuple[Version, ...]
+    makes: tuple[Version, ...]
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes every operation down; holds all tensors, so that no `id` is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[_Step] = []
+        self._held: list[Tensor] = []
+        self._versions: dict[int, int] = defaultdict(int)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        reads = self._versions_of((*args, *(kwargs or {}).values()))
+        out = func(*args, **(kwargs or {}))
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
+                self._versions[id(value)] += 1
+        self.steps.append(_Step(func._schema.name.removeprefix("aten::"), args, reads, self._versions_of(out)))
+        return out
+
+    def _versions_of(self, values: Any) -> tuple[Version, ...]:
+        found = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
+        self._held += found
+        return tuple((id(t), self._versions[id(t)]) for t in found)
+
+
+def layers_of(model: nn.Module, example: Any) -> dict[str, Layer]:
+    """Find the layers of a network in eval mode that can be solved anew, by the names of their weights, in order.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    >>> found = layers_of(net, torch.zeros(1, 3, 8, 8))
+    >>> list(found), found["0.weight"].norm.mean, found["3.weight"].bias
+    (['0.weight', '3.weight'], '1.running_mean', '3.bias')
+    """
+    recorder = _Recorder()
+    with torch.no_grad(), recorder:
+        call_model(model, example)
+    names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+    readers: dict[Version, list[int]] = defaultdict(list)
+    for number, step in enumerate(recorder.steps):
+        for version in set(step.reads):
+            readers[version].append(number)
+    found: dict[str, list[Layer]] = defaultdict(list)
+    turned: dict[int, str] = {}
+    for number, step in enumerate(recorder.steps):
+        if step.name == "t" and step.reads[0][0] in names:
+            turned[step.makes[0][0]] = names[step.reads[0][0]]
+        layer = _layer(step, number, names, turned)
+        if layer is not None:
+            found[layer.weight].append(_with_followers(layer, step, recorder.steps, readers, names))
+    return {name: uses[0] for name, uses in found.items() if len(uses) == 1}
+
+
+def _layer(step: _Step, number: int, names: dict[int, str], turned: dict[int, str]) -> Layer | None:
+    if step.name == "convolution":
+        _, weight, bias, stride, padding, dilation, transposed, extra, groups = step.args
+        if id(weight) in names and (bias is None or id(bias) in names):
+            space = weight.dim() - 2
+            s, p, d, e = (tuple(v) * (space // len(v)) for v in (stride, padding, dilation, extra))
+            known = None if bias is None else names[id(bias)]
+            return Layer(names[id(weight)], known, number, s, p, d, e, transposed, groups)
+    if step.name == "addmm" and len(step.args) == 3 and id(step.args[2]) in turned and id(step.args[0]) in names:
+        return Layer(turned[id(step.args[2])], names[id(step.args[0])], number)
+    if step.name == "mm" and id(step.args[1]) in turned:
+        return Layer(turned[id(step.args[1])], None, number)
+    return None
+
+
+def _with_followers(
+    layer: Layer, step: _Step, steps: list[_Step], readers: dict[Version, list[int]], names: dict[int, str]
+) -> Layer:
+    """Add the norm and the sum that come right behind a layer, where nothing else reads what it makes."""
+    made = step.makes[0]
+    if len(readers[made]) != 1:
+        return layer
+    after = readers[made][0]
+    if steps[after].name in NORMS:
+        _, scale, _, mean, variance, *_, eps = [a for a in steps[after].args if not isinstance(a, bool)]
+        if id(mean) not in names or id(variance) not in names:
+            return layer
+        known = None if scale is None else names.get(id(scale))
+        if scale is not None and known is None:
+            return layer
+        layer = replace(layer, norm=Norm(names[id(mean)], names[id(variance)], known, eps))
+        made = steps[after].makes[0]
+        if len(readers[made]) != 1:
+            return layer
+        after = readers[made][0]
+    adds = steps[after].name in ("add", "add_") and len(steps[after].args) == 2
+    if adds and all(isinstance(a, Tensor) and a.shape == steps[after].args[0].shape for a in steps[after].args):
+        layer = replace(layer, added=after)
+    return layer

@@ -1,0 +1,214 @@
+"""Run a network over many batches a stretch at a time, computing every operation only once for each batch.
+
+Layers are solved in the order of the network, each on the outputs of those solved before it.  Running the network
+anew for every layer would cost the square of its depth.  So the tensors that are alive at an operation are put on a
+shelf, and the next stretch begins there: what lies before is walked through with stand-ins that nobody computes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+
+INPUT = (-1, 0)
+"""The place of the batch itself among the results of operations."""
+
+Place = tuple[int, int]
+"""(number of the operation, number of its result)."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a run: what went in and what came out."""
+
+    func: Any
+    args: tuple[Any, ...]
+    out: Any
+
+
+class Reached(BaseException):
+    """The run came to the end of its stretch."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a tensor looks like from outside."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Form:
+        return cls(tensor.shape, tensor.stride(), int(tensor.storage_offset()), tensor.dtype, tensor.device)
+
+    def stand_in(self) -> Tensor:
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
+
+    def on(self, memory: Tensor) -> Tensor:
+        tensor = torch.empty(0, dtype=self.dtype, device=memory.device)
+        return tensor.set_(memory.untyped_storage(), self.offset, self.size, self.stride)
+
+
+class Shelf:
+    """Keeps lists of tensors by number: in memory up to a limit, beyond it in files."""
+
+    def __init__(self, limit: int = 2**30) -> None:
+        self.limit = limit
+        self._held: dict[int, list[Tensor]] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def put(self, number: int, tensors: list[Tensor]) -> None:
+        """Keep tensors in place of those that had this number."""
+        self._held.pop(number, None)
+        if sum(t.nbytes for held in (*self._held.values(), tensors) for t in held) <= self.limit:
+            self._held[number] = tensors
+            return
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="slimcnn-")
+        torch.save(tensors, self._file(number))
+
+    def take(self, number: int) -> list[Tensor]:
+        """Give copies of what was put there."""
+        if number in self._held:
+            return [tensor.clone() for tensor in self._held[number]]
+        found: list[Tensor] = torch.load(self._file(number), weights_only=True)
+        return found
+
+    def _file(self, number: int) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / f"{number}.pt"
+
+
+class Stretches:
+    """Many batches on their way through one network.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).eval()
+    >>> way = Stretches(net, [torch.ones(1, 2)])
+    >>> seen = []
+    >>> way.go(begin=2, end=2, wanted=[2], look=lambda batch, n, operation: seen.append((batch, n)))
+    >>> seen
+    [(0, 2)]
+    """
+
+    def __init__(self, model: nn.Module, batches: Sequence[Tensor], limit: int = 2**30) -> None:
+        self.model = model
+        self.begun = 0
+        """The operation at which the next stretch begins."""
+        self.own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+        self._shelf = Shelf(limit)
+        self._inputs = [_Form.of(batch) for batch in batches]
+        self._alive: list[dict[Place, tuple[int, _Form]]] = [{INPUT: (0, form)} for form in self._inputs]
+        self.forms: list[list[Any]] = [[] for _ in batches]
+        """For every batch, the results of every operation, with forms in place of tensors."""
+        for number, batch in enumerate(batches):
+            self._shelf.put(number, [_memory(batch)])
+
+    def go(self, begin: int, end: int, wanted: Collection[int], look: Callable[[int, int, Operation], None]) -> None:
+        """Run every batch on to operation `end`, and let the next stretch begin with operation `begin`.
+
+        `look` is called with the number of the batch, the number of the operation and the operation, for those of the
+        `wanted` operations that are computed: from where the last stretch let this one begin.
+        """
+        for number, form in enumerate(self._inputs):
+            memories = self._shelf.take(number)
+            tensors = {place: here.on(memories[i]) for place, (i, here) in self._alive[number].items()}
+            walk = _Walk(self, number, tensors, begin, end, wanted, look)
+            with suppress(Reached), torch.no_grad(), walk:
+                self.model(tensors.pop(INPUT) if INPUT in tensors else form.stand_in())
+        self.begun = begin
+
+    def keep(self, number: int, tensors: dict[Place, Tensor]) -> None:
+        """Put what is alive on the shelf, tensors that share memory together."""
+        memories: dict[int, tuple[int, Tensor]] = {}
+        places = {}
+        for place, tensor in tensors.items():
+            memory = _memory(tensor)
+            index, _ = memories.setdefault(memory.data_ptr(), (len(memories), memory))
+            places[place] = (index, _Form.of(tensor))
+        self._alive[number] = places
+        self._shelf.put(number, [memory.clone() for _, memory in memories.values()])
+
+
+class _Walk(TorchDispatchMode):
+    """One batch on one stretch: what lies before it is not computed, what is alive there is put in."""
+
+    def __init__(
+        self, way: Stretches, number: int, tensors: dict[Place, Tensor], begin: int, end: int,
+        wanted: Collection[int], look: Callable[[int, int, Operation], None],
+    ) -> None:  # fmt: skip
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._way, self._batch, self._forms = way, number, way.forms[number]
+        self._given = tensors
+        self._begin, self._end, self._wanted, self._look = begin, end, wanted, look
+        self._next = 0
+        self._made: dict[Place, weakref.ref[Tensor]] = {}
+        if INPUT in tensors:
+            self._made[INPUT] = weakref.ref(tensors[INPUT])
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, n = kwargs or {}, self._next
+        self._next += 1
+        passed = n < self._way.begun
+        if n == self._begin and not passed:
+            self._put_on_shelf()
+        out = self._passed(n, func, args, kwargs) if passed else func(*args, **kwargs)
+        if n == len(self._forms):
+            self._forms.append(tree_map_only(Tensor, _Form.of, out))
+        if n in self._wanted and not passed:
+            self._look(self._batch, n, Operation(func, args, out))
+        if n == self._end:
+            raise Reached
+        if not passed and not _writes(func):
+            for i, leaf in enumerate(tree_leaves(out)):
+                if isinstance(leaf, Tensor):
+                    self._made[n, i] = weakref.ref(leaf)
+        return out
+
+    def _put_on_shelf(self) -> None:
+        made = {place: tensor for place, known in self._made.items() if (tensor := known()) is not None}
+        own = self._way.own
+        self._way.keep(
+            self._batch, {p: t for p, t in made.items() if t.numel() and t.untyped_storage().data_ptr() not in own}
+        )
+
+    def _passed(self, n: int, func: Any, args: Any, kwargs: Any) -> Any:
+        """Give what an operation returned when it was computed: what is alive, else something of that form."""
+        if _writes(func):
+            bound = {
+                argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)
+            } | kwargs
+            return next(bound[a.name] for a in func._schema.arguments if a.alias_info and a.alias_info.is_write)
+        view = any(result.alias_info is not None for result in func._schema.returns)
+        leaves, form = tree_flatten(func(*args, **kwargs) if view else self._forms[n])
+        for i, leaf in enumerate(leaves):
+            if (n, i) in self._given:
+                leaves[i] = self._given.pop((n, i))
+                self._made[n, i] = weakref.ref(leaves[i])
+            elif isinstance(leaf, _Form):
+                leaves[i] = leaf.stand_in()
+        return tree_unflatten(leaves, form)
+
+
+def _writes(func: Any) -> bool:
+    """Ask whether an operation returns what it has written into."""
+    aliases = [result.alias_info for result in func._schema.returns]
+    return bool(aliases) and all(alias is not None and alias.is_write for alias in aliases)
+
+
+def _memory(tensor: Tensor) -> Tensor:
+    """See all of a tensor's memory as bytes."""
+    storage = tensor.untyped_storage()
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage, 0, (storage.nbytes(),), (1,))

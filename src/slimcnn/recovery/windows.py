@@ -1,0 +1,85 @@
+"""What a layer reads and makes, as rows of numbers: every output position with the inputs that it is computed from."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from slimcnn.recovery.layers import Layer
+
+
+def positions_of(layer: Layer, made: Tensor, most: int) -> Tensor:
+    """Choose at most so many output positions of one sample, spread at random but always the same.
+
+    `made` is the layer's output, (n, c, ...) or (..., features).
+    """
+    total = made[0, 0].numel() if layer.convolution else made[0].numel() // made.shape[-1]
+    if total <= most:
+        return torch.arange(total)
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:most].sort().values
+
+
+def inputs_at(layer: Layer, x: Tensor, weight: Tensor, made: Tensor, positions: Tensor) -> Tensor:
+    """Gather what the layer reads at output positions: (groups, n, positions, features), features as in `as_matrix`.
+
+    >>> x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
+    >>> layer = Layer("weight", None, 0, (2, 2), (1, 1), (1, 1), (0, 0))
+    >>> made = F.conv2d(x, weight, stride=2, padding=1)
+    >>> rows = inputs_at(layer, x, weight, made, torch.arange(9))
+    >>> torch.allclose(rows[0] @ as_matrix(layer, weight)[0].T, made.flatten(2).transpose(1, 2), atol=1e-5)
+    True
+    """
+    if not layer.convolution:
+        return x.reshape(1, x.shape[0], -1, x.shape[-1])[:, :, positions]
+    spans = [d * (k - 1) for d, k in zip(layer.dilation, weight.shape[2:], strict=True)]
+    if layer.transposed:
+        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)]
+        stretched = x.new_zeros(*x.shape[:2], *sizes)
+        every: list[Any] = [slice(None), slice(None), *(slice(None, None, s) for s in layer.stride)]
+        stretched[tuple(every)] = x
+        margins = [(span, span + extra) for span, extra in zip(spans, layer.extra, strict=True)]
+        padded, steps = F.pad(stretched, [side for pair in reversed(margins) for side in pair]), (1,) * len(spans)
+    else:
+        padded, steps = F.pad(x, [p for p in reversed(layer.padding) for _ in range(2)]), layer.stride
+    where = torch.zeros((), dtype=torch.long, device=x.device)
+    place = torch.unravel_index(positions.to(x.device), made.shape[2:])
+    offsets = torch.tensor(list(product(*map(range, weight.shape[2:]))), device=x.device)
+    for axis, length in enumerate(padded.shape[2:]):
+        reach = offsets[:, axis] * layer.dilation[axis]
+        if layer.transposed:
+            reach = layer.padding[axis] + spans[axis] - reach
+        where = where * length + place[axis][:, None] * steps[axis] + reach
+    found = padded.flatten(2)[:, :, where]  # (n, c, positions, kernel)
+    return _parted(found, 1, layer).permute(1, 0, 3, 2, 4).flatten(3)
+
+
+def outputs_at(layer: Layer, made: Tensor, positions: Tensor) -> Tensor:
+    """Gather what comes out at positions: (groups, n, positions, channels of a group)."""
+    if not layer.convolution:
+        return made.reshape(1, made.shape[0], -1, made.shape[-1])[:, :, positions]
+    found = made.flatten(2)[:, :, positions.to(made.device)]
+    return _parted(found, 1, layer).permute(1, 0, 3, 2)
+
+
+def as_matrix(layer: Layer, weight: Tensor) -> Tensor:
+    """See a weight as matrices (groups, channels out of a group, features): outputs = inputs @ matrix.T."""
+    if layer.transposed:
+        return _parted(weight, 0, layer).transpose(1, 2).flatten(2)
+    return _parted(weight, 0, layer).flatten(2)
+
+
+def as_weight(layer: Layer, matrix: Tensor, shape: torch.Size) -> Tensor:
+    """See matrices as a weight again: the inverse of `as_matrix`."""
+    if layer.transposed:
+        return matrix.view(*matrix.shape[:2], shape[0] // layer.groups, -1).transpose(1, 2).reshape(shape)
+    return matrix.reshape(shape)
+
+
+def _parted(tensor: Tensor, axis: int, layer: Layer) -> Tensor:
+    """Part an axis by the groups of the layer."""
+    sizes = list(tensor.shape)
+    return tensor.reshape(*sizes[:axis], layer.groups, sizes[axis] // layer.groups, *sizes[axis + 1 :])

@@ -1,0 +1,149 @@
+"""The stages of a run after the cut: every step that wins accuracy back, and how good the network is after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from slimcnn.datasets import Dataset, batches
+from slimcnn.distillation import hinton
+from slimcnn.graph import ChannelGraph
+from slimcnn.objectives import Objective
+from slimcnn.pruning import Plan
+from slimcnn.recipes import Recipe
+from slimcnn.recovery import least_squares, recalibrate, synthesise
+from slimcnn.reporting.contents import Curve, Stage
+from slimcnn.runs import RunFolder
+from slimcnn.start import Show, Start
+from slimcnn.training import Epoch, Training, evaluate, fit
+from slimcnn.training.processes import from_rank_zero
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+BATCH = 128
+"""Images that go through the network at once where nothing is trained."""
+
+RE_SOLVED = {"least_squares": "re-solved", "data_free": "re-solved without images"}
+"""What a network is called after a step that re-solves its layers."""
+
+TRAINED = {"distill": ("distilling from the original", "distilled"), "finetune": ("fine-tuning", "fine-tuned")}
+"""What a kind of training is called while it goes on, and afterwards."""
+
+
+def recover(
+    recipe: Recipe, start: Start, small: nn.Module, graph: ChannelGraph, plan: Plan, folder: RunFolder, show: Show,
+    fabric: Fabric,
+) -> tuple[list[Stage], list[Curve]]:  # fmt: skip
+    """Win the accuracy back in place, by the steps of the recipe."""
+    stages = [_stage(start.model, "original", start, folder, fabric), _stage(small, "cut", start, folder, fabric)]
+    steps = recipe.recover.steps
+    if "bn" in steps and recalibrate(small, _images(recipe, start)):
+        stages.append(_stage(small, "recalibrated", start, folder, fabric))
+    for step, name in RE_SOLVED.items():
+        if step in steps:
+            with timed(folder, name):
+                found = from_rank_zero(fabric, lambda: _re_solve(step, recipe, start, small, graph, plan, show))  # noqa: B023
+            small.load_state_dict(found)
+            stages.append(_stage(small, name, start, folder, fabric))
+    if steps:
+        show.say(", ".join(f"{stage.name} {stage.top1:.2f} %" for stage in stages) + " (validation top-1)")
+    if not recipe.recover.trains:
+        return stages, []
+    objective, training = _lesson(recipe, start)
+    verb, name = TRAINED[steps[-1]]
+    show.say(f"{verb}: {training.epochs} epochs on {len(start.dataset.train)} images")
+    history = list(run_epochs(small, start.dataset, training, objective, folder, "recover", verb, show, fabric))
+    seconds = sum(epoch.seconds for epoch in history)
+    stages.append(Stage(name=name, top1=history[-1].validation_top1, seconds=seconds))
+    return stages, [curve(epoch) for epoch in history]
+
+
+def _images(recipe: Recipe, start: Start) -> Iterator[Tensor]:
+    """Give training images as the network expects them, without their labels."""
+    feed = batches(
+        start.dataset.train.limit(recipe.recover.images), BATCH, normalisation=start.dataset.normalisation, seed=0
+    )
+    return (x for x, _ in feed)
+
+
+def _re_solve(
+    step: str, recipe: Recipe, start: Start, small: nn.Module, graph: ChannelGraph, plan: Plan, show: Show
+) -> dict[str, Tensor]:
+    """Solve the layers behind the cut anew, on training images or on images that are made; gives the new state."""
+
+    def making(done: int, total: int) -> None:
+        show.progress("making images", done, total)
+
+    def solving(done: int, total: int) -> None:
+        show.progress("re-solving layers", done, total)
+
+    if step == "data_free":
+        images = iter(synthesise(start.model, start.dataset.shape, progress=making).split(BATCH))
+    else:
+        images = _images(recipe, start)
+    show.say(str(least_squares(small, start.model, graph, plan, images, solving)))
+    return small.state_dict()
+
+
+def _lesson(recipe: Recipe, start: Start) -> tuple[Objective | None, Training]:
+    """What the small network is trained on: labels alone, or the original's answers too."""
+    recovery, training = recipe.recover, recipe.recover.training
+    if recovery.steps[-1] == "finetune":
+        return None, training
+    objective = hinton(
+        start.model, recovery.temperature, recovery.alpha, label_smoothing=training.label_smoothing
+    )  # fmt: skip
+    return objective, training.model_copy(update={"label_smoothing": 0.0})
+
+
+def _stage(model: nn.Module, name: str, start: Start, folder: RunFolder, fabric: Fabric) -> Stage:
+    known = folder.facts.get("stages", {})
+    if name not in known:
+        began = time.perf_counter()
+        top1 = evaluate(model, start.dataset.validation, start.dataset.normalisation, fabric=fabric).top1
+        known = known | {name: {"top1": top1, "seconds": time.perf_counter() - began}}
+        folder.remember(stages=known)
+    return Stage(name=name, **known[name])
+
+
+def run_epochs(
+    model: nn.Module, dataset: Dataset, training: Training, objective: Objective | None,
+    folder: RunFolder | None, name: str, verb: str, show: Show, fabric: Fabric | None,
+) -> Iterator[Epoch]:  # fmt: skip
+    """Train, and tell of every epoch."""
+
+    def progress(done: int, total: int) -> None:
+        show.progress(verb, done, total)
+
+    state = folder / name if folder is not None else None
+    for epoch in fit(
+        model, dataset, training=training, objective=objective, folder=state, fabric=fabric, progress=progress
+    ):
+        again = " (from before)" if epoch.resumed else ""
+        show.say(
+            f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation top-1 "
+            f"{epoch.validation_top1:.2f} %, {epoch.images_per_second:.0f} images/s{again}"
+        )
+        yield epoch
+
+
+def curve(epoch: Epoch) -> Curve:
+    """Keep of an epoch what the report shows."""
+    return Curve(
+        epoch=epoch.epoch, loss=epoch.loss, terms=epoch.terms, train_top1=epoch.train_top1,
+        validation_top1=epoch.validation_top1, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
+    )  # fmt: skip
+
+
+@contextmanager
+def timed(folder: RunFolder, name: str) -> Iterator[None]:
+    """Add the time that a block takes to the run's facts, so that interruptions do not count."""
+    began = time.perf_counter()
+    yield
+    seconds = folder.facts.get("seconds", {})
+    folder.remember(seconds=seconds | {name: time.perf_counter() - began})
