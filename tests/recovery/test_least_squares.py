@@ -156,6 +156,34 @@ def test_groups_are_made_again_each_from_its_own():
     assert case.apart(x) < 1e-6 * before
 
 
+BOTH_CUT: dict[str, Callable[[], tuple[Any, Any, tuple[int, ...]]]] = {
+    "convolution": lambda: (Conv(8, 6, 3), Conv(6, 4, 1), (0, 3)),
+    "grouped": lambda: (Conv(8, 6, 3, groups=2), Conv(6, 4, 1), (0, 4)),
+    "transposed": lambda: (nn.ConvTranspose2d(8, 6, 2, 2), Conv(6, 4, 1), (0, 3)),
+    "linear": lambda: (nn.Linear(8 * SIDE * SIDE, 6), nn.Linear(6, 4), (0, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", BOTH_CUT)
+def test_a_layer_that_lost_channels_of_its_own_makes_those_that_are_left(kind):
+    reader, last, gone = BOTH_CUT[kind]()
+    maker = mixing(Conv(3, 8, 3, padding=1), {0: (1, 2), 3: (1, 2), 4: (5, 6), 7: (5, 6)})
+    flat = isinstance(reader, nn.Linear)
+    model = Net(lambda n, x: n.c(n.b(n.a(x).flatten(1) if flat else n.a(x)).relu()), a=maker, b=reader, c=last)
+    case = Case(model, lambda graph: Plan(graph.fingerprint, {
+        **without("a", 0, 3, 4, 7)(graph).removed, **without("b", *gone)(graph).removed
+    }))  # fmt: skip
+    found = case.solve([case.images(200)])
+    assert [layer.layer for layer in found.layers] == ["b", "c"]
+    assert found.layers[0].after < 1e-6 * found.layers[0].before
+    x = case.images(4)
+    y = case.original.a(x)
+    made = case.original.b(y.flatten(1) if flat else y)
+    left = [c for c in range(6) if c not in gone]
+    y = case.small.a(x)
+    torch.testing.assert_close(case.small.b(y.flatten(1) if flat else y), made[:, left], rtol=0, atol=1e-4)
+
+
 def test_a_channel_that_makes_nothing_costs_nothing():
     """And one that makes a constant costs a bias."""
     model = Net(lambda n, x: n.b(n.a(x).relu()), a=Conv(3, 8, 1), b=Conv(8, 4, 1))
@@ -215,7 +243,8 @@ def test_what_a_norm_silences_is_left_alone():
     model = Net(lambda n, x: x + n.n(n.b(n.a(x))), a=Conv(3, 8, 1), b=Conv(8, 3, 1), n=nn.BatchNorm2d(3))
     model.n.weight.data[0] = 0
     case = Case(model, without("a", 0, 1))
-    case.solve()
+    found = case.solve()
+    assert not found.layers[0].why_kept
     assert all(torch.isfinite(p).all() for p in case.small.parameters())
     old = model.b.weight.detach()[0, 2:]
     torch.testing.assert_close(case.small.b.weight[0], old, rtol=0, atol=1e-9)

@@ -280,6 +280,20 @@ def test_weights_changed_from_the_begin_on_are_what_comes_next():
         assert torch.equal(last[0], model(x))
 
 
+def test_views_of_weights_show_the_weights_as_they_are_now():
+    def forward(net: Net, x: Tensor) -> Tensor:
+        turned = net.b.weight.transpose(0, 1)
+        return F.conv_transpose2d(net.a(x).relu(), turned.transpose(0, 1)[:, :, :1].transpose(0, 1))
+
+    model, x, last = small(forward), torch.randn(2, 3, 5, 5), []
+    way, total = Stretches(model, [x]), len(Recorded.run(model, x).outs)
+    way.go(2, 2, [], lambda *_: None)
+    model.b.weight.data.mul_(-2)
+    way.go(total - 1, total - 1, [total - 1], lambda _, n, operation: last.append(operation.out))
+    with torch.no_grad():
+        assert torch.equal(last[0], model(x))
+
+
 def test_the_network_is_left_as_it_was():
     model = small(weights_seen)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

