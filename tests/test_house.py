@@ -23,9 +23,10 @@ ALLOWED = {
     "models": {"layers"},
     "datasets": set(),
     "distillation": {"objectives"},
-    "recovery": set(),
+    "linear": {"graph"},
+    "recovery": {"graph", "linear", "pruning"},
     "training": {"datasets", "objectives"},
-    "pruning": {"graph"},
+    "pruning": {"graph", "linear"},
     "reporting": set(),
     "checkpoints": {"graph", "layers", "models"},
 }

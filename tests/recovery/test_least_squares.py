@@ -278,6 +278,8 @@ CHAINS: dict[int, list[tuple[str, int]]] = {
     7: [("assigned", 16), ("pixels", 8), ("parts added", 8), ("residual", 8)],
     8: [("one dimension", 8), ("three dimensions", 16), ("padded shortcut", 8), ("convolution", 8)],
     9: [("unstacked", 8), ("convolution", 16), ("layer norm", 8), ("instance norm", 8), ("spatial attention", 8)],
+    11: [("selected", 8), ("convolution", 12), ("channels last", 12), ("convolution", 8)],
+    12: [("einsum", 8), ("convolution", 12), ("product", 8), ("residual", 8)],
     10: [("slices", 8), ("pairs", 8), ("glu", 8), ("numbered", 8), ("a quarter", 8), ("dense", 16), ("repeated", 8)],
 }
 
@@ -397,7 +399,9 @@ def test_images_without_contrast_are_matched_by_biases(value):
     (lambda x: [x[:0]], "at least one batch"),
     (lambda x: [x[:, :2]], r"\(1, 2, 5, 5\) fail: .* 3 channels"),
     (lambda x: [x[:, :, :1]], r"\(1, 3, 1, 5\) fail"),
-    (lambda x: [x, x[:, :2]], r"\(2, 2, 5, 5\) fail: .* 3 channels"),
+    (lambda x: [x, x[:, :2]], r"\(1, 2, 5, 5\) fail: .* 3 channels"),
+    (lambda x: [x, x[0]], r"\(1, 5, 5\) fail"),
+    (lambda x: [x, {"images": x}], "batch 1 .* is no tensor"),
 ])  # fmt: skip
 def test_images_that_do_not_fit_are_refused_and_nothing_changes(batches, message):
     case = ordinary()
@@ -614,3 +618,84 @@ def test_fewer_positions_than_there_are_will_do(monkeypatch):
     assert not torch.equal(full.small[3].weight, part.small[3].weight)
     x = full.images(64)
     assert part.apart(x) < 2 * full.apart(x)
+
+
+def test_a_transposed_layer_in_groups_makes_those_that_are_left():
+    """Its groups lose the same channels: 0 and 3 of either go in, and 1 of either comes out no more."""
+    maker = mixing(Conv(3, 8, 3, padding=1), {0: (1, 2), 3: (1, 2), 4: (5, 6), 7: (5, 6)})
+    reader = nn.ConvTranspose2d(8, 6, 2, 2, groups=2)
+    model = Net(lambda n, x: n.c(n.b(n.a(x)).relu()), a=maker, b=reader, c=Conv(6, 4, 1))
+    case = Case(model, lambda graph: Plan(graph.fingerprint, {"a": (0, 3), "b": (1,)}))
+    found = case.solve([case.images(200)])
+    assert found.layers[0].after < 1e-6 * found.layers[0].before
+    x = case.images(4)
+    made = case.original.b(case.original.a(x))[:, [0, 2, 3, 5]]
+    torch.testing.assert_close(case.small.b(case.small.a(x)), made, rtol=0, atol=1e-4)
+
+
+class Tokens(nn.Module):
+    """A linear layer, and attention, on the places of a picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = Conv(3, 8, 1), nn.Linear(8, 6)
+        self.mix = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.b(self.a(x).flatten(2).transpose(1, 2))
+        mixed: Tensor = self.mix(tokens, tokens, tokens, need_weights=False)[0]
+        return mixed.mean(1)
+
+
+def test_a_linear_layer_on_tokens_is_solved():
+    case = Case(Tokens(), without("a", 1, 4))
+    found = case.solve(case.images(40).split(7))
+    solved = {layer.layer: layer for layer in found.layers}
+    assert solved["b"].after < solved["b"].before
+    assert found.after <= found.before
+
+
+def test_a_weight_bias_or_norm_that_others_use_too_is_not_changed():
+    model = Net(lambda n, x: n.c(F.conv2d(n.b(n.a(x)).relu(), n.b.weight.transpose(0, 1))),
+                a=Conv(3, 8, 1), b=Conv(8, 5, 1), c=Conv(8, 4, 1))  # fmt: skip
+    case = Case(model, without("a", 1))
+    weight = case.small.b.weight.clone()
+    found = case.solve()
+    assert "more than once" in next(layer.why_kept for layer in found.layers if layer.layer == "b")
+    assert torch.equal(weight, case.small.b.weight)
+
+
+def test_a_network_that_writes_into_its_input_does_not_reach_the_users_images():
+    def run(n: Net, x: Tensor) -> Tensor:
+        x.mul_(2).sub_(1)
+        return n.b(n.a(x))
+
+    case = Case(Net(run, a=Conv(3, 8, 1), b=Conv(8, 5, 1)), without("a", 1, 2))
+    x = case.images(16)
+    kept = x.clone()
+    case.solve([x])
+    assert torch.equal(x, kept)
+
+
+def test_numbers_that_code_reads_are_the_true_ones():
+    def run(n: Net, x: Tensor) -> Tensor:
+        y = n.a(x)
+        scale = max(y.amax((1, 2, 3)).tolist())
+        return n.c(n.b(y).relu()) * scale
+
+    case = Case(Net(run, a=Conv(3, 8, 1), b=Conv(8, 5, 1), c=Conv(5, 4, 1)), without("b", 1, 2))
+    before = case.apart(x := case.images(64))
+    case.solve([x])
+    assert case.apart(x) < before
+
+
+def test_when_a_whole_branch_went_those_behind_make_up_for_it():
+    def run(n: Net, x: Tensor) -> Tensor:
+        y = n.stem(x)
+        y = y + n.branch(y)
+        return n.last(y.relu())
+
+    branch = nn.Sequential(Conv(6, 4, 1), nn.ReLU(), Conv(4, 6, 1))
+    case = Case(Net(run, stem=Conv(3, 6, 1), branch=branch, last=Conv(6, 3, 1)), without("branch.0", 0, 1, 2, 3))
+    found = case.solve([case.images(64)])
+    assert found.after < 0.9 * found.before

@@ -28,7 +28,7 @@ def real_images(n: int, seed: int = 1) -> torch.Tensor:
 
 
 def test_norms_see_on_them_what_they_remember() -> None:
-    net = trained_looking()
+    net = trained_looking().requires_grad_(False)
     made = slimcnn.synthesise(net, (3, 12, 12), images=32, steps=150)
     noise = torch.randn(32, 3, 12, 12)
     for depth in (0, 3):
@@ -37,7 +37,7 @@ def test_norms_see_on_them_what_they_remember() -> None:
         for x in (made, noise):
             seen = net[: depth + 1](x)
             gaps.append(float(((seen.mean((0, 2, 3)) - norm.running_mean).square() / norm.running_var).mean()))
-        assert gaps[0] < 0.05 < gaps[1]
+        assert gaps[0] < 0.3 * gaps[1]
 
 
 def test_least_squares_on_them_helps_on_real_images() -> None:

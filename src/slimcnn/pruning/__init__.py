@@ -4,9 +4,9 @@
 import slimcnn.pruning.criteria  # noqa: F401
 from slimcnn.pruning.allocation import allocate
 from slimcnn.pruning.carrying import carry
+from slimcnn.pruning.curves import sensitivity
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.scores import Criterion, Evidence, Scores, criteria, score
-from slimcnn.pruning.curves import sensitivity
 from slimcnn.pruning.surgery import mask, prune
 from slimcnn.pruning.targets import Target
 from slimcnn.pruning.verify import Verdict, verify

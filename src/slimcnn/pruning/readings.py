@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from slimcnn.errors import CriterionError
 from slimcnn.graph import Axis, ChannelGraph
 from slimcnn.graph.copying import duplicate
-from slimcnn.recovery.layers import Layer, layers_of
-from slimcnn.recovery.ridge import Sums
-from slimcnn.recovery.stretches import Operation, Stretches
-from slimcnn.recovery.windows import as_matrix, inputs_at, positions_of
+from slimcnn.linear.layers import Layer, layers_of
+from slimcnn.linear.ridge import Sums
+from slimcnn.linear.stretches import Operation, Stretches
+from slimcnn.linear.windows import as_matrix, by_image, inputs_at, positions_of
 
 ROWS = 32768
 """Rows that moments are taken from, where there are so many; eight for each input of the layer if that is more."""
@@ -73,17 +73,19 @@ def _sums(
     images = sum(map(len, batches))
     sums: dict[str, Sums] = {}
 
-    def look(_: int, n: int, operation: Operation) -> None:
+    def look(batch: int, n: int, operation: Operation) -> None:
         name = at[n]
         layer, weight = layers[name], weights[name]
         x = operation.args[1] if len(operation.args) == 3 else operation.args[0]
+        x, made = (by_image(layer, t, len(batches[batch])) for t in (x, operation.out))
         most = -(-max(ROWS, 8 * as_matrix(layer, weight).shape[2]) // images)
-        rows = inputs_at(layer, x, weight, operation.out, positions_of(layer, operation.out, most)).flatten(1, 2)
+        rows = inputs_at(layer, x, weight, made, positions_of(layer, made, most)).flatten(1, 2)
         new = Sums.of(rows, rows.new_zeros(*rows.shape[:2], 0))
         sums[name] = sums[name] + new if name in sums else new
 
     if at:
-        Stretches(model, batches).go(0, max(at), at, look)
+        with Stretches(model, batches) as way:
+            way.go(0, max(at), at, look)
     return sums
 
 

@@ -14,11 +14,11 @@ from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.running import call_model, first_line, outputs_of
 from slimcnn.graph.trial import kept_positions
+from slimcnn.linear.layers import Layer, layers_of
+from slimcnn.linear.ridge import Solution, Sums, best
+from slimcnn.linear.stretches import Operation, Stretches
+from slimcnn.linear.windows import as_matrix, as_weight, by_image, inputs_at, outputs_at, positions_of
 from slimcnn.pruning.plan import Plan
-from slimcnn.recovery.layers import Layer, layers_of
-from slimcnn.recovery.ridge import Solution, Sums, best
-from slimcnn.recovery.stretches import Operation, Stretches
-from slimcnn.recovery.windows import as_matrix, as_weight, inputs_at, outputs_at, positions_of
 
 ROWS = 32768
 """Rows that a layer is fitted on, where there are so many; eight for each of its inputs if that is more."""
@@ -117,23 +117,23 @@ def least_squares(
     (True, True)
     """
     images = _images(batches, next(model.parameters()).device)
-    old = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with _evaluating(model, original), _restored_on_error(model, old):
-        _run(model, images[0][:1])
+    old = {tensor: tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())}
+    with _evaluating(model, original), _restored_on_error(old):
+        _refuse_what_does_not_run(model, images)
         pairs, left = _pairs(model, original, graph, plan, images[0][:1])
-        judges = [x[held] for x, held in zip(images, _held_out(images), strict=True) if held.any()]
-        before = _distance(model, original, judges)
-        small, whole = Stretches(model, images), Stretches(original, images)
         held = _held_out(images)
-        del images
-        for number, pair in enumerate(pairs):
-            progress(number, len(pairs))
-            left.append(_solve(pair, small, whole, held))
+        judges = [x[out] for x, out in zip(images, held, strict=True) if out.any()] or images
+        before = _distance(model, original, judges)
+        with Stretches(model, images) as small, Stretches(original, images) as whole:
+            del images
+            for number, pair in enumerate(pairs):
+                progress(number, len(pairs))
+                left.append(_solve(pair, small, whole, held))
         progress(len(pairs), len(pairs))
         after = _distance(model, original, judges)
         undone = bool(pairs) and not after <= before
         if undone:
-            model.load_state_dict(old)
+            _restore(old)
     return Recovered(tuple(left), before, before if undone else after, undone)
 
 
@@ -172,32 +172,38 @@ def _pairs(
     kept = kept_positions(graph, plan.by_index(graph))
     small, whole = layers_of(model, example), layers_of(original, example)
     tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    before = dict(original.named_parameters())
     removed = set(plan.removed)
     cut = dict.fromkeys(axis.parameter for group in graph.groups if group.name in removed for axis in group.reads)
     left = [
         Solved(layer_of(name), why_kept="its weight is computed, or used more than once")
         for name in cut if name in tensors and tensors[name].numel() and not (name in small and name in whole)
     ]  # fmt: skip
-    first = min((small[name].operation for name in cut if name in small and name in whole), default=None)
+    first = min((small[name].operation for name in cut if name in small and name in whole), default=0)
     pairs = []
     for name, layer in small.items():
-        if first is None or layer.operation < first or name not in whole:
+        if not removed or layer.operation < first or name not in whole:
             continue
         inputs = as_matrix(layer, tensors[name]).shape[2]
         if inputs > MOST_INPUTS:
             left.append(Solved(layer_of(name), why_kept=f"{inputs} inputs are more than {MOST_INPUTS}"))
             continue
-        pairs.append(_pair(name, layer, whole[name], tensors, kept.get(name, {}).get(layer.made_axis)))
+        made = kept.get(name, {}).get(layer.made_axis)
+        if made is not None and layer.transposed and layer.groups > 1:
+            made = _in_every_group(made, layer.groups, before[name].shape[1])
+        pairs.append(_pair(name, layer, whole[name], tensors, made))
     return pairs, left
+
+
+def _in_every_group(kept: Tensor, groups: int, per_group: int) -> Tensor:
+    """Number the channels that stay of a grouped transposed convolution over all groups: (channels,)."""
+    blocks = kept if kept.dim() == 2 else kept.expand(groups, -1)
+    return (blocks + torch.arange(groups)[:, None] * per_group).reshape(-1)
 
 
 def _pair(name: str, small: Layer, whole: Layer, tensors: dict[str, Tensor], made: Tensor | None) -> _Pair:
     weight, norm = tensors[name], small.norm
     assert isinstance(weight, nn.Parameter)
-    if made is not None and small.transposed and small.groups > 1:
-        blocks = made if made.dim() == 2 else made.expand(small.groups, -1)
-        per_group = tensors[name].shape[1]
-        made = (blocks + torch.arange(small.groups)[:, None] * per_group).reshape(-1)
     bias = tensors[small.bias] if small.bias is not None else None
     scale = torch.ones(as_matrix(small, weight).shape[:2].numel(), device=weight.device)
     if norm is not None:
@@ -232,13 +238,14 @@ def _sums(pair: _Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor
     def in_small(batch: int, n: int, operation: Operation) -> None:
         if n == layer.operation:
             x = operation.args[1] if len(operation.args) == 3 else operation.args[0]
-            positions = positions_of(layer, operation.out, per_image)
-            waiting[batch] = inputs_at(layer, x, pair.weight, operation.out, positions), positions
+            x, made = (by_image(layer, t, len(held[batch])) for t in (x, operation.out))
+            positions = positions_of(layer, made, per_image)
+            waiting[batch] = inputs_at(layer, x, pair.weight, made, positions), positions
         if n == here:
-            reached[batch] = outputs_at(layer, operation.out, waiting[batch][1])
+            reached[batch] = outputs_at(layer, by_image(layer, operation.out, len(held[batch])), waiting[batch][1])
 
     def in_whole(batch: int, _: int, operation: Operation) -> None:
-        target = operation.out
+        target = by_image(layer, operation.out, len(held[batch]))
         if pair.made is not None:
             target = target.index_select(1 if layer.convolution else -1, pair.made.to(target.device))
         x, positions = waiting.pop(batch)
@@ -276,7 +283,9 @@ def _change(pair: _Pair, found: Solution) -> None:
 def _images(batches: Iterable[Tensor | tuple[Tensor, ...]], device: torch.device) -> list[Tensor]:
     images = []
     for number, batch in enumerate(batches):
-        x = batch if isinstance(batch, Tensor) else batch[0]
+        x = batch[0] if isinstance(batch, tuple | list) else batch
+        if not isinstance(x, Tensor) or x.dim() < 2:
+            raise DataError(f"batch {number} of the calibration images is no tensor (n, c, h, w), nor begins with one")
         bad = int((~torch.isfinite(x)).sum())
         if bad:
             raise DataError(f"batch {number} of the calibration images has {bad} values that are not finite")
@@ -285,6 +294,12 @@ def _images(batches: Iterable[Tensor | tuple[Tensor, ...]], device: torch.device
     if not images:
         raise DataError("no images to solve layers with: give at least one batch")
     return images
+
+
+def _refuse_what_does_not_run(model: nn.Module, images: Sequence[Tensor]) -> None:
+    """Run one image of every size."""
+    for x in {x.shape[1:]: x for x in images}.values():
+        _run(model, x[:1])
 
 
 def _held_out(images: Sequence[Tensor]) -> list[Tensor]:
@@ -303,18 +318,18 @@ def _held_rows(held: Tensor, images: int, positions: int) -> Tensor:
 def _distance(model: nn.Module, original: nn.Module, batches: Sequence[Tensor]) -> float:
     """Average the squared difference between the outputs of two networks."""
     total, count = 0.0, 0
-    with torch.no_grad():
-        for x in batches:
-            for one, other in zip(_run(model, x), _run(original, x), strict=True):
-                total += float((one.double() - other.double()).square().sum())
-                count += one.numel()
+    for x in batches:
+        for one, other in zip(_run(model, x), _run(original, x), strict=True):
+            total += float((one.double() - other.double()).square().sum())
+            count += one.numel()
     return total / max(count, 1)
 
 
 def _run(model: nn.Module, x: Tensor) -> list[Tensor]:
     try:
-        return outputs_of(call_model(model, x))
-    except (RuntimeError, ValueError) as error:
+        with torch.no_grad():
+            return outputs_of(call_model(model, x.clone()))
+    except (RuntimeError, ValueError, IndexError) as error:
         raise DataError(f"calibration images {tuple(x.shape)} fail: {first_line(error)}") from error
 
 
@@ -334,9 +349,15 @@ def _evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _restored_on_error(model: nn.Module, old: dict[str, Tensor]) -> Iterator[None]:
+def _restored_on_error(old: dict[Tensor, Tensor]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        model.load_state_dict(old)
+        _restore(old)
         raise
+
+
+def _restore(old: dict[Tensor, Tensor]) -> None:
+    with torch.no_grad():
+        for tensor, value in old.items():
+            tensor.copy_(value)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from slimcnn.graph.running import call_model
+from slimcnn.graph.running import call_model, outputs_of
+from slimcnn.linear.stretches import computes
 
 NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "batch_norm", "cudnn_batch_norm")
 
@@ -36,7 +37,7 @@ class Layer:
     weight: str
     bias: str | None
     operation: int
-    """The number of its operation in a run."""
+    """The number of its operation in a run (see `stretches.computes`)."""
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
@@ -67,7 +68,11 @@ class Layer:
 @dataclass(frozen=True)
 class _Step:
     name: str
+    number: int
+    """Of operations that count."""
     args: tuple[Any, ...]
+    plain: bool
+    """Nothing else was given."""
     reads: tuple[Version, ...]
     makes: tuple[Version, ...]
 
@@ -78,19 +83,22 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[_Step] = []
+        self._number = 0
         self._held: list[Tensor] = []
         self._versions: dict[int, int] = defaultdict(int)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        reads = self._versions_of((*args, *(kwargs or {}).values()))
+        reads = self.versions_of((*args, *(kwargs or {}).values()))
+        number, self._number = self._number, self._number + computes(func, (*args, *(kwargs or {}).values()))
         out = func(*args, **(kwargs or {}))
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
                 self._versions[id(value)] += 1
-        self.steps.append(_Step(func._schema.name.removeprefix("aten::"), args, reads, self._versions_of(out)))
+        name = func._schema.name.removeprefix("aten::")
+        self.steps.append(_Step(name, number, args, not kwargs, reads, self.versions_of(out)))
         return out
 
-    def _versions_of(self, values: Any) -> tuple[Version, ...]:
+    def versions_of(self, values: Any) -> tuple[Version, ...]:
         found = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
         self._held += found
         return tuple((id(t), self._versions[id(t)]) for t in found)
@@ -106,35 +114,51 @@ def layers_of(model: nn.Module, example: Any) -> dict[str, Layer]:
     """
     recorder = _Recorder()
     with torch.no_grad(), recorder:
-        call_model(model, example)
+        outputs = outputs_of(call_model(model, tree_map_only(Tensor, torch.clone, example)))
     names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
     readers: dict[Version, list[int]] = defaultdict(list)
     for number, step in enumerate(recorder.steps):
         for version in set(step.reads):
             readers[version].append(number)
+    for version in recorder.versions_of(outputs):
+        readers[version].append(len(recorder.steps))  # whoever called the network
     found: dict[str, list[Layer]] = defaultdict(list)
     turned: dict[int, str] = {}
-    for number, step in enumerate(recorder.steps):
-        if step.name == "t" and step.reads[0][0] in names:
+    for step in recorder.steps:
+        if step.name == "t" and step.reads[0][0] in names and len(readers[step.reads[0]]) == 1:
             turned[step.makes[0][0]] = names[step.reads[0][0]]
-        layer = _layer(step, number, names, turned)
-        if layer is not None:
+        layer = _layer(step, names, turned)
+        if layer is not None and _only_used_here(layer, step, readers):
+            layer = replace(layer, bias=_unshared(layer, step, readers))
             found[layer.weight].append(_with_followers(layer, step, recorder.steps, readers, names))
     return {name: uses[0] for name, uses in found.items() if len(uses) == 1}
 
 
-def _layer(step: _Step, number: int, names: dict[int, str], turned: dict[int, str]) -> Layer | None:
+def _only_used_here(layer: Layer, step: _Step, readers: dict[Version, list[int]]) -> bool:
+    """Ask whether nothing else reads the weight."""
+    place = 1 if layer.convolution or layer.bias is None else 2
+    return all(len(readers[version]) == 1 for version in step.reads[place : place + 1])
+
+
+def _unshared(layer: Layer, step: _Step, readers: dict[Version, list[int]]) -> str | None:
+    """Name the bias if no other layer has the same one."""
+    if layer.bias is None:
+        return None
+    return layer.bias if len(readers[step.reads[2 if layer.convolution else 0]]) == 1 else None
+
+
+def _layer(step: _Step, names: dict[int, str], turned: dict[int, str]) -> Layer | None:
     if step.name == "convolution":
         _, weight, bias, stride, padding, dilation, transposed, extra, groups = step.args
         if id(weight) in names and (bias is None or id(bias) in names):
             space = weight.dim() - 2
             s, p, d, e = (tuple(v) * (space // len(v)) for v in (stride, padding, dilation, extra))
             known = None if bias is None else names[id(bias)]
-            return Layer(names[id(weight)], known, number, s, p, d, e, transposed, groups)
+            return Layer(names[id(weight)], known, step.number, s, p, d, e, transposed, groups)
     if step.name == "addmm" and len(step.args) == 3 and id(step.args[2]) in turned and id(step.args[0]) in names:
-        return Layer(turned[id(step.args[2])], names[id(step.args[0])], number)
+        return Layer(turned[id(step.args[2])], names[id(step.args[0])], step.number)
     if step.name == "mm" and id(step.args[1]) in turned:
-        return Layer(turned[id(step.args[1])], None, number)
+        return Layer(turned[id(step.args[1])], None, step.number)
     return None
 
 
@@ -143,7 +167,7 @@ def _with_followers(
 ) -> Layer:
     """Add the norm and the sum that come right behind a layer, where nothing else reads what it makes."""
     made = step.makes[0]
-    if len(readers[made]) != 1:
+    if len(readers[made]) != 1 or readers[made][0] == len(steps):
         return layer
     after = readers[made][0]
     if steps[after].name in NORMS:
@@ -151,14 +175,20 @@ def _with_followers(
         if id(mean) not in names or id(variance) not in names:
             return layer
         known = None if scale is None else names.get(id(scale))
-        if scale is not None and known is None:
+        if (scale is not None and known is None) or not all(len(readers[id(t), 0]) == 1 for t in (mean, variance)):
             return layer
         layer = replace(layer, norm=Norm(names[id(mean)], names[id(variance)], known, eps))
         made = steps[after].makes[0]
-        if len(readers[made]) != 1:
+        if len(readers[made]) != 1 or readers[made][0] == len(steps):
             return layer
         after = readers[made][0]
-    adds = steps[after].name in ("add", "add_") and len(steps[after].args) == 2
-    if adds and all(isinstance(a, Tensor) and a.shape == steps[after].args[0].shape for a in steps[after].args):
-        layer = replace(layer, added=after)
+    if _adds_two(steps[after]):
+        layer = replace(layer, added=steps[after].number)
     return layer
+
+
+def _adds_two(step: _Step) -> bool:
+    """Ask whether an operation adds two different tensors of one shape."""
+    if step.name not in ("add", "add_") or len(step.args) != 2 or not step.plain or len(set(step.reads)) != 2:
+        return False
+    return all(isinstance(a, Tensor) and a.shape == step.args[0].shape for a in step.args)

@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from slimcnn.recovery.ridge import PENALTIES, Sums, best, solve
+from slimcnn.linear.ridge import PENALTIES, Sums, best, solve
 
 
 def rows(groups: int = 2, n: int = 40, features: int = 5, outputs: int = 3) -> tuple[Tensor, Tensor]:

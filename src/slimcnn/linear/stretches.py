@@ -3,13 +3,17 @@
 Layers are solved in the order of the network, each on the outputs of those solved before it.  Running the network
 anew for every layer would cost the square of its depth.  So the tensors that are alive at an operation are put on a
 shelf, and the next stretch begins there: what lies before is walked through with stand-ins that nobody computes.
+
+Operations are numbered by `computes`: views, copies and constants do not count, since PyTorch makes more or fewer of
+them for batches of other sizes.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
@@ -24,7 +29,23 @@ INPUT = (-1, 0)
 """The place of the batch itself among the results of operations."""
 
 Place = tuple[int, int]
-"""(number of the operation, number of its result)."""
+"""(place of the operation among all, number of its result)."""
+
+READ_NUMBERS = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
+"""What reads a tensor's numbers unseen: a network that does so cannot be walked through with stand-ins."""
+
+
+def computes(func: Any, arguments: Iterable[Any]) -> bool:
+    """Ask whether an operation counts: it computes something from tensors, and is no view and no copy.
+
+    >>> computes(torch.ops.aten.relu.default, (torch.ones(1),)), computes(torch.ops.aten.t.default, (torch.ones(1, 1),))
+    (True, False)
+    """
+    if func._schema.name in ("aten::clone", "aten::_unsafe_view", "aten::_to_copy", "aten::contiguous"):
+        return False
+    if any(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns):
+        return False
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(arguments)))
 
 
 @dataclass(frozen=True)
@@ -49,17 +70,20 @@ class _Form:
     offset: int
     dtype: torch.dtype
     device: torch.device
+    conjugate: bool = False
 
     @classmethod
     def of(cls, tensor: Tensor) -> _Form:
-        return cls(tensor.shape, tensor.stride(), int(tensor.storage_offset()), tensor.dtype, tensor.device)
+        offset = int(tensor.storage_offset())
+        return cls(tensor.shape, tensor.stride(), offset, tensor.dtype, tensor.device, tensor.is_conj())
 
     def stand_in(self) -> Tensor:
         return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
 
     def on(self, memory: Tensor) -> Tensor:
         tensor = torch.empty(0, dtype=self.dtype, device=memory.device)
-        return tensor.set_(memory.untyped_storage(), self.offset, self.size, self.stride)
+        tensor.set_(memory.untyped_storage(), self.offset, self.size, self.stride)
+        return tensor.conj() if self.conjugate else tensor
 
 
 class Shelf:
@@ -68,7 +92,8 @@ class Shelf:
     def __init__(self, limit: int = 2**30) -> None:
         self.limit = limit
         self._held: dict[int, list[Tensor]] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._sweep: Callable[[], object] = lambda: None
 
     def put(self, number: int, tensors: list[Tensor]) -> None:
         """Keep tensors in place of those that had this number."""
@@ -77,7 +102,8 @@ class Shelf:
             self._held[number] = tensors
             return
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="slimcnn-")
+            self._folder = Path(tempfile.mkdtemp(prefix="slimcnn-"))
+            self._sweep = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         torch.save(tensors, self._file(number))
 
     def take(self, number: int) -> list[Tensor]:
@@ -87,34 +113,46 @@ class Shelf:
         found: list[Tensor] = torch.load(self._file(number), weights_only=True)
         return found
 
+    def close(self) -> None:
+        """Forget everything."""
+        self._held.clear()
+        self._sweep()
+
     def _file(self, number: int) -> Path:
         assert self._folder is not None
-        return Path(self._folder.name) / f"{number}.pt"
+        return self._folder / f"{number}.pt"
 
 
 class Stretches:
-    """Many batches on their way through one network.
+    """Many batches on their way through one network; close it afterwards.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).eval()
-    >>> way = Stretches(net, [torch.ones(1, 2)])
     >>> seen = []
-    >>> way.go(begin=2, end=2, wanted=[2], look=lambda batch, n, operation: seen.append((batch, n)))
+    >>> with Stretches(net, [torch.ones(1, 2)]) as way:
+    ...     way.go(begin=1, end=1, wanted=[1], look=lambda batch, n, operation: seen.append((batch, n)))
     >>> seen
-    [(0, 2)]
+    [(0, 1)]
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Tensor], limit: int = 2**30) -> None:
         self.model = model
-        self.begun = 0
-        """The operation at which the next stretch begins."""
+        self.begun = [0 for _ in batches]
+        """For every batch, the place of the operation at which the next stretch begins."""
         self.own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
         self._shelf = Shelf(limit)
-        self._inputs = [_Form.of(batch) for batch in batches]
+        self._inputs = [_Form.of(batch.clone()) for batch in batches]
         self._alive: list[dict[Place, tuple[int, _Form]]] = [{INPUT: (0, form)} for form in self._inputs]
         self.forms: list[list[Any]] = [[] for _ in batches]
         """For every batch, the results of every operation, with forms in place of tensors."""
+        self._whole = bool(batches) and _reads_numbers(model, batches[0][:1])
         for number, batch in enumerate(batches):
-            self._shelf.put(number, [_memory(batch)])
+            self._shelf.put(number, [_memory(batch.clone())])
+
+    def __enter__(self) -> Stretches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shelf.close()
 
     def go(self, begin: int, end: int, wanted: Collection[int], look: Callable[[int, int, Operation], None]) -> None:
         """Run every batch on to operation `end`, and let the next stretch begin with operation `begin`.
@@ -125,10 +163,9 @@ class Stretches:
         for number, form in enumerate(self._inputs):
             memories = self._shelf.take(number)
             tensors = {place: here.on(memories[i]) for place, (i, here) in self._alive[number].items()}
-            walk = _Walk(self, number, tensors, begin, end, wanted, look)
+            walk = _Walk(self, number, tensors, -1 if self._whole else begin, end, wanted, look)
             with suppress(Reached), torch.no_grad(), walk:
                 self.model(tensors.pop(INPUT) if INPUT in tensors else form.stand_in())
-        self.begun = begin
 
     def keep(self, number: int, tensors: dict[Place, Tensor]) -> None:
         """Put what is alive on the shelf, tensors that share memory together."""
@@ -153,23 +190,24 @@ class _Walk(TorchDispatchMode):
         self._way, self._batch, self._forms = way, number, way.forms[number]
         self._given = tensors
         self._begin, self._end, self._wanted, self._look = begin, end, wanted, look
-        self._next = 0
+        self._next = self._number = 0
         self._made: dict[Place, weakref.ref[Tensor]] = {}
         if INPUT in tensors:
             self._made[INPUT] = weakref.ref(tensors[INPUT])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, n = kwargs or {}, self._next
-        self._next += 1
-        passed = n < self._way.begun
-        if n == self._begin and not passed:
-            self._put_on_shelf()
+        passed, counts = n < self._way.begun[self._batch], computes(func, (*args, *kwargs.values()))
+        number = self._number if counts else -1
+        self._next, self._number = n + 1, self._number + counts
+        if number == self._begin and counts and not passed:
+            self._put_on_shelf(n)
         out = self._passed(n, func, args, kwargs) if passed else func(*args, **kwargs)
-        if n == len(self._forms):
-            self._forms.append(tree_map_only(Tensor, _Form.of, out))
-        if n in self._wanted and not passed:
-            self._look(self._batch, n, Operation(func, args, out))
-        if n == self._end:
+        if not passed:
+            self._forms[n:] = [tree_map_only(Tensor, _Form.of, out)]
+        if number in self._wanted and not passed:
+            self._look(self._batch, number, Operation(func, args, out))
+        if counts and number == self._end:
             raise Reached
         if not passed and not _writes(func):
             for i, leaf in enumerate(tree_leaves(out)):
@@ -177,7 +215,8 @@ class _Walk(TorchDispatchMode):
                     self._made[n, i] = weakref.ref(leaf)
         return out
 
-    def _put_on_shelf(self) -> None:
+    def _put_on_shelf(self, n: int) -> None:
+        self._way.begun[self._batch] = n
         made = {place: tensor for place, known in self._made.items() if (tensor := known()) is not None}
         own = self._way.own
         self._way.keep(
@@ -206,6 +245,23 @@ def _writes(func: Any) -> bool:
     """Ask whether an operation returns what it has written into."""
     aliases = [result.alias_info for result in func._schema.returns]
     return bool(aliases) and all(alias is not None and alias.is_write for alias in aliases)
+
+
+class _Asked(TorchFunctionMode):
+    """Notices that a network reads numbers."""
+
+    found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found = self.found or func in READ_NUMBERS
+        return func(*args, **(kwargs or {}))
+
+
+def _reads_numbers(model: nn.Module, example: Tensor) -> bool:
+    asked = _Asked()
+    with torch.no_grad(), asked:
+        model(example.clone())
+    return asked.found
 
 
 def _memory(tensor: Tensor) -> Tensor:

@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slimcnn.recovery.layers import Layer
+from slimcnn.linear.layers import Layer
+
+
+def by_image(layer: Layer, tensor: Tensor, images: int) -> Tensor:
+    """Part the rows that a linear layer saw by image: (n * t, f) -> (n, t, f)."""
+    if layer.convolution or len(tensor) == images:
+        return tensor
+    return tensor.reshape(images, -1, tensor.shape[-1])
 
 
 def positions_of(layer: Layer, made: Tensor, most: int) -> Tensor:

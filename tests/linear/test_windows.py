@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from at_hand import Net
-from slimcnn.recovery.layers import Layer, layers_of
-from slimcnn.recovery.stretches import Operation, Stretches
-from slimcnn.recovery.windows import as_matrix, as_weight, inputs_at, outputs_at, positions_of
+from slimcnn.linear.layers import Layer, layers_of
+from slimcnn.linear.stretches import Operation, Stretches
+from slimcnn.linear.windows import as_matrix, as_weight, inputs_at, outputs_at, positions_of
 
 KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "1d": (nn.Conv1d(4, 6, 3), (2, 4, 7)),
