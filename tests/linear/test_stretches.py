@@ -202,6 +202,45 @@ def test_batches_of_different_sizes_do_not_mix(limit):
     go_through(small(in_place_on_views), [torch.randn(n, 3, 4, 4) for n in (5, 2, 3, 7)], step=2, limit=limit)
 
 
+def reshaped_in_place(net: Net, x: Tensor) -> Tensor:
+    y = net.a(x).mean((2, 3))
+    y.unsqueeze_(1)
+    first = y[:, 0, : y.shape[2] // 2]
+    second = first.relu()
+    del y, first
+    return second.tanh().relu()
+
+
+def size_read(net: Net, x: Tensor) -> Tensor:
+    y = net.a(x)
+    steps = int(y.abs().mean() > 0) + 1
+    for _ in range(steps):
+        y = y.relu() + torch.arange(y.shape[3]) + torch.ones(1)
+    return net.b(y)
+
+
+@pytest.mark.parametrize("forward", [reshaped_in_place, size_read])
+def test_shapes_that_change_in_place_and_constants_are_followed(forward):
+    go_through(small(forward), [torch.randn(n, 3, 4, 4) for n in (3, 1)], step=1)
+
+
+def test_a_number_that_was_read_is_read_anew_when_weights_change():
+    def forward(net: Net, x: Tensor) -> Tensor:
+        y = net.a(x)
+        k = y.abs().max().item()
+        return net.b(y).relu() * k
+
+    model, x, last = small(forward), torch.randn(2, 3, 5, 5), []
+    names = Recorded.run(model, x).names
+    with Stretches(model, [x]) as way:
+        way.go(0, names.index("max"), [], lambda *_: None)
+        model.a.weight.data.mul_(-3)
+        end = len(names) - 1
+        way.go(end, end, [end], lambda _, n, operation: last.append(operation.out.clone()))
+    with torch.no_grad():
+        assert torch.equal(last[0], model(x))
+
+
 def test_batches_may_be_views_of_one_tensor():
     images = torch.randn(6, 3, 8, 8)
     go_through(small(shared_memory), [images[4:], images[:4, :, ::2], images.transpose(2, 3)[1:3]], step=2)

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,20 @@ def computes(func: Any, arguments: Iterable[Any]) -> bool:
     >>> computes(torch.ops.aten.relu.default, (torch.ones(1),)), computes(torch.ops.aten.t.default, (torch.ones(1, 1),))
     (True, False)
     """
+    if not _may_compute(func):
+        return False
+    return any(isinstance(leaf, Tensor) for argument in arguments for leaf in _items(argument))
+
+
+def _items(argument: Any) -> Sequence[Any]:
+    return argument if isinstance(argument, list | tuple) else (argument,)
+
+
+@cache
+def _may_compute(func: Any) -> bool:
     if func._schema.name in ("aten::clone", "aten::_unsafe_view", "aten::_to_copy", "aten::contiguous"):
         return False
-    if any(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns):
-        return False
-    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(arguments)))
+    return all(result.alias_info is None or result.alias_info.is_write for result in func._schema.returns)
 
 
 @dataclass(frozen=True)
@@ -225,11 +235,13 @@ class _Walk(TorchDispatchMode):
 
     def _passed(self, n: int, func: Any, args: Any, kwargs: Any) -> Any:
         """Give what an operation returned when it was computed: what is alive, else something of that form."""
+        if torch.Tag.inplace_view in func.tags:  # it changes the shape, which nothing else knows of
+            return func(*args, **kwargs)
         if _writes(func):
-            bound = {
-                argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)
-            } | kwargs
-            return next(bound[a.name] for a in func._schema.arguments if a.alias_info and a.alias_info.is_write)
+            known = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+            return next(known[a.name] for a in func._schema.arguments if a.alias_info and a.alias_info.is_write)
+        if (n, 0) not in self._given and isinstance(self._forms[n], _Form) and _may_compute(func):
+            return self._forms[n].stand_in()
         view = any(result.alias_info is not None for result in func._schema.returns)
         leaves, form = tree_flatten(func(*args, **kwargs) if view else self._forms[n])
         for i, leaf in enumerate(leaves):
@@ -241,6 +253,7 @@ class _Walk(TorchDispatchMode):
         return tree_unflatten(leaves, form)
 
 
+@cache
 def _writes(func: Any) -> bool:
     """Ask whether an operation returns what it has written into."""
     aliases = [result.alias_info for result in func._schema.returns]
