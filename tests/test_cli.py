@@ -63,6 +63,34 @@ def test_a_run_leaves_report_checkpoint_plan_and_recipe(finished: Path) -> None:
     assert {"plan.json", "recipe.toml", "report.html"} <= {path.name for path in finished.iterdir()}
 
 
+def test_without_epochs_layers_are_re_solved_and_nothing_is_trained(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "quick"
+    command = f"compress --weights {finished / 'original.safetensors'} --criterion l2 --scope sensitivity {QUICK}"
+    code, _, said = call(f"{command} --out {out}", capsys, monkeypatch)
+    assert code == 0
+    assert "what the output lacks on held-out images" in " ".join(said.split())
+    report = json.loads((out / "report.json").read_text())
+    assert [stage["name"] for stage in report["stages"]] == ["original", "cut", "re-solved"]
+    assert "least squares" in report["recovery"]
+    assert report["curves"] == []
+    top1 = {stage["name"]: stage["top1"] for stage in report["stages"]}
+    assert top1["re-solved"] >= top1["cut"]
+
+
+def test_layers_are_re_solved_without_any_image(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "free"
+    command = f"compress --weights {finished / 'original.safetensors'} --criterion l2 --recover data_free {QUICK}"
+    code, _, _ = call(f"{command} --out {out}", capsys, monkeypatch)
+    assert code == 0
+    report = json.loads((out / "report.json").read_text())
+    assert [stage["name"] for stage in report["stages"]] == ["original", "cut", "re-solved without images"]
+    assert "batch-norm statistics" in report["recovery"]
+
+
 def test_the_reported_top1_is_that_of_the_file(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +191,11 @@ def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
         ("compress --model resnet8 --pretrain 1 --macs -1", "macs=-1.0"),
         ("compress --model resnet8 --pretrain 1 --macs 1.5", "macs=1.5"),
         ("compress --model resnet8 --pretrain 1 --recover magic", "recover.how = 'magic'"),
+        ("compress --model resnet8 --pretrain 1 --recover bn --epochs 3", "add +distill"),
+        ("compress --model resnet8 --pretrain 1 --recover distill+bn", "training comes last"),
+        ("compress --model resnet8 --pretrain 1 --recover bn+bn", "every step can be taken once"),
+        ("compress --model resnet8 --pretrain 1 --recover none+bn", "choose none, or one or several"),
+        ("compress --model resnet8 --pretrain 1 --scope everywhere", "scope"),
         ("compress --model resnet8 --weights nothing.safetensors", "nothing.safetensors"),
         ("compress --model resnet8 --arg depth=3 --pretrain 1", "resnet8 has no argument 'depth'"),
         ("compress --model resnet8 --arg depth --pretrain 1", "expected name=value"),

@@ -32,6 +32,7 @@ def test_a_recipe_that_only_trains_survives_a_round_trip(tmp_path: Path) -> None
         ("out = 'x'", "network: Field required"),
         ("[network]\nmodell = 'x'", "network.modell = 'x': Extra inputs are not permitted"),
         ("[network]\n[recover]\nhow = 'magic'", "recover.how = 'magic': Value error, choose none"),
+        ("[network]\n[recover]\nhow = 'distill+finetune'", "training comes last, and once"),
         ("[network]\n[recover.training]\nepochs = 0", "recover.training.epochs = 0"),
         ("[network]\n[data]\nlimit = 1", "data.limit = 1"),
     ],

@@ -63,7 +63,9 @@ def test_the_pruned_network_is_the_masked_network(name: str, criterion: str) -> 
     model, graph = prepared(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     try:
-        scores = score(model, graph, criterion, labelled(model, graph) if criterion == "taylor" else None)
+        scores = score(
+            model, graph, criterion, labelled(model, graph) if criterion in ("taylor", "reconstruction") else None
+        )
     except CriterionError:
         assert criterion == "bn_scale"
         assert not any(group.norms for group in graph.groups)
