@@ -42,14 +42,16 @@ def recover(
     """Win the accuracy back in place, by the steps of the recipe."""
     stages = [_stage(start.model, "original", start, folder, fabric), _stage(small, "cut", start, folder, fabric)]
     steps = recipe.recover.steps
+    began = time.perf_counter()
     if "bn" in steps and recalibrate(small, _images(recipe, start)):
-        stages.append(_stage(small, "recalibrated", start, folder, fabric))
+        stages.append(_stage(small, "recalibrated", start, folder, fabric, began))
     for step, name in RE_SOLVED.items():
         if step in steps:
-            with timed(folder, name):
-                found = from_rank_zero(fabric, lambda: _re_solve(step, recipe, start, small, graph, plan, show))  # noqa: B023
-            small.load_state_dict(found)
-            stages.append(_stage(small, name, start, folder, fabric))
+            began = time.perf_counter()
+            small.load_state_dict(
+                from_rank_zero(fabric, lambda: _re_solve(step, recipe, start, small, graph, plan, show))  # noqa: B023
+            )
+            stages.append(_stage(small, name, start, folder, fabric, began))
     if steps:
         show.say(", ".join(f"{stage.name} {stage.top1:.2f} %" for stage in stages) + " (validation top-1)")
     if not recipe.recover.trains:
@@ -101,10 +103,13 @@ def _lesson(recipe: Recipe, start: Start) -> tuple[Objective | None, Training]:
     return objective, training.model_copy(update={"label_smoothing": 0.0})
 
 
-def _stage(model: nn.Module, name: str, start: Start, folder: RunFolder, fabric: Fabric) -> Stage:
+def _stage(
+    model: nn.Module, name: str, start: Start, folder: RunFolder, fabric: Fabric, began: float | None = None
+) -> Stage:
+    """Evaluate after a step that `began` then, unless that was done before an interruption."""
     known = folder.facts.get("stages", {})
     if name not in known:
-        began = time.perf_counter()
+        began = began or time.perf_counter()
         top1 = evaluate(model, start.dataset.validation, start.dataset.normalisation, fabric=fabric).top1
         known = known | {name: {"top1": top1, "seconds": time.perf_counter() - began}}
         folder.remember(stages=known)

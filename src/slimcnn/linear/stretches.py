@@ -164,14 +164,18 @@ class Stretches:
     def __exit__(self, *_: object) -> None:
         self._shelf.close()
 
-    def go(self, begin: int, end: int, wanted: Collection[int], look: Callable[[int, int, Operation], None]) -> None:
+    def go(
+        self, begin: int, end: int, wanted: Collection[int], look: Callable[[int, int, Operation], None],
+        batches: Iterable[int] | None = None,
+    ) -> None:  # fmt: skip
         """Run every batch on to operation `end`, and let the next stretch begin with operation `begin`.
 
-        `look` is called with the number of the batch, the number of the operation and the operation, for those of the
-        `wanted` operations that are computed: from where the last stretch let this one begin.
+        Or only the batches with these numbers; every batch goes its own way.  `look` is called with the number of the
+        batch, the number of the operation and the operation, for those of the `wanted` operations that are computed:
+        from where the last stretch let this one begin.
         """
-        for number, form in enumerate(self._inputs):
-            memories = self._shelf.take(number)
+        for number in range(len(self._inputs)) if batches is None else batches:
+            form, memories = self._inputs[number], self._shelf.take(number)
             tensors = {place: here.on(memories[i]) for place, (i, here) in self._alive[number].items()}
             walk = _Walk(self, number, tensors, -1 if self._whole else begin, end, wanted, look)
             with suppress(Reached), torch.no_grad(), walk:

@@ -53,22 +53,22 @@ def readings_of(model: nn.Module, graph: ChannelGraph, images: Iterable[Tensor])
         name: layer for name, layer in layers_of(copied, batches[0][:1]).items()
         if name in wanted and as_matrix(layer, weights[name]).shape[2] <= MOST_INPUTS
     }  # fmt: skip
-    sums = _sums(copied, layers, weights, batches)
+    moments = _moments(copied, layers, weights, batches)
     return {
         group.name: tuple(
             reading
             for axis in group.reads
             if axis.parameter in layers and axis.axis == layers[axis.parameter].read_axis
-            for reading in _of_axis(axis, layers[axis.parameter], weights[axis.parameter], sums[axis.parameter])
+            for reading in _of_axis(axis, layers[axis.parameter], weights[axis.parameter], *moments[axis.parameter])
         )
         for group in graph.groups
     }
 
 
-def _sums(
+def _moments(
     model: nn.Module, layers: dict[str, Layer], weights: dict[str, nn.Parameter], batches: list[Tensor]
-) -> dict[str, Sums]:
-    """Sum up what every layer reads."""
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Give means (groups, f) and second central moments (groups, f, f) of what every layer reads."""
     at = {layer.operation: name for name, layer in layers.items()}
     images = sum(map(len, batches))
     sums: dict[str, Sums] = {}
@@ -86,16 +86,17 @@ def _sums(
     if at:
         with Stretches(model, batches) as way:
             way.go(0, max(at), at, look)
-    return sums
+    means = {name: found.x / found.n for name, found in sums.items()}
+    return {
+        name: (mean, sums[name].xx / sums[name].n - mean[:, :, None] * mean[:, None]) for name, mean in means.items()
+    }
 
 
-def _of_axis(axis: Axis, layer: Layer, weight: Tensor, sums: Sums) -> list[Reading]:
+def _of_axis(axis: Axis, layer: Layer, weight: Tensor, mean: Tensor, moments: Tensor) -> list[Reading]:
     """Part the positions of a weight's input axis by the groups of the layer, and find the inputs at each."""
     matrix = as_matrix(layer, weight.detach()).double()
     inputs = weight.shape[0] // layer.groups if layer.transposed else weight.shape[1]
     kernel = matrix.shape[2] // inputs
-    mean = sums.x / sums.n
-    moments = sums.xx / sums.n - mean[:, :, None] * mean[:, None]
     found = []
     for group in range(layer.groups):
         # Positions of a grouped convolution count on from group to group; so do those of a transposed one.

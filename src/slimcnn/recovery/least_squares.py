@@ -260,8 +260,9 @@ def _sums(pair: _Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor
                 new = Sums.of(x[:, rows], lack[:, rows])
                 sums[part] = sums[part] + new if part in sums else new
 
-    small.go(layer.operation, max(layer.operation, here), {layer.operation, here}, in_small)
-    whole.go(pair.whole.operation, max(pair.whole.operation, there), {there}, in_whole)
+    for batch in range(len(held)):  # one by one, so that only the rows of one are in memory
+        small.go(layer.operation, here, {layer.operation, here}, in_small, [batch])
+        whole.go(pair.whole.operation, there, {there}, in_whole, [batch])
     return sums
 
 
