@@ -61,11 +61,8 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
     atoms = Atoms.of(model)
     labels = atoms.labels(model)
     tracer, twice = watch_twice(model, example, batch, labels, len(atoms), inexact)
-    ledger, next_id, runs = (
-        tracer.ledger,
-        tracer.next_id,
-        [Run(twice, training=False, hollow=tracer.hollow, inexact=inexact)],
-    )
+    ledger, next_id = tracer.ledger, tracer.next_id
+    runs = [Run(twice, training=False, hollow=tracer.hollow, inexact=inexact)]
     if any(isinstance(t, nn.Parameter) and id(t) not in tracer.used for _, t in named_tensors(model)):
         with suppress(Broken):  # what cannot train with this example has nothing to keep together
             training = watch(model.train(), twice, labels, next_id, inexact)
@@ -74,25 +71,27 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
             next_id = training.next_id
     model.eval()
     builder = GraphBuilder(atoms, ledger, next_id)
+    graph = builder.graph(model, example, batch)
+    return graph if ledger.cut_blind else _proven(graph, model, runs, builder)
+
+
+def _proven(graph: ChannelGraph, model: nn.Module, runs: list[Run], builder: GraphBuilder) -> ChannelGraph:
+    """Lock, tie and guess until trial cuts go through."""
     seed, passed = 0, 0
     while seed < MAX_TRIALS:
-        graph = builder.graph(model, example, batch)
-        if ledger.cut_blind:
-            return graph
-        broken = trial_cut(model, runs, graph, atoms, builder, seed)
-        if broken and builder.guess(model, broken):
-            continue
-        parts = builder.parts_through(broken)
-        if parts:  # perhaps they must lose not only equally many channels but the same: try that before locking
-            builder.tie_parts(parts)
-            continue
-        seed, passed = seed + 1, 0 if broken else passed + 1
-        needed = DELICATE_TRIALS if ledger.delicate or builder.guesses else 1
-        if passed == needed:
-            return graph
-        builder.lock(broken)
-    builder.lock([LockRecord(torch.arange(next_id), "trial cuts went on failing here", None)])
-    return builder.graph(model, example, batch)
+        broken = trial_cut(model, runs, graph, builder.atoms, builder, seed)
+        if not (broken and builder.guess(model, broken)):
+            parts = builder.parts_through(broken)
+            if parts:  # perhaps they must lose not only equally many channels but the same: try that before locking
+                builder.tie_parts(parts)
+            else:
+                seed, passed = seed + 1, 0 if broken else passed + 1
+                if passed == (DELICATE_TRIALS if builder.ledger.delicate or builder.guesses else 1):
+                    return graph
+                builder.lock(broken)
+        graph = builder.graph(model, graph.example, graph.batch)
+    builder.lock([LockRecord(torch.arange(len(builder.component)), "trial cuts went on failing here", None)])
+    return builder.graph(model, graph.example, graph.batch)
 
 
 def _add(ledger: Ledger, training: Ledger) -> None:
