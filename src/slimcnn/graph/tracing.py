@@ -86,7 +86,8 @@ def _proven(graph: ChannelGraph, model: nn.Module, runs: list[Run], builder: Gra
                 builder.tie_parts(parts)
             else:
                 seed, passed = seed + 1, 0 if broken else passed + 1
-                if passed == (DELICATE_TRIALS if builder.ledger.delicate or builder.guesses else 1):
+                delicate = builder.ledger.delicate or builder.guesses or any(len(g.parts) > 1 for g in graph.groups)
+                if passed == (DELICATE_TRIALS if delicate else 1):
                     return graph
                 builder.lock(broken)
         graph = builder.graph(model, graph.example, graph.batch)
