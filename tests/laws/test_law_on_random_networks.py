@@ -172,6 +172,8 @@ def network(chain: list[tuple[str, int]]) -> nn.Module:
 @example([("dense", 12), ("glu", 16), ("rolled", 16), ("a quarter", 16), ("picked", 8)], 0)
 @example([("kept width", 12), ("shuffle", 16), ("unstacked", 8), ("transposed in groups", 8)], 2)
 @example([("halves", 12), ("glu", 8), ("kept width", 8), ("rolled", 8), ("a quarter", 16), ("picked", 8)], 6)
+@example([("one dimension", 16), ("gate", 8), ("glu", 12), ("einsum", 8), ("instance norm", 16), ("shuffle", 16),
+          ("slices", 8), ("pixels", 16)], 0)  # fmt: skip
 def test_the_law_holds_on_any_chain_of_blocks(chain: list[tuple[str, int]], seed: int) -> None:
     torch.manual_seed(seed)
     model = network(chain)
