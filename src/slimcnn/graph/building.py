@@ -122,6 +122,15 @@ class GraphBuilder:
         found = [part for part in self._parts if inside[self.component[part.rows.numpy()]].any()]
         return [part for part in found if part.site.op != "convolution"] or found
 
+    @property
+    def moves_parts(self) -> bool:
+        """Code, and not only grouped convolutions, parts channels that may still go: it may order them anew."""
+        return any(
+            (self.owner[self.component[part.rows.numpy()]] >= 0).any()
+            for part in self._parts
+            if part.site.op != "convolution"
+        )
+
     def lock(self, records: list[LockRecord]) -> None:
         """Lock the components of these ids; the first reason that names a place stays."""
         self._records += records

@@ -29,8 +29,8 @@ class Site:
     function: str = ""
 
     def __str__(self) -> str:
-        place = f"{os.path.basename(self.file)}:{self.line}" if self.file else "unknown place"
-        return f"{self.op} in {self.module or 'the network itself'} ({place})"
+        place = f" ({os.path.basename(self.file)}:{self.line})" if self.file else ""
+        return f"{self.op} in {self.module or 'the network itself'}{place}"
 
     @property
     def code(self) -> tuple[str, int]:

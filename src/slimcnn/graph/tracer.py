@@ -25,6 +25,9 @@ from slimcnn.graph.sizes_asked import SizesAsked
 SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 """Code that is not the user's."""
 
+WATCHING = os.path.join(os.path.dirname(__file__), "running.py")
+"""Who calls the network: whatever called this is not the network's code."""
+
 PARTING = {"split", "split_with_sizes", "chunk", "slice", "view"}
 """Operations that cut channels up by numbers."""
 
@@ -278,6 +281,8 @@ def _bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
 
 def _user_frame() -> tuple[str, int, str]:
     frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.startswith(SKIPPED_FOLDERS):
-        frame = frame.f_back  # type: ignore[assignment]
-    return (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname) if frame is not None else ("", 0, "")
+    while frame.f_code.co_filename.startswith(SKIPPED_FOLDERS):
+        if frame.f_code.co_filename == WATCHING or frame.f_back is None:
+            return ("", 0, "")
+        frame = frame.f_back
+    return (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)

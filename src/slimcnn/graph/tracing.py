@@ -17,15 +17,15 @@ from slimcnn.graph.collecting import uncollected
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.ledger import Ledger, LockRecord
 from slimcnn.graph.running import Broken, batch_size, watch, watch_twice
-from slimcnn.graph.trial import Run, trial_cut
+from slimcnn.graph.trial import Run, trial_cut, trials_of_parts
 from slimcnn.graph.walking import named_tensors
 
 MAX_TRIALS = 30
-"""Trial cuts before everything that is still open is locked; each trial locks at least one more group."""
+"""Trial cuts that may fail before everything that is still open is locked; each locks at least one more group."""
 
 
 DELICATE_TRIALS = 4
-"""Trial cuts that must succeed where the code parts channels: `x[:, : c // 4]` may fit one cut by luck."""
+"""Trial cuts that must succeed where the code picks channels: `x[:, : c // 4]` may fit one cut by luck."""
 
 
 @uncollected()
@@ -77,22 +77,31 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
 
 def _proven(graph: ChannelGraph, model: nn.Module, runs: list[Run], builder: GraphBuilder) -> ChannelGraph:
     """Lock, tie and guess until trial cuts go through."""
-    seed, passed = 0, 0
-    while seed < MAX_TRIALS:
+    seed, passed, failed = 0, 0, 0
+    while failed < MAX_TRIALS:
         broken = trial_cut(model, runs, graph, builder.atoms, builder, seed)
-        if not (broken and builder.guess(model, broken)):
+        if not broken:
+            seed, passed = seed + 1, passed + 1
+            if passed >= _enough(graph, builder):
+                return graph
+            continue
+        passed = 0
+        if not builder.guess(model, broken):
             parts = builder.parts_through(broken)
             if parts:  # perhaps they must lose not only equally many channels but the same: try that before locking
                 builder.tie_parts(parts)
             else:
-                seed, passed = seed + 1, 0 if broken else passed + 1
-                delicate = builder.ledger.delicate or builder.guesses or any(len(g.parts) > 1 for g in graph.groups)
-                if passed == (DELICATE_TRIALS if delicate else 1):
-                    return graph
+                seed, failed = seed + 1, failed + 1
                 builder.lock(broken)
         graph = builder.graph(model, graph.example, graph.batch)
     builder.lock([LockRecord(torch.arange(len(builder.component)), "trial cuts went on failing here", None)])
     return builder.graph(model, graph.example, graph.batch)
+
+
+def _enough(graph: ChannelGraph, builder: GraphBuilder) -> int:
+    """Number the trial cuts in a row that must go through."""
+    delicate = DELICATE_TRIALS if builder.ledger.delicate or builder.guesses else 1
+    return max(delicate, trials_of_parts(graph)) if graph.groups and builder.moves_parts else delicate
 
 
 def _add(ledger: Ledger, training: Ledger) -> None:

@@ -7,9 +7,11 @@ cut.  The dispatcher cannot tell them from sizes that are computed, so we look w
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, pairwise, zip_longest
+from functools import cache
+from itertools import combinations, count, islice, pairwise, zip_longest
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -101,8 +103,8 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
     """Choose channels to remove, never so many that one is left.
 
     The first trial, often the only one, takes both ends of every group and some between, so that all others move.
-    Later ones take in turns the first, so that every boundary that is a share of the channels (`c // 4`) shifts, the
-    last, or any, and something else of neighbours: any three in a row take all three of every group.
+    The next ones take the first, so that every boundary that is a share of the channels (`c // 4`) shifts, or the
+    last: of parts that lose equally many, as `_ends` says.  Then comes one that takes any, and so on in turns.
     """
     random = np.random.default_rng(seed)
     removed = {}
@@ -111,19 +113,56 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
         half = size // 2
         number = max(half - (turn + seed) % min(SPREAD, half), 1)
         channels = np.arange(size)
-        places = count()  # everywhere in the bundle others go: only their number is equal
+        trials = _ends(_places(graph, bundle))
+        now = (seed + turn) % (len(trials) + 1) if seed else 0
+        places = count()
         for i in bundle:
             gone = []
             for part, place in zip(graph.groups[i].parts, places, strict=False):
                 some = random.permutation(channels)
-                if seed:
-                    order = (channels, channels[::-1], some)[(seed + place + turn) % 3]
+                if now:
+                    order = channels if trials[now - 1][place] else channels[::-1]
+                elif seed:
+                    order = some
                 else:
                     ends = [0, size - 1] if place % 2 == 0 else [size - 1, 0]
                     order = np.r_[ends, some[(some > 0) & (some < size - 1)]]
                 gone.append(part[order[:number]])
             removed[i] = np.sort(np.concatenate(gone))
     return removed
+
+
+def trials_of_parts(graph: ChannelGraph) -> int:
+    """Number the trials in a row after which no two parts can have changed their order unseen.
+
+    Those of `_ends`, the one that takes any, and the very first.
+    """
+    return 2 + max(len(_ends(_places(graph, bundle))) for bundle in graph.bundles)
+
+
+def _places(graph: ChannelGraph, bundle: Sequence[int]) -> int:
+    return sum(len(graph.groups[i].parts) for i in bundle)
+
+
+@cache
+def _ends(places: int) -> list[list[bool]]:
+    """Say for every trial of which places the first channels go; of the others the last.
+
+    Code that merges two parts (a shuffle) gives the channels that stay the same order whichever they are only if all
+    of one part come before all of the other: else, taking the first of one and the last of the other, and the reverse,
+    gives two orders.  So for every two places one trial must take them one way round and one the other.  That
+    holds if every place has its first taken in other, and equally many, trials (Sperner 1928).
+
+    >>> for trial in _ends(4):
+    ...     print(["first" if first else "last" for first in trial])
+    ['first', 'first', 'first', 'last']
+    ['first', 'last', 'last', 'first']
+    ['last', 'first', 'last', 'first']
+    ['last', 'last', 'first', 'last']
+    """
+    trials = next(n for n in count(2) if comb(n, n // 2) >= places)
+    chosen = list(islice(combinations(range(trials), trials // 2), places))
+    return [[trial in taken for taken in chosen] for trial in range(trials)]
 
 
 class Remaining:
