@@ -166,7 +166,7 @@ def test_costs_are_registered_as_comparable() -> None:
 def test_costs_of_a_curve_rise_and_never_exceed_it(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     errors = [0.0, *torch.rand(4, generator=generator).sort().values.tolist()]
-    costs = rising([0, 2, 4, 6, 8], errors, 10).tolist()
+    costs = rising(dict(zip([0, 2, 4, 6, 8], errors, strict=True)), 10).tolist()
     assert costs == sorted(costs)
     for channels, error in zip([2, 4, 6, 8], errors[1:], strict=True):
         assert sum(costs[:channels]) <= error + 1e-9
@@ -185,6 +185,32 @@ def test_channels_go_where_the_output_does_not_notice() -> None:
     measured = slimcnn.sensitivity(model, graph, scores, [images])
     plan = slimcnn.allocate(graph, measured, slimcnn.Target(macs=0.7, scope="sensitivity"))
     assert len(plan.removed["b"]) > len(plan.removed.get("a", ()))
+
+
+def weight_computed(ordinary: float) -> nn.Module:
+    """Two groups; the second is read by a weight that is computed in every run, and `ordinary` times by another."""
+    torch.manual_seed(0)
+
+    def run(net: nn.Module, x: Tensor) -> Tensor:
+        y = F.conv2d(net.b(x).relu(), net.d.weight * 100)
+        return net.c(net.a(x).relu()) + y + (ordinary * net.e(net.b(x).relu()) if ordinary else 0)
+
+    return Net(run, a=Conv(3, 8, 1), b=Conv(3, 8, 1), c=Conv(8, 4, 1), d=Conv(8, 4, 1), e=Conv(8, 4, 1)).eval()
+
+
+@pytest.mark.parametrize("ordinary", [0.0, 1.0])
+def test_channels_are_not_free_where_what_reads_them_cannot_be_followed(ordinary: float) -> None:
+    model, images = weight_computed(ordinary), torch.randn(64, 3, 4, 4)
+    graph = slimcnn.trace(model, images[:1])
+    measured = slimcnn.sensitivity(model, graph, slimcnn.score(model, graph, "l2"), [images])
+    assert float(measured.costs["b"][0]) > float(measured.costs["a"][0]) > 0
+
+
+def test_channels_that_something_reads_unseen_are_not_scored() -> None:
+    model, images = weight_computed(1.0), torch.randn(64, 3, 4, 4)
+    graph = slimcnn.trace(model, images[:1])
+    found = slimcnn.score(model, graph, "reconstruction", data=labelled(images))
+    assert found.unscored == {"b": "d.weight reads these channels too and cannot be followed"}
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

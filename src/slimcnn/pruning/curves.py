@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import DataError
-from slimcnn.graph import ChannelGraph
+from slimcnn.graph import ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.running import call_model, outputs_of
 from slimcnn.linear.layers import Layer, layers_of
 from slimcnn.linear.windows import as_matrix, as_weight
-from slimcnn.pruning.readings import Reading, readings_of
+from slimcnn.pruning.readings import Reading, not_followed, readings_of
 from slimcnn.pruning.scores import Scores
+from slimcnn.pruning.surgery import fill_with_zeros
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
 """Shares of the channels that may go at which the output is looked at; between them the curve is straight."""
@@ -39,7 +40,7 @@ def sensitivity(
 
     In the order of the scores, a fifth of a group's channels goes, then two, and so on, while all other groups keep
     theirs; the layers that read the group make up for it by least squares on the images (in closed form from their
-    moments).  The mean square by which the output then differs on held-out images is a curve over the number of
+    moments), or, where their weight is computed or used more than once, read zeros.  The mean square by which the output then differs on held-out images is a curve over the number of
     channels.  Its lower convex hull gives every channel a cost; `allocate` takes the channels with the least cost per
     MAC saved first, which is optimal for convex curves that add up.
 
@@ -71,35 +72,31 @@ def sensitivity(
     copied = duplicate(model).eval()
     readings = readings_of(copied, graph, learning)
     layers = layers_of(copied, judges[:1])
+    costs: dict[str, Tensor] = {}
     with torch.no_grad():
         target = outputs_of(call_model(copied, judges))
-        costs: dict[str, Tensor] = {}
         for number, bundle in enumerate(graph.bundles):
             progress(number, len(graph.bundles))
             groups = [graph.groups[i] for i in bundle]
-            most = min((group.channels - max(group.least, 1)) // len(group.parts) for group in groups)
-            steps = sorted({max(round(share * most), 1) for share in SHARES}) if most else []
-            errors = [0.0]
-            for step in steps:
-                gone = {g.name: _first(scores, g.name, g.channels, step * len(g.parts)) for g in groups}
+            errors = {0: 0.0}
+            for step in _steps(groups):
                 with _Changed(copied, layers) as changed:
-                    for name, channels in gone.items():
-                        changed.without(readings[name], channels)
-                    errors.append(_difference(outputs_of(call_model(copied, judges)), target))
-            increments = rising([0, *steps], errors, len(groups[0].parts[0]))
-            costs |= {group.name: increments for group in groups}
+                    for group in groups:
+                        changed.without(group, readings[group.name], _first(scores, group, step))
+                    errors[step] = _difference(outputs_of(call_model(copied, judges)), target)
+            costs |= dict.fromkeys((group.name for group in groups), rising(errors, len(groups[0].parts[0])))
     progress(len(graph.bundles), len(graph.bundles))
     return replace(scores, costs=costs)
 
 
-def rising(at: Sequence[int], errors: Sequence[float], channels: int) -> Tensor:
+def rising(errors: Mapping[int, float], channels: int) -> Tensor:
     """Give each of a group's channels its share of the lower convex hull of a curve, in the order in which they go.
 
-    >>> rising([0, 1, 2, 4], [0.0, 3.0, 4.0, 8.0], 4).tolist()
+    >>> rising({0: 0.0, 1: 3.0, 2: 4.0, 4: 8.0}, 4).tolist()
     [2.0, 2.0, 2.0, 2.0]
     """
     hull: list[tuple[int, float]] = []
-    for x, y in zip(at, np.maximum.accumulate(errors).tolist(), strict=True):
+    for x, y in zip(errors, np.maximum.accumulate([*errors.values()]).tolist(), strict=True):
         while len(hull) > 1 and (hull[-1][1] - hull[-2][1]) * (x - hull[-1][0]) >= (y - hull[-1][1]) * (
             hull[-1][0] - hull[-2][0]
         ):
@@ -113,9 +110,16 @@ def rising(at: Sequence[int], errors: Sequence[float], channels: int) -> Tensor:
     return torch.from_numpy(costs)
 
 
-def _first(scores: Scores, group: str, channels: int, n: int) -> Tensor:
-    kept = torch.zeros(channels, dtype=torch.bool)
-    kept[scores.keep(group, channels - n)] = True
+def _steps(groups: Sequence[ChannelGroup]) -> list[int]:
+    """List how many channels of every part are taken away at a time."""
+    most = min((group.channels - max(group.least, 1)) // len(group.parts) for group in groups)
+    return sorted({max(round(share * most), 1) for share in SHARES}) if most else []
+
+
+def _first(scores: Scores, group: ChannelGroup, step: int) -> Tensor:
+    """Choose the channels that go first, so many of every part."""
+    kept = torch.zeros(group.channels, dtype=torch.bool)
+    kept[scores.keep(group.name, group.channels - step * len(group.parts))] = True
     return (~kept).nonzero()[:, 0]
 
 
@@ -139,8 +143,10 @@ class _Changed:
         for name, tensor in self._old.items():
             self._tensors[name].copy_(tensor)
 
-    def without(self, readings: tuple[Reading, ...], channels: Tensor) -> None:
-        """Let layers read some channels no more; the others make up for them."""
+    def without(self, group: ChannelGroup, readings: tuple[Reading, ...], channels: Tensor) -> None:
+        """Let layers read some channels no more; the others make up for them where the layer can be followed."""
+        for axis in not_followed(group, readings):
+            fill_with_zeros(self._writable(axis.parameter), axis, axis.positions[channels].reshape(-1))
         for reading in readings:
             lost = reading.columns[torch.isin(reading.channels, channels)].reshape(-1)
             if len(lost):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import CriterionError
-from slimcnn.graph import Axis, ChannelGraph
+from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
 from slimcnn.linear.layers import Layer, layers_of
 from slimcnn.linear.ridge import Sums
@@ -63,6 +63,12 @@ def readings_of(model: nn.Module, graph: ChannelGraph, images: Iterable[Tensor])
         )
         for group in graph.groups
     }
+
+
+def not_followed(group: ChannelGroup, readings: tuple[Reading, ...]) -> tuple[Axis, ...]:
+    """List where the group is read by weights that are computed, used more than once, or too wide to be looked at."""
+    followed = {reading.name for reading in readings}
+    return tuple(axis for axis in group.reads if axis.parameter not in followed)
 
 
 def _moments(

@@ -16,7 +16,7 @@ from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.running import first_line, outputs_of
 from slimcnn.graph.walking import named_tensors
-from slimcnn.pruning.readings import Reading, readings_of
+from slimcnn.pruning.readings import Reading, not_followed, readings_of
 from slimcnn.registry import Registry
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -207,8 +207,12 @@ def score(
 def _why_unscored(group: ChannelGroup, needs: str, readings: Mapping[str, tuple[Reading, ...]]) -> str:
     if needs == "scales" and not group.norms:
         return "no batch norm with a scale on these channels"
-    if needs == "readings" and not readings[group.name]:
-        return "no layer that reads these channels can be followed"
+    if needs == "readings":
+        if not readings[group.name]:
+            return "no layer that reads these channels can be followed"
+        unknown = not_followed(group, readings[group.name])
+        if unknown:  # what it reads would seem to be of no use
+            return f"{unknown[0].parameter} reads these channels too and cannot be followed"
     return ""
 
 
