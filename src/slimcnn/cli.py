@@ -358,13 +358,14 @@ class _Interrupted(Exception):
 
 def _how(recover: str | None, training: dict[str, Any]) -> str:
     """Refuse settings of a training that would not take place; choose one where they are given alone."""
+    from slimcnn.errors import RecipeError
+    from slimcnn.recipes import trains
+
     asked = [name for name in ("epochs", "learning_rate", "batch_size") if name in training]
     if recover is None:
         return "least_squares+distill" if asked else "least_squares"
-    if asked and not recover.endswith(("finetune", "distill")):
+    if asked and not trains(recover):
         option = asked[0].replace("_", "-")
-        from slimcnn.errors import RecipeError
-
         raise RecipeError(f"--{option} is for training, and --recover {recover} does not train: add +distill")
     return recover
 

@@ -75,6 +75,15 @@ STEPS = ("bn", "least_squares", "data_free", "finetune", "distill")
 """Ways to win accuracy back; the last two train."""
 
 
+def trains(how: str) -> bool:
+    """Ask whether the last step of a recovery is training.
+
+    >>> trains("least_squares+distill"), trains("bn")
+    (True, False)
+    """
+    return how.endswith(("finetune", "distill"))
+
+
 def _steps(how: str) -> str:
     steps = how.split("+")
     unknown = [step for step in steps if step not in STEPS and how != "none"]
@@ -113,7 +122,7 @@ class Recovery(Section):
     @property
     def trains(self) -> bool:
         """Whether the last step is training."""
-        return self.how.endswith(("finetune", "distill"))
+        return trains(self.how)
 
 
 class Recipe(Section):

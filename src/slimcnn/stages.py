@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 BATCH = 128
 """Images that go through the network at once where nothing is trained."""
 
-RE_SOLVED = {"least_squares": "re-solved", "data_free": "re-solved without images"}
-"""What a network is called after a step that re-solves its layers."""
+UNTRAINED = {"bn": "recalibrated", "least_squares": "re-solved", "data_free": "re-solved without images"}
+"""What a network is called after a step that does not train it."""
 
 TRAINED = {"distill": ("distilling from the original", "distilled"), "finetune": ("fine-tuning", "fine-tuned")}
 """What a kind of training is called while it goes on, and afterwards."""
@@ -42,16 +42,18 @@ def recover(
     """Win the accuracy back in place, by the steps of the recipe."""
     stages = [_stage(start.model, "original", start, folder, fabric), _stage(small, "cut", start, folder, fabric)]
     steps = recipe.recover.steps
-    began = time.perf_counter()
-    if "bn" in steps and recalibrate(small, _images(recipe, start)):
-        stages.append(_stage(small, "recalibrated", start, folder, fabric, began))
-    for step, name in RE_SOLVED.items():
-        if step in steps:
-            began = time.perf_counter()
+    for step in steps:
+        if step in TRAINED:
+            break  # the last
+        began = time.perf_counter()
+        if step == "bn":
+            if not recalibrate(small, _images(recipe, start)):
+                continue
+        else:
             small.load_state_dict(
                 from_rank_zero(fabric, lambda: _re_solve(step, recipe, start, small, graph, plan, show))  # noqa: B023
             )
-            stages.append(_stage(small, name, start, folder, fabric, began))
+        stages.append(_stage(small, UNTRAINED[step], start, folder, fabric, began))
     if steps:
         show.say(", ".join(f"{stage.name} {stage.top1:.2f} %" for stage in stages) + " (validation top-1)")
     if not recipe.recover.trains:

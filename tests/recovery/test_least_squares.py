@@ -613,7 +613,7 @@ def test_fewer_positions_than_there_are_will_do(monkeypatch):
     full, part = ordinary(), ordinary()
     images = full.images(400)
     full.solve([images])
-    monkeypatch.setattr(importlib.import_module("slimcnn.recovery.least_squares"), "ROWS", 900)
+    monkeypatch.setattr(importlib.import_module("slimcnn.linear.windows"), "ROWS", 900)
     part.solve([images])
     assert not torch.equal(full.small[3].weight, part.small[3].weight)
     x = full.images(64)

@@ -10,6 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slimcnn.linear.layers import Layer
+from slimcnn.linear.stretches import Operation
+
+ROWS = 32768
+"""Rows that a layer is looked at in, where there are so many; eight for each of its inputs if that is more."""
+
+MOST_INPUTS = 8192
+"""With more inputs than these the normal equations of a layer would not fit into memory (512 MiB)."""
+
+
+def rows_of(layer: Layer, weight: Tensor, operation: Operation, batch: int, images: int) -> tuple[Tensor, Tensor]:
+    """Gather what a layer reads of a batch, as `inputs_at`, and at which positions: `ROWS` of all `images` together."""
+    x = operation.args[1] if len(operation.args) == 3 else operation.args[0]  # addmm begins with its bias
+    x, made = (by_image(layer, tensor, batch) for tensor in (x, operation.out))
+    most = -(-max(ROWS, 8 * as_matrix(layer, weight).shape[2]) // images)
+    positions = positions_of(layer, made, most)
+    return inputs_at(layer, x, weight, made, positions), positions
 
 
 def by_image(layer: Layer, tensor: Tensor, images: int) -> Tensor:

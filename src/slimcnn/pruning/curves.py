@@ -40,9 +40,10 @@ def sensitivity(
 
     In the order of the scores, a fifth of a group's channels goes, then two, and so on, while all other groups keep
     theirs; the layers that read the group make up for it by least squares on the images (in closed form from their
-    moments), or, where their weight is computed or used more than once, read zeros.  The mean square by which the output then differs on held-out images is a curve over the number of
-    channels.  Its lower convex hull gives every channel a cost; `allocate` takes the channels with the least cost per
-    MAC saved first, which is optimal for convex curves that add up.
+    moments), or, where their weight is computed or used more than once, read zeros.  The mean square by which the
+    output then differs on held-out images is a curve over the number of channels.  Its lower convex hull gives every
+    channel a cost; `allocate` takes the channels with the least cost per MAC saved first, which is optimal for convex
+    curves that add up.
 
     Args:
         model: the network that was traced; it is not changed.

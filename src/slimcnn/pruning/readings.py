@@ -15,12 +15,7 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.linear.layers import Layer, layers_of
 from slimcnn.linear.ridge import Sums
 from slimcnn.linear.stretches import Operation, Stretches
-from slimcnn.linear.windows import as_matrix, by_image, inputs_at, positions_of
-
-ROWS = 32768
-"""Rows that moments are taken from, where there are so many; eight for each input of the layer if that is more."""
-
-MOST_INPUTS = 8192
+from slimcnn.linear.windows import MOST_INPUTS, as_matrix, rows_of
 
 
 @dataclass(frozen=True)
@@ -82,10 +77,7 @@ def _moments(
     def look(batch: int, n: int, operation: Operation) -> None:
         name = at[n]
         layer, weight = layers[name], weights[name]
-        x = operation.args[1] if len(operation.args) == 3 else operation.args[0]
-        x, made = (by_image(layer, t, len(batches[batch])) for t in (x, operation.out))
-        most = -(-max(ROWS, 8 * as_matrix(layer, weight).shape[2]) // images)
-        rows = inputs_at(layer, x, weight, made, positions_of(layer, made, most)).flatten(1, 2)
+        rows = rows_of(layer, weight, operation, len(batches[batch]), images)[0].flatten(1, 2)
         new = Sums.of(rows, rows.new_zeros(*rows.shape[:2], 0))
         sums[name] = sums[name] + new if name in sums else new
 

@@ -17,17 +17,11 @@ from slimcnn.graph.trial import kept_positions
 from slimcnn.linear.layers import Layer, layers_of
 from slimcnn.linear.ridge import Solution, Sums, best
 from slimcnn.linear.stretches import Operation, Stretches
-from slimcnn.linear.windows import as_matrix, as_weight, by_image, inputs_at, outputs_at, positions_of
+from slimcnn.linear.windows import MOST_INPUTS, as_matrix, as_weight, by_image, outputs_at, rows_of
 from slimcnn.pruning.plan import Plan
-
-ROWS = 32768
-"""Rows that a layer is fitted on, where there are so many; eight for each of its inputs if that is more."""
 
 HELD_OUT = 4
 """One image in so many is held out: it chooses the penalty, and judges."""
-
-MOST_INPUTS = 8192
-"""With more inputs than these the normal equations of a layer would not fit into memory (512 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +222,7 @@ def _solve(pair: _Pair, small: Stretches, whole: Stretches, held: Sequence[Tenso
 
 def _sums(pair: _Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor]) -> dict[bool, Sums]:
     """Sum up what the layer reads and what its output lacks, for images held out and for others."""
-    layer, matrix = pair.small, as_matrix(pair.small, pair.weight)
-    per_image = -(-max(ROWS, 8 * matrix.shape[2]) // sum(map(len, held)))
+    layer, images = pair.small, sum(map(len, held))
     waiting: dict[int, tuple[Tensor, Tensor]] = {}
     reached: dict[int, Tensor] = {}
     sums: dict[bool, Sums] = {}
@@ -237,10 +230,7 @@ def _sums(pair: _Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor
 
     def in_small(batch: int, n: int, operation: Operation) -> None:
         if n == layer.operation:
-            x = operation.args[1] if len(operation.args) == 3 else operation.args[0]
-            x, made = (by_image(layer, t, len(held[batch])) for t in (x, operation.out))
-            positions = positions_of(layer, made, per_image)
-            waiting[batch] = inputs_at(layer, x, pair.weight, made, positions), positions
+            waiting[batch] = rows_of(layer, pair.weight, operation, len(held[batch]), images)
         if n == here:
             reached[batch] = outputs_at(layer, by_image(layer, operation.out, len(held[batch])), waiting[batch][1])
 
@@ -253,7 +243,7 @@ def _sums(pair: _Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor
         if pair.to_sum:
             silent = pair.scale.abs() < 1e-6 * pair.scale.abs().max()
             lack = lack / pair.scale.double().masked_fill(silent, torch.inf).view(layer.groups, 1, 1, -1)
-        out = _held_rows(held[batch], sum(map(len, held)), x.shape[2]).to(x.device)
+        out = _held_rows(held[batch], images, x.shape[2]).to(x.device)
         for part in (False, True):
             rows = out == part
             if rows.any():
