@@ -63,32 +63,34 @@ def test_a_run_leaves_report_checkpoint_plan_and_recipe(finished: Path) -> None:
     assert {"plan.json", "recipe.toml", "report.html"} <= {path.name for path in finished.iterdir()}
 
 
-def test_without_epochs_layers_are_re_solved_and_nothing_is_trained(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("options", "stages", "told"),
+    [
+        ("--scope sensitivity", ["re-solved"], "least squares"),
+        ("--recover data_free", ["re-solved without images"], "batch-norm statistics"),
+        ("--recover bn+least_squares", ["recalibrated", "re-solved"], "least squares"),
+        ("--recover least_squares+bn", ["re-solved", "recalibrated"], "least squares"),
+    ],
+)
+def test_steps_that_need_no_training_are_taken_in_their_order(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    options: str, stages: list[str], told: str,
+) -> None:  # fmt: skip
     out = tmp_path / "quick"
-    command = f"compress --weights {finished / 'original.safetensors'} --criterion l2 --scope sensitivity {QUICK}"
-    code, _, said = call(f"{command} --out {out}", capsys, monkeypatch)
+    command = f"compress --weights {finished / 'original.safetensors'} --criterion l2 {options} {QUICK} --out {out}"
+    code, _, said = call(command, capsys, monkeypatch)
     assert code == 0
     assert "what the output lacks on held-out images" in " ".join(said.split())
     report = json.loads((out / "report.json").read_text())
-    assert [stage["name"] for stage in report["stages"]] == ["original", "cut", "re-solved"]
-    assert "least squares" in report["recovery"]
+    assert [stage["name"] for stage in report["stages"]] == ["original", "cut", *stages]
+    assert told in report["recovery"]
     assert report["curves"] == []
-    top1 = {stage["name"]: stage["top1"] for stage in report["stages"]}
+
+
+def test_re_solving_makes_the_network_no_worse(finished: Path) -> None:
+    stages = json.loads((finished / "report.json").read_text())["stages"]
+    top1 = {stage["name"]: stage["top1"] for stage in stages}
     assert top1["re-solved"] >= top1["cut"]
-
-
-def test_layers_are_re_solved_without_any_image(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "free"
-    command = f"compress --weights {finished / 'original.safetensors'} --criterion l2 --recover data_free {QUICK}"
-    code, _, _ = call(f"{command} --out {out}", capsys, monkeypatch)
-    assert code == 0
-    report = json.loads((out / "report.json").read_text())
-    assert [stage["name"] for stage in report["stages"]] == ["original", "cut", "re-solved without images"]
-    assert "batch-norm statistics" in report["recovery"]
 
 
 def test_the_reported_top1_is_that_of_the_file(
