@@ -31,6 +31,7 @@ from slimcnn.graph.channels import (
 from slimcnn.graph.guesses import SizeGuess, guess_sizes, modules_at
 from slimcnn.graph.ids import ids_in
 from slimcnn.graph.ledger import Ledger, LockRecord, Parts, as_pairs
+from slimcnn.graph.locks import Locks
 
 TOO_FEW = "its channels hang together in one or two parts: too few to try a cut"
 
@@ -69,7 +70,7 @@ class GraphBuilder:
         """Group of every component in the graph built last; -1 for locked ones."""
         self.channel: Positions = self.owner
         """Its channel there."""
-        self.locks: dict[int, LockRecord] = {}
+        self.locks = Locks(len(self.owner))
         self._added = np.zeros(len(self.owner), dtype=np.bool_)
         """Components in which channels of different layers are added."""
         for a, _, site in self.ledger.equal:
@@ -135,10 +136,7 @@ class GraphBuilder:
         """Lock the components of these ids; the first reason that names a place stays."""
         self._records += records
         for record in records:
-            for component in np.unique(self.component[record.ids.numpy()]):
-                known = self.locks.get(int(component))
-                if known is None or (known.site is None and record.site is not None):
-                    self.locks[int(component)] = record
+            self.locks.add(record, self.component[record.ids.numpy()])
 
     def graph(self, model: nn.Module, example: Any, batch: int) -> ChannelGraph:
         """Assemble the graph from what is not locked."""
@@ -252,8 +250,7 @@ class GraphBuilder:
         Each entry has the axis of every column, the components, and their atoms (components, columns).
         """
         atoms = np.arange(len(self.atoms), dtype=np.int64)
-        locked = np.fromiter(self.locks, dtype=np.int64, count=len(self.locks))
-        atoms = atoms[~np.isin(self.component[atoms], locked)]
+        atoms = atoms[~self.locks.mask[self.component[atoms]]]
         atoms = atoms[np.argsort(self.component[atoms], kind="stable")]
         axes, components = self.atoms.locate(atoms), self.component[atoms]
         borders = np.flatnonzero(np.r_[True, np.diff(components) > 0, True]) if len(atoms) else np.zeros(0, np.int64)
@@ -303,7 +300,7 @@ class GraphBuilder:
     def _why_lost(self, layer: str) -> tuple[str, str]:
         """Say why the weight of a layer cannot be followed: because of what was done to its parameters."""
         for name, start in zip(self.atoms.names, self.atoms.starts, strict=True):
-            record = self.locks.get(int(self.component[start])) if _name_of(name) == layer else None
+            record = self.locks.of(self.component[start]) if _name_of(name) == layer else None
             if record is not None and record.site is not None:
                 return record.reason, str(record.site)
         return "its weight is made in a way that is not followed", ""
@@ -350,19 +347,15 @@ class GraphBuilder:
         found: dict[tuple[str, str, str], int] = {}
         totals: dict[str, int] = {}
         seen: set[int] = set()
-        locked = np.zeros(len(self.owner), dtype=np.bool_)
-        locked[np.fromiter(self.locks, dtype=np.int64, count=len(self.locks))] = True
         for axes in self._produced():
             for axis in axes.keys() - seen:
                 seen.add(axis)
                 layer = _name_of(self.atoms.names[axis])
                 first, size = int(self.atoms.starts[axis]), int(self.atoms.sizes[axis])
                 totals[layer] = size
-                here = self.component[first : first + size]
-                for component in here[locked[here]].tolist():
-                    record = self.locks[component]
+                for record, channels in self.locks.counted(self.component[first : first + size]):
                     key = (layer, record.reason, str(record.site) if record.site else "")
-                    found[key] = found.get(key, 0) + 1
+                    found[key] = found.get(key, 0) + channels
         for made in self.ledger.contractions:
             if made.lost and made.module not in totals:
                 totals[made.module] = made.lost

@@ -107,13 +107,15 @@ def _marks(table: Positions) -> tuple[Positions, Positions]:
     borders = np.flatnonzero(np.r_[True, np.diff(members) > 0])
     if len(borders) == len(members):
         return members, signs
-    ends = np.r_[borders[1:], len(members)]
-    numbers: dict[bytes, int] = {}
-    marks = [
-        numbers.setdefault(signs[i:j].tobytes(), len(numbers))
-        for i, j in zip(borders.tolist(), ends.tolist(), strict=True)
-    ]
-    return members[borders], np.array(marks, dtype=np.int64)
+    lengths = np.diff(np.r_[borders, len(members)])
+    marks, known = np.zeros(len(borders), dtype=np.int64), 0
+    for length in np.unique(lengths).tolist():
+        here = lengths == length
+        rows = signs[borders[here][:, None] + np.arange(length)]
+        kinds, numbers = np.unique(rows, axis=0, return_inverse=True)
+        marks[here] = known + numbers.reshape(-1)
+        known += len(kinds)
+    return members[borders], marks
 
 
 def same_rows(table: Positions) -> Iterator[tuple[Positions, Positions]]:

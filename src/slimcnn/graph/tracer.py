@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from slimcnn.graph.hollow import SKIPPED, SKIPPED_IF_HOLLOW, needs_numbers, stand_in
-from slimcnn.graph.ids import NONE, Label, compact, core, ids_in, same, varying
+from slimcnn.graph.ids import NONE, Label, compact, core, distinct, ids_in, same, varying
 from slimcnn.graph.ledger import Call, Ledger, LockRecord, Mark, Meeting, NeedsValues, Parts, Site
 from slimcnn.graph.sizes_asked import SizesAsked
 
@@ -131,7 +131,7 @@ class Tracer(TorchDispatchMode):
 
     def lock(self, ids: Tensor, reason: str, call: Call | None) -> None:
         """Say that ids must stay."""
-        ids = torch.unique(ids[ids >= 0])
+        ids = distinct(ids)
         if len(ids):
             self.ledger.locks.append(LockRecord(ids, reason, call.site if call else None))
 

@@ -193,14 +193,14 @@ class Remaining:
 
 def _displaced(ledgers: list[Ledger], remaining: Remaining) -> list[LockRecord]:
     """List channels that met others than in the whole network, or were treated differently, or were locked again."""
-    builder, wrong = remaining.builder, []
+    builder, misplaced = remaining.builder, []
     before = _by_place(builder.ledger.met, remaining)
     after = _by_place([met for ledger in ledgers for met in ledger.met], remaining)
     for place in before | after:
         for one, other in zip_longest(before.get(place, ()), after.get(place, ())):
             if one is None or other is None or one[1] != other[1]:
-                meetings = [side[0] for side in (one, other) if side is not None]
-                wrong += [_misplaced(meeting, ledger, builder) for meeting in meetings for ledger in ledgers]
+                misplaced += [_misplaced(side[0], builder) for side in (one, other) if side is not None]
+    wrong = [record for ledger in ledgers for record in _blaming_moves(misplaced, ledger)]
     wrong += _other_ways(builder.ledger.passed, [passed for ledger in ledgers for passed in ledger.passed], builder)
     wrong += _counted(builder.ledger.numbers, [number for ledger in ledgers for number in ledger.numbers], builder)
     for ledger in ledgers:
@@ -245,10 +245,9 @@ def _counted(before: list[Numbers], after: list[Numbers], builder: GraphBuilder)
     ]
 
 
-def _misplaced(meeting: Meeting, ledger: Ledger, builder: GraphBuilder) -> LockRecord:
+def _misplaced(meeting: Meeting, builder: GraphBuilder) -> LockRecord:
     ids = meeting.a if meeting.b is None else torch.cat([meeting.a, meeting.b])
-    record = LockRecord(_known(ids[ids >= 0], builder), f"{HARD_CODED}: channels arrive displaced", meeting.site)
-    return _blaming_a_move(record, ledger)
+    return LockRecord(_known(ids[ids >= 0], builder), f"{HARD_CODED}: channels arrive displaced", meeting.site)
 
 
 def _culprits(broken: Broken, graph: ChannelGraph, builder: GraphBuilder, patience: bool) -> list[LockRecord]:
@@ -259,7 +258,7 @@ def _culprits(broken: Broken, graph: ChannelGraph, builder: GraphBuilder, patien
         records = [LockRecord(_known(ids_in(label), builder), reason, site) for label in labels]
         found = _whole_groups(records, graph, builder)
         if found:
-            found = [_blaming_a_move(record, ledger) for record in found]
+            found = _blaming_moves(found, ledger)
             return found + _whole_groups(_same_line_elsewhere(found, builder), graph, builder)
     return []
 
@@ -295,12 +294,15 @@ def _same_line_elsewhere(found: list[LockRecord], builder: GraphBuilder) -> list
     return more
 
 
-def _blaming_a_move(record: LockRecord, ledger: Ledger) -> LockRecord:
-    """Name as the place the last line that cut the channels up, if there is one: there the size will be written."""
-    for site, label in reversed(ledger.moves):
-        if site.op in SIZED and bool(torch.isin(ids_in(label), record.ids).any()):
-            return replace(record, site=site)
-    return record
+def _blaming_moves(records: list[LockRecord], ledger: Ledger) -> list[LockRecord]:
+    """Name as the place the last line that cut the channels up, where there is one: there the size will be written."""
+    sized = [(site, ids_in(label)) for site, label in reversed(ledger.moves) if site.op in SIZED] if records else []
+
+    def blamed(record: LockRecord) -> LockRecord:
+        sites = (site for site, ids in sized if bool(torch.isin(ids, record.ids).any()))
+        return replace(record, site=next(sites, record.site))
+
+    return [blamed(record) for record in records]
 
 
 def _known(ids: Tensor, builder: GraphBuilder) -> Tensor:
@@ -312,11 +314,10 @@ def _whole_groups(records: list[LockRecord], graph: ChannelGraph, builder: Graph
     """Widen records to all channels of the free groups that they touch; drop those that touch none."""
     widened = []
     for record in records:
-        components = np.unique(builder.component[record.ids.numpy()])
-        for index in np.unique(builder.owner[components]):
-            if index >= 0:
-                members = np.flatnonzero(builder.owner[builder.component] == index)
-                widened.append(LockRecord(torch.from_numpy(members), record.reason, record.site))
+        touched = builder.owner[builder.component[record.ids.numpy()]]
+        for index in np.unique(touched[touched >= 0]):
+            members = np.flatnonzero(builder.owner[builder.component] == index)
+            widened.append(LockRecord(torch.from_numpy(members), record.reason, record.site))
     return widened
 
 
