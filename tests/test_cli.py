@@ -162,7 +162,7 @@ def test_commands_that_look_answer_people_and_machines(
 def test_branches_may_vanish_from_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    line = f"{COMPRESS} --ratio 1 --min-channels 0 --residual keep --out {tmp_path / 'out'}"
+    line = f"{COMPRESS} --ratio 1 --min-channels 0 --residual inner --out {tmp_path / 'out'}"
     code, _, err = call(line, capsys, monkeypatch)
     assert code == 0, err
     report = json.loads((tmp_path / "out" / "report.json").read_text())

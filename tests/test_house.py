@@ -24,6 +24,7 @@ ALLOWED = {
     "datasets": set(),
     "distillation": {"objectives"},
     "linear": {"graph"},
+    "rewriting": {"graph", "layers", "linear"},
     "recovery": {"graph", "linear", "pruning"},
     "training": {"datasets", "objectives"},
     "pruning": {"graph", "linear"},

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slimcnn.models import build, load_weights, resolve
     from slimcnn.pruning import Criterion, Plan, Scores, Target, allocate, carry, mask, prune, score, sensitivity
     from slimcnn.recovery import least_squares, recalibrate, synthesise
+    from slimcnn.rewriting import scatter
     from slimcnn.training import Training, evaluate, fit
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ _HOMES = {
     "models": ["build", "load_weights", "resolve"],
     "pruning": ["Criterion", "Plan", "Scores", "Target", "allocate", "carry", "mask", "prune", "score", "sensitivity"],
     "recovery": ["least_squares", "recalibrate", "synthesise"],
+    "rewriting": ["scatter"],
     "training": ["Training", "evaluate", "fit"],
 }
 _HOME = {name: f"slimcnn.{module}" for module, names in _HOMES.items() for name in names}
@@ -67,6 +69,7 @@ __all__ = [
     "recalibrate",
     "resolve",
     "save",
+    "scatter",
     "score",
     "sensitivity",
     "synthesise",

@@ -109,7 +109,8 @@ def compress(
                           rich_help_panel=HOW_SMALL)
     ] = "local",
     residual: Annotated[
-        str, typer.Option(help="Channels between residual blocks: auto (last), keep or cut.",
+        str, typer.Option(help="Channels between residual blocks: auto (cut last), inner (not cut), cut, or scatter "
+                          "(blocks add into them at the places that they keep).",
                           rich_help_panel=HOW_SMALL)
     ] = "auto",
     round_to: Annotated[
@@ -481,14 +482,14 @@ def _compress(recipe: Recipe, devices: int, as_json: bool) -> None:
 
 
 def _dry_run(recipe: Recipe, as_json: bool) -> None:
-    from slimcnn.compress import make_plan, prepare
+    from slimcnn.compress import make_plan, prepare, rewritten
     from slimcnn.runs import PLAN
     from slimcnn.tables import describe_plan, plan_tables
 
     assert recipe.prune is not None
     with _showing(as_json) as show:
         start = prepare(recipe.model_copy(update={"pretrain": None}), show, trained=False)
-        graph, plan = make_plan(recipe.prune, start, show)
+        graph, plan = make_plan(recipe.prune, rewritten(recipe.prune, start), show)
     path = Path(recipe.out) / PLAN
     plan.save(path, graph)
     if as_json:

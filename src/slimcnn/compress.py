@@ -22,6 +22,7 @@ from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.verify import law
 from slimcnn.recipes import Pruning, Recipe
 from slimcnn.reporting.contents import Curve, Report, Stage
+from slimcnn.rewriting import scatter
 from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, RunFolder
 from slimcnn.stages import curve, recover, run_epochs, timed
 from slimcnn.start import SILENT, Show, Start
@@ -51,14 +52,15 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
     start = prepare(recipe, show, folder, fabric)
     if recipe.prune is None:
         return None
-    graph, plan = make_plan(recipe.prune, start, show)
+    whole = rewritten(recipe.prune, start)
+    graph, plan = make_plan(recipe.prune, whole, show)
     if folder.writing:
         plan.save(folder / PLAN, graph)
     with timed(folder, "cut"):
         show.say(f"cutting {int(plan.counts(graph).sum())} channels and proving the cut")
-        small = prune(start.model, graph, plan, verify=False)
-        verdict = law(mask(start.model, graph, plan), small, graph, plan)
-    stages, curves = recover(recipe, start, small, graph, plan, folder, show, fabric)
+        small = prune(whole.model, graph, plan, verify=False)
+        verdict = law(mask(whole.model, graph, plan), small, graph, plan)
+    stages, curves = recover(recipe, whole, small, graph, plan, folder, show, fabric)
     if not folder.writing:
         return None
     return _finish(recipe, start, small, graph, plan, verdict, stages, curves, folder, show, command)
@@ -177,6 +179,13 @@ def _information(start: Start, validation_top1: float) -> dict[str, Any]:
 
 
 # --- the cut ------------------------------------------------------------------------------------------------------
+
+
+def rewritten(pruning: Pruning, start: Start) -> Start:
+    """Rewrite the network where the target needs it; the copy computes the same."""
+    if pruning.target.residual != "scatter":
+        return start
+    return replace(start, model=scatter(start.model, start.example))
 
 
 def make_plan(pruning: Pruning, start: Start, show: Show) -> tuple[ChannelGraph, Plan]:

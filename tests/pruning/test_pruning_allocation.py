@@ -158,9 +158,9 @@ def test_channels_between_blocks_wait_for_those_inside() -> None:
     assert "0" not in removed(allocate(graph, scores, Target(macs=0.6)))
     assert "0" in removed(allocate(graph, scores, Target(macs=0.05)))
     assert "0" in removed(allocate(graph, scores, Target(macs=0.6, residual="cut")))
-    for target in (Target(macs=0.3, residual="keep"), Target(ratio=0.5, residual="keep")):
+    for target in (Target(macs=0.3, residual="inner"), Target(ratio=0.5, residual="inner")):
         assert "0" not in removed(allocate(graph, scores, target))
-    assert removed(allocate(graph, scores, Target(per_layer={"0": 0.5}, residual="keep"))) == {"0": 6}
+    assert removed(allocate(graph, scores, Target(per_layer={"0": 0.5}, residual="inner"))) == {"0": 6}
 
 
 def test_a_squeeze_keeps_two_channels() -> None:
@@ -267,7 +267,7 @@ def test_scores_of_another_network_are_refused() -> None:
 def test_half_of_the_inner_channels_is_half_of_the_macs_of_a_cifar_resnet(name: str) -> None:
     model = slimcnn.build(name)
     graph = trace(model, torch.zeros(1, 3, 32, 32))
-    plan = allocate(graph, score(model, graph, "random"), Target(ratio=0.5, residual="keep"))
+    plan = allocate(graph, score(model, graph, "random"), Target(ratio=0.5, residual="inner"))
     cut = 1 - share(graph, plan, "macs")
     n = (int(name.removeprefix("resnet")) - 2) // 6
     stages = [(16, 32, n), (32, 16, n), (64, 8, n)]

@@ -90,8 +90,8 @@ def test_lower_targets_come_into_reach() -> None:
     graph = graph_of(model)
     scores = score(model, graph, "l2")
     with pytest.raises(TargetUnreachable):
-        allocate(graph, scores, Target(macs=0.02, residual="keep"))
-    plan = allocate(graph, scores, Target(macs=0.02, residual="keep", min_channels=0))
+        allocate(graph, scores, Target(macs=0.02, residual="inner"))
+    plan = allocate(graph, scores, Target(macs=0.02, residual="inner", min_channels=0))
     assert graph.macs(plan.counts(graph)) <= 0.02 * graph.macs()
     assert prune(model, graph, plan)
 

@@ -51,9 +51,9 @@ def test_one_protected_pattern_may_be_given_as_a_word() -> None:
 
 def test_a_target_describes_everything_that_differs_from_the_default() -> None:
     target = Target(
-        macs=0.5, params=0.6, scope="global", min_channels=4, round_to=8, residual="keep", protect=("stem",)
+        macs=0.5, params=0.6, scope="global", min_channels=4, round_to=8, residual="inner", protect=("stem",)
     )
     assert target.describe() == (
-        "macs <= 0.5, params <= 0.6, global, residual = keep, min_channels = 4, round_to = 8, protected: stem"
+        "macs <= 0.5, params <= 0.6, global, residual = inner, min_channels = 4, round_to = 8, protected: stem"
     )
     assert Target(per_layer={"a": 0.25}).describe() == "a: ratio = 0.25, local"

@@ -166,6 +166,11 @@ class ChannelGraph:
         found = {i: bundle for bundle in self.bundles for i in bundle}
         return tuple(found[i] for i in range(len(self.groups)))
 
+    @property
+    def scattered(self) -> bool:
+        """Whether layers put channels of their own into streams (see `slimcnn.scatter`)."""
+        return any(axis.parameter.endswith(".places") for group in self.groups for axis in group.axes)
+
     def macs(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None) -> int:
         """Count the MACs for one image when each group loses `removed[group]` channels."""
         if removed is None:

@@ -16,6 +16,8 @@ from slimcnn.linear.stretches import computes
 
 NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "batch_norm", "cudnn_batch_norm")
 
+POOLINGS = ("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d")
+
 Version = tuple[int, int]
 """A tensor (by `id`) and how often it was written into."""
 
@@ -73,6 +75,7 @@ class _Step:
     args: tuple[Any, ...]
     plain: bool
     """Nothing else was given."""
+    pointwise: bool
     reads: tuple[Version, ...]
     makes: tuple[Version, ...]
 
@@ -95,7 +98,9 @@ class _Recorder(TorchDispatchMode):
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
                 self._versions[id(value)] += 1
         name = func._schema.name.removeprefix("aten::")
-        self.steps.append(_Step(name, number, args, not kwargs, reads, self.versions_of(out)))
+        self.steps.append(
+            _Step(name, number, args, not kwargs, torch.Tag.pointwise in func.tags, reads, self.versions_of(out))
+        )
         return out
 
     def versions_of(self, values: Any) -> tuple[Version, ...]:
@@ -112,10 +117,8 @@ def layers_of(model: nn.Module, example: Any) -> dict[str, Layer]:
     >>> list(found), found["0.weight"].norm.mean, found["3.weight"].bias
     (['0.weight', '3.weight'], '1.running_mean', '3.bias')
     """
-    recorder = _Recorder()
-    with torch.no_grad(), recorder:
-        outputs = outputs_of(call_model(model, tree_map_only(Tensor, torch.clone, example)))
-    names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+    recorder, outputs = _recorded(model, example)
+    names = _names_of_tensors(model)
     readers: dict[Version, list[int]] = defaultdict(list)
     for number, step in enumerate(recorder.steps):
         for version in set(step.reads):
@@ -132,6 +135,43 @@ def layers_of(model: nn.Module, example: Any) -> dict[str, Layer]:
             layer = replace(layer, bias=_unshared(layer, step, readers))
             found[layer.weight].append(_with_followers(layer, step, recorder.steps, readers, names))
     return {name: uses[0] for name, uses in found.items() if len(uses) == 1}
+
+
+def readers_of(model: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
+    """Name, for every convolution, those that read what it makes and nothing that was added or joined to it.
+
+    Norms, pooling and element-wise functions may lie between.  Of convolutions in groups none is named.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    >>> readers_of(net, torch.zeros(1, 3, 8, 8))
+    {'0.weight': ('3.weight',)}
+    """
+    recorder, _ = _recorded(model, example)
+    names = _names_of_tensors(model)
+    origin: dict[Version, str] = {}
+    found: dict[str, list[str]] = defaultdict(list)
+    for step in recorder.steps:
+        sources = {origin.get(version, "") for version in step.reads if version[0] not in names}
+        source = sources.pop() if len(sources) == 1 else ""
+        if step.name == "convolution" and id(step.args[1]) in names:
+            weight = names[id(step.args[1])]
+            if source and step.args[8] == 1:
+                found[source].append(weight)
+            origin[step.makes[0]] = weight
+        elif source and (step.pointwise or step.name in (*NORMS, *POOLINGS)):
+            origin[step.makes[0]] = source
+    return {name: tuple(readers) for name, readers in found.items()}
+
+
+def _recorded(model: nn.Module, example: Any) -> tuple[_Recorder, list[Tensor]]:
+    recorder = _Recorder()
+    with torch.no_grad(), recorder:
+        outputs = outputs_of(call_model(model, tree_map_only(Tensor, torch.clone, example)))
+    return recorder, outputs
+
+
+def _names_of_tensors(model: nn.Module) -> dict[int, str]:
+    return {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
 
 
 def _only_used_here(layer: Layer, step: _Step, readers: dict[Version, list[int]]) -> bool:

@@ -66,7 +66,7 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
     fixed = _fixed_counts(graph, scores, target, protected)
     stay = {
         i for i, group in enumerate(graph.groups)
-        if group.name in scores.unscored or (group.residual and target.residual == "keep")
+        if group.name in scores.unscored or (group.residual and target.residual in ("inner", "scatter"))
     }  # fmt: skip
     stay = _with_companions(graph, stay) | protected
     free = [bundle for bundle in graph.bundles if bundle[0] not in stay and bundle[0] not in fixed]
@@ -108,6 +108,8 @@ def _empty_what_nothing_reads(graph: ChannelGraph, counts: Counts) -> None:
 def _check_scores(graph: ChannelGraph, scores: Scores, target: Target) -> None:
     if target.scope == "sensitivity" and {group.name for group in graph.groups} - scores.costs.keys():
         raise TargetError("scope='sensitivity' needs measured costs: pass sensitivity(model, graph, scores, images)")
+    if target.residual == "scatter" and not graph.scattered:
+        raise TargetError("residual='scatter' needs a network that slimcnn.scatter(model, example) has rewritten")
     for group in graph.groups:
         found = scores.values.get(group.name)
         if found is None or len(found) != group.channels:

@@ -27,8 +27,10 @@ class Target:
             channels and vanish; what stays of one is the constant that it adds (its last bias and shift).
         round_to: kept channel counts are multiples of this (8 or 16 suit most hardware).
         residual: whether channels into which several layers add (the stream of a residual network) go too.
-            "cut": like all others; "keep": never; "auto": with macs or params, only after two thirds of the
-            channels inside the blocks are gone, and with ratio like all others.
+            "inner": never, only those inside the blocks; "cut": like all others; "auto": with macs or params, only
+            after two thirds of the channels inside the blocks are gone, and with ratio like all others; "scatter":
+            the stream keeps its width but each layer that adds into it loses channels of its own, in a network that
+            `scatter` has rewritten.
         protect: patterns of groups or layers that keep all their channels.
 
     Raises:
@@ -48,7 +50,7 @@ class Target:
     scope: Literal["local", "global", "sensitivity"] = "local"
     min_channels: int = 1
     round_to: int = 1
-    residual: Literal["auto", "keep", "cut"] = "auto"
+    residual: Literal["auto", "inner", "cut", "scatter"] = "auto"
     protect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -71,8 +73,8 @@ class Target:
             raise TargetError("no target: give macs=0.5 (half of the MACs may stay), params=, ratio= or per_layer=")
         if self.scope not in ("local", "global", "sensitivity"):
             raise TargetError(f"scope={self.scope!r}: choose 'local', 'global' or 'sensitivity'")
-        if self.residual not in ("auto", "keep", "cut"):
-            raise TargetError(f"residual={self.residual!r}: choose 'auto', 'keep' or 'cut'")
+        if self.residual not in ("auto", "inner", "cut", "scatter"):
+            raise TargetError(f"residual={self.residual!r}: choose 'auto', 'inner', 'cut' or 'scatter'")
         for name, least in (("min_channels", 0), ("round_to", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:

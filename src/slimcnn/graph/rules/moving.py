@@ -13,6 +13,7 @@ from slimcnn.graph.ledger import Call, Meeting
 from slimcnn.graph.rules.table import Labels, rule
 from slimcnn.graph.tracer import Tracer
 from slimcnn.layers.channel_pad import ChannelPad
+from slimcnn.layers.placing import Gathering, Scattering
 
 MOVES = """alias detach transpose t permute unsqueeze select unbind expand flip repeat pixel_unshuffle diagonal
     unfold""".split()
@@ -34,9 +35,31 @@ def move(tracer: Tracer, call: Call) -> Labels:
 @rule("index", "index_select", "narrow_copy", "roll")
 def pick(tracer: Tracer, call: Call) -> Labels:
     """Run the operation on the ids; positions that are counted may fit one cut by luck."""
+    if isinstance(tracer.module, Gathering) and not tracer.label(call["self"]):
+        return _gathered(tracer, call)
     labels = move(tracer, call) or []
     _note_picked(tracer, call, labels)
     return labels
+
+
+def _gathered(tracer: Tracer, call: Call) -> Labels:
+    """Give what is taken out of a stream the ids of the places where it lies."""
+    ids = [along(facet, 0) for facet in tracer.label(call["index"])]
+    return [tuple(axis_facet(one, tuple(call.out.shape), 1) for one in ids if one is not None)]
+
+
+@rule("index_copy", "index_copy_")
+def index_copy(tracer: Tracer, call: Call) -> Labels:
+    """Channels that are put into a stream belong to the places where they lie; the stream keeps its width."""
+    made, places = tracer.label(call["source"]), tracer.label(call["index"])
+    if not (isinstance(tracer.module, Scattering) and made and places):
+        for tensor in call.tensors:
+            tracer.lock_label(tracer.label(tensor), "copied to positions by their number", call)
+        return []
+    ids = axis_facet(core(places[0]).reshape(-1), tuple(call["source"].shape), 1)
+    for facet in made:
+        tracer.tie(ids, facet, call)
+    return []
 
 
 def _note_picked(tracer: Tracer, call: Call, labels: list[Label]) -> None:

@@ -1,0 +1,5 @@
+"""Networks that do the same, built otherwise."""
+
+from slimcnn.rewriting.scatter import scatter
+
+__all__ = ["scatter"]
