@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from slimcnn.graph import ChannelGraph, ChannelGroup, trace
     from slimcnn.measuring import latency, measure
     from slimcnn.models import build, load_weights, resolve
-    from slimcnn.pruning import Criterion, Plan, Scores, Target, allocate, carry, mask, prune, score, sensitivity
+    from slimcnn.pruning import (
+        Criterion,
+        Plan,
+        Scores,
+        SoftPruning,
+        Target,
+        allocate,
+        carry,
+        mask,
+        prune,
+        score,
+        sensitivity,
+    )
     from slimcnn.recovery import least_squares, recalibrate, synthesise
     from slimcnn.rewriting import scatter
     from slimcnn.training import Training, evaluate, fit
@@ -36,7 +48,19 @@ _HOMES = {
     "graph": ["ChannelGraph", "ChannelGroup", "trace"],
     "measuring": ["latency", "measure"],
     "models": ["build", "load_weights", "resolve"],
-    "pruning": ["Criterion", "Plan", "Scores", "Target", "allocate", "carry", "mask", "prune", "score", "sensitivity"],
+    "pruning": [
+        "Criterion",
+        "Plan",
+        "Scores",
+        "SoftPruning",
+        "Target",
+        "allocate",
+        "carry",
+        "mask",
+        "prune",
+        "score",
+        "sensitivity",
+    ],
     "recovery": ["least_squares", "recalibrate", "synthesise"],
     "rewriting": ["scatter"],
     "training": ["Training", "evaluate", "fit"],
@@ -51,6 +75,7 @@ __all__ = [
     "Plan",
     "Scores",
     "SlimcnnError",
+    "SoftPruning",
     "Target",
     "Training",
     "allocate",

@@ -147,6 +147,10 @@ def compress(
         Optional[int], typer.Option(help="Train the network for so many epochs first (without --weights).",  # noqa: UP045
                                     rich_help_panel=BACK)
     ] = None,
+    soft: Annotated[
+        Optional[int], typer.Option(help="Train softly for so many epochs before the cut: filters that will go are "  # noqa: UP045
+                                    "chosen anew after every epoch.", rich_help_panel=BACK)
+    ] = None,
     out: Out = Path("runs/compressed"),
     seed: Seed = 0,
     devices: Devices = 1,
@@ -177,6 +181,8 @@ def compress(
     }
     if pretrain is not None:
         plain["pretrain"] = {"epochs": pretrain, "seed": seed}
+    if soft is not None:
+        plain["prune"]["soft"] = {"epochs": soft, "learning_rate": 0.01, "seed": seed}
     recipe = _recipe(plain, set_)
     if dry_run:
         _dry_run(recipe, as_json)

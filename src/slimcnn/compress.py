@@ -24,7 +24,7 @@ from slimcnn.recipes import Pruning, Recipe
 from slimcnn.reporting.contents import Curve, Report, Stage
 from slimcnn.rewriting import scatter
 from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, RunFolder
-from slimcnn.stages import curve, recover, run_epochs, timed
+from slimcnn.stages import curve, recover, run_epochs, timed, train_softly
 from slimcnn.start import SILENT, Show, Start
 from slimcnn.training import Training
 from slimcnn.training.processes import from_rank_zero, launched
@@ -54,13 +54,15 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
         return None
     whole = rewritten(recipe.prune, start)
     graph, plan = make_plan(recipe.prune, whole, show)
+    if recipe.prune.soft is not None:
+        whole, plan = train_softly(recipe.prune, recipe.prune.soft, whole, graph, folder, show, fabric)
     if folder.writing:
         plan.save(folder / PLAN, graph)
     with timed(folder, "cut"):
         show.say(f"cutting {int(plan.counts(graph).sum())} channels and proving the cut")
         small = prune(whole.model, graph, plan, verify=False)
         verdict = law(mask(whole.model, graph, plan), small, graph, plan)
-    stages, curves = recover(recipe, whole, small, graph, plan, folder, show, fabric)
+    stages, curves = recover(recipe, start, whole.model, small, graph, plan, folder, show, fabric)
     if not folder.writing:
         return None
     return _finish(recipe, start, small, graph, plan, verdict, stages, curves, folder, show, command)

@@ -86,7 +86,10 @@ def _recovery(recipe: Recipe, start: Start, stages: list[Stage]) -> str:
     recover = recipe.recover
     names = [stage.name for stage in stages]
     images = min(recover.images, len(start.dataset.train))
-    done = [f"batch norm recalibrated on {images:,} images"] if "recalibrated" in names else []
+    soft = recipe.prune.soft if recipe.prune else None
+    done = [f"{soft.epochs} epochs of soft training before the cut"] if soft else []
+    if "recalibrated" in names:
+        done.append(f"batch norm recalibrated on {images:,} images")
     if "re-solved" in names:
         done.append(f"layers re-solved by least squares on {images:,} images")
     if "re-solved without images" in names:

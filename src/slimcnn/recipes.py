@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slimcnn.errors import RecipeError
 from slimcnn.files import write_text
@@ -58,6 +58,12 @@ class Data(Section):
     """auto: the weights' own, found by measuring on validation images where nobody says."""
 
 
+def _without_average(soft: Training | None) -> Training | None:
+    if soft is not None and soft.ema is not None:
+        raise ValueError("soft training zeroes the weights, not their moving average: leave ema out")
+    return soft
+
+
 class Pruning(Section):
     """What goes."""
 
@@ -65,10 +71,18 @@ class Pruning(Section):
     target: Target = Field(default_factory=lambda: Target(macs=0.5))
     plan: FilePath = None
     """A plan to follow instead (see --dry-run)."""
+    soft: Annotated[Training | None, AfterValidator(_without_average)] = None
+    """Train softly before the cut: filters are zeroed after every epoch and may come back in the next."""
     inexact: bool = False
     """Let channels go that a layer or group norm normalises together; the cut cannot be proven equal then."""
     batches: int = Field(default=8, ge=1)
     """Batches of 128 training images for criteria that look at data, and for the scope "sensitivity"."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.soft is not None and self.plan is not None:
+            raise ValueError("soft training chooses channels anew, a plan says which: give one of soft and plan")
+        return self
 
 
 STEPS = ("bn", "least_squares", "data_free", "finetune", "distill")

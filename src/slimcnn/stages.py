@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from slimcnn.datasets import Dataset, batches
 from slimcnn.distillation import hinton
 from slimcnn.graph import ChannelGraph
+from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
-from slimcnn.pruning import Plan
-from slimcnn.recipes import Recipe
+from slimcnn.pruning import Plan, SoftPruning
+from slimcnn.recipes import Pruning, Recipe
 from slimcnn.recovery import least_squares, recalibrate, synthesise
 from slimcnn.reporting.contents import Curve, Stage
 from slimcnn.runs import RunFolder
@@ -36,10 +38,10 @@ TRAINED = {"distill": ("distilling from the original", "distilled"), "finetune":
 
 
 def recover(
-    recipe: Recipe, start: Start, small: nn.Module, graph: ChannelGraph, plan: Plan, folder: RunFolder, show: Show,
-    fabric: Fabric,
+    recipe: Recipe, start: Start, whole: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan,
+    folder: RunFolder, show: Show, fabric: Fabric,
 ) -> tuple[list[Stage], list[Curve]]:  # fmt: skip
-    """Win the accuracy back in place, by the steps of the recipe."""
+    """Win the accuracy of `small`, cut out of `whole`, back in place, by the steps of the recipe."""
     stages = [_stage(start.model, "original", start, folder, fabric), _stage(small, "cut", start, folder, fabric)]
     steps = recipe.recover.steps
     for step in steps:
@@ -51,7 +53,7 @@ def recover(
                 continue
         else:
             small.load_state_dict(
-                from_rank_zero(fabric, lambda: _re_solve(step, recipe, start, small, graph, plan, show))  # noqa: B023
+                from_rank_zero(fabric, lambda: _re_solve(step, recipe, start, whole, small, graph, plan, show))  # noqa: B023
             )
         stages.append(_stage(small, UNTRAINED[step], start, folder, fabric, began))
     if steps:
@@ -67,6 +69,19 @@ def recover(
     return stages, [curve(epoch) for epoch in history]
 
 
+def train_softly(
+    pruning: Pruning, training: Training, start: Start, graph: ChannelGraph, folder: RunFolder, show: Show,
+    fabric: Fabric,
+) -> tuple[Start, Plan]:  # fmt: skip
+    """Train a copy of the network while the filters that will go are chosen anew after every epoch."""
+    model = duplicate(start.model)
+    soft = SoftPruning(model, graph, pruning.target, pruning.criterion)
+    show.say(f"training softly: {training.epochs} epochs on {len(start.dataset.train)} images")
+    for epoch in run_epochs(model, start.dataset, training, None, folder, "soft", "training softly", show, fabric):
+        soft.choose(zero=epoch.epoch < epoch.epochs)
+    return replace(start, model=model), soft.plan
+
+
 def _images(recipe: Recipe, start: Start) -> Iterator[Tensor]:
     """Give training images as the network expects them, without their labels."""
     feed = batches(
@@ -76,8 +91,9 @@ def _images(recipe: Recipe, start: Start) -> Iterator[Tensor]:
 
 
 def _re_solve(
-    step: str, recipe: Recipe, start: Start, small: nn.Module, graph: ChannelGraph, plan: Plan, show: Show
-) -> dict[str, Tensor]:
+    step: str, recipe: Recipe, start: Start, whole: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan,
+    show: Show,
+) -> dict[str, Tensor]:  # fmt: skip
     """Solve the layers behind the cut anew, on training images or on images that are made; gives the new state."""
 
     def making(done: int, total: int) -> None:
@@ -87,10 +103,10 @@ def _re_solve(
         show.progress("re-solving layers", done, total)
 
     if step == "data_free":
-        images = iter(synthesise(start.model, start.dataset.shape, progress=making).split(BATCH))
+        images = iter(synthesise(whole, start.dataset.shape, progress=making).split(BATCH))
     else:
         images = _images(recipe, start)
-    show.say(str(least_squares(small, start.model, graph, plan, images, solving)))
+    show.say(str(least_squares(small, whole, graph, plan, images, solving)))
     return small.state_dict()
 
 

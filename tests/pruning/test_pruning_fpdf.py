@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import wasserstein_distance
 from torch import Tensor
 
+from slimcnn.errors import CriterionError
 from slimcnn.pruning import Evidence
-from slimcnn.pruning.criteria.fpdf import fit_distribution, fpdf
+from slimcnn.pruning.criteria.fpdf import cell_distances, fit_distribution, fpdf, matched, quantiles
 from slimcnn.pruning.scores import criterion_named
 
 
-def chosen(filters: Tensor, m: int, **options: int) -> list[int]:
+def chosen(filters: Tensor, m: int, **options: Any) -> list[int]:
     criterion = fpdf(**options)
     assert criterion.choose is not None
     return [int(c) for c in criterion.choose(Evidence("layer", (filters.double(),)), m)]
@@ -176,3 +179,62 @@ def test_several_layers_with_the_same_channels_count_alike() -> None:
 def test_fit_distribution_takes_any_norms_and_distances() -> None:
     norms, points = torch.tensor([3.0, 1.0, 2.0, 4.0]), torch.tensor([[0.0], [5.0], [9.0], [2.0]])
     assert fit_distribution(norms, torch.cdist(points, points), 2).tolist() == [0, 2]
+
+
+# --- the best fit, an ablation -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("norm", [1, 2])
+def test_the_optimal_fit_is_the_best_of_all_subsets(seed: int, norm: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    n, m = 7 + seed % 4, 2 + seed % 5
+    filters = torch.randn(n, 3, generator=generator, dtype=torch.float64) * torch.rand(n, 1, generator=generator).exp()
+    norms = filters.norm(p=norm, dim=1).numpy()
+    best = min(wasserstein_distance(norms[list(s)], norms) for s in itertools.combinations(range(n), m))
+    kept = chosen(filters, m, fit="optimal", norm=norm)
+    assert len(set(kept)) == m
+    assert wasserstein_distance(norms[kept], norms) == pytest.approx(best, rel=1e-9)
+
+
+@law
+@given(layers())
+def test_no_rule_fits_better_than_the_optimal_one(layer: tuple[Tensor, int]) -> None:
+    filters, m = layer
+    norms = filters.norm(dim=1).numpy()
+    best = wasserstein_distance(norms[chosen(filters, m, fit="optimal")], norms)
+    assert best <= wasserstein_distance(norms[chosen(filters, m)], norms) + 1e-9 * norms.mean()
+
+
+@law
+@given(layers())
+def test_distances_to_cells_add_up_to_the_distance_of_the_distributions(layer: tuple[Tensor, int]) -> None:
+    filters, m = layer
+    norms = filters.norm(dim=1).sort().values
+    kept = norms[torch.linspace(0, len(norms) - 1, m).long()]
+    total = float(cell_distances(kept, norms, m).diagonal().sum()) / m
+    assert total == pytest.approx(wasserstein_distance(kept.numpy(), norms.numpy()), rel=1e-9, abs=1e-12)
+
+
+def test_quantiles_of_a_sample_of_their_own_number_are_the_sample() -> None:
+    norms = torch.tensor([1.0, 2.0, 5.0, 7.0], dtype=torch.float64)
+    assert quantiles(norms, 4).tolist() == norms.tolist()
+    assert quantiles(norms, 2).tolist() == [1.5, 6.0]
+    assert quantiles(norms, 1).tolist() == [3.75]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matching_finds_the_least_sum_over_all_ascending_subsets(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    costs = torch.rand(3, 7, generator=generator, dtype=torch.float64)
+    norms = torch.rand(7, generator=generator)
+    order = norms.argsort().tolist()
+    sums = {s: sum(float(costs[k, order[i]]) for k, i in enumerate(s)) for s in itertools.combinations(range(7), 3)}
+    best = min(sums, key=sums.__getitem__)
+    assert matched(costs, norms).tolist() == sorted(order[i] for i in best)
+
+
+@pytest.mark.parametrize("spec", ["fpdf:fit=nearest", "fpdf:fit=optimal,bins=3", "fpdf:bins=x", "fpdf:fit"])
+def test_options_that_make_no_sense_are_refused(spec: str) -> None:
+    with pytest.raises(CriterionError):
+        criterion_named(spec)

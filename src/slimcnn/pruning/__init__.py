@@ -7,6 +7,7 @@ from slimcnn.pruning.carrying import carry
 from slimcnn.pruning.curves import sensitivity
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.scores import Criterion, Evidence, Scores, criteria, score
+from slimcnn.pruning.soft import SoftPruning
 from slimcnn.pruning.surgery import mask, prune
 from slimcnn.pruning.targets import Target
 from slimcnn.pruning.verify import Verdict, verify
@@ -16,6 +17,7 @@ __all__ = [
     "Evidence",
     "Plan",
     "Scores",
+    "SoftPruning",
     "Target",
     "Verdict",
     "allocate",

@@ -69,7 +69,8 @@ class Criterion:
     `score` gives one number per channel, higher = keep.  `choose(evidence, m)` picks the m channels to keep where
     that is more than the m highest scores.  `needs` says what of the evidence it looks at.  `comparable` says
     that raw scores mean the same in every layer; other scores are divided by their group's mean before channels of
-    different groups are ranked together.
+    different groups are ranked together.  `again`, given the evidence at the beginning of a soft training by group,
+    makes the criterion that chooses anew on the way (see `SoftPruning`); without it this one does.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Criterion:
     choose: Callable[[Evidence, int], Tensor] | None = None
     needs: Literal["filters", "scales", "contributions", "readings", "nothing"] = "filters"
     comparable: bool = False
+    again: Callable[[Mapping[str, Evidence]], Criterion] | None = None
 
 
 criteria: Registry[Callable[..., Criterion]] = Registry("criterion", home="slimcnn.pruning.criteria")
@@ -123,25 +125,22 @@ class Scores:
 def criterion_named(spec: str) -> Criterion:
     """Build a criterion from its name and options: `fpdf`, `fpdf:bins=4`, `random:seed=3`.
 
-    >>> criterion_named("fpdf:bins=4,norm=1").name
-    'fpdf:bins=4,norm=1'
+    >>> criterion_named("fpdf:bins=4,norm=1").name, criterion_named("fpdf:fit=optimal").name
+    ('fpdf:bins=4,norm=1', 'fpdf:fit=optimal')
     """
     name, _, text = spec.partition(":")
-    options: dict[str, int | float] = {}
+    build = criteria[name].value
+    known = inspect.signature(build).parameters
+    options: dict[str, int | float | str] = {}
     for option in filter(None, text.split(",")):
         key, equals, value = option.partition("=")
+        if equals and key not in known:
+            offered = f"its options are {', '.join(known)}" if known else "it has none"
+            raise CriterionError(f"criterion {spec!r}: no option {key!r}; {offered}")
         try:
-            options[key] = float(value) if "." in value else int(value)
-        except ValueError:
+            options[key] = value if known[key].annotation == "str" else float(value) if "." in value else int(value)
+        except (ValueError, KeyError):
             raise CriterionError(f"criterion {spec!r}: {option!r} is not an option like bins=4") from None
-        if not equals:
-            raise CriterionError(f"criterion {spec!r}: {option!r} is not an option like bins=4")
-    build = criteria[name].value
-    known = list(inspect.signature(build).parameters)
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        offered = f"its options are {', '.join(known)}" if known else "it has none"
-        raise CriterionError(f"criterion {spec!r}: no option {unknown[0]!r}; {offered}")
     return build(**options)
 
 
@@ -202,6 +201,15 @@ def score(
         choose = lambda name, part, m: pick(evidence(graph[name]).of(part), m)  # noqa: E731
     parts = {g.name: tuple(map(torch.from_numpy, g.parts)) for g in graph.groups if len(g.parts) > 1}
     return Scores(chosen.name, _average_over_processes(values), unscored, chosen.comparable, choose, parts)
+
+
+def evidence_of(model: nn.Module, graph: ChannelGraph, criterion: Criterion) -> dict[str, Evidence]:
+    """Gather, by group, what a criterion looks at in the weights as they are now."""
+    tensors = dict(model.named_parameters())
+    return {
+        group.name: _looked_at(Evidence(group.name, channels=group.channels), group, criterion.needs, tensors)
+        for group in graph.groups
+    }
 
 
 def _why_unscored(group: ChannelGroup, needs: str, readings: Mapping[str, tuple[Reading, ...]]) -> str:

@@ -1,0 +1,158 @@
+"""Soft pruning: filters that were zeroed may come back, and the choice of filters follows the beginning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import slimcnn
+from slimcnn import SoftPruning, Target
+from slimcnn.errors import CriterionError, TargetError
+from slimcnn.pruning import verify
+from slimcnn.pruning.scores import rows
+
+IMAGE = torch.zeros(1, 1, 8, 8)
+TRAINING = slimcnn.Training(epochs=3, layout="nchw", precision="32", learning_rate=0.05)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    model = slimcnn.build("resnet8", in_channels=1).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 4:  # norms of many sizes
+                weight.mul_(torch.linspace(0.5, 3, len(weight))[torch.randperm(len(weight))].view(-1, 1, 1, 1))
+                assert name
+    return model
+
+
+def prepared(criterion: str = "fpdf") -> tuple[nn.Module, slimcnn.ChannelGraph, SoftPruning]:
+    model = network()
+    graph = slimcnn.trace(model, IMAGE)
+    return model, graph, SoftPruning(model, graph, Target(ratio=0.5), criterion)
+
+
+def filters(model: nn.Module, graph: slimcnn.ChannelGraph, group: str) -> Tensor:
+    """The filters of a group that is made by all of one layer."""
+    axis = graph[group].filters[0]
+    return model.get_parameter(axis.parameter).detach()
+
+
+def norms(model: nn.Module, graph: slimcnn.ChannelGraph, group: str) -> Tensor:
+    """The norms of a group's filters in the first layer that makes them."""
+    axis = graph[group].filters[0]
+    return rows(model.get_parameter(axis.parameter), axis).norm(dim=1)
+
+
+@pytest.mark.parametrize("criterion", ["fpdf", "fpdf:bins=2", "fpdf:fit=optimal", "l2", "fpgm", "bn_scale"])
+def test_the_first_choice_is_that_of_the_criterion_and_is_zero_at_once(criterion: str) -> None:
+    model, graph, soft = prepared(criterion)
+    fresh = network()
+    plan = slimcnn.allocate(graph, slimcnn.score(fresh, graph, criterion), Target(ratio=0.5))
+    assert soft.plan.removed == plan.removed
+    for group, gone in plan.removed.items():
+        assert (norms(model, graph, group)[list(gone)] == 0).all()
+        kept = [c for c in range(graph[group].channels) if c not in gone]
+        assert torch.equal(norms(model, graph, group)[kept], norms(fresh, graph, group)[kept])
+
+
+def test_scales_and_shifts_stay_so_that_gradients_reach_what_is_zero() -> None:
+    model, graph, soft = prepared()
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.constant_(norm.bias, 0.5)
+    model.train()(torch.randn(8, 1, 8, 8)).square().mean().backward()
+    group = next(g for g in graph.groups if not g.residual)
+    weight = model.get_parameter(group.filters[0].parameter)
+    gone = list(soft.plan.removed[group.name])
+    assert (weight[gone] == 0).all()
+    assert (weight.grad[gone].flatten(1).abs().sum(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("criterion", ["fpdf", "fpdf:fit=optimal"])
+def test_while_nothing_is_trained_the_same_filters_are_kept(criterion: str) -> None:
+    """With the optimal fit exactly; the strict rule keeps others of the same quantiles, so as many are nearest."""
+    _, _, soft = prepared(criterion)
+    first = soft.choose().removed
+    for _ in range(3):
+        assert soft.choose().removed == first
+
+
+def test_small_filters_that_come_back_do_not_take_the_places_of_large_ones() -> None:
+    """The reference is the beginning: the choice does not drift towards what has just been zeroed."""
+    model, graph, soft = prepared()
+    kept = {name: set(range(graph[name].channels)) - set(gone) for name, gone in soft.choose().removed.items()}
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, gone in soft.plan.removed.items():
+            axis = graph[name].filters[0]
+            weight, places = model.get_parameter(axis.parameter), axis.positions[list(gone)].reshape(-1)
+            noise = torch.randn(weight[places].shape, generator=generator)
+            weight[places] = noise * 1e-3 * weight.std()
+    for name, gone in soft.choose().removed.items():
+        assert set(range(graph[name].channels)) - set(gone) == kept[name]
+
+
+def test_a_filter_that_grows_where_one_is_missing_comes_back() -> None:
+    model, graph, soft = prepared("fpdf:fit=optimal")
+    name = next(group.name for group in graph.groups if not group.residual)
+    gone, weight = list(soft.choose().removed[name]), filters(model, graph, name)
+    largest = int(norms(model, graph, name).argmax())
+    with torch.no_grad():  # the largest filter's role goes over to one that is zero
+        weight[gone[0]], weight[largest] = weight[largest].clone(), 0
+    removed = soft.choose().removed[name]
+    assert gone[0] not in removed
+    assert largest in removed
+
+
+def test_training_goes_on_over_epochs_and_the_last_choice_can_be_cut() -> None:
+    model, graph, soft = prepared()
+    dataset = slimcnn.load_dataset("digits").limit(400)
+    counts = soft.plan.counts(graph).tolist()
+    for _ in slimcnn.fit(model, dataset, training=TRAINING):
+        assert soft.choose().counts(graph).tolist() == counts
+    small = slimcnn.prune(model, graph, soft.plan)
+    assert verify(slimcnn.mask(model, graph, soft.plan), small, graph, soft.plan).equal
+
+
+def test_an_interrupted_training_that_goes_on_ends_with_the_same_choice(tmp_path: Path) -> None:
+    dataset = slimcnn.load_dataset("digits").limit(300)
+
+    def run(folder: Path, stop_after: int) -> tuple[dict[str, tuple[int, ...]], Tensor]:
+        model, graph, soft = prepared()
+        for epoch in slimcnn.fit(model, dataset, training=TRAINING, folder=folder):
+            soft.choose()
+            if epoch.epoch == stop_after and not epoch.resumed:
+                break
+        return dict(soft.plan.removed), filters(model, graph, "layer1.0.conv1")
+
+    whole, weights = run(tmp_path / "whole", stop_after=99)
+    run(tmp_path / "parts", stop_after=1)
+    again, weights_again = run(tmp_path / "parts", stop_after=99)
+    assert again == whole
+    assert torch.equal(weights, weights_again)
+
+
+@pytest.mark.parametrize("criterion", ["fpdf", "l2", "fpgm"])
+def test_choosing_again_before_anything_is_trained_changes_nothing(criterion: str) -> None:
+    model, graph, soft = prepared(criterion)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1)
+    trained = {name: weight.clone() for name, weight in model.state_dict().items()}
+    first = soft.choose().removed
+    assert not torch.equal(filters(model, graph, "layer1.0.conv1"), trained["layer1.0.conv1.weight"])
+    assert soft.choose().removed == first
+    assert soft.choose(zero=False).removed == first
+    assert all(torch.equal(weight, trained[name]) for name, weight in model.state_dict().items())
+
+
+def test_a_criterion_that_needs_data_is_refused() -> None:
+    model = network()
+    graph = slimcnn.trace(model, IMAGE)
+    with pytest.raises(CriterionError, match="data"):
+        SoftPruning(model, graph, Target(ratio=0.5), "taylor")
+    with pytest.raises(TargetError):
+        SoftPruning(model, graph, Target(macs=0.0001), "l2")
