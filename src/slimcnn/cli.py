@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -298,6 +299,40 @@ def inspect(
         _print_json(describe_graph(graph))
     else:
         _print_tables(graph_tables(graph))
+
+
+@app.command()
+def norms(
+    model: Model = "",
+    weights: Weights = None,
+    arg: Arguments = [],  # noqa: B006
+    input_: Input = "",
+    criteria: Annotated[str, typer.Option(help="Criteria to compare, separated by commas.")] = "fpdf,l2,fpgm",
+    ratio: Annotated[float, typer.Option(help="Share of every layer's channels that goes.")] = 0.5,
+    residual: Annotated[str, typer.Option(help="As in compress.")] = "inner",
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("norms.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Draw what criteria do to the distribution of the filter norms of every layer, with KS and W1.
+
+    Example: slimcnn norms --model resnet56 --weights resnet56.safetensors --criteria fpdf,l2,fpgm --ratio 0.5
+    """
+    from slimcnn.distributions import norms_kept
+    from slimcnn.files import write_text
+    from slimcnn.graph import trace
+    from slimcnn.pruning import Target
+    from slimcnn.reporting.choices import render_choices
+    from slimcnn.rewriting import scatter
+
+    network, example = _network(model, weights, arg, input_)
+    target = Target(ratio=ratio, residual=residual)  # type: ignore[arg-type]
+    network = scatter(network, example) if residual == "scatter" else network
+    layers = norms_kept(network, trace(network, example), criteria.split(","), target)
+    write_text(out, render_choices(model or str(weights), target.describe(), layers))
+    if as_json:
+        _print_json([asdict(layer) for layer in layers])
+    else:
+        typer.echo(out)
 
 
 @app.command()

@@ -24,7 +24,7 @@ def render(report: Report) -> str:
 
     The same report gives the same bytes.  Everything in it is escaped.
     """
-    return _template().render(
+    return template("page.html").render(
         report=report,
         headline=headline(report),
         rows=rows(report.before, report.after),
@@ -61,7 +61,8 @@ def _by_reason(locked: Sequence[LockedChannels]) -> list[tuple[str, int, list[Lo
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Load one of the templates, with the phrases that it may use."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -73,6 +74,7 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     for say in (
+        phrases.distance,
         phrases.whole,
         phrases.percent,
         phrases.milliseconds,
@@ -84,4 +86,4 @@ def _template() -> Template:
         phrases.ratio,
     ):
         environment.globals[say.__name__] = say
-    return environment.get_template("page.html")
+    return environment.get_template(name)

@@ -1,9 +1,10 @@
 """The pictures of a report: matplotlib draws them, the page's style sheet colours them."""
 
+from slimcnn.reporting.figures.choice import choice
 from slimcnn.reporting.figures.curves import curves
 from slimcnn.reporting.figures.drawing import Panel, house_style
 from slimcnn.reporting.figures.norms import norms
 from slimcnn.reporting.figures.stages import stages
 from slimcnn.reporting.figures.widths import widths
 
-__all__ = ["Panel", "curves", "house_style", "norms", "stages", "widths"]
+__all__ = ["Panel", "choice", "curves", "house_style", "norms", "stages", "widths"]

@@ -42,8 +42,8 @@ def _panel(layer: Norms, index: int) -> Panel:
 
         axes.axhline(1, color=RULE, linewidth=1)
         # Where both agree the line of the original shows on both sides of the other.
-        axes.plot(*_cumulative(layer.original, low, high), color=BEFORE, linewidth=3.2, solid_joinstyle="round")
-        axes.plot(*_cumulative(layer.kept, low, high), color=AFTER, linewidth=1.3, solid_joinstyle="round")
+        axes.plot(*cumulative(layer.original, low, high), color=BEFORE, linewidth=3.2, solid_joinstyle="round")
+        axes.plot(*cumulative(layer.kept, low, high), color=AFTER, linewidth=1.3, solid_joinstyle="round")
         axes.set_xlim(low, high)
         axes.set_ylim(0, 1.06)
         axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
@@ -64,7 +64,7 @@ def _panel(layer: Norms, index: int) -> Panel:
     return Panel(phrases.short_name(layer.layer), f"KS {ks} · {before} → {after}", svg)
 
 
-def _cumulative(values: Sequence[float], low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def cumulative(values: Sequence[float], low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The share of values at most x: every step of few values, one point per pixel of many."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     if 2 * len(ordered) + 2 > FINE:
