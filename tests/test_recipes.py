@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+import slimcnn
 from slimcnn.errors import RecipeError, TargetError
 from slimcnn.recipes import Network, Recipe, explain_difference, parse_recipe, read_recipe, write_recipe
 
@@ -16,6 +18,19 @@ RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 def test_every_shipped_recipe_can_be_read_and_survives_a_round_trip(path: Path) -> None:
     recipe = read_recipe(path)
     assert parse_recipe(recipe.to_toml()) == recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_has_a_plan(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.prune is not None
+    shape = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}[recipe.data.name]
+    model = slimcnn.build(recipe.network.model, in_channels=shape[0], **recipe.network.arguments)
+    if recipe.prune.target.residual == "scatter":
+        model = slimcnn.scatter(model, torch.zeros(1, *shape))
+    graph = slimcnn.trace(model, torch.zeros(1, *shape))
+    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, recipe.prune.criterion), recipe.prune.target)
+    assert graph.macs(plan.counts(graph)) <= 0.51 * graph.macs()
 
 
 def test_a_recipe_that_only_trains_survives_a_round_trip(tmp_path: Path) -> None:
@@ -34,6 +49,12 @@ def test_a_recipe_that_only_trains_survives_a_round_trip(tmp_path: Path) -> None
         ("[network]\n[recover]\nhow = 'magic'", "recover.how = 'magic': Value error, choose none"),
         ("[network]\n[recover]\nhow = 'distill+finetune'", "training comes last, and once"),
         ("[network]\n[recover.training]\nepochs = 0", "recover.training.epochs = 0"),
+        (
+            "[network]\n[prune.soft]\nepochs = 2\nema = 0.9",
+            "soft training zeroes the weights, not their moving average",
+        ),
+        ("[network]\n[prune]\nplan = 'x'\n[prune.soft]\nepochs = 2", "give one of soft and plan"),
+        ("[network]\n[prune.target]\nratio = 0.5\nresidual = 'keep'", "Input should be 'auto', 'inner', 'cut' or"),
         ("[network]\n[data]\nlimit = 1", "data.limit = 1"),
     ],
 )

@@ -20,7 +20,7 @@ def norms_kept(model: nn.Module, graph: ChannelGraph, criteria: Sequence[str], t
     Layers that lose no channel are left out.
 
     >>> import slimcnn
-    >>> net = slimcnn.build("resnet8")
+    >>> net = slimcnn.build("resnet20")
     >>> graph = slimcnn.trace(net, torch.zeros(1, 3, 32, 32))
     >>> found = norms_kept(net, graph, ["fpdf", "l2"], Target(ratio=0.5, residual="inner"))
     >>> [(layer.layer, [round(choice.ks, 2) for choice in layer.choices]) for layer in found][0]
