@@ -100,7 +100,10 @@ def _copy_modules(model: Network, memo: dict[int, Any]) -> Network:
         state = vars(module).copy()
         state.pop("_compiled_call_impl", None)
         for name, value in state.items():
-            if value.__class__ not in UNCHANGING:
+            kind = value.__class__
+            if kind is OrderedDict or kind is dict:
+                state[name] = _copy_value(value, memo) if value else kind()  # hooks, mostly empty
+            elif kind not in UNCHANGING:
                 state[name] = _copy_value(value, memo)
         vars(memo[id(module)]).update(state)
     copied: Network = memo[id(model)]

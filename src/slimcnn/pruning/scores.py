@@ -109,12 +109,11 @@ class Scores:
         if m == 0:
             return torch.empty(0, dtype=torch.int64)
         parts = self.parts.get(group, (torch.arange(len(self.values[group])),))
-        return torch.cat([part[self._best(group, part, m // len(parts))] for part in parts]).sort().values
-
-    def _best(self, group: str, part: Tensor, m: int) -> Tensor:
         if self.choose is not None:
-            return self.choose(group, part, m)
-        return self.values[group][part].argsort(descending=True, stable=True)[:m]
+            return torch.cat([part[self.choose(group, part, m // len(parts))] for part in parts]).sort().values
+        table = torch.stack(parts)
+        best = self.values[group][table].argsort(dim=1, descending=True, stable=True)[:, : m // len(parts)]
+        return table.gather(1, best).flatten().sort().values
 
     def ranked(self, group: str) -> Tensor:
         """Give the values by which channels of different groups are compared."""

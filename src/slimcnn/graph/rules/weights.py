@@ -55,7 +55,7 @@ def convolution(tracer: Tracer, call: Call) -> Labels:
 def _contract_groups(tracer: Tracer, call: Call, x_ids: Tensor | None, w_in: Tensor | None) -> None:
     """Let the channels that are read meet the weight's input axis, which may be one for all groups."""
     if w_in is not None and len(w_in) < call["input"].size(1):  # which offsets go is written once for all groups
-        w_in = w_in.repeat(call["groups"])
+        w_in = w_in.expand(call["groups"], -1).reshape(-1)
     elif x_ids is not None:
         tracer.part(x_ids.view(call["groups"], -1), call)
     _contract(tracer, call, x_ids, w_in)
@@ -89,7 +89,7 @@ def _transposed_channels(
     if w_out is not None:
         if w_in is not None and per_group == 1:
             tracer.lock(w_in, "grouped transposed convolution with one input channel per group", call)
-        return w_out.repeat(groups)
+        return w_out.expand(groups, -1).reshape(-1)
     if w_in is not None and per_group > 1:
         tracer.lock(w_in, "grouped transposed convolution with one output channel per group", call)
         return None
@@ -177,7 +177,7 @@ def _join_parameters(tracer: Tracer, call: Call, names: Iterable[str], channels:
         for ids in (*known, *([channels] if channels is not None else [])):
             tracer.lock(ids, PER_CHANNEL, call)
     if channels is not None and known:
-        tracer.unify(torch.cat(known), channels.repeat(len(known)), call)
+        tracer.unify(torch.cat(known), channels.expand(len(known), -1), call)
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit",
