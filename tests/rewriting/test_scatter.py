@@ -18,6 +18,7 @@ import slimcnn
 from at_hand import Net, randomise, some_channels
 from slimcnn.errors import CheckpointError, ModelError, TargetError
 from slimcnn.layers.placing import Gathering, Scattering, place, placing_of
+from slimcnn.linear.layers import layers_of
 from slimcnn.pruning import verify
 
 Conv = nn.Conv2d
@@ -197,6 +198,37 @@ def test_least_squares_brings_a_cut_network_nearer() -> None:
     small, x = slimcnn.prune(rewritten, graph, plan), torch.randn(64, 3, 32, 32)
     found = slimcnn.least_squares(small, rewritten, graph, plan, [x])
     assert found.after < 0.8 * found.before
+
+
+def test_least_squares_matches_the_sum_that_a_scattering_layer_adds_to() -> None:
+    """A channel of the stem is gone; the first block can make all that the sum lacks there, and nothing else can."""
+    torch.manual_seed(0)
+    model = Net(
+        lambda n, x: n.head(((y := n.stem(x)) + n.norm(n.branch(y.relu())) - 4).relu()),
+        stem=Conv(3, 8, 1), branch=Conv(8, 8, 1), norm=nn.BatchNorm2d(8), head=Conv(8, 5, 1),
+    ).eval()  # fmt: skip
+    randomise(model)
+    with torch.no_grad():
+        model.stem.bias.fill_(4.0)  # nothing is lost in the first ReLU: the branch sees all of the stem
+        model.stem.weight[7] = model.stem.weight[:3].sum(0)
+    x = torch.randn(32, 3, 8, 8)
+    rewritten = slimcnn.scatter(model, x[:1])
+    graph = slimcnn.trace(rewritten, x[:1])
+    plan = slimcnn.Plan(graph.fingerprint, {"stem": (7,)})
+    small = slimcnn.prune(rewritten, graph, plan)
+    assert not torch.allclose(small(x), model(x), atol=0.05)
+    slimcnn.least_squares(small, rewritten, graph, plan, [x])
+    assert torch.allclose(small(x), model(x), atol=0.01)
+
+
+def test_what_scatters_adds() -> None:
+    small = cut("resnet20").eval()
+    layers = layers_of(small, SMALL)
+    for name in placing_of(small)["scatter"]:
+        layer = layers[f"{name.replace('bn', 'conv')}.weight"]
+        assert layer.norm is not None
+        assert layer.placed == (name != "bn1")  # behind the stem comes a ReLU
+        assert (layer.added is not None) == layer.placed
 
 
 def test_networks_without_streams_are_refused() -> None:

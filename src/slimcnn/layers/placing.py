@@ -29,7 +29,7 @@ class Scattering(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer and spread out what it makes."""
         made: Tensor = super().forward(*args, **kwargs)
-        stream = made.new_zeros(made.shape[0], self.width, *made.shape[2:])
+        stream = torch.zeros(made.shape[0], self.width, *made.shape[2:], dtype=made.dtype, device=made.device)
         if made.dim() == 4 and made.is_contiguous(memory_format=torch.channels_last):
             stream = stream.contiguous(memory_format=torch.channels_last)
         return stream.index_copy_(1, self.places, made)

@@ -50,6 +50,8 @@ class Layer:
     norm: Norm | None = None
     added: int | None = None
     """The operation that adds what comes out of the layer, or of its norm, to something else of the same shape."""
+    placed: bool = False
+    """What is added was put at its places of a stream first (see `slimcnn.scatter`)."""
 
     @property
     def convolution(self) -> bool:
@@ -222,8 +224,14 @@ def _with_followers(
         if len(readers[made]) != 1 or readers[made][0] == len(steps):
             return layer
         after = readers[made][0]
+    placed = steps[after].name == "index_copy_" and id(steps[after].args[2]) in names
+    if placed:
+        made = steps[after].makes[0]
+        if len(readers[made]) != 1 or readers[made][0] == len(steps):
+            return layer
+        after = readers[made][0]
     if _adds_two(steps[after]):
-        layer = replace(layer, added=steps[after].number)
+        layer = replace(layer, added=steps[after].number, placed=placed)
     return layer
 
 

@@ -232,7 +232,10 @@ def _sums(pair: _Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor
         if n == layer.operation:
             waiting[batch] = rows_of(layer, pair.weight, operation, len(held[batch]), images)
         if n == here:
-            reached[batch] = outputs_at(layer, by_image(layer, operation.out, len(held[batch])), waiting[batch][1])
+            out = by_image(layer, operation.out, len(held[batch]))
+            if layer.placed and pair.made is not None:
+                out = out.index_select(1, pair.made.to(out.device))
+            reached[batch] = outputs_at(layer, out, waiting[batch][1])
 
     def in_whole(batch: int, _: int, operation: Operation) -> None:
         target = by_image(layer, operation.out, len(held[batch]))
