@@ -229,7 +229,18 @@ def _tuning() -> list[str]:
     for one_start in found.values():
         first, *later = [f"{top1:.2f}" for top1 in one_start["top1"]]
         lines.append(f"| {one_start['start']} | {first} | {', '.join(later)} |")
+    tops = {row["start"]: row["top1"] for row in found.values()}
+    if {"none", "bn", "least_squares"} <= tops.keys():
+        goals = {"least squares starts at": tops["least_squares"][0], "`none` reaches at best": max(tops["none"])}
+        for what, goal in goals.items():
+            needed = ", ".join(f"{start} {_epochs_to(goal, top1)}" for start, top1 in tops.items())
+            lines += ["", f"Epochs until what {what} ({goal:.2f}) is reached: {needed}."]
     return [*lines, ""]
+
+
+def _epochs_to(goal: float, top1: list[float]) -> str:
+    """Count the epochs after which a curve is at least that high; its first entry is the start."""
+    return next((str(epoch) for epoch, value in enumerate(top1) if value >= goal), f"more than {len(top1) - 1}")
 
 
 def main() -> None:
