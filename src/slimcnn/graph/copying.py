@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -46,7 +47,9 @@ def sketch(model: Network) -> Network:
 
 
 def _copy(model: Network, memo: dict[int, Any]) -> Network:
-    way: Callable[[Network, dict[int, Any]], Network] = _copy_modules if _is_plain(model) else _copy_anything
+    modules = [module for _, module in named_modules(model)]
+    plain: Callable[[Network, dict[int, Any]], Network] = partial(_copy_modules, modules)
+    way = plain if _is_plain(modules) else _copy_anything
     try:
         try:
             return way(model, dict(memo))
@@ -68,9 +71,8 @@ def _copy_anything(model: Network, memo: dict[int, Any]) -> Network:
     return copied
 
 
-def _is_plain(model: nn.Module) -> bool:
+def _is_plain(modules: list[nn.Module]) -> bool:
     """Ask whether a network is copied by copying the attributes of its modules, each tensor with memory of its own."""
-    modules = [module for _, module in named_modules(model)]
     stores = [tensors for module in modules for tensors in (module._parameters, module._buffers)]
     held = {id(tensor): tensor for tensors in stores for tensor in tensors.values() if tensor is not None}
     if any(tensor.layout is not torch.strided for tensor in held.values()):
@@ -88,9 +90,8 @@ def _copies_by_attributes(kind: type[nn.Module]) -> bool:
     return kind.__setstate__.__module__.startswith("torch.")
 
 
-def _copy_modules(model: Network, memo: dict[int, Any]) -> Network:
+def _copy_modules(modules: list[nn.Module], model: Network, memo: dict[int, Any]) -> Network:
     """Copy a network as `copy.deepcopy` does, but quicker: most of what modules hold is empty or a number."""
-    modules = [module for _, module in named_modules(model)]
     for module in modules:
         memo[id(module)] = module.__class__.__new__(module.__class__)
         for tensor in (*module._parameters.values(), *module._buffers.values()):
