@@ -131,7 +131,7 @@ def page(report: dict) -> str:
             row["scope"],
             *ways,
             f"{row['planning']:.0f}",
-            f"{row['seconds']:.0f}",
+            "–" if row["seconds"] is None else f"{row['seconds']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     peak = f"Peak memory {report['peak_mib']:.0f} MiB. " if report["peak_mib"] else ""
