@@ -34,6 +34,10 @@ class Scattering(nn.Module):
             stream = stream.contiguous(memory_format=torch.channels_last)
         return stream.index_copy_(1, self.places, made)
 
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"{super().extra_repr()}, stream={self.width}"
+
 
 class Gathering(nn.Module):
     """Let a layer read, of a stream ``(n, width, ...)``, only the channels that `source` wrote into it."""
