@@ -297,10 +297,14 @@ def _same_line_elsewhere(found: list[LockRecord], builder: GraphBuilder) -> list
 def _blaming_moves(records: list[LockRecord], ledger: Ledger) -> list[LockRecord]:
     """Name as the place the last line that cut the channels up, where there is one: there the size will be written."""
     sized = [(site, ids_in(label)) for site, label in reversed(ledger.moves) if site.op in SIZED] if records else []
+    size = 1 + max(
+        (int(ids.max()) for ids in (*(ids for _, ids in sized), *(r.ids for r in records)) if len(ids)), default=0
+    )
 
     def blamed(record: LockRecord) -> LockRecord:
-        sites = (site for site, ids in sized if bool(torch.isin(ids, record.ids).any()))
-        return replace(record, site=next(sites, record.site))
+        wrong = torch.zeros(size, dtype=torch.bool)
+        wrong[record.ids] = True
+        return replace(record, site=next((site for site, ids in sized if bool(wrong[ids].any())), record.site))
 
     return [blamed(record) for record in records]
 
