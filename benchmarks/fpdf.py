@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +169,7 @@ def run(network: str, accounting: str, rate: float, criterion: str, seed: int, o
     name, began, epochs = path_of(network, accounting, rate, criterion, seed, options).stem, time.perf_counter(), []
     if options.soft:
         whole = duplicate(whole)
-        soft = SoftPruning(whole, graph, slimcnn.Target(ratio=rate, residual=accounting), criterion)
+        soft = SoftPruning(whole, graph, plan)
         for epoch in train(whole, data, options, seed, name):
             plan = soft.choose(zero=epoch.epoch < epoch.epochs)
             epochs.append(epoch.validation_top1)
@@ -198,11 +199,7 @@ def train(model: nn.Module, data: Dataset, options: argparse.Namespace, seed: in
 
 def images(data: Dataset, seed: int) -> Iterator[Tensor]:
     feed = batches(data.train, 128, normalisation=data.normalisation, seed=seed)
-    return (x for x, _ in zip_limited(feed, IMAGES // 128))
-
-
-def zip_limited(feed: Iterator, n: int) -> Iterator:
-    return (pair for pair, _ in zip(feed, range(n), strict=False))
+    return (x for x, _ in islice(feed, IMAGES // 128))
 
 
 def test_top1(model: nn.Module, data: Dataset) -> float:

@@ -53,7 +53,6 @@ def test_a_recipe_that_only_trains_survives_a_round_trip(tmp_path: Path) -> None
             "[network]\n[prune.soft]\nepochs = 2\nema = 0.9",
             "soft training zeroes the weights, not their moving average",
         ),
-        ("[network]\n[prune]\nplan = 'x'\n[prune.soft]\nepochs = 2", "give one of soft and plan"),
         ("[network]\n[prune.target]\nratio = 0.5\nresidual = 'keep'", "Input should be 'auto', 'inner', 'cut' or"),
         ("[network]\n[data]\nlimit = 1", "data.limit = 1"),
     ],

@@ -55,7 +55,7 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
     whole = rewritten(recipe.prune, start)
     graph, plan = make_plan(recipe.prune, whole, show)
     if recipe.prune.soft is not None:
-        whole, plan = train_softly(recipe.prune, recipe.prune.soft, whole, graph, folder, show, fabric)
+        whole, plan = train_softly(recipe.prune.soft, whole, graph, plan, folder, show, fabric)
     if folder.writing:
         plan.save(folder / PLAN, graph)
     with timed(folder, "cut"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from slimcnn.errors import RecipeError
 from slimcnn.files import write_text
@@ -77,12 +77,6 @@ class Pruning(Section):
     """Let channels go that a layer or group norm normalises together; the cut cannot be proven equal then."""
     batches: int = Field(default=8, ge=1)
     """Batches of 128 training images for criteria that look at data, and for the scope "sensitivity"."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.soft is not None and self.plan is not None:
-            raise ValueError("soft training chooses channels anew, a plan says which: give one of soft and plan")
-        return self
 
 
 STEPS = ("bn", "least_squares", "data_free", "finetune", "distill")

@@ -16,7 +16,7 @@ from slimcnn.graph import ChannelGraph
 from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
 from slimcnn.pruning import Plan, SoftPruning
-from slimcnn.recipes import Pruning, Recipe
+from slimcnn.recipes import Recipe
 from slimcnn.recovery import least_squares, recalibrate, synthesise
 from slimcnn.reporting.contents import Curve, Stage
 from slimcnn.runs import RunFolder
@@ -70,12 +70,11 @@ def recover(
 
 
 def train_softly(
-    pruning: Pruning, training: Training, start: Start, graph: ChannelGraph, folder: RunFolder, show: Show,
-    fabric: Fabric,
-) -> tuple[Start, Plan]:  # fmt: skip
+    training: Training, start: Start, graph: ChannelGraph, plan: Plan, folder: RunFolder, show: Show, fabric: Fabric
+) -> tuple[Start, Plan]:
     """Train a copy of the network while the filters that will go are chosen anew after every epoch."""
     model = duplicate(start.model)
-    soft = SoftPruning(model, graph, pruning.target, pruning.criterion)
+    soft = SoftPruning(model, graph, plan)
     show.say(f"training softly: {training.epochs} epochs on {len(start.dataset.train)} images")
     for epoch in run_epochs(model, start.dataset, training, None, folder, "soft", "training softly", show, fabric):
         soft.choose(zero=epoch.epoch < epoch.epochs)

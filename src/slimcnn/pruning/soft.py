@@ -5,20 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from slimcnn.errors import CriterionError
 from slimcnn.graph import ChannelGraph
-from slimcnn.pruning.allocation import allocate
-from slimcnn.pruning.plan import Plan
+from slimcnn.pruning.plan import Plan, check
 from slimcnn.pruning.scores import Criterion, Scores, criterion_named, evidence_of, score
 from slimcnn.pruning.surgery import fill_with_zeros
-from slimcnn.pruning.targets import Target
 
 
 class SoftPruning:
     """Choose filters anew between the epochs of a training, and set the others to zero, in place.
 
-    The first choice is made at once, and says how many channels each group will lose.  Only filters are zeroed, not the
-    scale and shift of the norm behind them: so gradients reach them, and one that becomes useful is chosen again (not
-    where that shift is negative and a ReLU follows: what is constantly zero has no gradient).
+    The plan is the first choice, zeroed at once; it says how many channels each group will lose.  Only filters are
+    zeroed, not the scale and shift of the norm behind them: so gradients reach them, and one that becomes useful is
+    chosen again (not where that shift is negative and a ReLU follows: what is constantly zero has no gradient).
     `prune(model, graph, soft.plan)` cuts the last choice out for good.
 
     Every choice depends on the weights of the beginning and those of now alone: a training that was interrupted and
@@ -28,19 +27,21 @@ class SoftPruning:
     Args:
         model: the network that will be trained; its filters are changed.
         graph: what `trace` found on it.
-        target: how many channels go; `Target(ratio=0.5)` for the same share of every layer.
-        criterion: a name or a `Criterion` that looks at weights.  FPDF remembers the distribution of the norms at the
-            beginning and matches the filters to it; others choose as they would choose first.
+        plan: from `allocate`, or edited by hand.
+        criterion: what chooses anew, a name or a `Criterion` that looks at weights alone; by default the plan's own.
+            FPDF remembers the distribution of the norms at the beginning and matches the filters to it; others choose
+            as they would choose first.
 
     Raises:
-        CriterionError, TargetError: as `score` and `allocate`.
+        CriterionError: a criterion that looks at data, or none; PlanError: a plan for another network.
 
     Source: He et al. 2018, Soft filter pruning (arXiv 1808.06866).
 
     >>> import slimcnn
     >>> net, dataset = slimcnn.build("resnet8", in_channels=1), slimcnn.load_dataset("digits")
     >>> graph = slimcnn.trace(net, torch.zeros(1, 1, 8, 8))
-    >>> soft = SoftPruning(net, graph, slimcnn.Target(ratio=0.5))
+    >>> plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(ratio=0.5))
+    >>> soft = SoftPruning(net, graph, plan)
     >>> training = slimcnn.Training(epochs=2, layout="nchw", precision="32")
     >>> for epoch in slimcnn.fit(net, dataset, training=training):
     ...     plan = soft.choose()
@@ -50,13 +51,20 @@ class SoftPruning:
     """
 
     def __init__(
-        self, model: nn.Module, graph: ChannelGraph, target: Target, criterion: str | Criterion = "fpdf"
+        self, model: nn.Module, graph: ChannelGraph, plan: Plan, criterion: str | Criterion | None = None
     ) -> None:
+        asked = criterion or plan.criterion
+        if not asked:
+            raise CriterionError("soft pruning: the plan names no criterion that chooses anew: pass criterion=")
+        chosen = criterion_named(asked) if isinstance(asked, str) else asked
+        if chosen.needs in ("contributions", "readings"):
+            raise CriterionError(
+                f"soft pruning: criterion {chosen.name!r} needs data; choose one that looks at weights, like fpdf or l2"
+            )
+        check(plan, graph)
         self._model, self._graph = model, graph
-        chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
-        scores = score(model, graph, chosen)
-        self.plan: Plan = allocate(graph, scores, target)
-        """What is zero now."""
+        self.plan = plan
+        """What was chosen last."""
         self._criterion = chosen if chosen.again is None else chosen.again(evidence_of(model, graph, chosen))
         self._before: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
         """Filters before some of them were zeroed, and after."""
