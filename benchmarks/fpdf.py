@@ -137,11 +137,11 @@ def _onnx() -> float:
 # --- accuracy -------------------------------------------------------------------------------------------------------
 
 
-def finetuning(epochs: int, seed: int) -> Training:
+def finetuning(options: argparse.Namespace, seed: int) -> Training:
     """FPGM's recipe over any number of epochs: 0.01, times 0.2 after 30, 60 and 80 % of them."""
     return Training(
-        epochs=epochs, learning_rate=0.01, schedule="step", milestones=(0.3, 0.6, 0.8), factor=0.2, seed=seed,
-        layout="channels_last", precision="32",
+        epochs=options.epochs, learning_rate=0.01, schedule="step", milestones=(0.3, 0.6, 0.8), factor=0.2, seed=seed,
+        layout=options.layout, precision=options.precision,
     )  # fmt: skip
 
 
@@ -186,13 +186,13 @@ def run(network: str, accounting: str, rate: float, criterion: str, seed: int, o
         top1["trained"] = test_top1(small, data)
     return {
         "network": network, "accounting": accounting, "rate": rate, "criterion": criterion, "seed": seed,
-        "epochs": options.epochs, "soft": options.soft, "top1": top1, "validation": epochs,
+        "epochs": options.epochs, "soft": options.soft, "precision": options.precision, "top1": top1, "validation": epochs,
         "macs": _macs_left(graph, plan), "seconds": time.perf_counter() - began, "environment": environment(),
     }  # fmt: skip
 
 
 def train(model: nn.Module, data: Dataset, options: argparse.Namespace, seed: int, name: str) -> Iterator:
-    for epoch in slimcnn.fit(model, data, training=finetuning(options.epochs, seed), folder=options.state / name):
+    for epoch in slimcnn.fit(model, data, training=finetuning(options, seed), folder=options.state / name):
         print(name, f"{epoch.epoch}/{epoch.epochs}: {epoch.validation_top1:.2f}, {epoch.seconds:.0f} s", flush=True)
         yield epoch
 
@@ -281,6 +281,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=0, help="of fine-tuning (of soft training with --soft)")
     parser.add_argument("--soft", action="store_true")
+    parser.add_argument("--precision", default="32", choices=["32", "bf16-mixed"], help="of training")
+    parser.add_argument("--layout", default="nchw", choices=["nchw", "channels_last"])
     parser.add_argument("--pretrain", type=int, default=0)
     parser.add_argument("--root", help="folder with the data set")
     parser.add_argument("--raw", type=Path, default=RAW)
