@@ -122,6 +122,27 @@ def test_a_cut_network_is_saved_with_its_places_and_loads_anywhere(tmp_path: Pat
     assert slimcnn.measure(again, SMALL).macs < slimcnn.measure(small, SMALL).macs
 
 
+def test_a_network_that_was_cut_before_it_was_rewritten_is_saved_and_loads(tmp_path: Path) -> None:
+    graph = slimcnn.trace(model := slimcnn.build("resnet20"), SMALL)
+    target = slimcnn.Target(ratio=0.25, residual="cut")
+    narrow = slimcnn.prune(model, graph, slimcnn.allocate(graph, slimcnn.score(model, graph, "l2"), target))
+    rewritten = slimcnn.scatter(narrow, SMALL)
+    graph = slimcnn.trace(rewritten, SMALL)
+    small, x = slimcnn.prune(rewritten, graph, some_channels(graph, 1)).eval(), torch.randn(2, 3, 32, 32)
+    assert set(placing_of(small)["scatter"].values()) == {12, 24, 48}
+    loaded = slimcnn.load(slimcnn.save(small, tmp_path / "small.safetensors"))
+    assert torch.equal(loaded(x), small(x))
+    assert placing_of(loaded) == placing_of(small)
+
+
+def test_what_was_rewritten_before_is_copied() -> None:
+    small, x = cut("resnet20").eval(), torch.randn(2, 3, 32, 32)
+    again = slimcnn.scatter(small, SMALL)
+    assert again is not small
+    assert torch.equal(again(x), small(x))
+    assert placing_of(again) == placing_of(small)
+
+
 def test_a_file_whose_layers_do_not_fit_is_refused(tmp_path: Path) -> None:
     path = slimcnn.save(cut("resnet20"), tmp_path / "small.safetensors")
     with pytest.raises(CheckpointError, match="is for another network"):
@@ -132,7 +153,8 @@ def test_a_file_whose_layers_do_not_fit_is_refused(tmp_path: Path) -> None:
     ("placing", "said"),
     [
         ({"scatter": {"nothing": 4}}, "no layer 'nothing'"),
-        ({"scatter": {"a": 10**15}}, "does not make 1000000000000000 channels"),
+        ({"scatter": {"a": 10**15}}, "makes 8 channels: it cannot put them into a stream of 1000"),
+        ({"scatter": {"a": 0}}, "a stream of 0"),
         ({"scatter": {"a": 8}, "gather": {"b": "head"}}, "'head' writes: it does not scatter"),
     ],
 )

@@ -90,8 +90,10 @@ def place(model: nn.Module, placing: Mapping[str, Any]) -> None:
         raise ModelError(f"the network has no layer {absent[0]!r} that could scatter or gather")
     for name, width in placing.get("scatter", {}).items():
         layer = modules[name]
-        if width != getattr(layer, "num_features", getattr(layer, "out_channels", None)):
-            raise ModelError(f"layer {name!r} does not make {width} channels, as one that scatters here would")
+        size = getattr(layer, "num_features", getattr(layer, "out_channels", 0))
+        # Fewer than the layer makes: the stream had been cut before it was rewritten.
+        if not (isinstance(width, int) and 0 < width <= size):
+            raise ModelError(f"layer {name!r} makes {size} channels: it cannot put them into a stream of {width}")
         scatter(layer, width)
     for name, source in placing.get("gather", {}).items():
         if not isinstance(modules.get(source), Scattering):
