@@ -26,17 +26,17 @@ class Locks:
         self._why: Positions = np.full(components, FREE, dtype=np.int64)
         """Number of the record of every component."""
         self._records: list[LockRecord] = []
-        self._placed = np.zeros(0, dtype=np.bool_)
+        self._placed = np.zeros(components, dtype=np.bool_)
+        """Whether that record names a place."""
 
     def add(self, record: LockRecord, components: Positions) -> None:
         """Lock components, unless they are locked for a reason that says as much."""
-        known = self._why[components]
-        new = known == FREE
-        if record.site is not None and self._records:
-            new |= ~self._placed[known]
+        new = self._why[components] == FREE
+        if record.site is not None:
+            new |= ~self._placed[components]
         self._why[components[new]] = len(self._records)
+        self._placed[components[new]] = record.site is not None
         self._records.append(record)
-        self._placed = np.append(self._placed, record.site is not None)
 
     def __len__(self) -> int:
         return int(self.mask.sum())

@@ -135,7 +135,8 @@ def _some_of_each(graph: ChannelGraph, seed: int) -> Removed:
 def trials_of_parts(graph: ChannelGraph) -> int:
     """Number the trials in a row after which no two parts can have changed their order unseen.
 
-    Those of `_ends`, the one that takes any, and the very first.
+    That holds where code parts channels that must lose equally many.  Those of `_ends`, the one that takes any, and
+    the very first.
     """
     return 2 + max(len(_ends(_places(graph, bundle))) for bundle in graph.bundles)
 

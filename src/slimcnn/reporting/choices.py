@@ -39,7 +39,10 @@ def render_choices(network: str, target: str, layers: Sequence[LayerNorms]) -> s
             for number, layer in enumerate(layers)
         ]  # fmt: skip
     return template("norms.html").render(
-        network=network, target=target, layers=list(zip(layers, panels, strict=True)), means=_means(layers)
+        title=f"Filter norms of {network}",
+        headline=f"What each criterion does to the distribution of the norms: {target}",
+        layers=list(zip(layers, panels, strict=True)),
+        means=_means(layers),
     )
 
 

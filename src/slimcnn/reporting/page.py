@@ -26,6 +26,7 @@ def render(report: Report) -> str:
     """
     return template("page.html").render(
         report=report,
+        title=report.title,
         headline=headline(report),
         rows=rows(report.before, report.after),
         locked=_by_reason(report.locked),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PANELS = 24
 """Shown at most."""
 WIDTH, HEIGHT = 172, 96
+MARGINS = (16, 4, 8, 18)
 FINE = 160
 """Points of a curve at most: one per pixel."""
 
@@ -33,35 +34,33 @@ def norms(layers: Sequence[Norms]) -> list[Panel]:
 
 
 def _panel(layer: Norms, index: int) -> Panel:
-    low, high = min(layer.original + layer.kept), max(layer.original + layer.kept)
-    room = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
-    low, high = low - room, high + room
-
     def draw(axes: Axes) -> None:
-        from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-        axes.axhline(1, color=RULE, linewidth=1)
-        # Where both agree the line of the original shows on both sides of the other.
-        axes.plot(*cumulative(layer.original, low, high), color=BEFORE, linewidth=3.2, solid_joinstyle="round")
-        axes.plot(*cumulative(layer.kept, low, high), color=AFTER, linewidth=1.3, solid_joinstyle="round")
-        axes.set_xlim(low, high)
-        axes.set_ylim(0, 1.06)
-        axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
-        axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: phrases.small(value)))
+        distributions(axes, layer.original, layer.kept)
 
     ks, before, after = phrases.distance(layer.ks), len(layer.original), len(layer.kept)
     label = f"Share of filters whose norm is at most x, {layer.layer}: {before} original, {after} kept, KS {ks}"
-    svg = picture(
-        draw,
-        name=f"norms{index}",
-        label=label,
-        width=WIDTH,
-        height=HEIGHT,
-        margins=(16, 4, 8, 18),
-    )
+    svg = picture(draw, name=f"norms{index}", label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
     return Panel(phrases.short_name(layer.layer), f"KS {ks} · {before} → {after}", svg)
+
+
+def distributions(axes: Axes, original: Sequence[float], kept: Sequence[float]) -> tuple[float, float]:
+    """Draw both distribution functions; give the range of norms shown."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    low, high = min(*original, *kept), max(*original, *kept)
+    room = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
+    low, high = low - room, high + room
+    axes.axhline(1, color=RULE, linewidth=1)
+    # Where both agree the line of the original shows on both sides of the other.
+    axes.plot(*cumulative(original, low, high), color=BEFORE, linewidth=3.2, solid_joinstyle="round")
+    axes.plot(*cumulative(kept, low, high), color=AFTER, linewidth=1.3, solid_joinstyle="round")
+    axes.set_xlim(low, high)
+    axes.set_ylim(0, 1.06)
+    axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: phrases.small(value)))
+    return low, high
 
 
 def cumulative(values: Sequence[float], low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
