@@ -159,6 +159,25 @@ def test_commands_that_look_answer_people_and_machines(
     assert err == ""
 
 
+def test_streams_keep_their_width_and_filters_are_chosen_anew_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f"compress --model resnet8 --pretrain 1 --ratio 0.5 --residual scatter --soft 2 {QUICK}"
+    command += f" --set prune.soft.layout=nchw --set prune.soft.precision=32 --recover bn --out {tmp_path}"
+    code, out, err = call(command, capsys, monkeypatch)
+    assert code == 0, err
+    assert "equal: the pruned network is the masked network" in out
+    assert "training softly: 2 epochs" in err
+    small = slimcnn.load(tmp_path / "compressed.safetensors")
+    assert (small.layer3[0].bn2.num_features, small.layer3[0].bn2.width) == (32, 64)
+    code, out, err = call(
+        f"evaluate --weights {tmp_path}/compressed.safetensors --limit 300 --json", capsys, monkeypatch
+    )
+    assert code == 0, err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert json.loads(out)["top1"] == pytest.approx(report["after"]["top1"])
+
+
 def test_branches_may_vanish_from_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,0 +1,6 @@
+"""`python -m slimcnn.cli`."""
+
+from slimcnn.cli import main
+
+if __name__ == "__main__":
+    main()

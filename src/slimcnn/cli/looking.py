@@ -1,0 +1,163 @@
+"""Commands that look at a network or a run and change nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimcnn.cli import options
+from slimcnn.cli.app import app
+from slimcnn.cli.reading import network_and_data, network_of, recipe_of
+from slimcnn.cli.showing import print_json, print_tables, showing
+
+
+@app.command()
+def evaluate(
+    weights: options.Weights = None,
+    model: options.Model = "",
+    data: options.DataName = "digits",
+    arg: options.Arguments = [],  # noqa: B006
+    image_size: options.ImageSize = None,
+    limit: options.Limit = None,
+    part: Annotated[str, typer.Option(help="Which images: test, validation or train.")] = "test",
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure top-1, top-5 and loss of a network on a dataset.
+
+    Example: slimcnn evaluate --weights runs/r56/compressed.safetensors --data cifar10
+    """
+    from slimcnn.compress import prepare
+    from slimcnn.errors import DataError
+    from slimcnn.training import evaluate as measure_top1
+
+    if part not in ("test", "validation", "train"):
+        raise DataError(f"there is no part {part!r}: choose test, validation or train")
+    recipe = recipe_of(network_and_data(model, weights, data, arg, image_size, limit, 0), [])
+    with showing(as_json) as show:
+        start = prepare(recipe, show)
+        show.say(f"evaluating on {part} images")
+        found = measure_top1(start.model, getattr(start.dataset, part), start.dataset.normalisation)
+    if as_json:
+        print_json({"top1": found.top1, "top5": found.top5, "loss": found.loss, "n": found.n, "part": part})
+    else:
+        typer.echo(
+            f"top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %, loss {found.loss:.4f} on {found.n} {part} images"
+        )
+        typer.echo(f"normalisation: {start.normalisation}")
+
+
+@app.command()
+def inspect(
+    model: options.Model = "",
+    weights: options.Weights = None,
+    arg: options.Arguments = [],  # noqa: B006
+    input_: options.Input = "",
+    inexact: Annotated[bool, typer.Option(help="As in compress: norms over channels lock nothing.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show which channels live and die together, what is locked, where and why.
+
+    Example: slimcnn inspect --model torchvision:mobilenet_v2
+    """
+    from slimcnn.graph import trace
+    from slimcnn.tables import describe_graph, graph_tables
+
+    network, example = network_of(model, weights, arg, input_)
+    graph = trace(network, example, inexact)
+    if as_json:
+        print_json(describe_graph(graph))
+    else:
+        print_tables(graph_tables(graph))
+
+
+@app.command()
+def norms(
+    model: options.Model = "",
+    weights: options.Weights = None,
+    arg: options.Arguments = [],  # noqa: B006
+    input_: options.Input = "",
+    criteria: Annotated[str, typer.Option(help="Criteria to compare, separated by commas.")] = "fpdf,l2,fpgm",
+    ratio: Annotated[float, typer.Option(help="Share of every layer's channels that goes.")] = 0.5,
+    residual: Annotated[str, typer.Option(help="As in compress.")] = "inner",
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("norms.html"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Draw what criteria do to the distribution of the filter norms of every layer, with KS and W1.
+
+    Example: slimcnn norms --model resnet56 --weights resnet56.safetensors --criteria fpdf,l2,fpgm --ratio 0.5
+    """
+    from slimcnn.distributions import norms_kept
+    from slimcnn.files import write_text
+    from slimcnn.graph import trace
+    from slimcnn.pruning import Target
+    from slimcnn.reporting.choices import render_choices
+    from slimcnn.rewriting import scatter
+
+    network, example = network_of(model, weights, arg, input_)
+    target = Target(ratio=ratio, residual=residual)  # type: ignore[arg-type]
+    network = scatter(network, example) if residual == "scatter" else network
+    layers = norms_kept(network, trace(network, example), criteria.split(","), target)
+    write_text(out, render_choices(model or str(weights), target.describe(), layers))
+    if as_json:
+        print_json([asdict(layer) for layer in layers])
+    else:
+        typer.echo(out)
+
+
+@app.command()
+def measure(
+    model: options.Model = "",
+    weights: options.Weights = None,
+    arg: options.Arguments = [],  # noqa: B006
+    input_: options.Input = "",
+    layers: Annotated[bool, typer.Option(help="Also every layer.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Count parameters, MACs and bytes of a network, and time it.
+
+    Example: slimcnn measure --model resnet56 --layers
+    """
+    from slimcnn.measuring import latency
+    from slimcnn.measuring import measure as count
+    from slimcnn.tables import describe_measurement, measurement_tables
+
+    network, example = network_of(model, weights, arg, input_)
+    found = count(network, example)
+    timed = latency({"network": network}, example)["network"]
+    if as_json:
+        print_json(describe_measurement(found, timed, layers))
+    else:
+        print_tables(measurement_tables(found, timed, layers))
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[str, typer.Argument(help="networks, criteria or datasets; all of them by default.")] = "all",
+    as_json: options.AsJson = False,
+) -> None:
+    """List the networks, criteria and datasets that there are, with their sources."""
+    from slimcnn.tables import describe_names, names_tables
+
+    if as_json:
+        print_json(describe_names(kind))
+    else:
+        print_tables(names_tables(kind))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or its report.json.")], as_json: options.AsJson = False
+) -> None:
+    """Show a finished run's numbers again, and render its report.html anew from report.json."""
+    from slimcnn.reporting import read_report, summary_table, write_report
+
+    found = read_report(folder)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    home = folder if folder.is_dir() else folder.parent
+    print_tables([summary_table(found)])
+    typer.echo(f"report: {write_report(found, home)[1]}")

@@ -1,0 +1,152 @@
+"""Options that commands share, and those of `compress`, with what `--help` says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+WHICH, HOW_SMALL, BACK, RUN = "Which network and images", "How small", "Winning the accuracy back", "The run"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A name (*slimcnn list networks*), timm:NAME, torchvision:NAME or package.module:function. "
+        "May be left out when --weights is a checkpoint of slimcnn.",
+        rich_help_panel=WHICH,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="Trained weights: .safetensors, a .pt that weights-only reading accepts, or a checkpoint.",
+        rich_help_panel=WHICH,
+    ),
+]
+DataName = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="A name (*slimcnn list datasets*), NAME:PATH for files that you already have, "
+        "or a folder of images per class.",
+        rich_help_panel=WHICH,
+    ),
+]
+Arguments = Annotated[
+    list[str],
+    typer.Option("--arg", help="An argument of the network, name=value; may be repeated.", rich_help_panel=WHICH),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Scale all images to this many pixels. Default: as they are; for a folder, what the network was made for.",
+        rich_help_panel=WHICH,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="Use at most so many images of each part, for a quick try.", rich_help_panel=WHICH),
+]
+Criterion = Annotated[
+    str,
+    typer.Option(
+        help="Which channels matter (*slimcnn list criteria*), options as fpdf:bins=4.", rich_help_panel=HOW_SMALL
+    ),
+]
+Macs = Annotated[
+    float | None, typer.Option(help="At most this share of the MACs stays. Default 0.5.", rich_help_panel=HOW_SMALL)
+]
+Params = Annotated[
+    float | None, typer.Option(help="At most this share of the parameters stays.", rich_help_panel=HOW_SMALL)
+]
+Ratio = Annotated[float | None, typer.Option(help="This share of the channels goes.", rich_help_panel=HOW_SMALL)]
+Scope = Annotated[
+    str,
+    typer.Option(
+        help="local: the same share of every layer; global: rank all channels together; sensitivity: "
+        "what costs the output least, measured on images.",
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+Residual = Annotated[
+    str,
+    typer.Option(
+        help="Channels between residual blocks: auto (cut last), inner (not cut), cut, or scatter "
+        "(blocks add into them at the places that they keep).",
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+RoundTo = Annotated[
+    int,
+    typer.Option(help="Keep multiples of this many channels; 8 or 16 suit most hardware.", rich_help_panel=HOW_SMALL),
+]
+MinChannels = Annotated[
+    int,
+    typer.Option(
+        help="No layer keeps fewer channels than this; 0: residual branches may vanish.", rich_help_panel=HOW_SMALL
+    ),
+]
+Inexact = Annotated[
+    bool,
+    typer.Option(
+        help="Let channels go that a layer or group norm normalises together (ConvNeXt).", rich_help_panel=HOW_SMALL
+    ),
+]
+Protect = Annotated[
+    list[str],
+    typer.Option(help="Layers that keep all channels, as layer1.*; may be repeated.", rich_help_panel=HOW_SMALL),
+]
+Plan = Annotated[
+    Path | None, typer.Option(help="Follow this plan (see --dry-run), as you edited it.", rich_help_panel=HOW_SMALL)
+]
+Recover = Annotated[
+    str | None,
+    typer.Option(
+        help="none; bn (recalibrate batch norm); least_squares (re-solve layers, no labels); data_free "
+        "(the same without any image); finetune; "
+        "distill (from the original); or several: least_squares+distill. Default: least_squares, and "
+        "with --epochs least_squares+distill.",
+        rich_help_panel=BACK,
+    ),
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.", rich_help_panel=BACK)]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(help="The highest learning rate of the schedule.", rich_help_panel=BACK),
+]
+BatchSize = Annotated[int | None, typer.Option(help="Images per step.", rich_help_panel=BACK)]
+Pretrain = Annotated[
+    int | None,
+    typer.Option(help="Train the network for so many epochs first (without --weights).", rich_help_panel=BACK),
+]
+Soft = Annotated[
+    int | None,
+    typer.Option(
+        help="Train softly for so many epochs before the cut: filters that will go are chosen anew after every epoch.",
+        rich_help_panel=BACK,
+    ),
+]
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        help="Any other setting of the recipe, such as recover.training.schedule=step; may be repeated.",
+        rich_help_panel=RUN,
+    ),
+]
+Out = Annotated[
+    Path, typer.Option(help="The run's folder. The same command goes on where it was interrupted.", rich_help_panel=RUN)
+]
+Seed = Annotated[int, typer.Option(help="Decides splits, order, augmentation, random scores.", rich_help_panel=RUN)]
+Devices = Annotated[int, typer.Option(help="Processes on this machine.", rich_help_panel=RUN)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.", rich_help_panel=RUN)]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        help="Show the plan and write it to OUT/plan.json, to edit and pass back with --plan.", rich_help_panel=RUN
+    ),
+]
+Input = Annotated[
+    str, typer.Option("--input", help="Shape of one image, as 3x224x224. Default: what the network was made for.")
+]

@@ -1,0 +1,105 @@
+"""From options to recipes and networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slimcnn.recipes import Recipe
+
+
+def how_to_recover(recover: str | None, training: dict[str, Any]) -> str:
+    """Refuse settings of a training that would not take place; choose one where they are given alone."""
+    from slimcnn.errors import RecipeError
+    from slimcnn.recipes import trains
+
+    asked = [name for name in ("epochs", "learning_rate", "batch_size") if name in training]
+    if recover is None:
+        return "least_squares+distill" if asked else "least_squares"
+    if asked and not trains(recover):
+        option = asked[0].replace("_", "-")
+        raise RecipeError(f"--{option} is for training, and --recover {recover} does not train: add +distill")
+    return recover
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Leave out what the user did not say."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def network_and_data(
+    model: str, weights: Path | None, data: str, arguments: list[str], image_size: int | None, limit: int | None,
+    seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the two sections of a recipe that say what a command is about."""
+    return {
+        "network": {"model": model, "arguments": dict(assignment(text, "--arg") for text in arguments)}
+        | given(weights=str(weights) if weights else None),
+        "data": {"name": data, "seed": seed} | given(image_size=image_size, limit=limit),
+    }
+
+
+def assignment(text: str, option: str) -> tuple[str, Any]:
+    """Read name=value; a value that is JSON counts as such, anything else as text.
+
+    >>> assignment("shortcut=B", "--arg"), assignment("width=0.5", "--arg")
+    (('shortcut', 'B'), ('width', 0.5))
+    """
+    from slimcnn.errors import RecipeError
+
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise RecipeError(f"{option} {text!r}: expected name=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def recipe_of(plain: dict[str, Any], settings: list[str]) -> Recipe:
+    """Apply --set to plain data and check it."""
+    from slimcnn.errors import RecipeError
+    from slimcnn.recipes import recipe_from
+
+    for text in settings:
+        path, value = assignment(text, "--set")
+        *sections, name = path.split(".")
+        place = plain
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise RecipeError(f"--set {text!r}: {section} is no section of the recipe")
+        place[name] = value
+    return recipe_from(plain)
+
+
+def network_of(model: str, weights: Path | None, arguments: list[str], shape: str) -> tuple[Any, Any]:
+    """Build a network and one input for it, without a dataset."""
+    import torch
+
+    from slimcnn.checkpoints import is_checkpoint, load, read_information
+    from slimcnn.errors import ModelError
+    from slimcnn.models import load_weights, preprocessing, resolve
+
+    options = dict(assignment(text, "--arg") for text in arguments)
+    size: tuple[int, ...] | None = None
+    if weights is not None and is_checkpoint(weights):
+        network = load(weights, resolve(model, **options) if ":" in model else None)
+        size = tuple(read_information(weights).get("input", ())) or None
+    elif not model:
+        raise ModelError("which network? give --model NAME (see slimcnn list networks), or --weights CHECKPOINT")
+    else:
+        network = resolve(model, **options).eval()
+        if weights is not None:
+            load_weights(network, weights)
+    if shape:
+        try:
+            size = tuple(int(n) for n in shape.lower().split("x"))
+        except ValueError:
+            raise ModelError(f"--input {shape!r}: expected a shape like 3x224x224") from None
+    size = size or preprocessing(network).input
+    if size is None:
+        raise ModelError("what does the network expect? give --input, for example --input 3x224x224")
+    return network, torch.zeros(1, *size)

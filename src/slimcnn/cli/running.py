@@ -1,0 +1,181 @@
+"""Commands that run a recipe: compress, train, run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from slimcnn.cli import options
+from slimcnn.cli.app import app
+from slimcnn.cli.reading import given, how_to_recover, network_and_data, recipe_of
+from slimcnn.cli.showing import print_json, print_tables, showing
+
+if TYPE_CHECKING:
+    from slimcnn.recipes import Recipe
+
+
+@app.command()
+def compress(
+    model: options.Model = "",
+    weights: options.Weights = None,
+    data: options.DataName = "digits",
+    arg: options.Arguments = [],  # noqa: B006 - typer copies it
+    image_size: options.ImageSize = None,
+    limit: options.Limit = None,
+    criterion: options.Criterion = "fpdf",
+    macs: options.Macs = None,
+    params: options.Params = None,
+    ratio: options.Ratio = None,
+    scope: options.Scope = "local",
+    residual: options.Residual = "auto",
+    round_to: options.RoundTo = 1,
+    min_channels: options.MinChannels = 1,
+    inexact: options.Inexact = False,
+    protect: options.Protect = [],  # noqa: B006
+    plan: options.Plan = None,
+    recover: options.Recover = None,
+    epochs: options.Epochs = None,
+    learning_rate: options.LearningRate = None,
+    batch_size: options.BatchSize = None,
+    pretrain: options.Pretrain = None,
+    soft: options.Soft = None,
+    out: options.Out = Path("runs/compressed"),
+    seed: options.Seed = 0,
+    devices: options.Devices = 1,
+    set_: options.Settings = [],  # noqa: B006
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
+) -> None:  # fmt: skip
+    """Cut a trained network down to a target, prove the cut, win the accuracy back, and report.
+
+    Example: slimcnn compress --model resnet56 --weights resnet56.safetensors --data cifar10 --macs 0.5 --out runs/r56
+    """
+    target: dict[str, Any] = {
+        "macs": macs, "params": params, "ratio": ratio, "scope": scope, "residual": residual,
+        "round_to": round_to, "min_channels": min_channels, "protect": protect,
+    }  # fmt: skip
+    if macs is None and params is None and ratio is None:
+        target["macs"] = 0.5
+    training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+    plain = network_and_data(model, weights, data, arg, image_size, limit, seed)
+    plain |= {
+        "prune": {"criterion": criterion, "target": target, "inexact": inexact}
+        | given(plan=str(plan) if plan else None),
+        "recover": {
+            "how": how_to_recover(recover, training),
+            "training": {"epochs": 10, "learning_rate": 0.01} | training,
+        },
+        "out": str(out),
+    }
+    if pretrain is not None:
+        plain["pretrain"] = {"epochs": pretrain, "seed": seed}
+    if soft is not None:
+        plain["prune"]["soft"] = {"epochs": soft, "learning_rate": 0.01, "seed": seed}
+    recipe = recipe_of(plain, set_)
+    if dry_run:
+        _dry_run(recipe, as_json)
+    else:
+        _compress(recipe, devices, as_json)
+
+
+@app.command()
+def train(
+    model: options.Model = "",
+    data: options.DataName = "digits",
+    arg: options.Arguments = [],  # noqa: B006
+    image_size: options.ImageSize = None,
+    limit: options.Limit = None,
+    epochs: options.Epochs = 30,
+    learning_rate: options.LearningRate = None,
+    batch_size: options.BatchSize = None,
+    out: options.Out = Path("runs/trained"),
+    seed: options.Seed = 0,
+    devices: options.Devices = 1,
+    set_: options.Settings = [],  # noqa: B006
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a network from scratch; the checkpoint is OUT/original.safetensors.
+
+    Example: slimcnn train --model resnet20 --data cifar10 --epochs 100 --out runs/r20
+    """
+    training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+    plain = network_and_data(model, None, data, arg, image_size, limit, seed)
+    recipe = recipe_of(plain | {"pretrain": training, "prune": None, "out": str(out)}, set_)
+    _compress(recipe, devices, as_json)
+
+
+@app.command("run")
+def run_recipe(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML); a run's folder holds its own.")],
+    out: Annotated[Optional[Path], typer.Option(help="Another folder than the recipe's.")] = None,  # noqa: UP045
+    devices: options.Devices = 1,
+    set_: options.Settings = [],  # noqa: B006
+    as_json: options.AsJson = False,
+) -> None:
+    """Do what a recipe says; in the same folder, go on where it was interrupted.
+
+    Example: slimcnn run recipes/demo.toml --out runs/demo
+    """
+    from slimcnn.recipes import read_recipe
+
+    found = read_recipe(recipe).model_dump(mode="json")
+    if out is not None:
+        found["out"] = str(out)
+    _compress(recipe_of(found, set_), devices, as_json)
+
+
+class Interrupted(Exception):
+    """Ctrl-C during a run; the command-line library would swallow a KeyboardInterrupt."""
+
+
+def _compress(recipe: Recipe, devices: int, as_json: bool) -> None:
+    from slimcnn.compress import run
+    from slimcnn.reporting import summary_table
+    from slimcnn.runs import COMPRESSED, ORIGINAL
+
+    fabric = None
+    if devices > 1:
+        from lightning_fabric import Fabric
+
+        fabric = Fabric(devices=devices, strategy="ddp")
+    try:
+        with showing(as_json) as show:
+            found = run(recipe, show=show, fabric=fabric, command=shlex.join(["slimcnn", *sys.argv[1:]]))
+    except KeyboardInterrupt:
+        raise Interrupted from None
+    folder = Path(recipe.out)
+    if found is None:
+        if recipe.prune is None and (fabric is None or fabric.is_global_zero):
+            print_json({"checkpoint": str(folder / ORIGINAL)}) if as_json else typer.echo(
+                f"checkpoint: {folder / ORIGINAL}"
+            )
+        return
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    print_tables([summary_table(found)])
+    typer.echo(found.verdict.text)
+    typer.echo(f"report:     {folder / 'report.html'}\n            {folder / 'report.json'}")
+    typer.echo(f"checkpoint: {folder / COMPRESSED}")
+
+
+def _dry_run(recipe: Recipe, as_json: bool) -> None:
+    from slimcnn.compress import make_plan, prepare, rewritten
+    from slimcnn.runs import PLAN
+    from slimcnn.tables import describe_plan, plan_tables
+
+    assert recipe.prune is not None
+    with showing(as_json) as show:
+        start = prepare(recipe.model_copy(update={"pretrain": None}), show, trained=False)
+        graph, plan = make_plan(recipe.prune, rewritten(recipe.prune, start), show)
+    path = Path(recipe.out) / PLAN
+    plan.save(path, graph)
+    if as_json:
+        print_json(describe_plan(graph, plan) | {"plan": str(path)})
+        return
+    print_tables(plan_tables(graph, plan))
+    typer.echo(f"plan: {path}   edit it and pass it back with --plan {path}")
