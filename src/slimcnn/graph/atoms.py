@@ -60,10 +60,9 @@ class Atoms:
         """Label every tensor with its own ids (after a cut: with the ids of the kept positions)."""
         shapes = self.shapes if kept is None else {name: tensor.shape for name, tensor in named_tensors(model)}
         facets: dict[str, list[Tensor]] = {name: [] for name in shapes}
-        for name, axis, start, size, blocks in zip(
-            self.names, self.axes, self.starts, self.sizes, self.blocks, strict=True
-        ):
-            ids = torch.arange(int(start), int(start + size)).view(blocks, -1)
+        every = torch.arange(len(self)).split(self.sizes.tolist())
+        for name, axis, ids, blocks in zip(self.names, self.axes, every, self.blocks, strict=True):
+            ids = ids.view(blocks, -1)
             if kept is not None and axis in kept.get(name, {}):
                 ids = ids.take_along_dim(kept[name][axis].view(blocks, -1), dim=1)
             shape = shapes[name]

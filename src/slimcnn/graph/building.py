@@ -32,6 +32,7 @@ from slimcnn.graph.guesses import SizeGuess, guess_sizes, modules_at
 from slimcnn.graph.ids import ids_in
 from slimcnn.graph.ledger import Ledger, LockRecord, Parts, as_pairs
 from slimcnn.graph.locks import Locks
+from slimcnn.graph.walking import named_parameters
 
 TOO_FEW = "its channels hang together in one or two parts: too few to try a cut"
 
@@ -314,6 +315,10 @@ class GraphBuilder:
     def _axes_of(self, ids: Tensor) -> dict[int, Positions]:
         """Sort ids by the axis that they belong to; ids of no axis (zeros that were padded) are left out."""
         numbers = ids.numpy()
+        if len(numbers):
+            first, last = self.atoms.locate(np.array([numbers.min(), numbers.max()])).tolist()
+            if first == last:
+                return {first: numbers} if first >= 0 else {}
         axes = self.atoms.locate(numbers)
         return {int(axis): numbers[axes == axis] for axis in dict.fromkeys(axes.tolist()) if axis >= 0}
 
@@ -335,7 +340,7 @@ class GraphBuilder:
             shared[name, axis] = Share(int(size) // blocks, counts, blocks)
         return {
             name: tuple(shared.get((name, axis), Share(size, {})) for axis, size in enumerate(parameter.shape))
-            for name, parameter in model.named_parameters()
+            for name, parameter in named_parameters(model).items()
         }
 
     def _pairs(self, ids: Tensor, owner: Positions, channel: Positions) -> Positions:

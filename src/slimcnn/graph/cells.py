@@ -140,5 +140,6 @@ def same_value(values: Positions) -> tuple[Positions, ...]:
     >>> [part.tolist() for part in same_value(np.array([7, 7, 3, 7]))]
     [[0, 1, 3], [2]]
     """
-    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    return tuple(np.flatnonzero(inverse == kind) for kind in np.argsort(first))
+    order = np.argsort(values, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
+    return tuple(sorted(parts, key=lambda part: int(part[0])))

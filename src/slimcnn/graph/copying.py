@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,8 +22,10 @@ UNCHANGING = {int, float, bool, str, type(None), torch.dtype, torch.device, torc
 """Types of values that two copies may share."""
 
 
-def duplicate(model: Network) -> Network:
+def duplicate(model: Network, shared: Container[str] = ()) -> Network:
     """Copy a network with everything in it; tensors that it kept from an earlier run come along detached.
+
+    Parameters and buffers with names in `shared` are not copied: whoever will replace them saves that.
 
     Raises:
         ModelError: not an `nn.Module`, compiled, scripted, or not initialised yet; something in it cannot be copied.
@@ -32,8 +34,9 @@ def duplicate(model: Network) -> Network:
     >>> duplicate(net).weight is net.weight
     False
     """
-    _refuse_what_cannot_be_cut(model)
-    return _copy(model, {})
+    modules = _modules_of(model)
+    memo = {id(tensor): tensor for name, tensor in named_tensors(model, modules) if name in shared} if shared else {}
+    return _copy(model, [module for _, module in modules], memo)
 
 
 def sketch(model: Network) -> Network:
@@ -43,11 +46,11 @@ def sketch(model: Network) -> Network:
     >>> sketch(net).weight is net.weight
     True
     """
-    return _copy(model, {id(t): t for _, t in named_tensors(model) if isinstance(t, nn.Parameter)})
-
-
-def _copy(model: Network, memo: dict[int, Any]) -> Network:
     modules = [module for _, module in named_modules(model)]
+    return _copy(model, modules, {id(t): t for module in modules for t in module._parameters.values() if t is not None})
+
+
+def _copy(model: Network, modules: list[nn.Module], memo: dict[int, Any]) -> Network:
     plain: Callable[[Network, dict[int, Any]], Network] = partial(_copy_modules, modules)
     way = plain if _is_plain(modules) else _copy_anything
     try:
@@ -144,10 +147,12 @@ def _attributes(model: nn.Module) -> Iterator[Tensor]:
                 yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
 
 
-def _refuse_what_cannot_be_cut(model: Any) -> None:
+def _modules_of(model: Any) -> list[tuple[str, nn.Module]]:
+    """List the modules of a network, and refuse what cannot be cut."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"a network must be an nn.Module; found {type(model).__name__}")
-    for name, module in named_modules(model):
+    modules = named_modules(model)
+    for name, module in modules:
         where = f"{name!r}, a {type(module).__name__}," if name else f"the network, a {type(module).__name__},"
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(f"{where} is scripted and cannot be cut; pass the network before torch.jit")
@@ -160,3 +165,4 @@ def _refuse_what_cannot_be_cut(model: Any) -> None:
                 raise ModelError(f"{where} has no weights yet (it is lazy); run the network once, then trace it")
             if tensor.is_meta:
                 raise ModelError(f"{where} has no weights (it is on the meta device); load its weights first")
+    return modules

@@ -42,9 +42,10 @@ def watch_this(
         Broken: the network failed.
         NeedsValues: numbers that a hollow run does not compute steer the program.
     """
-    names = {module: name for name, module in named_modules(model)}
+    modules = named_modules(model)
+    names = {module: name for name, module in modules}
     tracer = Tracer(apply_rule, names, next_id, hollow, model.training, inexact)
-    for name, tensor in named_tensors(model):
+    for name, tensor in named_tensors(model, modules):
         tracer.set_mark(tensor, Mark(labels.get(name, ()), hollow=False, fixed=True))
     for tensor in tree_leaves(example):
         if isinstance(tensor, Tensor):

@@ -70,7 +70,8 @@ def shrink(model: nn.Module, kept: Kept, counts: Counts) -> None:
     """
     done: dict[int, tuple[Tensor, Tensor]] = {}
     changed = set()
-    for prefix, module in named_modules(model):
+    modules = named_modules(model)
+    for prefix, module in modules:
         for store, name, tensor in _tensors(module):
             full_name = f"{prefix}.{name}" if prefix else name
             axes = kept.get(full_name)
@@ -79,13 +80,13 @@ def shrink(model: nn.Module, kept: Kept, counts: Counts) -> None:
             if id(tensor) in done:
                 store[name] = done[id(tensor)][1]
                 changed.add(layer_of(full_name))
-    for prefix, module in named_modules(model):
+    for prefix, module in modules:
         if prefix in changed:
             describe(module)
             make_empty(module)
-    modules = dict(named_modules(model)) if counts else {}
+    named = dict(modules)
     for (prefix, name, index), count in counts.items():
-        recount(modules[prefix], name, index, count)
+        recount(named[prefix], name, index, count)
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:

@@ -152,6 +152,11 @@ class Tracer(TorchDispatchMode):
 
     # the watching itself -------------------------------------------------------------------------------------
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare every call what PyTorch puts around it to keep the compiler away: nothing is compiled here."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = tensors_in((*args, *kwargs.values()))

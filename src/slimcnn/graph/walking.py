@@ -25,15 +25,33 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name parameters, shared ones once, as PyTorch does.
+
+    >>> list(named_parameters(nn.BatchNorm1d(2)))
+    ['weight', 'bias']
+    """
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for prefix, module in named_modules(model):
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                found[f"{prefix}.{name}" if prefix else name] = parameter
+    return found
+
+
+def named_tensors(model: nn.Module, modules: list[tuple[str, nn.Module]] | None = None) -> list[tuple[str, Tensor]]:
     """List parameters and then buffers, shared ones once, with the names that PyTorch gives them.
+
+    Whoever has listed the modules already passes them on.
 
     >>> [name for name, _ in named_tensors(nn.BatchNorm1d(2))]
     ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
     """
     parameters: dict[int, tuple[str, Tensor]] = {}
     buffers: dict[int, tuple[str, Tensor]] = {}
-    for prefix, module in named_modules(model):
+    for prefix, module in modules or named_modules(model):
         for found, store in ((parameters, module._parameters), (buffers, module._buffers)):
             for name, tensor in store.items():
                 if tensor is not None and id(tensor) not in found:

@@ -24,6 +24,7 @@ from slimcnn.errors import OptimizerError, PlanError
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.shrinking import Kept, cut
 from slimcnn.graph.trial import kept_positions
+from slimcnn.graph.walking import named_parameters
 from slimcnn.pruning.plan import Plan, check
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
@@ -213,7 +214,7 @@ def watch_optimizers(old: nn.Module, graph: ChannelGraph) -> None:
     """
     _listen()
     _GRAPHS.setdefault(old, {})[graph.fingerprint] = graph
-    for parameter in old.parameters():
+    for parameter in named_parameters(old).values():
         number = id(parameter)
         _CUT[number] = WeakIdRef(parameter, lambda _, number=number: _CUT.pop(number, None)), type(old).__name__
 

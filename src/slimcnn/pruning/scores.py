@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from slimcnn.errors import CriterionError, SlimcnnError, WeightsError
 from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.running import first_line, outputs_of
-from slimcnn.graph.walking import named_tensors
+from slimcnn.graph.walking import named_parameters, named_tensors
 from slimcnn.pruning.readings import Reading, not_followed, readings_of
 from slimcnn.registry import Registry
 
@@ -168,7 +169,7 @@ def score(
     """
     chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
     _refuse_broken_weights(model)
-    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    tensors: Mapping[str, Tensor] = named_parameters(model)
     if chosen.choose is not None:  # it chooses later: by the weights that were scored, even if they change until then
         tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     contributions = _contributions(model, graph, chosen.name, data) if chosen.needs == "contributions" else {}
@@ -258,8 +259,7 @@ def _checked(values: Tensor, group: ChannelGroup, criterion: str) -> Tensor:
 
 def _refuse_broken_weights(model: nn.Module) -> None:
     tensors = [(name, t.detach()) for name, t in named_tensors(model)]
-    sums = [t.sum().double().cpu() for _, t in tensors]  # not finite if one of the numbers is not
-    if not sums or bool(torch.stack(sums).isfinite().all()):
+    if all(cmath.isfinite(t.sum().item()) for _, t in tensors):  # a sum is not finite if one of the numbers is not
         return
     for name, tensor in tensors:
         bad = int((~torch.isfinite(tensor)).sum())

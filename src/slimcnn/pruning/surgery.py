@@ -14,6 +14,7 @@ from slimcnn.graph.collecting import uncollected
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.shrinking import shrink
 from slimcnn.graph.trial import kept_counts, kept_positions
+from slimcnn.graph.walking import named_parameters
 from slimcnn.pruning.carrying import watch_optimizers
 from slimcnn.pruning.plan import Plan, check
 from slimcnn.pruning.verify import law
@@ -48,9 +49,10 @@ def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) 
     """
     _check_shapes(model, graph, plan)
     removed = plan.by_index(graph)
-    small = duplicate(model)
+    kept = kept_positions(graph, removed)
+    small = duplicate(model, shared=kept)
+    shrink(small, kept, kept_counts(graph, removed))
     small.zero_grad()
-    shrink(small, kept_positions(graph, removed), kept_counts(graph, removed))
     if verify:
         law(mask(model, graph, plan), small, graph, plan)
     watch_optimizers(model, graph)
@@ -91,7 +93,7 @@ def fill_with_zeros(tensor: torch.Tensor, axis: Axis, positions: Positions) -> N
 
 
 def _check_shapes(model: nn.Module, graph: ChannelGraph, plan: Plan) -> None:
-    found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = {name: tuple(parameter.shape) for name, parameter in named_parameters(model).items()}
     traced = {name: tuple(share.size for share in shares) for name, shares in graph.parameters.items()}
     for name in (*traced, *found):
         if found.get(name) != traced.get(name):
