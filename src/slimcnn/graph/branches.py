@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from slimcnn.graph.channels import Positions
-from slimcnn.graph.ids import ids_in
+from slimcnn.graph.channels import Mask, Positions
+from slimcnn.graph.ids import core
 from slimcnn.graph.ledger import Ledger
 from slimcnn.graph.walking import named_modules
 from slimcnn.layers.emptied import EMPTY
@@ -34,28 +34,34 @@ def feeding(ledger: Ledger, component: Positions, owner: Positions, groups: int)
     return [tuple(sorted(made)) for made in found]
 
 
-def branches(
-    model: nn.Module, ledger: Ledger, component: Positions, owner: Positions, feeds: Sequence[Sequence[int]],
-    residual: Sequence[bool],
-) -> list[bool]:  # fmt: skip
-    """Say of every group whether all its channels may go: what reads it adds into a stream that has other sources.
-
-    Groups inside a branch that feed one another (the gate of squeeze and excitation, the convolutions of a
-    bottleneck) may go together.
-    """
+def needed(model: nn.Module, ledger: Ledger, ids: int) -> Mask:
+    """Mark the ids that cannot all go, because of an operation that no tensor without channels passes."""
     modules = dict(named_modules(model))
-    free = [not stream and bool(made) for stream, made in zip(residual, feeds, strict=True)]
+    found = np.zeros(ids + 1, dtype=np.bool_)  # the last one for "no id"
     for site, label in ledger.passed:
         if site.op in HARMLESS or (site.op in WEIGHTED and type(modules[site.module]) in EMPTY):
             continue
         if site.op in ("addmm", "mm", "view", "t") and type(modules[site.module]) is nn.Linear:
             continue
-        for group in _owners(ids_in(label).numpy(), component, owner) - {-1}:
-            free[group] = False
+        for facet in label:
+            found[core(facet).reshape(-1).numpy()] = True
     for record in ledger.contractions:
         if record.produced is not None and type(modules[record.module]) not in (*EMPTY, nn.Linear):
-            for group in _owners(record.produced.numpy(), component, owner) - {-1}:
-                free[group] = False
+            found[record.produced.numpy()] = True
+    return found[:-1]
+
+
+def branches(
+    needed: Mask, component: Positions, owner: Positions, feeds: Sequence[Sequence[int]], residual: Sequence[bool]
+) -> list[bool]:
+    """Say of every group whether all its channels may go: what reads it adds into a stream that has other sources.
+
+    Groups inside a branch that feed one another (the gate of squeeze and excitation, the convolutions of a
+    bottleneck) may go together.
+    """
+    free = [not stream and bool(made) for stream, made in zip(residual, feeds, strict=True)]
+    for group in _owners(np.flatnonzero(needed), component, owner) - {-1}:
+        free[group] = False
     settled = False
     while not settled:
         settled = True

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from slimcnn.graph.atoms import Atoms
-from slimcnn.graph.branches import branches, feeding
+from slimcnn.graph.branches import branches, feeding, needed
 from slimcnn.graph.cells import Cells, same_rows, same_value
 from slimcnn.graph.channels import (
     Axis,
@@ -23,6 +23,7 @@ from slimcnn.graph.channels import (
     ChannelGroup,
     Contraction,
     Locked,
+    Mask,
     Positions,
     Share,
     SizeAttribute,
@@ -59,6 +60,8 @@ class GraphBuilder:
         """Numbers that modules keep and that are taken to say how many channels there are."""
         self._refuted: set[str] = set()
         """Modules for which such a guess did not help."""
+        self._needed: Mask | None = None
+        """Ids that cannot all go."""
         self._connect()
         self.lock(ledger.locks)
 
@@ -208,7 +211,9 @@ class GraphBuilder:
         self.bundles = tuple(map(tuple, bundles.values()))
         feeds = feeding(self.ledger, self.component, owner, len(groups))
         residual = [group.residual for group in groups]
-        free = branches(model, self.ledger, self.component, owner, feeds, residual)
+        if self._needed is None:
+            self._needed = needed(model, self.ledger, self._n_ids)
+        free = branches(self._needed, self.component, owner, feeds, residual)
         return (
             tuple(replace(g, feeds=made, branch=may) for g, made, may in zip(groups, feeds, free, strict=True)),
             owner,

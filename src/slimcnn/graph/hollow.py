@@ -16,10 +16,11 @@ SKIPPED = {"convolution", "native_batch_norm", "mm", "addmm", "bmm", "baddbmm"}
 """Operations that are never computed in a hollow run."""
 
 ELEMENTWISE = """relu relu_ hardtanh hardtanh_ hardswish hardswish_ silu silu_ sigmoid sigmoid_ hardsigmoid hardsigmoid_
-    gelu leaky_relu leaky_relu_ elu elu_ mish mish_ tanh tanh_ add add_ mul mul_ sub sub_""".split()
+    gelu leaky_relu leaky_relu_ elu elu_ mish mish_ tanh tanh_ add add_ mul mul_ sub sub_ div div_
+    sqrt rsqrt""".split()
 
-SKIPPED_IF_HOLLOW = {*ELEMENTWISE, "cat", "mean", "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d",
-                     "upsample_nearest2d", "upsample_bilinear2d"}  # fmt: skip
+SKIPPED_IF_HOLLOW = {*ELEMENTWISE, "cat", "mean", "var", "max_pool2d_with_indices", "avg_pool2d",
+                     "_adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d"}  # fmt: skip
 """Operations that are not computed from numbers that were not computed."""
 
 NEED_NUMBERS = """_local_scalar_dense is_nonzero nonzero equal masked_select _unique2 unique_dim bernoulli multinomial
@@ -58,6 +59,8 @@ def stand_in(name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
             return found
     if name == "mean" and len(args) == 3 and not kwargs and args[0].is_floating_point():  # PyTorch's own takes 1 ms
         return _averaged(*args)
+    if name == "var" and len(args) == 2 and args[0].is_floating_point():
+        return _averaged(*args, keep=kwargs.get("keepdim", False))
     shapes = func(*tree_map_only(Tensor, lambda t: t.to("meta"), args), **kwargs)
     return tree_map_only(Tensor, lambda t: blank(t.shape, t.dtype), shapes)
 

@@ -85,14 +85,19 @@ def ids_in(label: Label) -> Tensor:
 def distinct(ids: Tensor) -> Tensor:
     """List the ids among numbers, sorted, each once; mostly they are already.
 
-    >>> distinct(torch.tensor([5, NONE, 3, 5])).tolist()
-    [3, 5]
+    >>> distinct(torch.tensor([5, NONE, 3, 5])).tolist(), distinct(torch.tensor([99, 3])).tolist()
+    ([3, 5], [3, 99])
     """
     found = ids[ids >= 0]
     if bool((found[1:] > found[:-1]).all()):
         return found
-    once: Tensor = torch.unique(found)
-    return once
+    ids_below = int(found.max()) + 1
+    if ids_below > 8 * len(found):
+        once: Tensor = torch.unique(found)
+        return once
+    occurs = torch.zeros(ids_below, dtype=torch.bool)  # many numbers, few ids: sorting would take longer
+    occurs[found] = True
+    return occurs.nonzero().view(-1)
 
 
 def same(a: Label, b: Label) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slimcnn.graph.channels import Positions
+from slimcnn.graph.channels import Mask, Positions
 from slimcnn.graph.ledger import LockRecord
 
 FREE = -1
@@ -42,9 +42,9 @@ class Locks:
         return int(self.mask.sum())
 
     @property
-    def mask(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def mask(self) -> Mask:
         """Whether each component is locked."""
-        locked: np.ndarray[tuple[int], np.dtype[np.bool_]] = self._why != FREE
+        locked: Mask = self._why != FREE
         return locked
 
     def of(self, component: int) -> LockRecord | None:

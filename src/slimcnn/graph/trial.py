@@ -171,9 +171,17 @@ class Remaining:
 
     def __init__(self, builder: GraphBuilder, removed: Removed) -> None:
         self.builder = builder
-        self.gone = np.zeros(len(builder.owner), dtype=np.bool_)
+        owner, channel, own = builder.owner, builder.channel, len(builder.atoms)
+        widest = int(channel.max(initial=0)) + 1
+        gone = np.zeros((int(owner.max(initial=-1)) + 1, widest), dtype=np.bool_)
         for group, channels in removed.items():
-            self.gone |= (builder.owner == group) & np.isin(builder.channel, channels)
+            gone[group, channels] = True
+        lost = np.zeros(len(owner), dtype=np.bool_)
+        lost[owner >= 0] = gone[owner[owner >= 0], channel[owner >= 0]]
+        self._stays = np.ones(own + 2, dtype=np.bool_)
+        """Of every id of the network's own tensors; False for all other ids, True (the last entry) for no id."""
+        self._stays[:own] = ~lost[builder.component[:own]]
+        self._stays[own] = False
 
     def of(self, meetings: list[Meeting]) -> list[tuple[bytes, bytes]]:
         """Give, for both sides of every meeting, the ids of the network's own tensors that are left.
@@ -183,11 +191,10 @@ class Remaining:
         sides = [side for meeting in meetings for side in (meeting.a, meeting.b)]
         arrays = [np.empty(0, dtype=np.int64) if side is None else side.numpy() for side in sides]
         numbers = np.concatenate([*arrays, np.empty(0, dtype=np.int64)])
-        own = numbers < len(self.builder.atoms)
-        own[own] = (numbers[own] < 0) | ~self.gone[self.builder.component[numbers[own]]]
+        stays = self._stays[np.minimum(numbers, len(self._stays) - 2)]
         ends = np.cumsum([0, *map(len, arrays)])
-        left = np.concatenate([[0], np.cumsum(own)])[ends].tolist()
-        kept = numbers[own]
+        left = np.concatenate([[0], np.cumsum(stays)])[ends].tolist()
+        kept = numbers[stays]
         found = [kept[start:end].tobytes() for start, end in pairwise(left)]
         return list(zip(found[::2], found[1::2], strict=True))
 
