@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ from slimcnn.graph.ledger import Ledger, LockRecord, Parts, as_pairs
 from slimcnn.graph.locks import Locks
 from slimcnn.graph.walking import named_parameters
 
+UNMADE, TRAINED = "no layer produces these", "runs in training mode only"
+
 TOO_FEW = "its channels hang together in one or two parts: too few to try a cut"
 
 ONE_EACH = "a single channel in a part of its own: without it the part would be empty"
@@ -60,6 +63,8 @@ class GraphBuilder:
         """Numbers that modules keep and that are taken to say how many channels there are."""
         self._refuted: set[str] = set()
         """Modules for which such a guess did not help."""
+        self._trained = {axis for axes in self._produced(training=True) for axis in axes}
+        """Axes of weights that make channels in training mode only."""
         self._needed: Mask | None = None
         """Ids that cannot all go."""
         self._connect()
@@ -183,7 +188,8 @@ class GraphBuilder:
             for axis in axes_here:
                 order.setdefault(axis, len(order))
         norms = {axis for ids in self.ledger.norms for axis in self._axes_of(ids)}
-        reads = {axis for c in self.ledger.contractions if c.read is not None for axis in self._axes_of(c.read)}
+        readers = [c.read for c in self.ledger.contractions if c.read is not None and not c.training]
+        reads = {axis for read in readers for axis in self._axes_of(read)}
         found = []
         alike, cell, bundle = self._settle(order)
         for axes, components, atoms in alike:
@@ -230,7 +236,7 @@ class GraphBuilder:
             for axes, components, atoms in alike:
                 makers = any(axis in order for axis in axes)
                 if not makers or _leaves_one(axes, len(components)):
-                    reason = TOO_FEW if makers else "no layer produces these"
+                    reason = TOO_FEW if makers else UNMADE if self._trained.isdisjoint(axes) else TRAINED
                     self.lock([LockRecord(torch.from_numpy(atoms.reshape(-1)), reason, None)])
             if len(self.locks) > locks:
                 continue
@@ -311,10 +317,13 @@ class GraphBuilder:
                 return record.reason, str(record.site)
         return "its weight is made in a way that is not followed", ""
 
-    def _produced(self) -> Iterator[dict[int, Positions]]:
-        """Give for every layer, in the order of the network, the weight axes that make its channels, with their ids."""
+    def _produced(self, training: bool = False) -> Iterator[dict[int, Positions]]:
+        """Give for every layer, in the order of the network, the weight axes that make its channels, with their ids.
+
+        Either for those that run in eval mode, or for those that run in training mode only.
+        """
         for record in self.ledger.contractions:
-            if record.produced is not None:
+            if record.produced is not None and record.training == training:
                 yield self._axes_of(record.produced)
 
     def _axes_of(self, ids: Tensor) -> dict[int, Positions]:
@@ -357,7 +366,7 @@ class GraphBuilder:
         found: dict[tuple[str, str, str], int] = {}
         totals: dict[str, int] = {}
         seen: set[int] = set()
-        for axes in self._produced():
+        for axes in chain(self._produced(), self._produced(training=True)):
             for axis in axes.keys() - seen:
                 seen.add(axis)
                 layer = _name_of(self.atoms.names[axis])

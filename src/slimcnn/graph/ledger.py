@@ -85,6 +85,8 @@ class ContractionRecord:
     """Number of channels that are made here by a weight whose ids could not be followed."""
     per_batch: bool = True
     """Every sample costs the same again; false for a product of weights."""
+    training: bool = False
+    """It only runs in training mode: what is made here and nowhere else stays as it is."""
 
 
 @dataclass(frozen=True)

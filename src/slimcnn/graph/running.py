@@ -45,7 +45,8 @@ def watch_this(
     modules = named_modules(model)
     names = {module: name for name, module in modules}
     tracer = Tracer(apply_rule, names, next_id, hollow, model.training, inexact)
-    for name, tensor in named_tensors(model, modules):
+    tensors = named_tensors(model, modules)
+    for name, tensor in tensors:
         tracer.set_mark(tensor, Mark(labels.get(name, ()), hollow=False, fixed=True))
     for tensor in tree_leaves(example):
         if isinstance(tensor, Tensor):
@@ -57,6 +58,7 @@ def watch_this(
         raise
     except Exception as error:
         raise Broken(error, tracer.ledger, example) from error
+    tracer.unread = {name for name, tensor in tensors if id(tensor) not in tracer.used}
     for tensor in tracer.outputs:
         tracer.lock_label(tracer.label(tensor), "the network's output", None)
     return tracer

@@ -53,6 +53,8 @@ class Tracer(TorchDispatchMode):
         self.inexact = inexact
         self.next_id = next_id
         self.used: set[int] = set()
+        self.unread: set[str] = set()
+        """Parameters and buffers that nothing has read, known after the run."""
         """`id` of every tensor that was read, and thus of every weight."""
         self.outputs: list[Tensor] = []
         """What the network returned."""

@@ -35,7 +35,7 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
     The network runs once in eval mode with an id on every number (see `tracer.py`), and again with a trial cut
     on a copy: where the code has a size written into it, the trial breaks or puts channels in the wrong
     place, and the groups that pass there are locked with the line of code as the reason.  A network with
-    weights that only a run in training mode reads (auxiliary heads) is watched in that mode too.
+    tensors that only a run in training mode reads (auxiliary heads) is watched in that mode too.
 
     Args:
         model: any `nn.Module`; it is copied, never changed.
@@ -63,7 +63,7 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
     tracer, twice = watch_twice(model, example, batch, labels, len(atoms), inexact)
     ledger, next_id = tracer.ledger, tracer.next_id
     runs = [Run(twice, training=False, hollow=tracer.hollow, inexact=inexact)]
-    if any(isinstance(t, nn.Parameter) and id(t) not in tracer.used for _, t in named_tensors(model)):
+    if any(t.is_floating_point() and t.dim() and name in tracer.unread for name, t in named_tensors(model)):
         with suppress(Broken):  # what cannot train with this example has nothing to keep together
             training = watch(model.train(), twice, labels, next_id, inexact)
             runs.append(Run(twice, training=True, hollow=training.hollow, inexact=inexact))
@@ -109,9 +109,7 @@ def _add(ledger: Ledger, training: Ledger) -> None:
     known = {record.module for record in ledger.contractions}
     for record in training.contractions:
         if record.module not in known:
-            ledger.contractions.append(replace(record, macs=0))
-            if record.produced is not None:
-                ledger.locks.append(LockRecord(record.produced, "runs in training mode only", None))
+            ledger.contractions.append(replace(record, macs=0, training=True))
     ledger.equal += training.equal
     ledger.locks += training.locks
     ledger.parts += training.parts

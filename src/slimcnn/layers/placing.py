@@ -7,7 +7,6 @@ has written takes just those out of it (`Gathering`).  Layers keep their names a
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
+from slimcnn.layers.mixing import mixed
 
 
 class Scattering(nn.Module):
@@ -59,14 +59,14 @@ def scatter(layer: nn.Module, width: int) -> None:
     >>> [made != 0 for made in layer(torch.ones(1, 1))[0].tolist()], isinstance(layer, nn.Linear)
     ([True, False, False, True], True)
     """
-    layer.__class__ = _mixed(Scattering, type(layer))
+    layer.__class__ = mixed(Scattering, type(layer))
     layer.register_buffer("places", torch.arange(width, device=_device_of(layer)))
     layer.width = width  # type: ignore[assignment]
 
 
 def gather(layer: nn.Module, source: nn.Module) -> None:
     """Let a layer read only what `source`, a layer that scatters, writes; in place."""
-    layer.__class__ = _mixed(Gathering, type(layer))
+    layer.__class__ = mixed(Gathering, type(layer))
     object.__setattr__(layer, "source", source)  # not as a part of the layer: it has a place of its own
 
 
@@ -104,35 +104,3 @@ def place(model: nn.Module, placing: Mapping[str, Any]) -> None:
 def _device_of(layer: nn.Module) -> torch.device | None:
     tensors = (*layer.parameters(), *layer.buffers())
     return tensors[0].device if tensors else None
-
-
-Kind = type[nn.Module]
-
-_MIXED: dict[tuple[Kind, Kind], Kind] = {}
-
-_PARTS: dict[Kind, tuple[Kind, Kind]] = {}
-
-
-def _mixed(behaviour: Kind, kind: Kind) -> Kind:
-    """Put a behaviour above a class; always the same class for the same two."""
-    if (behaviour, kind) not in _MIXED:
-        mixed = type(f"{behaviour.__name__}{kind.__name__}", (behaviour, kind), {})
-        _MIXED[behaviour, kind] = mixed
-        _PARTS[mixed] = behaviour, kind
-        copyreg.pickle(mixed, _taken_apart)
-    return _MIXED[behaviour, kind]
-
-
-def _taken_apart(layer: nn.Module) -> tuple[Any, ...]:
-    """Let pickle and copy find a class that no module holds by those that it is made of."""
-    behaviours, kind = [], type(layer)
-    while kind in _PARTS:
-        behaviour, kind = _PARTS[kind]
-        behaviours.append(behaviour)
-    return _empty, (kind, *reversed(behaviours)), vars(layer)
-
-
-def _empty(kind: Kind, *behaviours: Kind) -> nn.Module:
-    for behaviour in behaviours:
-        kind = _mixed(behaviour, kind)
-    return kind.__new__(kind)

@@ -1,0 +1,127 @@
+"""Batch norms that weigh their channels by how the channels of a whole layer relate: the module of GFR.
+
+On z = BN(x), (n, c, h, w), a gate looks at all channels together: e = sigmoid(W2 relu(W1 p + b1) + b2) with p the mean
+of z over h and w.  The batch norm keeps its name, its parameters and its class, with one more above.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from slimcnn.errors import ModelError
+from slimcnn.layers.mixing import mixed, without
+
+MODES = ("mean", "sample")
+
+NARROWER, NARROWEST = 16, 4
+"""The gate's hidden layer: a 16th of the channels, at least 4."""
+
+OPEN = 2.0
+"""b2 at the beginning: e = 0.88."""
+
+MOMENTUM = 0.1
+"""mu: share of the newest batch in `sr`."""
+
+
+class Relating(nn.Module):
+    """Weigh what a batch norm makes, (n, c, ...), by the relation of its channels.
+
+    ``sr`` is a buffer (c,): the moving average of the gate's mean over a batch, each between 0 and 1.  In mode "mean"
+    channels are weighed by that mean in training and by ``sr`` in eval mode, so that it folds into the batch norm; in
+    mode "sample" every image has its own weights, as in squeeze and excitation, and ``sr`` only ranks channels.
+    """
+
+    gate: nn.Sequential
+    sr: Tensor
+    batches_related: Tensor
+    relation: str
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, and weigh the channels."""
+        z: Tensor = super().forward(x)
+        weights = self.sr[None]
+        if self.training or self.relation == "sample":
+            e = self.gate(z.flatten(2).mean(dim=2) if z.dim() > 2 else z)
+            mean = e.mean(dim=0)
+            if self.training:
+                self._remember(mean.detach())
+            weights = e if self.relation == "sample" else mean[None]
+        return z * weights.to(z.dtype).view(*weights.shape, *[1] * (z.dim() - 2))
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor) -> None:
+        # The first batch initialises; no number is read, so that a compiler and an accelerator need not wait.
+        rate = torch.where(self.batches_related == 0, 1.0, MOMENTUM).to(self.sr.dtype)
+        self.sr.copy_(self.sr + rate * (mean.to(self.sr.dtype) - self.sr))
+        self.batches_related.add_(1)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"{super().extra_repr()}, relation={self.relation!r}"
+
+
+def relate(norm: nn.Module, mode: str = "mean") -> None:
+    """Put the relation of its channels into a batch norm, in place.
+
+    >>> norm = nn.BatchNorm2d(8)
+    >>> relate(norm)
+    >>> norm(torch.randn(4, 8, 2, 2)).shape, norm.sr.shape, isinstance(norm, nn.BatchNorm2d)
+    (torch.Size([4, 8, 2, 2]), torch.Size([8]), True)
+    """
+    if mode not in MODES:
+        raise ModelError(f"mode={mode!r}: choose mean (folds into the batch norm) or sample (stays, one gate an image)")
+    if not isinstance(norm, _BatchNorm) or norm.weight is None:
+        raise ModelError(f"a {type(norm).__name__} has no scale for each channel that a relation could weigh")
+    c, like = norm.num_features, norm.weight
+    hidden = max(c // NARROWER, NARROWEST)
+    gate = nn.Sequential(nn.Linear(c, hidden), nn.ReLU(), nn.Linear(hidden, c), nn.Sigmoid())
+    last = gate[2]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)  # so that at first all channels weigh the same, whatever the images
+    nn.init.constant_(last.bias, OPEN)
+    norm.__class__ = mixed(Relating, type(norm))  # type: ignore[assignment]
+    norm.gate = gate.to(like.device, like.dtype).train(norm.training)
+    norm.register_buffer("sr", torch.full_like(like.detach(), 1 / (1 + math.exp(-OPEN))))
+    norm.register_buffer("batches_related", torch.zeros((), dtype=torch.int64, device=like.device))
+    norm.relation = mode  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def fold(norm: nn.Module) -> None:
+    """Multiply scale and shift by `sr`, gamma' = sr gamma and beta' = sr beta, and take the relation out; in place.
+
+    In eval mode the batch norm computes the same.
+    """
+    norm.weight.mul_(norm.sr)  # type: ignore[operator, arg-type]
+    norm.bias.mul_(norm.sr)  # type: ignore[operator, arg-type]
+    norm.__class__ = without(Relating, type(norm))
+    del norm.gate, norm.sr, norm.batches_related, norm.relation
+
+
+def relations_in(model: nn.Module) -> Iterator[tuple[str, Relating]]:
+    """List the batch norms of a network that relate their channels, by name."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, Relating))
+
+
+def relating_of(model: nn.Module) -> dict[str, str]:
+    """Describe the relations in a network, as JSON can hold it: name of the batch norm → mode."""
+    return {name: module.relation for name, module in relations_in(model)}
+
+
+def relate_as(model: nn.Module, described: Mapping[str, Any]) -> None:
+    """Put relations where `relating_of` found them in another copy of the network; in place.
+
+    Raises:
+        ModelError: the network has no such batch norms.
+    """
+    modules = dict(model.named_modules())
+    for name, mode in described.items():
+        if name not in modules:
+            raise ModelError(f"the network has no batch norm {name!r} that could relate its channels")
+        relate(modules[name], mode)

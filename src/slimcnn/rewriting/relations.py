@@ -1,0 +1,101 @@
+"""Global feature relations: put into a trained network, and folded away again."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map_only
+
+from slimcnn.errors import ModelError
+from slimcnn.graph.channels import layer_of
+from slimcnn.graph.copying import duplicate
+from slimcnn.layers.placing import Scattering
+from slimcnn.layers.relating import OPEN, Relating, fold, relate, relations_in
+from slimcnn.linear.layers import layers_of
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def insert_relations(model: Network, example: Any, mode: str = "mean") -> Network:
+    """Copy a network, with the relation of its channels behind every batch norm that a convolution feeds.
+
+    On z = BN(conv(x)), (n, c, h, w), e = sigmoid(W2 relu(W1 mean_hw(z) + b1) + b2) with W1: c → max(c/16, 4).  In mode
+    "mean" z is weighed by the mean of e over the batch, in eval mode by its moving average `sr`; `fold_relations`
+    takes it out without a trace.  In mode "sample" z is weighed by e itself, a squeeze and excitation that stays.
+
+    In eval mode the copy computes the same as the model, in training mode too until something is learnt: W2 is zero
+    at the beginning, b2 = 2, and scale and shift of the norm are divided by sigmoid(2) = 0.88.
+
+    Args:
+        model: the network; not changed.
+        example: one input batch (n, c, h, w), or a tuple or dict of inputs.
+        mode: "mean" or "sample".
+
+    Raises:
+        ModelError: no batch norm with a scale that a convolution feeds; or the network has relations already.
+
+    Source: CN112308213A (patent), which names pooling, a fully connected layer, a moving average and a relation factor
+    per channel; the formula and the beginning are our reconstruction.
+
+    >>> import slimcnn
+    >>> net, example = slimcnn.build("resnet20").eval(), torch.randn(1, 3, 32, 32)
+    >>> related = insert_relations(net, example)
+    >>> bool(torch.allclose(related(example), net(example), atol=1e-5)), related.bn1.sr.shape
+    (True, torch.Size([16]))
+    """
+    if next(relations_in(model), None) is not None:
+        raise ModelError("the network has relations of its channels already: fold_relations takes them out")
+    watched = duplicate(model).eval().to("cpu")
+    at_home = tree_map_only(torch.Tensor, torch.Tensor.cpu, example)
+    names = [
+        layer_of(layer.norm.mean)
+        for layer in layers_of(watched, at_home).values()
+        if layer.convolution and layer.norm is not None and layer.norm.scale is not None
+    ]
+    related = duplicate(model)
+    norms = [norm for norm in map(related.get_submodule, names) if isinstance(norm, _BatchNorm)]
+    if not norms:
+        raise ModelError("no batch norm with a scale that a convolution feeds: there is nothing to relate")
+    if any(isinstance(norm, Scattering) for norm in norms):
+        raise ModelError("relate the channels first and scatter then: here layers already put theirs into a stream")
+    for norm in norms:
+        relate(norm, mode)
+        with torch.no_grad():
+            for tensor in (norm.weight, norm.bias):
+                tensor.div_(torch.sigmoid(torch.tensor(OPEN, dtype=torch.float64)).item())
+    return related
+
+
+def fold_relations(model: Network) -> Network:
+    """Copy a network, with its relations of mode "mean" folded into the batch norms.
+
+    gamma' = sr gamma and beta' = sr beta: in eval mode the copy computes the same, and nothing of them is left.
+
+    Raises:
+        ModelError: no relation of mode "mean".
+
+    >>> import slimcnn
+    >>> net, example = slimcnn.build("resnet20").eval(), torch.randn(1, 3, 32, 32)
+    >>> folded = fold_relations(insert_relations(net, example))
+    >>> folded.state_dict().keys() == net.state_dict().keys()
+    True
+    """
+    folded = duplicate(model)
+    norms = [norm for _, norm in relations_in(folded) if norm.relation == "mean"]
+    if not norms:
+        raise ModelError("no relation of mode 'mean' that could be folded into a batch norm")
+    for norm in norms:
+        fold(norm)
+    return folded
+
+
+def relations_left_out(model: nn.Module) -> list[str]:
+    """Name the batch norms of a network with relations that have none: no convolution feeds them alone."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and not isinstance(module, Relating)
+    ]
