@@ -23,6 +23,7 @@ ALLOWED = {
     "models": {"layers"},
     "datasets": set(),
     "distillation": {"objectives"},
+    "sparsity": {"layers", "objectives"},
     "linear": {"graph"},
     "rewriting": {"graph", "layers", "linear"},
     "recovery": {"graph", "linear", "pruning"},

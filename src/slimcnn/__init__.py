@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         sensitivity,
     )
     from slimcnn.recovery import least_squares, recalibrate, synthesise
-    from slimcnn.rewriting import scatter
+    from slimcnn.rewriting import fold_relations, insert_relations, scatter
+    from slimcnn.sparsity import SparseScales
     from slimcnn.training import Training, evaluate, fit
 
 __version__ = "0.1.0"
@@ -62,7 +63,8 @@ _HOMES = {
         "sensitivity",
     ],
     "recovery": ["least_squares", "recalibrate", "synthesise"],
-    "rewriting": ["scatter"],
+    "rewriting": ["fold_relations", "insert_relations", "scatter"],
+    "sparsity": ["SparseScales"],
     "training": ["Training", "evaluate", "fit"],
 }
 _HOME = {name: f"slimcnn.{module}" for module, names in _HOMES.items() for name in names}
@@ -76,6 +78,7 @@ __all__ = [
     "Scores",
     "SlimcnnError",
     "SoftPruning",
+    "SparseScales",
     "Target",
     "Training",
     "allocate",
@@ -83,6 +86,8 @@ __all__ = [
     "carry",
     "evaluate",
     "fit",
+    "fold_relations",
+    "insert_relations",
     "latency",
     "least_squares",
     "load",

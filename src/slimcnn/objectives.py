@@ -35,7 +35,10 @@ class Loss:
 
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Loss]
-"""(network, images `(n, c, h, w)`, labels `(n,)`) → the loss of this batch; every term is a mean over images."""
+"""(network, images `(n, c, h, w)`, labels `(n,)`) → the loss of this batch; every term is a mean over images.
+
+One with a method `after_step(model, optimizer)` is told of every step of the optimizer, and may change weights then.
+"""
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Objective:

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from slimcnn.errors import CriterionError, SlimcnnError, WeightsError
 from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
+from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.running import first_line, outputs_of
-from slimcnn.graph.walking import named_parameters, named_tensors
+from slimcnn.graph.walking import named_tensors
 from slimcnn.pruning.readings import Reading, not_followed, readings_of
 from slimcnn.registry import Registry
 
@@ -28,13 +29,15 @@ class Evidence:
     """What a criterion may look at, for one group of n channels.
 
     `filters` holds one (n, values) float64 tensor per layer that produces the channels; `scales` one (n,) tensor
-    of batch-norm gammas per norm on them; `contributions` is (batches, n), the sum of weight times gradient over
+    of batch-norm gammas per norm on them, and `relations` one of its `sr` where it relates its channels;
+    `contributions` is (batches, n), the sum of weight times gradient over
     a channel's filters, one row per batch of data.  Only what the criterion `needs` is there.
     """
 
     group: str
     filters: tuple[Tensor, ...] = ()
     scales: tuple[Tensor, ...] = ()
+    relations: tuple[Tensor, ...] = ()
     contributions: Tensor | None = None
     readings: tuple[Reading, ...] = ()
     """How layers read the channels, on images."""
@@ -48,6 +51,7 @@ class Evidence:
             self,
             filters=tuple(values[part] for values in self.filters),
             scales=tuple(values[part] for values in self.scales),
+            relations=tuple(values[part] for values in self.relations),
             contributions=None if self.contributions is None else self.contributions[:, part],
             channels=len(part),
         )
@@ -77,7 +81,7 @@ class Criterion:
     name: str
     score: Callable[[Evidence], Tensor]
     choose: Callable[[Evidence, int], Tensor] | None = None
-    needs: Literal["filters", "scales", "contributions", "readings", "nothing"] = "filters"
+    needs: Literal["filters", "scales", "relations", "contributions", "readings", "nothing"] = "filters"
     comparable: bool = False
     again: Callable[[Mapping[str, Evidence]], Criterion] | None = None
 
@@ -169,7 +173,7 @@ def score(
     """
     chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
     _refuse_broken_weights(model)
-    tensors: Mapping[str, Tensor] = named_parameters(model)
+    tensors: Mapping[str, Tensor] = dict(named_tensors(model))
     if chosen.choose is not None:  # it chooses later: by the weights that were scored, even if they change until then
         tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     contributions = _contributions(model, graph, chosen.name, data) if chosen.needs == "contributions" else {}
@@ -205,7 +209,7 @@ def score(
 
 def evidence_of(model: nn.Module, graph: ChannelGraph, criterion: Criterion) -> dict[str, Evidence]:
     """Gather, by group, what a criterion looks at in the weights as they are now."""
-    tensors = dict(model.named_parameters())
+    tensors = dict(named_tensors(model))
     return {
         group.name: _looked_at(Evidence(group.name, channels=group.channels), group, criterion.needs, tensors)
         for group in graph.groups
@@ -215,6 +219,8 @@ def evidence_of(model: nn.Module, graph: ChannelGraph, criterion: Criterion) -> 
 def _why_unscored(group: ChannelGroup, needs: str, readings: Mapping[str, tuple[Reading, ...]]) -> str:
     if needs == "scales" and not group.norms:
         return "no batch norm with a scale on these channels"
+    if needs == "relations" and not _related(group):
+        return "no batch norm on these channels relates them: see insert_relations"
     if needs == "readings":
         if not readings[group.name]:
             return "no layer that reads these channels can be followed"
@@ -235,9 +241,24 @@ def _looked_at(known: Evidence, group: ChannelGroup, needs: str, tensors: Mappin
     if needs == "filters":
         return replace(known, filters=tuple(rows(tensors[axis.parameter], axis) for axis in group.filters))
     if needs == "scales":
-        scales = [scale for axis in group.norms for scale in rows(tensors[axis.parameter], axis).unbind(dim=1)]
-        return replace(known, scales=tuple(scales))
+        return replace(known, scales=_columns(group.norms, tensors))
+    if needs == "relations":
+        related = _related(group)
+        scales = [norm for norm in group.norms if norm.parameter in related]
+        relations = [related[norm.parameter] for norm in scales]
+        return replace(known, scales=_columns(scales, tensors), relations=_columns(relations, tensors))
     return known
+
+
+def _related(group: ChannelGroup) -> dict[str, Axis]:
+    """Find the relation of the channels of batch norms: the scale's name → the axis of `sr`."""
+    here = {axis.parameter: axis for axis in group.axes}
+    found = {norm.parameter: here.get(f"{layer_of(norm.parameter)}.sr") for norm in group.norms}
+    return {scale: axis for scale, axis in found.items() if axis is not None}
+
+
+def _columns(axes: Iterable[Axis], tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    return tuple(column for axis in axes for column in rows(tensors[axis.parameter], axis).unbind(dim=1))
 
 
 def rows(tensor: Tensor, axis: Axis) -> Tensor:

@@ -193,6 +193,9 @@ def _step(run: Run, stand: Stand, x: Tensor, y: Tensor) -> tuple[list[str], Tens
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), training.clip_norm)
     run.scaler.step(optimizer)
     run.scaler.update()
+    after_step = getattr(run.objective, "after_step", None)
+    if after_step is not None:
+        after_step(run.model, optimizer)
     if run.average:
         run.average.update_parameters(run.model)
     hits = (loss.logits.detach().argmax(1) == y).sum()
