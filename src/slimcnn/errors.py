@@ -12,6 +12,7 @@
     ├── CriterionError        a criterion lacks what it needs (data, batch norm, a scope)
     ├── TargetError           a target that makes no sense
     │   └── TargetUnreachable a sensible target that this network cannot meet
+    ├── SearchError           a search that finds nothing, or cannot be joined
     ├── PlanError             a plan for another network, or an impossible one
     ├── OptimizerError        an optimizer that trains another network than the one in hand
     ├── LawBroken             prune(model) and mask(model) disagree: a bug of ours, never handed over
@@ -83,6 +84,10 @@ class TargetError(SlimcnnError):
 
 class TargetUnreachable(TargetError):
     """A target that this network cannot meet."""
+
+
+class SearchError(SlimcnnError):
+    """A search that cannot be done, joined or gone on with."""
 
 
 class PlanError(SlimcnnError):

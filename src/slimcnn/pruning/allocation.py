@@ -12,6 +12,7 @@ recalibration where cutting it like all others left 62 % (L2, no training; bench
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -221,7 +222,8 @@ def _may_go(groups: Sequence[ChannelGroup], target: Target) -> Counts:
     allowed = np.ones(len(gone), dtype=np.bool_)
     for group in groups:
         left = group.channels - gone * len(group.parts)
-        allowed &= (left >= max(target.min_channels, target.round_to, group.least)) & (left % target.round_to == 0)
+        least = max(target.min_channels, target.round_to, group.least, math.ceil(target.min_share * group.channels))
+        allowed &= (left >= least) & (left % target.round_to == 0)
     allowed[-1] |= target.min_channels == 0 and all(group.branch for group in groups)
     return gone[allowed]
 
@@ -279,6 +281,7 @@ def _why_unreachable(graph: ChannelGraph, target: Target, most: Counts) -> str:
         blocks.append(f"of {widest} channels, the most in a layer, {target.ratio:g} is less than one")
     blocks += [f"protected: {', '.join(target.protect)}"] if target.protect else []
     blocks += [f"round_to={target.round_to}"] if target.round_to > 1 else []
+    blocks += [f"min_share={target.min_share:g}"] if target.min_share else []
     blocks += [f"min_channels={target.min_channels}"] if target.min_channels > 1 else []
     more = f" and {len(graph.locked) - 4} more" if len(graph.locked) > 4 else ""
     return (

@@ -25,6 +25,7 @@ class Target:
             scores; "sensitivity" takes first what costs the output least for the MACs that it saves, as measured.
         min_channels: no group keeps fewer channels than this.  With 0, residual branches may lose all their inner
             channels and vanish; what stays of one is the constant that it adds (its last bias and shift).
+        min_share: no group keeps less than this share of its channels, in [0, 1].
         round_to: kept channel counts are multiples of this (8 or 16 suit most hardware).
         residual: whether channels into which several layers add (the stream of a residual network) go too.
             "inner": never, only those inside the blocks; "cut": like all others; "auto": with macs or params, only
@@ -49,6 +50,7 @@ class Target:
     per_layer: Mapping[str, float] = field(default_factory=dict)
     scope: Literal["local", "global", "sensitivity"] = "local"
     min_channels: int = 1
+    min_share: float = 0.0
     round_to: int = 1
     residual: Literal["auto", "inner", "cut", "scatter"] = "auto"
     protect: tuple[str, ...] = ()
@@ -75,6 +77,8 @@ class Target:
             raise TargetError(f"scope={self.scope!r}: choose 'local', 'global' or 'sensitivity'")
         if self.residual not in ("auto", "inner", "cut", "scatter"):
             raise TargetError(f"residual={self.residual!r}: choose 'auto', 'inner', 'cut' or 'scatter'")
+        if not (_is_number(self.min_share) and 0 <= self.min_share <= 1):
+            raise TargetError(f"min_share={self.min_share}: the share of channels that stays must be within 0 and 1")
         for name, least in (("min_channels", 0), ("round_to", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -87,6 +91,7 @@ class Target:
         parts += [f"{pattern}: ratio = {ratio:g}" for pattern, ratio in self.per_layer.items()]
         parts += [self.scope]
         parts += [f"residual = {self.residual}"] if self.residual != "auto" else []
+        parts += [f"min_share = {self.min_share:g}"] if self.min_share else []
         parts += [f"min_channels = {self.min_channels}"] if self.min_channels != 1 else []
         parts += [f"round_to = {self.round_to}"] if self.round_to > 1 else []
         parts += [f"protected: {', '.join(self.protect)}"] if self.protect else []

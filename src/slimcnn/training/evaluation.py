@@ -75,6 +75,49 @@ def evaluate(
     return Evaluation(100 * top1 / n, 100 * top5 / n, loss / n, n)
 
 
+@dataclass(frozen=True)
+class Glance:
+    """What was seen of a network before it was clear that it misses what was asked."""
+
+    top1: float
+    """Percent of the images that were seen."""
+    n: int
+    """Images that were seen."""
+    whole: bool
+    """All of them were."""
+
+
+def evaluate_unless_below(
+    model: nn.Module,
+    images: Images,
+    normalisation: Normalisation,
+    least: float,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+) -> Glance:
+    """Top-1 as `evaluate` gives it, but stop as soon as it cannot reach `least` percent any more.
+
+    Exact: it stops when even all images that are left could not bring it there.  Scores that are not finite are misses.
+
+    >>> from slimcnn.datasets import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> evaluate_unless_below(model, digits.train, digits.normalisation, 99.9, batch_size=16).n < len(digits.train) / 5
+    True
+    """
+    n, seen, hits = len(images.labels), 0, 0
+    classes = int(images.labels.max()) + 1
+    place = torch.device(device) if device else best_device()
+    with evaluating(model, place), torch.no_grad():
+        for x, y in batches(images, batch_size, normalisation=normalisation, device=place):
+            counts = _counts(scores(model, x, classes).nan_to_num(-torch.inf), y)
+            seen, hits = seen + len(y), hits + int(counts[0])
+            if 100 * (hits + n - seen) < least * n:
+                break
+    return Glance(100 * hits / seen, seen, seen == n)
+
+
 def scores(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     """The network's logits `(n, at least classes)` in float32, or `ModelError` with what does not fit."""
     try:
