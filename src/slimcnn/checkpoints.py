@@ -23,6 +23,7 @@ from slimcnn.files import replacing
 from slimcnn.graph.shrinking import MARKER, sizes
 from slimcnn.layers.emptied import make_empty
 from slimcnn.layers.placing import place, placing_of
+from slimcnn.layers.relating import relate_as, relating_of
 from slimcnn.models import resolve
 
 FORMAT = 1
@@ -62,6 +63,7 @@ def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] |
         "architecture": getattr(model, "architecture", None),
         "sizes": {name: size for name, module in model.named_modules() if (size := sizes(module))},
         "placing": placing_of(model),
+        "relating": relating_of(model),
         "aliases": aliases,
         "channels_last": [name for name, tensor in _all_tensors(model) if _is_channels_last(tensor)],
         "information": dict(information or {}),
@@ -88,8 +90,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     path = Path(path)
     content, tensors = _read(path)
     network = copy.deepcopy(model).cpu() if model is not None else _build(path, content["architecture"])
-    if not placing_of(network):
-        _place(path, network, content.get("placing", {}))
+    _rewrite(path, network, content)
     _fit(path, network, content, tensors)
     return network.eval()
 
@@ -186,10 +187,13 @@ def _build(path: Path, architecture: Any) -> nn.Module:
         raise CheckpointError(f"{path} cannot be built here: {error}") from error
 
 
-def _place(path: Path, network: nn.Module, placing: Any) -> None:
-    """Let the file's layers put their channels into streams, as in the network that was saved."""
+def _rewrite(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
+    """Let layers relate their channels and put them into streams, as in the network that was saved."""
     try:
-        place(network, placing)
+        if not relating_of(network):
+            relate_as(network, content.get("relating", {}))
+        if not placing_of(network):
+            place(network, content.get("placing", {}))
     except (ModelError, AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is for another network: {error}") from error
 

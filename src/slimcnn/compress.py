@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, load, read_information, save
-from slimcnn.datasets import Dataset, batches, load_dataset
+from slimcnn.choosing import make_plan, rewritten, search_plan, without_relations
+from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import ModelError, RecipeError
-from slimcnn.graph import ChannelGraph, trace
+from slimcnn.findings import assemble, scales_and_relations
+from slimcnn.graph import ChannelGraph
+from slimcnn.layers.relating import relating_of
 from slimcnn.models import load_weights, preprocessing, resolve
 from slimcnn.normalising import find_normalisation
-from slimcnn.pruning import Plan, Verdict, allocate, mask, prune, score, sensitivity
+from slimcnn.pruning import Plan, Verdict, mask, prune
 from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.verify import law
-from slimcnn.recipes import Pruning, Recipe
-from slimcnn.reporting.contents import Curve, Report, Stage
-from slimcnn.rewriting import scatter
+from slimcnn.recipes import Recipe
+from slimcnn.reporting.contents import Curve, Report, Scales, Stage
+from slimcnn.rewriting import fold_relations
 from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, RunFolder
-from slimcnn.stages import curve, recover, run_epochs, timed, train_softly
+from slimcnn.stages import curve, recover, run_epochs, timed, train_softly, train_sparsely
 from slimcnn.start import SILENT, Show, Start
 from slimcnn.training import Training
 from slimcnn.training.processes import from_rank_zero, launched
@@ -52,8 +53,14 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
     start = prepare(recipe, show, folder, fabric)
     if recipe.prune is None:
         return None
-    whole = rewritten(recipe.prune, start)
-    graph, plan = make_plan(recipe.prune, whole, show)
+    sparse, start = sparsified(recipe, start, folder, show, fabric)
+    whole = rewritten(recipe.prune, sparse)
+    if recipe.prune.search is not None:
+        graph, plan = search_plan(recipe, recipe.prune.search, whole, folder, show, fabric)
+    else:
+        graph, plan = make_plan(recipe.prune, whole, show)
+    related = scales_and_relations(whole.model, graph, plan) if recipe.sparsify or relating_of(whole.model) else ()
+    whole, graph, plan = without_relations(whole, graph, plan)
     if recipe.prune.soft is not None:
         whole, plan = train_softly(recipe.prune.soft, whole, graph, plan, folder, show, fabric)
     if folder.writing:
@@ -65,7 +72,21 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
     stages, curves = recover(recipe, start, whole.model, small, graph, plan, folder, show, fabric)
     if not folder.writing:
         return None
-    return _finish(recipe, start, small, graph, plan, verdict, stages, curves, folder, show, command)
+    return _finish(recipe, start, small, graph, plan, verdict, stages, curves, related, folder, show, command)
+
+
+def sparsified(recipe: Recipe, start: Start, folder: RunFolder, show: Show, fabric: Fabric) -> tuple[Start, Start]:
+    """Train sparsely where the recipe says so; gives the sparse network, and the one that counts as the original.
+
+    That is the network from before, unless it was not trained then: sparse training was its only one.
+    """
+    if recipe.sparsify is None:
+        return start, start
+    sparse = train_sparsely(recipe.sparsify, start, folder, show, fabric)
+    if recipe.network.weights is not None or recipe.pretrain is not None:
+        return sparse, start
+    model = fold_relations(sparse.model) if recipe.sparsify.relations == "mean" else sparse.model
+    return sparse, replace(start, model=model)
 
 
 # --- the original -------------------------------------------------------------------------------------------------
@@ -87,7 +108,7 @@ def prepare(
     if data.limit:
         dataset = dataset.limit(data.limit)
     model, information = load_network(recipe, dataset)
-    if trained and network.weights is None and recipe.pretrain is None:
+    if trained and network.weights is None and recipe.pretrain is None and recipe.sparsify is None:
         raise RecipeError("there is no trained network: give --weights FILE, or --pretrain EPOCHS to train one first")
     _check_classes(model, dataset)
     normalisation, how = find_normalisation(model, network, data, dataset, information)
@@ -180,55 +201,19 @@ def _information(start: Start, validation_top1: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# --- the cut ------------------------------------------------------------------------------------------------------
-
-
-def rewritten(pruning: Pruning, start: Start) -> Start:
-    """Rewrite the network where the target needs it; the copy computes the same."""
-    if pruning.target.residual != "scatter":
-        return start
-    return replace(start, model=scatter(start.model, start.example))
-
-
-def make_plan(pruning: Pruning, start: Start, show: Show) -> tuple[ChannelGraph, Plan]:
-    """Trace, score and allocate; or read the plan that the user gives."""
-    show.say("tracing the network")
-    graph = trace(start.model, start.example, pruning.inexact)
-    if pruning.plan is not None:
-        return graph, Plan.load(Path(pruning.plan), graph)
-    scores = score(start.model, graph, pruning.criterion, data=_batches(pruning, start))
-    if pruning.target.scope == "sensitivity":
-        show.say("measuring how much the output suffers when each group loses channels")
-
-        def progress(done: int, total: int) -> None:
-            show.progress("measuring sensitivity", done, total)
-
-        scores = sensitivity(start.model, graph, scores, (x for x, _ in _batches(pruning, start)), progress)
-    return graph, allocate(graph, scores, pruning.target)
-
-
-def _batches(pruning: Pruning, start: Start) -> Iterator[tuple[Tensor, Tensor]]:
-    feed = batches(
-        start.dataset.train, 128, normalisation=start.dataset.normalisation,
-        augmentation=start.dataset.augmentation, seed=0,
-    )  # fmt: skip
-    return islice(feed, pruning.batches)
-
-
 # --- the end ------------------------------------------------------------------------------------------------------
 
 
 def _finish(
     recipe: Recipe, start: Start, small: nn.Module, graph: ChannelGraph, plan: Plan, verdict: Verdict,
-    stages: list[Stage], curves: list[Curve], folder: RunFolder, show: Show, command: str,
+    stages: list[Stage], curves: list[Curve], related: tuple[Scales, ...], folder: RunFolder, show: Show, command: str,
 ) -> Report:  # fmt: skip
-    from slimcnn.findings import assemble
     from slimcnn.reporting import write_report
 
     save(small, folder / COMPRESSED, information=_information(start, stages[-1].top1))
     if not (folder / ORIGINAL).exists():
         save(start.model, folder / ORIGINAL, information=_information(start, stages[0].top1))
     show.say("measuring both networks, and reading the test images")
-    report = assemble(recipe, start, small, graph, plan, verdict, stages, curves, folder, command)
+    report = assemble(recipe, start, small, graph, plan, verdict, stages, curves, related, folder, command)
     write_report(report, folder.path)
     return report

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from slimcnn.graph import ChannelGraph
+from slimcnn.graph.channels import layer_of
+from slimcnn.graph.walking import named_tensors
 from slimcnn.measuring import Latency, Measurement, environment, file_bytes, latency, measure
 from slimcnn.pruning import Plan, Verdict
 from slimcnn.pruning.scores import rows
@@ -23,8 +25,11 @@ from slimcnn.reporting.contents import (
     Norms,
     Numbers,
     Report,
+    Scales,
+    Searched,
     Stage,
     Timing,
+    Tried,
 )  # fmt: skip
 from slimcnn.runs import COMPRESSED, ORIGINAL, RECIPE, RunFolder
 from slimcnn.training import evaluate
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 
 def assemble(
     recipe: Recipe, start: Start, small: nn.Module, graph: ChannelGraph, plan: Plan, verdict: Verdict,
-    stages: list[Stage], curves: list[Curve], folder: RunFolder, command: str,
+    stages: list[Stage], curves: list[Curve], related: tuple[Scales, ...], folder: RunFolder, command: str,
 ) -> Report:  # fmt: skip
     """Measure the original and the compressed network side by side, on the test images too."""
     example = start.example
@@ -71,6 +76,9 @@ def assemble(
         layers=_layers(sizes["before"], sizes["after"]),
         norms=_norms(start.model, graph, plan),
         curves=tuple(curves),
+        sparse=tuple(Curve(**epoch) for epoch in folder.facts.get("sparsified", [])),
+        scales=related,
+        search=_searched(recipe, folder),
         timing=_timing(times),
         not_counted=sizes["after"].not_counted,
         notes=(*start.notes, *plan.notes),
@@ -81,13 +89,46 @@ def assemble(
     )
 
 
+def scales_and_relations(model: nn.Module, graph: ChannelGraph, plan: Plan) -> tuple[Scales, ...]:
+    """List, for every channel group, the scales of its first batch norm, its relations, and which channels stay."""
+    found = []
+    tensors = dict(named_tensors(model))
+    for index, group in enumerate(graph.groups):
+        if not group.norms:
+            continue
+        norm = group.norms[0]
+        gone = set(plan.by_index(graph).get(index, ()))
+        relation = next((axis for axis in group.axes if axis.parameter == f"{layer_of(norm.parameter)}.sr"), None)
+        sr = rows(tensors[relation.parameter], relation)[:, 0].tolist() if relation is not None else []
+        found.append(
+            Scales(
+                layer=layer_of(norm.parameter),
+                gamma=tuple(rows(tensors[norm.parameter], norm)[:, 0].abs().tolist()),
+                sr=tuple(sr),
+                kept=tuple(channel not in gone for channel in range(group.channels)),
+            )
+        )
+    return tuple(found)
+
+
+def _searched(recipe: Recipe, folder: RunFolder) -> Searched | None:
+    facts = folder.facts.get("search")
+    if not facts or recipe.prune is None or recipe.prune.search is None:
+        return None
+    tried = [Tried(point=one["point"], macs=one["macs"], top1=one["top1"]) for one in facts["tried"] if one["macs"]]
+    best = Tried(point=facts["best"]["point"], macs=facts["best"]["macs"], top1=facts["best"]["top1"])
+    return Searched(tried=tuple(tried), best=best, base=facts["base"], drop=recipe.prune.search.drop)
+
+
 def _recovery(recipe: Recipe, start: Start, stages: list[Stage]) -> str:
     """Say in a phrase how the accuracy was won back."""
     recover = recipe.recover
     names = [stage.name for stage in stages]
     images = min(recover.images, len(start.dataset.train))
     soft = recipe.prune.soft if recipe.prune else None
-    done = [f"{soft.epochs} epochs of soft training before the cut"] if soft else []
+    sparse = recipe.sparsify
+    done = [f"{sparse.training.epochs} epochs of sparse training before the cut"] if sparse else []
+    done += [f"{soft.epochs} epochs of soft training before the cut"] if soft else []
     if "recalibrated" in names:
         done.append(f"batch norm recalibrated on {images:,} images")
     if "re-solved" in names:
@@ -105,7 +146,7 @@ def _recovery(recipe: Recipe, start: Start, stages: list[Stage]) -> str:
 def _seconds(folder: RunFolder, stages: list[Stage]) -> float:
     """Add up everything that took time, without interruptions."""
     steps: dict[str, float] = folder.facts.get("seconds", {})
-    trained: list[dict[str, float]] = folder.facts.get("pretrained", [])
+    trained: list[dict[str, float]] = [*folder.facts.get("pretrained", []), *folder.facts.get("sparsified", [])]
     return sum(steps.values()) + sum(epoch["seconds"] for epoch in trained) + sum(stage.seconds for stage in stages)
 
 

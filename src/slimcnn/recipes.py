@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from slimcnn.errors import RecipeError
 from slimcnn.files import write_text
 from slimcnn.pruning.targets import Target
+from slimcnn.searching.settings import Search
 from slimcnn.training import Training
 
 
@@ -64,6 +65,20 @@ def _without_average(soft: Training | None) -> Training | None:
     return soft
 
 
+class Sparsifying(Section):
+    """Sparse training before the cut: a penalty on the scales of batch norms, with relations of channels or without."""
+
+    relations: Literal["mean", "sample", "none"] = "mean"
+    """mean: folded into the batch norms after the cut; sample: gates that stay; none: network slimming."""
+    penalty: Literal["product", "l1"] = "product"
+    """product: |gamma| sr; l1: |gamma|."""
+    strength: float | None = Field(default=None, gt=0)
+    """lambda; by default so much that over the whole training a scale that nothing needs would lose 2 (see
+    `strength_for`).  Liu et al. took 1e-4 for VGG over 160 epochs and 1e-5 for deep ResNets."""
+    step: Literal["proximal", "subgradient"] = "proximal"
+    training: Training = Field(default_factory=lambda: Training(epochs=40))
+
+
 class Pruning(Section):
     """What goes."""
 
@@ -75,6 +90,8 @@ class Pruning(Section):
     """Train softly before the cut: filters are zeroed after every epoch and may come back in the next."""
     inexact: bool = False
     """Let channels go that a layer or group norm normalises together; the cut cannot be proven equal then."""
+    search: Search | None = None
+    """Look for the smallest network within a drop of accuracy, instead of the target's ratio or MACs."""
     batches: int = Field(default=8, ge=1)
     """Batches of 128 training images for criteria that look at data, and for the scope "sensitivity"."""
 
@@ -145,6 +162,8 @@ class Recipe(Section):
     data: Data = Field(default_factory=Data)
     pretrain: Training | None = None
     """Train the network first; without weights this is needed."""
+    sparsify: Sparsifying | None = None
+    """Train the network sparsely before the cut; alone, without weights and pretraining, from scratch."""
     prune: Pruning | None = Field(default_factory=Pruning)
     """None: only train."""
     recover: Recovery = Field(default_factory=Recovery)

@@ -134,6 +134,10 @@ class Spread:
     std: float
     """Of all sr; NaN without relations."""
 
+    def __str__(self) -> str:
+        small = f"{self.small:.1%} of the scales are below 1 % of the largest"
+        return small if self.mean != self.mean else f"{small}, sr {self.mean:.2f} ± {self.std:.2f}"
+
     @property
     def saturated(self) -> bool:
         """Whether sr says nothing: all channels have about the same (METHODS: std below 0.02)."""

@@ -110,6 +110,33 @@ Recover = Annotated[
         rich_help_panel=BACK,
     ),
 ]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="gfr: relate channels, train sparsely, search, cut without fine-tuning, fold away.",
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+Sparse = Annotated[
+    int | None,
+    typer.Option(help="Train sparsely for so many epochs first: a penalty on the scales.", rich_help_panel=HOW_SMALL),
+]
+Drop = Annotated[
+    float | None,
+    typer.Option(
+        help="Search for the smallest network that loses at most so many points of validation top-1 "
+        "without training; *slimcnn search --join* helps.",
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="An Optuna storage URL for the search, such as sqlite:///search.db, shared by several processes. "
+        "Default: a journal file in OUT.",
+        rich_help_panel=RUN,
+    ),
+]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.", rich_help_panel=BACK)]
 LearningRate = Annotated[
     float | None,

@@ -24,6 +24,33 @@ def how_to_recover(recover: str | None, training: dict[str, Any]) -> str:
     return recover
 
 
+def sparsify_and_search(
+    plain: dict[str, Any], method: str | None, sparse: int | None, drop: float | None, storage: str | None, seed: int
+) -> None:
+    """Add sparse training and a search to a recipe's plain data, where the user asks for them."""
+    from slimcnn.errors import RecipeError
+
+    if method not in (None, "gfr"):
+        raise RecipeError(f"--method {method!r}: the method with a name is gfr; others are criteria (--criterion)")
+    if method == "gfr":
+        target = plain["prune"]["target"] | {"scope": "global", "residual": "inner"}
+        plain["prune"] |= {"criterion": "gfr", "target": target | {"min_channels": 2, "min_share": 0.05}}
+        drop = 0.5 if drop is None and "macs" in target and target["macs"] == 0.5 else drop
+        if plain["recover"]["how"] == "least_squares":
+            plain["recover"]["how"] = "none"
+    if method == "gfr" or sparse is not None:
+        relations = "mean" if method == "gfr" else "none"
+        plain["sparsify"] = {
+            "relations": relations, "penalty": "product" if method == "gfr" else "l1",
+            "training": {"epochs": 40 if sparse is None else sparse, "seed": seed},
+        }  # fmt: skip
+    if drop is not None:
+        searched = {"a": [0.25, 0.5, 0.75, 1]} if method == "gfr" else {}
+        plain["prune"]["search"] = {"drop": drop, "options": searched, "seed": seed} | given(storage=storage)
+    elif storage is not None:
+        raise RecipeError("--storage is for a search: add --drop")
+
+
 def given(**values: Any) -> dict[str, Any]:
     """Leave out what the user did not say."""
     return {name: value for name, value in values.items() if value is not None}

@@ -11,7 +11,7 @@ import typer
 
 from slimcnn.cli import options
 from slimcnn.cli.app import app
-from slimcnn.cli.reading import given, how_to_recover, network_and_data, recipe_of
+from slimcnn.cli.reading import given, how_to_recover, network_and_data, recipe_of, sparsify_and_search
 from slimcnn.cli.showing import print_json, print_tables, showing
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def compress(
     batch_size: options.BatchSize = None,
     pretrain: options.Pretrain = None,
     soft: options.Soft = None,
+    method: options.Method = None,
+    sparse: options.Sparse = None,
+    drop: options.Drop = None,
+    storage: options.Storage = None,
     out: options.Out = Path("runs/compressed"),
     seed: options.Seed = 0,
     devices: options.Devices = 1,
@@ -54,12 +58,16 @@ def compress(
 
     Example: slimcnn compress --model resnet56 --weights resnet56.safetensors --data cifar10 --macs 0.5 --out runs/r56
     """
+    from slimcnn.errors import RecipeError
+
     target: dict[str, Any] = {
         "macs": macs, "params": params, "ratio": ratio, "scope": scope, "residual": residual,
         "round_to": round_to, "min_channels": min_channels, "protect": protect,
     }  # fmt: skip
     if macs is None and params is None and ratio is None:
         target["macs"] = 0.5
+    elif drop is not None:
+        raise RecipeError("--drop searches for how small the network can be: leave --macs, --params and --ratio out")
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     plain = network_and_data(model, weights, data, arg, image_size, limit, seed)
     plain |= {
@@ -75,6 +83,7 @@ def compress(
         plain["pretrain"] = {"epochs": pretrain, "seed": seed}
     if soft is not None:
         plain["prune"]["soft"] = {"epochs": soft, "learning_rate": 0.01, "seed": seed}
+    sparsify_and_search(plain, method, sparse, drop, storage, seed)
     recipe = recipe_of(plain, set_)
     if dry_run:
         _dry_run(recipe, as_json)
@@ -128,6 +137,38 @@ def run_recipe(
     _compress(recipe_of(found, set_), devices, as_json)
 
 
+@app.command()
+def search(
+    join: Annotated[Path, typer.Option(help="The folder of a run that is searching (compress --drop).")],
+    as_json: options.AsJson = False,
+) -> None:
+    """Help another process with its search: the same storage, any number of helpers, each may be killed.
+
+    Example: slimcnn search --join runs/gfr
+    """
+    from slimcnn.choosing import help_search, rewritten
+    from slimcnn.compress import prepare, sparsified
+    from slimcnn.errors import SearchError
+    from slimcnn.recipes import read_recipe
+    from slimcnn.runs import ORIGINAL, RECIPE, SPARSE, RunFolder
+    from slimcnn.training.processes import launched
+
+    recipe = read_recipe(join / RECIPE).model_copy(update={"out": str(join)})
+    if recipe.prune is None or recipe.prune.search is None:
+        raise SearchError(f"{join} is a run that does not search: begin one with slimcnn compress --drop")
+    needed = [SPARSE] if recipe.sparsify else [ORIGINAL] if recipe.pretrain else []
+    if any(not (join / name).exists() for name in needed):
+        raise SearchError(f"{join} is still training: its search has not begun; join it later")
+    with showing(as_json) as show:
+        folder = RunFolder(join, writing=False)
+        start, _ = sparsified(recipe, prepare(recipe, show, folder), folder, show, launched(None))
+        tried = help_search(recipe, recipe.prune.search, rewritten(recipe.prune, start), join, show)
+    if as_json:
+        print_json({"tried": tried})
+    else:
+        typer.echo(f"{tried} points tried here; the search has ended")
+
+
 class Interrupted(Exception):
     """Ctrl-C during a run; the command-line library would swallow a KeyboardInterrupt."""
 
@@ -164,7 +205,8 @@ def _compress(recipe: Recipe, devices: int, as_json: bool) -> None:
 
 
 def _dry_run(recipe: Recipe, as_json: bool) -> None:
-    from slimcnn.compress import make_plan, prepare, rewritten
+    from slimcnn.choosing import make_plan, rewritten
+    from slimcnn.compress import prepare
     from slimcnn.runs import PLAN
     from slimcnn.tables import describe_plan, plan_tables
 

@@ -100,6 +100,37 @@ class Curve(Part):
     seconds: float
 
 
+class Scales(Part):
+    """Batch-norm scales of one layer's channels, and how these relate to the others of the layer."""
+
+    layer: str
+    gamma: tuple[float, ...]
+    """Absolute values."""
+    sr: tuple[float, ...]
+    """Between 0 and 1; empty without relations."""
+    kept: tuple[bool, ...]
+
+
+class Tried(Part):
+    """One point of a search."""
+
+    point: dict[str, int | float | str]
+    macs: float
+    """Share of the MACs that stays."""
+    top1: float | None
+    """On the validation images; None where the evaluation was stopped."""
+
+
+class Searched(Part):
+    """A search: the smallest network that loses at most so much."""
+
+    tried: tuple[Tried, ...]
+    best: Tried
+    base: float
+    """Top-1 of the network before, on the validation images."""
+    drop: float
+
+
 class Timing(Part):
     """How latency was measured: interleaved runs of both networks."""
 
@@ -140,6 +171,10 @@ class Report(Part):
     layers: tuple[LayerChange, ...]
     norms: tuple[Norms, ...]
     curves: tuple[Curve, ...]
+    sparse: tuple[Curve, ...] = ()
+    """The epochs of sparse training."""
+    scales: tuple[Scales, ...] = ()
+    search: Searched | None = None
     timing: Timing
     not_counted: tuple[str, ...]
     """Operations that take time and count 0 MACs."""

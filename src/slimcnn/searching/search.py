@@ -60,7 +60,8 @@ class Trying:
         spec = spec_of(self.criterion, point)
         if spec not in self._scores:
             self._scores[spec] = score(self.model, self.graph, spec, data=self.data() if self.data else None)
-        return allocate(self.graph, self._scores[spec], replace(self.target, ratio=float(point["ratio"])))
+        target = replace(self.target, ratio=float(point["ratio"]), macs=None, params=None)
+        return allocate(self.graph, self._scores[spec], target)
 
     def attempt(self, point: Point, least: float, most_macs: float) -> tuple[Outcome, float]:
         """Try a point; stop when it is certain that it misses `least` percent, or needs more than `most_macs`.

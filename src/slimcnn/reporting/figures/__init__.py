@@ -3,8 +3,10 @@
 from slimcnn.reporting.figures.choice import choice
 from slimcnn.reporting.figures.curves import curves
 from slimcnn.reporting.figures.drawing import Panel, house_style
+from slimcnn.reporting.figures.front import front
 from slimcnn.reporting.figures.norms import norms
+from slimcnn.reporting.figures.scales import scales
 from slimcnn.reporting.figures.stages import stages
 from slimcnn.reporting.figures.widths import widths
 
-__all__ = ["Panel", "choice", "curves", "house_style", "norms", "stages", "widths"]
+__all__ = ["Panel", "choice", "curves", "front", "house_style", "norms", "scales", "stages", "widths"]

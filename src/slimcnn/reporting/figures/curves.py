@@ -41,10 +41,11 @@ class Plot:
         return not any(math.isfinite(value) for _, values, _, _ in self.lines for value in values)
 
 
-def curves(epochs: Sequence[Curve], original: float | None) -> list[Panel]:
+def curves(epochs: Sequence[Curve], original: float | None, prefix: str = "") -> list[Panel]:
     """Loss with its terms, top-1 with the original network's level (percent; None: not known), learning rate.
 
-    A panel whose numbers are all not finite is left out.
+    `prefix` keeps the pictures of several trainings on one page apart.  A panel whose numbers are all not finite is
+    left out.
     """
     accuracy: list[Line] = [
         ("training", [epoch.train_top1 for epoch in epochs], BEFORE, "-"),
@@ -54,9 +55,9 @@ def curves(epochs: Sequence[Curve], original: float | None) -> list[Panel]:
     last = epochs[-1]
     reached = f"validation {phrases.percent(last.validation_top1)} in the end"
     plots = (
-        Plot("loss", "Loss", f"{phrases.small(last.loss)} in the end", _losses(epochs)),
-        Plot("top1", "Top-1, %", reached, accuracy, level=original),
-        Plot("rate", "Learning rate", "in each epoch’s last step", rate, from_zero=True),
+        Plot(f"{prefix}loss", "Loss", f"{phrases.small(last.loss)} in the end", _losses(epochs)),
+        Plot(f"{prefix}top1", "Top-1, %", reached, accuracy, level=original),
+        Plot(f"{prefix}rate", "Learning rate", "in each epoch’s last step", rate, from_zero=True),
     )
     return [_panel(plot, [epoch.epoch for epoch in epochs]) for plot in plots if not plot.empty]
 

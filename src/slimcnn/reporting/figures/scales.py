@@ -1,0 +1,60 @@
+"""Scales of batch norms and relations of channels over a whole network: how they lie, and where the cut runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slimcnn.reporting import phrases
+from slimcnn.reporting.contents import Scales
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, Panel, picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 240, 180
+BINS = 40
+MARGINS = (42, 6, 8, 32)
+
+
+def scales(layers: Sequence[Scales]) -> list[Panel]:
+    """Histograms of gamma and of sr, and, where there are relations, one against the other."""
+    gamma = np.array([value for layer in layers for value in layer.gamma])
+    kept = np.array([value for layer in layers for value in layer.kept], dtype=bool)
+    panels = [_histogram("gamma", "Scales |γ|", gamma, kept)]
+    if all(layer.sr for layer in layers):
+        sr = np.array([value for layer in layers for value in layer.sr])
+        panels += [_histogram("sr", "Relations sr", sr, kept), _scatter(gamma, sr, kept)]
+    return panels
+
+
+def _histogram(name: str, title: str, values: np.ndarray, kept: np.ndarray) -> Panel:
+    edges: list[float] = np.linspace(0, max(float(values.max()), 1e-12), BINS + 1).tolist()
+
+    def draw(axes: Axes) -> None:
+        axes.hist(values, edges, color=BEFORE, alpha=0.35, label="all channels")
+        axes.hist(values[kept], edges, color=AFTER, alpha=0.7, label="kept")
+        axes.set_yscale("log")
+        axes.legend(loc="upper right", handlelength=1.2)
+
+    label = (
+        f"{title}: {len(values)} channels, median {np.median(values):.3g}; of the kept {np.median(values[kept]):.3g}"
+    )
+    svg = picture(draw, name=f"scales-{name}", label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
+    small = float((values < 0.01 * max(float(values.max()), 1e-12)).mean())
+    return Panel(title, f"{small:.0%} below 1 % of the largest", svg)
+
+
+def _scatter(gamma: np.ndarray, sr: np.ndarray, kept: np.ndarray) -> Panel:
+    def draw(axes: Axes) -> None:
+        axes.plot(gamma[~kept], sr[~kept], ".", color=BEFORE, ms=2.5, alpha=0.6, label="removed")
+        axes.plot(gamma[kept], sr[kept], ".", color=AFTER, ms=2.5, alpha=0.7, label="kept")
+        axes.set_xlabel("|γ|")
+        axes.set_ylim(-0.03, 1.03)
+        axes.legend(loc="best", handlelength=1.0)
+
+    label = f"sr against gamma: {int(kept.sum())} channels kept, {int((~kept).sum())} removed"
+    svg = picture(draw, name="scales-both", label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
+    return Panel("sr against |γ|", f"{phrases.plural(int((~kept).sum()), 'channel')} removed", svg)
