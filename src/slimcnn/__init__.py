@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         score,
         sensitivity,
     )
-    from slimcnn.recovery import least_squares, recalibrate, synthesise
+    from slimcnn.recovery import fold_constants, least_squares, recalibrate, synthesise
     from slimcnn.rewriting import fold_relations, insert_relations, scatter
     from slimcnn.sparsity import SparseScales
     from slimcnn.training import Training, evaluate, fit
@@ -62,7 +62,7 @@ _HOMES = {
         "score",
         "sensitivity",
     ],
-    "recovery": ["least_squares", "recalibrate", "synthesise"],
+    "recovery": ["fold_constants", "least_squares", "recalibrate", "synthesise"],
     "rewriting": ["fold_relations", "insert_relations", "scatter"],
     "sparsity": ["SparseScales"],
     "training": ["Training", "evaluate", "fit"],
@@ -86,6 +86,7 @@ __all__ = [
     "carry",
     "evaluate",
     "fit",
+    "fold_constants",
     "fold_relations",
     "insert_relations",
     "latency",

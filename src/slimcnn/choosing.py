@@ -16,7 +16,7 @@ from slimcnn.graph import ChannelGraph, trace
 from slimcnn.layers.relating import relating_of
 from slimcnn.pruning import Plan, allocate, score, sensitivity
 from slimcnn.recipes import Pruning, Recipe
-from slimcnn.recovery import least_squares, recalibrate
+from slimcnn.recovery import fold_constants, least_squares, recalibrate
 from slimcnn.rewriting import fold_relations, scatter
 from slimcnn.runs import POINTS, RunFolder
 from slimcnn.searching import Board, Found, Search, Trying, join, search
@@ -116,7 +116,7 @@ def _trying(recipe: Recipe, start: Start) -> Trying:
 
 def _recovery(recipe: Recipe, start: Start, graph: ChannelGraph) -> Callable[[nn.Module, Plan], None] | None:
     """Win accuracy back at every point, by those steps of the recipe that need no training."""
-    steps = [step for step in recipe.recover.steps if step in ("bn", "least_squares")]
+    steps = [step for step in recipe.recover.steps if step in ("constants", "bn", "least_squares")]
     if not steps or (recipe.recover.trains and steps == ["bn"]):
         return None
 
@@ -128,7 +128,9 @@ def _recovery(recipe: Recipe, start: Start, graph: ChannelGraph) -> Callable[[nn
 
     def recover(small: nn.Module, plan: Plan) -> None:
         for step in steps:
-            if step == "bn":
+            if step == "constants":
+                fold_constants(small, start.model, graph, plan)
+            elif step == "bn":
                 recalibrate(small, images())
             else:
                 least_squares(small, start.model, graph, plan, images())

@@ -129,6 +129,8 @@ def _recovery(recipe: Recipe, start: Start, stages: list[Stage]) -> str:
     sparse = recipe.sparsify
     done = [f"{sparse.training.epochs} epochs of sparse training before the cut"] if sparse else []
     done += [f"{soft.epochs} epochs of soft training before the cut"] if soft else []
+    if "constants folded" in names:
+        done.append("constants of removed channels folded into the next layers")
     if "recalibrated" in names:
         done.append(f"batch norm recalibrated on {images:,} images")
     if "re-solved" in names:

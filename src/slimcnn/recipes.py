@@ -96,7 +96,7 @@ class Pruning(Section):
     """Batches of 128 training images for criteria that look at data, and for the scope "sensitivity"."""
 
 
-STEPS = ("bn", "least_squares", "data_free", "finetune", "distill")
+STEPS = ("constants", "bn", "least_squares", "data_free", "finetune", "distill")
 """Ways to win accuracy back; the last two train."""
 
 
@@ -125,7 +125,8 @@ class Recovery(Section):
     """How the accuracy is won back."""
 
     how: Annotated[str, AfterValidator(_steps)] = "least_squares"
-    """none, or steps in their order, joined by +: bn (recalibrate batch norm), least_squares (re-solve layers on
+    """none, or steps in their order, joined by +: constants (fold what removed channels still send),
+    bn (recalibrate batch norm), least_squares (re-solve layers on
     images, without training), data_free (the same on images made from batch-norm statistics), finetune, distill (from
     the original).  Training alone begins with bn."""
     images: int = Field(default=1024, ge=1)

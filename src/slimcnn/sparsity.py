@@ -162,7 +162,7 @@ def spread(model: nn.Module) -> Spread:
     sizes = torch.cat([n.weight.abs() * (n.sr if isinstance(n, Relating) else 1) for n in norms]).double()  # type: ignore[operator]
     relations = torch.cat(sr).double() if sr else torch.full((1,), torch.nan, dtype=torch.float64)
     return Spread(
-        small=float((sizes < 0.01 * sizes.max()).double().mean()),
+        small=float((sizes <= 0.01 * sizes.max()).double().mean()),
         mean=float(relations.mean()),
         std=float(relations.std(correction=0)),
     )

@@ -20,7 +20,7 @@ from slimcnn.layers.relating import relating_of
 from slimcnn.objectives import Objective, cross_entropy
 from slimcnn.pruning import Plan, SoftPruning
 from slimcnn.recipes import Recipe, Sparsifying
-from slimcnn.recovery import least_squares, recalibrate, synthesise
+from slimcnn.recovery import fold_constants, least_squares, recalibrate, synthesise
 from slimcnn.reporting.contents import Curve, Stage
 from slimcnn.rewriting import insert_relations
 from slimcnn.runs import SPARSE, RunFolder
@@ -39,7 +39,12 @@ BATCH = 128
 SHRINKAGE = 2.0
 """What a scale (1.14 at first, where there are relations) would lose in sparse training if the loss did not need it."""
 
-UNTRAINED = {"bn": "recalibrated", "least_squares": "re-solved", "data_free": "re-solved without images"}
+UNTRAINED = {
+    "constants": "constants folded",
+    "bn": "recalibrated",
+    "least_squares": "re-solved",
+    "data_free": "re-solved without images",
+}
 """What a network is called after a step that does not train it."""
 
 TRAINED = {"distill": ("distilling from the original", "distilled"), "finetune": ("fine-tuning", "fine-tuned")}
@@ -57,7 +62,9 @@ def recover(
         if step in TRAINED:
             break  # the last
         began = time.perf_counter()
-        if step == "bn":
+        if step == "constants":
+            show.say(str(fold_constants(small, whole, graph, plan)))
+        elif step == "bn":
             if not recalibrate(small, _images(recipe, start)):
                 continue
         else:

@@ -103,7 +103,8 @@ Plan = Annotated[
 Recover = Annotated[
     str | None,
     typer.Option(
-        help="none; bn (recalibrate batch norm); least_squares (re-solve layers, no labels); data_free "
+        help="none; constants (fold what removed channels still send); bn (recalibrate batch norm); "
+        "least_squares (re-solve layers, no labels); data_free "
         "(the same without any image); finetune; "
         "distill (from the original); or several: least_squares+distill. Default: least_squares, and "
         "with --epochs least_squares+distill.",

@@ -37,7 +37,7 @@ def sparsify_and_search(
         plain["prune"] |= {"criterion": "gfr", "target": target | {"min_channels": 2, "min_share": 0.05}}
         drop = 0.5 if drop is None and "macs" in target and target["macs"] == 0.5 else drop
         if plain["recover"]["how"] == "least_squares":
-            plain["recover"]["how"] = "none"
+            plain["recover"]["how"] = "constants"
     if method == "gfr" or sparse is not None:
         relations = "mean" if method == "gfr" else "none"
         plain["sparsify"] = {

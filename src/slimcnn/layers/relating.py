@@ -45,14 +45,16 @@ class Relating(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and weigh the channels."""
         z: Tensor = super().forward(x)
-        weights = self.sr[None]
-        if self.training or self.relation == "sample":
-            e = self.gate(z.flatten(2).mean(dim=2) if z.dim() > 2 else z)
-            mean = e.mean(dim=0)
-            if self.training:
-                self._remember(mean.detach())
-            weights = e if self.relation == "sample" else mean[None]
+        weights = self._related(z) if self.training or self.relation == "sample" else self.sr[None]
         return z * weights.to(z.dtype).view(*weights.shape, *[1] * (z.dim() - 2))
+
+    def _related(self, z: Tensor) -> Tensor:
+        """Weights (n, c) of every image, or (1, c) of all together."""
+        e: Tensor = self.gate(z.flatten(2).mean(dim=2) if z.dim() > 2 else z)
+        mean = e.mean(dim=0)
+        if self.training:
+            self._remember(mean.detach())
+        return e if self.relation == "sample" else mean[None]
 
     @torch.no_grad()
     def _remember(self, mean: Tensor) -> None:

@@ -1,7 +1,8 @@
 """Winning accuracy back without training."""
 
 from slimcnn.recovery.batch_norm import recalibrate
+from slimcnn.recovery.constants import FoldedConstants, fold_constants
 from slimcnn.recovery.least_squares import Recovered, Solved, least_squares
 from slimcnn.recovery.synthetic import synthesise
 
-__all__ = ["Recovered", "Solved", "least_squares", "recalibrate", "synthesise"]
+__all__ = ["FoldedConstants", "Recovered", "Solved", "fold_constants", "least_squares", "recalibrate", "synthesise"]

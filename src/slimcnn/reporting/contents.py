@@ -33,7 +33,8 @@ class Stage(Part):
     """How good the network was after a step of the run, on the validation images."""
 
     name: str
-    """"original", "cut", "recalibrated", "re-solved", "re-solved without images", "fine-tuned", "distilled"."""
+    """"original", "cut", "constants folded", "recalibrated", "re-solved", "re-solved without images",
+    "fine-tuned", "distilled"."""
     top1: float
     seconds: float
 

@@ -42,7 +42,7 @@ def _pictures(report: Report) -> dict[str, Any]:
             "stage_picture": figures.stages(report.stages),
             "width_pictures": figures.widths(report.groups) if report.groups else [],
             "norm_panels": figures.norms(report.norms),
-            "scale_panels": figures.scales(report.scales) if report.scales else [],
+            "scale_panels": figures.scales(report.scales, report.criterion) if report.scales else [],
             "front": figures.front(report.search) if report.search else None,
             "sparse_panels": figures.curves(report.sparse, None, "sparse-") if report.sparse else [],
             "curve_panels": figures.curves(report.curves, _original_level(report)) if report.curves else [],

@@ -28,7 +28,7 @@ def front(search: Searched) -> Panel:
         axes.set_xlabel("share of the MACs that stays", color=INK)
         axes.grid(axis="y", color=RULE, linewidth=0.5)
         axes.set_axisbelow(True)
-        axes.legend(loc="lower right", handlelength=1.4)
+        axes.legend(loc="upper left", handlelength=1.4)
 
     stopped = len(search.tried) - len(points)
     note = f"{phrases.plural(len(points), 'point')} evaluated, {stopped} stopped early: they could not win"

@@ -9,7 +9,7 @@ import numpy as np
 
 from slimcnn.reporting import phrases
 from slimcnn.reporting.contents import Scales
-from slimcnn.reporting.figures.drawing import AFTER, BEFORE, Panel, picture
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, Panel, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,14 +19,14 @@ BINS = 40
 MARGINS = (42, 6, 8, 32)
 
 
-def scales(layers: Sequence[Scales]) -> list[Panel]:
-    """Histograms of gamma and of sr, and, where there are relations, one against the other."""
+def scales(layers: Sequence[Scales], criterion: str) -> list[Panel]:
+    """Histograms of gamma and of sr, and, where there are relations, one against the other with the cut line."""
     gamma = np.array([value for layer in layers for value in layer.gamma])
     kept = np.array([value for layer in layers for value in layer.kept], dtype=bool)
     panels = [_histogram("gamma", "Scales |γ|", gamma, kept)]
     if all(layer.sr for layer in layers):
         sr = np.array([value for layer in layers for value in layer.sr])
-        panels += [_histogram("sr", "Relations sr", sr, kept), _scatter(gamma, sr, kept)]
+        panels += [_histogram("sr", "Relations sr", sr, kept), _scatter(gamma, sr, kept, _exponent(criterion))]
     return panels
 
 
@@ -34,9 +34,14 @@ def _histogram(name: str, title: str, values: np.ndarray, kept: np.ndarray) -> P
     edges: list[float] = np.linspace(0, max(float(values.max()), 1e-12), BINS + 1).tolist()
 
     def draw(axes: Axes) -> None:
+        from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
         axes.hist(values, edges, color=BEFORE, alpha=0.35, label="all channels")
         axes.hist(values[kept], edges, color=AFTER, alpha=0.7, label="kept")
-        axes.set_yscale("log")
+        axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_locator(FixedLocator([0, 1, 10, 100, 1000, 10000]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(loc="upper right", handlelength=1.2)
 
     label = (
@@ -47,10 +52,25 @@ def _histogram(name: str, title: str, values: np.ndarray, kept: np.ndarray) -> P
     return Panel(title, f"{small:.0%} below 1 % of the largest", svg)
 
 
-def _scatter(gamma: np.ndarray, sr: np.ndarray, kept: np.ndarray) -> Panel:
+def _exponent(criterion: str) -> float | None:
+    """Read a of |gamma|^a sr^(1 - a) from a criterion's name; None for another criterion.
+
+    >>> _exponent("gfr"), _exponent("gfr:a=0.25"), _exponent("l2")
+    (0.5, 0.25, None)
+    """
+    name, _, option = criterion.partition(":a=")
+    return (float(option) if option else 0.5) if name == "gfr" else None
+
+
+def _scatter(gamma: np.ndarray, sr: np.ndarray, kept: np.ndarray, a: float | None) -> Panel:
     def draw(axes: Axes) -> None:
         axes.plot(gamma[~kept], sr[~kept], ".", color=BEFORE, ms=2.5, alpha=0.6, label="removed")
         axes.plot(gamma[kept], sr[kept], ".", color=AFTER, ms=2.5, alpha=0.7, label="kept")
+        if a is not None and a < 1 and not kept.all():
+            border = float((gamma**a * sr ** (1 - a))[~kept].max())
+            x = np.linspace(max(float(gamma.max()) / 500, 1e-9), float(gamma.max()), 200)
+            y = (border / x**a) ** (1 / (1 - a))
+            axes.plot(x[y <= 1], y[y <= 1], color=INK, linewidth=1, dashes=(2, 2), label="last removed")
         axes.set_xlabel("|γ|")
         axes.set_ylim(-0.03, 1.03)
         axes.legend(loc="best", handlelength=1.0)

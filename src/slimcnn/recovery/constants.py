@@ -1,0 +1,164 @@
+"""What a removed channel leaves behind when its scale is zero: a constant, folded into the layers that read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from slimcnn.graph import ChannelGraph
+from slimcnn.graph.channels import layer_of
+from slimcnn.graph.copying import duplicate
+from slimcnn.graph.running import call_model
+from slimcnn.graph.trial import kept_positions
+from slimcnn.linear.layers import Layer, layers_of
+from slimcnn.pruning.plan import Plan
+from slimcnn.pruning.surgery import fill_with_zeros
+
+FLAT = 1e-6
+"""Relative to the largest value of a layer's input: what varies by less is constant."""
+
+
+@dataclass(frozen=True)
+class FoldedConstants:
+    """Which layers took up constants."""
+
+    exact: tuple[str, ...] = ()
+    """Layers where that changes nothing but rounding: no zero padding."""
+    inside: tuple[str, ...] = ()
+    """Layers where it is exact inside the picture, and not at its border: zeros are padded there, not the constant."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Layers that could not, and why."""
+
+    def __str__(self) -> str:
+        text = f"constants of removed channels folded into {len(self.exact) + len(self.inside)} layers"
+        text += f", exactly but for the picture's border in {len(self.inside)}" if self.inside else ""
+        return text + (f"; {len(self.left)} layers could not take them" if self.left else "")
+
+
+@torch.no_grad()
+def fold_constants(small: nn.Module, whole: nn.Module, graph: ChannelGraph, plan: Plan) -> FoldedConstants:
+    """Let the layers behind removed channels make up for the constants that these would still send; in place.
+
+    A channel with gamma = 0 is v = act(beta) everywhere.  A cut removes it with its beta; so a layer that reads it
+    lacks sum_k W[:, c, k] v_c, which is subtracted from the running mean of its batch norm, or added to its bias.  No
+    data and no training are needed.  For channels with a small gamma it is nearly right.
+
+    Args:
+        small: what `prune` cut out of `whole`; changed.
+        whole: the network that was traced.
+        graph: what `trace` found on it.
+        plan: what was removed.
+
+    Source: Liu et al. 2017 leave the constants out; the closed form is that of batch-norm folding.
+
+    >>> import slimcnn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    >>> net[1].weight.data[2], net[1].bias.data[2] = 0.0, 1.0
+    >>> graph = slimcnn.trace(net, torch.zeros(1, 3, 8, 8))
+    >>> plan, x = slimcnn.Plan(graph.fingerprint, {"0": (2,)}), torch.randn(1, 3, 8, 8)
+    >>> small = slimcnn.prune(net, graph, plan)
+    >>> bool(torch.allclose(small(x), net(x), atol=1e-5)), fold_constants(small, net, graph, plan).exact
+    (False, ('3',))
+    >>> bool(torch.allclose(small(x), net(x), atol=1e-5))
+    True
+    """
+    quiet = _quiet(whole, graph, plan)
+    layers = layers_of(quiet, graph.example)
+    reading = _readers(graph, plan, layers)
+    inputs, modules = _inputs(quiet, graph, reading), dict(small.named_modules())
+    kept = kept_positions(graph, plan.by_index(graph))
+    exact: list[str] = []
+    inside: list[str] = []
+    left: dict[str, str] = {}
+    for weight, positions in reading.items():
+        layer, name = layers[weight], layer_of(weight)
+        given = inputs.get(name)
+        why = _why_not(layer, given, positions)
+        if why:
+            left[name] = why
+            continue
+        assert given is not None
+        filters = dict(quiet.named_parameters())[weight].detach()
+        sums = filters.flatten(2).sum(dim=2) if filters.dim() > 2 else filters
+        values = _channels_first(layer, given)[positions].mean(dim=1)
+        lack = sums[:, positions] @ values
+        rows = kept.get(weight, {}).get(0)
+        _add(modules, layer, lack if rows is None else lack[rows.to(lack.device)])
+        (inside if any(layer.padding) else exact).append(name)
+    return FoldedConstants(tuple(exact), tuple(inside), left)
+
+
+def _quiet(whole: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
+    """Copy a network with the scales of removed channels zero, where there is no norm their filters; shifts stay."""
+    quiet = duplicate(whole).eval().to("cpu")
+    tensors = dict(quiet.named_parameters())
+    for index, channels in plan.by_index(graph).items():
+        group = graph.groups[index]
+        for axis in group.norms or group.filters:
+            fill_with_zeros(tensors[axis.parameter], axis, axis.positions[channels].reshape(-1))
+    return quiet
+
+
+def _readers(graph: ChannelGraph, plan: Plan, layers: dict[str, Layer]) -> dict[str, Tensor]:
+    """Say for every layer that reads removed channels at which places of its input they lie."""
+    found: dict[str, list[Tensor]] = {}
+    for index, channels in plan.by_index(graph).items():
+        for axis in graph.groups[index].reads:
+            layer = layers.get(axis.parameter)
+            if layer is not None and axis.axis == layer.read_axis:
+                found.setdefault(axis.parameter, []).append(torch.from_numpy(axis.positions[channels].reshape(-1)))
+    return {name: torch.cat(positions).sort().values for name, positions in found.items()}
+
+
+def _inputs(quiet: nn.Module, graph: ChannelGraph, reading: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Note what layers read of a random input."""
+    seen: dict[str, Tensor] = {}
+    handles = []
+    for weight in reading:
+        name = layer_of(weight)
+
+        def note(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+            if args and isinstance(args[0], Tensor):
+                seen[name] = args[0]
+
+        handles.append(quiet.get_submodule(name).register_forward_pre_hook(note))
+    generator = torch.Generator().manual_seed(0)
+    call_model(
+        quiet,
+        tree_map_only(
+            Tensor, lambda t: torch.randn(t.shape, generator=generator).to(t.dtype) if t.is_floating_point() else t,
+            graph.example,
+        ),
+    )  # fmt: skip
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def _why_not(layer: Layer, given: Tensor | None, positions: Tensor) -> str:
+    if layer.groups > 1 or layer.transposed:
+        return "a convolution in groups, or transposed"
+    if layer.norm is None and layer.bias is None:
+        return "neither a bias nor a batch norm of its own behind it"
+    if given is None or given.dim() < 2 or len(_channels_first(layer, given)) <= int(positions.max()):
+        return "what it reads could not be watched"
+    values = _channels_first(layer, given)[positions]
+    if float((values.amax(dim=1) - values.amin(dim=1)).max()) > FLAT * max(float(given.abs().max()), 1e-12):
+        return "what a removed channel sends is not constant there"
+    return ""
+
+
+def _channels_first(layer: Layer, given: Tensor) -> Tensor:
+    """(channels, all else): a linear layer's channels come last."""
+    return given.movedim(1 if layer.convolution else -1, 0).flatten(1)
+
+
+def _add(modules: dict[str, nn.Module], layer: Layer, lack: Tensor) -> None:
+    """Let a layer of the small network make up for what it lacks."""
+    name, sign = (layer.norm.mean, -1.0) if layer.norm else (str(layer.bias), 1.0)
+    tensor = getattr(modules[layer_of(name)], name.rpartition(".")[2])
+    tensor.data.add_(sign * lack.to(tensor.device, tensor.dtype))
