@@ -1,0 +1,324 @@
+"""GFR: exactness, cutting without fine-tuning against slimming, relations alone and L1, and what a search costs.
+
+    python benchmarks/gfr.py --check                     # under a minute: nothing is trained; exit code 1 if one falls short
+    python benchmarks/gfr_training.py --way product ...  # sparse training, once for every way (see there)
+    python benchmarks/gfr.py --state DIR                 # the tables; JSON in gfr/, one file a row, not measured twice
+    python benchmarks/gfr.py --table                     # gfr.md from the JSON files
+
+DIR holds what gfr_training.py wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import slimcnn
+from slimcnn.datasets import Dataset, Normalisation, batches, load_dataset
+from slimcnn.files import write_text
+from slimcnn.layers.relating import relating_of, relations_in
+from slimcnn.measuring import environment
+from slimcnn.pruning import Plan, verify
+from slimcnn.searching import Board, Search, Trying, join, search
+
+HERE = Path(__file__).parent
+RAW = HERE / "gfr"
+EXAMPLE = torch.zeros(1, 3, 32, 32)
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+RATIOS = (0.2, 0.4, 0.6, 0.7)
+CRITERIA = {"product": ("gfr", "gfr:a=1", "gfr:a=0", "l1"), "l1": ("bn_scale", "l1")}
+NAMES = {"gfr": "GFR, a = 0.5", "gfr:a=1": "a = 1: scale alone", "gfr:a=0": "a = 0: relation alone", "l1": "L1 of filters",
+         "bn_scale": "slimming"}  # fmt: skip
+
+
+# --- what needs no training -------------------------------------------------------------------------------------------
+
+
+def check() -> bool:
+    began = time.perf_counter()
+    good = [
+        *(told(f"{name}: folded against with relations, float64, relative", fold_error(name), 1e-6)
+          for name in ("vgg16", "resnet56")),
+        told("ResNet-56, 61.7 % of the MACs: channels in which a = 1 and slimming differ", slimming_difference(), 0),
+        told("ResNet-56, relations inside: error of prune against mask, float64", law_error(), 1e-9),
+        told("search by two processes against one: points and winner that differ", search_difference(), 0),
+    ]  # fmt: skip
+    print(f"{time.perf_counter() - began:.0f} s")
+    return all(good)
+
+
+def told(what: str, found: float, target: float) -> bool:
+    good = found <= target
+    print(f"{'ok  ' if good else 'MISS'}  {what}: {found:.3g} (target: at most {target:g})", flush=True)
+    return good
+
+
+def taught(name: str) -> nn.Module:
+    """A network with relations whose weights, statistics and relations are anything but equal."""
+    torch.manual_seed(0)
+    model = slimcnn.insert_relations(slimcnn.build(name).eval(), EXAMPLE).double()
+    with torch.no_grad():
+        for _, norm in relations_in(model):
+            for tensor, low, high in (
+                (norm.weight, 0.05, 1.5), (norm.bias, -0.3, 0.3), (norm.running_mean, -0.2, 0.2),
+                (norm.running_var, 0.5, 1.5), (norm.sr, 0.1, 0.9),
+            ):  # fmt: skip
+                tensor.uniform_(low, high)
+    return model
+
+
+def fold_error(name: str) -> float:
+    model = taught(name)
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model(x)
+        return float((slimcnn.fold_relations(model)(x) - expected).abs().max() / expected.abs().max())
+
+
+def slimming_difference() -> int:
+    model = taught("resnet56")
+    graph = slimcnn.trace(model, EXAMPLE.double())
+    target = slimcnn.Target(macs=1 - 0.617, scope="global", residual="inner")
+    ours, theirs = (
+        slimcnn.allocate(graph, slimcnn.score(model, graph, criterion), target) for criterion in ("gfr:a=1", "bn_scale")
+    )
+    return sum(len(set(ours.removed.get(g.name, ())) ^ set(theirs.removed.get(g.name, ()))) for g in graph.groups)
+
+
+def law_error() -> float:
+    model = taught("resnet56")
+    graph = slimcnn.trace(model, EXAMPLE.double())
+    target = slimcnn.Target(ratio=0.4, scope="global", residual="inner")
+    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "gfr"), target)
+    small = slimcnn.prune(model, graph, plan, verify=False)
+    verdict = verify(slimcnn.mask(model, graph, plan), small, graph, plan)
+    return verdict.error if verdict.equal else float("inf")
+
+
+SETTINGS = Search(drop=60, ratios=(0.1, 0.3, 0.5), options={"a": (0.5, 1)}, refine=0.05)
+
+
+def digits() -> Trying:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    data = load_dataset("digits").limit(300)
+    model = slimcnn.insert_relations(slimcnn.build("resnet8"), torch.zeros(1, 1, 8, 8))
+    for _ in slimcnn.fit(model, data, training=slimcnn.Training(epochs=4, layout="nchw", precision="32")):
+        pass
+    graph = slimcnn.trace(model, torch.zeros(1, 1, 8, 8))
+    return Trying(model, graph, data.validation, data.normalisation, batch=32)
+
+
+def search_difference() -> int:
+    trying = digits()
+    with tempfile.TemporaryDirectory() as folder:
+        alone = search(trying, SETTINGS, Board.open(Path(folder) / "alone.log", "one", SETTINGS))
+        shared = str(Path(folder) / "shared.log")
+        board = Board.open(shared, "one", SETTINGS)
+        board.say("base", alone.base)
+        helper = subprocess.Popen([sys.executable, __file__, "--help-search", shared])
+        together = search(trying, SETTINGS, board)
+        helper.wait()
+    points = [[one.point for one in found.outcomes] for found in (alone, together)]
+    same = (alone.best.point, alone.best.macs, alone.best.top1) == (
+        together.best.point, together.best.macs, together.best.top1,
+    )  # fmt: skip
+    return sum(a != b for a, b in zip(*points, strict=False)) + abs(len(points[0]) - len(points[1])) + (not same)
+
+
+# --- accuracy ---------------------------------------------------------------------------------------------------------
+
+
+def rows(state: Path, raw: Path) -> None:
+    data = replace(load_dataset("cifar10"), normalisation=IMAGENET)
+    for path in sorted(state.glob("*.json")):
+        facts = json.loads(path.read_text())
+        model = slimcnn.load(path.with_suffix(".safetensors"))
+        graph = slimcnn.trace(model, EXAMPLE)
+        measured(raw / f"{path.stem}.json", lambda: about(facts, model, data))  # noqa: B023
+        for criterion in CRITERIA.get(facts["way"], ()):
+            for ratio in RATIOS:
+                name = f"{path.stem}_{criterion.replace(':', '-').replace('=', '')}_{ratio:g}.json"
+                measured(raw / name, lambda: row(facts, model, graph, criterion, ratio, data))  # noqa: B023
+        if facts["way"] == "product":
+            measured(raw / f"{path.stem}_search.json", lambda: searched(facts, model, graph, data))  # noqa: B023
+
+
+def measured(path: Path, function) -> None:  # type: ignore[no-untyped-def]
+    if not path.exists():
+        began = time.perf_counter()
+        found = function() | {"seconds": time.perf_counter() - began, "environment": environment()}
+        write_text(path, json.dumps(found, indent=1) + "\n")
+        print(path.stem, {key: found.get(key) for key in ("macs", "top1", "best")}, flush=True)
+
+
+def about(facts: dict, model: nn.Module, data: Dataset) -> dict:
+    return {
+        "kind": "network", **common(facts), "epochs": facts["epochs"], "strength": facts["strength"],
+        "history": facts["history"], "top1": test(model, data),
+    }  # fmt: skip
+
+
+def common(facts: dict) -> dict:
+    return {name: facts[name] for name in ("network", "width", "way", "seed")}
+
+
+def row(
+    facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, criterion: str, ratio: float, data: Dataset
+) -> dict:
+    target = slimcnn.Target(ratio=ratio, scope="global", residual="inner", min_channels=2, min_share=0.05)
+    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, criterion), target)
+    small = slimcnn.prune(model, graph, plan)
+    top1 = {"cut": test(small, data)}
+    slimcnn.fold_constants(small, model, graph, plan)
+    top1["constants"] = test(small, data)
+    small = slimcnn.prune(model, graph, plan)
+    if relating_of(small):
+        small = slimcnn.fold_relations(small)
+    slimcnn.recalibrate(small, images(data))
+    top1["bn"] = test(small, data)
+    return {
+        "kind": "row", **common(facts), "criterion": criterion, "ratio": ratio,
+        "macs": graph.macs(plan.counts(graph)) / graph.macs(), "top1": top1,
+    }  # fmt: skip
+
+
+def searched(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, data: Dataset) -> dict:
+    """The search as `compress --method gfr` makes it; then seconds per point, masked and cut, on the same points."""
+    target = slimcnn.Target(ratio=0.5, scope="global", residual="inner", min_channels=2, min_share=0.05)
+
+    def constants(small: nn.Module, plan: Plan) -> None:
+        slimcnn.fold_constants(small, model, graph, plan)
+
+    trying = Trying(model, graph, data.validation, IMAGENET, "gfr", target, recover=constants)
+    settings = Search(drop=0.5, options={"a": (0.25, 0.5, 0.75, 1)})
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        found = search(trying, settings, Board.open(Path(folder) / "points.log", "one", settings))
+        seconds = time.perf_counter() - began
+    plan = trying.plan(found.best.point)
+    small = slimcnn.prune(model, graph, plan)
+    slimcnn.fold_constants(small, model, graph, plan)
+    a_point = {way: seconds_of(replace(trying, recover=None, way=way)) for way in ("mask", "cut")}
+    evaluated = [one for one in found.outcomes if one.top1 is not None]
+    return {
+        "kind": "search", **common(facts), "base": found.base, "best": vars(found.best), "test": test(small, data),
+        "test_base": test(model, data), "points": len(found.outcomes), "evaluated_whole": len(evaluated),
+        "search_seconds": seconds, "seconds_of_a_point": a_point, "tried": [vars(one) for one in found.outcomes],
+    }  # fmt: skip
+
+
+def seconds_of(trying: Trying) -> dict[str, float]:
+    found = {}
+    for ratio in (0.2, 0.5, 0.8):
+        began = time.perf_counter()
+        trying.attempt({"ratio": ratio, "a": 0.5}, 0.0, 1.0)
+        found[f"{ratio:g}"] = time.perf_counter() - began
+    return found
+
+
+def images(data: Dataset) -> Iterator[Tensor]:
+    feed = batches(data.train, 128, normalisation=data.normalisation, seed=0)
+    return (x for x, _ in islice(feed, 200))
+
+
+def test(model: nn.Module, data: Dataset) -> float:
+    return slimcnn.evaluate(model, data.test, data.normalisation).top1
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def table(raw: Path) -> None:
+    found = [json.loads(path.read_text()) for path in sorted(raw.glob("*.json"))]
+    lines = ["# GFR: cutting without fine-tuning", "", INTRODUCTION, ""]
+    for network in (one for one in found if one["kind"] == "network"):
+        key = common(network)
+        lines += head(network)
+        lines += [
+            "| criterion | channels removed | MACs left | cut | constants folded | bn re-estimated |",
+            "|---|---|---|---|---|---|",
+        ]
+        for one in found:
+            if one["kind"] == "row" and common(one) == key:
+                top1 = one["top1"]
+                lines.append(
+                    f"| {NAMES[one['criterion']]} | {one['ratio']:.0%} | {one['macs']:.3f} | {top1['cut']:.2f} | "
+                    f"{top1['constants']:.2f} | {top1['bn']:.2f} |"
+                )
+        lines += [""]
+        for one in found:
+            if one["kind"] == "search" and common(one) == key:
+                lines += told_search(one)
+    places = sorted({json.dumps(one["environment"] | {"commit": ""}, sort_keys=True) for one in found})
+    commits = sorted({one["environment"]["commit"] for one in found})
+    lines += ["Measured on:", *(f"- `{place}`" for place in places), f"- commits: {', '.join(commits)}", ""]
+    notes = HERE / "gfr_notes.md"
+    lines += [notes.read_text()] if notes.exists() else []
+    write_text(HERE / "gfr.md", "\n".join(lines).rstrip() + "\n")
+
+
+INTRODUCTION = """CIFAR-10, test top-1 in %, no fine-tuning anywhere; all channels of the network are ranked together, no layer
+keeps less than 5 % of its channels. `constants folded`: what channels with scale 0 still send goes into the next
+layers, in closed form. `bn re-estimated`: 200 batches of training images, no gradients. Repeat: see the heads of gfr.py and gfr_training.py."""
+
+
+def head(network: dict) -> list[str]:
+    last, width = network["history"][-1], network["width"]
+    name = network["network"] + (f", width {width:g}" if width else "")
+    way = {"product": "relations, penalty |γ| sr", "l1": "no relations, penalty |γ|", "none": "no penalty"}[
+        network["way"]
+    ]
+    relations = f"; sr {last['sr_mean']:.2f} ± {last['sr_std']:.2f}" if last["sr_mean"] == last["sr_mean"] else ""
+    return [
+        f"## {name}: {way}", "",
+        f"{network['epochs']} epochs, strength {network['strength']:g}, seed {network['seed']}: {network['top1']:.2f} % on the "
+        f"test images before the cut; {last['small']:.1%} of the scales below 1 % of the largest{relations}.", "",
+    ]  # fmt: skip
+
+
+def told_search(one: dict) -> list[str]:
+    best, points = one["best"], one["seconds_of_a_point"]
+    spent = "; ".join(
+        f"{way} " + ", ".join(f"{seconds:.1f} s at {ratio}" for ratio, seconds in at.items())
+        for way, at in points.items()
+    )
+    return [
+        f"**Search** (at most 0.5 points of validation top-1 may go): {best['point']} keeps {best['macs']:.3f} of the MACs; "
+        f"validation {best['top1']:.2f} of {one['base']:.2f} %, test {one['test']:.2f} of {one['test_base']:.2f} %. "
+        f"{one['points']} points in {one['search_seconds']:.0f} s, {one['evaluated_whole']} of them evaluated to the end. "
+        f"A point without early stop, by ratio: {spent}.", "",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--state", type=Path, default=Path("runs/gfr"))
+    parser.add_argument("--raw", type=Path, default=RAW)
+    parser.add_argument("--help-search", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.help_search:
+        join(digits(), SETTINGS, Board.open(options.help_search, "one", SETTINGS, join=True), patience=20)
+        return
+    if options.check:
+        sys.exit(0 if check() else 1)
+    if not options.table:
+        rows(options.state, options.raw)
+    table(options.raw)
+
+
+if __name__ == "__main__":
+    main()
