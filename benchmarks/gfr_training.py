@@ -2,8 +2,8 @@
 
     python benchmarks/gfr_training.py --network vgg16 --width 0.5 --epochs 12 --way product --state DIR
 
-A way is none (no penalty), l1 (network slimming: |gamma|, no relations), or product (relations, |gamma| sr).  What is
-there already goes on where it stopped.  Writes DIR/NETWORK_WAY.safetensors and its numbers as JSON.
+A way is none (no penalty), l1 (network slimming: |gamma|, no relations), related (relations, |gamma|) or product
+(relations, |gamma| sr).  What is there already goes on where it stopped.  Writes DIR/NETWORK_WAY.safetensors and its numbers as JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--network", default="vgg16")
     parser.add_argument("--width", type=float, default=None)
     parser.add_argument("--weights", type=Path, help="start from these instead of from scratch")
-    parser.add_argument("--way", default="product", choices=["none", "l1", "product"])
+    parser.add_argument("--way", default="product", choices=["none", "l1", "related", "product"])
     parser.add_argument("--strength", type=float, default=1e-4)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--rate", type=float, default=0.1)
@@ -47,10 +47,11 @@ def main() -> None:
     if options.weights:
         load_weights(model, options.weights)
     objective = None
-    if options.way == "product":
+    if options.way in ("product", "related"):
         model = slimcnn.insert_relations(model, EXAMPLE)
     if options.way != "none":
-        objective = SparseScales(strength=options.strength, penalty=options.way)
+        penalty = "product" if options.way == "product" else "l1"
+        objective = SparseScales(strength=options.strength, penalty=penalty)
     training = Training(
         epochs=options.epochs, learning_rate=options.rate, seed=options.seed, layout=options.layout,
         precision="bf16-mixed",

@@ -178,6 +178,51 @@ def test_streams_keep_their_width_and_filters_are_chosen_anew_from_the_command_l
     assert json.loads(out)["top1"] == pytest.approx(report["after"]["top1"])
 
 
+GFR = "--set sparsify.training.layout=nchw --set sparsify.training.precision=32 --set latency_seconds=0.2 --limit 500"
+
+
+def test_gfr_trains_sparsely_searches_cuts_and_folds_away_and_others_may_join(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    command = f"compress --model resnet8 --method gfr --sparse 12 --drop 60 {GFR}"
+    code, out, err = call(f"{command} --out {first}", capsys, monkeypatch)
+    assert code == 0, err
+    assert "equal: the pruned network is the masked network" in out
+    report = json.loads((first / "report.json").read_text())
+    assert report["search"]["best"]["top1"] >= report["search"]["base"] - 60
+    assert report["after"]["macs"] < report["before"]["macs"]
+    assert len(report["sparse"]) == 12
+    assert [stage["name"] for stage in report["stages"]] == ["original", "cut", "constants folded"]
+    names = load_file(first / "compressed.safetensors").keys()
+    assert not [name for name in names if ".gate." in name or name.endswith(".sr")], "folded away"
+    page = (first / "report.html").read_text()
+    assert "Scales and relations" in page
+    assert "The search" in page
+    code, out, _ = call(f"search --join {first}", capsys, monkeypatch)
+    assert (code, out) == (0, "0 points tried here; the search has ended\n")
+    again = f"compress --weights {first}/sparse.safetensors --method gfr --drop 60 {GFR} --out {second}"
+    code, out, err = call(again, capsys, monkeypatch)
+    assert code == 0, err
+    assert "taken as trained sparsely" in err
+    a, b = load_file(first / "compressed.safetensors"), load_file(second / "compressed.safetensors")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_search_needs_neither_gfr_nor_sparse_training(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f"compress --weights {finished}/original.safetensors --criterion l2 --drop 5 --recover bn {QUICK}"
+    ratios = "--set prune.search.ratios=[0.1,0.3,0.5] --set prune.search.refine=0"
+    code, _, err = call(
+        f"{command} {ratios} --storage sqlite:///{tmp_path}/s.db --out {tmp_path}/run", capsys, monkeypatch
+    )
+    assert code == 0, err
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert len(report["search"]["tried"]) == 3
+    assert (tmp_path / "s.db").exists()
+
+
 def test_branches_may_vanish_from_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -221,6 +266,13 @@ def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
         ("compress --model resnet8 --arg depth=3 --pretrain 1", "resnet8 has no argument 'depth'"),
         ("compress --model resnet8 --arg depth --pretrain 1", "expected name=value"),
         ("compress --model no.such.module:build --pretrain 1", "no module"),
+        ("compress --model resnet8 --pretrain 1 --method gfd", "the method with a name is gfr"),
+        ("compress --model resnet8 --pretrain 1 --drop 1 --macs 0.5", "leave --macs, --params and --ratio out"),
+        ("compress --model resnet8 --pretrain 1 --storage sqlite:///x.db", "add --drop"),
+        ("compress --model resnet8 --pretrain 1 --method gfr --dry-run", "neither sparse training nor a search"),
+        ("compress --model resnet8 --method gfr --set sparsify.penalty=l3", "sparsify.penalty = 'l3'"),
+        ("compress --model resnet8 --method gfr --sparse 0", "sparsify.training.epochs = 0"),
+        ("search --join nothing", "cannot read the recipe"),
         ("inspect --model torchvision:resnet1", "resnet18"),
         ("inspect --model resnet8 --input 8by8", "expected a shape like 3x224x224"),
         ("measure --model resnet8 --input 3x8x8", "does not accept an example"),

@@ -29,6 +29,7 @@ ALLOWED = {
     "recovery": {"graph", "linear", "pruning"},
     "training": {"datasets", "objectives"},
     "pruning": {"graph", "linear"},
+    "searching": {"datasets", "graph", "pruning", "training"},
     "reporting": set(),
     "checkpoints": {"graph", "layers", "models"},
 }

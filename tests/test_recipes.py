@@ -28,6 +28,8 @@ def test_every_shipped_recipe_has_a_plan(path: Path) -> None:
     model = slimcnn.build(recipe.network.model, in_channels=shape[0], **recipe.network.arguments)
     if recipe.prune.target.residual == "scatter":
         model = slimcnn.scatter(model, torch.zeros(1, *shape))
+    if recipe.sparsify is not None and recipe.sparsify.relations != "none":
+        model = slimcnn.insert_relations(model, torch.zeros(1, *shape))
     graph = slimcnn.trace(model, torch.zeros(1, *shape))
     plan = slimcnn.allocate(graph, slimcnn.score(model, graph, recipe.prune.criterion), recipe.prune.target)
     assert graph.macs(plan.counts(graph)) <= 0.51 * graph.macs()

@@ -185,20 +185,8 @@ def _pretrain(training: Training, start: Start, show: Show, folder: RunFolder | 
     if folder is not None:
         folder.remember(pretrained=[curve(epoch).model_dump() for epoch in history])
         if folder.writing:
-            save(start.model, folder / ORIGINAL, information=_information(start, history[-1].validation_top1))
+            save(start.model, folder / ORIGINAL, information=start.information(history[-1].validation_top1))
             show.say(f"saved {folder / ORIGINAL}")
-
-
-def _information(start: Start, validation_top1: float) -> dict[str, Any]:
-    return {
-        "dataset": start.dataset.name,
-        "classes": list(start.dataset.classes),
-        "input": list(start.dataset.shape),
-        "normalisation": {
-            "mean": list(start.dataset.normalisation.mean), "std": list(start.dataset.normalisation.std),
-        },
-        "validation_top1": validation_top1,
-    }  # fmt: skip
 
 
 # --- the end ------------------------------------------------------------------------------------------------------
@@ -210,9 +198,9 @@ def _finish(
 ) -> Report:  # fmt: skip
     from slimcnn.reporting import write_report
 
-    save(small, folder / COMPRESSED, information=_information(start, stages[-1].top1))
+    save(small, folder / COMPRESSED, information=start.information(stages[-1].top1))
     if not (folder / ORIGINAL).exists():
-        save(start.model, folder / ORIGINAL, information=_information(start, stages[0].top1))
+        save(start.model, folder / ORIGINAL, information=start.information(stages[0].top1))
     show.say("measuring both networks, and reading the test images")
     report = assemble(recipe, start, small, graph, plan, verdict, stages, curves, related, folder, command)
     write_report(report, folder.path)

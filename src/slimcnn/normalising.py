@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from slimcnn.datasets import Dataset, Normalisation
-from slimcnn.models import preprocessing
+from slimcnn.models import Preprocessing, preprocessing
 from slimcnn.recipes import Data, Network
 from slimcnn.training import evaluate
 
@@ -42,7 +42,7 @@ def find_normalisation(
 def candidates(network: Network, dataset: Dataset) -> dict[str, Normalisation]:
     """List the normalisations that weights are usually trained with, for images of this many channels."""
     channels = dataset.shape[0]
-    stated = preprocessing(network.model)
+    stated = preprocessing(network.model) if network.model else Preprocessing()  # a checkpoint alone says no name
     options = {}
     if stated.mean is not None and stated.std is not None and len(stated.mean) == channels:
         options["the network's own"] = Normalisation(stated.mean, stated.std)

@@ -70,8 +70,8 @@ class Sparsifying(Section):
 
     relations: Literal["mean", "sample", "none"] = "mean"
     """mean: folded into the batch norms after the cut; sample: gates that stay; none: network slimming."""
-    penalty: Literal["product", "l1"] = "product"
-    """product: |gamma| sr; l1: |gamma|."""
+    penalty: Literal["l1", "product"] = "l1"
+    """l1: |gamma|; product: |gamma| sr."""
     strength: float | None = Field(default=None, gt=0)
     """lambda; by default so much that over the whole training a scale that nothing needs would lose 2 (see
     `strength_for`).  Liu et al. took 1e-4 for VGG over 160 epochs and 1e-5 for deep ResNets."""

@@ -19,10 +19,11 @@ from slimcnn.objectives import Loss, Objective, cross_entropy
 
 @dataclass
 class SparseScales:
-    """An objective plus lambda times the sum of |gamma| sr ("product") or of |gamma| ("l1") over all batch norms.
+    """An objective plus lambda times the sum of |gamma| ("l1") or of |gamma| sr ("product") over all batch norms.
 
     With relations in the network (`insert_relations`) only norms that have one count; without, all do, which is network
-    slimming, and only "l1" is possible.  "l1" alone lets sr rise to make up for a small gamma; "product" does not.
+    slimming, and only "l1" is possible.  "l1" lets sr rise to make up for a small gamma; "product" lets it fall to
+    escape the penalty, and what is small then says less about who is needed (benchmarks/gfr.md).
 
     The penalty is differentiated ("subgradient"), or every step of the optimizer is followed by the proximal one
     ("proximal"), gamma ← sign(gamma) max(|gamma| - t, 0) with t = lambda · rate / (1 - momentum), times sr for
@@ -31,7 +32,7 @@ class SparseScales:
     Args:
         objective: what else is minimised; cross entropy by default.
         strength: lambda, above 0; 1e-4 for VGG, 1e-5 for ResNets with 56 layers and more (Liu et al. 2017).
-        penalty: "product" or "l1".
+        penalty: "l1" or "product".
         step: "proximal" or "subgradient".
 
     Raises:
@@ -48,14 +49,14 @@ class SparseScales:
 
     objective: Objective = field(default_factory=cross_entropy)
     strength: float = 1e-4
-    penalty: Literal["product", "l1"] = "product"
+    penalty: Literal["l1", "product"] = "l1"
     step: Literal["proximal", "subgradient"] = "proximal"
 
     def __post_init__(self) -> None:
         if not self.strength > 0:
             raise RecipeError(f"strength={self.strength}: the penalty's weight must be above 0")
         for name, value, known in (
-            ("penalty", self.penalty, ("product", "l1")), ("step", self.step, ("proximal", "subgradient")),
+            ("penalty", self.penalty, ("l1", "product")), ("step", self.step, ("proximal", "subgradient")),
         ):  # fmt: skip
             if value not in known:
                 raise RecipeError(f"{name}={value!r}: choose {known[0]} or {known[1]}")

@@ -39,6 +39,9 @@ BATCH = 128
 SHRINKAGE = 2.0
 """What a scale (1.14 at first, where there are relations) would lose in sparse training if the loss did not need it."""
 
+LARGEST_STEP = 0.01
+"""What it would lose at most in one step."""
+
 UNTRAINED = {
     "constants": "constants folded",
     "bn": "recalibrated",
@@ -126,22 +129,23 @@ def train_sparsely(settings: Sparsifying, start: Start, folder: RunFolder, show:
         show.say("the relations say nothing (their spread is below 0.02): channels go by their scales alone")
     folder.remember(sparsified=[one.model_dump() for one in curves])
     if folder.writing:
-        save(model, folder / SPARSE)
+        save(model, folder / SPARSE, information=start.information(curves[-1].validation_top1))
     return replace(start, model=model)
 
 
 def strength_for(training: Training, images: int) -> float:
     """Choose lambda so that over the whole training a scale that nothing needs would lose `SHRINKAGE`.
 
-    lambda = 2 (1 - momentum) / sum of the learning rates of all steps: the same for any budget.  At 160 epochs of
-    45,000 images with the default schedule it is 7e-5; the papers take 1e-4.
+    lambda = 2 (1 - momentum) / sum of the learning rates of all steps, for any budget; but no step takes more than
+    0.01, or a short training would silence the network before it has learnt anything.  At 160 epochs of 45,000 images
+    with the default schedule it is 7e-5; the papers take 1e-4.
 
     >>> f"{strength_for(Training(epochs=160), 45000):.1e}"
     '7.1e-05'
     """
     steps = training.epochs * math.ceil(images / training.batch_size)
-    rates = sum(learning_rate(training, step, steps) for step in range(steps))
-    return SHRINKAGE * (1 - training.momentum) / rates
+    rates = [learning_rate(training, step, steps) for step in range(steps)]
+    return min(SHRINKAGE / sum(rates), LARGEST_STEP / max(rates)) * (1 - training.momentum)
 
 
 def _images(recipe: Recipe, start: Start) -> Iterator[Tensor]:

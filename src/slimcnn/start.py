@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,3 +42,15 @@ class Start:
     def example(self) -> Tensor:
         """One input of the right shape, (1, c, h, w)."""
         return torch.zeros(1, *self.dataset.shape)
+
+    def information(self, validation_top1: float) -> dict[str, Any]:
+        """Say what travels along with a checkpoint."""
+        return {
+            "dataset": self.dataset.name,
+            "classes": list(self.dataset.classes),
+            "input": list(self.dataset.shape),
+            "normalisation": {
+                "mean": list(self.dataset.normalisation.mean), "std": list(self.dataset.normalisation.std),
+            },
+            "validation_top1": validation_top1,
+        }  # fmt: skip

@@ -268,7 +268,7 @@ def test_the_product_weighs_the_threshold_by_sr() -> None:
     with torch.no_grad():
         model[1].weight.fill_(1.0)
         model[1].sr.copy_(torch.tensor([0.25, 1.0]))
-    SparseScales(strength=0.1).after_step(model, sgd)
+    SparseScales(strength=0.1, penalty="product").after_step(model, sgd)
     torch.testing.assert_close(model[1].weight.detach(), torch.tensor([0.975, 0.9]))
 
 
@@ -319,10 +319,10 @@ def test_sparse_training_makes_exact_zeros_and_resumes_bit_for_bit(tmp_path: Pat
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(RecipeError, match="strength=0"):
         SparseScales(strength=0)
-    with pytest.raises(RecipeError, match="choose product or l1"):
+    with pytest.raises(RecipeError, match="choose l1 or product"):
         SparseScales(penalty="l2")  # type: ignore[arg-type]
     x, y = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])
     with pytest.raises(ModelError, match="insert_relations first"):
-        SparseScales()(slimcnn.build("resnet20"), x, y)
+        SparseScales(penalty="product")(slimcnn.build("resnet20"), x, y)
     with pytest.raises(ModelError, match="no batch norm"):
         SparseScales(penalty="l1")(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), x, y)

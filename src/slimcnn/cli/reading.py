@@ -41,8 +41,7 @@ def sparsify_and_search(
     if method == "gfr" or sparse is not None:
         relations = "mean" if method == "gfr" else "none"
         plain["sparsify"] = {
-            "relations": relations, "penalty": "product" if method == "gfr" else "l1",
-            "training": {"epochs": 40 if sparse is None else sparse, "seed": seed},
+            "relations": relations, "training": {"epochs": 40 if sparse is None else sparse, "seed": seed},
         }  # fmt: skip
     if drop is not None:
         searched = {"a": [0.25, 0.5, 0.75, 1]} if method == "gfr" else {}

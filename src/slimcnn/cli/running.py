@@ -207,10 +207,13 @@ def _compress(recipe: Recipe, devices: int, as_json: bool) -> None:
 def _dry_run(recipe: Recipe, as_json: bool) -> None:
     from slimcnn.choosing import make_plan, rewritten
     from slimcnn.compress import prepare
+    from slimcnn.errors import RecipeError
     from slimcnn.runs import PLAN
     from slimcnn.tables import describe_plan, plan_tables
 
     assert recipe.prune is not None
+    if recipe.sparsify is not None or recipe.prune.search is not None:
+        raise RecipeError("--dry-run shows a plan at once: it goes with neither sparse training nor a search")
     with showing(as_json) as show:
         start = prepare(recipe.model_copy(update={"pretrain": None}), show, trained=False)
         graph, plan = make_plan(recipe.prune, rewritten(recipe.prune, start), show)
