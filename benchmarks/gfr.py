@@ -37,7 +37,8 @@ RAW = HERE / "gfr"
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RATIOS = (0.2, 0.4, 0.6, 0.7)
-CRITERIA = {"product": ("gfr", "gfr:a=1", "gfr:a=0", "l1"), "l1": ("bn_scale", "l1")}
+RELATED = ("gfr", "gfr:a=1", "gfr:a=0", "l1")
+CRITERIA = {"related": RELATED, "product": RELATED, "l1": ("bn_scale", "l1")}
 NAMES = {"gfr": "GFR, a = 0.5", "gfr:a=1": "a = 1: scale alone", "gfr:a=0": "a = 0: relation alone", "l1": "L1 of filters",
          "bn_scale": "slimming"}  # fmt: skip
 
@@ -151,7 +152,7 @@ def rows(state: Path, raw: Path) -> None:
             for ratio in RATIOS:
                 name = f"{path.stem}_{criterion.replace(':', '-').replace('=', '')}_{ratio:g}.json"
                 measured(raw / name, lambda: row(facts, model, graph, criterion, ratio, data))  # noqa: B023
-        if facts["way"] == "product":
+        if "gfr" in CRITERIA.get(facts["way"], ()):
             measured(raw / f"{path.stem}_search.json", lambda: searched(facts, model, graph, data))  # noqa: B023
 
 
@@ -277,9 +278,11 @@ layers, in closed form. `bn re-estimated`: 200 batches of training images, no gr
 def head(network: dict) -> list[str]:
     last, width = network["history"][-1], network["width"]
     name = network["network"] + (f", width {width:g}" if width else "")
-    way = {"product": "relations, penalty |γ| sr", "l1": "no relations, penalty |γ|", "none": "no penalty"}[
-        network["way"]
-    ]
+    ways = {
+        "related": "relations, penalty |γ|", "product": "relations, penalty |γ| sr", "l1": "no relations, penalty |γ|",
+        "none": "no penalty",
+    }  # fmt: skip
+    way = ways[network["way"]]
     relations = f"; sr {last['sr_mean']:.2f} ± {last['sr_std']:.2f}" if last["sr_mean"] == last["sr_mean"] else ""
     return [
         f"## {name}: {way}", "",
