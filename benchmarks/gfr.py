@@ -36,9 +36,9 @@ HERE = Path(__file__).parent
 RAW = HERE / "gfr"
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-RATIOS = (0.2, 0.4, 0.6, 0.7)
+RATIOS = (0.4, 0.6, 0.7)
 RELATED = ("gfr", "gfr:a=1", "gfr:a=0", "l1")
-CRITERIA = {"related": RELATED, "product": RELATED, "l1": ("bn_scale", "l1")}
+CRITERIA = {"related": RELATED, "product": ("gfr", "gfr:a=1"), "l1": ("bn_scale", "l1")}
 NAMES = {"gfr": "GFR, a = 0.5", "gfr:a=1": "a = 1: scale alone", "gfr:a=0": "a = 0: relation alone", "l1": "L1 of filters",
          "bn_scale": "slimming"}  # fmt: skip
 
