@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from networks_to_prune import image, plain, residual
 from torch import Tensor, nn
 
+from slimcnn import insert_relations
 from slimcnn.errors import CriterionError, UnknownName, WeightsError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Criterion, Evidence, Target, allocate, criteria, score
@@ -152,7 +153,7 @@ def test_the_registry_keeps_its_name_after_the_folder_of_that_name_was_imported(
 
 def as_needed(name: str, model: nn.Module) -> nn.Module:
     """Put in what a criterion looks at."""
-    return slimcnn.insert_relations(model.eval(), image().to(model[0].weight.dtype)) if name == "gfr" else model
+    return insert_relations(model.eval(), image().to(model[0].weight.dtype)) if name == "gfr" else model
 
 
 def test_the_papers_criteria_are_there() -> None:
