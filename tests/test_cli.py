@@ -272,6 +272,7 @@ def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
         ("compress --model resnet8 --pretrain 1 --method gfr --dry-run", "neither sparse training nor a search"),
         ("compress --model resnet8 --method gfr --set sparsify.penalty=l3", "sparsify.penalty = 'l3'"),
         ("compress --model resnet8 --method gfr --sparse 0", "sparsify.training.epochs = 0"),
+        ("compress --model resnet8 --method gfr --storage nonsense://x --limit 100", "nonsense://x cannot be opened"),
         ("search --join nothing", "cannot read the recipe"),
         ("inspect --model torchvision:resnet1", "resnet18"),
         ("inspect --model resnet8 --input 8by8", "expected a shape like 3x224x224"),

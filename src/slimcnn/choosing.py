@@ -85,6 +85,11 @@ def search_plan(
     return trying.graph, trying.plan(best.point)
 
 
+def begin_search(recipe: Recipe, settings: Search, folder: Path) -> None:
+    """Open the storage of a search, so that a mistake shows now and not after hours of training."""
+    Board.open(_storage(settings, folder), _name(recipe), settings)
+
+
 def help_search(recipe: Recipe, settings: Search, start: Start, folder: Path, show: Show) -> int:
     """Try points of another process's search until it is finished; how many were tried here."""
     board = Board.open(_storage(settings, folder), _name(recipe), settings, join=True)

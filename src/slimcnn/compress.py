@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, load, read_information, save
-from slimcnn.choosing import make_plan, rewritten, search_plan, without_relations
+from slimcnn.choosing import begin_search, make_plan, rewritten, search_plan, without_relations
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.findings import assemble, scales_and_relations
@@ -50,6 +50,8 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
     show = show if fabric.is_global_zero else SILENT
     facts = from_rank_zero(fabric, lambda: RunFolder.open(recipe).facts)
     folder = RunFolder(Path(recipe.out), writing=fabric.is_global_zero, facts=facts)
+    if recipe.prune is not None and recipe.prune.search is not None and folder.writing:
+        begin_search(recipe, recipe.prune.search, folder.path)
     start = prepare(recipe, show, folder, fabric)
     if recipe.prune is None:
         return None
