@@ -109,6 +109,13 @@ def test_the_folded_network_has_the_groups_of_the_one_with_relations(kind: str) 
     assert groups[0] == groups[1]
 
 
+@pytest.mark.parametrize("mode", ["mean", "sample"])
+def test_relations_make_no_streams_of_channels_inside_blocks(mode: str) -> None:
+    model, related, x = prepared("resnet20", mode)
+    inner = {g.name for g in slimcnn.trace(model, x[:1]).groups if not g.residual}
+    assert inner <= {g.name for g in slimcnn.trace(related, x[:1]).groups if not g.residual}
+
+
 def test_the_moving_average_is_the_closed_form_and_the_first_batch_begins_it() -> None:
     norm = Norm(8)
     relate(norm)

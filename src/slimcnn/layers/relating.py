@@ -60,7 +60,7 @@ class Relating(nn.Module):
     def _remember(self, mean: Tensor) -> None:
         # The first batch initialises; no number is read, so that a compiler and an accelerator need not wait.
         rate = torch.where(self.batches_related == 0, 1.0, MOMENTUM).to(self.sr.dtype)
-        self.sr.copy_(self.sr + rate * (mean.to(self.sr.dtype) - self.sr))
+        self.sr.copy_(torch.lerp(self.sr, mean.to(self.sr.dtype), rate))
         self.batches_related.add_(1)
 
     def extra_repr(self) -> str:
