@@ -2,8 +2,9 @@
 
     python benchmarks/gfr_training.py --network vgg16 --width 0.5 --epochs 12 --way product --state DIR
 
-A way is none (no penalty), l1 (network slimming: |gamma|, no relations), related (relations, |gamma|) or product
-(relations, |gamma| sr).  What is there already goes on where it stopped.  Writes DIR/NETWORK_WAY.safetensors and its numbers as JSON.
+A way is none (no penalty), l1 (network slimming: |gamma|, no relations), related (relations, |gamma|), random (the same,
+but the gates' last weights begin as a linear layer's do instead of at zero), sample (relations of mode sample, |gamma|) or
+product (relations, |gamma| sr).  What is there already goes on where it stopped.  Writes DIR/NETWORK_WAY.safetensors and its numbers as JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 import slimcnn
 from slimcnn.datasets import Normalisation, load_dataset
 from slimcnn.files import write_text
+from slimcnn.layers.relating import OPEN, relations_in
 from slimcnn.measuring import environment
 from slimcnn.models import load_weights
 from slimcnn.sparsity import SparseScales, spread
@@ -33,7 +35,7 @@ def main() -> None:
     parser.add_argument("--network", default="vgg16")
     parser.add_argument("--width", type=float, default=None)
     parser.add_argument("--weights", type=Path, help="start from these instead of from scratch")
-    parser.add_argument("--way", default="product", choices=["none", "l1", "related", "product"])
+    parser.add_argument("--way", default="product", choices=["none", "l1", "related", "random", "sample", "product"])
     parser.add_argument("--strength", type=float, default=1e-4)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--rate", type=float, default=0.1)
@@ -47,8 +49,12 @@ def main() -> None:
     if options.weights:
         load_weights(model, options.weights)
     objective = None
-    if options.way in ("product", "related"):
-        model = slimcnn.insert_relations(model, EXAMPLE)
+    if options.way not in ("none", "l1"):
+        model = slimcnn.insert_relations(model, EXAMPLE, mode="sample" if options.way == "sample" else "mean")
+    if options.way == "random":
+        for _, norm in relations_in(model):
+            norm.gate[2].reset_parameters()
+            torch.nn.init.constant_(norm.gate[2].bias, OPEN)
     if options.way != "none":
         penalty = "product" if options.way == "product" else "l1"
         objective = SparseScales(strength=options.strength, penalty=penalty)
