@@ -149,6 +149,17 @@ def test_training_weighs_by_the_batch_and_eval_by_the_average() -> None:
     torch.testing.assert_close(norm(x), plain * norm.sr.view(1, -1, 1, 1))
 
 
+def test_under_mixed_precision_gates_tell_apart_what_bfloat16_could_not() -> None:
+    norm = nn.BatchNorm2d(4)
+    relate(norm)
+    with torch.no_grad():
+        norm.gate[2].bias.add_(torch.tensor([0.0, 1e-3, 2e-3, 3e-3]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        norm(torch.randn(8, 4, 2, 2))
+    assert torch.allclose(norm.sr, torch.sigmoid(norm.gate[2].bias), atol=1e-6)
+    assert len(norm.sr.unique()) == 4
+
+
 def test_a_gate_learns() -> None:
     _, related, x = prepared("vgg11")
     related.train()(x).square().mean().backward()
