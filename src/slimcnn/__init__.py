@@ -35,8 +35,8 @@ if TYPE_CHECKING:
         score,
         sensitivity,
     )
-    from slimcnn.recovery import fold_constants, least_squares, recalibrate, synthesise
-    from slimcnn.rewriting import fold_relations, insert_relations, scatter
+    from slimcnn.recovery import fold_constants, least_squares, recalibrate, reuse_features, synthesise
+    from slimcnn.rewriting import feature_reuse, fold_relations, insert_relations, replace, scatter
     from slimcnn.sparsity import SparseScales
     from slimcnn.training import Training, evaluate, fit
 
@@ -62,8 +62,8 @@ _HOMES = {
         "score",
         "sensitivity",
     ],
-    "recovery": ["fold_constants", "least_squares", "recalibrate", "synthesise"],
-    "rewriting": ["fold_relations", "insert_relations", "scatter"],
+    "recovery": ["fold_constants", "least_squares", "recalibrate", "reuse_features", "synthesise"],
+    "rewriting": ["feature_reuse", "fold_relations", "insert_relations", "replace", "scatter"],
     "sparsity": ["SparseScales"],
     "training": ["Training", "evaluate", "fit"],
 }
@@ -85,6 +85,7 @@ __all__ = [
     "build",
     "carry",
     "evaluate",
+    "feature_reuse",
     "fit",
     "fold_constants",
     "fold_relations",
@@ -98,7 +99,9 @@ __all__ = [
     "measure",
     "prune",
     "recalibrate",
+    "replace",
     "resolve",
+    "reuse_features",
     "save",
     "scatter",
     "score",

@@ -24,6 +24,7 @@ from slimcnn.graph.shrinking import MARKER, sizes
 from slimcnn.layers.emptied import make_empty
 from slimcnn.layers.placing import place, placing_of
 from slimcnn.layers.relating import relate_as, relating_of
+from slimcnn.layers.reusing import reuse_as, reusing_of
 from slimcnn.models import resolve
 
 FORMAT = 1
@@ -62,6 +63,7 @@ def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] |
         "format": FORMAT,
         "architecture": getattr(model, "architecture", None),
         "sizes": {name: size for name, module in model.named_modules() if (size := sizes(module))},
+        "reusing": reusing_of(model),
         "placing": placing_of(model),
         "relating": relating_of(model),
         "aliases": aliases,
@@ -188,13 +190,15 @@ def _build(path: Path, architecture: Any) -> nn.Module:
 
 
 def _rewrite(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
-    """Let layers relate their channels and put them into streams, as in the network that was saved."""
+    """Let layers reuse features, relate their channels and put them into streams, as in the network that was saved."""
     try:
+        if not reusing_of(network):
+            reuse_as(network, content.get("reusing", []))
         if not relating_of(network):
             relate_as(network, content.get("relating", {}))
         if not placing_of(network):
             place(network, content.get("placing", {}))
-    except (ModelError, AttributeError, TypeError, ValueError) as error:
+    except (ModelError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is for another network: {error}") from error
 
 

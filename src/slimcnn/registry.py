@@ -7,6 +7,7 @@ imported when a name is first asked for, so a new method is one new file and no 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -69,6 +70,27 @@ class Registry(Generic[T]):
         if name not in self._entries:
             raise UnknownName(self.kind, name, self._entries)
         return self._entries[name]
+
+    def split(self, spec: str, refusal: Callable[[str], Exception]) -> tuple[T, dict[str, int | float | str]]:
+        """Read a name with options, `fpdf:bins=4,norm=1`: the thing, a function, and what to call it with.
+
+        Raises:
+            UnknownName: there is no such name; what `refusal` makes of a message: there is no such option.
+        """
+        name, _, text = spec.partition(":")
+        build = self[name].value
+        known = inspect.signature(build).parameters  # type: ignore[arg-type]
+        options: dict[str, int | float | str] = {}
+        for option in filter(None, text.split(",")):
+            key, equals, value = option.partition("=")
+            if equals and key not in known:
+                offered = f"its options are {', '.join(known)}" if known else "it has none"
+                raise refusal(f"{self.kind} {spec!r}: no option {key!r}; {offered}")
+            try:
+                options[key] = value if known[key].annotation == "str" else float(value) if "." in value else int(value)
+            except (ValueError, KeyError):
+                raise refusal(f"{self.kind} {spec!r}: {option!r} is not an option like bins=4") from None
+        return build, options
 
     def __iter__(self) -> Iterator[Entry[T]]:
         self._fill()

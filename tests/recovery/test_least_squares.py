@@ -20,7 +20,7 @@ from slimcnn.errors import DataError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, Target, allocate, prune, score
 from slimcnn.recovery import Recovered, least_squares
-from slimcnn.recovery.least_squares import HELD_OUT
+from slimcnn.recovery.resolving import HELD_OUT
 
 Conv = nn.Conv2d
 SIDE = 5

@@ -6,20 +6,13 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
-from slimcnn.graph.running import call_model, outputs_of
-from slimcnn.linear.stretches import computes
+from slimcnn.linear.recording import Step, Version, names_of_tensors, record
 
 NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "batch_norm", "cudnn_batch_norm")
 
 POOLINGS = ("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d")
-
-Version = tuple[int, int]
-"""A tensor (by `id`) and how often it was written into."""
 
 
 @dataclass(frozen=True)
@@ -69,58 +62,17 @@ class Layer:
         return 0 if self.transposed else 1
 
 
-@dataclass(frozen=True)
-class _Step:
-    name: str
-    number: int
-    """Of operations that count."""
-    args: tuple[Any, ...]
-    plain: bool
-    """Nothing else was given."""
-    pointwise: bool
-    reads: tuple[Version, ...]
-    makes: tuple[Version, ...]
-
-
-class _Recorder(TorchDispatchMode):
-    """Writes every operation down; holds all tensors, so that no `id` is used twice."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.steps: list[_Step] = []
-        self._number = 0
-        self._held: list[Tensor] = []
-        self._versions: dict[int, int] = defaultdict(int)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        reads = self.versions_of((*args, *(kwargs or {}).values()))
-        number, self._number = self._number, self._number + computes(func, (*args, *(kwargs or {}).values()))
-        out = func(*args, **(kwargs or {}))
-        for argument, value in zip(func._schema.arguments, args, strict=False):
-            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
-                self._versions[id(value)] += 1
-        name = func._schema.name.removeprefix("aten::")
-        self.steps.append(
-            _Step(name, number, args, not kwargs, torch.Tag.pointwise in func.tags, reads, self.versions_of(out))
-        )
-        return out
-
-    def versions_of(self, values: Any) -> tuple[Version, ...]:
-        found = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
-        self._held += found
-        return tuple((id(t), self._versions[id(t)]) for t in found)
-
-
 def layers_of(model: nn.Module, example: Any) -> dict[str, Layer]:
     """Find the layers of a network in eval mode that can be solved anew, by the names of their weights, in order.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     >>> found = layers_of(net, torch.zeros(1, 3, 8, 8))
     >>> list(found), found["0.weight"].norm.mean, found["3.weight"].bias
     (['0.weight', '3.weight'], '1.running_mean', '3.bias')
     """
-    recorder, outputs = _recorded(model, example)
-    names = _names_of_tensors(model)
+    recorder, outputs = record(model, example)
+    names = names_of_tensors(model)
     readers: dict[Version, list[int]] = defaultdict(list)
     for number, step in enumerate(recorder.steps):
         for version in set(step.reads):
@@ -144,12 +96,13 @@ def readers_of(model: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
 
     Norms, pooling and element-wise functions may lie between.  Of convolutions in groups none is named.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     >>> readers_of(net, torch.zeros(1, 3, 8, 8))
     {'0.weight': ('3.weight',)}
     """
-    recorder, _ = _recorded(model, example)
-    names = _names_of_tensors(model)
+    recorder, _ = record(model, example)
+    names = names_of_tensors(model)
     origin: dict[Version, str] = {}
     found: dict[str, list[str]] = defaultdict(list)
     for step in recorder.steps:
@@ -165,31 +118,20 @@ def readers_of(model: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
     return {name: tuple(readers) for name, readers in found.items()}
 
 
-def _recorded(model: nn.Module, example: Any) -> tuple[_Recorder, list[Tensor]]:
-    recorder = _Recorder()
-    with torch.no_grad(), recorder:
-        outputs = outputs_of(call_model(model, tree_map_only(Tensor, torch.clone, example)))
-    return recorder, outputs
-
-
-def _names_of_tensors(model: nn.Module) -> dict[int, str]:
-    return {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
-
-
-def _only_used_here(layer: Layer, step: _Step, readers: dict[Version, list[int]]) -> bool:
+def _only_used_here(layer: Layer, step: Step, readers: dict[Version, list[int]]) -> bool:
     """Ask whether nothing else reads the weight."""
     place = 1 if layer.convolution or layer.bias is None else 2
     return all(len(readers[version]) == 1 for version in step.reads[place : place + 1])
 
 
-def _unshared(layer: Layer, step: _Step, readers: dict[Version, list[int]]) -> str | None:
+def _unshared(layer: Layer, step: Step, readers: dict[Version, list[int]]) -> str | None:
     """Name the bias if no other layer has the same one."""
     if layer.bias is None:
         return None
     return layer.bias if len(readers[step.reads[2 if layer.convolution else 0]]) == 1 else None
 
 
-def _layer(step: _Step, names: dict[int, str], turned: dict[int, str]) -> Layer | None:
+def _layer(step: Step, names: dict[int, str], turned: dict[int, str]) -> Layer | None:
     if step.name == "convolution":
         _, weight, bias, stride, padding, dilation, transposed, extra, groups = step.args
         if id(weight) in names and (bias is None or id(bias) in names):
@@ -205,7 +147,7 @@ def _layer(step: _Step, names: dict[int, str], turned: dict[int, str]) -> Layer 
 
 
 def _with_followers(
-    layer: Layer, step: _Step, steps: list[_Step], readers: dict[Version, list[int]], names: dict[int, str]
+    layer: Layer, step: Step, steps: list[Step], readers: dict[Version, list[int]], names: dict[int, str]
 ) -> Layer:
     """Add the norm and the sum that come right behind a layer, where nothing else reads what it makes."""
     made = step.makes[0]
@@ -235,7 +177,7 @@ def _with_followers(
     return layer
 
 
-def _adds_two(step: _Step) -> bool:
+def _adds_two(step: Step) -> bool:
     """Ask whether an operation adds two different tensors of one shape."""
     if step.name not in ("add", "add_") or len(step.args) != 2 or not step.plain or len(set(step.reads)) != 2:
         return False

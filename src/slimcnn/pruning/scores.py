@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cmath
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -132,19 +131,7 @@ def criterion_named(spec: str) -> Criterion:
     >>> criterion_named("fpdf:bins=4,norm=1").name, criterion_named("fpdf:fit=optimal").name
     ('fpdf:bins=4,norm=1', 'fpdf:fit=optimal')
     """
-    name, _, text = spec.partition(":")
-    build = criteria[name].value
-    known = inspect.signature(build).parameters
-    options: dict[str, int | float | str] = {}
-    for option in filter(None, text.split(",")):
-        key, equals, value = option.partition("=")
-        if equals and key not in known:
-            offered = f"its options are {', '.join(known)}" if known else "it has none"
-            raise CriterionError(f"criterion {spec!r}: no option {key!r}; {offered}")
-        try:
-            options[key] = value if known[key].annotation == "str" else float(value) if "." in value else int(value)
-        except (ValueError, KeyError):
-            raise CriterionError(f"criterion {spec!r}: {option!r} is not an option like bins=4") from None
+    build, options = criteria.split(spec, CriterionError)
     return build(**options)
 
 

@@ -2,7 +2,18 @@
 
 from slimcnn.recovery.batch_norm import recalibrate
 from slimcnn.recovery.constants import FoldedConstants, fold_constants
-from slimcnn.recovery.least_squares import Recovered, Solved, least_squares
+from slimcnn.recovery.least_squares import least_squares
+from slimcnn.recovery.resolving import Recovered, Solved
+from slimcnn.recovery.reuse import reuse_features
 from slimcnn.recovery.synthetic import synthesise
 
-__all__ = ["FoldedConstants", "Recovered", "Solved", "fold_constants", "least_squares", "recalibrate", "synthesise"]
+__all__ = [
+    "FoldedConstants",
+    "Recovered",
+    "Solved",
+    "fold_constants",
+    "least_squares",
+    "recalibrate",
+    "reuse_features",
+    "synthesise",
+]

@@ -1,6 +1,21 @@
-"""Networks that do the same, built otherwise."""
+"""Networks of the same purpose, built otherwise: some compute the same, others are to be trained."""
 
+from slimcnn.rewriting.feature_reuse import feature_reuse
 from slimcnn.rewriting.relations import fold_relations, insert_relations, relations_left_out
+from slimcnn.rewriting.rules import Change, Rewrite, Rewritten, replace, rewrite_named, rewrites, rewritten
 from slimcnn.rewriting.scatter import scatter
 
-__all__ = ["fold_relations", "insert_relations", "relations_left_out", "scatter"]
+__all__ = [
+    "Change",
+    "Rewrite",
+    "Rewritten",
+    "feature_reuse",
+    "fold_relations",
+    "insert_relations",
+    "relations_left_out",
+    "replace",
+    "rewrite_named",
+    "rewrites",
+    "rewritten",
+    "scatter",
+]

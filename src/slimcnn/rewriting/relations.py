@@ -15,6 +15,7 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.layers.placing import Scattering
 from slimcnn.layers.relating import OPEN, Relating, fold, relate, relations_in
 from slimcnn.linear.layers import layers_of
+from slimcnn.rewriting.rules import Change, Rewrite, Rewritten, rewrites
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -99,3 +100,16 @@ def relations_left_out(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and not isinstance(module, Relating)
     ]
+
+
+@rewrites.add("relations", source="CN112308213A (patent), as we read it")
+def relations(mode: str = "mean") -> Rewrite:
+    """Relate the channels behind every batch norm that a convolution feeds; see `insert_relations`."""
+
+    def rewrite(model: nn.Module, example: Any) -> Rewritten:
+        related = insert_relations(model, example, mode)
+        done = [Change(name, f"its channels are related, mode {mode}") for name, _ in relations_in(related)]
+        left = [Change(name, why_left="no convolution feeds it alone") for name in relations_left_out(related)]
+        return Rewritten(related, (*done, *left))
+
+    return rewrite

@@ -16,6 +16,7 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.graph.running import call_model, outputs_of
 from slimcnn.layers.placing import place, placing_of
 from slimcnn.linear.layers import Layer, layers_of, readers_of
+from slimcnn.rewriting.rules import Change, Rewrite, Rewritten, rewrites
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -88,3 +89,19 @@ def _placing(
             scattering[name] = int(axis.size)
             gathering |= dict.fromkeys(map(layer_of, readers.get(axis.parameter, ())), name)
     return {"scatter": scattering, "gather": gathering}
+
+
+@rewrites.add("scatter", source="He et al. 2018, arXiv 1808.06866")
+def scattering() -> Rewrite:
+    """Let every layer that adds into a residual stream lose channels of its own; see `scatter`."""
+
+    def rewrite(model: nn.Module, example: Any) -> Rewritten:
+        scattered = scatter(model, example)
+        placing = placing_of(scattered)
+        done = [
+            Change(name, f"adds at its places of a stream of {width}") for name, width in placing["scatter"].items()
+        ]
+        done += [Change(name, f"reads only what {source} adds") for name, source in placing["gather"].items()]
+        return Rewritten(scattered, tuple(done))
+
+    return rewrite

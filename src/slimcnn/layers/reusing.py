@@ -1,0 +1,207 @@
+"""Layers that pass features on beside new ones, so that only the new ones need be computed: the FR-unit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.errors import ModelError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
+"""Activations that a network's code may apply once more to what a unit made: nothing changes by it."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of feature reuse in a network: which of its layers it is made of, and what they reuse."""
+
+    place: str
+    """The module that the unit stands in for: the first convolution, or a residual block."""
+    layers: tuple[tuple[str, str], ...]
+    """Convolutions and the batch norms behind them ("" for none), in order."""
+    reads: tuple[int, ...]
+    """Channels that each convolution reads ..."""
+    makes: tuple[int, ...]
+    """... and makes."""
+    reused: str
+    """"input": all that goes in; "first": what the first convolution makes; "half": the later half of what goes
+    into each convolution."""
+    activation: str
+    """A module of the network, or one of `ACTIVATIONS`."""
+    stride: int = 1
+    """By how much the reused features are averaged."""
+    dense: bool = False
+    """Every convolution reads all features made before it, and all are joined; else one reads the one before."""
+    residual: str = ""
+    """"sum": x is added to the joined features, which keep their signs; "joined": a block whose shortcut is gone."""
+    silenced: tuple[str, ...] = ()
+    """Modules of the network whose work the unit does."""
+
+
+class NewFeatures(nn.Module):
+    """A convolution with the batch norm behind it: (n, i, h, w) to (n, o, h', w')."""
+
+    def __init__(self, conv: nn.Module, norm: nn.Module | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = nn.Identity() if norm is None else norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and normalise."""
+        made: Tensor = self.norm(self.conv(x))
+        return made
+
+
+class FeatureReuse(nn.Module):
+    """Join reused features r and new ones along the channels: (n, i, h, w) to (n, C, h/s, w/s), r first.
+
+    f_1 = a(N(W_1 x)), f_j = a(N(W_j f_{j-1})), y = [r, f_k], with r = x or r = f_1; `dense`: f_j reads [r, f_1 ...
+    f_{j-1}] and y holds all.  In a residual block the features are joined before their activation, so that both
+    halves of what is added keep their signs: b_1 = N(W_1 x), b_j = N(W_j a(b_{j-1})), y = [b_1, b_k].
+    """
+
+    def __init__(self, steps: Sequence[NewFeatures], activation: nn.Module, unit: Unit) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+        self.activation = activation
+        self.pool = nn.Identity() if unit.stride == 1 else nn.AvgPool2d(unit.stride, ceil_mode=True)
+        self.unit = unit
+        if unit.reused == "half":
+            self.passed_on = unit.makes[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Make the new features and join them to the reused ones."""
+        if self.unit.reused == "half":
+            return self._halves(x)
+        reused = [self.pool(x)] if self.unit.reused == "input" else []
+        made: list[Tensor] = []
+        for step in self.steps:
+            made.append(self._activated(step(self._source(x, reused, made))))
+        if not reused and not self.unit.dense:
+            reused = [self.pool(made[0])]
+        return torch.cat([*reused, *(made if self.unit.dense else made[-1:])], 1)
+
+    def _source(self, x: Tensor, reused: list[Tensor], made: list[Tensor]) -> Tensor:
+        if not made:
+            return x
+        source = torch.cat([*reused, *made], 1) if self.unit.dense and len(reused) + len(made) > 1 else made[-1]
+        return self.activation(source) if self.unit.residual else source
+
+    def _activated(self, made: Tensor) -> Tensor:
+        return made if self.unit.residual else self.activation(made)
+
+    def _halves(self, x: Tensor) -> Tensor:
+        """Let every convolution make one half and pass on the later half of what it reads."""
+        joined = x
+        for number, step in enumerate(self.steps):
+            new = step(self.activation(joined) if number else joined)
+            joined = torch.cat([self.pool(joined[:, -self.passed_on :]), self._activated(new)], 1)
+        return joined
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"reused={self.unit.reused!r}"
+
+
+class ReusingBlock(nn.Module):
+    """A residual block on reused features: y = a([b_1, b_k] + x), or y = a([pooled x, b_k]) without its shortcut."""
+
+    def __init__(self, features: FeatureReuse, activation: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block: (n, i, h, w) to (n, C, h/s, w/s)."""
+        made: Tensor = self.features(x)
+        y: Tensor = self.activation(made + x if self.features.unit.residual == "sum" else made)
+        return y
+
+
+def reuse(model: nn.Module, units: Iterable[Unit]) -> None:
+    """Put units of feature reuse into a network, in place; their weights are drawn at random.
+
+    Raises:
+        ModelError: the network has no such layers.
+    """
+    for unit in units:
+        modules = dict(model.named_modules())
+        for name in (unit.place, *(name for layer in unit.layers for name in layer), *unit.silenced):
+            if name and name not in modules:
+                raise ModelError(f"the network has no layer {name!r} to reuse features in")
+        steps = []
+        for (conv, norm), reads, makes in zip(unit.layers, unit.reads, unit.makes, strict=True):
+            behind = resized(modules[norm], 0, makes) if norm else None
+            steps.append(NewFeatures(resized(modules[conv], reads, makes), behind))
+        known = ACTIVATIONS.get(unit.activation)
+        activation = known() if known else copy.deepcopy(modules[unit.activation])
+        features = FeatureReuse(steps, activation, unit)
+        block = ReusingBlock(features, copy.deepcopy(activation)) if unit.residual else features
+        for name in unit.silenced:
+            _set(model, name, nn.Identity())
+        _set(model, unit.place, block.train(modules[unit.place].training))
+
+
+def resized(module: nn.Module, reads: int, makes: int) -> nn.Module:
+    """Copy a convolution or batch norm with other numbers of channels; its weights are drawn at random.
+
+    Flags, dtype, device and memory format stay.  Kaiming-normal weights (fan out), zero biases, norms as the identity.
+
+    >>> resized(nn.Conv2d(8, 8, 3, stride=2, bias=False), 4, 6)
+    Conv2d(4, 6, kernel_size=(3, 3), stride=(2, 2), bias=False)
+    """
+    new = copy.deepcopy(module)
+    if isinstance(new, nn.Conv2d):
+        new.in_channels, new.out_channels = reads, makes
+    else:
+        new.num_features = makes  # type: ignore[assignment]
+    for store in (new._parameters, new._buffers):
+        for name, old in store.items():
+            if old is None or old.dim() == 0:
+                continue
+            tensor = old.detach().new_zeros(makes, *([reads, *old.shape[2:]] if old.dim() > 1 else []))
+            if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last):
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            if isinstance(old, nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+            store[name] = tensor  # type: ignore[assignment]
+    if isinstance(new, nn.Conv2d):
+        nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        new.reset_parameters()  # type: ignore[operator]
+    return new
+
+
+def _set(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def units_in(model: nn.Module) -> list[Unit]:
+    """List the units of feature reuse in a network."""
+    return [module.unit for module in model.modules() if isinstance(module, FeatureReuse)]
+
+
+def reusing_of(model: nn.Module) -> list[dict[str, Any]]:
+    """Describe the units of a network, as JSON can hold them."""
+    return [asdict(unit) for unit in units_in(model)]
+
+
+def reuse_as(model: nn.Module, described: Sequence[Mapping[str, Any]]) -> None:
+    """Put units where `reusing_of` found them in another copy of the network; in place.
+
+    Raises:
+        ModelError: the network has no such layers.
+    """
+    reuse(model, [_unit(one) for one in described])
+
+
+def _unit(described: Mapping[str, Any]) -> Unit:
+    lists = {name: tuple(described[name]) for name in ("reads", "makes", "silenced")}
+    layers = tuple((str(conv), str(norm)) for conv, norm in described["layers"])
+    return Unit(**(dict(described) | lists | {"layers": layers}))

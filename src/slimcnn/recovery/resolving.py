@@ -1,0 +1,288 @@
+"""Layers with new weights, so that they make what those of another network make: the engine of least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.errors import DataError
+from slimcnn.graph.channels import layer_of
+from slimcnn.graph.running import call_model, first_line, outputs_of
+from slimcnn.linear.layers import Layer
+from slimcnn.linear.ridge import Solution, Sums, best
+from slimcnn.linear.stretches import Operation, Stretches
+from slimcnn.linear.windows import as_matrix, as_weight, by_image, outputs_at, rows_of
+
+HELD_OUT = 4
+"""One image in so many is held out: it chooses the penalty, and judges."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What became of one layer."""
+
+    layer: str
+    before: float = 0.0
+    """Mean square of what its output lacked on held-out images, before ..."""
+    after: float = 0.0
+    penalty: float = 0.0
+    """The ridge penalty that held-out images chose."""
+    why_kept: str = ""
+    """Why it has its old weights; empty if it has new ones."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What `least_squares` did."""
+
+    layers: tuple[Solved, ...]
+    before: float
+    """Mean square of the difference between the outputs of both networks on held-out images, before ..."""
+    after: float
+    undone: bool = False
+    """All layers have their old weights again: with the new ones the output was no nearer to the original's."""
+
+    def __str__(self) -> str:
+        solved = [layer for layer in self.layers if not layer.why_kept]
+        kept = {layer.why_kept: layer.layer for layer in self.layers if layer.why_kept}
+        others = "".join(f"; {name} keeps its weights: {why}" for why, name in kept.items())
+        if self.undone:
+            return f"least squares did not bring the output nearer to the original's, all weights are as before{others}"
+        return (
+            f"re-solved {len(solved)} layers; mean square of what the output lacks on held-out images "
+            f"{self.before:.3g} -> {self.after:.3g}{others}"
+        )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A layer of the pruned network and the one that it comes from."""
+
+    name: str
+    small: Layer
+    whole: Layer
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    mean: Tensor | None
+    """Of the batch norm behind it."""
+    made: Tensor | None
+    """The original's channels that it still makes; None for all."""
+    scale: Tensor
+    """By how much its outputs are multiplied on their way to the sum; (channels,)."""
+
+    @property
+    def to_sum(self) -> bool:
+        """Whether sums that the outputs are added into are compared, and not the outputs."""
+        return self.small.added is not None and self.whole.added is not None
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The operations whose results are compared, in both networks."""
+        if self.small.added is not None and self.whole.added is not None:
+            return self.small.added, self.whole.added
+        return self.small.operation, self.whole.operation
+
+
+def pair_of(name: str, small: Layer, whole: Layer, tensors: dict[str, Tensor], made: Tensor | None) -> Pair:
+    """Pair a layer with the one whose channels `made` (None for all) it shall make."""
+    weight, norm = tensors[name], small.norm
+    assert isinstance(weight, nn.Parameter)
+    bias = tensors[small.bias] if small.bias is not None else None
+    scale = torch.ones(as_matrix(small, weight).shape[:2].numel(), device=weight.device)
+    if norm is not None:
+        scale = (tensors[norm.variance] + norm.eps).rsqrt()
+        scale = scale * tensors[norm.scale].detach() if norm.scale is not None else scale
+    mean = tensors[norm.mean] if norm is not None else None
+    assert bias is None or isinstance(bias, nn.Parameter)
+    return Pair(name, small, whole, weight, bias, mean, made, scale)
+
+
+def re_solve(
+    model: nn.Module,
+    original: nn.Module,
+    pairs_for: Callable[[Tensor], tuple[list[Pair], list[Solved]]],
+    batches: Iterable[Tensor | tuple[Tensor, ...]],
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Recovered:
+    """Give layers of `model` new weights, in place and in order, so that they make what `original` makes.
+
+    `pairs_for` gets one image, (1, c, h, w), and says which layers, and which are left and why; both networks are in
+    eval mode then.  Layers that come no nearer on held-out images keep their weights; so does all of the network if its
+    output does not.
+
+    Raises:
+        DataError: no images, images that are not finite, or that the network does not accept.
+    """
+    images = images_of(batches, next(model.parameters()).device)
+    old = {tensor: tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())}
+    with _evaluating(model, original), _restored_on_error(old):
+        _refuse_what_does_not_run(model, images)
+        pairs, left = pairs_for(images[0][:1])
+        held = _held_out(images)
+        judges = [x[out] for x, out in zip(images, held, strict=True) if out.any()] or images
+        before = _distance(model, original, judges)
+        with Stretches(model, images) as small, Stretches(original, images) as whole:
+            del images
+            for number, pair in enumerate(pairs):
+                progress(number, len(pairs))
+                left.append(_solve(pair, small, whole, held))
+        progress(len(pairs), len(pairs))
+        after = _distance(model, original, judges)
+        undone = bool(pairs) and not after <= before
+        if undone:
+            _restore(old)
+    return Recovered(tuple(left), before, before if undone else after, undone)
+
+
+def _solve(pair: Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor]) -> Solved:
+    """Give one layer new weights if held-out images approve."""
+    sums = _sums(pair, small, whole, held)
+    if True not in sums or False not in sums:
+        return Solved(layer_of(pair.name), why_kept="too few images to hold some out")
+    found = best(sums[False], sums[True], shifting=pair.bias is not None or pair.mean is not None)
+    if found.change is None:
+        return Solved(layer_of(pair.name), found.before, found.before, found.penalty, "nothing better was found")
+    _change(pair, found)
+    return Solved(layer_of(pair.name), found.before, found.after, found.penalty)
+
+
+def _sums(pair: Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor]) -> dict[bool, Sums]:
+    """Sum up what the layer reads and what its output lacks, for images held out and for others."""
+    layer, images = pair.small, sum(map(len, held))
+    waiting: dict[int, tuple[Tensor, Tensor]] = {}
+    reached: dict[int, Tensor] = {}
+    sums: dict[bool, Sums] = {}
+    here, there = pair.ends
+
+    def in_small(batch: int, n: int, operation: Operation) -> None:
+        if n == layer.operation:
+            waiting[batch] = rows_of(layer, pair.weight, operation, len(held[batch]), images)
+        if n == here:
+            out = by_image(layer, operation.out, len(held[batch]))
+            if layer.placed and pair.made is not None:
+                out = out.index_select(1, pair.made.to(out.device))
+            reached[batch] = outputs_at(layer, out, waiting[batch][1])
+
+    def in_whole(batch: int, _: int, operation: Operation) -> None:
+        target = by_image(layer, operation.out, len(held[batch]))
+        if pair.made is not None:
+            target = target.index_select(1 if layer.convolution else -1, pair.made.to(target.device))
+        x, positions = waiting.pop(batch)
+        lack = (outputs_at(layer, target, positions) - reached.pop(batch)).double()
+        if pair.to_sum:
+            silent = pair.scale.abs() < 1e-6 * pair.scale.abs().max()
+            lack = lack / pair.scale.double().masked_fill(silent, torch.inf).view(layer.groups, 1, 1, -1)
+        out = _held_rows(held[batch], images, x.shape[2]).to(x.device)
+        for part in (False, True):
+            rows = out == part
+            if rows.any():
+                new = Sums.of(x[:, rows], lack[:, rows])
+                sums[part] = sums[part] + new if part in sums else new
+
+    for batch in range(len(held)):  # one by one, so that only the rows of one are in memory
+        small.go(layer.operation, here, {layer.operation, here}, in_small, [batch])
+        whole.go(pair.whole.operation, there, {there}, in_whole, [batch])
+    return sums
+
+
+def _change(pair: Pair, found: Solution) -> None:
+    assert found.change is not None
+    assert found.shift is not None
+    with torch.no_grad():
+        new = as_matrix(pair.small, pair.weight).double() + found.change.transpose(1, 2)
+        pair.weight.copy_(as_weight(pair.small, new, pair.weight.shape))
+        if pair.bias is not None:
+            pair.bias.add_(found.shift.reshape(-1))
+        elif pair.mean is not None:
+            pair.mean.sub_(found.shift.reshape(-1))
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+
+def images_of(batches: Iterable[Tensor | tuple[Tensor, ...]], device: torch.device) -> list[Tensor]:
+    """Collect calibration images, on a device; refuse what is no tensor and numbers that are not finite."""
+    images = []
+    for number, batch in enumerate(batches):
+        x = batch[0] if isinstance(batch, tuple | list) else batch
+        if not isinstance(x, Tensor) or x.dim() < 2:
+            raise DataError(f"batch {number} of the calibration images is no tensor (n, c, h, w), nor begins with one")
+        bad = int((~torch.isfinite(x)).sum())
+        if bad:
+            raise DataError(f"batch {number} of the calibration images has {bad} values that are not finite")
+        if len(x):
+            images.append(x.to(device))
+    if not images:
+        raise DataError("no images to solve layers with: give at least one batch")
+    return images
+
+
+def _refuse_what_does_not_run(model: nn.Module, images: Sequence[Tensor]) -> None:
+    """Run one image of every size."""
+    for x in {x.shape[1:]: x for x in images}.values():
+        _run(model, x[:1])
+
+
+def _held_out(images: Sequence[Tensor]) -> list[Tensor]:
+    """Mark the images that are held out, by their place among all, however they are cut into batches."""
+    ends = torch.tensor([len(x) for x in images]).cumsum(0).tolist()
+    return [torch.arange(end - len(x), end) % HELD_OUT == HELD_OUT - 1 for x, end in zip(images, ends, strict=True)]
+
+
+def _held_rows(held: Tensor, images: int, positions: int) -> Tensor:
+    """Mark rows (n, positions) that are held out: those of images held out, or of so few images some positions."""
+    if images >= HELD_OUT:
+        return held[:, None].expand(-1, positions)
+    return (torch.arange(positions) % HELD_OUT == HELD_OUT - 1).expand(len(held), -1)
+
+
+def _distance(model: nn.Module, original: nn.Module, batches: Sequence[Tensor]) -> float:
+    """Average the squared difference between the outputs of two networks."""
+    total, count = 0.0, 0
+    for x in batches:
+        for one, other in zip(_run(model, x), _run(original, x), strict=True):
+            total += float((one.double() - other.double()).square().sum())
+            count += one.numel()
+    return total / max(count, 1)
+
+
+def _run(model: nn.Module, x: Tensor) -> list[Tensor]:
+    try:
+        with torch.no_grad():
+            return outputs_of(call_model(model, x.clone()))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DataError(f"calibration images {tuple(x.shape)} fail: {first_line(error)}") from error
+
+
+# --- the network --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _evaluating(*models: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _restored_on_error(old: dict[Tensor, Tensor]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        _restore(old)
+        raise
+
+
+def _restore(old: dict[Tensor, Tensor]) -> None:
+    with torch.no_grad():
+        for tensor, value in old.items():
+            tensor.copy_(value)

@@ -1,0 +1,282 @@
+"""Plain stages and residual blocks of a network, found in one run of it: not by the names of its classes."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from slimcnn.graph.channels import layer_of
+from slimcnn.linear.layers import NORMS, POOLINGS, Layer, layers_of
+from slimcnn.linear.recording import Call, Recorder, Step, Version, names_of_tensors, record
+
+OUTSIDE = -1
+"""Who reads what the network returns."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An element-wise function behind a layer."""
+
+    step: int
+    out: Version
+    module: str
+    """The module that does only this, and only once; empty for a function, or a module that is used again."""
+    known: str
+    """relu or relu6, which change nothing when applied once more; or empty."""
+    like: str
+    """Two of the same print the same."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of a network, and what follows it while nothing else reads it."""
+
+    name: str
+    step: int
+    reads: int
+    makes: int
+    stride: int
+    source: Version
+    """What it reads."""
+    reads_not_below_zero: bool
+    size_in: tuple[int, ...]
+    size_out: tuple[int, ...]
+    out: Version
+    """What comes out of its norm and activation."""
+    norm: str = ""
+    activation: Activation | None = None
+    added: int | None = None
+    """The step that adds its output to something else."""
+    next: str = ""
+    """The convolution that alone reads its output."""
+    why_not: str = ""
+    """Why it cannot be rewritten, if so."""
+    steps: tuple[int, ...] = ()
+    """Its own step, and those of norm and activation."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Convolutions of one width, each of which alone reads the one before."""
+
+    convolutions: tuple[Convolution, ...]
+
+    @property
+    def width(self) -> int:
+        """Channels that each of them makes."""
+        return self.convolutions[0].makes
+
+    @property
+    def into_sum(self) -> bool:
+        """Whether the last is added to something else."""
+        return self.convolutions[-1].added is not None
+
+
+@dataclass
+class Structure:
+    """What a network is made of, as far as a rewrite looks at it."""
+
+    model: nn.Module
+    recorder: Recorder
+    readers: dict[Version, list[int]]
+    """Version of a tensor → the steps that read it."""
+    maker: dict[Version, int]
+    runs: list[Run] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    """Convolutions that belong to no run, and why."""
+
+    def silent_between(self, convolutions: tuple[Convolution, ...]) -> str:
+        """Name a module between convolutions that does nothing in eval mode but may in training: a dropout."""
+        inside = {one.out for one in convolutions[:-1]}
+        return next((c.module for c in self._silent() if set(c.inputs) & inside), "")
+
+    def silent_within(self, call: Call) -> str:
+        """Name such a module in a block."""
+        prefix = f"{call.module}."
+        return next((c.module for c in self._silent() if c.module.startswith(prefix)), "")
+
+    def _silent(self) -> list[Call]:
+        modules = dict(self.model.named_modules())
+        plain = (nn.Identity, nn.Sequential)
+        return [c for c in self.recorder.calls if c.begin == c.end and not isinstance(modules[c.module], plain)]
+
+    def calls_of(self, module: str) -> int:
+        """Count how often a module was called."""
+        return sum(call.module == module for call in self.recorder.calls)
+
+    def ancestors(self, version: Version, within: Call) -> set[int]:
+        """Collect the steps of a call by which something was made."""
+        found: set[int] = set()
+        ahead = [version]
+        while ahead:
+            step = self.maker.get(ahead.pop(), OUTSIDE)
+            if within.begin <= step < within.end and step not in found:
+                found.add(step)
+                ahead += self.recorder.steps[step].reads
+        return found
+
+
+def structure_of(model: nn.Module, example: Any) -> Structure:
+    """Run a network in eval mode, and find its runs of convolutions.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()).eval()
+    >>> [[one.name for one in run.convolutions] for run in structure_of(net, torch.zeros(1, 3, 8, 8)).runs]
+    [['0', '2']]
+    """
+    recorder, outputs = record(model, example)
+    readers: dict[Version, list[int]] = defaultdict(list)
+    maker: dict[Version, int] = {}
+    for number, step in enumerate(recorder.steps):
+        for version in set(step.reads):
+            readers[version].append(number)
+        for version in step.makes:
+            maker.setdefault(version, number)
+    for version in recorder.versions_of(outputs):
+        readers[version].append(OUTSIDE)
+    found = Structure(model, recorder, readers, maker)
+    nodes = _convolutions(found, layers_of(model, example))
+    taken: set[str] = set()
+    for node in nodes.values():  # in the order of the run
+        if node.why_not:
+            found.left[node.name] = node.why_not
+        elif node.name not in taken:
+            run = [node]
+            while (after := nodes.get(run[-1].next)) and after.makes == node.makes and not after.why_not:
+                run.append(after)
+            taken |= {one.name for one in run}
+            found.runs.append(Run(tuple(run)))
+    return found
+
+
+def _convolutions(structure: Structure, layers: dict[str, Layer]) -> dict[str, Convolution]:
+    names = names_of_tensors(structure.model)
+    modules = dict(structure.model.named_modules())
+    places = {name: step for step, name in _steps_of_convolutions(structure.recorder, names)}
+    found = {}
+    for name, module in modules.items():
+        if isinstance(module, nn.modules.conv._ConvNd) and name not in places:
+            structure.left[name] = "its weight is computed, or it does not run in eval mode"
+    for name, step in places.items():
+        why = _why_not(modules.get(name), layers.get(f"{name}.weight"))
+        found[name] = _convolution(structure, name, step, layers.get(f"{name}.weight"), why)
+    by_step = {node.step: node.name for node in found.values()}
+    return {name: _with_next(structure, node, by_step) for name, node in found.items()}
+
+
+def _steps_of_convolutions(recorder: Recorder, names: dict[int, str]) -> list[tuple[int, str]]:
+    return [
+        (number, layer_of(names[id(step.args[1])]))
+        for number, step in enumerate(recorder.steps)
+        if step.name == "convolution" and id(step.args[1]) in names
+    ]
+
+
+def _why_not(module: nn.Module | None, layer: Layer | None) -> str:
+    if type(module) is not nn.Conv2d:
+        return "it is no nn.Conv2d"
+    if layer is None:
+        return "its weight is used more than once, or computed"
+    if layer.groups > 1:
+        return "it works in groups"
+    if len(set(layer.stride)) > 1:
+        return "its strides differ"
+    return ""
+
+
+def _convolution(structure: Structure, name: str, number: int, layer: Layer | None, why: str) -> Convolution:
+    step = structure.recorder.steps[number]
+    weight, out, steps = step.args[1], step.makes[0], [number]
+    norm = ""
+    behind = _only_reader(structure, out)
+    if behind is not None and behind[1].name in NORMS and layer is not None and layer.norm is not None:
+        norm = layer_of(layer.norm.mean)
+        if type(structure.model.get_submodule(norm)) not in (nn.BatchNorm2d, nn.SyncBatchNorm):
+            why = why or f"its norm {norm} is no plain nn.BatchNorm2d"
+        out = behind[1].makes[0]
+        steps.append(behind[0])
+        behind = _only_reader(structure, out)
+    elif behind is not None and behind[1].name in NORMS:
+        why = why or "its norm is used more than once"
+    activation = activation_behind(structure, out)
+    if activation is not None:
+        out = activation.out
+        steps.append(activation.step)
+    added = behind[0] if behind is not None and activation is None and behind[1].name in ("add", "add_") else None
+    if activation is None and added is None:
+        why = why or "no activation of its own follows"
+    return Convolution(
+        name, number, int(weight.shape[1]), int(weight.shape[0]), layer.stride[0] if layer else 1, step.reads[0],
+        _not_below_zero(structure, step.reads[0]), tuple(step.args[0].shape[2:]), _size_of(step, layer), out,
+        norm, activation, added, why_not=why, steps=tuple(steps),
+    )  # fmt: skip
+
+
+def _size_of(step: Step, layer: Layer | None) -> tuple[int, ...]:
+    if layer is None:
+        return ()
+    shape, kernel = step.args[0].shape[2:], step.args[1].shape[2:]
+    return tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(shape, kernel, layer.stride, layer.padding, layer.dilation, strict=True)
+    )
+
+
+def _with_next(structure: Structure, node: Convolution, by_step: dict[int, str]) -> Convolution:
+    readers = structure.readers[node.out]
+    if node.activation is None or len(readers) != 1 or readers[0] not in by_step:
+        return node
+    if structure.recorder.steps[readers[0]].reads[0] != node.out:
+        return node
+    return Convolution(**(vars(node) | {"next": by_step[readers[0]]}))
+
+
+def _only_reader(structure: Structure, version: Version) -> tuple[int, Step] | None:
+    readers = structure.readers[version]
+    if len(readers) != 1 or readers[0] == OUTSIDE:
+        return None
+    return readers[0], structure.recorder.steps[readers[0]]
+
+
+def activation_behind(structure: Structure, version: Version) -> Activation | None:
+    """Find what is done to every number of a tensor, where nothing else reads it."""
+    behind = _only_reader(structure, version)
+    if behind is None or not behind[1].pointwise or len(behind[1].reads) != 1:
+        return None
+    number, step = behind
+    name = step.name.removesuffix("_")
+    known = "relu" if name == "relu" else "relu6" if name == "hardtanh" and step.args[1:] == (0.0, 6.0) else ""
+    like = known or f"{name}{step.args[1:]}"
+    calls = [call for call in structure.recorder.calls if (call.begin, call.end) == (number, number + 1)]
+    module = calls[0].module if calls and structure.calls_of(calls[0].module) == 1 else ""
+    return Activation(number, step.makes[0], module, known, like)
+
+
+def _not_below_zero(structure: Structure, version: Version) -> bool:
+    """Ask whether numbers are 0 or more because of how they were made."""
+    step = structure.recorder.steps[structure.maker[version]] if version in structure.maker else None
+    if step is None:
+        return False
+    if step.name.removesuffix("_") in ("relu", "hardtanh", "sigmoid"):
+        return step.name.removesuffix("_") != "hardtanh" or step.args[1:] == (0.0, 6.0)
+    if step.name in (*POOLINGS, "cat", "add", "mean"):
+        return all(_not_below_zero(structure, one) for one in step.reads)
+    return False
+
+
+def block_around(structure: Structure, first: Convolution, last: Version) -> Call | None:
+    """Find the innermost module that is given what a convolution reads, alone, and returns `last`."""
+    for call in structure.recorder.calls:
+        inside = call.begin <= first.step < call.end
+        if inside and call.module and call.inputs == (first.source,) and call.outputs == (last,):
+            return call if structure.calls_of(call.module) == 1 else None
+    return None
+
+
+def pooled(size: tuple[int, ...], stride: int) -> tuple[int, ...]:
+    """Give the size of what is averaged by `stride`, the rest at the edge too."""
+    return tuple(math.ceil(n / stride) for n in size)
