@@ -1,0 +1,296 @@
+"""Feature reuse: exact counts, the law, ONNX, time, and whether reuse helps or only fewer parameters.
+
+    python benchmarks/feature_reuse.py --check           # under a minute: nothing is trained; exit code 1 if one falls short
+    python benchmarks/feature_reuse.py --time            # base and rewritten interleaved: eager and ONNX Runtime
+    python benchmarks/feature_reuse.py --train resnet20,vgg16 --epochs 6 --seeds 3
+    python benchmarks/feature_reuse.py --start FILE --epochs 6    # a trained ResNet-20: begin from its features, or anew
+    python benchmarks/feature_reuse.py --table           # feature_reuse.md from the JSON files
+
+Results are JSON in feature_reuse/, one file a row; what is there is not measured again, and a training that was stopped
+goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import slimcnn
+from slimcnn.datasets import Dataset, Normalisation, batches, load_dataset
+from slimcnn.files import write_text
+from slimcnn.measuring import environment
+from slimcnn.models import load_weights
+from slimcnn.pruning import verify
+from slimcnn.training import Training
+
+HERE = Path(__file__).parent
+RAW = HERE / "feature_reuse"
+EXAMPLE = torch.zeros(1, 3, 32, 32)
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PUBLISHED = {"vgg16": 0.435, "resnet20": 0.609, "resnet50": 0.609}
+"""Prediction time of the rewritten network, as a share of the original's (the paper's abstract)."""
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def resnet50() -> nn.Module:
+    model = slimcnn.resolve("torchvision:resnet50", num_classes=10)
+    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    return model
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "vgg16": lambda: slimcnn.build("vgg16", head="4096-4096-10"),
+    "resnet20": lambda: slimcnn.build("resnet20"),
+    "resnet50": resnet50,
+}
+COUNTS = {"vgg16": (33_642_442, 25_352_682), "resnet20": (269_722, 145_402), "resnet50": (23_520_842, 12_860_618)}
+
+TRAINED: dict[str, tuple[str, dict[str, float]]] = {"resnet20": ("resnet20", {}), "vgg16": ("vgg16", {"width": 0.25})}
+"""What is trained under a name: a network of ours, and its arguments."""
+
+
+def with_numbers(model: nn.Module) -> nn.Module:
+    """Statistics and scales that hide nothing."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.3, 0.3)
+    return model.eval()
+
+
+# --- what needs no training -------------------------------------------------------------------------------------------
+
+
+def check() -> bool:
+    began = time.perf_counter()
+    good = [
+        told(f"{name}: parameters, before and after, that differ from the definition's", wrong_counts(name), 0)
+        for name in COUNTS
+    ]
+    good += [
+        told(f"{name}: error of prune against mask on the rewritten network, float64", law_error(name), 1e-9)
+        for name in ("vgg16", "resnet20")
+    ]
+    good += [
+        told(f"{name}: ONNX Runtime against PyTorch, rewritten, relative", onnx_error(name), 1e-4)
+        for name in ("vgg16", "resnet20")
+    ]
+    for runtime, batch in (("eager", 64), ("onnxruntime", 64)):
+        ratio = times("vgg16", runtime, batch, seconds=6)["ratio"]
+        good.append(
+            told(f"vgg16, {runtime}, batch {batch}: time as a share of the original's", ratio, PUBLISHED["vgg16"])
+        )
+    print(f"{time.perf_counter() - began:.0f} s")
+    return all(good)
+
+
+def told(what: str, found: float, target: float) -> bool:
+    good = found <= target
+    print(f"{'ok  ' if good else 'MISS'}  {what}: {found:.3g} (target: at most {target:g})", flush=True)
+    return good
+
+
+def wrong_counts(name: str) -> int:
+    model = NETWORKS[name]()
+    found = [slimcnn.measure(one, EXAMPLE).params for one in (model, slimcnn.replace(model, "feature_reuse", EXAMPLE))]
+    return sum(a != b for a, b in zip(found, COUNTS[name], strict=True))
+
+
+def law_error(name: str) -> float:
+    small = with_numbers(slimcnn.replace(NETWORKS[name](), "feature_reuse", EXAMPLE))
+    graph = slimcnn.trace(small, EXAMPLE)
+    plan = slimcnn.allocate(graph, slimcnn.score(small, graph, "l2"), slimcnn.Target(ratio=0.5))
+    cut = slimcnn.prune(small, graph, plan, verify=False)
+    verdict = verify(slimcnn.mask(small, graph, plan), cut, graph, plan)
+    return verdict.error if verdict.equal else float("inf")
+
+
+def onnx_error(name: str) -> float:
+    small, x = with_numbers(slimcnn.replace(NETWORKS[name](), "feature_reuse", EXAMPLE)), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = small(x).numpy()
+    return float(np.abs(onnx_session(small, x)() - expected).max() / np.abs(expected).max())
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def onnx_session(model: nn.Module, x: Tensor, threads: int = 1) -> Callable[[], np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(model, (x,), str(path), dynamo=False, input_names=["x"], opset_version=18)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"x": x.numpy()})[0]
+
+
+def times(name: str, runtime: str, batch: int, seconds: float) -> dict:
+    """Both networks in turns, one thread; the median of the ratios of neighbouring calls."""
+    torch.set_num_threads(1)
+    base = with_numbers(NETWORKS[name]())
+    small = with_numbers(slimcnn.replace(base, "feature_reuse", EXAMPLE))
+    x = torch.randn(batch, 3, 32, 32)
+    calls = [onnx_session(one, x) if runtime == "onnxruntime" else eager(one, x) for one in (base, small)]
+    for call in calls:
+        call()
+    taken: list[list[float]] = [[], []]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(taken[0]) < 5:
+        for call, into in zip(calls, taken, strict=True):
+            began = time.perf_counter()
+            call()
+            into.append(time.perf_counter() - began)
+    ratios = [b / a for a, b in zip(*taken, strict=True)]
+    return {
+        "kind": "time", "network": name, "runtime": runtime, "batch": batch, "threads": 1, "n": len(ratios),
+        "base_ms": 1e3 * statistics.median(taken[0]), "small_ms": 1e3 * statistics.median(taken[1]),
+        "ratio": statistics.median(ratios), "quartiles": statistics.quantiles(ratios, n=4)[::2],
+        "macs": slimcnn.measure(small, EXAMPLE).macs / slimcnn.measure(base, EXAMPLE).macs,
+    }  # fmt: skip
+
+
+def eager(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    def call() -> Tensor:
+        with torch.inference_mode():
+            return model(x)
+
+    return call
+
+
+# --- accuracy ---------------------------------------------------------------------------------------------------------
+
+
+def way(name: str, kind: str, seed: int) -> nn.Module:
+    """The network as it is, rewritten, or as narrow that it has as many parameters as the rewritten one."""
+    network, arguments = TRAINED[name]
+    torch.manual_seed(seed)
+    model = slimcnn.build(network, **arguments)
+    if kind == "base":
+        return model
+    rewritten = slimcnn.replace(model, f"feature_reuse:seed={seed}")
+    if kind == "reuse":
+        return rewritten
+    wanted, width = slimcnn.measure(rewritten, EXAMPLE).params, arguments.get("width", 1.0)
+    widths = [width * k / 400 for k in range(200, 400)]
+    sizes = {one: abs(slimcnn.measure(slimcnn.build(network, width=one), EXAMPLE).params - wanted) for one in widths}
+    torch.manual_seed(seed)
+    return slimcnn.build(network, width=min(sizes, key=sizes.__getitem__))
+
+
+def trained(name: str, kind: str, seed: int, epochs: int, state: Path, data: Dataset) -> dict:
+    model = way(name, kind, seed)
+    found = slimcnn.measure(model, EXAMPLE)
+    training = Training(
+        epochs=epochs, learning_rate=0.1, seed=seed, layout="nchw" if name.startswith("resnet") else "channels_last",
+        precision="bf16-mixed",
+    )  # fmt: skip
+    history = [
+        {"validation_top1": epoch.validation_top1, "seconds": epoch.seconds}
+        for epoch in slimcnn.fit(model, data, training=training, folder=state / f"{name}_{kind}_{seed}_{epochs}")
+    ]
+    return {
+        "kind": "trained", "network": name, "way": kind, "seed": seed, "epochs": epochs, "params": found.params,
+        "macs": found.macs, "arguments": getattr(model, "architecture", {}).get("arguments"), "history": history,
+        "top1": slimcnn.evaluate(model, data.test, data.normalisation).top1,
+    }  # fmt: skip
+
+
+def started(weights: Path, init: str, epochs: int, state: Path, data: Dataset) -> dict:
+    """A rewritten ResNet-20 that begins from the trained one's features, or with random units; the same training."""
+    torch.set_num_threads(1)
+    original = slimcnn.build("resnet20").eval()
+    load_weights(original, weights)
+    small = slimcnn.replace(original, "feature_reuse")
+    began = time.perf_counter()
+    if init != "random":
+        feed = batches(data.train, 128, normalisation=data.normalisation, seed=0)
+        slimcnn.reuse_features(small, original, (x for x, _ in islice(feed, 8)))
+    spent = time.perf_counter() - began
+    before = slimcnn.evaluate(small, data.test, data.normalisation).top1
+    training = Training(epochs=epochs, learning_rate=0.05, layout="nchw", precision="bf16-mixed")
+    history = [
+        {"validation_top1": epoch.validation_top1, "seconds": epoch.seconds}
+        for epoch in slimcnn.fit(small, data, training=training, folder=state / f"start_{init}_{epochs}")
+    ]
+    return {
+        "kind": "start", "network": "resnet20", "init": init, "epochs": epochs, "images": 1024, "seconds_of_start": spent,
+        "original": slimcnn.evaluate(original, data.test, data.normalisation).top1, "before": before, "history": history,
+        "top1": slimcnn.evaluate(small, data.test, data.normalisation).top1,
+    }  # fmt: skip
+
+
+def measured(path: Path, function: Callable[[], dict]) -> None:
+    if not path.exists():
+        began = time.perf_counter()
+        found = function() | {"seconds": time.perf_counter() - began, "environment": environment()}
+        write_text(path, json.dumps(found, indent=1) + "\n")
+        print(path.stem, {key: found.get(key) for key in ("top1", "ratio")}, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--time", action="store_true")
+    parser.add_argument("--train", default="", help="resnet20, vgg16")
+    parser.add_argument("--start", type=Path, help="weights of a trained ResNet-20")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--state", type=Path, default=Path("runs/feature_reuse"))
+    parser.add_argument("--raw", type=Path, default=RAW)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.check:
+        sys.exit(0 if check() else 1)
+    raw = options.raw
+    if options.time:
+        for name in NETWORKS:
+            for runtime in ("eager", "onnxruntime"):
+                for batch in (1, 64):
+                    path = raw / f"time_{name}_{runtime}_{batch}.json"
+                    measured(path, lambda: times(name, runtime, batch, seconds=15))  # noqa: B023
+    data = replace(load_dataset("cifar10"), normalisation=IMAGENET)
+    if options.start:
+        for init in ("reuse", "random"):
+            path = raw / f"start_{init}_{options.epochs}.json"
+            measured(path, lambda: started(options.start, init, options.epochs, options.state, data))  # noqa: B023
+    for seed in range(options.seeds):
+        for name in filter(None, options.train.split(",")):
+            for kind in ("base", "reuse", "narrow"):
+                path = raw / f"{name}_{kind}_{options.epochs}_{seed}.json"
+                measured(path, lambda: trained(name, kind, seed, options.epochs, options.state, data))  # noqa: B023
+    table(raw)
+
+
+def table(raw: Path) -> None:
+    from feature_reuse_page import page
+
+    write_text(HERE / "feature_reuse.md", page([json.loads(path.read_text()) for path in sorted(raw.glob("*.json"))]))
+
+
+if __name__ == "__main__":
+    main()
