@@ -66,6 +66,10 @@ TRAINED: dict[str, tuple[str, dict[str, float]]] = {"resnet20": ("resnet20", {})
 """What is trained under a name: a network of ours, and its arguments."""
 
 
+STARTS = (("reuse", 0.01), ("reuse", 0.05), ("random", 0.05), ("random", 0.1))
+"""Beginnings of a rewritten network, with the learning rates of their training."""
+
+
 def with_numbers(model: nn.Module) -> nn.Module:
     """Statistics and scales that hide nothing."""
     torch.manual_seed(0)
@@ -220,7 +224,7 @@ def trained(name: str, kind: str, seed: int, epochs: int, state: Path, data: Dat
     }  # fmt: skip
 
 
-def started(weights: Path, init: str, epochs: int, state: Path, data: Dataset) -> dict:
+def started(weights: Path, init: str, rate: float, epochs: int, state: Path, data: Dataset) -> dict:
     """A rewritten ResNet-20 that begins from the trained one's features, or with random units; the same training."""
     torch.set_num_threads(1)
     original = slimcnn.build("resnet20").eval()
@@ -232,13 +236,13 @@ def started(weights: Path, init: str, epochs: int, state: Path, data: Dataset) -
         slimcnn.reuse_features(small, original, (x for x, _ in islice(feed, 8)))
     spent = time.perf_counter() - began
     before = slimcnn.evaluate(small, data.test, data.normalisation).top1
-    training = Training(epochs=epochs, learning_rate=0.05, layout="nchw", precision="bf16-mixed")
+    training = Training(epochs=epochs, learning_rate=rate, layout="nchw", precision="bf16-mixed")
     history = [
         {"validation_top1": epoch.validation_top1, "seconds": epoch.seconds}
-        for epoch in slimcnn.fit(small, data, training=training, folder=state / f"start_{init}_{epochs}")
+        for epoch in slimcnn.fit(small, data, training=training, folder=state / f"start_{init}_{rate:g}_{epochs}")
     ]
     return {
-        "kind": "start", "network": "resnet20", "init": init, "epochs": epochs, "images": 1024, "seconds_of_start": spent,
+        "kind": "start", "network": "resnet20", "init": init, "rate": rate, "epochs": epochs, "images": 1024, "seconds_of_start": spent,
         "original": slimcnn.evaluate(original, data.test, data.normalisation).top1, "before": before, "history": history,
         "top1": slimcnn.evaluate(small, data.test, data.normalisation).top1,
     }  # fmt: skip
@@ -275,9 +279,9 @@ def main() -> None:
                     measured(path, lambda: times(name, runtime, batch, seconds=15))  # noqa: B023
     data = replace(load_dataset("cifar10"), normalisation=IMAGENET)
     if options.start:
-        for init in ("reuse", "random"):
-            path = raw / f"start_{init}_{options.epochs}.json"
-            measured(path, lambda: started(options.start, init, options.epochs, options.state, data))  # noqa: B023
+        for init, rate in STARTS:
+            path = raw / f"start_{init}_{rate:g}_{options.epochs}.json"
+            measured(path, lambda: started(options.start, init, rate, options.epochs, options.state, data))  # noqa: B023
     for seed in range(options.seeds):
         for name in filter(None, options.train.split(",")):
             for kind in ("base", "reuse", "narrow"):

@@ -13,19 +13,31 @@ from slimcnn.checkpoints import is_checkpoint, load, read_information, save
 from slimcnn.choosing import begin_search, make_plan, rewritten, search_plan, without_relations
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import ModelError, RecipeError
-from slimcnn.findings import assemble, scales_and_relations
-from slimcnn.graph import ChannelGraph
+from slimcnn.findings import about_cut, about_rewrite, assemble, scales_and_relations
 from slimcnn.layers.relating import relating_of
+from slimcnn.layers.reusing import units_in
 from slimcnn.models import load_weights, preprocessing, resolve
 from slimcnn.normalising import find_normalisation
-from slimcnn.pruning import Plan, Verdict, mask, prune
+from slimcnn.pruning import mask, prune
 from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.verify import law
-from slimcnn.recipes import Recipe
-from slimcnn.reporting.contents import Curve, Report, Scales, Stage
-from slimcnn.rewriting import fold_relations
-from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, RunFolder
-from slimcnn.stages import curve, recover, run_epochs, timed, train_softly, train_sparsely
+from slimcnn.recipes import Recipe, Rewriting
+from slimcnn.recovery import reuse_features
+from slimcnn.reporting.contents import Curve, Report, Stage
+from slimcnn.rewriting import fold_relations, rewrite_named
+from slimcnn.rewriting import replace as rewrite
+from slimcnn.rewriting import rewritten as rewritten_by
+from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, REWRITTEN, RunFolder
+from slimcnn.stages import (
+    Cut,
+    curve,
+    recover,
+    run_epochs,
+    timed,
+    train_softly,
+    train_sparsely,
+    training_images,
+)
 from slimcnn.start import SILENT, Show, Start
 from slimcnn.training import Training
 from slimcnn.training.processes import from_rank_zero, launched
@@ -42,8 +54,10 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
     Raises:
         SlimcnnError: anything that the user can mend, in one line.
     """
-    if recipe.prune is None and recipe.pretrain is None:
-        raise RecipeError("the recipe neither trains nor prunes: give it [pretrain] or [prune]")
+    if recipe.prune is None and recipe.pretrain is None and recipe.rewrite is None:
+        raise RecipeError("the recipe neither trains, prunes nor rewrites: give it [pretrain], [prune] or [rewrite]")
+    if recipe.rewrite is not None:
+        rewrite_named(recipe.rewrite.rule)
     if recipe.prune is not None and recipe.prune.plan is None:
         criterion_named(recipe.prune.criterion)  # a typing mistake is to show now, not after hours of training
     fabric = launched(fabric)
@@ -52,7 +66,10 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
     folder = RunFolder(Path(recipe.out), writing=fabric.is_global_zero, facts=facts)
     if recipe.prune is not None and recipe.prune.search is not None and folder.writing:
         begin_search(recipe, recipe.prune.search, folder.path)
-    start = prepare(recipe, show, folder, fabric)
+    anew = recipe.rewrite is not None and recipe.rewrite.init == "random"
+    start = prepare(recipe, show, folder, fabric, trained=not anew)
+    if recipe.rewrite is not None:
+        return _rewrite(recipe, recipe.rewrite, start, folder, show, fabric, command)
     if recipe.prune is None:
         return None
     sparse, start = sparsified(recipe, start, folder, show, fabric)
@@ -71,10 +88,42 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
         show.say(f"cutting {int(plan.counts(graph).sum())} channels and proving the cut")
         small = prune(whole.model, graph, plan, verify=False)
         verdict = law(mask(whole.model, graph, plan), small, graph, plan)
-    stages, curves = recover(recipe, start, whole.model, small, graph, plan, folder, show, fabric)
+    stages, curves = recover(recipe, start, small, Cut(whole.model, graph, plan), folder, show, fabric)
     if not folder.writing:
         return None
-    return _finish(recipe, start, small, graph, plan, verdict, stages, curves, related, folder, show, command)
+    return _finish(
+        recipe, start, small, about_cut(start, graph, plan, verdict, related), stages, curves, folder, show, command
+    )
+
+
+def _rewrite(
+    recipe: Recipe, rewriting: Rewriting, start: Start, folder: RunFolder, show: Show, fabric: Fabric, command: str
+) -> Report | None:
+    """Rewrite the network, begin from the original's features, and train."""
+    show.say(f"rewriting the network: {rewriting.rule}")
+    found = rewritten_by(start.model, rewriting.rule, start.example)
+    small = found.model
+    show.say(f"{sum(bool(one.what) for one in found.changes)} of {len(found.changes)} layers rewritten")
+    if (folder / REWRITTEN).exists():
+        small.load_state_dict(load(folder / REWRITTEN, small).state_dict())
+    elif rewriting.init == "reuse" and units_in(small):
+
+        def solving(done: int, total: int) -> None:
+            show.progress("solving layers", done, total)
+
+        def begun() -> dict[str, Tensor]:
+            show.say(str(reuse_features(small, start.model, training_images(recipe, start), solving)))
+            return small.state_dict()
+
+        with timed(folder, "reuse"):
+            small.load_state_dict(from_rank_zero(fabric, begun))
+        if folder.writing:
+            save(small, folder / REWRITTEN)
+    stages, curves = recover(recipe, start, small, None, folder, show, fabric)
+    if not folder.writing:
+        return None
+    about = about_rewrite(rewriting.rule, found)
+    return _finish(recipe, start, small, about, stages, curves, folder, show, command)
 
 
 def sparsified(recipe: Recipe, start: Start, folder: RunFolder, show: Show, fabric: Fabric) -> tuple[Start, Start]:
@@ -133,6 +182,8 @@ def load_network(recipe: Recipe, dataset: Dataset) -> tuple[nn.Module, dict[str,
         with torch.random.fork_rng([]):
             torch.manual_seed(recipe.pretrain.seed if recipe.pretrain else 0)
             original = resolve(network.model, **arguments)
+            if network.rewrite:
+                original = rewrite(original, network.rewrite, torch.zeros(1, *dataset.shape))
     if checkpoint:
         assert network.weights is not None
         return load(network.weights, original), read_information(network.weights)
@@ -195,8 +246,8 @@ def _pretrain(training: Training, start: Start, show: Show, folder: RunFolder | 
 
 
 def _finish(
-    recipe: Recipe, start: Start, small: nn.Module, graph: ChannelGraph, plan: Plan, verdict: Verdict,
-    stages: list[Stage], curves: list[Curve], related: tuple[Scales, ...], folder: RunFolder, show: Show, command: str,
+    recipe: Recipe, start: Start, small: nn.Module, about: dict[str, Any], stages: list[Stage], curves: list[Curve],
+    folder: RunFolder, show: Show, command: str,
 ) -> Report:  # fmt: skip
     from slimcnn.reporting import write_report
 
@@ -204,6 +255,6 @@ def _finish(
     if not (folder / ORIGINAL).exists():
         save(start.model, folder / ORIGINAL, information=start.information(stages[0].top1))
     show.say("measuring both networks, and reading the test images")
-    report = assemble(recipe, start, small, graph, plan, verdict, stages, curves, related, folder, command)
+    report = assemble(recipe, start, small, about, stages, curves, folder, command)
     write_report(report, folder.path)
     return report

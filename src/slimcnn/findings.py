@@ -11,6 +11,7 @@ from torch import nn
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.walking import named_tensors
+from slimcnn.layers.reusing import FeatureReuse, units_in
 from slimcnn.measuring import Latency, Measurement, environment, file_bytes, latency, measure
 from slimcnn.pruning import Plan, Verdict
 from slimcnn.pruning.scores import rows
@@ -25,12 +26,15 @@ from slimcnn.reporting.contents import (
     Norms,
     Numbers,
     Report,
+    ReuseUnit,
+    Rewrite,
     Scales,
     Searched,
     Stage,
     Timing,
     Tried,
 )  # fmt: skip
+from slimcnn.rewriting import Rewritten
 from slimcnn.runs import COMPRESSED, ORIGINAL, RECIPE, RunFolder
 from slimcnn.training import evaluate
 
@@ -39,10 +43,13 @@ if TYPE_CHECKING:
 
 
 def assemble(
-    recipe: Recipe, start: Start, small: nn.Module, graph: ChannelGraph, plan: Plan, verdict: Verdict,
-    stages: list[Stage], curves: list[Curve], related: tuple[Scales, ...], folder: RunFolder, command: str,
+    recipe: Recipe, start: Start, small: nn.Module, about: dict[str, Any], stages: list[Stage], curves: list[Curve],
+    folder: RunFolder, command: str,
 ) -> Report:  # fmt: skip
-    """Measure the original and the compressed network side by side, on the test images too."""
+    """Measure the original and the compressed network side by side, on the test images too.
+
+    `about` is what `about_cut` or `about_rewrite` say.
+    """
     example = start.example
     sizes = {"before": measure(start.model, example), "after": measure(small, example)}
     times = latency({"before": start.model, "after": small}, example, seconds=recipe.latency_seconds)
@@ -55,7 +62,6 @@ def assemble(
         )
         for when in ("before", "after")
     }  # fmt: skip
-    assert recipe.prune is not None
     name = recipe.network.model or getattr(start.model, "architecture", {}).get("model", "network")
     return Report(
         title=f"{name} on {start.dataset.name}",
@@ -64,29 +70,62 @@ def assemble(
         dataset=start.dataset.name,
         images={part: len(getattr(start.dataset, part)) for part in ("train", "validation", "test")},
         normalisation=start.normalisation,
-        criterion=plan.criterion,
-        target=plan.target,
         recovery=_recovery(recipe, start, stages),
         before=numbers["before"],
         after=numbers["after"],
         stages=tuple(stages),
-        verdict=Law(equal=verdict.equal, error=verdict.error, text=str(verdict)),
-        locked=tuple(LockedChannels(**_fields(lock)) for lock in graph.locked),
-        groups=_groups(graph, plan),
-        layers=_layers(sizes["before"], sizes["after"]),
-        norms=_norms(start.model, graph, plan),
+        layers=_layers(sizes["before"], sizes["after"], _places(small)),
         curves=tuple(curves),
         sparse=tuple(Curve(**epoch) for epoch in folder.facts.get("sparsified", [])),
-        scales=related,
         search=_searched(recipe, folder),
         timing=_timing(times),
         not_counted=sizes["after"].not_counted,
-        notes=(*start.notes, *plan.notes),
+        notes=(*start.notes, *about.pop("notes", ())),
         environment=environment(),
         recipe=recipe.to_toml(),
         checkpoint=COMPRESSED,
         seconds=_seconds(folder, stages),
+        **about,
     )
+
+
+def about_cut(
+    start: Start, graph: ChannelGraph, plan: Plan, verdict: Verdict, related: tuple[Scales, ...]
+) -> dict[str, Any]:
+    """Say of a cut what the report shows of it alone."""
+    return {
+        "criterion": plan.criterion,
+        "target": plan.target,
+        "verdict": Law(equal=verdict.equal, error=verdict.error, text=str(verdict)),
+        "locked": tuple(LockedChannels(**_fields(lock)) for lock in graph.locked),
+        "groups": _groups(graph, plan),
+        "norms": _norms(start.model, graph, plan),
+        "scales": related,
+        "notes": plan.notes,
+    }
+
+
+def about_rewrite(rule: str, found: Rewritten) -> dict[str, Any]:
+    """Say of a rewrite what the report shows of it alone."""
+    units = [
+        ReuseUnit(
+            place=unit.place, reads=unit.reads, makes=unit.makes, reused=unit.reused, dense=unit.dense,
+            residual=unit.residual,
+        )
+        for unit in units_in(found.model)
+    ]  # fmt: skip
+    changes = [Rewrite(layer=one.layer, what=one.what, why_left=one.why_left) for one in found.changes]
+    return {"target": rule, "verdict": None, "rewrites": tuple(changes), "units": tuple(units)}
+
+
+def _places(small: nn.Module) -> dict[str, str]:
+    """Name, for layers that went into a unit of feature reuse, where they are now."""
+    found: dict[str, str] = {}
+    for name, module in small.named_modules():
+        if isinstance(module, FeatureReuse):
+            for number, (conv, norm) in enumerate(module.unit.layers):
+                found |= {conv: f"{name}.steps.{number}.conv"} | ({norm: f"{name}.steps.{number}.norm"} if norm else {})
+    return found
 
 
 def scales_and_relations(model: nn.Module, graph: ChannelGraph, plan: Plan) -> tuple[Scales, ...]:
@@ -127,7 +166,9 @@ def _recovery(recipe: Recipe, start: Start, stages: list[Stage]) -> str:
     images = min(recover.images, len(start.dataset.train))
     soft = recipe.prune.soft if recipe.prune else None
     sparse = recipe.sparsify
-    done = [f"{sparse.training.epochs} epochs of sparse training before the cut"] if sparse else []
+    reused = recipe.rewrite is not None and recipe.rewrite.init == "reuse"
+    done = [f"begun from the original's features on {images:,} images"] if reused else []
+    done += [f"{sparse.training.epochs} epochs of sparse training before the cut"] if sparse else []
     done += [f"{soft.epochs} epochs of soft training before the cut"] if soft else []
     if "constants folded" in names:
         done.append("constants of removed channels folded into the next layers")
@@ -178,8 +219,9 @@ def _groups(graph: ChannelGraph, plan: Plan) -> tuple[Group, ...]:
     )  # fmt: skip
 
 
-def _layers(before: Measurement, after: Measurement) -> tuple[LayerChange, ...]:
+def _layers(before: Measurement, after: Measurement, places: dict[str, str]) -> tuple[LayerChange, ...]:
     new = {layer.name: layer for layer in after.layers}
+    new |= {old: new[name] for old, name in places.items() if name in new}
     return tuple(
         LayerChange(
             name=old.name, kind=old.kind,

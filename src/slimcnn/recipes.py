@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slimcnn.errors import RecipeError
 from slimcnn.files import write_text
@@ -36,6 +36,8 @@ class Network(Section):
     """A name, `timm:NAME`, `torchvision:NAME` or `package.module:function`; may be left out for a checkpoint."""
     weights: FilePath = None
     arguments: dict[str, Any] = Field(default_factory=dict)
+    rewrite: str = ""
+    """A rewrite that is part of the network, as feature_reuse:variant=chain; weights are then those of the result."""
 
 
 class Normalising(Section):
@@ -94,6 +96,15 @@ class Pruning(Section):
     """Look for the smallest network within a drop of accuracy, instead of the target's ratio or MACs."""
     batches: int = Field(default=8, ge=1)
     """Batches of 128 training images for criteria that look at data, and for the scope "sensitivity"."""
+
+
+class Rewriting(Section):
+    """A rewrite of the trained network, and where the weights of what is new come from."""
+
+    rule: str = "feature_reuse"
+    """A rewrite (`slimcnn list rewrites`), with options as feature_reuse:variant=chain."""
+    init: Literal["reuse", "random"] = "reuse"
+    """reuse: from the original's features, by least squares on training images; random: to be trained anew."""
 
 
 STEPS = ("constants", "bn", "least_squares", "data_free", "finetune", "distill")
@@ -166,10 +177,30 @@ class Recipe(Section):
     sparsify: Sparsifying | None = None
     """Train the network sparsely before the cut; alone, without weights and pretraining, from scratch."""
     prune: Pruning | None = Field(default_factory=Pruning)
-    """None: only train."""
+    """None: only train, or rewrite."""
+    rewrite: Rewriting | None = None
+    """Rewrite the network instead of pruning it."""
     recover: Recovery = Field(default_factory=Recovery)
     latency_seconds: float = Field(default=4.0, gt=0)
     out: str = "runs/run"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rewrites_or_prunes(cls, plain: Any) -> Any:
+        if not isinstance(plain, dict) or plain.get("rewrite") is None:
+            return plain
+        if plain.get("prune") not in (None, False):
+            raise ValueError("a run rewrites or prunes: rewrite first, and prune its compressed.safetensors then")
+        return plain | {"prune": None, "recover": {"how": "none"} | dict(plain.get("recover") or {})}
+
+    @model_validator(mode="after")
+    def _needs_no_plan(self) -> Recipe:
+        steps = [step for step in self.recover.steps if step in ("constants", "least_squares", "data_free")]
+        if self.rewrite is not None and steps:
+            raise ValueError(
+                f"recover.how = {steps[0]} is about removed channels: choose none, bn, finetune or distill"
+            )
+        return self
 
     def to_toml(self) -> str:
         """Write the recipe as TOML, every value spelled out."""

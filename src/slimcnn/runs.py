@@ -12,6 +12,7 @@ from slimcnn.files import write_text
 from slimcnn.recipes import Recipe, explain_difference, read_recipe, write_recipe
 
 RECIPE, PLAN, PROGRESS = "recipe.toml", "plan.json", "progress.json"
+REWRITTEN = "rewritten.safetensors"
 ORIGINAL, SPARSE, COMPRESSED = "original.safetensors", "sparse.safetensors", "compressed.safetensors"
 POINTS = "search.log"
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -54,27 +54,28 @@ TRAINED = {"distill": ("distilling from the original", "distilled"), "finetune":
 """What a kind of training is called while it goes on, and afterwards."""
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What a network was cut out of, and how."""
+
+    whole: nn.Module
+    graph: ChannelGraph
+    plan: Plan
+
+
 def recover(
-    recipe: Recipe, start: Start, whole: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan,
-    folder: RunFolder, show: Show, fabric: Fabric,
-) -> tuple[list[Stage], list[Curve]]:  # fmt: skip
-    """Win the accuracy of `small`, cut out of `whole`, back in place, by the steps of the recipe."""
-    stages = [_stage(start.model, "original", start, folder, fabric), _stage(small, "cut", start, folder, fabric)]
+    recipe: Recipe, start: Start, small: nn.Module, cut: Cut | None, folder: RunFolder, show: Show, fabric: Fabric
+) -> tuple[list[Stage], list[Curve]]:
+    """Win the accuracy of `small`, which was cut or else rewritten, back in place, by the steps of the recipe."""
+    first = "cut" if cut is not None else "rewritten"
+    stages = [_stage(start.model, "original", start, folder, fabric), _stage(small, first, start, folder, fabric)]
     steps = recipe.recover.steps
     for step in steps:
         if step in TRAINED:
             break  # the last
         began = time.perf_counter()
-        if step == "constants":
-            show.say(str(fold_constants(small, whole, graph, plan)))
-        elif step == "bn":
-            if not recalibrate(small, _images(recipe, start)):
-                continue
-        else:
-            small.load_state_dict(
-                from_rank_zero(fabric, lambda: _re_solve(step, recipe, start, whole, small, graph, plan, show))  # noqa: B023
-            )
-        stages.append(_stage(small, UNTRAINED[step], start, folder, fabric, began))
+        if _win_back(step, recipe, start, small, cut, show, fabric):
+            stages.append(_stage(small, UNTRAINED[step], start, folder, fabric, began))
     if steps:
         show.say(", ".join(f"{stage.name} {stage.top1:.2f} %" for stage in stages) + " (validation top-1)")
     if not recipe.recover.trains:
@@ -86,6 +87,20 @@ def recover(
     seconds = sum(epoch.seconds for epoch in history)
     stages.append(Stage(name=name, top1=history[-1].validation_top1, seconds=seconds))
     return stages, [curve(epoch) for epoch in history]
+
+
+def _win_back(
+    step: str, recipe: Recipe, start: Start, small: nn.Module, cut: Cut | None, show: Show, fabric: Fabric
+) -> bool:
+    """Take one step that trains nothing; tells whether it changed the network."""
+    if step == "bn":
+        return bool(recalibrate(small, training_images(recipe, start)))
+    assert cut is not None
+    if step == "constants":
+        show.say(str(fold_constants(small, cut.whole, cut.graph, cut.plan)))
+    else:
+        small.load_state_dict(from_rank_zero(fabric, lambda: _re_solve(step, recipe, start, small, cut, show)))
+    return True
 
 
 def train_softly(
@@ -148,7 +163,7 @@ def strength_for(training: Training, images: int) -> float:
     return min(SHRINKAGE / sum(rates), LARGEST_STEP / max(rates)) * (1 - training.momentum)
 
 
-def _images(recipe: Recipe, start: Start) -> Iterator[Tensor]:
+def training_images(recipe: Recipe, start: Start) -> Iterator[Tensor]:
     """Give training images as the network expects them, without their labels."""
     feed = batches(
         start.dataset.train.limit(recipe.recover.images), BATCH, normalisation=start.dataset.normalisation, seed=0
@@ -156,10 +171,7 @@ def _images(recipe: Recipe, start: Start) -> Iterator[Tensor]:
     return (x for x, _ in feed)
 
 
-def _re_solve(
-    step: str, recipe: Recipe, start: Start, whole: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan,
-    show: Show,
-) -> dict[str, Tensor]:  # fmt: skip
+def _re_solve(step: str, recipe: Recipe, start: Start, small: nn.Module, cut: Cut, show: Show) -> dict[str, Tensor]:
     """Solve the layers behind the cut anew, on training images or on images that are made; gives the new state."""
 
     def making(done: int, total: int) -> None:
@@ -169,10 +181,10 @@ def _re_solve(
         show.progress("re-solving layers", done, total)
 
     if step == "data_free":
-        images = iter(synthesise(whole, start.dataset.shape, progress=making).split(BATCH))
+        images = iter(synthesise(cut.whole, start.dataset.shape, progress=making).split(BATCH))
     else:
-        images = _images(recipe, start)
-    show.say(str(least_squares(small, whole, graph, plan, images, solving)))
+        images = training_images(recipe, start)
+    show.say(str(least_squares(small, cut.whole, cut.graph, cut.plan, images, solving)))
     return small.state_dict()
 
 

@@ -11,6 +11,7 @@ from slimcnn.errors import UnknownName
 from slimcnn.graph import ChannelGraph
 from slimcnn.measuring import Latency, Measurement
 from slimcnn.pruning import Plan
+from slimcnn.rewriting import Rewritten
 
 
 def describe_graph(graph: ChannelGraph) -> dict[str, Any]:
@@ -105,13 +106,27 @@ def measurement_tables(found: Measurement, timed: Latency, layers: bool) -> list
     return [every, table]
 
 
+def rewrite_tables(found: Rewritten, before: Measurement, after: Measurement) -> list[Table]:
+    """Show what a rewrite did to every layer, or why it left it, and what it saves."""
+    table = Table("layer", "what became of it", title="Layers", title_justify="left")
+    for change in found.changes:
+        table.add_row(change.layer, change.what or f"left: {change.why_left}")
+    costs = Table("", "before", "after", "stays")
+    for name, old, new in (("MACs", before.macs, after.macs), ("params", before.params, after.params)):
+        costs.add_row(name, f"{old:,}", f"{new:,}", f"{new / max(old, 1):.3f}")
+    return [table, costs]
+
+
 def describe_names(kind: str) -> dict[str, list[dict[str, str]]]:
     """Give registered names with promises and sources, of one kind or all."""
     from slimcnn.datasets import datasets
     from slimcnn.models import networks
     from slimcnn.pruning import criteria
+    from slimcnn.rewriting import rewrites
 
-    registries: dict[str, Any] = {"networks": networks, "criteria": criteria, "datasets": datasets}
+    registries: dict[str, Any] = {
+        "networks": networks, "criteria": criteria, "rewrites": rewrites, "datasets": datasets,
+    }  # fmt: skip
     if kind != "all" and kind not in registries:
         raise UnknownName("kind", kind, registries)
     chosen = registries if kind == "all" else {kind: registries[kind]}

@@ -55,6 +55,7 @@ def inspect(
     weights: options.Weights = None,
     arg: options.Arguments = [],  # noqa: B006
     input_: options.Input = "",
+    rewrite: options.Rewrite = "",
     inexact: Annotated[bool, typer.Option(help="As in compress: norms over channels lock nothing.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -65,7 +66,7 @@ def inspect(
     from slimcnn.graph import trace
     from slimcnn.tables import describe_graph, graph_tables
 
-    network, example = network_of(model, weights, arg, input_)
+    network, example = network_of(model, weights, arg, input_, rewrite)
     graph = trace(network, example, inexact)
     if as_json:
         print_json(describe_graph(graph))
@@ -113,6 +114,7 @@ def measure(
     weights: options.Weights = None,
     arg: options.Arguments = [],  # noqa: B006
     input_: options.Input = "",
+    rewrite: options.Rewrite = "",
     layers: Annotated[bool, typer.Option(help="Also every layer.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -124,7 +126,7 @@ def measure(
     from slimcnn.measuring import measure as count
     from slimcnn.tables import describe_measurement, measurement_tables
 
-    network, example = network_of(model, weights, arg, input_)
+    network, example = network_of(model, weights, arg, input_, rewrite)
     found = count(network, example)
     timed = latency({"network": network}, example)["network"]
     if as_json:
@@ -135,10 +137,10 @@ def measure(
 
 @app.command("list")
 def list_names(
-    kind: Annotated[str, typer.Argument(help="networks, criteria or datasets; all of them by default.")] = "all",
+    kind: Annotated[str, typer.Argument(help="networks, criteria, rewrites or datasets; default: all.")] = "all",
     as_json: options.AsJson = False,
 ) -> None:
-    """List the networks, criteria and datasets that there are, with their sources."""
+    """List the networks, criteria, rewrites and datasets that there are, with their sources."""
     from slimcnn.tables import describe_names, names_tables
 
     if as_json:

@@ -163,6 +163,20 @@ Settings = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+Rewrite = Annotated[
+    str,
+    typer.Option(
+        help="A rewrite of the network (*slimcnn list rewrites*), options as feature_reuse:variant=chain.",
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+Init = Annotated[
+    str,
+    typer.Option(
+        help="Where new layers begin: reuse (from the original's features, solved on training images) or random.",
+        rich_help_panel=BACK,
+    ),
+]
 Out = Annotated[
     Path, typer.Option(help="The run's folder. The same command goes on where it was interrupted.", rich_help_panel=RUN)
 ]

@@ -57,12 +57,12 @@ def given(**values: Any) -> dict[str, Any]:
 
 def network_and_data(
     model: str, weights: Path | None, data: str, arguments: list[str], image_size: int | None, limit: int | None,
-    seed: int,
+    seed: int, rewrite: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Write the two sections of a recipe that say what a command is about."""
     return {
         "network": {"model": model, "arguments": dict(assignment(text, "--arg") for text in arguments)}
-        | given(weights=str(weights) if weights else None),
+        | given(weights=str(weights) if weights else None, rewrite=rewrite or None),
         "data": {"name": data, "seed": seed} | given(image_size=image_size, limit=limit),
     }
 
@@ -101,13 +101,16 @@ def recipe_of(plain: dict[str, Any], settings: list[str]) -> Recipe:
     return recipe_from(plain)
 
 
-def network_of(model: str, weights: Path | None, arguments: list[str], shape: str) -> tuple[Any, Any]:
+def network_of(
+    model: str, weights: Path | None, arguments: list[str], shape: str, rewrite: str = ""
+) -> tuple[Any, Any]:
     """Build a network and one input for it, without a dataset."""
     import torch
 
     from slimcnn.checkpoints import is_checkpoint, load, read_information
     from slimcnn.errors import ModelError
     from slimcnn.models import load_weights, preprocessing, resolve
+    from slimcnn.rewriting import replace
 
     options = dict(assignment(text, "--arg") for text in arguments)
     size: tuple[int, ...] | None = None
@@ -128,4 +131,5 @@ def network_of(model: str, weights: Path | None, arguments: list[str], shape: st
     size = size or preprocessing(network).input
     if size is None:
         raise ModelError("what does the network expect? give --input, for example --input 3x224x224")
-    return network, torch.zeros(1, *size)
+    example = torch.zeros(1, *size)
+    return (replace(network, rewrite, example) if rewrite else network), example

@@ -11,7 +11,14 @@ import typer
 
 from slimcnn.cli import options
 from slimcnn.cli.app import app
-from slimcnn.cli.reading import given, how_to_recover, network_and_data, recipe_of, sparsify_and_search
+from slimcnn.cli.reading import (
+    given,
+    how_to_recover,
+    network_and_data,
+    network_of,
+    recipe_of,
+    sparsify_and_search,
+)
 from slimcnn.cli.showing import print_json, print_tables, showing
 
 if TYPE_CHECKING:
@@ -101,6 +108,7 @@ def train(
     epochs: options.Epochs = 30,
     learning_rate: options.LearningRate = None,
     batch_size: options.BatchSize = None,
+    rewrite: options.Rewrite = "",
     out: options.Out = Path("runs/trained"),
     seed: options.Seed = 0,
     devices: options.Devices = 1,
@@ -112,9 +120,56 @@ def train(
     Example: slimcnn train --model resnet20 --data cifar10 --epochs 100 --out runs/r20
     """
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    plain = network_and_data(model, None, data, arg, image_size, limit, seed)
+    plain = network_and_data(model, None, data, arg, image_size, limit, seed, rewrite)
     recipe = recipe_of(plain | {"pretrain": training, "prune": None, "out": str(out)}, set_)
     _compress(recipe, devices, as_json)
+
+
+@app.command()
+def rewrite(
+    model: options.Model = "",
+    weights: options.Weights = None,
+    data: options.DataName = "",
+    arg: options.Arguments = [],  # noqa: B006
+    image_size: options.ImageSize = None,
+    limit: options.Limit = None,
+    rewrite: options.Rewrite = "feature_reuse",
+    init: options.Init = "reuse",
+    recover: options.Recover = None,
+    epochs: options.Epochs = None,
+    learning_rate: options.LearningRate = None,
+    batch_size: options.BatchSize = None,
+    pretrain: options.Pretrain = None,
+    out: options.Out = Path("runs/rewritten"),
+    seed: options.Seed = 0,
+    devices: options.Devices = 1,
+    set_: options.Settings = [],  # noqa: B006
+    input_: options.Input = "",
+    as_json: options.AsJson = False,
+) -> None:  # fmt: skip
+    """Replace the structure of a network by a cheaper one, begin from its features, train, and report.
+
+    Without --data: show what becomes of every layer, and write the rewritten network to OUT.
+
+    Example: slimcnn rewrite --model resnet20 --weights resnet20.safetensors --data cifar10 --epochs 10 --out runs/fr20
+    """
+    if not data:
+        _show_rewrite(network_of(model, weights, arg, input_), rewrite, out, as_json)
+        return
+    training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+    plain = network_and_data(model, weights, data, arg, image_size, limit, seed)
+    how = recover or (("distill" if init == "reuse" else "finetune") if epochs else "none")
+    plain |= {
+        "rewrite": {"rule": rewrite, "init": init},
+        "recover": {
+            "how": how_to_recover(how, training),
+            "training": {"epochs": 10, "learning_rate": 0.05 if init == "reuse" else 0.1} | training,
+        },
+        "out": str(out),
+    }
+    if pretrain is not None:
+        plain["pretrain"] = {"epochs": pretrain, "seed": seed}
+    _compress(recipe_of(plain, set_), devices, as_json)
 
 
 @app.command("run")
@@ -199,9 +254,32 @@ def _compress(recipe: Recipe, devices: int, as_json: bool) -> None:
         print_json(found.model_dump(mode="json"))
         return
     print_tables([summary_table(found)])
-    typer.echo(found.verdict.text)
+    if found.verdict is not None:
+        typer.echo(found.verdict.text)
     typer.echo(f"report:     {folder / 'report.html'}\n            {folder / 'report.json'}")
     typer.echo(f"checkpoint: {folder / COMPRESSED}")
+
+
+def _show_rewrite(subject: tuple[Any, Any], rule: str, out: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from slimcnn.checkpoints import save
+    from slimcnn.measuring import measure
+    from slimcnn.rewriting import rewritten
+    from slimcnn.runs import REWRITTEN
+    from slimcnn.tables import rewrite_tables
+
+    model, example = subject
+    found = rewritten(model, rule, example)
+    before, after = measure(model, example), measure(found.model, example)
+    path = save(found.model, out / REWRITTEN, information={"input": list(example.shape[1:])})
+    if as_json:
+        changes = [asdict(change) for change in found.changes]
+        costs = {name: {"before": getattr(before, name), "after": getattr(after, name)} for name in ("macs", "params")}
+        print_json({"changes": changes, "checkpoint": str(path)} | costs)
+        return
+    print_tables(rewrite_tables(found, before, after))
+    typer.echo(f"checkpoint: {path}   (its new layers have random weights: train them with --data)")
 
 
 def _dry_run(recipe: Recipe, as_json: bool) -> None:

@@ -34,7 +34,7 @@ class Stage(Part):
 
     name: str
     """"original", "cut", "constants folded", "recalibrated", "re-solved", "re-solved without images",
-    "fine-tuned", "distilled"."""
+    "fine-tuned", "distilled", "rewritten"."""
     top1: float
     seconds: float
 
@@ -132,6 +132,29 @@ class Searched(Part):
     drop: float
 
 
+class Rewrite(Part):
+    """What a rewrite did to one layer."""
+
+    layer: str
+    what: str
+    """Empty where nothing was done ..."""
+    why_left: str
+    """... for this reason."""
+
+
+class ReuseUnit(Part):
+    """A unit of feature reuse: what its convolutions read and make, and what is joined to the last."""
+
+    place: str
+    reads: tuple[int, ...]
+    makes: tuple[int, ...]
+    reused: str
+    """"input", "first" or "half"."""
+    dense: bool
+    residual: str
+    """"sum", "joined" or empty."""
+
+
 class Timing(Part):
     """How latency was measured: interleaved runs of both networks."""
 
@@ -160,17 +183,22 @@ class Report(Part):
     """train, validation, test."""
     normalisation: str
     """Which one, and how it was found."""
-    criterion: str
+    criterion: str = ""
+    """Empty where nothing was pruned."""
     target: str
+    """Of a rewritten network, the rewrite."""
     recovery: str
     before: Numbers
     after: Numbers
     stages: tuple[Stage, ...]
-    verdict: Law
-    locked: tuple[LockedChannels, ...]
-    groups: tuple[Group, ...]
+    verdict: Law | None
+    """None of a rewritten network: it computes something else."""
+    locked: tuple[LockedChannels, ...] = ()
+    groups: tuple[Group, ...] = ()
     layers: tuple[LayerChange, ...]
-    norms: tuple[Norms, ...]
+    norms: tuple[Norms, ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
+    units: tuple[ReuseUnit, ...] = ()
     curves: tuple[Curve, ...]
     sparse: tuple[Curve, ...] = ()
     """The epochs of sparse training."""

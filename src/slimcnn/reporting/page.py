@@ -31,6 +31,7 @@ def render(report: Report) -> str:
         rows=rows(report.before, report.after),
         locked=_by_reason(report.locked),
         unfolded=UNFOLDED,
+        parts=_parts(report),
         total_seconds=phrases.duration(report.seconds),
         **_pictures(report),
     )
@@ -41,12 +42,21 @@ def _pictures(report: Report) -> dict[str, Any]:
         return {
             "stage_picture": figures.stages(report.stages),
             "width_pictures": figures.widths(report.groups) if report.groups else [],
+            "unit_panels": figures.units(report.units) if report.units else [],
             "norm_panels": figures.norms(report.norms),
             "scale_panels": figures.scales(report.scales, report.criterion) if report.scales else [],
             "front": figures.front(report.search) if report.search else None,
             "sparse_panels": figures.curves(report.sparse, None, "sparse-") if report.sparse else [],
             "curve_panels": figures.curves(report.curves, _original_level(report)) if report.curves else [],
         }
+
+
+def _parts(report: Report) -> list[tuple[str, str]]:
+    """What the page has, as (id, name), for its table of contents."""
+    cut = [("law", "exactness")], [("widths", "widths"), ("norms", "filter norms")], [("locked", "locked")]
+    first, second, third = cut if report.verdict is not None else ([("rewritten", "what was rewritten")], [], [])
+    rest = [("layers", "layers"), ("timing", "measuring"), ("repeat", "repeating"), ("glossary", "glossary")]
+    return [*first, ("stages", "steps"), *second, ("curves", "recovery"), *third, *rest]
 
 
 def _original_level(report: Report) -> float | None:

@@ -116,7 +116,7 @@ def _changes(structure: Structure, units: list[Unit], left: dict[str, str]) -> I
         for (conv, _), reads, makes in zip(unit.layers, unit.reads, unit.makes, strict=True):
             old = structure.model.get_submodule(conv)
             assert isinstance(old, nn.Conv2d)
-            done[conv] = f"{old.in_channels} → {old.out_channels} is {reads} → {makes} now"
+            done[conv] = f"{reads} → {makes} channels (was {old.in_channels} → {old.out_channels})"
         last = unit.layers[-1][0]
         told = {"input": "the unit's input", "half": "half of its input"}.get(unit.reused, beside)
         done[last] += f", joined to {told}" + (" and all between" if unit.dense and len(unit.layers) > 2 else "")

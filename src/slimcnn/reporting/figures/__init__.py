@@ -7,6 +7,7 @@ from slimcnn.reporting.figures.front import front
 from slimcnn.reporting.figures.norms import norms
 from slimcnn.reporting.figures.scales import scales
 from slimcnn.reporting.figures.stages import stages
+from slimcnn.reporting.figures.units import units
 from slimcnn.reporting.figures.widths import widths
 
-__all__ = ["Panel", "choice", "curves", "front", "house_style", "norms", "scales", "stages", "widths"]
+__all__ = ["Panel", "choice", "curves", "front", "house_style", "norms", "scales", "stages", "units", "widths"]
