@@ -223,6 +223,64 @@ def test_a_search_needs_neither_gfr_nor_sparse_training(
     assert (tmp_path / "s.db").exists()
 
 
+def test_a_trained_network_is_rewritten_begins_from_its_features_and_is_cut_afterwards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = f"rewrite --model resnet8 --pretrain 3 --epochs 1 {QUICK} --out {tmp_path}/fr"
+    code, out, err = call(run, capsys, monkeypatch)
+    assert code == 0, err
+    report = json.loads((tmp_path / "fr" / "report.json").read_text())
+    assert report["verdict"] is None
+    assert report["target"] == "feature_reuse"
+    assert [stage["name"] for stage in report["stages"]] == ["original", "rewritten", "recalibrated", "distilled"]
+    assert report["after"]["params"] == 72_090
+    assert [unit["place"] for unit in report["units"]] == ["layer1.0"]
+    assert {change["layer"] for change in report["rewrites"] if change["what"]} == {"layer1.0.conv1", "layer1.0.conv2"}
+    assert "conv1" in {layer["name"] for layer in report["layers"]}
+    assert "layer1.0.conv2" in {layer["name"] for layer in report["layers"]}
+    page = (tmp_path / "fr" / "report.html").read_text()
+    assert "What was rewritten" in page
+    assert "Was the cut exact?" not in page
+    code, again, _ = call(run, capsys, monkeypatch)
+    assert code == 0
+    assert out.splitlines()[-3:] == again.splitlines()[-3:]
+    cut = f"compress --weights {tmp_path}/fr/compressed.safetensors {QUICK} --recover none --out {tmp_path}/cut"
+    code, out, err = call(
+        cut.replace("--set pretrain.layout=nchw --set pretrain.precision=32 ", ""), capsys, monkeypatch
+    )
+    assert code == 0, err
+    assert "equal: the pruned network is the masked network" in out
+
+
+def test_rewriting_without_data_shows_every_layer_and_writes_the_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = call(f"rewrite --model vgg16 --out {tmp_path}/a", capsys, monkeypatch)
+    assert code == 0, err
+    assert "features.34" in out
+    assert "left:" in out
+    code, out, _ = call(f"rewrite --model vgg16 --rewrite scatter --out {tmp_path}/b", capsys, monkeypatch)
+    assert code == 2
+    code, out, _ = call(f"rewrite --model vgg16 --json --out {tmp_path}/a", capsys, monkeypatch)
+    found = json.loads(out)
+    assert found["params"]["after"] == 6_434_282
+    code, out, _ = call(f"measure --weights {found['checkpoint']} --json", capsys, monkeypatch)
+    assert json.loads(out)["params"] == 6_434_282
+    code, out, _ = call("measure --model vgg16 --rewrite feature_reuse:variant=half --json", capsys, monkeypatch)
+    assert json.loads(out)["params"] < 0.51 * 14_724_042
+
+
+def test_a_rewritten_network_is_trained_from_scratch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes = (
+        "--rewrite feature_reuse:transition=concat --epochs 1 --data digits --limit 200 --set pretrain.precision=32"
+    )
+    code, _, err = call(f"train --model resnet8 {wishes} --out {tmp_path}/t", capsys, monkeypatch)
+    assert code == 0, err
+    assert type(slimcnn.load(tmp_path / "t" / "original.safetensors").layer2[0]).__name__ == "ReusingBlock"
+
+
 def test_branches_may_vanish_from_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -20,7 +20,19 @@ def test_every_shipped_recipe_can_be_read_and_survives_a_round_trip(path: Path) 
     assert parse_recipe(recipe.to_toml()) == recipe
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+REWRITING = [path for path in RECIPES if path.stem.startswith("feature_reuse")]
+
+
+@pytest.mark.parametrize("path", REWRITING, ids=lambda path: path.stem)
+def test_every_shipped_rewrite_makes_the_network_smaller(path: Path) -> None:
+    recipe = read_recipe(path)
+    model = slimcnn.build(recipe.network.model, **recipe.network.arguments)
+    small = slimcnn.replace(model, recipe.network.rewrite or recipe.rewrite.rule)
+    assert slimcnn.measure(small, torch.zeros(1, 3, 32, 32)).macs <= 0.5 * 332_111_872
+    assert recipe.prune is None
+
+
+@pytest.mark.parametrize("path", sorted({*RECIPES} - {*REWRITING}), ids=lambda path: path.stem)
 def test_every_shipped_recipe_has_a_plan(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.prune is not None
@@ -50,6 +62,9 @@ def test_a_recipe_that_only_trains_survives_a_round_trip(tmp_path: Path) -> None
         ("[network]\nmodell = 'x'", "network.modell = 'x': Extra inputs are not permitted"),
         ("[network]\n[recover]\nhow = 'magic'", "recover.how = 'magic': Value error, choose none"),
         ("[network]\n[recover]\nhow = 'distill+finetune'", "training comes last, and once"),
+        ("[network]\n[rewrite]\n[prune]\ncriterion = 'l2'", "a run rewrites or prunes"),
+        ("[network]\n[rewrite]\n[recover]\nhow = 'least_squares'", "is about removed channels"),
+        ("[network]\n[rewrite]\ninit = 'zeros'", "rewrite.init = 'zeros'"),
         ("[network]\n[recover.training]\nepochs = 0", "recover.training.epochs = 0"),
         (
             "[network]\n[prune.soft]\nepochs = 2\nema = 0.9",

@@ -15,6 +15,8 @@ from slimcnn.reporting.contents import (
     LockedChannels,
     Norms,
     Numbers,
+    ReuseUnit,
+    Rewrite,
     Stage,
     Timing,
 )
@@ -207,7 +209,25 @@ def _epoch(n: int, *, loss: float, validation_top1: float) -> Curve:
     )
 
 
+def rewritten() -> Report:
+    """A network that was rewritten, not cut: no verdict, no groups."""
+    units = [
+        ReuseUnit(place=f"layer{n}", reads=(8, 8), makes=(8, 8), reused=reused, dense=n == 2, residual=residual)
+        for n, (reused, residual) in enumerate([("input", ""), ("first", "sum"), ("first", ""), ("half", "sum")])
+    ]
+    changes = [
+        Rewrite(layer="layer1.conv1", what="16 → 8 channels (was 16 → 16)", why_left=""),
+        Rewrite(layer=HOSTILE, what="", why_left="it works in groups"),
+    ]
+    return tiny().model_copy(
+        update={
+            "criterion": "", "target": "feature_reuse:variant=dense", "verdict": None, "locked": (), "groups": (),
+            "norms": (), "rewrites": tuple(changes), "units": (*units, units[1]),
+        }
+    )  # fmt: skip
+
+
 REPORTS: dict[str, Callable[[], Report]] = {
     make.__name__: make
-    for make in (tiny, huge, nothing_locked, failed_verdict, hostile_names, no_curves, empty, not_finite)
+    for make in (tiny, huge, nothing_locked, failed_verdict, hostile_names, no_curves, empty, not_finite, rewritten)
 }

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
@@ -28,11 +30,10 @@ def reuse_features(
 ) -> Recovered:
     """Give a network that `feature_reuse` made the knowledge of the trained one it was made of, in place.
 
-    Every unit y = [r, f_n] stands in for the C features g that the original makes there.  On calibration images, each
-    reused feature is matched with the feature of g that it correlates with most (pairs are taken by r^2, the best
-    first); the unit's last convolution makes those of g that are left, and whoever reads g reads y in that order.  In
-    a residual block the order is the stream's: b_1 stands in for the first half of what the block adds, b_2 for the
-    other.
+    Every unit y = [r, f_n] stands in for the C features g that the original makes there.  On calibration images, reused
+    features are matched with features of g, one with one, so that the sum of their r^2 is largest; the unit's last
+    convolution makes those of g that are left, and whoever reads g reads y in that order.  In a residual block the
+    order is the stream's: b_1 stands in for the first half of what the block adds, b_2 for the other.
 
     Then every convolution and linear layer, from the first unit on, is solved by least squares, so that it makes what
     the original makes of the same images (see `least_squares`): one image in four is held out and judges.
@@ -100,7 +101,7 @@ SILENT = 1e-4
 
 
 def _matched(candidates: Tensor, features: Tensor, k: int) -> _Matched:
-    """Match k candidates (rows, c) with as many features (rows, C), the best correlated first, each once.
+    """Match k candidates (rows, c) with as many features (rows, C), each once, so that they are most alike together.
 
     >>> x = torch.randn(100, 2, dtype=torch.float64)
     >>> found = _matched(x, torch.stack([2 * x[:, 1], torch.randn(100, dtype=torch.float64)], 1), 1)
@@ -112,19 +113,11 @@ def _matched(candidates: Tensor, features: Tensor, k: int) -> _Matched:
     # Features that hardly vary match nothing: what they correlate with is noise.
     of_x, of_y = (v + SILENT * v.mean() + torch.finfo(x.dtype).tiny for v in ((x * x).sum(0), (y * y).sum(0)))
     alike = covariance**2 / (of_x[:, None] * of_y)
-    reused: list[int] = []
-    stand_for: list[int] = []
-    for place in alike.flatten().argsort(descending=True, stable=True).tolist():
-        one, other = divmod(place, alike.shape[1])
-        if len(reused) == k:
-            break
-        if one not in reused and other not in stand_for:
-            reused.append(one)
-            stand_for.append(other)
-    first = torch.tensor(reused)
-    second = torch.tensor(stand_for)
-    scale = covariance[first, second] / of_x[first]
-    return _Matched(first, second, scale, torch.tensor([j for j in range(y.shape[1]) if j not in stand_for]))
+    pairs = torch.tensor(np.stack(linear_sum_assignment(alike.cpu().numpy(), maximize=True)))
+    best = alike.cpu()[pairs[0], pairs[1]].argsort(descending=True, stable=True)[:k]
+    reused, stand_for = pairs[:, best]
+    scale = (covariance / of_x[:, None])[reused, stand_for]
+    return _Matched(reused, stand_for, scale, torch.tensor(sorted(set(range(y.shape[1])) - set(stand_for.tolist()))))
 
 
 ROWS = 16384
