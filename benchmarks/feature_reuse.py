@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from concat_free import without_concatenation
 from torch import Tensor, nn
 
 import slimcnn
@@ -159,21 +160,26 @@ def times(name: str, runtime: str, batch: int, seconds: float) -> dict:
     base = with_numbers(NETWORKS[name]())
     small = with_numbers(slimcnn.replace(base, "feature_reuse", EXAMPLE))
     x = torch.randn(batch, 3, 32, 32)
-    calls = [onnx_session(one, x) if runtime == "onnxruntime" else eager(one, x) for one in (base, small)]
+    if runtime == "onnxruntime":
+        calls = [onnx_session(one, x) for one in (base, small)]
+    else:
+        calls = [eager(one, x) for one in (base, small, without_concatenation(small))]
+        torch.testing.assert_close(calls[2](), calls[1](), rtol=1e-3, atol=1e-3)
     for call in calls:
         call()
-    taken: list[list[float]] = [[], []]
+    taken: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(taken[0]) < 5:
         for call, into in zip(calls, taken, strict=True):
             began = time.perf_counter()
             call()
             into.append(time.perf_counter() - began)
-    ratios = [b / a for a, b in zip(*taken, strict=True)]
+    ratios = [b / a for a, b in zip(*taken[:2], strict=True)]
+    one_tensor = [c / a for a, c in zip(taken[0], taken[-1], strict=True)] if len(taken) > 2 else None
     return {
         "kind": "time", "network": name, "runtime": runtime, "batch": batch, "threads": 1, "n": len(ratios),
         "base_ms": 1e3 * statistics.median(taken[0]), "small_ms": 1e3 * statistics.median(taken[1]),
-        "ratio": statistics.median(ratios), "quartiles": statistics.quantiles(ratios, n=4)[::2],
+        "one_tensor": one_tensor and statistics.median(one_tensor), "ratio": statistics.median(ratios), "quartiles": statistics.quantiles(ratios, n=4)[::2],
         "macs": slimcnn.measure(small, EXAMPLE).macs / slimcnn.measure(base, EXAMPLE).macs,
     }  # fmt: skip
 

@@ -1,0 +1,103 @@
+"""From the JSON files of feature_reuse.py to its page."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+HERE = Path(__file__).parent
+WAYS = {"base": "as it is", "reuse": "rewritten", "narrow": "plain, as narrow as the rewritten one is small"}
+PUBLISHED = {
+    "vgg16": "0.435",
+    "resnet20": "0.609 (which ResNet is not said)",
+    "resnet50": "0.609 (which ResNet is not said)",
+}
+
+
+def page(found: list[dict]) -> str:
+    lines = ["# Feature reuse", "", INTRODUCTION, ""]
+    lines += accuracy([one for one in found if one["kind"] == "trained"])
+    lines += starts([one for one in found if one["kind"] == "start"])
+    lines += times([one for one in found if one["kind"] == "time"])
+    places = sorted({json.dumps(one["environment"] | {"commit": ""}, sort_keys=True) for one in found})
+    commits = sorted({one["environment"]["commit"] for one in found})
+    lines += ["Measured on:", *(f"- `{place}`" for place in places), f"- commits: {', '.join(commits)}", ""]
+    notes = HERE / "feature_reuse_notes.md"
+    lines += [notes.read_text()] if notes.exists() else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+INTRODUCTION = """`python benchmarks/feature_reuse.py --check` verifies what needs no training: parameters of VGG-16, ResNet-20 and ResNet-50, the law on rewritten
+networks, ONNX, time. Below: CIFAR-10, 45,000 training images, test images read once at the end."""
+
+
+def accuracy(found: list[dict]) -> list[str]:
+    if not found:
+        return []
+    lines = [
+        "## Does reuse help, or only fewer parameters?", "",
+        "Trained from scratch: SGD 0.1, Nesterov 0.9, weight decay 5e-4, batch 128, cosine, flips and crops, bf16 mixed precision.", "",
+        "| network | | epochs | n | parameters | MACs | test top-1, % |", "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    groups: dict[tuple[str, int, str], list[dict]] = {}
+    for one in found:
+        groups.setdefault((one["network"], one["epochs"], one["way"]), []).append(one)
+    order = list(WAYS)
+    for (network, epochs, way), rows in sorted(
+        groups.items(), key=lambda item: (*item[0][:2], order.index(item[0][2]))
+    ):
+        base = groups.get((network, epochs, "base"), rows)[0]
+        first = rows[0]
+        width = {"vgg16": ", width 0.25"}.get(network, "")
+        lines.append(
+            f"| {network}{width} | {WAYS[way]} | {epochs} | {len(rows)} | {first['params']:,} ({first['params'] / base['params']:.3f}) | "
+            f"{first['macs'] / 1e6:.1f} M ({first['macs'] / base['macs']:.3f}) | {spread([row['top1'] for row in rows])} |"
+        )
+    return [*lines, ""]
+
+
+def spread(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def starts(found: list[dict]) -> list[str]:
+    if not found:
+        return []
+    first = found[0]
+    lines = [
+        "## Beginning from the trained network's features", "",
+        f"ResNet-20 with published weights ({first['original']:.2f} % on the test images), rewritten (53.9 % of its parameters); "
+        f"{first['images']:,} training images for the start. Then the same training, labels only, at two rates. "
+        "After the epochs: validation top-1.", "",
+        "| begins with | rate | before training, test | " + " | ".join(f"epoch {n + 1}" for n in range(first["epochs"])) + " | test |",
+        "|---|---|---|" + "---|" * (first["epochs"] + 1),
+    ]  # fmt: skip
+    for one in sorted(found, key=lambda one: (one["init"] == "random", one["rate"])):
+        what = "the original's features" if one["init"] == "reuse" else "random units"
+        epochs = " | ".join(f"{epoch['validation_top1']:.1f}" for epoch in one["history"])
+        lines.append(f"| {what} | {one['rate']:g} | {one['before']:.2f} | {epochs} | {one['top1']:.2f} |")
+    spent = max(one["seconds_of_start"] for one in found)
+    return [*lines, "", f"The start takes {spent:.0f} s on one core, no labels.", ""]
+
+
+def times(found: list[dict]) -> list[str]:
+    if not found:
+        return []
+    lines = [
+        "## Prediction time", "",
+        "The networks in turns, one thread, 32x32 images; medians, and the median of the ratios of neighbouring calls with its quartiles. "
+        "`one tensor`: the rewritten network with both halves written into one preallocated tensor instead of concatenated (eager only).", "",
+        "| network | runtime | batch | n | original, ms | rewritten, ms | ratio | one tensor | MACs | published |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for one in sorted(found, key=lambda one: (one["network"], one["runtime"], one["batch"])):
+        low, high = one["quartiles"]
+        other = "–" if one.get("one_tensor") is None else f"{one['one_tensor']:.3f}"
+        lines.append(
+            f"| {one['network']} | {one['runtime']} | {one['batch']} | {one['n']} | {one['base_ms']:.2f} | {one['small_ms']:.2f} | "
+            f"{one['ratio']:.3f} ({low:.3f} to {high:.3f}) | {other} | {one['macs']:.3f} | {PUBLISHED[one['network']]} |"
+        )
+    return [*lines, ""]
