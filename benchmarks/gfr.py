@@ -282,6 +282,7 @@ def test(model: nn.Module, data: Dataset) -> float:
 def table(raw: Path) -> None:
     found = [json.loads(path.read_text()) for path in sorted(raw.glob("*.json"))]
     lines = ["# GFR: cutting without fine-tuning", "", INTRODUCTION, ""]
+    lines += pictures(found)
     for network in (one for one in found if one["kind"] == "network"):
         key = common(network)
         lines += head(network)
@@ -300,6 +301,8 @@ def table(raw: Path) -> None:
         for one in found:
             if one["kind"] == "search" and common(one) == key:
                 lines += told_search(one)
+            elif one["kind"] == "tuned" and common(one) == key:
+                lines += told_tuned(one)
     places = sorted({json.dumps(one["environment"] | {"commit": ""}, sort_keys=True) for one in found})
     commits = sorted({one["environment"]["commit"] for one in found})
     lines += ["Measured on:", *(f"- `{place}`" for place in places), f"- commits: {', '.join(commits)}", ""]
@@ -313,20 +316,72 @@ keeps less than 5 % of its channels. `constants folded`: what channels with scal
 layers, in closed form. `bn re-estimated`: 200 batches of training images, no gradients. Repeat: see the heads of gfr.py and gfr_training.py."""
 
 
+WAYS = {
+    "related": "relations, penalty |γ|", "product": "relations, penalty |γ| sr", "l1": "no relations, penalty |γ|",
+    "random": "relations that begin at random, penalty |γ|", "sample": "relations of mode sample, penalty |γ|",
+    "none": "no penalty",
+}  # fmt: skip
+
+
+def title_of(network: dict) -> str:
+    return network["network"] + (f", width {network['width']:g}" if network["width"] else "")
+
+
 def head(network: dict) -> list[str]:
-    last, width = network["history"][-1], network["width"]
-    name = network["network"] + (f", width {width:g}" if width else "")
-    ways = {
-        "related": "relations, penalty |γ|", "product": "relations, penalty |γ| sr", "l1": "no relations, penalty |γ|",
-        "none": "no penalty",
-    }  # fmt: skip
-    way = ways[network["way"]]
+    last, name = network["history"][-1], title_of(network)
+    way = WAYS[network["way"]]
     relations = f"; sr {last['sr_mean']:.2f} ± {last['sr_std']:.2f}" if last["sr_mean"] == last["sr_mean"] else ""
     return [
         f"## {name}: {way}", "",
         f"{network['epochs']} epochs, strength {network['strength']:g}, seed {network['seed']}: {network['top1']:.2f} % on the "
         f"test images before the cut; {last['small']:.1%} of the scales below 1 % of the largest{relations}.", "",
     ]  # fmt: skip
+
+
+def told_tuned(one: dict) -> list[str]:
+    top1 = one["top1"]
+    return [
+        f"**{1 - one['macs']:.1%} of the MACs cut, then {one['epochs']} epochs** of distillation from the published network "
+        f"({NAMES[one['criterion']]}; rate 0.02, bf16): {top1['published']:.2f} % published, {top1['sparse']:.2f} % after "
+        f"{one['sparse_epochs']} epochs of sparse training, {top1['cut']:.2f} % cut (constants folded), {top1['bn']:.2f} % with batch norm "
+        f"re-estimated, **{top1['tuned']:.2f} %** in the end ({top1['tuned'] - top1['published']:+.2f}).", "",
+    ]  # fmt: skip
+
+
+def pictures(found: list[dict]) -> list[str]:
+    """Draw, for every network, top-1 against the share of channels that went, one line for each way and criterion."""
+    from matplotlib.figure import Figure
+
+    lines = []
+    for title in dict.fromkeys(title_of(one) for one in found if one["kind"] == "row"):
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.add_subplot()
+        rows = [one for one in found if one["kind"] == "row" and title_of(one) == title]
+        for way, criterion in dict.fromkeys((one["way"], one["criterion"]) for one in rows):
+            same = sorted((one["ratio"], one["top1"]["constants"]) for one in rows
+                          if (one["way"], one["criterion"], one["seed"]) == (way, criterion, 0))  # fmt: skip
+            style = {"gfr": "-", "bn_scale": "-", "gfr:a=1": "--", "gfr:a=0": ":", "l1": "-."}[criterion]
+            colour = dict(zip(WAYS, ("C0", "C1", "C2", "C3", "C4", "C5"), strict=True))[way]
+            axes.plot(
+                *zip(*same, strict=True),
+                style,
+                color=colour,
+                marker="o",
+                ms=3,
+                label=f"{NAMES[criterion]} ({WAYS[way]})",
+            )
+        axes.set(
+            xlabel="share of the channels removed",
+            ylabel="test top-1, %",
+            title=f"{title}: cut, constants folded, no fine-tuning",
+        )
+        axes.set_xticks(RATIOS)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        name = f"gfr_{title.replace(', width ', '_w')}.svg"
+        figure.savefig(HERE / name, metadata={"Date": None})
+        lines += [f"![{title}: top-1 without fine-tuning against the share of channels removed]({name})", ""]
+    return lines
 
 
 def told_search(one: dict) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import slimcnn
@@ -286,6 +289,29 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     slimcnn.save(small, tmp_path / "net.safetensors")
     with pytest.raises(CheckpointError, match="for another network"):
         slimcnn.load(tmp_path / "net.safetensors", slimcnn.build("vgg11"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reads": [10**12, 8]}, "cannot map 1000000000000 to 8"),
+        ({"makes": [0, 8]}, "cannot map 16 to 0"),
+        ({"makes": ["8", 8]}, "for another network"),
+        ({"layers": [["linear", ""], ["linear", ""]]}, "only an nn.Conv2d"),
+        ({"place": "layer9"}, "no layer 'layer9'"),
+        ({"surprise": 1}, "for another network"),
+    ],
+)
+def test_a_file_whose_units_cannot_be_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    _, small, _ = prepared("resnet20")
+    path = tmp_path / "net.safetensors"
+    slimcnn.save(small, path)
+    with safe_open(path, framework="pt") as file:
+        content = json.loads(file.metadata()["slimcnn"])
+    content["reusing"][0] |= change
+    save_file(load_file(path), path, metadata={"slimcnn": json.dumps(content)})
+    with pytest.raises(CheckpointError, match=message):
+        slimcnn.load(path)
 
 
 @pytest.mark.parametrize("dynamo", [True, False])

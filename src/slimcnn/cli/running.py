@@ -163,7 +163,7 @@ def rewrite(
         "rewrite": {"rule": rewrite, "init": init},
         "recover": {
             "how": how_to_recover(how, training),
-            "training": {"epochs": 10, "learning_rate": 0.05 if init == "reuse" else 0.1} | training,
+            "training": {"epochs": 10, "learning_rate": 0.01 if init == "reuse" else 0.1} | training,
         },
         "out": str(out),
     }

@@ -136,6 +136,7 @@ def reuse(model: nn.Module, units: Iterable[Unit]) -> None:
                 raise ModelError(f"the network has no layer {name!r} to reuse features in")
         steps = []
         for (conv, norm), reads, makes in zip(unit.layers, unit.reads, unit.makes, strict=True):
+            _refuse_larger(conv, modules[conv], reads, makes)
             behind = resized(modules[norm], 0, makes) if norm else None
             steps.append(NewFeatures(resized(modules[conv], reads, makes), behind))
         known = ACTIVATIONS.get(unit.activation)
@@ -145,6 +146,17 @@ def reuse(model: nn.Module, units: Iterable[Unit]) -> None:
         for name in unit.silenced:
             _set(model, name, nn.Identity())
         _set(model, unit.place, block.train(modules[unit.place].training))
+
+
+def _refuse_larger(name: str, conv: nn.Module, reads: int, makes: int) -> None:
+    """Refuse what no rewrite makes: a file may say anything."""
+    if not isinstance(conv, nn.Conv2d):
+        raise ModelError(f"layer {name!r} is a {type(conv).__name__}: only an nn.Conv2d can be part of a unit")
+    if not (0 < makes <= conv.out_channels and 0 < reads <= max(conv.in_channels, conv.out_channels)):
+        raise ModelError(
+            f"layer {name!r} maps {conv.in_channels} to {conv.out_channels} channels: in a unit it cannot map {reads} "
+            f"to {makes}"
+        )
 
 
 def resized(module: nn.Module, reads: int, makes: int) -> nn.Module:
