@@ -148,18 +148,18 @@ def search_difference() -> int:
 # --- accuracy ---------------------------------------------------------------------------------------------------------
 
 
-def rows(state: Path, raw: Path, fine_tune: int) -> None:
+def rows(state: Path, raw: Path, fine_tune: int, parts: str) -> None:
     data = replace(load_dataset("cifar10"), normalisation=IMAGENET)
     for path in sorted(state.glob("*.json")):
         facts = json.loads(path.read_text())
         model = slimcnn.load(path.with_suffix(".safetensors"))
         graph = slimcnn.trace(model, EXAMPLE)
         measured(raw / f"{path.stem}.json", lambda: about(facts, model, data))  # noqa: B023
-        for criterion in CRITERIA.get(facts["way"], ()):
+        for criterion in CRITERIA.get(facts["way"], ()) if "rows" in parts else ():
             for ratio in RATIOS:
                 name = f"{path.stem}_{criterion.replace(':', '-').replace('=', '')}_{ratio:g}.json"
                 measured(raw / name, lambda: row(facts, model, graph, criterion, ratio, data))  # noqa: B023
-        if "gfr" in CRITERIA.get(facts["way"], ()):
+        if "gfr" in CRITERIA.get(facts["way"], ()) and "search" in parts:
             measured(raw / f"{path.stem}_search.json", lambda: searched(facts, model, graph, data))  # noqa: B023
         if fine_tune and facts["weights"]:
             criterion = CRITERIA[facts["way"]][0]
@@ -405,6 +405,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path("runs/gfr"))
     parser.add_argument("--raw", type=Path, default=RAW)
     parser.add_argument("--fine-tune", type=int, default=0)
+    parser.add_argument("--parts", default="rows,search", help="what to measure of every network")
     parser.add_argument("--help-search", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.help_search:
@@ -413,7 +414,7 @@ def main() -> None:
     if options.check:
         sys.exit(0 if check() else 1)
     if not options.table:
-        rows(options.state, options.raw, options.fine_tune)
+        rows(options.state, options.raw, options.fine_tune, options.parts)
     table(options.raw)
 
 
