@@ -20,9 +20,7 @@ def tckd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, te
     0.0
     """
     same_classes(student_logits, teacher_logits, least=2)
-    pairs = [
-        _binary(logits.float() / temperature, labels) for logits in (student_logits, teacher_logits.detach())
-    ]
+    pairs = [_binary(logits.float() / temperature, labels) for logits in (student_logits, teacher_logits.detach())]
     return F.kl_div(*pairs, reduction="batchmean", log_target=True) * temperature**2
 
 
