@@ -13,7 +13,7 @@ from slimcnn.distillation.centred_logit_mse import centred_logit_mse_loss
 from slimcnn.distillation.dist import dist_loss
 from slimcnn.distillation.dkd import dkd_loss, nckd_loss, tckd_loss
 from slimcnn.distillation.fitnet import fitnet_loss
-from slimcnn.distillation.hinton import kd_loss
+from slimcnn.distillation.kd import kd_loss
 from slimcnn.distillation.rkd import rkd_loss
 from slimcnn.distillation.scale_factor import class_factor_loss, class_factors, closeness, scale_factor_loss
 from slimcnn.errors import ModelError

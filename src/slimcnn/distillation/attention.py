@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from slimcnn.distillation.teachers import Teacher, comparing
+from slimcnn.distillation.terms import losses
+from slimcnn.objectives import Terms
 
 
 def attention_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
@@ -28,3 +32,9 @@ def attention_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor
 def _attention(features: Tensor, size: tuple[int, int]) -> Tensor:
     squared = F.adaptive_avg_pool2d(features.square().mean(dim=1, keepdim=True), size)
     return F.normalize(squared.flatten(1), dim=1)
+
+
+@losses.add("attention", source="Zagoruyko, Komodakis 2017, arXiv 1612.03928")
+def attention(teacher: Teacher | nn.Module, layer: str = "", teacher_layer: str = "") -> Terms:
+    """Where a layer looks; `layer` of the student, and of the teacher (the same by default); see `attention_loss`."""
+    return comparing("attention", attention_loss, teacher, layer, teacher_layer)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimcnn.distillation.checking import same_classes
+from slimcnn.distillation.teachers import Teacher, teacher_of
+from slimcnn.distillation.terms import losses
+from slimcnn.objectives import Seen, Term, Terms
 
 
 def centred_logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -21,3 +24,14 @@ def centred_logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Te
     same_classes(student_logits, teacher_logits)
     student, teacher = student_logits.float(), teacher_logits.detach().float()
     return F.mse_loss(student - student.mean(dim=1, keepdim=True), teacher - teacher.mean(dim=1, keepdim=True))
+
+
+@losses.add("centred_logit_mse", source="Ba, Caruana 2014, arXiv 1312.6184")
+def centred_logit_mse(teacher: Teacher | nn.Module, warmup: float = 0.0) -> Terms:
+    """Squared error of centred logits; see `centred_logit_mse_loss`."""
+    taught = teacher_of(teacher)
+
+    def value(seen: Seen) -> Tensor:
+        return centred_logit_mse_loss(seen.logits, seen.answers[taught])
+
+    return Terms(Term("centred_logit_mse", value, teacher=taught, warmup=warmup))

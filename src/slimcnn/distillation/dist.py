@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimcnn.distillation.checking import same_classes
+from slimcnn.distillation.teachers import Teacher, teacher_of
+from slimcnn.distillation.terms import losses
+from slimcnn.objectives import Seen, Term, Terms
 
 
 def dist_loss(
@@ -32,4 +35,16 @@ def dist_loss(
 def _pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
     """Correlate rows: (rows,)."""
     a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
-    return (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1) + eps)
+    found: Tensor = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1) + eps)
+    return found
+
+
+@losses.add("dist", source="Huang et al. 2022, arXiv 2205.10536")
+def dist(teacher: Teacher | nn.Module, temperature: float = 4.0, beta: float = 1.0, gamma: float = 1.0) -> Terms:
+    """Correlations of classes and of samples; see `dist_loss`."""
+    taught = teacher_of(teacher)
+
+    def value(seen: Seen) -> Tensor:
+        return dist_loss(seen.logits, seen.answers[taught], temperature, beta, gamma)
+
+    return Terms(Term("dist", value, teacher=taught))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimcnn.distillation.checking import same_classes
+from slimcnn.distillation.teachers import Teacher, teacher_of
+from slimcnn.distillation.terms import losses
+from slimcnn.objectives import Seen, Term, Terms
 
 
 def tckd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 4.0) -> Tensor:
@@ -20,8 +23,10 @@ def tckd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, te
     0.0
     """
     same_classes(student_logits, teacher_logits, least=2)
-    pairs = [_binary(logits.float() / temperature, labels) for logits in (student_logits, teacher_logits.detach())]
-    return F.kl_div(*pairs, reduction="batchmean", log_target=True) * temperature**2
+    student, teacher = (
+        _binary(logits.float() / temperature, labels) for logits in (student_logits, teacher_logits.detach())
+    )
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 def nckd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 4.0) -> Tensor:
@@ -71,3 +76,27 @@ def _binary(scores: Tensor, labels: Tensor) -> Tensor:
     whole = scores.logsumexp(dim=1)
     own = scores.gather(1, labels[:, None])[:, 0]
     return torch.stack([own - whole, _others(scores, labels).logsumexp(dim=1) - whole], dim=1)
+
+
+@losses.add("dkd", source="Zhao et al. 2022, arXiv 2203.08679")
+def dkd(
+    teacher: Teacher | nn.Module, temperature: float = 4.0, alpha: float = 1.0, beta: float = 2.0, warmup: float = 0.0
+) -> Terms:
+    """Target and other classes apart; see `dkd_loss`."""
+    taught = teacher_of(teacher)
+
+    def value(seen: Seen) -> Tensor:
+        return dkd_loss(seen.logits, seen.answers[taught], seen.y, temperature, alpha, beta)
+
+    return Terms(Term("dkd", value, teacher=taught, warmup=warmup))
+
+
+@losses.add("nckd", source="Zhao et al. 2022, arXiv 2203.08679")
+def nckd(teacher: Teacher | nn.Module, temperature: float = 4.0, warmup: float = 0.0) -> Terms:
+    """The other classes alone; see `nckd_loss`."""
+    taught = teacher_of(teacher)
+
+    def value(seen: Seen) -> Tensor:
+        return nckd_loss(seen.logits, seen.answers[taught], seen.y, temperature)
+
+    return Terms(Term("nckd", value, teacher=taught, warmup=warmup))

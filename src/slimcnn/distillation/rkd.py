@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from slimcnn.distillation.teachers import Teacher, comparing
+from slimcnn.distillation.terms import losses
+from slimcnn.objectives import Terms
 
 
 def rkd_loss(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0) -> Tensor:
@@ -40,3 +44,16 @@ def _angles(x: Tensor) -> Tensor:
     """Cosines at the middle one of any three samples: (n, n, n)."""
     rays = F.normalize(x[None] - x[:, None], dim=2)
     return rays @ rays.transpose(1, 2)
+
+
+@losses.add("rkd", source="Park et al. 2019, arXiv 1904.05068")
+def rkd(
+    teacher: Teacher | nn.Module, layer: str = "", teacher_layer: str = "", distance: float = 25.0, angle: float = 50.0
+) -> Terms:
+    """Distances and angles between images in what a layer makes, averaged over space; see `rkd_loss`."""
+
+    def loss(student: Tensor, taught: Tensor) -> Tensor:
+        embedded = [made.flatten(2).mean(2) if made.dim() > 2 else made for made in (student, taught)]
+        return rkd_loss(embedded[0], embedded[1], distance, angle)
+
+    return comparing("rkd", loss, teacher, layer, teacher_layer)

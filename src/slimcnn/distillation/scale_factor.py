@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimcnn.distillation.checking import same_classes
+from slimcnn.distillation.teachers import Teacher, teacher_of
+from slimcnn.distillation.terms import losses
+from slimcnn.objectives import Seen, Term, Terms
 
 
 def scale_factor_loss(
@@ -85,3 +88,18 @@ def class_factor_loss(
     difference = factors(student, labels) - teacher
     error = F.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta)
     return temperature**2 * (closeness(teacher, labels) * error).sum(dim=1).mean()
+
+
+@losses.add(
+    "scale_factor", source="Xu, Song 2018, Computer Engineering and Applications 54(12); our reading of the abstract"
+)
+def scale_factor(
+    teacher: Teacher | nn.Module, temperature: float = 4.0, delta: float = 1.0, warmup: float = 0.0
+) -> Terms:
+    """How close classes are to the sample's own, as the teacher finds it; see `scale_factor_loss`."""
+    taught = teacher_of(teacher)
+
+    def value(seen: Seen) -> Tensor:
+        return scale_factor_loss(seen.logits, seen.answers[taught], seen.y, temperature, delta)
+
+    return Terms(Term("scale_factor", value, teacher=taught, warmup=warmup))
