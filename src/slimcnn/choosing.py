@@ -20,6 +20,7 @@ from slimcnn.recovery import fold_constants, least_squares, recalibrate
 from slimcnn.rewriting import fold_relations, scatter
 from slimcnn.runs import POINTS, RunFolder
 from slimcnn.searching import Board, Found, Search, Trying, join, search
+from slimcnn.stages import training_images
 from slimcnn.start import Show, Start
 from slimcnn.training.processes import from_rank_zero
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def rewritten(pruning: Pruning, start: Start) -> Start:
-    """Rewrite the network where the target needs it; the copy computes the same."""
+def scattered(pruning: Pruning, start: Start) -> Start:
+    """Let layers put channels into streams where the target needs it; the copy computes the same."""
     if pruning.target.residual != "scatter":
         return start
     return replace(start, model=scatter(start.model, start.example))
@@ -125,20 +126,14 @@ def _recovery(recipe: Recipe, start: Start, graph: ChannelGraph) -> Callable[[nn
     if not steps or (recipe.recover.trains and steps == ["bn"]):
         return None
 
-    def images() -> Iterator[Tensor]:
-        feed = batches(
-            start.dataset.train.limit(recipe.recover.images), 128, normalisation=start.dataset.normalisation, seed=0
-        )
-        return (x for x, _ in feed)
-
     def recover(small: nn.Module, plan: Plan) -> None:
         for step in steps:
             if step == "constants":
                 fold_constants(small, start.model, graph, plan)
             elif step == "bn":
-                recalibrate(small, images())
+                recalibrate(small, training_images(recipe, start))
             else:
-                least_squares(small, start.model, graph, plan, images())
+                least_squares(small, start.model, graph, plan, training_images(recipe, start))
 
     return recover
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, load, read_information, save
-from slimcnn.choosing import begin_search, make_plan, rewritten, search_plan, without_relations
+from slimcnn.choosing import begin_search, make_plan, scattered, search_plan, without_relations
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.findings import about_cut, about_rewrite, assemble, scales_and_relations
@@ -24,9 +24,7 @@ from slimcnn.pruning.verify import law
 from slimcnn.recipes import Recipe, Rewriting
 from slimcnn.recovery import reuse_features
 from slimcnn.reporting.contents import Curve, Report, Stage
-from slimcnn.rewriting import fold_relations, rewrite_named
-from slimcnn.rewriting import replace as rewrite
-from slimcnn.rewriting import rewritten as rewritten_by
+from slimcnn.rewriting import fold_relations, rewrite_named, rewritten
 from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, REWRITTEN, RunFolder
 from slimcnn.stages import (
     Cut,
@@ -73,7 +71,7 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
     if recipe.prune is None:
         return None
     sparse, start = sparsified(recipe, start, folder, show, fabric)
-    whole = rewritten(recipe.prune, sparse)
+    whole = scattered(recipe.prune, sparse)
     if recipe.prune.search is not None:
         graph, plan = search_plan(recipe, recipe.prune.search, whole, folder, show, fabric)
     else:
@@ -101,10 +99,10 @@ def _rewrite(
 ) -> Report | None:
     """Rewrite the network, begin from the original's features, and train."""
     show.say(f"rewriting the network: {rewriting.rule}")
-    found = rewritten_by(start.model, rewriting.rule, start.example)
+    found = rewritten(start.model, rewriting.rule, start.example)
     small = found.model
     show.say(f"{sum(bool(one.what) for one in found.changes)} of {len(found.changes)} layers rewritten")
-    if (folder / REWRITTEN).exists():
+    if from_rank_zero(fabric, (folder / REWRITTEN).exists):
         small.load_state_dict(load(folder / REWRITTEN, small).state_dict())
     elif rewriting.init == "reuse" and units_in(small):
 
@@ -183,7 +181,7 @@ def load_network(recipe: Recipe, dataset: Dataset) -> tuple[nn.Module, dict[str,
             torch.manual_seed(recipe.pretrain.seed if recipe.pretrain else 0)
             original = resolve(network.model, **arguments)
             if network.rewrite:
-                original = rewrite(original, network.rewrite, torch.zeros(1, *dataset.shape))
+                original = rewritten(original, network.rewrite, torch.zeros(1, *dataset.shape)).model
     if checkpoint:
         assert network.weights is not None
         return load(network.weights, original), read_information(network.weights)

@@ -201,7 +201,7 @@ def search(
 
     Example: slimcnn search --join runs/gfr
     """
-    from slimcnn.choosing import help_search, rewritten
+    from slimcnn.choosing import help_search, scattered
     from slimcnn.compress import prepare, sparsified
     from slimcnn.errors import SearchError
     from slimcnn.recipes import read_recipe
@@ -217,7 +217,7 @@ def search(
     with showing(as_json) as show:
         folder = RunFolder(join, writing=False)
         start, _ = sparsified(recipe, prepare(recipe, show, folder), folder, show, launched(None))
-        tried = help_search(recipe, recipe.prune.search, rewritten(recipe.prune, start), join, show)
+        tried = help_search(recipe, recipe.prune.search, scattered(recipe.prune, start), join, show)
     if as_json:
         print_json({"tried": tried})
     else:
@@ -283,7 +283,7 @@ def _show_rewrite(subject: tuple[Any, Any], rule: str, out: Path, as_json: bool)
 
 
 def _dry_run(recipe: Recipe, as_json: bool) -> None:
-    from slimcnn.choosing import make_plan, rewritten
+    from slimcnn.choosing import make_plan, scattered
     from slimcnn.compress import prepare
     from slimcnn.errors import RecipeError
     from slimcnn.runs import PLAN
@@ -294,7 +294,7 @@ def _dry_run(recipe: Recipe, as_json: bool) -> None:
         raise RecipeError("--dry-run shows a plan at once: it goes with neither sparse training nor a search")
     with showing(as_json) as show:
         start = prepare(recipe.model_copy(update={"pretrain": None}), show, trained=False)
-        graph, plan = make_plan(recipe.prune, rewritten(recipe.prune, start), show)
+        graph, plan = make_plan(recipe.prune, scattered(recipe.prune, start), show)
     path = Path(recipe.out) / PLAN
     plan.save(path, graph)
     if as_json:
