@@ -153,7 +153,7 @@ def test_every_loss_is_in_the_list_of_the_law_above() -> None:
         ("x*kd", "'x' is no number"),
         ("-1*kd", "cannot have the weight -1"),
         ("kd:temperature=0", "temperature is 0"),
-        ("kd:temp=4", "no option 'temp'; its options are teacher, temperature"),
+        ("kd:temp=4", "no option 'temp'; its options are temperature"),
     ],
 )
 def test_impossible_wishes_are_refused_in_one_line(spec: str, message: str) -> None:

@@ -26,7 +26,7 @@ def centred_logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Te
     return F.mse_loss(student - student.mean(dim=1, keepdim=True), teacher - teacher.mean(dim=1, keepdim=True))
 
 
-@losses.add("centred_logit_mse", source="Ba, Caruana 2014, arXiv 1312.6184")
+@losses.add("centred_logit_mse", source="Ba, Caruana 2014, arXiv 1312.6184", weight=0.1)
 def centred_logit_mse(teacher: Teacher | nn.Module, warmup: float = 0.0) -> Terms:
     """Squared error of centred logits; see `centred_logit_mse_loss`."""
     taught = teacher_of(teacher)

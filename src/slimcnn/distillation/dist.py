@@ -39,7 +39,7 @@ def _pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
     return found
 
 
-@losses.add("dist", source="Huang et al. 2022, arXiv 2205.10536")
+@losses.add("dist", source="Huang et al. 2022, arXiv 2205.10536", weight=1.0)
 def dist(teacher: Teacher | nn.Module, temperature: float = 4.0, beta: float = 1.0, gamma: float = 1.0) -> Terms:
     """Correlations of classes and of samples; see `dist_loss`."""
     taught = teacher_of(teacher)

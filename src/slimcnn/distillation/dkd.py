@@ -78,7 +78,7 @@ def _binary(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([own - whole, _others(scores, labels).logsumexp(dim=1) - whole], dim=1)
 
 
-@losses.add("dkd", source="Zhao et al. 2022, arXiv 2203.08679")
+@losses.add("dkd", source="Zhao et al. 2022, arXiv 2203.08679", weight=1.0)
 def dkd(
     teacher: Teacher | nn.Module, temperature: float = 4.0, alpha: float = 1.0, beta: float = 2.0, warmup: float = 0.0
 ) -> Terms:
@@ -91,7 +91,7 @@ def dkd(
     return Terms(Term("dkd", value, teacher=taught, warmup=warmup))
 
 
-@losses.add("nckd", source="Zhao et al. 2022, arXiv 2203.08679")
+@losses.add("nckd", source="Zhao et al. 2022, arXiv 2203.08679", weight=1.0)
 def nckd(teacher: Teacher | nn.Module, temperature: float = 4.0, warmup: float = 0.0) -> Terms:
     """The other classes alone; see `nckd_loss`."""
     taught = teacher_of(teacher)

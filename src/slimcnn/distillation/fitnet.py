@@ -29,7 +29,7 @@ def fitnet_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     return F.mse_loss(student, teacher)
 
 
-@losses.add("fitnet", source="Romero et al. 2014, arXiv 1412.6550")
+@losses.add("fitnet", source="Romero et al. 2014, arXiv 1412.6550", weight=100.0)
 def fitnet(teacher: Teacher | nn.Module, layer: str = "", teacher_layer: str = "") -> Terms:
     """What a layer makes, number by number; both must have as many channels; see `fitnet_loss`."""
 

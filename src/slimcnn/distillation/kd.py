@@ -28,7 +28,7 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) 
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-@losses.add("kd", source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531")
+@losses.add("kd", source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531", weight=0.9)
 def kd(teacher: Teacher | nn.Module, temperature: float = 4.0) -> Terms:
     """Softened answers; see `kd_loss`."""
     if not temperature > 0:

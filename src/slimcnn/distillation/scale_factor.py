@@ -91,7 +91,9 @@ def class_factor_loss(
 
 
 @losses.add(
-    "scale_factor", source="Xu, Song 2018, Computer Engineering and Applications 54(12); our reading of the abstract"
+    "scale_factor",
+    source="Xu, Song 2018, Computer Engineering and Applications 54(12), as we read it",
+    weight=0.5,
 )
 def scale_factor(
     teacher: Teacher | nn.Module, temperature: float = 4.0, delta: float = 1.0, warmup: float = 0.0
