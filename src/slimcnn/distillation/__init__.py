@@ -10,11 +10,13 @@ from slimcnn.distillation.rkd import rkd
 from slimcnn.distillation.scale_factor import scale_factor
 from slimcnn.distillation.teachers import Teacher
 from slimcnn.distillation.terms import losses, objective_named
+from slimcnn.objectives import cross_entropy
 
 __all__ = [
     "Teacher",
     "attention",
     "centred_logit_mse",
+    "cross_entropy",
     "dist",
     "dkd",
     "fitnet",
