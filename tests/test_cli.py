@@ -281,6 +281,34 @@ def test_a_rewritten_network_is_trained_from_scratch(
     assert type(slimcnn.load(tmp_path / "t" / "original.safetensors").layer2[0]).__name__ == "ReusingBlock"
 
 
+def test_a_student_learns_from_a_teacher_and_a_compressed_network_from_its_original(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = "--data digits --limit 300 --epochs 1 --set distill.training.layout=nchw --set latency_seconds=0.2"
+    teacher = f"--teacher-weights {finished}/original.safetensors"
+    width = "--set 'distill.student.arguments={\"width\": 0.5}'"
+    loss = "--loss kd+scale_factor:warmup=1+attention:layer=layer3"
+    code, _, err = call(
+        f"distill {teacher} --student resnet8 {width} {loss} {quick} --out {tmp_path}/s", capsys, monkeypatch
+    )
+    assert code == 0, err
+    report = json.loads((tmp_path / "s" / "report.json").read_text())
+    assert [stage["name"] for stage in report["stages"]] == ["teacher", "student"]
+    assert set(report["curves"][0]["terms"]) == {"cross_entropy", "kd", "scale_factor", "attention"}
+    assert report["curves"][0]["gradients"]["kd"] > 0
+    assert report["after"]["params"] == 19_074
+    assert len(report["closeness"]["teacher"]) == 10
+    assert "How close classes are" in (tmp_path / "s" / "report.html").read_text()
+    known = f"--student-weights {finished}/compressed.safetensors --also {finished}/original.safetensors"
+    code, out, err = call(
+        f"distill {teacher} {known} --loss dkd {quick} --out {tmp_path}/c --json", capsys, monkeypatch
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert [stage["name"] for stage in found["stages"]] == ["teacher", "student before", "student"]
+    assert found["target"] == "1 cross_entropy + 1 dkd"
+
+
 def test_branches_may_vanish_from_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

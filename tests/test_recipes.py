@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import slimcnn
+from slimcnn.distillation import Teacher, objective_named
 from slimcnn.errors import RecipeError, TargetError
 from slimcnn.recipes import Network, Recipe, explain_difference, parse_recipe, read_recipe, write_recipe
 
@@ -32,7 +33,19 @@ def test_every_shipped_rewrite_makes_the_network_smaller(path: Path) -> None:
     assert recipe.prune is None
 
 
-@pytest.mark.parametrize("path", sorted({*RECIPES} - {*REWRITING}), ids=lambda path: path.stem)
+TEACHING = [path for path in RECIPES if path.stem.startswith("scale_factor")]
+
+
+@pytest.mark.parametrize("path", TEACHING, ids=lambda path: path.stem)
+def test_every_shipped_lesson_has_a_loss_that_its_student_can_learn_by(path: Path) -> None:
+    recipe = read_recipe(path)
+    teacher, student = (slimcnn.build(one.model, num_classes=100) for one in (recipe.network, recipe.distill.student))
+    objective = objective_named(recipe.distill.loss, Teacher(teacher))
+    loss = objective(student, torch.randn(2, 3, 32, 32), torch.tensor([3, 99]))
+    assert {"cross_entropy", "kd", "scale_factor"} == set(loss.terms)
+
+
+@pytest.mark.parametrize("path", sorted({*RECIPES} - {*REWRITING} - {*TEACHING}), ids=lambda path: path.stem)
 def test_every_shipped_recipe_has_a_plan(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.prune is not None
@@ -62,7 +75,8 @@ def test_a_recipe_that_only_trains_survives_a_round_trip(tmp_path: Path) -> None
         ("[network]\nmodell = 'x'", "network.modell = 'x': Extra inputs are not permitted"),
         ("[network]\n[recover]\nhow = 'magic'", "recover.how = 'magic': Value error, choose none"),
         ("[network]\n[recover]\nhow = 'distill+finetune'", "training comes last, and once"),
-        ("[network]\n[rewrite]\n[prune]\ncriterion = 'l2'", "a run rewrites or prunes"),
+        ("[network]\n[rewrite]\n[prune]\ncriterion = 'l2'", "a run rewrites, distils or prunes"),
+        ("[network]\n[distill]\nloss = 'kd'", "distill.student: Field required"),
         ("[network]\n[rewrite]\n[recover]\nhow = 'least_squares'", "is about removed channels"),
         ("[network]\n[rewrite]\ninit = 'zeros'", "rewrite.init = 'zeros'"),
         ("[network]\n[recover.training]\nepochs = 0", "recover.training.epochs = 0"),

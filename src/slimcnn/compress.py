@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from slimcnn.checkpoints import is_checkpoint, load, read_information, save
 from slimcnn.choosing import begin_search, make_plan, scattered, search_plan, without_relations
 from slimcnn.datasets import Dataset, load_dataset
+from slimcnn.distillation import Teacher, objective_named
 from slimcnn.errors import ModelError, RecipeError
-from slimcnn.findings import about_cut, about_rewrite, assemble, scales_and_relations
+from slimcnn.findings import about_cut, about_lesson, about_rewrite, assemble, scales_and_relations
 from slimcnn.layers.relating import relating_of
 from slimcnn.layers.reusing import units_in
 from slimcnn.models import load_weights, preprocessing, resolve
@@ -21,7 +22,7 @@ from slimcnn.normalising import find_normalisation
 from slimcnn.pruning import mask, prune
 from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.verify import law
-from slimcnn.recipes import Recipe, Rewriting
+from slimcnn.recipes import Distilling, Network, Recipe, Rewriting
 from slimcnn.recovery import reuse_features
 from slimcnn.reporting.contents import Curve, Report, Stage
 from slimcnn.rewriting import fold_relations, rewrite_named, rewritten
@@ -29,6 +30,7 @@ from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, REWRITTEN, RunFolder
 from slimcnn.stages import (
     Cut,
     curve,
+    learn,
     recover,
     run_epochs,
     timed,
@@ -52,8 +54,8 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
     Raises:
         SlimcnnError: anything that the user can mend, in one line.
     """
-    if recipe.prune is None and recipe.pretrain is None and recipe.rewrite is None:
-        raise RecipeError("the recipe neither trains, prunes nor rewrites: give it [pretrain], [prune] or [rewrite]")
+    if recipe.prune is None and recipe.pretrain is None and recipe.rewrite is None and recipe.distill is None:
+        raise RecipeError("the recipe does nothing: give it [pretrain], [prune], [rewrite] or [distill]")
     if recipe.rewrite is not None:
         rewrite_named(recipe.rewrite.rule)
     if recipe.prune is not None and recipe.prune.plan is None:
@@ -68,6 +70,8 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
     start = prepare(recipe, show, folder, fabric, trained=not anew)
     if recipe.rewrite is not None:
         return _rewrite(recipe, recipe.rewrite, start, folder, show, fabric, command)
+    if recipe.distill is not None:
+        return _distill(recipe, recipe.distill, start, folder, show, fabric, command)
     if recipe.prune is None:
         return None
     sparse, start = sparsified(recipe, start, folder, show, fabric)
@@ -124,6 +128,27 @@ def _rewrite(
     return _finish(recipe, start, small, about, stages, curves, folder, show, command)
 
 
+def _distill(
+    recipe: Recipe, settings: Distilling, start: Start, folder: RunFolder, show: Show, fabric: Fabric, command: str
+) -> Report | None:
+    """Teach the student what the network knows, and compare how close both find classes."""
+    training = settings.training
+    student, _ = load_network(settings.student, start.dataset, training.seed)
+    check_classes(student, start.dataset)
+    others = [load_network(other, start.dataset, 0)[0] for other in settings.teachers]
+    for other in others:
+        check_classes(other, start.dataset)
+    objective = objective_named(settings.loss, Teacher([start.model, *others]), training.label_smoothing)
+    stages, curves = learn(
+        start, student, objective, training, settings.student.weights is not None, folder, show, fabric
+    )
+    if not folder.writing:
+        return None
+    named = " + ".join(f"{term.weight:g} {term.name}" for term in objective.terms)
+    about = about_lesson(named, start, student)
+    return _finish(recipe, start, student, about, stages, curves, folder, show, command)
+
+
 def sparsified(recipe: Recipe, start: Start, folder: RunFolder, show: Show, fabric: Fabric) -> tuple[Start, Start]:
     """Train sparsely where the recipe says so; gives the sparse network, and the one that counts as the original.
 
@@ -156,10 +181,10 @@ def prepare(
     dataset = load_dataset(data.name, image_size=size, seed=data.seed)
     if data.limit:
         dataset = dataset.limit(data.limit)
-    model, information = load_network(recipe, dataset)
+    model, information = load_network(network, dataset, recipe.pretrain.seed if recipe.pretrain else 0)
     if trained and network.weights is None and recipe.pretrain is None and recipe.sparsify is None:
         raise RecipeError("there is no trained network: give --weights FILE, or --pretrain EPOCHS to train one first")
-    _check_classes(model, dataset)
+    check_classes(model, dataset)
     normalisation, how = find_normalisation(model, network, data, dataset, information)
     start = Start(model, replace(dataset, normalisation=normalisation), how, _contamination(recipe))
     if recipe.pretrain is not None:
@@ -167,9 +192,8 @@ def prepare(
     return start
 
 
-def load_network(recipe: Recipe, dataset: Dataset) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the recipe's network for a dataset and load its weights, from a checkpoint of ours or any weights file."""
-    network = recipe.network
+def load_network(network: Network, dataset: Dataset, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a network for a dataset and load its weights, from a checkpoint of ours or any weights file."""
     checkpoint = network.weights is not None and is_checkpoint(network.weights)
     if not network.model and not checkpoint:
         raise RecipeError("which network? give --model NAME (see slimcnn list networks), or --weights CHECKPOINT")
@@ -178,7 +202,7 @@ def load_network(recipe: Recipe, dataset: Dataset) -> tuple[nn.Module, dict[str,
         arguments = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]} | network.arguments
         # The first weights are part of the recipe: a run that was killed early must begin with the same ones.
         with torch.random.fork_rng([]):
-            torch.manual_seed(recipe.pretrain.seed if recipe.pretrain else 0)
+            torch.manual_seed(seed)
             original = resolve(network.model, **arguments)
             if network.rewrite:
                 original = rewritten(original, network.rewrite, torch.zeros(1, *dataset.shape)).model
@@ -201,7 +225,8 @@ def _size_for_folder(recipe: Recipe) -> int | None:
     return stated[1] if stated else None
 
 
-def _check_classes(model: nn.Module, dataset: Dataset) -> None:
+def check_classes(model: nn.Module, dataset: Dataset) -> None:
+    """Refuse a network that does not answer images of the dataset with a score for each class."""
     x = dataset.normalisation(dataset.validation.pixels[:2])
     try:
         with torch.no_grad():

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from slimcnn.datasets import batches
+from slimcnn.distillation.scale_factor import class_factors
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.walking import named_tensors
@@ -18,6 +20,7 @@ from slimcnn.pruning.scores import rows
 from slimcnn.recipes import Recipe
 from slimcnn.reporting import ks_distance
 from slimcnn.reporting.contents import (
+    Closeness,
     Curve,
     Group,
     Law,
@@ -118,6 +121,30 @@ def about_rewrite(rule: str, found: Rewritten) -> dict[str, Any]:
     return {"target": rule, "verdict": None, "rewrites": tuple(changes), "units": tuple(units)}
 
 
+CLOSENESS_TEMPERATURE = 4.0
+
+
+def about_lesson(objective: str, start: Start, student: nn.Module) -> dict[str, Any]:
+    """Say of a student what the report shows of it alone."""
+    images = start.dataset.validation
+    found = [_closeness(network, start) for network in (start.model, student)]
+    closeness = Closeness(
+        classes=start.dataset.classes, teacher=found[0], student=found[1], temperature=CLOSENESS_TEMPERATURE,
+        images=len(images),
+    )  # fmt: skip
+    return {"target": objective, "verdict": None, "closeness": closeness}
+
+
+@torch.no_grad()
+def _closeness(network: nn.Module, start: Start) -> tuple[tuple[float, ...], ...]:
+    home = next(network.parameters()).device
+    feed = batches(start.dataset.validation, 256, normalisation=start.dataset.normalisation, device=home)
+    answers = [(network.eval()(x).float().cpu(), y.cpu()) for x, y in feed]
+    logits, labels = (torch.cat(parts) for parts in zip(*answers, strict=True))
+    found = class_factors(logits[:, : len(start.dataset.classes)], labels, CLOSENESS_TEMPERATURE)
+    return tuple(tuple(round(value, 4) for value in row) for row in found.tolist())
+
+
 def _places(small: nn.Module) -> dict[str, str]:
     """Name, for layers that went into a unit of feature reuse, where they are now."""
     found: dict[str, str] = {}
@@ -178,6 +205,10 @@ def _recovery(recipe: Recipe, start: Start, stages: list[Stage]) -> str:
         done.append(f"layers re-solved by least squares on {images:,} images")
     if "re-solved without images" in names:
         done.append("layers re-solved by least squares on images made from batch-norm statistics")
+    if recipe.distill is not None:
+        done.append(
+            f"{recipe.distill.training.epochs} epochs of distillation from {recipe.network.model or 'the teacher'}"
+        )
     if "fine-tuned" in names:
         done.append(f"{recover.training.epochs} epochs of fine-tuning")
     if "distilled" in names:

@@ -107,6 +107,17 @@ class Rewriting(Section):
     """reuse: from the original's features, by least squares on training images; random: to be trained anew."""
 
 
+class Distilling(Section):
+    """A student that learns from the recipe's network, its teacher."""
+
+    student: Network
+    teachers: tuple[Network, ...] = ()
+    """More teachers: all answer together, with the mean of their logits."""
+    loss: str = "kd+scale_factor"
+    """Terms (`slimcnn list losses`), as 0.1*cross_entropy+0.9*kd:temperature=4+0.5*scale_factor."""
+    training: Training = Field(default_factory=lambda: Training(epochs=240, learning_rate=0.05, batch_size=64))
+
+
 STEPS = ("constants", "bn", "least_squares", "data_free", "finetune", "distill")
 """Ways to win accuracy back; the last two train."""
 
@@ -180,6 +191,8 @@ class Recipe(Section):
     """None: only train, or rewrite."""
     rewrite: Rewriting | None = None
     """Rewrite the network instead of pruning it."""
+    distill: Distilling | None = None
+    """Teach another network instead of pruning this one."""
     recover: Recovery = Field(default_factory=Recovery)
     latency_seconds: float = Field(default=4.0, gt=0)
     out: str = "runs/run"
@@ -187,10 +200,11 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _rewrites_or_prunes(cls, plain: Any) -> Any:
-        if not isinstance(plain, dict) or plain.get("rewrite") is None:
+        asked = [name for name in ("rewrite", "distill") if isinstance(plain, dict) and plain.get(name) is not None]
+        if not asked:
             return plain
-        if plain.get("prune") not in (None, False):
-            raise ValueError("a run rewrites or prunes: rewrite first, and prune its compressed.safetensors then")
+        if len(asked) > 1 or plain.get("prune") not in (None, False):
+            raise ValueError("a run rewrites, distils or prunes: take the compressed.safetensors of one to the next")
         return plain | {"prune": None, "recover": {"how": "none"} | dict(plain.get("recover") or {})}
 
     @model_validator(mode="after")

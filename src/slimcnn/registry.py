@@ -79,7 +79,8 @@ class Registry(Generic[T]):
         """
         name, _, text = spec.partition(":")
         build = self[name].value
-        known = inspect.signature(build).parameters  # type: ignore[arg-type]
+        signature = inspect.signature(build).parameters  # type: ignore[arg-type]
+        known = {key: one for key, one in signature.items() if one.default is not one.empty}
         options: dict[str, int | float | str] = {}
         for option in filter(None, text.split(",")):
             key, equals, value = option.partition("=")

@@ -67,7 +67,13 @@ class SparseScales:
         with _watched(norms) as means:
             loss = self.objective(model, x, y)
         penalty = self.strength * torch.stack([self._size(norm, means).sum() for norm in norms]).sum()
-        return Loss(dict(loss.terms) | {"sparsity": penalty}, loss.logits)
+        return Loss(dict(loss.terms) | {"sparsity": penalty}, loss.logits, loss.gradients)
+
+    def before_step(self, epoch: float) -> None:
+        """Tell the objective how far the training is."""
+        before_step = getattr(self.objective, "before_step", None)
+        if before_step is not None:
+            before_step(epoch)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, optimizer: Optimizer) -> None:

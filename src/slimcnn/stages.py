@@ -103,6 +103,24 @@ def _win_back(
     return True
 
 
+def learn(
+    start: Start, student: nn.Module, objective: Objective, training: Training, knows: bool, folder: RunFolder,
+    show: Show, fabric: Fabric,
+) -> tuple[list[Stage], list[Curve]]:  # fmt: skip
+    """Teach a student, in place; `knows`: it has learnt something before."""
+    stages = [_stage(start.model, "teacher", start, folder, fabric)]
+    stages += [_stage(student, "student before", start, folder, fabric)] if knows else []
+    show.say(", ".join(f"{stage.name} {stage.top1:.2f} %" for stage in stages) + " (validation top-1)")
+    show.say(f"distilling: {training.epochs} epochs on {len(start.dataset.train)} images")
+    training = training.model_copy(update={"label_smoothing": 0.0})  # the objective knows of it
+    history = list(
+        run_epochs(student, start.dataset, training, objective, folder, "distill", "distilling", show, fabric)
+    )
+    seconds = sum(epoch.seconds for epoch in history)
+    stages.append(Stage(name="student", top1=history[-1].validation_top1, seconds=seconds))
+    return stages, [curve(epoch) for epoch in history]
+
+
 def train_softly(
     training: Training, start: Start, graph: ChannelGraph, plan: Plan, folder: RunFolder, show: Show, fabric: Fabric
 ) -> tuple[Start, Plan]:
@@ -236,7 +254,7 @@ def run_epochs(
 def curve(epoch: Epoch) -> Curve:
     """Keep of an epoch what the report shows."""
     return Curve(
-        epoch=epoch.epoch, loss=epoch.loss, terms=epoch.terms, train_top1=epoch.train_top1,
+        epoch=epoch.epoch, loss=epoch.loss, terms=epoch.terms, gradients=epoch.gradients, train_top1=epoch.train_top1,
         validation_top1=epoch.validation_top1, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
     )  # fmt: skip
 

@@ -120,12 +120,14 @@ def rewrite_tables(found: Rewritten, before: Measurement, after: Measurement) ->
 def describe_names(kind: str) -> dict[str, list[dict[str, str]]]:
     """Give registered names with promises and sources, of one kind or all."""
     from slimcnn.datasets import datasets
+    from slimcnn.distillation import losses
     from slimcnn.models import networks
     from slimcnn.pruning import criteria
     from slimcnn.rewriting import rewrites
 
     registries: dict[str, Any] = {
-        "networks": networks, "criteria": criteria, "rewrites": rewrites, "datasets": datasets,
+        "networks": networks, "criteria": criteria, "rewrites": rewrites, "losses": losses,
+        "datasets": datasets,
     }  # fmt: skip
     if kind != "all" and kind not in registries:
         raise UnknownName("kind", kind, registries)

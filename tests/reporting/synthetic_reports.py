@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from slimcnn.reporting import Report, ks_distance
 from slimcnn.reporting.contents import (
+    Closeness,
     Curve,
     Group,
     Law,
@@ -227,7 +228,35 @@ def rewritten() -> Report:
     )  # fmt: skip
 
 
+def distilled() -> Report:
+    """A student beside its teacher, on 20 classes with names that hurt."""
+    chance = random.Random(1)
+    names = (HOSTILE, *(f"class number {n}" for n in range(19)))
+
+    def matrix() -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(0.0 if i == j else -4 * chance.random() for j in range(20)) for i in range(20))
+
+    found = Closeness(classes=names, teacher=matrix(), student=matrix(), temperature=4, images=5000)
+    return tiny().model_copy(
+        update={
+            "criterion": "", "target": "0.1 cross_entropy + 0.9 kd", "verdict": None, "locked": (), "groups": (),
+            "norms": (), "closeness": found,
+        }
+    )  # fmt: skip
+
+
 REPORTS: dict[str, Callable[[], Report]] = {
     make.__name__: make
-    for make in (tiny, huge, nothing_locked, failed_verdict, hostile_names, no_curves, empty, not_finite, rewritten)
+    for make in (
+        tiny,
+        huge,
+        nothing_locked,
+        failed_verdict,
+        hostile_names,
+        no_curves,
+        empty,
+        not_finite,
+        rewritten,
+        distilled,
+    )
 }

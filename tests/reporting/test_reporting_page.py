@@ -17,11 +17,13 @@ from slimcnn.reporting.figures.norms import PANELS
 
 every_report = pytest.mark.parametrize("name", REPORTS)
 PARTS = "comparison law stages widths norms curves locked layers timing repeat glossary".split()
-PARTS_OF_A_REWRITE = "comparison rewritten stages curves layers timing repeat glossary".split()
+PARTS_OF_OTHERS = "comparison {} stages curves layers timing repeat glossary"
 
 
 def parts_of(name: str) -> list[str]:
-    return PARTS if REPORTS[name]().verdict is not None else PARTS_OF_A_REWRITE
+    report = REPORTS[name]()
+    other = PARTS_OF_OTHERS.format("rewritten" if report.rewrites else "closeness").split()
+    return PARTS if report.verdict is not None else other
 
 
 @every_report
@@ -164,6 +166,10 @@ def test_whatever_is_named_is_shown_as_it_is_named(name: str) -> None:
         return " ".join(text.split()) in page.part(part).text
 
     assert report.verdict is None or shown(report.verdict.text, "law")
+    if report.closeness is not None:
+        pairs = [(row, i, j) for i, row in enumerate(report.closeness.teacher) for j in range(len(row)) if i != j]
+        _, i, j = max(pairs, key=lambda pair: pair[0][pair[2]])
+        assert all(shown(report.closeness.classes[k], "closeness") for k in (i, j))
     assert all(shown(word, "rewritten") for one in report.rewrites for word in (one.layer, one.what, one.why_left))
     assert all(shown(stage.name, "stages") for stage in report.stages)
     assert all(shown(word, "widths") for group in report.groups for word in (group.name, *group.layers))

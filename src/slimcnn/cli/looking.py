@@ -137,10 +137,10 @@ def measure(
 
 @app.command("list")
 def list_names(
-    kind: Annotated[str, typer.Argument(help="networks, criteria, rewrites or datasets; default: all.")] = "all",
+    kind: Annotated[str, typer.Argument(help="networks, criteria, rewrites, losses, datasets; default: all.")] = "all",
     as_json: options.AsJson = False,
 ) -> None:
-    """List the networks, criteria, rewrites and datasets that there are, with their sources."""
+    """List the networks, criteria, rewrites, losses and datasets that there are, with their sources."""
     from slimcnn.tables import describe_names, names_tables
 
     if as_json:

@@ -177,6 +177,34 @@ Init = Annotated[
         rich_help_panel=BACK,
     ),
 ]
+Teacher = Annotated[str, typer.Option(help="The network that teaches; a name as for --student.", rich_help_panel=WHICH)]
+TeacherWeights = Annotated[
+    Path | None, typer.Option(help="Its trained weights, or a checkpoint.", rich_help_panel=WHICH)
+]
+Student = Annotated[
+    str,
+    typer.Option(
+        help="The network that learns: a name (*slimcnn list networks*), timm:NAME, torchvision:NAME or "
+        "package.module:function; may be left out when --student-weights is a checkpoint.",
+        rich_help_panel=WHICH,
+    ),
+]
+StudentWeights = Annotated[
+    Path | None,
+    typer.Option(help="Where it begins: weights, or a checkpoint (a compressed network).", rich_help_panel=WHICH),
+]
+Also = Annotated[
+    list[Path],
+    typer.Option(help="Checkpoint of one more teacher; may be repeated. They answer together.", rich_help_panel=WHICH),
+]
+LossTerms = Annotated[
+    str,
+    typer.Option(
+        "--loss",
+        help="Terms (*slimcnn list losses*), as kd+scale_factor or 0.1*cross_entropy+0.9*kd:temperature=4.",
+        rich_help_panel=BACK,
+    ),
+]
 Out = Annotated[
     Path, typer.Option(help="The run's folder. The same command goes on where it was interrupted.", rich_help_panel=RUN)
 ]

@@ -172,6 +172,49 @@ def rewrite(
     _compress(recipe_of(plain, set_), devices, as_json)
 
 
+@app.command()
+def distill(
+    teacher: options.Teacher = "",
+    teacher_weights: options.TeacherWeights = None,
+    student: options.Student = "",
+    student_weights: options.StudentWeights = None,
+    also: options.Also = [],  # noqa: B006
+    data: options.DataName = "digits",
+    image_size: options.ImageSize = None,
+    limit: options.Limit = None,
+    rewrite: options.Rewrite = "",
+    loss: options.LossTerms = "kd+scale_factor",
+    epochs: options.Epochs = None,
+    learning_rate: options.LearningRate = None,
+    batch_size: options.BatchSize = None,
+    pretrain: options.Pretrain = None,
+    out: options.Out = Path("runs/distilled"),
+    seed: options.Seed = 0,
+    devices: options.Devices = 1,
+    set_: options.Settings = [],  # noqa: B006
+    as_json: options.AsJson = False,
+) -> None:
+    """Let a student learn what a trained network knows; any network may teach, any may learn.
+
+    Example: slimcnn distill --teacher resnet56 --teacher-weights r56.safetensors --student resnet20 --data cifar100
+    """
+    training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+    plain = network_and_data(teacher, teacher_weights, data, [], image_size, limit, seed)
+    learns = {"model": student} | given(weights=str(student_weights) if student_weights else None)
+    plain |= {
+        "distill": {
+            "student": learns | given(rewrite=rewrite or None),
+            "teachers": [{"weights": str(path)} for path in also],
+            "loss": loss,
+            "training": {"epochs": 240, "learning_rate": 0.05, "batch_size": 64} | training,
+        },
+        "out": str(out),
+    }
+    if pretrain is not None:
+        plain["pretrain"] = {"epochs": pretrain, "seed": seed}
+    _compress(recipe_of(plain, set_), devices, as_json)
+
+
 @app.command("run")
 def run_recipe(
     recipe: Annotated[Path, typer.Argument(help="A recipe (TOML); a run's folder holds its own.")],

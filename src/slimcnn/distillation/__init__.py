@@ -1,5 +1,31 @@
-"""Losses between a teacher and a student: one file per method."""
+"""Losses between a teacher and a student: one file per method, pure functions of tensors, and terms that add up."""
 
-from slimcnn.distillation.hinton import hinton, kd_loss
+from slimcnn.distillation.attention import attention
+from slimcnn.distillation.centred_logit_mse import centred_logit_mse
+from slimcnn.distillation.dist import dist
+from slimcnn.distillation.dkd import dkd, nckd
+from slimcnn.distillation.fitnet import fitnet
+from slimcnn.distillation.kd import hinton, kd, kd_loss
+from slimcnn.distillation.rkd import rkd
+from slimcnn.distillation.scale_factor import scale_factor
+from slimcnn.distillation.teachers import Teacher
+from slimcnn.distillation.terms import losses, objective_named
+from slimcnn.objectives import cross_entropy
 
-__all__ = ["hinton", "kd_loss"]
+__all__ = [
+    "Teacher",
+    "attention",
+    "centred_logit_mse",
+    "cross_entropy",
+    "dist",
+    "dkd",
+    "fitnet",
+    "hinton",
+    "kd",
+    "kd_loss",
+    "losses",
+    "nckd",
+    "objective_named",
+    "rkd",
+    "scale_factor",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slimcnn.reporting import phrases
-from slimcnn.reporting.contents import Numbers, Report
+from slimcnn.reporting.contents import Closeness, Numbers, Report
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,22 @@ def _points(before: float, after: float) -> str:
 def _times(before: float, after: float) -> str:
     value = phrases.ratio(before, after)
     return value if value == phrases.NOTHING else f"× {value}"
+
+
+def closest_pairs(found: Closeness, n: int = 6) -> list[tuple[str, str, float, float]]:
+    """List the pairs that the teacher finds closest: (images of, taken for, teacher's log ratio, student's).
+
+    >>> found = Closeness(
+    ...     classes=("cat", "dog"), teacher=((0, -1.0), (-2.0, 0)), student=((0, -3.0), (-2.5, 0)), temperature=4,
+    ...     images=9,
+    ... )
+    >>> closest_pairs(found, 1)
+    [('cat', 'dog', -1.0, -3.0)]
+    """
+    pairs = [
+        (teacher, found.student[i][j], found.classes[i], found.classes[j])
+        for i, row in enumerate(found.teacher)
+        for j, teacher in enumerate(row)
+        if i != j
+    ]
+    return [(one, other, teacher, student) for teacher, student, one, other in sorted(pairs, reverse=True)[:n]]

@@ -34,7 +34,7 @@ class Stage(Part):
 
     name: str
     """"original", "cut", "constants folded", "recalibrated", "re-solved", "re-solved without images",
-    "fine-tuned", "distilled", "rewritten"."""
+    "fine-tuned", "distilled", "rewritten", "teacher", "student before", "student"."""
     top1: float
     seconds: float
 
@@ -95,6 +95,8 @@ class Curve(Part):
     epoch: int
     loss: float
     terms: dict[str, float]
+    gradients: dict[str, float] = Field(default_factory=dict)
+    """Of every term, the L1 norm of its gradient with respect to an image's logits, mean over the epoch."""
     train_top1: float
     validation_top1: float
     learning_rate: float
@@ -155,6 +157,17 @@ class ReuseUnit(Part):
     """"sum", "joined" or empty."""
 
 
+class Closeness(Part):
+    """How close two networks find classes: entry (i, j) is the mean of log(q_j / q_i) over images of class i."""
+
+    classes: tuple[str, ...]
+    teacher: tuple[tuple[float, ...], ...]
+    student: tuple[tuple[float, ...], ...]
+    temperature: float
+    """Of the softmax q."""
+    images: int
+
+
 class Timing(Part):
     """How latency was measured: interleaved runs of both networks."""
 
@@ -186,19 +199,20 @@ class Report(Part):
     criterion: str = ""
     """Empty where nothing was pruned."""
     target: str
-    """Of a rewritten network, the rewrite."""
+    """Of a rewritten network, the rewrite; of a student, what it was taught by."""
     recovery: str
     before: Numbers
     after: Numbers
     stages: tuple[Stage, ...]
     verdict: Law | None
-    """None of a rewritten network: it computes something else."""
+    """None of a network that was rewritten or distilled: it computes something else."""
     locked: tuple[LockedChannels, ...] = ()
     groups: tuple[Group, ...] = ()
     layers: tuple[LayerChange, ...]
     norms: tuple[Norms, ...] = ()
     rewrites: tuple[Rewrite, ...] = ()
     units: tuple[ReuseUnit, ...] = ()
+    closeness: Closeness | None = None
     curves: tuple[Curve, ...]
     sparse: tuple[Curve, ...] = ()
     """The epochs of sparse training."""

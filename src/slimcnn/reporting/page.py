@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from slimcnn.reporting import figures, phrases
-from slimcnn.reporting.comparison import headline, rows
+from slimcnn.reporting.comparison import closest_pairs, headline, rows
 from slimcnn.reporting.contents import LockedChannels, Report
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def _pictures(report: Report) -> dict[str, Any]:
         return {
             "stage_picture": figures.stages(report.stages),
             "width_pictures": figures.widths(report.groups) if report.groups else [],
+            "closeness_panels": figures.closeness(report.closeness) if report.closeness else [],
+            "pairs": closest_pairs(report.closeness) if report.closeness else [],
             "unit_panels": figures.units(report.units) if report.units else [],
             "norm_panels": figures.norms(report.norms),
             "scale_panels": figures.scales(report.scales, report.criterion) if report.scales else [],
@@ -54,7 +56,9 @@ def _pictures(report: Report) -> dict[str, Any]:
 def _parts(report: Report) -> list[tuple[str, str]]:
     """What the page has, as (id, name), for its table of contents."""
     cut = [("law", "exactness")], [("widths", "widths"), ("norms", "filter norms")], [("locked", "locked")]
-    first, second, third = cut if report.verdict is not None else ([("rewritten", "what was rewritten")], [], [])
+    other = [("rewritten", "what was rewritten")] if report.rewrites else []
+    other += [("closeness", "closeness of classes")] if report.closeness else []
+    first, second, third = cut if report.verdict is not None else (other, [], [])
     rest = [("layers", "layers"), ("timing", "measuring"), ("repeat", "repeating"), ("glossary", "glossary")]
     return [*first, ("stages", "steps"), *second, ("curves", "recovery"), *third, *rest]
 

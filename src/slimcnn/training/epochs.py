@@ -9,6 +9,9 @@ from typing import Any
 
 from slimcnn.errors import RunError
 
+GRADIENT = "gradient of "
+"""What stands before a term's name where the size of its gradient is meant."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -34,6 +37,8 @@ class Epoch:
     """Training and validation."""
     images_per_second: float
     """Training only, over all processes."""
+    gradients: dict[str, float] = field(default_factory=dict)
+    """Where there are several terms, the L1 norm of each one's gradient with respect to an image's logits."""
     resumed: bool = False
     """The epoch was completed by an earlier call, and comes from its folder."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from slimcnn.datasets import Dataset, batches
 from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
 from slimcnn.objectives import Objective, cross_entropy
-from slimcnn.training.epochs import Epoch, Tally, culprit
+from slimcnn.training.epochs import GRADIENT, Epoch, Tally, culprit
 from slimcnn.training.evaluation import Evaluation, evaluate
 from slimcnn.training.interrupts import interrupts_noted
 from slimcnn.training.probing import FORMATS, MIXED
@@ -180,6 +180,9 @@ def _step(run: Run, stand: Stand, x: Tensor, y: Tensor) -> tuple[list[str], Tens
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
+    before_step = getattr(run.objective, "before_step", None)
+    if before_step is not None:
+        before_step(stand.epoch + stand.step / run.steps)
     with torch.autocast(x.device.type, MIXED.get(training.precision), enabled=training.precision in MIXED):
         loss = run.objective(run.forward, x, y)
     total = loss.total
@@ -199,8 +202,9 @@ def _step(run: Run, stand: Stand, x: Tensor, y: Tensor) -> tuple[list[str], Tens
     if run.average:
         run.average.update_parameters(run.model)
     hits = (loss.logits.detach().argmax(1) == y).sum()
-    terms = [term.detach().float() * len(y) for term in loss.terms.values()]
-    return list(loss.terms), torch.stack([*terms, hits.float(), torch.full_like(hits, len(y)).float()])
+    named = dict(loss.terms) | {f"{GRADIENT}{name}": size for name, size in loss.gradients.items()}
+    terms = [term.detach().float() * len(y) for term in named.values()]
+    return list(named), torch.stack([*terms, hits.float(), torch.full_like(hits, len(y)).float()])
 
 
 def _seed(seed: int, epoch: int, step: int, rank: int) -> int:
@@ -234,12 +238,14 @@ def _validated(run: Run, stand: Stand) -> Epoch:
     if run.average:
         share_buffers(run.fabric, run.average)
     result = _validate(run, stand)
-    terms = {name: value / tally.images for name, value in tally.terms.items()}
+    means = {name: value / tally.images for name, value in tally.terms.items()}
+    terms = {name: value for name, value in means.items() if not name.startswith(GRADIENT)}
     return Epoch(
         epoch=stand.epoch + 1,
         epochs=training.epochs,
         loss=sum(terms.values()),
         terms=terms,
+        gradients={name.removeprefix(GRADIENT): means[name] for name in means if name not in terms},
         train_top1=100 * tally.hits / tally.images,
         validation_top1=result.top1,
         validation_loss=result.loss,

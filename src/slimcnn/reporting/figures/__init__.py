@@ -1,6 +1,7 @@
 """The pictures of a report: matplotlib draws them, the page's style sheet colours them."""
 
 from slimcnn.reporting.figures.choice import choice
+from slimcnn.reporting.figures.closeness import closeness
 from slimcnn.reporting.figures.curves import curves
 from slimcnn.reporting.figures.drawing import Panel, house_style
 from slimcnn.reporting.figures.front import front
@@ -10,4 +11,16 @@ from slimcnn.reporting.figures.stages import stages
 from slimcnn.reporting.figures.units import units
 from slimcnn.reporting.figures.widths import widths
 
-__all__ = ["Panel", "choice", "curves", "front", "house_style", "norms", "scales", "stages", "units", "widths"]
+__all__ = [
+    "Panel",
+    "choice",
+    "closeness",
+    "curves",
+    "front",
+    "house_style",
+    "norms",
+    "scales",
+    "stages",
+    "units",
+    "widths",
+]

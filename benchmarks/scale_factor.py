@@ -1,0 +1,305 @@
+"""Distillation with a scale factor: properties, agreement with other implementations, and the required controls.
+
+    python benchmarks/scale_factor.py --check        # under a minute: nothing is trained; exit code 1 if one falls short
+    python benchmarks/scale_factor.py --teacher FILE --epochs 5 --seeds 3     # the controls, CIFAR-10, ResNet-56 → ResNet-20
+    python benchmarks/scale_factor.py --cost         # what the teacher costs: milliseconds of a step
+    python benchmarks/scale_factor.py --table        # scale_factor.md from the JSON files
+
+`pip install torchdistill` for the comparison with its losses; without it that line says so.  Results are JSON in
+scale_factor/, one file a row; what is there is not measured again, and a training that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import slimcnn
+from slimcnn.datasets import Dataset, Normalisation, load_dataset
+from slimcnn.distillation import Teacher, kd_loss, objective_named
+from slimcnn.distillation.attention import attention_loss
+from slimcnn.distillation.dist import dist_loss
+from slimcnn.distillation.rkd import rkd_loss
+from slimcnn.distillation.scale_factor import scale_factor_loss
+from slimcnn.files import write_text
+from slimcnn.measuring import environment
+from slimcnn.models import load_weights
+from slimcnn.objectives import cross_entropy
+from slimcnn.training import Training
+
+HERE = Path(__file__).parent
+RAW = HERE / "scale_factor"
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+T = 4.0
+CONTROLS = {
+    "CE": "cross_entropy",
+    "KD": "kd",
+    "DKD": "1*cross_entropy+1*dkd:beta=2",
+    "NCKD": "1*cross_entropy+1*nckd",
+    "KD + centred logits": "kd+0.1*centred_logit_mse",
+    "KD, larger step": "0.1*cross_entropy+{factor}*kd",
+    "KD + scale factor": "kd+0.5*scale_factor",
+}
+"""`KD, larger step` has KD's weight raised until its gradient is as large as that of KD + scale factor."""
+
+
+# --- what needs no training -------------------------------------------------------------------------------------------
+
+
+def logits(classes: int, n: int = 512) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    student, teacher = 4 * torch.randn(2, n, classes)
+    return student.requires_grad_(), teacher, torch.randint(classes, (n,))
+
+
+def sizes(classes: int) -> tuple[float, float]:
+    """Largest L1 norm of a sample's gradient, and the largest sum of one."""
+    student, teacher, labels = logits(classes)
+    (gradient,) = torch.autograd.grad(scale_factor_loss(student, teacher, labels, T) * len(labels), student)
+    return float(gradient.abs().sum(1).max()), float(gradient.sum(1).abs().max())
+
+
+def by_loops(student: Tensor, teacher: Tensor, labels: Tensor) -> float:
+    total = 0.0
+    for s, t, y in zip(student.detach().double(), teacher.double(), labels.tolist(), strict=True):
+        others = [j for j in range(len(s)) if j != y]
+        weights = (t[others] / T).softmax(0)
+        for j, w in zip(others, weights, strict=True):
+            e = abs(float((s[j] - s[y] - t[j] + t[y]) / T))
+            total += float(w) * (0.5 * e * e if e <= 1 else e - 0.5)
+    return T * T * total / len(labels)
+
+
+def check() -> bool:
+    began, good = time.perf_counter(), []
+    student, teacher, labels = logits(10, 32)
+    found = scale_factor_loss(student, teacher, labels, T).item()
+    good.append(
+        told(
+            "scale factor against its double loop, relative", abs(found / by_loops(student, teacher, labels) - 1), 1e-5
+        )
+    )
+    for classes in (2, 10, 100, 1000):
+        largest, sums = sizes(classes)
+        good.append(told(f"{classes} classes: L1 norm of a sample's gradient", largest, 2 * T + 1e-4))
+        good.append(told(f"{classes} classes: sum of a sample's gradient", sums, 1e-5))
+    shifted = scale_factor_loss(teacher + torch.randn(len(teacher), 1), teacher, labels, T)
+    good.append(told("logits that agree up to a constant: the loss", float(shifted), 1e-9))
+    order = torch.randperm(10)
+    renamed = scale_factor_loss(student[:, order], teacher[:, order], order.argsort()[labels], T).item()
+    good.append(told("classes renamed: relative change of the loss", abs(renamed / found - 1), 1e-5))
+    huge = scale_factor_loss(1e4 * student.sign(), -1e4 * student.sign(), labels, T)
+    good.append(told("logits of 1e4: values that are not finite", float(~torch.isfinite(huge)), 0))
+    good += against_torchdistill(student, teacher, labels)
+    print(f"{time.perf_counter() - began:.0f} s")
+    return all(good)
+
+
+def told(what: str, found: float, target: float) -> bool:
+    good = found <= target
+    print(f"{'ok  ' if good else 'MISS'}  {what}: {found:.3g} (target: at most {target:g})", flush=True)
+    return good
+
+
+def against_torchdistill(student: Tensor, teacher: Tensor, labels: Tensor) -> list[bool]:
+    try:
+        from torchdistill.losses import mid_level
+    except ImportError:
+        print("--    torchdistill is not installed: its losses are not compared")
+        return []
+    torch.manual_seed(1)
+    features = [torch.rand(8, width, 4, 4) for width in (6, 10)]
+    outputs = [
+        {"s": {"output": student}, "f": {"output": features[0]}},
+        {"t": {"output": teacher}, "f": {"output": features[1]}},
+    ]
+    keys = {"student_module_path": "s", "student_module_io": "output"} | {
+        "teacher_module_path": "t",
+        "teacher_module_io": "output",
+    }
+    pair = {"student": {"path": "f", "io": "output"}, "teacher": {"path": "f", "io": "output"}, "factor": 1.0}
+    theirs = {
+        # With alpha = 0 it leaves out the factor T^2: so alpha = 1, and cross entropy is taken away again.
+        "kd": mid_level.KDLoss(**keys, temperature=T, alpha=1, beta=1)(*outputs, labels)
+        - nn.functional.cross_entropy(student, labels),
+        "dist": mid_level.DISTLoss(**keys, beta=1, gamma=1, tau=1)(*outputs),
+        "rkd": mid_level.RKDLoss("s", "t", 25.0, 50.0, "mean", student_module_io="output")(*outputs),
+        "attention": mid_level.ATLoss({"f": pair}, mode="code")(*outputs),
+    }
+    ours = {
+        "kd": kd_loss(student, teacher, T), "dist": dist_loss(student, teacher, 1.0), "rkd": rkd_loss(student, teacher),
+        "attention": attention_loss(*features),
+    }  # fmt: skip
+    return [
+        told(
+            f"{name}: against torchdistill's, relative",
+            abs(float(ours[name].detach() / theirs[name].detach()) - 1),
+            1e-4,
+        )
+        for name in ours
+    ]
+
+
+# --- accuracy ---------------------------------------------------------------------------------------------------------
+
+
+def taught(name: str, spec: str, weights: Path, seed: int, epochs: int, state: Path, data: Dataset) -> dict:
+    network = slimcnn.build("resnet56").eval()
+    load_weights(network, weights)
+    torch.manual_seed(seed)
+    student = slimcnn.build("resnet20")
+    objective = objective_named(spec, Teacher(network)) if "kd" in spec else cross_entropy()
+    training = Training(epochs=epochs, learning_rate=0.1, seed=seed, layout="nchw", precision="bf16-mixed")
+    history = [
+        {"validation_top1": epoch.validation_top1, "seconds": epoch.seconds, "terms": epoch.terms, "gradients": epoch.gradients}
+        for epoch in slimcnn.fit(student, data, training=training, objective=objective, folder=state / f"{slug(name)}_{seed}_{epochs}")
+    ]  # fmt: skip
+    return {
+        "kind": "taught", "way": name, "loss": spec, "seed": seed, "epochs": epochs, "history": history,
+        "top1": slimcnn.evaluate(student, data.test, data.normalisation).top1,
+    }  # fmt: skip
+
+
+def slug(name: str) -> str:
+    return name.lower().replace(" + ", "_").replace(", ", "_").replace(" ", "_")
+
+
+def matched_factor(raw: Path, epochs: int) -> float:
+    """KD's weight at which its gradient is as large as that of KD and scale factor together, in the run of seed 0."""
+    history = json.loads((raw / f"kd_scale_factor_0_{epochs}.json").read_text())["history"]
+    sizes = [epoch["gradients"] for epoch in history]
+    return 0.9 * statistics.mean((one["kd"] + one["scale_factor"]) / one["kd"] for one in sizes)
+
+
+def rows(options: argparse.Namespace) -> None:
+    data = replace(load_dataset("cifar10"), normalisation=IMAGENET)
+    order = sorted(CONTROLS, key=lambda name: name == "KD, larger step")
+    for seed in range(options.seeds):
+        for name in order:
+            path = options.raw / f"{slug(name)}_{seed}_{options.epochs}.json"
+            spec = CONTROLS[name]
+            if "{factor}" in spec and not path.exists():
+                spec = spec.format(factor=round(matched_factor(options.raw, options.epochs), 3))
+            measured(path, lambda: taught(name, spec, options.teacher, seed, options.epochs, options.state, data))  # noqa: B023
+
+
+def cost(raw: Path) -> None:
+    """Milliseconds of a step of 128 images: the student alone, and with each form of the teacher."""
+    torch.set_num_threads(1)
+    student, network = slimcnn.build("resnet20").train(), slimcnn.build("resnet56")
+    x, y = torch.randn(128, 3, 32, 32), torch.randint(10, (128,))
+    teacher = Teacher(network)
+    plain, with_teacher = cross_entropy(), objective_named("kd+scale_factor", teacher)
+
+    def naive(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return kd_loss(model(images), network.eval()(images), T)  # its graph is built, and thrown away
+
+    def step(loss: Callable[[], Tensor], bf16: bool) -> Callable[[], None]:
+        def run() -> None:
+            student.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                value = loss()
+            value.backward()
+
+        return run
+
+    found = {}
+    for precision, bf16 in (("32", False), ("bf16-mixed", True)):
+        calls = {
+            "student alone": step(lambda: plain(student, x, y).total, bf16),
+            "teacher as a plain network": step(lambda: naive(student, x, y), bf16),
+            "teacher as here, two terms": step(lambda: with_teacher(student, x, y).total, bf16),
+        }
+        for call in calls.values():
+            call()
+        taken: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(8):
+            for name, call in calls.items():
+                began = time.perf_counter()
+                call()
+                taken[name].append(1e3 * (time.perf_counter() - began))
+        found[precision] = {name: statistics.median(times) for name, times in taken.items()}
+    measured(raw / "cost.json", lambda: {"kind": "cost", "threads": 1, "batch": 128, "ms": found})
+
+
+def measured(path: Path, function: Callable[[], dict]) -> None:
+    if not path.exists():
+        began = time.perf_counter()
+        found = function() | {"seconds": time.perf_counter() - began, "environment": environment()}
+        write_text(path, json.dumps(found, indent=1) + "\n")
+        print(path.stem, found.get("top1", found.get("ms")), flush=True)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def table(raw: Path) -> None:
+    found = [json.loads(path.read_text()) for path in sorted(raw.glob("*.json"))]
+    lines = ["# Distillation with a scale factor", "", INTRODUCTION, ""]
+    groups: dict[tuple[int, str], list[dict]] = {}
+    for one in found:
+        if one["kind"] == "taught":
+            groups.setdefault((one["epochs"], one["way"]), []).append(one)
+    if groups:
+        lines += [
+            "| epochs | loss | terms | n | test top-1, % | gradient at the logits, last epoch |",
+            "|---|---|---|---|---|---|",
+        ]
+        for (epochs, way), same in sorted(
+            groups.items(), key=lambda item: (item[0][0], list(CONTROLS).index(item[0][1]))
+        ):
+            top1 = [one["top1"] for one in same]
+            spread = f"{statistics.mean(top1):.2f}" + (f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else "")
+            size = ", ".join(f"{name} {value:.2f}" for name, value in same[0]["history"][-1]["gradients"].items())
+            lines.append(f"| {epochs} | {way} | `{same[0]['loss']}` | {len(same)} | {spread} | {size or '–'} |")
+        lines += [""]
+    for one in (one for one in found if one["kind"] == "cost"):
+        lines += ["## What the teacher costs", "", f"A step of {one['batch']} images, one thread, ms:", ""]
+        lines += ["| | float32 | bf16 mixed |", "|---|---|---|"]
+        lines += [
+            f"| {name} | {ms:.0f} | {one['ms']['bf16-mixed'][name]:.0f} |" for name, ms in one["ms"]["32"].items()
+        ]
+        lines += [""]
+    places = sorted({json.dumps(one["environment"] | {"commit": ""}, sort_keys=True) for one in found})
+    lines += ["Measured on:", *(f"- `{place}`" for place in places), ""]
+    lines += [f"- commits: {', '.join(sorted({one['environment']['commit'] for one in found}))}", ""]
+    notes = HERE / "scale_factor_notes.md"
+    lines += [notes.read_text()] if notes.exists() else []
+    write_text(HERE / "scale_factor.md", "\n".join(lines).rstrip() + "\n")
+
+
+INTRODUCTION = """`python benchmarks/scale_factor.py --check` verifies what needs no training. Below: ResNet-20 from scratch on CIFAR-10, taught by the published
+ResNet-56 (93.39 %): SGD 0.1, batch 128, cosine, bf16 mixed precision, the same seeds for every loss; test images read once at the end."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--teacher", type=Path, help="weights of ResNet-56 on CIFAR-10")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--state", type=Path, default=Path("runs/scale_factor"))
+    parser.add_argument("--raw", type=Path, default=RAW)
+    options = parser.parse_args()
+    if options.check:
+        sys.exit(0 if check() else 1)
+    if options.cost:
+        cost(options.raw)
+    if options.teacher:
+        rows(options)
+    table(options.raw)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""How close classes are to each other, as a network finds them: a map for teacher, student and their difference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slimcnn.reporting import phrases
+from slimcnn.reporting.contents import Closeness
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, Panel, picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CELL, NAME, MOST = 13, 76, 15
+"""Pixels of a cell, of the names beside it, and classes on a map at most."""
+
+
+def closeness(found: Closeness) -> list[Panel]:
+    """Maps of the classes with the closest pairs: the darker, the closer column j is to images of row i."""
+    teacher, student = np.array(found.teacher), np.array(found.student)
+    chosen = _closest(teacher, student)
+    names = [found.classes[k] for k in chosen]
+    part = np.ix_(chosen, chosen)
+    lowest = min(float(_off_diagonal(m[part]).min()) for m in (teacher, student))
+    panels = []
+    for name, matrix in (("teacher", teacher), ("student", student)):
+        shares = 1 - matrix[part] / min(lowest, -1e-9)
+        panels.append(_panel(name, names, np.clip(shares, 0, 1), AFTER, f"closest: {_pair(matrix, found.classes)}"))
+    change = (student - teacher)[part]
+    largest = max(float(np.abs(_off_diagonal(change)).max()), 1e-9)
+    note = f"mean size {np.abs(_off_diagonal(student - teacher)).mean():.2f} of all pairs"
+    panels.append(_panel("student - teacher", names, change / largest, AFTER, note))
+    return panels
+
+
+def _closest(teacher: np.ndarray, student: np.ndarray) -> list[int]:
+    """Choose the classes with the closest pairs, in their order."""
+    both = np.maximum(teacher, student).copy()
+    np.fill_diagonal(both, -np.inf)
+    chosen: list[int] = []
+    for place in np.argsort(-both, axis=None, kind="stable"):
+        chosen += [int(k) for k in divmod(int(place), len(both)) if k not in chosen]
+        if len(chosen) >= min(MOST, len(both)):
+            break
+    return sorted(chosen[:MOST])
+
+
+def _off_diagonal(matrix: np.ndarray) -> np.ndarray:
+    return matrix[~np.eye(len(matrix), dtype=bool)]
+
+
+def _pair(matrix: np.ndarray, classes: tuple[str, ...]) -> str:
+    masked = matrix.copy()
+    np.fill_diagonal(masked, -np.inf)
+    row, column = divmod(int(masked.argmax()), len(masked))
+    return f"{classes[column]} to {classes[row]}"
+
+
+def _panel(name: str, names: list[str], shares: np.ndarray, colour: str, note: str) -> Panel:
+    n = len(names)
+
+    def draw(axes: Axes) -> None:
+        from matplotlib.patches import Rectangle
+
+        for row in range(n):
+            for column in range(n):
+                share = float(shares[row, column])
+                if row != column and abs(share) > 0.02:
+                    shade = colour if share > 0 else BEFORE
+                    axes.add_patch(Rectangle((column, row), 0.94, 0.94, facecolor=shade, alpha=abs(share), linewidth=0))
+            axes.add_patch(Rectangle((row, row), 0.94, 0.94, fill=False, edgecolor=MUTED, linewidth=0.5))
+            axes.annotate(
+                phrases.short_name(names[row], 13), (0, row + 0.5), xytext=(-4, 0), textcoords="offset points",
+                ha="right", va="center_baseline", color=INK, fontsize=9,
+            )  # fmt: skip
+            axes.annotate(
+                phrases.short_name(names[row], 13), (row + 0.5, n), xytext=(0, -4), textcoords="offset points",
+                ha="center", va="top", rotation=90, color=INK, fontsize=9, annotation_clip=False,
+            )  # fmt: skip
+        axes.set_axis_off()
+        axes.set_xlim(0, n)
+        axes.set_ylim(n, 0)
+
+    label = f"{name}: how close {n} classes are, one to another; {note}"
+    side = CELL * n
+    svg = picture(
+        draw, name=f"closeness-{name.replace(' ', '')}", label=label, width=NAME + side + 4, height=side + NAME + 4,
+        margins=(NAME, 4, 4, NAME),
+    )  # fmt: skip
+    return Panel(name, note, svg)

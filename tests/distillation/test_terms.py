@@ -1,0 +1,174 @@
+"""Terms add up to an objective, by Python and by name; teachers cost one run a batch and learn nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import slimcnn
+from slimcnn.datasets import load_dataset
+from slimcnn.distillation import Teacher, attention, hinton, kd, kd_loss, losses, objective_named, scale_factor
+from slimcnn.errors import ModelError, RecipeError, UnknownName
+from slimcnn.objectives import cross_entropy
+from slimcnn.training import Training
+
+
+def networks() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    student, teacher = (slimcnn.build("resnet8", width=width) for width in (0.5, 1.0))
+    return student, teacher, torch.randn(6, 1, 8, 8), torch.randint(10, (6,))
+
+
+class Counting(nn.Module):
+    """Counts how often it runs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.network(x)
+
+
+def test_terms_add_up_with_their_weights_and_share_a_teachers_answer() -> None:
+    student, network, x, y = networks()
+    teacher = Teacher(Counting(network))
+    loss = (cross_entropy() + 0.9 * kd(teacher) + 0.5 * scale_factor(teacher))(student, x, y)
+    assert list(loss.terms) == ["cross_entropy", "kd", "scale_factor"]
+    assert int(teacher.networks[0].calls) == 1
+    logits = student(x)
+    with torch.no_grad():
+        answer = network.eval()(x)
+    torch.testing.assert_close(loss.terms["kd"], 0.9 * kd_loss(logits, answer, 4.0))
+    torch.testing.assert_close(loss.total, sum(loss.terms.values()))
+
+
+def test_without_the_scale_factor_it_is_plain_distillation_bit_for_bit() -> None:
+    student, teacher, x, y = networks()
+    taught = Teacher(teacher)
+    plain = (0.1 * cross_entropy() + 0.9 * kd(taught))(student, x, y)
+    other = (0.1 * cross_entropy() + 0.9 * kd(taught) + 0.0 * scale_factor(taught))(student, x, y)
+    assert torch.equal(plain.total, other.total)
+    gradients = [torch.autograd.grad(loss.total, student.conv1.weight, retain_graph=True)[0] for loss in (plain, other)]
+    assert torch.equal(*gradients)
+
+
+def test_the_gradient_of_each_term_is_measured_at_the_logits() -> None:
+    student, teacher, x, y = networks()
+    loss = (cross_entropy() + kd(teacher))(student, x, y)
+    (expected,) = torch.autograd.grad(loss.terms["kd"], loss.logits, retain_graph=True)
+    torch.testing.assert_close(loss.gradients["kd"], expected.abs().sum())
+    assert set(loss.gradients) == {"cross_entropy", "kd"}
+    assert cross_entropy()(student, x, y).gradients == {}
+
+
+def test_several_teachers_answer_with_the_mean_of_their_logits() -> None:
+    student, teacher, x, _ = networks()
+    other = slimcnn.build("resnet8")
+    both = Teacher([teacher, other])(student, x)
+    with torch.no_grad():
+        expected = (teacher.eval()(x) + other.eval()(x)) / 2
+    torch.testing.assert_close(both, expected)
+
+
+def test_teachers_are_copied_and_no_gradient_reaches_them() -> None:
+    student, network, x, y = networks()
+    network.train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    teacher = Teacher(network)
+    kd(teacher)(student, x, y).total.backward()
+    assert network.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert all(p.grad is None for p in (*network.parameters(), *teacher.networks[0].parameters()))
+    with torch.no_grad():
+        network.linear.bias.add_(100)
+    assert teacher(student, x).abs().max() < 50
+
+
+def test_features_of_layers_are_compared_and_forgotten() -> None:
+    student, teacher, x, y = networks()
+    loss = (cross_entropy() + attention(teacher, layer="layer3"))(student, x, y)
+    loss.total.backward()
+    assert loss.terms["attention"] > 0
+    assert loss.gradients["attention"] == 0
+    assert not student.layer3._forward_hooks
+    with pytest.raises(ModelError, match="no layer 'layer9'"):
+        attention(teacher, layer="layer9")
+    with pytest.raises(RecipeError, match="say which layer"):
+        attention(teacher)
+    with pytest.raises(ModelError, match="'layer3' makes 32, the teacher's 'layer3' 64"):
+        objective_named("fitnet:layer=layer3", Teacher(teacher))(student, x, y)
+
+
+def test_a_weight_warms_up_over_epochs_and_training_tells_how_far_it_is() -> None:
+    student, teacher, x, y = networks()
+    objective = scale_factor(teacher, warmup=2)
+    sizes = []
+    for epoch in (0, 0.5, 1, 2, 7):
+        objective.before_step(epoch)
+        sizes.append(objective(student, x, y).total.item())
+    assert [size / sizes[-1] for size in sizes] == pytest.approx([0, 0.25, 0.5, 1, 1])
+    data = load_dataset("digits").limit(64)
+    training = Training(epochs=2, layout="nchw", precision="32")
+    epochs = list(slimcnn.fit(student, data, training=training, objective=cross_entropy() + objective))
+    assert set(epochs[0].terms) == set(epochs[0].gradients) == {"cross_entropy", "scale_factor"}
+    assert epochs[1].gradients["scale_factor"] > 0
+    assert epochs[0].loss == pytest.approx(sum(epochs[0].terms.values()))
+
+
+@pytest.mark.parametrize(
+    "name", ["kd", "scale_factor", "dkd", "nckd", "dist", "centred_logit_mse", "attention", "rkd", "fitnet"]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_registered_loss_teaches_a_network_and_a_cut_copy_of_it(name: str, dtype: torch.dtype) -> None:
+    _, teacher, x, y = networks()
+    graph = slimcnn.trace(teacher, x)
+    plan = slimcnn.allocate(
+        graph, slimcnn.score(teacher, graph, "l2"), slimcnn.Target(ratio=0.5, protect=("layer3.*",))
+    )
+    student = slimcnn.prune(teacher, graph, plan).train()
+    spec = f"{name}:layer=layer3" if name in ("attention", "rkd", "fitnet") else name
+    objective = objective_named(f"cross_entropy+{spec}", Teacher(teacher))
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        loss = objective(student, x, y)
+    loss.total.backward()
+    assert loss.terms[name] > 0
+    assert loss.terms[name].dtype == torch.float32
+    assert all(torch.isfinite(p.grad).all() for p in student.parameters())
+    assert losses[name].source
+
+
+def test_every_loss_is_in_the_list_of_the_law_above() -> None:
+    marked = test_every_registered_loss_teaches_a_network_and_a_cut_copy_of_it.pytestmark
+    (names,) = [mark.args[1] for mark in marked if mark.args[0] == "name"]
+    assert sorted(names) == [entry.name for entry in losses]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("x*kd", "'x' is no number"),
+        ("-1*kd", "cannot have the weight -1"),
+        ("kd:temperature=0", "temperature is 0"),
+        ("kd:temp=4", "no option 'temp'; its options are temperature"),
+    ],
+)
+def test_impossible_wishes_are_refused_in_one_line(spec: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        objective_named(spec, Teacher(nn.Flatten()))
+
+
+def test_unknown_losses_get_a_suggestion() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'scale_factor'"):
+        objective_named("scale_facto", Teacher(nn.Flatten()))
+
+
+def test_other_classes_are_refused() -> None:
+    student, _, x, y = networks()
+    with pytest.raises(ModelError, match="must have the same classes"):
+        hinton(slimcnn.build("resnet8", num_classes=7))(student, x, y)
+    with pytest.raises(ModelError, match="there is no teacher"):
+        Teacher([])
