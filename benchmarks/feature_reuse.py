@@ -23,18 +23,19 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from concat_free import without_concatenation
+from rows import measured, told
 from torch import Tensor, nn
 
 import slimcnn
 from slimcnn.datasets import Dataset, Normalisation, batches, load_dataset
 from slimcnn.files import write_text
-from slimcnn.measuring import environment
 from slimcnn.models import load_weights
 from slimcnn.pruning import verify
 from slimcnn.training import Training
@@ -108,12 +109,6 @@ def check() -> bool:
         )
     print(f"{time.perf_counter() - began:.0f} s")
     return all(good)
-
-
-def told(what: str, found: float, target: float) -> bool:
-    good = found <= target
-    print(f"{'ok  ' if good else 'MISS'}  {what}: {found:.3g} (target: at most {target:g})", flush=True)
-    return good
 
 
 def wrong_counts(name: str) -> int:
@@ -254,14 +249,6 @@ def started(weights: Path, init: str, rate: float, epochs: int, state: Path, dat
     }  # fmt: skip
 
 
-def measured(path: Path, function: Callable[[], dict]) -> None:
-    if not path.exists():
-        began = time.perf_counter()
-        found = function() | {"seconds": time.perf_counter() - began, "environment": environment()}
-        write_text(path, json.dumps(found, indent=1) + "\n")
-        print(path.stem, {key: found.get(key) for key in ("top1", "ratio")}, flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
@@ -282,17 +269,19 @@ def main() -> None:
             for runtime in ("eager", "onnxruntime"):
                 for batch in (1, 64):
                     path = raw / f"time_{name}_{runtime}_{batch}.json"
-                    measured(path, lambda: times(name, runtime, batch, seconds=15))  # noqa: B023
+                    measured(path, partial(times, name, runtime, batch, seconds=15), "top1", "ratio")
     data = replace(load_dataset("cifar10"), normalisation=IMAGENET)
     if options.start:
         for init, rate in STARTS:
             path = raw / f"start_{init}_{rate:g}_{options.epochs}.json"
-            measured(path, lambda: started(options.start, init, rate, options.epochs, options.state, data))  # noqa: B023
+            measured(
+                path, partial(started, options.start, init, rate, options.epochs, options.state, data), "top1", "ratio"
+            )
     for seed in range(options.seeds):
         for name in filter(None, options.train.split(",")):
             for kind in ("base", "reuse", "narrow"):
                 path = raw / f"{name}_{kind}_{options.epochs}_{seed}.json"
-                measured(path, lambda: trained(name, kind, seed, options.epochs, options.state, data))  # noqa: B023
+                measured(path, partial(trained, name, kind, seed, options.epochs, options.state, data), "top1", "ratio")
     table(raw)
 
 

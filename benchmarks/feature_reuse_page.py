@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 from pathlib import Path
+
+from rows import places, spread
 
 HERE = Path(__file__).parent
 WAYS = {"base": "as it is", "reuse": "rewritten", "narrow": "plain, as narrow as the rewritten one is small"}
@@ -20,9 +20,7 @@ def page(found: list[dict]) -> str:
     lines += accuracy([one for one in found if one["kind"] == "trained"])
     lines += starts([one for one in found if one["kind"] == "start"])
     lines += times([one for one in found if one["kind"] == "time"])
-    places = sorted({json.dumps(one["environment"] | {"commit": ""}, sort_keys=True) for one in found})
-    commits = sorted({one["environment"]["commit"] for one in found})
-    lines += ["Measured on:", *(f"- `{place}`" for place in places), f"- commits: {', '.join(commits)}", ""]
+    lines += places(found)
     notes = HERE / "feature_reuse_notes.md"
     lines += [notes.read_text()] if notes.exists() else []
     return "\n".join(lines).rstrip() + "\n"
@@ -55,12 +53,6 @@ def accuracy(found: list[dict]) -> list[str]:
             f"{first['macs'] / 1e6:.1f} M ({first['macs'] / base['macs']:.3f}) | {spread([row['top1'] for row in rows])} |"
         )
     return [*lines, ""]
-
-
-def spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 def starts(found: list[dict]) -> list[str]:

@@ -19,10 +19,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
+from rows import measured, places, told
 from torch import Tensor, nn
 
 import slimcnn
@@ -30,7 +32,6 @@ from slimcnn.datasets import Dataset, Normalisation, batches, load_dataset
 from slimcnn.distillation import hinton
 from slimcnn.files import write_text
 from slimcnn.layers.relating import relating_of, relations_in
-from slimcnn.measuring import environment
 from slimcnn.models import load_weights
 from slimcnn.pruning import Plan, verify
 from slimcnn.searching import Board, Search, Trying, join, search
@@ -64,12 +65,6 @@ def check() -> bool:
     ]  # fmt: skip
     print(f"{time.perf_counter() - began:.0f} s")
     return all(good)
-
-
-def told(what: str, found: float, target: float) -> bool:
-    good = found <= target
-    print(f"{'ok  ' if good else 'MISS'}  {what}: {found:.3g} (target: at most {target:g})", flush=True)
-    return good
 
 
 def taught(name: str) -> nn.Module:
@@ -154,25 +149,25 @@ def rows(state: Path, raw: Path, fine_tune: int, parts: str) -> None:
         facts = json.loads(path.read_text())
         model = slimcnn.load(path.with_suffix(".safetensors"))
         graph = slimcnn.trace(model, EXAMPLE)
-        measured(raw / f"{path.stem}.json", lambda: about(facts, model, data))  # noqa: B023
+        measured(raw / f"{path.stem}.json", partial(about, facts, model, data), "macs", "top1", "best")
         for criterion in CRITERIA.get(facts["way"], ()) if "rows" in parts else ():
             for ratio in RATIOS:
                 name = f"{path.stem}_{criterion.replace(':', '-').replace('=', '')}_{ratio:g}.json"
-                measured(raw / name, lambda: row(facts, model, graph, criterion, ratio, data))  # noqa: B023
+                measured(raw / name, partial(row, facts, model, graph, criterion, ratio, data), "macs", "top1", "best")
         if "gfr" in CRITERIA.get(facts["way"], ()) and "search" in parts:
-            measured(raw / f"{path.stem}_search.json", lambda: searched(facts, model, graph, data))  # noqa: B023
+            measured(
+                raw / f"{path.stem}_search.json", partial(searched, facts, model, graph, data), "macs", "top1", "best"
+            )
         if fine_tune and facts["weights"]:
             criterion = CRITERIA[facts["way"]][0]
             raw_path, folder = raw / f"{path.stem}_tuned_{fine_tune}.json", state / f"{path.stem}_tuned_{fine_tune}"
-            measured(raw_path, lambda: tuned(facts, model, graph, criterion, data, fine_tune, folder))  # noqa: B023
-
-
-def measured(path: Path, function) -> None:  # type: ignore[no-untyped-def]
-    if not path.exists():
-        began = time.perf_counter()
-        found = function() | {"seconds": time.perf_counter() - began, "environment": environment()}
-        write_text(path, json.dumps(found, indent=1) + "\n")
-        print(path.stem, {key: found.get(key) for key in ("macs", "top1", "best")}, flush=True)
+            measured(
+                raw_path,
+                partial(tuned, facts, model, graph, criterion, data, fine_tune, folder),
+                "macs",
+                "top1",
+                "best",
+            )
 
 
 def about(facts: dict, model: nn.Module, data: Dataset) -> dict:
@@ -303,9 +298,7 @@ def table(raw: Path) -> None:
                 lines += told_search(one)
             elif one["kind"] == "tuned" and common(one) == key:
                 lines += told_tuned(one)
-    places = sorted({json.dumps(one["environment"] | {"commit": ""}, sort_keys=True) for one in found})
-    commits = sorted({one["environment"]["commit"] for one in found})
-    lines += ["Measured on:", *(f"- `{place}`" for place in places), f"- commits: {', '.join(commits)}", ""]
+    lines += places(found)
     notes = HERE / "gfr_notes.md"
     lines += [notes.read_text()] if notes.exists() else []
     write_text(HERE / "gfr.md", "\n".join(lines).rstrip() + "\n")

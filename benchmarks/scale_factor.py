@@ -18,9 +18,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from rows import measured, places, spread, told
 from torch import Tensor, nn
 
 import slimcnn
@@ -31,7 +33,6 @@ from slimcnn.distillation.dist import dist_loss
 from slimcnn.distillation.rkd import rkd_loss
 from slimcnn.distillation.scale_factor import scale_factor_loss
 from slimcnn.files import write_text
-from slimcnn.measuring import environment
 from slimcnn.models import load_weights
 from slimcnn.objectives import cross_entropy
 from slimcnn.training import Training
@@ -102,12 +103,6 @@ def check() -> bool:
     good += against_torchdistill(student, teacher, labels)
     print(f"{time.perf_counter() - began:.0f} s")
     return all(good)
-
-
-def told(what: str, found: float, target: float) -> bool:
-    good = found <= target
-    print(f"{'ok  ' if good else 'MISS'}  {what}: {found:.3g} (target: at most {target:g})", flush=True)
-    return good
 
 
 def against_torchdistill(student: Tensor, teacher: Tensor, labels: Tensor) -> list[bool]:
@@ -189,7 +184,12 @@ def rows(options: argparse.Namespace) -> None:
             spec = CONTROLS[name]
             if "{factor}" in spec and not path.exists():
                 spec = spec.format(factor=round(matched_factor(options.raw, options.epochs), 3))
-            measured(path, lambda: taught(name, spec, options.teacher, seed, options.epochs, options.state, data))  # noqa: B023
+            measured(
+                path,
+                partial(taught, name, spec, options.teacher, seed, options.epochs, options.state, data),
+                "top1",
+                "ms",
+            )
 
 
 def cost(raw: Path) -> None:
@@ -228,15 +228,7 @@ def cost(raw: Path) -> None:
                 call()
                 taken[name].append(1e3 * (time.perf_counter() - began))
         found[precision] = {name: statistics.median(times) for name, times in taken.items()}
-    measured(raw / "cost.json", lambda: {"kind": "cost", "threads": 1, "batch": 128, "ms": found})
-
-
-def measured(path: Path, function: Callable[[], dict]) -> None:
-    if not path.exists():
-        began = time.perf_counter()
-        found = function() | {"seconds": time.perf_counter() - began, "environment": environment()}
-        write_text(path, json.dumps(found, indent=1) + "\n")
-        print(path.stem, found.get("top1", found.get("ms")), flush=True)
+    measured(raw / "cost.json", lambda: {"kind": "cost", "threads": 1, "batch": 128, "ms": found}, "top1", "ms")
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -258,9 +250,8 @@ def table(raw: Path) -> None:
             groups.items(), key=lambda item: (item[0][0], list(CONTROLS).index(item[0][1]))
         ):
             top1 = [one["top1"] for one in same]
-            spread = f"{statistics.mean(top1):.2f}" + (f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else "")
             size = ", ".join(f"{name} {value:.2f}" for name, value in same[0]["history"][-1]["gradients"].items())
-            lines.append(f"| {epochs} | {way} | `{same[0]['loss']}` | {len(same)} | {spread} | {size or '–'} |")
+            lines.append(f"| {epochs} | {way} | `{same[0]['loss']}` | {len(same)} | {spread(top1)} | {size or '–'} |")
         lines += [""]
     for one in (one for one in found if one["kind"] == "cost"):
         lines += ["## What the teacher costs", "", f"A step of {one['batch']} images, one thread, ms:", ""]
@@ -269,9 +260,7 @@ def table(raw: Path) -> None:
             f"| {name} | {ms:.0f} | {one['ms']['bf16-mixed'][name]:.0f} |" for name, ms in one["ms"]["32"].items()
         ]
         lines += [""]
-    places = sorted({json.dumps(one["environment"] | {"commit": ""}, sort_keys=True) for one in found})
-    lines += ["Measured on:", *(f"- `{place}`" for place in places), ""]
-    lines += [f"- commits: {', '.join(sorted({one['environment']['commit'] for one in found}))}", ""]
+    lines += places(found)
     notes = HERE / "scale_factor_notes.md"
     lines += [notes.read_text()] if notes.exists() else []
     write_text(HERE / "scale_factor.md", "\n".join(lines).rstrip() + "\n")
