@@ -40,8 +40,10 @@ class Loss:
 Objective = Callable[[nn.Module, Tensor, Tensor], Loss]
 """(network, images `(n, c, h, w)`, labels `(n,)`) → the loss of this batch; every term is a mean over images.
 
-One with a method `before_step(epoch)` is told before every step how many epochs are done (2.5: in the middle of the
-third); one with a method `after_step(model, optimizer)` is told of every step of the optimizer, and may change weights.
+With a method `prepare(model, feed)`, one sees the training images once before the first step, not augmented: `feed()`
+gives batches (x, y).  With `before_step(epoch)` it is told before every step how many epochs are done (2.5: in the
+middle of the third); with `after_step(model, optimizer)` it is told of every step of the optimizer, and may change
+weights then.
 """
 
 Teaching = Callable[[nn.Module, Tensor], Tensor]
@@ -73,6 +75,8 @@ class Term:
     """Layers of the network whose output the term looks at."""
     warmup: float = 0.0
     """Epochs over which the weight grows from 0."""
+    prepare: Callable[[nn.Module, Iterator[tuple[Tensor, Tensor]]], None] | None = None
+    """Called once before training with the network and all training images, not augmented, in batches (x, y)."""
 
 
 class Terms:
@@ -96,6 +100,12 @@ class Terms:
         if not 0 <= factor < float("inf"):
             raise RecipeError(f"a loss cannot have the weight {factor}: give a number of at least 0")
         return Terms(*(replace(term, weight=factor * term.weight) for term in self.terms))
+
+    def prepare(self, model: nn.Module, feed: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
+        """Let terms look at the training images before the first step."""
+        for term in self.terms:
+            if term.prepare is not None:
+                term.prepare(model, feed())
 
     def before_step(self, epoch: float) -> None:
         """Take notice of how far the training is: weights may grow at its beginning."""

@@ -69,6 +69,12 @@ class SparseScales:
         penalty = self.strength * torch.stack([self._size(norm, means).sum() for norm in norms]).sum()
         return Loss(dict(loss.terms) | {"sparsity": penalty}, loss.logits, loss.gradients)
 
+    def prepare(self, model: nn.Module, feed: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
+        """Let the objective look at the training images before the first step."""
+        prepare = getattr(self.objective, "prepare", None)
+        if prepare is not None:
+            prepare(model, feed)
+
     def before_step(self, epoch: float) -> None:
         """Tell the objective how far the training is."""
         before_step = getattr(self.objective, "before_step", None)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import slimcnn
 from slimcnn.datasets import load_dataset
 from slimcnn.distillation import Teacher, attention, hinton, kd, kd_loss, losses, objective_named, scale_factor
+from slimcnn.distillation.scale_factor import class_factor_loss, class_factors
 from slimcnn.errors import ModelError, RecipeError, UnknownName
 from slimcnn.objectives import cross_entropy
 from slimcnn.training import Training
@@ -117,6 +118,26 @@ def test_a_weight_warms_up_over_epochs_and_training_tells_how_far_it_is() -> Non
     assert set(epochs[0].terms) == set(epochs[0].gradients) == {"cross_entropy", "scale_factor"}
     assert epochs[1].gradients["scale_factor"] > 0
     assert epochs[0].loss == pytest.approx(sum(epochs[0].terms.values()))
+
+
+def test_at_the_level_of_classes_the_teacher_sees_all_training_images_once_before() -> None:
+    student, network, x, y = networks()
+    data = load_dataset("digits").limit(100)
+    teacher = Teacher(Counting(network))
+    objective = cross_entropy() + scale_factor(teacher, level="class")
+    with pytest.raises(ModelError, match="train with fit"):
+        objective(student, x, y)
+    training = Training(epochs=2, layout="nchw", precision="32", batch_size=32)
+    (*_, last) = slimcnn.fit(student, data, training=training, objective=objective)
+    assert int(teacher.networks[0].calls) == 1  # a batch of 256 holds all of them
+    assert last.terms["scale_factor"] > 0
+    with torch.no_grad():
+        answers = network.eval()(data.normalisation(data.train.pixels))
+    known = class_factors(answers, data.train.labels, 4.0)
+    found = objective(student.eval(), x, y).terms["scale_factor"]
+    torch.testing.assert_close(found, class_factor_loss(student(x), known, y, 4.0), rtol=1e-4, atol=1e-5)
+    with pytest.raises(RecipeError, match="choose sample or class"):
+        scale_factor(teacher, level="batch")
 
 
 @pytest.mark.parametrize(

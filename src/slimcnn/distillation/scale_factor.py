@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 from slimcnn.distillation.checking import same_classes
 from slimcnn.distillation.teachers import Teacher, teacher_of
 from slimcnn.distillation.terms import losses
+from slimcnn.errors import ModelError, RecipeError
 from slimcnn.objectives import Seen, Term, Terms
 
 
@@ -96,12 +99,40 @@ def class_factor_loss(
     weight=0.5,
 )
 def scale_factor(
-    teacher: Teacher | nn.Module, temperature: float = 4.0, delta: float = 1.0, warmup: float = 0.0
+    teacher: Teacher | nn.Module,
+    temperature: float = 4.0,
+    delta: float = 1.0,
+    warmup: float = 0.0,
+    level: str = "sample",
 ) -> Terms:
-    """How close classes are to the sample's own, as the teacher finds it; see `scale_factor_loss`."""
+    """How close classes are to the sample's own, as the teacher finds it for each sample, or (level=class) on average.
+
+    See `scale_factor_loss` and, for "class", `class_factor_loss`: the teacher's answers to all training images are
+    averaged before the first step.
+    """
+    if level not in ("sample", "class"):
+        raise RecipeError(f"level={level!r}: choose sample or class")
     taught = teacher_of(teacher)
+    if level == "class":
+        return _of_classes(taught, temperature, delta, warmup)
 
     def value(seen: Seen) -> Tensor:
         return scale_factor_loss(seen.logits, seen.answers[taught], seen.y, temperature, delta)
 
     return Terms(Term("scale_factor", value, teacher=taught, warmup=warmup))
+
+
+def _of_classes(taught: Teacher, temperature: float, delta: float, warmup: float) -> Terms:
+    known: list[Tensor] = []
+
+    def prepare(student: nn.Module, feed: Iterable[tuple[Tensor, Tensor]]) -> None:
+        answers = [(taught(student, x).cpu(), y.cpu()) for x, y in feed]
+        logits, labels = (torch.cat(parts) for parts in zip(*answers, strict=True))
+        known[:] = [class_factors(logits, labels, temperature)]
+
+    def value(seen: Seen) -> Tensor:
+        if not known:
+            raise ModelError("level=class needs the teacher's answers to all training images: train with fit")
+        return class_factor_loss(seen.logits, known[0].to(seen.logits.device), seen.y, temperature, delta)
+
+    return Terms(Term("scale_factor", value, warmup=warmup, prepare=prepare))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -90,6 +91,11 @@ def begin(
 
     training, state = from_rank_zero(fabric, settle)
     model.to(device, memory_format=FORMATS[training.layout])  # type: ignore[call-overload]
+    prepare = getattr(objective, "prepare", None)
+    if prepare is not None:
+        layout = FORMATS[training.layout]
+        normalised = partial(batches, normalisation=dataset.normalisation, device=device, memory_format=layout)
+        prepare(model, partial(normalised, dataset.train, 256))
     compiled = cast(nn.Module, torch.compile(model, dynamic=False)) if training.compile else model
     run = Run(
         model=model,
