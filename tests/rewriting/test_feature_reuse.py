@@ -401,6 +401,12 @@ class Block(nn.Module):
         return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.more(x))
 
 
+class DroppingBlock(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.dropout(F.relu(self.bn1(self.conv1(x))), 0.3, self.training)
+        return F.relu(self.bn2(self.conv2(y)) + x)
+
+
 def block(more: nn.Module) -> nn.Module:
     return sequence(Conv(3, 8, 3), nn.ReLU(), Block(more))
 
@@ -431,6 +437,16 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
         lambda: sequence(Conv(3, 8, 3), nn.ReLU(), Conv(8, 8, 3), nn.ReLU()), SMALL, "28x28 from 30x30 pixels",
     ),
     "a block that does more": (lambda: block(nn.Sigmoid()), SMALL, "changes the width or size|its block does more"),
+    "a dropout in code": (
+        lambda: Net(
+            lambda n, x: F.relu(n.b(F.dropout(F.relu(n.a(x)), 0.5, n.training))),
+            a=Conv(3, 8, 3, padding=1), b=Conv(8, 8, 3, padding=1),
+        ), SMALL, "a random operation .* works in its stage while training",
+    ),
+    "a block with dropout in code": (
+        lambda: sequence(Conv(3, 8, 3), nn.ReLU(), DroppingBlock(nn.Identity())), SMALL,
+        "a random operation .* works in its block while training",
+    ),
     "a block with dropout": (lambda: block(nn.Dropout(0.5)), SMALL, "2.more works in its block while training"),
     "no block": (residual_without_block, SMALL, "no module of its own"),
     "a shared convolution": (shared, SMALL, "used more than once"),

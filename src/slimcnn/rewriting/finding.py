@@ -7,11 +7,16 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from slimcnn.graph.channels import layer_of
 from slimcnn.linear.layers import NORMS, POOLINGS, Layer, layers_of
 from slimcnn.linear.recording import Call, Recorder, Step, Version, names_of_tensors, record
+
+RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_")
+"""Parts of the names of operations that draw numbers."""
 
 OUTSIDE = -1
 """Who reads what the network returns."""
@@ -88,16 +93,34 @@ class Structure:
     runs: list[Run] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     """Convolutions that belong to no run, and why."""
+    training: Recorder | None = None
+    """A run in training mode, where there can be one."""
 
     def silent_between(self, convolutions: tuple[Convolution, ...]) -> str:
-        """Name a module between convolutions that does nothing in eval mode but may in training: a dropout."""
+        """Name what lies between convolutions and does nothing in eval mode but may in training: a dropout."""
         inside = {one.out for one in convolutions[:-1]}
-        return next((c.module for c in self._silent() if set(c.inputs) & inside), "")
+        module = next((c.module for c in self._silent() if set(c.inputs) & inside), "")
+        places = [self._step_in_training(one.name) for one in (convolutions[0], convolutions[-1])]
+        return module or self._random(min(places), max(places))
 
     def silent_within(self, call: Call) -> str:
-        """Name such a module in a block."""
+        """Name such a thing in a block."""
         prefix = f"{call.module}."
-        return next((c.module for c in self._silent() if c.module.startswith(prefix)), "")
+        module = next((c.module for c in self._silent() if c.module.startswith(prefix)), "")
+        calls = [one for one in (self.training.calls if self.training else ()) if one.module == call.module]
+        return module or next((found for one in calls if (found := self._random(one.begin, one.end))), "")
+
+    def _step_in_training(self, convolution: str) -> int:
+        weight = id(self.model.get_submodule(convolution).weight)
+        steps = self.training.steps if self.training else []
+        found = (k for k, step in enumerate(steps) if step.name == "convolution" and id(step.args[1]) == weight)
+        return next(found, OUTSIDE)
+
+    def _random(self, begin: int, end: int) -> str:
+        """Name an operation of the run in training mode that draws numbers."""
+        steps = self.training.steps[max(begin, 0) : max(end, 0)] if self.training else []
+        found = (step.name for step in steps if any(word in step.name for word in RANDOM))
+        return next((f"a random operation ({name})" for name in found), "")
 
     def _silent(self) -> list[Call]:
         modules = dict(self.model.named_modules())
@@ -138,7 +161,7 @@ def structure_of(model: nn.Module, example: Any) -> Structure:
             maker.setdefault(version, number)
     for version in recorder.versions_of(outputs):
         readers[version].append(OUTSIDE)
-    found = Structure(model, recorder, readers, maker)
+    found = Structure(model, recorder, readers, maker, training=_in_training(model, example))
     nodes = _convolutions(found, layers_of(model, example))
     taken: set[str] = set()
     for node in nodes.values():  # in the order of the run
@@ -151,6 +174,24 @@ def structure_of(model: nn.Module, example: Any) -> Structure:
             taken |= {one.name for one in run}
             found.runs.append(Run(tuple(run)))
     return found
+
+
+def _in_training(model: nn.Module, example: Any) -> Recorder | None:
+    """Run the network once in training mode, on two images; None for one that cannot."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    twice = tree_map_only(Tensor, lambda x: torch.cat([x, x]) if len(x) == 1 else x, example)
+    try:
+        with torch.random.fork_rng([]):
+            return record(model.train(), twice)[0]
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return None
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
 
 def _convolutions(structure: Structure, layers: dict[str, Layer]) -> dict[str, Convolution]:
