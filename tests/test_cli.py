@@ -287,7 +287,7 @@ def test_a_student_learns_from_a_teacher_and_a_compressed_network_from_its_origi
     quick = "--data digits --limit 300 --epochs 1 --set distill.training.layout=nchw --set latency_seconds=0.2"
     teacher = f"--teacher-weights {finished}/original.safetensors"
     width = "--set 'distill.student.arguments={\"width\": 0.5}'"
-    loss = "--loss kd+scale_factor:warmup=1+attention:layer=layer3"
+    loss = "--loss kd+scale_factor:warmup=1+attention:layer=layer3 --teacher-cache 2"
     code, _, err = call(
         f"distill {teacher} --student resnet8 {width} {loss} {quick} --out {tmp_path}/s", capsys, monkeypatch
     )

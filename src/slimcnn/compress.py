@@ -26,7 +26,7 @@ from slimcnn.recipes import Distilling, Network, Recipe, Rewriting
 from slimcnn.recovery import reuse_features
 from slimcnn.reporting.contents import Curve, Report, Stage
 from slimcnn.rewriting import fold_relations, rewrite_named, rewritten
-from slimcnn.runs import COMPRESSED, ORIGINAL, PLAN, REWRITTEN, RunFolder
+from slimcnn.runs import ANSWERS, COMPRESSED, ORIGINAL, PLAN, REWRITTEN, RunFolder
 from slimcnn.stages import (
     Cut,
     curve,
@@ -138,7 +138,11 @@ def _distill(
     others = [load_network(other, start.dataset, 0)[0] for other in settings.teachers]
     for other in others:
         check_classes(other, start.dataset)
-    objective = objective_named(settings.loss, Teacher([start.model, *others]), training.label_smoothing)
+    teacher = Teacher([start.model, *others])
+    if settings.teacher_cache is not None:
+        training = training.model_copy(update={"views": settings.teacher_cache})
+        teacher = teacher.cached(folder / ANSWERS, len(start.dataset.train), settings.teacher_cache)
+    objective = objective_named(settings.loss, teacher, training.label_smoothing)
     stages, curves = learn(
         start, student, objective, training, settings.student.weights is not None, folder, show, fabric
     )

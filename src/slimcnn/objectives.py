@@ -42,7 +42,8 @@ Objective = Callable[[nn.Module, Tensor, Tensor], Loss]
 
 With a method `prepare(model, feed)`, one sees the training images once before the first step, not augmented: `feed()`
 gives batches (x, y).  With `before_step(epoch)` it is told before every step how many epochs are done (2.5: in the
-middle of the third); with `after_step(model, optimizer)` it is told of every step of the optimizer, and may change
+middle of the third), and with `seeing(indices, view)`, in a training with `views`, which images the next batch holds;
+with `after_step(model, optimizer)` it is told of every step of the optimizer, and may change
 weights then.
 """
 
@@ -106,6 +107,13 @@ class Terms:
         for term in self.terms:
             if term.prepare is not None:
                 term.prepare(model, feed())
+
+    def seeing(self, indices: Tensor, view: int) -> None:
+        """Tell teachers which training images the next batch is, and in which view."""
+        for teacher in {term.teacher for term in self.terms if term.teacher is not None}:
+            tell = getattr(teacher, "seeing", None)
+            if tell is not None:
+                tell(indices, view)
 
     def before_step(self, epoch: float) -> None:
         """Take notice of how far the training is: weights may grow at its beginning."""

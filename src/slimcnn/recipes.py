@@ -115,6 +115,8 @@ class Distilling(Section):
     """More teachers: all answer together, with the mean of their logits."""
     loss: str = "kd+scale_factor"
     """Terms (`slimcnn list losses`), as 0.1*cross_entropy+0.9*kd:temperature=4+0.5*scale_factor."""
+    teacher_cache: int | None = Field(default=None, ge=1)
+    """So many augmented views of every image take turns; the teacher answers each once, and its answers are kept."""
     training: Training = Field(default_factory=lambda: Training(epochs=240, learning_rate=0.05, batch_size=64))
 
 

@@ -14,7 +14,7 @@ from slimcnn.recipes import Recipe, explain_difference, read_recipe, write_recip
 RECIPE, PLAN, PROGRESS = "recipe.toml", "plan.json", "progress.json"
 REWRITTEN = "rewritten.safetensors"
 ORIGINAL, SPARSE, COMPRESSED = "original.safetensors", "sparse.safetensors", "compressed.safetensors"
-POINTS = "search.log"
+POINTS, ANSWERS = "search.log", "teacher.npy"
 
 
 @dataclass

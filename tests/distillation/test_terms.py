@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import slimcnn
-from slimcnn.datasets import load_dataset
+from slimcnn.datasets import Augmentation, batches, indices, load_dataset
 from slimcnn.distillation import Teacher, attention, hinton, kd, kd_loss, losses, objective_named, scale_factor
 from slimcnn.distillation.scale_factor import class_factor_loss, class_factors
-from slimcnn.errors import ModelError, RecipeError, UnknownName
+from slimcnn.errors import ModelError, RecipeError, RunError, UnknownName
 from slimcnn.objectives import cross_entropy
 from slimcnn.training import Training
 
@@ -193,3 +196,64 @@ def test_other_classes_are_refused() -> None:
         hinton(slimcnn.build("resnet8", num_classes=7))(student, x, y)
     with pytest.raises(ModelError, match="there is no teacher"):
         Teacher([])
+
+
+def lesson(teacher: Teacher, views: int | None, epochs: int = 5, folder: Path | None = None) -> list[float]:
+    """The losses of a short training, in full precision."""
+    torch.manual_seed(1)
+    student, data = slimcnn.build("resnet8", width=0.25), load_dataset("digits").limit(96)
+    training = Training(epochs=epochs, layout="nchw", precision="32", batch_size=32, views=views, save_every_seconds=0)
+    objective = 0.5 * cross_entropy() + 0.5 * kd(teacher)
+    return [epoch.loss for epoch in slimcnn.fit(student, data, training=training, objective=objective, folder=folder)]
+
+
+def test_a_teacher_with_a_cache_answers_every_view_once_and_the_training_is_the_same_bit_for_bit(
+    tmp_path: Path,
+) -> None:
+    _, network, _, _ = networks()
+    plain, cached = Teacher(network), Teacher(Counting(network)).cached(tmp_path / "answers.npy", 96, views=2)
+    assert lesson(cached, views=2) == lesson(plain, views=2)
+    assert int(cached.networks[0].calls) == 2 * 3  # two views of three batches; five epochs
+    again = Teacher(Counting(network)).cached(tmp_path / "answers.npy", 96, views=2)
+    lesson(again, views=2)
+    assert int(again.networks[0].calls) == 0
+
+
+def test_views_take_turns_and_images_keep_theirs_in_another_order(tmp_path: Path) -> None:
+    data = load_dataset("digits").limit(40)
+    seen: list[dict[int, Tensor]] = []
+    for epoch in range(3):
+        feed = batches(
+            data.train, 8, normalisation=data.normalisation, augmentation=Augmentation(crop=2, flip=True), seed=5,
+            epoch=epoch, view=epoch % 2,
+        )  # fmt: skip
+        numbers = indices(data.train, 8, seed=5, epoch=epoch)
+        seen.append(
+            {int(i): x for (xs, _), some in zip(feed, numbers, strict=True) for i, x in zip(some, xs, strict=True)}
+        )
+    assert list(seen[0]) != list(seen[2])
+    assert all(torch.equal(seen[0][i], seen[2][i]) for i in seen[0])
+    assert any(not torch.equal(seen[0][i], seen[1][i]) for i in seen[0])
+
+
+def test_without_views_nothing_is_kept_and_other_files_are_refused(tmp_path: Path) -> None:
+    _, network, _, _ = networks()
+    path = tmp_path / "answers.npy"
+    lesson(Teacher(network).cached(path, 96, views=1), views=None, epochs=1)
+    assert not path.exists()
+    lesson(Teacher(network).cached(path, 96, views=1), views=1, epochs=1)
+    with pytest.raises(RunError, match="answers of another teacher"):
+        Teacher(slimcnn.build("resnet8")).cached(path, 96, views=1)
+    with pytest.raises(RunError, match="holds 1 views of 96 images, not 2 of 96"):
+        lesson(Teacher(network).cached(path, 96, views=2), views=2, epochs=1)
+
+
+def test_a_half_written_row_is_computed_again(tmp_path: Path) -> None:
+    _, network, _, _ = networks()
+    path = tmp_path / "answers.npy"
+    expected = lesson(Teacher(network).cached(path, 96, views=1), views=1, epochs=2)
+    rows = np.load(path, mmap_mode="r+")
+    rows[0, 17, 5:] = np.nan
+    rows.flush()
+    assert lesson(Teacher(network).cached(path, 96, views=1), views=1, epochs=2) == expected
+    assert not np.isnan(np.load(path)).any()

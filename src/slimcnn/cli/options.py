@@ -197,6 +197,13 @@ Also = Annotated[
     list[Path],
     typer.Option(help="Checkpoint of one more teacher; may be repeated. They answer together.", rich_help_panel=WHICH),
 ]
+TeacherCache = Annotated[
+    int | None,
+    typer.Option(
+        help="So many augmented views of every image take turns; the teacher answers each once, and OUT keeps it.",
+        rich_help_panel=BACK,
+    ),
+]
 LossTerms = Annotated[
     str,
     typer.Option(

@@ -1,6 +1,6 @@
 """Tensors in memory: where images come from, how they are split, and how they are fed to a network."""
 
-from slimcnn.datasets.batching import batches, steps
+from slimcnn.datasets.batching import batches, indices, steps
 from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
 from slimcnn.datasets.loading import datasets, load_dataset
 
@@ -11,6 +11,7 @@ __all__ = [
     "Normalisation",
     "batches",
     "datasets",
+    "indices",
     "load_dataset",
     "steps",
 ]

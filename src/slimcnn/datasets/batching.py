@@ -35,6 +35,7 @@ def batches(
     augmentation: Augmentation | None = None,
     seed: int | None = None,
     epoch: int = 0,
+    view: int | None = None,
     start: int = 0,
     rank: int = 0,
     world: int = 1,
@@ -48,6 +49,9 @@ def batches(
     leaves out the first batches at no cost: nothing needs to be stored to go on in the middle of an epoch.
     `size` is the batch of all processes together.  Rank `r` of `world` gets images `m r / world` to `m (r + 1) / world`
     of its `m` images, bit for bit what one process would see there.  `steps` says how many batches there are.
+
+    With a `view`, crop, mirror and hole of an image are drawn from `(seed, view)` for that image, whatever the epoch and
+    its order: the same image comes again in the same view.
 
     Without a seed, for evaluation: all images in order, not augmented, the last batch smaller.  A rank for which a
     batch has no image goes without that batch.
@@ -69,12 +73,11 @@ def batches(
     layout = memory_format or torch.contiguous_format
     scale, shift = (each.to(device).contiguous(memory_format=layout) for each in normalisation.factors(images.shape))
     count = steps(images, size, world=world) if seed is not None else -(-len(images) // size)
-    draws = None if seed is None else _draw(images, augmentation or Augmentation(), seed, epoch)
+    draws = None if seed is None else _draw(images, augmentation or Augmentation(), seed, epoch, view)
 
     def feed() -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(start, count):
-            first, m = step * size, min(size, len(images) - step * size)
-            part = slice(first + m * rank // world, first + m * (rank + 1) // world)
+            part = _part(images, size, step, rank, world)
             if part.start == part.stop:
                 continue
             chosen = part if draws is None else draws.order[part]
@@ -88,6 +91,35 @@ def batches(
     if draws is not None:
         draws = draws.on(images.pixels.device, torch.device(device))
     return feed()
+
+
+def indices(
+    images: Images, size: int, *, seed: int, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[Tensor]:
+    """Say which images `batches` gives with the same arguments: their numbers, (m,), batch by batch.
+
+    >>> images = Images(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.tensor([7, 5, 3, 1, 9]))
+    >>> normal = Normalisation(mean=(0.5,), std=(0.5,))
+    >>> feed = batches(images, 2, normalisation=normal, seed=3, epoch=1)
+    >>> which = indices(images, 2, seed=3, epoch=1)
+    >>> all(torch.equal(images.labels[i], y) for i, (_, y) in zip(which, feed, strict=True))
+    True
+    """
+    order = _order(images, seed, epoch)
+    for step in range(start, steps(images, size, world=world)):
+        part = _part(images, size, step, rank, world)
+        if part.start < part.stop:
+            yield order[part]
+
+
+def _part(images: Images, size: int, step: int, rank: int, world: int) -> slice:
+    """Give the places in the epoch of a rank's share of a batch."""
+    first, m = step * size, min(size, len(images) - step * size)
+    return slice(first + m * rank // world, first + m * (rank + 1) // world)
+
+
+def _order(images: Images, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(len(images), generator=_generator(seed, epoch, "order"))
 
 
 class _Draws(NamedTuple):
@@ -132,15 +164,18 @@ class _Draws(NamedTuple):
         return x.masked_fill_((inside_y[:, :, None] & inside_x[:, None, :])[:, None], 0.0)
 
 
-def _draw(images: Images, augmentation: Augmentation, seed: int, epoch: int) -> _Draws:
+def _draw(images: Images, augmentation: Augmentation, seed: int, epoch: int, view: int | None) -> _Draws:
     n, (_, height, width) = len(images), images.shape
+    order = _order(images, seed, epoch)
 
     def integers(what: str, high: int) -> Tensor:
-        return torch.randint(high, (n,), generator=_generator(seed, epoch, what))
+        if view is None:
+            return torch.randint(high, (n,), generator=_generator(seed, epoch, what))
+        return torch.randint(high, (n,), generator=_generator(seed, view, f"view {what}"))[order]
 
     crop, cutout = augmentation.crop, augmentation.cutout
     return _Draws(
-        order=torch.randperm(n, generator=_generator(seed, epoch, "order")),
+        order=order,
         crop=crop,
         cutout=cutout,
         down=integers("down", 2 * crop + 1) if crop else None,

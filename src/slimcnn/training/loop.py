@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from slimcnn.datasets import Dataset, batches
+from slimcnn.datasets import Dataset, batches, indices
 from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
 from slimcnn.objectives import Objective, cross_entropy
 from slimcnn.training.epochs import GRADIENT, Epoch, Tally, culprit
@@ -138,23 +138,27 @@ def _train(run: Run, stand: Stand, asked: Event) -> None:
     """All steps of the epoch that are left."""
     training, dataset, fabric = run.training, run.dataset, run.fabric
     run.model.train()
+    view = None if training.views is None else stand.epoch % training.views
+    which = {"seed": training.seed, "epoch": stand.epoch, "start": stand.step}
+    which |= {"rank": fabric.global_rank, "world": fabric.world_size}
     feed = batches(
         dataset.train,
         training.batch_size,
         normalisation=dataset.normalisation,
         augmentation=dataset.augmentation,
-        seed=training.seed,
-        epoch=stand.epoch,
-        start=stand.step,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
+        view=view,
+        **which,
         device=fabric.device,
         memory_format=FORMATS[training.layout],
     )
     often = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _STEPS_BETWEEN_LOOKS
     rows: list[Tensor] = []
     clock = time.perf_counter()
+    tell = getattr(run.objective, "seeing", None) if view is not None else None
+    places = indices(dataset.train, training.batch_size, **which) if tell is not None else None
     for x, y in feed:
+        if tell is not None and places is not None:
+            tell(next(places), view)
         names, row = _step(run, stand, x, y)
         rows.append(row)
         stand.step += 1

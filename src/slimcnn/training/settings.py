@@ -55,6 +55,8 @@ class Training(BaseModel):
     """Mixed: autocast for the forward pass, weights in float32.  16-mixed needs CUDA and is never chosen by "auto"."""
     compile: bool = False
     """`torch.compile` for the training steps: about a minute at the start, and faster from then on."""
+    views: int | None = Field(default=None, ge=1)
+    """So many crops and mirrors of every image take turns, epoch by epoch; by default there are new ones each time."""
     seed: int = Field(default=0, ge=0)
     """Decides the order of images, their augmentation, and dropout."""
     save_every_seconds: float = Field(default=60.0, ge=0)
