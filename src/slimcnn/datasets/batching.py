@@ -50,8 +50,8 @@ def batches(
     `size` is the batch of all processes together.  Rank `r` of `world` gets images `m r / world` to `m (r + 1) / world`
     of its `m` images, bit for bit what one process would see there.  `steps` says how many batches there are.
 
-    With a `view`, crop, mirror and hole of an image are drawn from `(seed, view)` for that image, whatever the epoch and
-    its order: the same image comes again in the same view.
+    With a `view`, crop, mirror and hole of an image are drawn from `(seed, view)` for that image, whatever the epoch
+    and its order: the same image comes again in the same view.
 
     Without a seed, for evaluation: all images in order, not augmented, the last batch smaller.  A rank for which a
     batch has no image goes without that batch.
