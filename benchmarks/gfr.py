@@ -12,6 +12,7 @@ DIR holds what gfr_training.py wrote.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -158,6 +159,9 @@ def rows(state: Path, raw: Path, fine_tune: int, parts: str) -> None:
             measured(
                 raw / f"{path.stem}_search.json", partial(searched, facts, model, graph, data), "macs", "top1", "best"
             )
+        if "border" in parts and CRITERIA.get(facts["way"]):
+            found = partial(border, facts, model, graph, CRITERIA[facts["way"]][0], data)
+            measured(raw / f"{path.stem}_border.json", found, "top1")
         if fine_tune and facts["weights"]:
             criterion = CRITERIA[facts["way"]][0]
             raw_path, folder = raw / f"{path.stem}_tuned_{fine_tune}.json", state / f"{path.stem}_tuned_{fine_tune}"
@@ -199,6 +203,29 @@ def row(
         "kind": "row", **common(facts), "criterion": criterion, "ratio": ratio,
         "macs": graph.macs(plan.counts(graph)) / graph.macs(), "top1": top1,
     }  # fmt: skip
+
+
+def border(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, criterion: str, data: Dataset) -> dict:
+    """Part what a cut costs: scales that were not quite zero, and the border, where zeros are padded and no constant.
+
+    With the scales of removed channels set to zero these channels are constants; folding the constants into the next
+    layers differs from that at the border alone.
+    """
+    found = {}
+    for ratio in RATIOS:
+        target = slimcnn.Target(ratio=ratio, scope="global", residual="inner", min_channels=2, min_share=0.05)
+        plan = slimcnn.allocate(graph, slimcnn.score(model, graph, criterion), target)
+        silent = copy.deepcopy(model)
+        scales = dict(silent.named_parameters())
+        with torch.no_grad():
+            for name, channels in plan.removed.items():
+                for axis in graph[name].norms:
+                    scales[axis.parameter][axis.positions[list(channels)].flatten()] = 0
+        small = slimcnn.prune(model, graph, plan)
+        cut = test(small, data)
+        slimcnn.fold_constants(small, model, graph, plan)
+        found[f"{ratio:g}"] = {"scales zero": test(silent, data), "constants folded": test(small, data), "cut": cut}
+    return {"kind": "border", **common(facts), "criterion": criterion, "base": test(model, data), "top1": found}
 
 
 def searched(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, data: Dataset) -> dict:
@@ -296,6 +323,8 @@ def table(raw: Path) -> None:
         for one in found:
             if one["kind"] == "search" and common(one) == key:
                 lines += told_search(one)
+            elif one["kind"] == "border" and common(one) == key:
+                lines += told_border(one)
             elif one["kind"] == "tuned" and common(one) == key:
                 lines += told_tuned(one)
     lines += places(found)
@@ -328,6 +357,18 @@ def head(network: dict) -> list[str]:
         f"## {name}: {way}", "",
         f"{network['epochs']} epochs, strength {network['strength']:g}, seed {network['seed']}: {network['top1']:.2f} % on the "
         f"test images before the cut; {last['small']:.1%} of the scales below 1 % of the largest{relations}.", "",
+    ]  # fmt: skip
+
+
+def told_border(one: dict) -> list[str]:
+    rows = [
+        f"| {float(ratio):.0%} | {one['base']:.2f} | {top1['scales zero']:.2f} | {top1['constants folded']:.2f} | {top1['cut']:.2f} |"
+        for ratio, top1 in one["top1"].items()
+    ]
+    return [
+        f"What a cut costs ({NAMES[one['criterion']]}): from the second to the third column, scales that were not quite zero; from the third "
+        "to the fourth, the border; from the fourth to the fifth, constants that are lost.", "",
+        "| channels removed | before | their scales set to zero | cut, constants folded | cut |", "|---|---|---|---|---|", *rows, "",
     ]  # fmt: skip
 
 
