@@ -320,6 +320,18 @@ def test_branches_may_vanish_from_the_command_line(
     assert report["verdict"]["equal"]
 
 
+@pytest.mark.parametrize(
+    "wish", ["--student resnet9", "--student resnet8 --loss kd+scal", "--student resnet8 --loss 2x*kd"]
+)
+def test_a_lesson_that_cannot_be_is_refused_before_the_teacher_is_trained(
+    wish: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f"distill --teacher resnet8 --pretrain 3 --data digits {wish} --out {tmp_path}/d"
+    code, _, err = call(command, capsys, monkeypatch)
+    assert code == 2
+    assert "epoch" not in err
+
+
 def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

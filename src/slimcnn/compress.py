@@ -13,11 +13,13 @@ from slimcnn.checkpoints import is_checkpoint, load, read_information, save
 from slimcnn.choosing import begin_search, make_plan, scattered, search_plan, without_relations
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.distillation import Teacher, objective_named
+from slimcnn.distillation.terms import parts_of
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.findings import about_cut, about_lesson, about_rewrite, assemble, scales_and_relations
 from slimcnn.layers.relating import relating_of
 from slimcnn.layers.reusing import units_in
 from slimcnn.models import load_weights, preprocessing, resolve
+from slimcnn.models.sources import refuse_unknown_network
 from slimcnn.normalising import find_normalisation
 from slimcnn.pruning import mask, prune
 from slimcnn.pruning.scores import criterion_named
@@ -58,6 +60,10 @@ def run(recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, co
         raise RecipeError("the recipe does nothing: give it [pretrain], [prune], [rewrite] or [distill]")
     if recipe.rewrite is not None:
         rewrite_named(recipe.rewrite.rule)
+    if recipe.distill is not None:
+        parts_of(recipe.distill.loss)
+        if recipe.distill.student.model:
+            refuse_unknown_network(recipe.distill.student.model)
     if recipe.prune is not None and recipe.prune.plan is None:
         criterion_named(recipe.prune.criterion)  # a typing mistake is to show now, not after hours of training
     fabric = launched(fabric)

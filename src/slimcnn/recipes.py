@@ -268,7 +268,7 @@ def explain(error: ValidationError) -> str:
     for found in error.errors()[:3]:
         place = ".".join(str(part) for part in found["loc"])
         value = f" = {found['input']!r}" if not isinstance(found["input"], dict) else ""
-        problems.append(f"{place}{value}: {found['msg']}")
+        problems.append(f"{place}{value}: {found['msg']}" if place else found["msg"])
     return "; ".join(problems)
 
 

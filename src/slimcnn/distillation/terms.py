@@ -32,22 +32,29 @@ def objective_named(spec: str, teacher: Teacher, label_smoothing: float = 0.0) -
     >>> [(term.name, term.weight) for term in objective_named("kd+scale_factor", teacher).terms]
     [('cross_entropy', 0.1), ('kd', 0.9), ('scale_factor', 0.5)]
     """
+    found = Terms()
+    for factor, build, options in parts_of(spec):
+        found = found + factor * (cross_entropy(label_smoothing) if build is None else build(teacher, **options))
+    return found
+
+
+def parts_of(spec: str) -> list[tuple[float, Callable[..., Terms] | None, dict[str, int | float | str]]]:
+    """Read an objective's terms: weight, loss (None for cross entropy) and its options; without a teacher.
+
+    Raises:
+        UnknownName: there is no such loss; RecipeError: a weight or an option that is impossible.
+    """
     parts = [part.strip().rpartition("*") for part in spec.split("+")]
     names = [name.partition(":")[0] for _, _, name in parts]
-    found = Terms()
+    found: list[tuple[float, Callable[..., Terms] | None, dict[str, int | float | str]]] = []
     if "cross_entropy" not in names:
-        found = (0.1 if "kd" in names else 1.0) * cross_entropy(label_smoothing)
+        found.append((0.1 if "kd" in names else 1.0, None, {}))
     for weight, star, name in parts:
         try:
             factor = float(weight) if star else _weight_of(name)
         except ValueError:
             raise RecipeError(f"loss {spec!r}: {weight!r} is no number; write 0.9*kd+0.5*scale_factor") from None
-        if name == "cross_entropy":
-            term = cross_entropy(label_smoothing)
-        else:
-            build, options = losses.split(name, RecipeError)
-            term = build(teacher, **options)
-        found = found + factor * term
+        found.append((factor, None, {}) if name == "cross_entropy" else (factor, *losses.split(name, RecipeError)))
     return found
 
 

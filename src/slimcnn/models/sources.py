@@ -51,9 +51,7 @@ def resolve(spec: str, **arguments: Any) -> nn.Module:
     """
     kind, colon, name = spec.partition(":")
     if not colon:
-        if spec not in networks:
-            forms = ("timm:NAME", "torchvision:NAME", "package.module:function")
-            raise UnknownName("network", spec, [*(entry.name for entry in networks), *forms])
+        refuse_unknown_network(spec)
         return build(spec, **arguments)
     for argument in WEIGHTS:
         if argument in arguments:
@@ -65,6 +63,13 @@ def resolve(spec: str, **arguments: Any) -> nn.Module:
     else:
         model, arguments = _from_module(spec, arguments)
     return label(model, spec, arguments)
+
+
+def refuse_unknown_network(spec: str) -> None:
+    """Raise `UnknownName` for a name without a colon that none of our networks has."""
+    if ":" not in spec and spec not in networks:
+        forms = ("timm:NAME", "torchvision:NAME", "package.module:function")
+        raise UnknownName("network", spec, [*(entry.name for entry in networks), *forms])
 
 
 @dataclass(frozen=True)
