@@ -208,7 +208,7 @@ LossTerms = Annotated[
     str,
     typer.Option(
         "--loss",
-        help="Terms (*slimcnn list losses*), as kd+scale_factor or 0.1*cross_entropy+0.9*kd:temperature=4.",
+        help="Terms (*slimcnn list losses*), as `kd+scale_factor` or `0.1*cross_entropy+0.9*kd:temperature=4`.",
         rich_help_panel=BACK,
     ),
 ]
