@@ -144,7 +144,7 @@ def search_difference() -> int:
 # --- accuracy ---------------------------------------------------------------------------------------------------------
 
 
-def rows(state: Path, raw: Path, fine_tune: int, parts: str) -> None:
+def rows(state: Path, raw: Path, fine_tune: int, rate: float, parts: str) -> None:
     data = replace(load_dataset("cifar10"), normalisation=IMAGENET)
     for path in sorted(state.glob("*.json")):
         facts = json.loads(path.read_text())
@@ -163,15 +163,9 @@ def rows(state: Path, raw: Path, fine_tune: int, parts: str) -> None:
             found = partial(border, facts, model, graph, CRITERIA[facts["way"]][0], data)
             measured(raw / f"{path.stem}_border.json", found, "top1")
         if fine_tune and facts["weights"]:
-            criterion = CRITERIA[facts["way"]][0]
-            raw_path, folder = raw / f"{path.stem}_tuned_{fine_tune}.json", state / f"{path.stem}_tuned_{fine_tune}"
-            measured(
-                raw_path,
-                partial(tuned, facts, model, graph, criterion, data, fine_tune, folder),
-                "macs",
-                "top1",
-                "best",
-            )
+            name = f"{path.stem}_tuned_{fine_tune}" + (f"_{rate:g}" if rate != 0.02 else "")
+            run = partial(tuned, facts, model, graph, CRITERIA[facts["way"]][0], data, fine_tune, rate, state / name)
+            measured(raw / f"{name}.json", run, "macs", "top1")
 
 
 def about(facts: dict, model: nn.Module, data: Dataset) -> dict:
@@ -254,8 +248,9 @@ def searched(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, data: D
 
 
 def tuned(
-    facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, criterion: str, data: Dataset, epochs: int, folder: Path
-) -> dict:
+    facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, criterion: str, data: Dataset, epochs: int, rate: float,
+    folder: Path,
+) -> dict:  # fmt: skip
     """Cut 61.7 % of the MACs, the authors' figure, and win back from the network as it was published."""
     target = slimcnn.Target(macs=1 - 0.617, scope="global", residual="inner", min_channels=2, min_share=0.05)
     plan = slimcnn.allocate(graph, slimcnn.score(model, graph, criterion), target)
@@ -268,14 +263,14 @@ def tuned(
     found = {"published": test(teacher, data), "sparse": test(model, data), "cut": test(small, data)}
     slimcnn.recalibrate(small, images(data))
     found["bn"] = test(small, data)
-    training = Training(epochs=epochs, learning_rate=0.02, layout="channels_last", precision="bf16-mixed")
+    training = Training(epochs=epochs, learning_rate=rate, layout="channels_last", precision="bf16-mixed")
     validation = [
         epoch.validation_top1
         for epoch in slimcnn.fit(small, data, training=training, objective=hinton(teacher), folder=folder)
     ]
     found["tuned"] = test(small, data)
     return {
-        "kind": "tuned", **common(facts), "criterion": criterion, "sparse_epochs": facts["epochs"], "epochs": epochs,
+        "kind": "tuned", **common(facts), "criterion": criterion, "sparse_epochs": facts["epochs"], "epochs": epochs, "rate": rate,
         "macs": graph.macs(plan.counts(graph)) / graph.macs(), "top1": found, "validation": validation,
     }  # fmt: skip
 
@@ -376,7 +371,7 @@ def told_tuned(one: dict) -> list[str]:
     top1 = one["top1"]
     return [
         f"**{1 - one['macs']:.1%} of the MACs cut, then {one['epochs']} epochs** of distillation from the published network "
-        f"({NAMES[one['criterion']]}; rate 0.02, bf16): {top1['published']:.2f} % published, {top1['sparse']:.2f} % after "
+        f"({NAMES[one['criterion']]}; rate {one.get('rate', 0.02):g}, bf16): {top1['published']:.2f} % published, {top1['sparse']:.2f} % after "
         f"{one['sparse_epochs']} epochs of sparse training, {top1['cut']:.2f} % cut (constants folded), {top1['bn']:.2f} % with batch norm "
         f"re-estimated, **{top1['tuned']:.2f} %** in the end ({top1['tuned'] - top1['published']:+.2f}).", "",
     ]  # fmt: skip
@@ -439,6 +434,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path("runs/gfr"))
     parser.add_argument("--raw", type=Path, default=RAW)
     parser.add_argument("--fine-tune", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=0.02, help="learning rate of the fine-tuning")
     parser.add_argument("--parts", default="rows,search", help="what to measure of every network")
     parser.add_argument("--help-search", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -448,7 +444,7 @@ def main() -> None:
     if options.check:
         sys.exit(0 if check() else 1)
     if not options.table:
-        rows(options.state, options.raw, options.fine_tune, options.parts)
+        rows(options.state, options.raw, options.fine_tune, options.rate, options.parts)
     table(options.raw)
 
 
