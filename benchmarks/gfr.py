@@ -303,17 +303,18 @@ def table(raw: Path) -> None:
     for network in (one for one in found if one["kind"] == "network"):
         key = common(network)
         lines += head(network)
-        lines += [
-            "| criterion | channels removed | MACs left | cut | constants folded | bn re-estimated |",
-            "|---|---|---|---|---|---|",
-        ]
-        for one in found:
-            if one["kind"] == "row" and common(one) == key:
-                top1 = one["top1"]
-                lines.append(
-                    f"| {NAMES[one['criterion']]} | {one['ratio']:.0%} | {one['macs']:.3f} | {top1['cut']:.2f} | "
-                    f"{top1['constants']:.2f} | {top1['bn']:.2f} |"
-                )
+        cuts = [one for one in found if one["kind"] == "row" and common(one) == key]
+        if cuts:
+            lines += [
+                "| criterion | channels removed | MACs left | cut | constants folded | bn re-estimated |",
+                "|---|---|---|---|---|---|",
+            ]
+        for one in cuts:
+            top1 = one["top1"]
+            lines.append(
+                f"| {NAMES[one['criterion']]} | {one['ratio']:.0%} | {one['macs']:.3f} | {top1['cut']:.2f} | "
+                f"{top1['constants']:.2f} | {top1['bn']:.2f} |"
+            )
         lines += [""]
         for one in found:
             if one["kind"] == "search" and common(one) == key:
