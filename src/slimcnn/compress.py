@@ -19,6 +19,7 @@ from slimcnn.findings import about_cut, about_lesson, about_rewrite, assemble, s
 from slimcnn.layers.relating import relating_of
 from slimcnn.layers.reusing import units_in
 from slimcnn.models import load_weights, preprocessing, resolve
+from slimcnn.models.building import takes
 from slimcnn.models.sources import refuse_unknown_network
 from slimcnn.normalising import find_normalisation
 from slimcnn.pruning import mask, prune
@@ -209,7 +210,10 @@ def load_network(network: Network, dataset: Dataset, seed: int) -> tuple[nn.Modu
         raise RecipeError("which network? give --model NAME (see slimcnn list networks), or --weights CHECKPOINT")
     original = None
     if network.model and (not checkpoint or ":" in network.model):
-        arguments = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]} | network.arguments
+        arguments = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]}
+        if takes(network.model, "image_size"):
+            arguments["image_size"] = max(dataset.shape[1:])
+        arguments |= network.arguments
         # The first weights are part of the recipe: a run that was killed early must begin with the same ones.
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
 from slimcnn.registry import Registry
@@ -15,9 +15,13 @@ from slimcnn.registry import Registry
 networks: Registry[Callable[..., nn.Module]] = Registry("network", home="slimcnn.models")
 """Every network of ours.
 
-An entry's facts hold `input` (c, h, w), `params` and `macs` (batch 1) with the default arguments and, where the
-paper has it, `top1` in % on CIFAR-10.
+An entry's facts hold `input` (c, h, w), `params` and `macs` (batch 1) with the default arguments and, where it is
+published, `top1` in % on CIFAR-10 or `imagenet_top1`, with `top1_source`.  `family` is "spatial" or "shift" for compact
+networks; `experimental` says why a network may not be its paper's.
 """
+
+SMALL_IMAGES = 64
+"""Up to so many pixels, a compact network keeps the size of the image in its stem and its first stage."""
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
@@ -99,3 +103,38 @@ def initialise(model: nn.Module) -> None:
             continue
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def keeps_small(image_size: int) -> bool:
+    """Tell whether a compact network is built for small images: stride 1 in the stem and in the first stage.
+
+    The usual form for CIFAR.  `ModelError` for an impossible size.
+
+    >>> keeps_small(32), keeps_small(224)
+    (True, False)
+    """
+    check_positive(image_size=image_size)
+    return image_size <= SMALL_IMAGES
+
+
+def takes(name: str, argument: str) -> bool:
+    """Tell whether a network of ours takes an argument; False for networks of others.
+
+    >>> takes("mobilenet_v2", "image_size"), takes("resnet20", "image_size"), takes("timm:resnet18", "image_size")
+    (True, False, False)
+    """
+    return name in networks and argument in inspect.signature(networks[name].value).parameters
+
+
+def normalised(inputs: int, outputs: int, kernel: int = 1, **options: Any) -> list[nn.Module]:
+    """A convolution without bias that keeps the image size at stride 1, and the batch norm behind it."""
+    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **options), nn.BatchNorm2d(outputs)]
+
+
+def refuse_vanishing(x: Tensor, least: int, model: nn.Module) -> None:
+    """Raise `ModelError` for images of which nothing would be left."""
+    if min(x.shape[-2:]) < least:
+        raise ModelError(
+            f"{type(model).__name__} needs images of at least {least} x {least} pixels: of "
+            f"{x.shape[-2]} x {x.shape[-1]} nothing would be left"
+        )

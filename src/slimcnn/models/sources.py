@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from slimcnn.errors import ModelError, SlimcnnError, UnknownName
-from slimcnn.models.building import build, label, networks, refuse_unknown
+from slimcnn.models.building import build, label, networks, refuse_unknown, takes
 
 COMMON = ("num_classes", "in_channels")
 """Arguments that are offered to every network and passed to those that take them."""
@@ -102,7 +102,9 @@ def preprocessing(network: str | nn.Module) -> Preprocessing:
         if architecture is None:
             return Preprocessing()
         stated = preprocessing(architecture["model"])
-        channels = architecture["arguments"].get("in_channels")
+        channels, size = (architecture["arguments"].get(name) for name in ("in_channels", "image_size"))
+        if takes(architecture["model"], "image_size"):
+            return Preprocessing((channels, size, size))
         if channels is None or stated.input is None or channels == stated.input[0]:
             return stated
         return Preprocessing((channels, *stated.input[1:]))

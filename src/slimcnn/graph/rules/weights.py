@@ -180,6 +180,14 @@ def _join_parameters(tracer: Tracer, call: Call, names: Iterable[str], channels:
         tracer.unify(torch.cat(known), channels.expand(len(known), -1), call)
 
 
+@rule("slimcnn::shift", "slimcnn::interpolate")
+def per_channel_move(tracer: Tracer, call: Call) -> Labels:
+    """Tie displacements to the channels that they move (`slimcnn.layers.shifting`)."""
+    channels = _ids_along(tracer, call, call["x"], 1, ASIDE)
+    _join_parameters(tracer, call, ("dy", "dx"), channels)
+    return [(axis_facet(channels, call.out.shape, 1),)] if channels is not None else []
+
+
 @rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit",
       "_native_batch_norm_legit_functional", "cudnn_batch_norm")  # fmt: skip
 def batch_norm(tracer: Tracer, call: Call) -> Labels:
