@@ -305,7 +305,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--data", default="cifar100", help="a dataset's name, or name:PATH")
     parser.add_argument("--teacher-epochs", type=int, default=15)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--state", type=Path, default=Path("runs/scale_factor"))
     parser.add_argument("--raw", type=Path, default=RAW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from slimcnn.graph import ChannelGraph
 from slimcnn.measuring import Latency, Measurement
 from slimcnn.pruning import Plan
 from slimcnn.rewriting import Rewritten
+from slimcnn.zoo import Compared
 
 
 def describe_graph(graph: ChannelGraph) -> dict[str, Any]:
@@ -115,6 +117,40 @@ def rewrite_tables(found: Rewritten, before: Measurement, after: Measurement) ->
     for name, old, new in (("MACs", before.macs, after.macs), ("params", before.params, after.params)):
         costs.add_row(name, f"{old:,}", f"{new:,}", f"{new / max(old, 1):.3f}")
     return [table, costs]
+
+
+def describe_zoo(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """Give a comparison of compact networks as plain data."""
+    return [
+        {
+            "network": one.published.network, "arguments": dict(one.published.arguments), "family": one.family,
+            "params": one.params, "macs": one.macs,
+            "published": {"params": one.published.params, "macs": one.published.macs, "top1": one.published.top1,
+                          "source": one.published.source},
+            "note": one.published.note,
+            "latency": {runtime: asdict(time) for runtime, time in one.latencies.items()},
+        }
+        for one in compared
+    ]  # fmt: skip
+
+
+def zoo_tables(compared: Sequence[Compared]) -> list[Table]:
+    """Show a comparison of compact networks."""
+    runtimes = list(compared[0].latencies) if compared else []
+    title = "Compact networks: counted and timed here; top-1 on ImageNet as published"
+    table = Table(
+        "network", "family", "params", "MACs", "published", "top-1", "source", title=title, title_justify="left"
+    )
+    for runtime in runtimes:
+        table.add_column(f"{compared[0].latencies[runtime].runtime}, ms", justify="right")
+    for one in compared:
+        said = ", ".join(filter(None, (one.published.params, one.published.macs)))
+        times = [f"{one.latencies[runtime].median_ms:.1f}" for runtime in runtimes]
+        table.add_row(
+            one.published.title, one.family, f"{one.params / 1e6:.2f} M", f"{one.macs / 1e6:.1f} M", said,
+            f"{one.published.top1:g}", one.published.source, *times,
+        )  # fmt: skip
+    return [table]
 
 
 def describe_names(kind: str) -> dict[str, list[dict[str, str]]]:

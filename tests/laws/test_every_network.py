@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import slimcnn
 from at_hand import randomise
-from slimcnn.models import networks
+from slimcnn.models import networks, preprocessing
 from slimcnn.pruning.verify import verify
 
-SMALL = {"resnet110": {"width": 0.25}, "resnet164": {"width": 0.25}, "vgg19": {"width": 0.25}, "vgg16": {"width": 0.25}}
+SMALL: dict[str, dict[str, Any]] = {
+    **{name: {"width": 0.25} for name in ("resnet110", "resnet164", "vgg19", "vgg16", "shift_resnet56")},
+    **{name: {"width": 0.25, "num_classes": 10, "image_size": 32} for name in (
+        "mobilenet_v1", "mobilenet_v2", "igcv3", "xception", "shiftnet_a", "shiftnet_b",
+        "as_resnet_w32", "as_resnet_w50", "as_resnet_w68", "fe_net",
+    )},
+    "shift_resnet110": {"width": 0.25, "expansion": 2},
+    "shufflenet_v1": {"width": 1.0, "num_classes": 10, "image_size": 32},
+    "shufflenet_v2": {"width": 0.5, "num_classes": 10, "image_size": 32},
+    "squeezenet1_0": {"num_classes": 10, "image_size": 32},
+    "squeezenet1_1": {"num_classes": 10, "image_size": 32},
+}  # fmt: skip
+"""Arguments with which a network is quick to check; its structure is the same."""
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in networks])
 def test_the_pruned_network_is_the_masked_network(name: str) -> None:
     net = slimcnn.build(name, **SMALL.get(name, {}))
     randomise(net)
-    shape = networks[name].facts["input"]
+    shape = preprocessing(net).input
+    assert shape is not None
     before = {key: value.clone() for key, value in net.state_dict().items()}
     graph = slimcnn.trace(net, torch.zeros(1, *shape))
     plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(ratio=0.4))

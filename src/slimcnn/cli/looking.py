@@ -135,6 +135,52 @@ def measure(
         print_tables(measurement_tables(found, timed, layers))
 
 
+@app.command()
+def zoo(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Networks; default: the survey's six with their sizes.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All compact networks with published accuracy.")] = False,
+    runtimes: Annotated[str, typer.Option(help="eager, onnxruntime, openvino; default: what is installed.")] = "",
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="For timing, a runtime.")] = 20.0,
+    out: Annotated[Path, typer.Option(help="The page with the pictures.")] = Path("zoo.html"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Compare compact networks: published accuracy against params, MACs and the time on this machine.
+
+    Example: slimcnn zoo mobilenet_v2 shiftnet_a --threads 1
+    """
+    from slimcnn.files import write_text
+    from slimcnn.reporting.zoo import ZooRow, render_zoo
+    from slimcnn.tables import describe_zoo, zoo_tables
+    from slimcnn.zoo import compare, rows_of
+
+    rows = rows_of(names or [], every)
+    with showing(as_json) as show:
+        found = compare(rows, runtimes=[name for name in runtimes.split(",") if name], batch=batch, threads=threads,
+                        seconds=seconds, show=show)  # fmt: skip
+    timed = list(found[0].latencies.values())
+    lines = [
+        ZooRow(
+            title=one.published.title, family=one.family, params=one.params, macs=one.macs,
+            published=", ".join(filter(None, (one.published.params, one.published.macs))), top1=one.published.top1,
+            source=one.published.source, note=one.published.note,
+            milliseconds=tuple(time.median_ms for time in one.latencies.values()),
+        )
+        for one in found
+    ]  # fmt: skip
+    headline = f"{len(found)} compact networks: published accuracy, measured cost"
+    where = f"{timed[0].device}, {timed[0].threads} threads, batch {timed[0].batch}."
+    write_text(out, render_zoo(headline, [time.runtime for time in timed], lines, where))
+    if as_json:
+        print_json(describe_zoo(found))
+    else:
+        print_tables(zoo_tables(found))
+        typer.echo(out)
+
+
 @app.command("list")
 def list_names(
     kind: Annotated[str, typer.Argument(help="networks, criteria, rewrites, losses, datasets; default: all.")] = "all",

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,6 +59,7 @@ class Moves:
     dy: tuple[int, ...]
     dx: tuple[int, ...]
     kernels: dict[Any, Tensor] = field(default_factory=dict)
+    geometry: dict[tuple[int, int, int], list[tuple[int, int, int]]] = field(default_factory=dict)
 
     @cached_property
     def radius(self) -> int:
@@ -70,6 +72,17 @@ class Moves:
         slabs = None if self.slabs is None else tuple(replace(one, dy=-one.dy, dx=-one.dx) for one in self.slabs)
         grid = None if self.grid is None else replace(self.grid, backwards=not self.grid.backwards)
         return Moves(slabs, grid, tuple(-d for d in self.dy), tuple(-d for d in self.dx))
+
+    def runs(self, c: int, h: int, w: int, slabs: tuple[Slab, ...]) -> list[tuple[int, int, int]]:
+        """List what is copied of images (c, h, w) as runs of memory: to where, from where, how many numbers."""
+        found = self.geometry.get((c, h, w))
+        if found is None:
+            found = self.geometry[c, h, w] = []
+            for slab in slabs:
+                offset = slab.dy * w + slab.dx
+                first, last = max(slab.start * h * w, -offset), min(slab.stop * h * w, c * h * w - offset)
+                found.append((first, first + offset, last - first))
+        return found
 
     def kernel(self, like: Tensor) -> Tensor:
         """Give the depthwise kernel (c, 1, k, k) that moves as these do."""
@@ -125,14 +138,24 @@ _KNOWN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 def _moves(dy: Tensor, dx: Tensor) -> Moves:
     """Prepare the moves once for as long as the displacements stay what they are."""
-    if dy.is_inference() or dx.is_inference():
-        return moves_of(dy.tolist(), dx.tolist())
+    if dy.is_inference() or dx.is_inference():  # they have no version
+        return _moves_of_bytes(_bytes(dy), _bytes(dx))
     found = _KNOWN.get(dy)
     key = dy._version, id(dx), dx._version
     if found is None or found[0] != key:
-        found = _KNOWN[dy] = key, moves_of(dy.tolist(), dx.tolist())
+        found = _KNOWN[dy] = key, _moves_of_bytes(_bytes(dy), _bytes(dx))
     moves: Moves = found[1]
     return moves
+
+
+def _bytes(displacements: Tensor) -> bytes:
+    return displacements.cpu().numpy().astype(np.int64).tobytes()
+
+
+@lru_cache(maxsize=1024)
+def _moves_of_bytes(dy: bytes, dx: bytes) -> Moves:
+    """Learned displacements are rounded anew for every batch, and are mostly what they were."""
+    return moves_of(*(np.frombuffer(d, np.int64).tolist() for d in (dy, dx)))
 
 
 # --- by whole pixels --------------------------------------------------------------------------------------------------
@@ -189,7 +212,7 @@ def _moved(x: Tensor, moves: Moves, stride: int) -> Tensor:
     if x.is_contiguous() and moves.grid is not None and x.numel() <= SMALL:
         return _as_a_view(x, moves.grid, stride)
     if x.is_contiguous() and stride == 1 and min(h, w) > moves.radius:
-        return _in_long_runs(x, slabs, moves.grid)
+        return _in_long_runs(x, moves, slabs)
     size = ceil_div(h, stride), ceil_div(w, stride)
     layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
     out = torch.zeros(n, c, *size, dtype=x.dtype, device=x.device).contiguous(memory_format=layout)
@@ -199,29 +222,28 @@ def _moved(x: Tensor, moves: Moves, stride: int) -> Tensor:
     return out
 
 
-def _in_long_runs(x: Tensor, slabs: tuple[Slab, ...], grid: Grid | None) -> Tensor:
+def _in_long_runs(x: Tensor, moves: Moves, slabs: tuple[Slab, ...]) -> Tensor:
     """Move whole slabs as runs of memory, and put zeros where rows or columns have wrapped around."""
     n, c, h, w = x.shape
     out = torch.empty_like(x)
-    flat = 1 if all(slab.step == 1 for slab in slabs) else 2
-    source, target = (tensor.view((n, c * h * w) if flat == 1 else (n, c, h * w)) for tensor in (x, out))
-    for slab in slabs:
-        offset, per_channel = slab.dy * w + slab.dx, h * w
-        if flat == 1:
-            first, last, end = slab.start * per_channel, slab.stop * per_channel, c * per_channel
-            mine, theirs = target, source
-        else:
-            first, last, end = 0, per_channel, per_channel
+    if all(slab.step == 1 for slab in slabs):
+        source, target = x.view(n, c * h * w), out.view(n, c * h * w)
+        for first, begin, size in moves.runs(c, h, w, slabs):
+            target.narrow(1, first, size).copy_(source.narrow(1, begin, size))
+    else:
+        source, target = x.view(n, c, h * w), out.view(n, c, h * w)
+        for slab in slabs:
+            offset = slab.dy * w + slab.dx
+            first, size = max(0, -offset), h * w - abs(offset)
             mine, theirs = (tensor[:, slab.start : slab.stop : slab.step] for tensor in (target, source))
-        first, last = max(first, -offset), min(last, end - offset)
-        mine.narrow(flat, first, last - first).copy_(theirs.narrow(flat, first + offset, last - first))
-    if grid is None:
+            mine.narrow(2, first, size).copy_(theirs.narrow(2, first + offset, size))
+    if moves.grid is None:
         for slab in slabs:
             part = out[:, slab.start : slab.stop : slab.step]
             _clear(part, 2, slab.dy)
             _clear(part, 3, slab.dx)
     else:
-        _clear_grid(out, grid)
+        _clear_grid(out, moves.grid)
     return out
 
 

@@ -29,11 +29,11 @@ class AddressBlock(nn.Module):
         made = outputs - inputs if self.joins else outputs
         hidden = expansion * outputs
         self.residual = nn.Sequential(
-            *normalised(inputs, hidden, groups=2), nn.ReLU(), ChannelShift(2), AddressShift(hidden, stride),
+            *normalised(inputs, hidden, groups=2), nn.ReLU(inplace=True), ChannelShift(2), AddressShift(hidden, stride),
             *normalised(hidden, made, groups=2),
         )  # fmt: skip
         self.pool = nn.AvgPool2d(stride, ceil_mode=True)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
@@ -49,7 +49,7 @@ class AddressNet(nn.Module):
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels, expansion=expansion)
         inputs = 2 * scaled(8, width)
-        self.stem = nn.Sequential(*normalised(in_channels, inputs, 3), nn.ReLU())
+        self.stem = nn.Sequential(*normalised(in_channels, inputs, 3), nn.ReLU(inplace=True))
         blocks = []
         for factor, first in ((1, 1), (2, 2), (4, 2)):
             for index in range((depth - 2) // 6):

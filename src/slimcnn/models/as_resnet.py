@@ -38,7 +38,7 @@ class ActiveBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(hidden)
         self.shift = ActiveShift(hidden, stride)
         self.conv2 = nn.Conv2d(hidden, outputs, 1, bias=False)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         fits = stride == 1 and inputs == outputs
         self.shortcut = None if fits else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
@@ -66,7 +66,7 @@ class ASResNet(nn.Module):
                 blocks.append(ActiveBlock(inputs, outputs, expansion * outputs, 1 if index else first))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
+        self.norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
         self.classifier = nn.Linear(inputs, num_classes)
         initialise(self)
 
@@ -82,8 +82,7 @@ def _as_resnet(base: int, num_classes: int, in_channels: int, image_size: int, w
     return ASResNet(w, 1 if small else 2, stages, 1, num_classes, in_channels)
 
 
-@networks.add("as_resnet_w32", source=SOURCE, family="shift", input=(3, 224, 224), params=901_256, macs=166_840_320,
-              imagenet_top1=64.1, top1_source="paper")  # fmt: skip
+@networks.add("as_resnet_w32", source=SOURCE, family="shift", input=(3, 224, 224), params=901_256, macs=166_840_320)
 def as_resnet_w32(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0
 ) -> nn.Module:
@@ -91,8 +90,7 @@ def as_resnet_w32(
     return _as_resnet(32, num_classes, in_channels, image_size, width)
 
 
-@networks.add("as_resnet_w50", source=SOURCE, family="shift", input=(3, 224, 224), params=1_962_950, macs=397_574_400,
-              imagenet_top1=69.9, top1_source="paper")  # fmt: skip
+@networks.add("as_resnet_w50", source=SOURCE, family="shift", input=(3, 224, 224), params=1_962_950, macs=397_574_400)
 def as_resnet_w50(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0
 ) -> nn.Module:
@@ -100,8 +98,7 @@ def as_resnet_w50(
     return _as_resnet(50, num_classes, in_channels, image_size, width)
 
 
-@networks.add("as_resnet_w68", source=SOURCE, family="shift", input=(3, 224, 224), params=3_424_460, macs=726_866_688,
-              imagenet_top1=72.2, top1_source="paper")  # fmt: skip
+@networks.add("as_resnet_w68", source=SOURCE, family="shift", input=(3, 224, 224), params=3_424_460, macs=726_866_688)
 def as_resnet_w68(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0
 ) -> nn.Module:
@@ -109,8 +106,7 @@ def as_resnet_w68(
     return _as_resnet(68, num_classes, in_channels, image_size, width)
 
 
-@networks.add("as_net", source=POSTER, family="shift", input=(3, 32, 32), params=190_586, macs=32_162_432,
-              top1=92.54, top1_source="the authors' poster")  # fmt: skip
+@networks.add("as_net", source=POSTER, family="shift", input=(3, 32, 32), params=190_586, macs=32_162_432, top1=92.54)
 def as_net(num_classes: int = 10, in_channels: int = 3, expansion: int = 6, width: float = 1.0) -> nn.Module:
     """AS-Net for 32x32 images (Jeon, Kim 2018, arXiv 1806.07370): three stages of three blocks, 16-32-64.
 

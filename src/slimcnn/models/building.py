@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
@@ -16,7 +17,7 @@ networks: Registry[Callable[..., nn.Module]] = Registry("network", home="slimcnn
 """Every network of ours.
 
 An entry's facts hold `input` (c, h, w), `params` and `macs` (batch 1) with the default arguments and, where it is
-published, `top1` in % on CIFAR-10 or `imagenet_top1`, with `top1_source`.  `family` is "spatial" or "shift" for compact
+published, `top1` in % on CIFAR-10 (for ImageNet see `published`).  `family` is "spatial" or "shift" for compact
 networks; `experimental` says why a network may not be its paper's.
 """
 
@@ -97,6 +98,8 @@ def initialise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            with torch.no_grad():
+                module.weight.mul_(module.groups**0.5)  # an input reaches only the outputs of its group
         elif isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         else:

@@ -41,7 +41,7 @@ class InvertedBottleneck(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, inner: int, *, pool: bool = False, residual: bool = False) -> None:
         super().__init__()
-        self.expand = nn.Sequential(*normalised(inputs, inner), nn.ReLU())
+        self.expand = nn.Sequential(*normalised(inputs, inner), nn.ReLU(inplace=True))
         self.move = nn.AvgPool2d(2, ceil_mode=True) if pool else SparseShift(inner)
         self.project = nn.Sequential(*normalised(inner, outputs))
         self.residual = residual
@@ -99,7 +99,7 @@ class FENet(nn.Module):
             FEBlock(8 * c, 16 * c, 4, pool=True),
             FEBlock(16 * c, 16 * c, 3, pool=False),
         )
-        self.head = nn.Sequential(*normalised(16 * c, head), nn.ReLU())
+        self.head = nn.Sequential(*normalised(16 * c, head), nn.ReLU(inplace=True))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(head, num_classes))
         initialise(self)
 
@@ -109,8 +109,7 @@ class FENet(nn.Module):
         return logits
 
 
-@networks.add("fe_net", source=SOURCE, family="shift", input=(3, 224, 224), params=4_229_648, macs=307_152_608,
-              imagenet_top1=72.9, top1_source="paper; 73.6 retrained by the authors")  # fmt: skip
+@networks.add("fe_net", source=SOURCE, family="shift", input=(3, 224, 224), params=4_229_648, macs=307_152_608)
 def fe_net(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0, head: int = 1932
 ) -> nn.Module:

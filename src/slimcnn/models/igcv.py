@@ -24,7 +24,9 @@ class InterleavedBlock(nn.Module):
         hidden = expansion * inputs
         self.expand = nn.Sequential(*normalised(inputs, hidden, groups=2))
         self.permute = nn.ChannelShuffle(2)
-        self.depthwise = nn.Sequential(*normalised(hidden, hidden, 3, stride=stride, groups=hidden), nn.ReLU6())
+        self.depthwise = nn.Sequential(
+            *normalised(hidden, hidden, 3, stride=stride, groups=hidden), nn.ReLU6(inplace=True)
+        )
         self.project = nn.Sequential(*normalised(hidden, outputs, groups=2))
         self.residual = stride == 1 and inputs == outputs
 
@@ -41,7 +43,10 @@ class IGCV3(nn.Module):
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels)
         small, inputs = keeps_small(image_size), _even(32, width)
-        layers: list[nn.Module] = [*normalised(in_channels, inputs, 3, stride=1 if small else 2), nn.ReLU6()]
+        layers: list[nn.Module] = [
+            *normalised(in_channels, inputs, 3, stride=1 if small else 2),
+            nn.ReLU6(inplace=True),
+        ]
         for group, (expansion, channels, count, first) in enumerate(BLOCKS):
             for index in range(count):
                 outputs = _even(channels, width)
@@ -49,7 +54,7 @@ class IGCV3(nn.Module):
                 layers.append(InterleavedBlock(inputs, outputs, expansion, stride))
                 inputs = outputs
         last = max(1280, _even(1280, width))
-        self.features = nn.Sequential(*layers, *normalised(inputs, last), nn.ReLU6())
+        self.features = nn.Sequential(*layers, *normalised(inputs, last), nn.ReLU6(inplace=True))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, num_classes))
         initialise(self)
 
@@ -66,8 +71,7 @@ def _even(channels: int, width: float) -> int:
     return found + 8 if found < 0.9 * wanted else found
 
 
-@networks.add("igcv3", source=SOURCE, family="spatial", input=(3, 224, 224), params=3_491_688, macs=312_970_176,
-              imagenet_top1=70.6, top1_source="authors; 72.2 retrained")  # fmt: skip
+@networks.add("igcv3", source=SOURCE, family="spatial", input=(3, 224, 224), params=3_491_688, macs=312_970_176)
 def igcv3(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0) -> nn.Module:
     """IGCV3-D (Sun et al. 2018, arXiv 1806.00178): MobileNet v2's table with grouped, interleaved 1x1 convolutions."""
     return IGCV3(num_classes, in_channels, image_size, width)

@@ -26,12 +26,12 @@ class MobileNetV1(nn.Module):
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels)
         small, inputs = keeps_small(image_size), scaled(32, width)
-        layers = [*normalised(in_channels, inputs, 3, stride=1 if small else 2), nn.ReLU()]
+        layers = [*normalised(in_channels, inputs, 3, stride=1 if small else 2), nn.ReLU(inplace=True)]
         for index, (channels, stride) in enumerate(LAYERS):
             outputs = scaled(channels, width)
             stride = 1 if small and index == 1 else stride
-            layers += [*normalised(inputs, inputs, 3, stride=stride, groups=inputs), nn.ReLU()]
-            layers += [*normalised(inputs, outputs), nn.ReLU()]
+            layers += [*normalised(inputs, inputs, 3, stride=stride, groups=inputs), nn.ReLU(inplace=True)]
+            layers += [*normalised(inputs, outputs), nn.ReLU(inplace=True)]
             inputs = outputs
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(inputs, num_classes)
@@ -43,15 +43,13 @@ class MobileNetV1(nn.Module):
         return logits
 
 
-@networks.add("mobilenet_v1", source=V1, family="spatial", input=(3, 224, 224), params=4_231_976, macs=568_740_352,
-              imagenet_top1=70.6, top1_source="paper")  # fmt: skip
+@networks.add("mobilenet_v1", source=V1, family="spatial", input=(3, 224, 224), params=4_231_976, macs=568_740_352)
 def mobilenet_v1(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0) -> nn.Module:
     """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861): depthwise and 1x1 convolutions in turns."""
     return MobileNetV1(num_classes, in_channels, image_size, width)
 
 
-@networks.add("mobilenet_v2", source=V2, family="spatial", input=(3, 224, 224), params=3_504_872, macs=300_774_272,
-              imagenet_top1=72.0, top1_source="paper; 71.88 torchvision")  # fmt: skip
+@networks.add("mobilenet_v2", source=V2, family="spatial", input=(3, 224, 224), params=3_504_872, macs=300_774_272)
 def mobilenet_v2(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0) -> nn.Module:
     """MobileNet v2 (Sandler et al. 2018, arXiv 1801.04381): inverted residuals, linear bottlenecks; torchvision's."""
     from torchvision.models import MobileNetV2
@@ -64,6 +62,7 @@ def mobilenet_v2(num_classes: int = 1000, in_channels: int = 3, image_size: int 
     stem = model.get_submodule("features.0")
     assert isinstance(stem, nn.Sequential)
     stem[0] = _stem(stem[0], in_channels, 1 if small else 2)
+    initialise(model)
     return model
 
 
@@ -74,6 +73,4 @@ def _stem(conv: nn.Module, in_channels: int, stride: int) -> nn.Module:
     if (conv.in_channels, conv.stride) == (in_channels, (stride, stride)):
         return conv
     kernel = conv.kernel_size[0]
-    new = nn.Conv2d(in_channels, conv.out_channels, kernel, stride, kernel // 2, bias=conv.bias is not None)
-    initialise(new)
-    return new
+    return nn.Conv2d(in_channels, conv.out_channels, kernel, stride, kernel // 2, bias=conv.bias is not None)

@@ -45,7 +45,7 @@ class CSC(nn.Module):
         self.shift = GroupedShift(hidden, kernel, stride, order)
         self.bn2 = nn.BatchNorm2d(hidden)
         self.conv2 = nn.Conv2d(hidden, made, 1, bias=False)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,18 +56,20 @@ class CSC(nn.Module):
 
 
 class ShiftNet(nn.Module):
-    """The table at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
+    """The table at the top of this file, its channels divided by `share`: images to logits ``(n, num_classes)``."""
 
-    def __init__(self, num_classes: int, in_channels: int, image_size: int, width: float, order: Order) -> None:
+    def __init__(
+        self, share: int, num_classes: int, in_channels: int, image_size: int, width: float, order: Order
+    ) -> None:
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels)
         small = keeps_small(image_size)
-        inputs = scaled(32, width)
-        self.stem = nn.Sequential(*normalised(in_channels, inputs, 7, stride=1 if small else 2), nn.ReLU())
+        inputs = scaled(32 // share, width)
+        self.stem = nn.Sequential(*normalised(in_channels, inputs, 7, stride=1 if small else 2), nn.ReLU(inplace=True))
         blocks = []
         for group, (channels, count, expansions, kernel) in enumerate(GROUPS):
             for index in range(count):
-                outputs = scaled(channels, width)
+                outputs = scaled(channels // share, width)
                 stride = 1 if index or (small and group == 0) else 2
                 blocks.append(CSC(inputs, outputs, expansions[index > 0], kernel, stride, order))
                 inputs = outputs
@@ -81,8 +83,7 @@ class ShiftNet(nn.Module):
         return logits
 
 
-@networks.add("shiftnet_a", source=SOURCE, family="shift", input=(3, 224, 224), params=4_187_720, macs=1_424_306_176,
-              imagenet_top1=70.1, top1_source="paper")  # fmt: skip
+@networks.add("shiftnet_a", source=SOURCE, family="shift", input=(3, 224, 224), params=4_187_720, macs=1_424_306_176)
 def shiftnet_a(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0, order: Order = "blocks"
 ) -> nn.Module:
@@ -91,16 +92,15 @@ def shiftnet_a(
     `order`: channels that move alike lie together ("blocks", faster to copy), or "interleaved" as in the authors' code;
     one is the other with hidden channels renamed.
     """
-    return ShiftNet(num_classes, in_channels, image_size, width, order)
+    return ShiftNet(1, num_classes, in_channels, image_size, width, order)
 
 
-@networks.add("shiftnet_b", source=SOURCE, family="shift", input=(3, 224, 224), params=1_183_000, macs=370_956_288,
-              imagenet_top1=61.2, top1_source="paper")  # fmt: skip
+@networks.add("shiftnet_b", source=SOURCE, family="shift", input=(3, 224, 224), params=1_183_000, macs=370_956_288)
 def shiftnet_b(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0, order: Order = "blocks"
 ) -> nn.Module:
     """ShiftNet-B (Wu et al. 2018, arXiv 1711.08141): ShiftNet-A with half of its channels everywhere."""
-    return ShiftNet(num_classes, in_channels, image_size, width / 2, order)
+    return ShiftNet(2, num_classes, in_channels, image_size, width, order)
 
 
 # --- ShiftResNet ------------------------------------------------------------------------------------------------------
@@ -113,8 +113,8 @@ class ShiftBlock(nn.Module):
         super().__init__()
         hidden = expansion * outputs
         self.residual = nn.Sequential(
-            *normalised(inputs, hidden), nn.ReLU(),
-            GroupedShift(hidden, 3, stride, order), *normalised(hidden, outputs), nn.ReLU(),
+            *normalised(inputs, hidden), nn.ReLU(inplace=True),
+            GroupedShift(hidden, 3, stride, order), *normalised(hidden, outputs), nn.ReLU(inplace=True),
         )  # fmt: skip
         fits = stride == 1 and inputs == outputs
         self.shortcut = nn.Sequential(*([] if fits else normalised(inputs, outputs, stride=stride)))
@@ -134,7 +134,7 @@ class ShiftResNet(nn.Module):
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels, expansion=expansion)
         inputs = scaled(16, width)
-        self.stem = nn.Sequential(*normalised(in_channels, inputs, 3), nn.ReLU())
+        self.stem = nn.Sequential(*normalised(in_channels, inputs, 3), nn.ReLU(inplace=True))
         blocks = []
         for channels, first in ((16, 1), (32, 2), (64, 2)):
             for index in range((depth - 2) // 6):
@@ -154,8 +154,9 @@ class ShiftResNet(nn.Module):
 RESNETS = "Wu et al. 2018, arXiv 1711.08141, section 4.1; the authors' README for its counts and accuracies"
 
 
-@networks.add("shift_resnet20", source=RESNETS, family="shift", input=(3, 32, 32), params=186_746, macs=32_162_432,
-              top1=91.07, top1_source="authors' README")  # fmt: skip
+@networks.add(
+    "shift_resnet20", source=RESNETS, family="shift", input=(3, 32, 32), params=186_746, macs=32_162_432, top1=91.07
+)
 def shift_resnet20(
     num_classes: int = 10, in_channels: int = 3, expansion: int = 6, width: float = 1.0, order: Order = "blocks"
 ) -> nn.Module:
@@ -163,8 +164,9 @@ def shift_resnet20(
     return ShiftResNet(20, num_classes, in_channels, expansion, width, order)
 
 
-@networks.add("shift_resnet56", source=RESNETS, family="shift", input=(3, 32, 32), params=583_226, macs=88_785_536,
-              top1=93.49, top1_source="authors' README")  # fmt: skip
+@networks.add(
+    "shift_resnet56", source=RESNETS, family="shift", input=(3, 32, 32), params=583_226, macs=88_785_536, top1=93.49
+)
 def shift_resnet56(
     num_classes: int = 10, in_channels: int = 3, expansion: int = 6, width: float = 1.0, order: Order = "blocks"
 ) -> nn.Module:
@@ -172,8 +174,9 @@ def shift_resnet56(
     return ShiftResNet(56, num_classes, in_channels, expansion, width, order)
 
 
-@networks.add("shift_resnet110", source=RESNETS, family="shift", input=(3, 32, 32), params=1_177_946, macs=173_720_192,
-              top1=93.03, top1_source="authors' README")  # fmt: skip
+@networks.add(
+    "shift_resnet110", source=RESNETS, family="shift", input=(3, 32, 32), params=1_177_946, macs=173_720_192, top1=93.03
+)
 def shift_resnet110(
     num_classes: int = 10, in_channels: int = 3, expansion: int = 6, width: float = 1.0, order: Order = "blocks"
 ) -> nn.Module:

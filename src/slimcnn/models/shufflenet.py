@@ -36,12 +36,12 @@ class ShuffleUnit(nn.Module):
         super().__init__()
         made, hidden = outputs - inputs if joins else outputs, outputs // 4
         self.joins = joins
-        self.squeeze = nn.Sequential(*normalised(inputs, hidden, groups=first_groups), nn.ReLU())
+        self.squeeze = nn.Sequential(*normalised(inputs, hidden, groups=first_groups), nn.ReLU(inplace=True))
         self.shuffle = nn.ChannelShuffle(GROUPS)
         self.depthwise = nn.Sequential(*normalised(hidden, hidden, 3, stride=stride, groups=hidden))
         self.expand = nn.Sequential(*normalised(hidden, made, groups=GROUPS))
         self.pool = nn.AvgPool2d(3, stride, padding=1)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the unit."""
@@ -60,7 +60,7 @@ class ShuffleNetV1(nn.Module):
         inputs = {0.5: 12, 1.5: 24, 2.0: 48}.get(width, scaled(24, width))
         # All are shuffled and grouped by three, and a unit's hidden channels are a quarter.
         widths = [max(1, scaled(20, width)) * 4 * GROUPS * factor for factor in (1, 2, 4)]
-        stem = [*normalised(in_channels, inputs, 3, stride=1 if small else 2), nn.ReLU()]
+        stem = [*normalised(in_channels, inputs, 3, stride=1 if small else 2), nn.ReLU(inplace=True)]
         self.stem = nn.Sequential(*stem, nn.Identity() if small else nn.MaxPool2d(3, 2, padding=1))
         units = []
         for stage, (outputs, count) in enumerate(zip(widths, (4, 8, 4), strict=True)):
@@ -78,8 +78,7 @@ class ShuffleNetV1(nn.Module):
         return logits
 
 
-@networks.add("shufflenet_v1", source=V1, family="spatial", input=(3, 224, 224), params=1_864_728, macs=137_460_672,
-              imagenet_top1=67.8, top1_source="megvii's repository")  # fmt: skip
+@networks.add("shufflenet_v1", source=V1, family="spatial", input=(3, 224, 224), params=1_864_728, macs=137_460_672)
 def shufflenet_v1(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0
 ) -> nn.Module:
@@ -87,8 +86,7 @@ def shufflenet_v1(
     return ShuffleNetV1(num_classes, in_channels, image_size, width)
 
 
-@networks.add("shufflenet_v2", source=V2, family="spatial", input=(3, 224, 224), params=2_278_604, macs=144_907_992,
-              imagenet_top1=69.4, top1_source="megvii's repository; 69.36 torchvision")  # fmt: skip
+@networks.add("shufflenet_v2", source=V2, family="spatial", input=(3, 224, 224), params=2_278_604, macs=144_907_992)
 def shufflenet_v2(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0
 ) -> nn.Module:

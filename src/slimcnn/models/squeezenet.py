@@ -37,15 +37,13 @@ def _squeezenet(version: str, kernel: int, num_classes: int, in_channels: int, i
     return model
 
 
-@networks.add("squeezenet1_0", source=SOURCE, family="spatial", input=(3, 224, 224), params=1_248_424, macs=818_924_576,
-              imagenet_top1=57.5, top1_source="paper; 58.09 torchvision")  # fmt: skip
+@networks.add("squeezenet1_0", source=SOURCE, family="spatial", input=(3, 224, 224), params=1_248_424, macs=818_924_576)
 def squeezenet1_0(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> nn.Module:
     """SqueezeNet 1.0 (Iandola et al. 2016, arXiv 1602.07360): 1x1 convolutions squeeze before 1x1 and 3x3 expand."""
     return _squeezenet("1_0", 7, num_classes, in_channels, image_size)
 
 
-@networks.add("squeezenet1_1", source=SOURCE, family="spatial", input=(3, 224, 224), params=1_235_496, macs=349_151_936,
-              imagenet_top1=58.18, top1_source="torchvision")  # fmt: skip
+@networks.add("squeezenet1_1", source=SOURCE, family="spatial", input=(3, 224, 224), params=1_235_496, macs=349_151_936)
 def squeezenet1_1(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> nn.Module:
     """SqueezeNet 1.1 (Iandola et al. 2016, arXiv 1602.07360, and its repository): 2.4 times fewer MACs than 1.0."""
     return _squeezenet("1_1", 3, num_classes, in_channels, image_size)

@@ -56,8 +56,9 @@ class Xception(nn.Module):
         padding = 1 if small else 0
         self.least = 1 if small else 7
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, c[32], 3, 1 if small else 2, padding, bias=False), nn.BatchNorm2d(c[32]), nn.ReLU(),
-            nn.Conv2d(c[32], c[64], 3, padding=padding, bias=False), nn.BatchNorm2d(c[64]), nn.ReLU(),
+            nn.Conv2d(in_channels, c[32], 3, 1 if small else 2, padding, bias=False),
+            nn.BatchNorm2d(c[32]), nn.ReLU(inplace=True),
+            nn.Conv2d(c[32], c[64], 3, padding=padding, bias=False), nn.BatchNorm2d(c[64]), nn.ReLU(inplace=True),
         )  # fmt: skip
         self.blocks = nn.Sequential(
             XceptionBlock(c[64], (c[128], c[128]), 1 if small else 2, pools=True),
@@ -66,7 +67,9 @@ class Xception(nn.Module):
             *(XceptionBlock(c[728], (c[728],) * 3) for _ in range(8)),
             XceptionBlock(c[728], (c[728], c[1024]), 2, pools=True),
         )
-        self.exit = nn.Sequential(*separable(c[1024], c[1536]), nn.ReLU(), *separable(c[1536], c[2048]), nn.ReLU())
+        self.exit = nn.Sequential(
+            *separable(c[1024], c[1536]), nn.ReLU(inplace=True), *separable(c[1536], c[2048]), nn.ReLU(inplace=True)
+        )
         self.classifier = nn.Linear(c[2048], num_classes)
         initialise(self)
 
@@ -77,8 +80,7 @@ class Xception(nn.Module):
         return logits
 
 
-@networks.add("xception", source=SOURCE, family="spatial", input=(3, 299, 299), params=22_855_952, macs=8_357_403_496,
-              imagenet_top1=79.0, top1_source="paper")  # fmt: skip
+@networks.add("xception", source=SOURCE, family="spatial", input=(3, 299, 299), params=22_855_952, macs=8_357_403_496)
 def xception(num_classes: int = 1000, in_channels: int = 3, image_size: int = 299, width: float = 1.0) -> nn.Module:
     """Xception (Chollet 2017, arXiv 1610.02357): separable convolutions with residual connections."""
     return Xception(num_classes, in_channels, image_size, width)

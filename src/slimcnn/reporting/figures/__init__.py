@@ -8,6 +8,7 @@ from slimcnn.reporting.figures.front import front
 from slimcnn.reporting.figures.norms import norms
 from slimcnn.reporting.figures.scales import scales
 from slimcnn.reporting.figures.stages import stages
+from slimcnn.reporting.figures.trade import trade
 from slimcnn.reporting.figures.units import units
 from slimcnn.reporting.figures.widths import widths
 
@@ -21,6 +22,7 @@ __all__ = [
     "norms",
     "scales",
     "stages",
+    "trade",
     "units",
     "widths",
 ]
