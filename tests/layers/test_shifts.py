@@ -96,6 +96,26 @@ def test_any_whole_displacements_are_moved_like_the_loop(seed: int, stride: int)
     assert torch.autograd.gradcheck(lambda x: shift(x, dy[:9], dx[:9], stride), x[:1, :9].detach().requires_grad_())
 
 
+@pytest.mark.parametrize("small", [0, 10**9], ids=["in runs", "as a convolution"])
+@pytest.mark.parametrize("order", ["interleaved", "blocks"])
+def test_what_a_cut_leaves_of_a_grouped_shift_moves_like_the_loop(
+    order: str, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shifting, "SMALL", small)
+    torch.manual_seed(0)
+    layer = GroupedShift(90, 3, order=order)  # type: ignore[arg-type]
+    kept = torch.randperm(90)[:50].sort().values
+    layer.dy, layer.dx = layer.dy[kept], layer.dx[kept]
+    for size in SIZES:
+        x = torch.randn(2, 50, *size, dtype=torch.float64, requires_grad=True)
+        y = layer(x)
+        assert np.array_equal(y.detach().numpy(), expected(layer, x, 1))
+        gradient, other = torch.randn_like(y), torch.randn_like(x)
+        (back,) = torch.autograd.grad(y, x, gradient)
+        forth = torch.from_numpy(expected(layer, other, 1))
+        assert torch.allclose((back * other).sum(), (gradient * forth).sum(), rtol=0, atol=1e-9)
+
+
 def test_displacements_that_change_in_place_are_noticed() -> None:
     layer, x = AddressShift(8), torch.randn(1, 8, 4, 4)
     layer(x)

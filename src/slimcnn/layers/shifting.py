@@ -206,7 +206,7 @@ def _shift_back(gradient: Tensor, dy: Tensor, dx: Tensor, stride: int, height: i
 def _moved(x: Tensor, moves: Moves, stride: int) -> Tensor:
     n, c, h, w = x.shape
     slabs = moves.slabs
-    if slabs is None or (not x.is_contiguous() and c < FEWEST_TOGETHER * len(slabs)):
+    if slabs is None or _too_short(x, moves, len(slabs)):
         kernel = moves.kernel(x)
         return F.conv2d(x, kernel, None, stride, moves.radius, groups=len(kernel))
     if x.is_contiguous() and moves.grid is not None and x.numel() <= SMALL:
@@ -220,6 +220,13 @@ def _moved(x: Tensor, moves: Moves, stride: int) -> Tensor:
         there, here = _windows(slab, (h, w), size, stride)
         out[here].copy_(x[there])
     return out
+
+
+def _too_short(x: Tensor, moves: Moves, slabs: int) -> bool:
+    """Tell whether copies, each of a few numbers, would take longer than products with ones and zeros."""
+    if x.is_contiguous():
+        return moves.grid is None and x.numel() <= SMALL // 2
+    return x.shape[1] < FEWEST_TOGETHER * slabs
 
 
 def _in_long_runs(x: Tensor, moves: Moves, slabs: tuple[Slab, ...]) -> Tensor:
