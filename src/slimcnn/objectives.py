@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -44,7 +44,7 @@ With a method `prepare(model, feed)`, one sees the training images once before t
 gives batches (x, y).  With `before_step(epoch)` it is told before every step how many epochs are done (2.5: in the
 middle of the third), and with `seeing(indices, view)`, in a training with `views`, which images the next batch holds;
 with `after_step(model, optimizer)` it is told of every step of the optimizer, and may change
-weights then.
+weights then.  A training with `mixup` calls `mixed(model, x, labels, share)` instead: see `Terms.mixed`.
 """
 
 Teaching = Callable[[nn.Module, Tensor], Tensor]
@@ -121,16 +121,30 @@ class Terms:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
         """Give all terms of one batch, and the size of the gradient that each sends to the logits."""
+        return self.mixed(model, x, (y,), 1.0)
+
+    def mixed(self, model: nn.Module, x: Tensor, labels: Sequence[Tensor], share: float) -> Loss:
+        """Give all terms of images mixed of two: `share` of one with `labels[0]`, the rest of one with `labels[1]`.
+
+        Each term is averaged over both labels with these weights; networks run once.
+        """
         layers = {layer for term in self.terms for layer in term.layers}
         with _watched(model, layers) as features:
             logits = class_scores(model(x), len(x))
         teachers = {term.teacher for term in self.terms if term.teacher is not None}
-        seen = Seen(x, y, logits, {teacher: teacher(model, x) for teacher in teachers}, features)
-        terms = {term.name: self._weight(term) * term.value(seen) for term in self.terms}
+        answers = {teacher: teacher(model, x) for teacher in teachers}
+        seen = [Seen(x, y, logits, answers, features) for y in labels]
+        terms = {term.name: self._weight(term) * _mean(term, seen, share) for term in self.terms}
         return Loss(terms, logits, _gradients(terms, logits) if len(terms) > 1 else {})
 
     def _weight(self, term: Term) -> float:
         return term.weight * min(1.0, self._epoch / term.warmup) if term.warmup else term.weight
+
+
+def _mean(term: Term, seen: Sequence[Seen], share: float) -> Tensor:
+    if len(seen) == 1:
+        return term.value(seen[0])
+    return share * term.value(seen[0]) + (1 - share) * term.value(seen[1])
 
 
 def _gradients(terms: Mapping[str, Tensor], logits: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -63,9 +63,19 @@ class SparseScales:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
         """Give the objective's loss with one more term."""
+        return self._penalised(model, lambda: self.objective(model, x, y))
+
+    def mixed(self, model: nn.Module, x: Tensor, labels: Sequence[Tensor], share: float) -> Loss:
+        """The same for images mixed of two; see `Terms.mixed`."""
+        mixed = getattr(self.objective, "mixed", None)
+        if mixed is None:
+            raise RecipeError("mixup: the objective has no `mixed`, so that it cannot average over two labels")
+        return self._penalised(model, lambda: mixed(model, x, labels, share))
+
+    def _penalised(self, model: nn.Module, run: Callable[[], Loss]) -> Loss:
         norms = self._norms(model)
         with _watched(norms) as means:
-            loss = self.objective(model, x, y)
+            loss = run()
         penalty = self.strength * torch.stack([self._size(norm, means).sum() for norm in norms]).sum()
         return Loss(dict(loss.terms) | {"sparsity": penalty}, loss.logits, loss.gradients)
 

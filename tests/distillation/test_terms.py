@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,16 @@ from slimcnn.distillation import Teacher, attention, hinton, kd, kd_loss, losses
 from slimcnn.distillation.scale_factor import class_factor_loss, class_factors
 from slimcnn.errors import ModelError, RecipeError, RunError, UnknownName
 from slimcnn.objectives import cross_entropy
-from slimcnn.training import Training
+from slimcnn.training import Epoch, Training
 
 
 def networks() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
     student, teacher = (slimcnn.build("resnet8", width=width) for width in (0.5, 1.0))
     return student, teacher, torch.randn(6, 1, 8, 8), torch.randint(10, (6,))
+
+
+ON_LOGITS = [entry.name for entry in losses if "layer" not in inspect.signature(entry.value).parameters]
 
 
 class Counting(nn.Module):
@@ -257,3 +262,47 @@ def test_a_half_written_row_is_computed_again(tmp_path: Path) -> None:
     rows.flush()
     assert lesson(Teacher(network).cached(path, 96, views=1), views=1, epochs=2) == expected
     assert not np.isnan(np.load(path)).any()
+
+
+@pytest.mark.parametrize("name", ON_LOGITS)
+def test_with_mixed_images_every_loss_is_averaged_over_both_labels(name: str) -> None:
+    student, network, x, y = networks()
+    other = y.roll(1)
+    objective = objective_named(name, Teacher(network), label_smoothing=0.1)
+    both = objective.mixed(student, x, (y, other), 0.7).terms
+    one, two = (objective(student, x, labels).terms for labels in (y, other))
+    for term, value in both.items():
+        torch.testing.assert_close(value, 0.7 * one[term] + 0.3 * two[term])
+
+
+def test_training_with_mixup_and_a_teacher_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    _, network, _, _ = networks()
+    training = Training(epochs=2, mixup=0.4, layout="nchw", precision="32", batch_size=256)
+
+    def epochs(folder: Path) -> tuple[nn.Module, Iterator[Epoch]]:
+        torch.manual_seed(1)
+        student = slimcnn.build("resnet8", width=0.25)
+        objective = objective_named("kd+scale_factor", Teacher(network))
+        return student, slimcnn.fit(student, data, training=training, objective=objective, folder=folder)
+
+    ends = []
+    for stops in (False, True):
+        student, run = epochs(tmp_path / str(stops))
+        if stops:
+            next(run)
+            del run
+            student, run = epochs(tmp_path / str(stops))
+        assert next(run).terms["scale_factor"] > 0
+        assert len(list(run)) == 1
+        ends.append(student.state_dict())
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_mixup_refuses_views_and_objectives_that_know_nothing_of_it() -> None:
+    data, student = load_dataset("digits"), slimcnn.build("resnet8", width=0.25)
+    with pytest.raises(RecipeError, match="mixed images are no views"):
+        next(slimcnn.fit(student, data, training=Training(epochs=1, mixup=0.2, views=2)))
+    plain = cross_entropy()
+    with pytest.raises(RecipeError, match="cannot average over two labels"):
+        next(slimcnn.fit(student, data, training=Training(epochs=1, mixup=0.2), objective=lambda *batch: plain(*batch)))

@@ -29,19 +29,23 @@ def alone():
     return one_or_two(None, Fabric(accelerator="cpu", devices=1))
 
 
-@pytest.mark.parametrize("name", ["plain", "batch_norm", "averaged"])
+@pytest.mark.parametrize("name", ["plain", "batch_norm", "averaged", "taught"])
 def test_both_ranks_end_with_the_same_bits_and_the_same_curve(ranks, name):
     first, second = (rank[name] for rank in ranks)
     assert first["curve"] == second["curve"]
     assert all(torch.equal(tensor, second["weights"][key]) for key, tensor in first["weights"].items())
 
 
-def test_two_processes_train_as_one_where_no_batch_norm_looks_at_the_share(ranks, alone):
+@pytest.mark.parametrize("name", ["plain", "taught"])
+def test_two_processes_train_as_one_where_no_batch_norm_looks_at_the_share(ranks, alone, name):
     """With batch norm each rank normalises by the statistics of its own half of the batch: other numbers by design."""
-    for key, tensor in alone["plain"]["weights"].items():
-        torch.testing.assert_close(ranks[0]["plain"]["weights"][key], tensor, rtol=1e-4, atol=1e-6)
-    for two, one in zip(ranks[0]["plain"]["curve"], alone["plain"]["curve"], strict=True):
+    for key, tensor in alone[name]["weights"].items():
+        torch.testing.assert_close(ranks[0][name]["weights"][key], tensor, rtol=1e-4, atol=1e-6)
+    for two, one in zip(ranks[0][name]["curve"], alone[name]["curve"], strict=True):
         assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_batch_norm_in_two_processes_sees_other_statistics(ranks, alone):
     variances = [found["batch_norm"]["weights"]["1.running_var"] for found in (ranks[0], alone)]
     assert not torch.allclose(*variances)
 

@@ -7,6 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from training_runs import network, shapes, tensors
 
+from slimcnn.distillation import Teacher, objective_named
 from slimcnn.errors import RunError, TrainingDiverged
 from slimcnn.objectives import Loss, cross_entropy
 from slimcnn.training import Training, evaluate, fit
@@ -31,6 +32,12 @@ def one_or_two(out: Path | None, fabric: Fabric) -> dict:
         history += list(epochs)
         curve = [(epoch.loss, epoch.train_top1, epoch.validation_top1) for epoch in history]
         results[name] = {"weights": tensors(model), "curve": curve}
+    teacher = network(width=7, batch_norm=False, dropout=0.0)
+    taught = network(batch_norm=False, dropout=0.0)
+    objective = objective_named("kd+scale_factor", Teacher(teacher))
+    history = list(fit(taught, shapes(n=101), training=SETTINGS, objective=objective, fabric=fabric))
+    curve = [(epoch.loss, epoch.train_top1, epoch.validation_top1) for epoch in history]
+    results["taught"] = {"weights": tensors(taught), "curve": curve}
     data = shapes()
     found = evaluate(network(), data.test, data.normalisation, batch_size=7, fabric=fabric)
     results["evaluation"] = [found.top1, found.top5, found.loss, found.n]

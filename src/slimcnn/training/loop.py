@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from slimcnn.datasets import Dataset, batches, indices
 from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
-from slimcnn.objectives import Objective, cross_entropy
+from slimcnn.objectives import Loss, Objective, cross_entropy
 from slimcnn.training.epochs import GRADIENT, Epoch, Tally, culprit
 from slimcnn.training.evaluation import Evaluation, evaluate
 from slimcnn.training.interrupts import interrupts_noted
@@ -79,6 +79,8 @@ def fit(
         raise RecipeError(
             f"label_smoothing={training.label_smoothing} is for the default objective: give it to yours instead"
         )
+    if training.mixup and training.views:
+        raise RecipeError("mixup and views: a teacher's answers to views are kept, and mixed images are no views")
     start = partial(
         begin,
         model,
@@ -188,7 +190,7 @@ def _step(run: Run, stand: Stand, x: Tensor, y: Tensor) -> tuple[list[str], Tens
     if before_step is not None:
         before_step(stand.epoch + stand.step / run.steps)
     with torch.autocast(x.device.type, MIXED.get(training.precision), enabled=training.precision in MIXED):
-        loss = run.objective(run.forward, x, y)
+        loss = _mixed(run, x, y) if training.mixup else run.objective(run.forward, x, y)
     total = loss.total
     if world > 1:
         # The processes' gradients are averaged; a share of the last batch may be an image larger than another.
@@ -209,6 +211,19 @@ def _step(run: Run, stand: Stand, x: Tensor, y: Tensor) -> tuple[list[str], Tens
     named = dict(loss.terms) | {f"{GRADIENT}{name}": size for name, size in loss.gradients.items()}
     terms = [term.detach().float() * len(y) for term in named.values()]
     return list(named), torch.stack([*terms, hits.float(), torch.full_like(hits, len(y)).float()])
+
+
+def _mixed(run: Run, x: Tensor, y: Tensor) -> Loss:
+    """The loss of images that are mixed with others of their batch; hits count labels that prevail."""
+    mixed = getattr(run.objective, "mixed", None)
+    if mixed is None:
+        raise RecipeError("mixup: the objective has no `mixed`, so that it cannot average over two labels")
+    alpha = torch.tensor(float(run.training.mixup or 0))
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    share = max(share, 1 - share)  # a pair comes in either order
+    order = torch.randperm(len(y)).to(y.device)
+    loss: Loss = mixed(run.forward, share * x + (1 - share) * x[order], (y, y[order]), share)
+    return loss
 
 
 def _seed(seed: int, epoch: int, step: int, rank: int) -> int:

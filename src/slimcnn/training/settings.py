@@ -45,6 +45,9 @@ class Training(BaseModel):
     """Linear rise to the peak, before cosine and step; one_cycle has its own."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Of the cross entropy that `fit` uses when it is given no objective."""
+    mixup: float | None = Field(default=None, gt=0)
+    """Images are mixed in pairs, by a share drawn from Beta(mixup, mixup); the loss is averaged over both labels
+    (Zhang et al. 2018, arXiv 1710.09412).  0.2 is usual."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay per step of an exponential moving average of weights and buffers; what is evaluated and returned."""
     clip_norm: float | None = Field(default=None, gt=0)
