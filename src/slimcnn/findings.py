@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from slimcnn.datasets import batches
-from slimcnn.distillation.scale_factor import class_factors
+from slimcnn.closeness import TEMPERATURE, closeness_of
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.walking import named_tensors
@@ -121,28 +120,16 @@ def about_rewrite(rule: str, found: Rewritten) -> dict[str, Any]:
     return {"target": rule, "verdict": None, "rewrites": tuple(changes), "units": tuple(units)}
 
 
-CLOSENESS_TEMPERATURE = 4.0
-
-
 def about_lesson(objective: str, start: Start, student: nn.Module) -> dict[str, Any]:
     """Say of a student what the report shows of it alone."""
     images = start.dataset.validation
-    found = [_closeness(network, start) for network in (start.model, student)]
+    data = start.dataset
+    found = [closeness_of(network, images, data.normalisation, data.classes) for network in (start.model, student)]
     closeness = Closeness(
-        classes=start.dataset.classes, teacher=found[0], student=found[1], temperature=CLOSENESS_TEMPERATURE,
+        classes=start.dataset.classes, teacher=found[0], student=found[1], temperature=TEMPERATURE,
         images=len(images),
     )  # fmt: skip
     return {"target": objective, "verdict": None, "closeness": closeness}
-
-
-@torch.no_grad()
-def _closeness(network: nn.Module, start: Start) -> tuple[tuple[float, ...], ...]:
-    home = next(network.parameters()).device
-    feed = batches(start.dataset.validation, 256, normalisation=start.dataset.normalisation, device=home)
-    answers = [(network.eval()(x).float().cpu(), y.cpu()) for x, y in feed]
-    logits, labels = (torch.cat(parts) for parts in zip(*answers, strict=True))
-    found = class_factors(logits[:, : len(start.dataset.classes)], labels, CLOSENESS_TEMPERATURE)
-    return tuple(tuple(round(value, 4) for value in row) for row in found.tolist())
 
 
 def _places(small: nn.Module) -> dict[str, str]:

@@ -109,6 +109,50 @@ def norms(
 
 
 @app.command()
+def closeness(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints; first the teacher, then students.")],
+    data: options.DataName = "digits",
+    image_size: options.ImageSize = None,
+    limit: options.Limit = None,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("closeness.html"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Draw how close networks find classes to each other, and the pairs that are taken for one another.
+
+    Example: slimcnn closeness teacher.safetensors kd.safetensors scale_factor.safetensors --data cifar100
+    """
+    from slimcnn.closeness import closeness_of
+    from slimcnn.compress import prepare
+    from slimcnn.errors import ModelError
+    from slimcnn.files import write_text
+    from slimcnn.reporting.closeness import closest, render_closeness
+
+    names = [path.stem for path in checkpoints]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}/{path.stem}" for path in checkpoints]
+    if len(set(names)) < len(names):
+        raise ModelError(f"checkpoints of the same name, {', '.join(names)}: give each another, they name the maps")
+    found = {}
+    with showing(as_json) as show:
+        for name, path in zip(names, checkpoints, strict=True):
+            start = prepare(recipe_of(network_and_data("", path, data, [], image_size, limit, 0), []), show)
+            classes = start.dataset.classes
+            found[name] = closeness_of(start.model, start.dataset.validation, start.dataset.normalisation, classes)
+    images = len(start.dataset.validation)
+    write_text(out, render_closeness(start.dataset.name, classes, found, images))
+    pairs = closest(classes, found)
+    if as_json:
+        print_json({"classes": list(classes), "images": images, "networks": found})
+    else:
+        for one, other, values in pairs:
+            typer.echo(
+                f"{one} is taken for {other}: "
+                + ", ".join(f"{v:.2f} ({n})" for n, v in zip(names, values, strict=True))
+            )
+        typer.echo(out)
+
+
+@app.command()
 def measure(
     model: options.Model = "",
     weights: options.Weights = None,

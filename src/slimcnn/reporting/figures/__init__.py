@@ -1,7 +1,7 @@
 """The pictures of a report: matplotlib draws them, the page's style sheet colours them."""
 
 from slimcnn.reporting.figures.choice import choice
-from slimcnn.reporting.figures.closeness import closeness
+from slimcnn.reporting.figures.closeness import closeness, closeness_maps
 from slimcnn.reporting.figures.curves import curves
 from slimcnn.reporting.figures.drawing import Panel, house_style
 from slimcnn.reporting.figures.front import front
@@ -16,6 +16,7 @@ __all__ = [
     "Panel",
     "choice",
     "closeness",
+    "closeness_maps",
     "curves",
     "front",
     "house_style",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,32 +20,42 @@ CELL, NAME, MOST = 13, 76, 15
 """Pixels of a cell, of the names beside it, and classes on a map at most."""
 
 
+Matrix = tuple[tuple[float, ...], ...]
+
+
 def closeness(found: Closeness) -> list[Panel]:
-    """Maps of the classes with the closest pairs: the darker, the closer column j is to images of row i."""
-    teacher, student = np.array(found.teacher), np.array(found.student)
-    chosen = _closest(teacher, student)
-    names = [found.classes[k] for k in chosen]
+    """Maps of teacher, student and their difference; the darker, the closer column j is to images of row i."""
+    return closeness_maps(found.classes, {"teacher": found.teacher, "student": found.student})
+
+
+def closeness_maps(classes: tuple[str, ...], found: Mapping[str, Matrix]) -> list[Panel]:
+    """A map for each network, then what each differs by from the one before it; the classes with the closest pairs."""
+    matrices = {name: np.array(matrix) for name, matrix in found.items()}
+    chosen = _closest(list(matrices.values()))
+    names = [classes[k] for k in chosen]
     part = np.ix_(chosen, chosen)
-    lowest = min(float(_off_diagonal(m[part]).min()) for m in (teacher, student))
+    lowest = min(float(_off_diagonal(m[part]).min()) for m in matrices.values())
     panels = []
-    for name, matrix in (("teacher", teacher), ("student", student)):
+    for name, matrix in matrices.items():
         shares = 1 - matrix[part] / min(lowest, -1e-9)
-        panels.append(_panel(name, names, np.clip(shares, 0, 1), AFTER, f"closest: {_pair(matrix, found.classes)}"))
-    change = (student - teacher)[part]
-    largest = max(float(np.abs(_off_diagonal(change)).max()), 1e-9)
-    note = f"mean size {np.abs(_off_diagonal(student - teacher)).mean():.2f} of all pairs"
-    panels.append(_panel("student - teacher", names, change / largest, AFTER, note))
+        panels.append(_panel(name, names, np.clip(shares, 0, 1), AFTER, f"closest: {_pair(matrix, classes)}"))
+    pairs = list(pairwise(matrices))
+    changes = {f"{other} - {one}": matrices[other] - matrices[one] for one, other in pairs}
+    largest = max([float(np.abs(_off_diagonal(change[part])).max()) for change in changes.values()], default=1e-9)
+    for name, change in changes.items():
+        note = f"mean size {np.abs(_off_diagonal(change)).mean():.2f} of all pairs"
+        panels.append(_panel(name, names, change[part] / max(largest, 1e-9), AFTER, note))
     return panels
 
 
-def _closest(teacher: np.ndarray, student: np.ndarray) -> list[int]:
+def _closest(matrices: Sequence[np.ndarray]) -> list[int]:
     """Choose the classes with the closest pairs, in their order."""
-    both = np.maximum(teacher, student).copy()
-    np.fill_diagonal(both, -np.inf)
+    most = np.maximum.reduce(matrices)
+    np.fill_diagonal(most, -np.inf)
     chosen: list[int] = []
-    for place in np.argsort(-both, axis=None, kind="stable"):
-        chosen += [int(k) for k in divmod(int(place), len(both)) if k not in chosen]
-        if len(chosen) >= min(MOST, len(both)):
+    for place in np.argsort(-most, axis=None, kind="stable"):
+        chosen += [int(k) for k in divmod(int(place), len(most)) if k not in chosen]
+        if len(chosen) >= min(MOST, len(most)):
             break
     return sorted(chosen[:MOST])
 
@@ -86,7 +99,7 @@ def _panel(name: str, names: list[str], shares: np.ndarray, colour: str, note: s
     label = f"{name}: how close {n} classes are, one to another; {note}"
     side = CELL * n
     svg = picture(
-        draw, name=f"closeness-{name.replace(' ', '')}", label=label, width=NAME + side + 4, height=side + NAME + 4,
+        draw, name="closeness-" + re.sub(r"\W", "", name), label=label, width=NAME + side + 4, height=side + NAME + 4,
         margins=(NAME, 4, 4, NAME),
     )  # fmt: skip
     return Panel(name, note, svg)
