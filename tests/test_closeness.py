@@ -51,8 +51,9 @@ def test_the_command_compares_checkpoints_and_says_pairs_in_words(
     told = capsys.readouterr().out
     assert re.search(r"\w+ is taken for \w+: -?\d+\.\d\d \(teacher\), -?\d+\.\d\d \(kd\), -?\d+\.\d\d \(scale\)", told)
     page = out.read_text()
-    assert page.count("<svg") == 5  # three maps, and what each differs by from the one before
+    assert page.count("<svg") == 6  # three maps, what students differ by from the teacher, and from each other
     assert "kd - teacher" in page
+    assert "scale - teacher" in page
     assert "scale - kd" in page
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", page)
     assert run(line + " --json", monkeypatch) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from slimcnn.distillation.attention import attention_loss
 from slimcnn.distillation.centred_logit_mse import centred_logit_mse_loss
 from slimcnn.distillation.dist import dist_loss
 from slimcnn.distillation.dkd import dkd_loss, nckd_loss, tckd_loss
-from slimcnn.distillation.fitnet import fitnet_loss
+from slimcnn.distillation.fitnet import fitnet_loss, regressed
 from slimcnn.distillation.kd import kd_loss
 from slimcnn.distillation.rkd import rkd_loss
 from slimcnn.distillation.scale_factor import class_factor_loss, class_factors, closeness, scale_factor_loss
@@ -239,3 +240,27 @@ def test_no_gradient_reaches_the_teacher_and_equal_logits_cost_nothing(name: str
 def test_other_classes_are_refused(name: str) -> None:
     with pytest.raises(ModelError, match="must have the same classes"):
         LOSSES[name](torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+
+
+def test_hints_of_another_width_are_regressed_as_numpy_does() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(3, 5, 4, 4, requires_grad=True), torch.randn(3, 8, 4, 4)
+    rows = np.column_stack([student.detach().movedim(1, -1).reshape(-1, 5), np.ones(48)])
+    wanted = teacher.movedim(1, -1).reshape(-1, 8).numpy()
+    solution, *_ = np.linalg.lstsq(rows, wanted, rcond=None)
+    best = float(((rows @ solution - wanted) ** 2).mean())
+    assert fitnet_loss(student, teacher).item() == pytest.approx(best, rel=1e-4)
+    mixed = torch.einsum("oc,nchw->nohw", torch.randn(8, 5), student.detach())
+    assert fitnet_loss(student, mixed).item() < 1e-5  # what a 1x1 convolution can make is no error
+    assert regressed(student, teacher).shape == teacher.shape
+
+
+def test_the_gradient_of_regressed_hints_is_that_of_their_minimum() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 6, 4, 4)
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(fitnet_loss(student, teacher), student)
+    step = 1e-2 * torch.randn_like(student)
+    with torch.no_grad():
+        there, back = (fitnet_loss(student + sign * step, teacher) for sign in (1, -1))
+    assert float((there - back) / 2) == pytest.approx(float((gradient * step).sum()), rel=0.02, abs=1e-5)

@@ -29,7 +29,7 @@ def closeness(found: Closeness) -> list[Panel]:
 
 
 def closeness_maps(classes: tuple[str, ...], found: Mapping[str, Matrix]) -> list[Panel]:
-    """A map for each network, then what each differs by from the one before it; the classes with the closest pairs."""
+    """A map for each network, then what others differ by from the first and from each other; the closest classes."""
     matrices = {name: np.array(matrix) for name, matrix in found.items()}
     chosen = _closest(list(matrices.values()))
     names = [classes[k] for k in chosen]
@@ -39,7 +39,8 @@ def closeness_maps(classes: tuple[str, ...], found: Mapping[str, Matrix]) -> lis
     for name, matrix in matrices.items():
         shares = 1 - matrix[part] / min(lowest, -1e-9)
         panels.append(_panel(name, names, np.clip(shares, 0, 1), AFTER, f"closest: {_pair(matrix, classes)}"))
-    pairs = list(pairwise(matrices))
+    first, *others = matrices
+    pairs = [(first, other) for other in others] + list(pairwise(others))
     changes = {f"{other} - {one}": matrices[other] - matrices[one] for one, other in pairs}
     largest = max([float(np.abs(_off_diagonal(change[part])).max()) for change in changes.values()], default=1e-9)
     for name, change in changes.items():
