@@ -45,7 +45,25 @@ def test_every_shipped_lesson_has_a_loss_that_its_student_can_learn_by(path: Pat
     assert {"cross_entropy", "kd", "scale_factor"} == set(loss.terms)
 
 
-@pytest.mark.parametrize("path", sorted({*RECIPES} - {*REWRITING} - {*TEACHING}), ids=lambda path: path.stem)
+COMPACT = [path for path in RECIPES if path.stem.startswith("compact")]
+
+
+@pytest.mark.parametrize("path", COMPACT, ids=lambda path: path.stem)
+def test_every_shipped_compact_network_learns_on_cifar(path: Path) -> None:
+    recipe = read_recipe(path)
+    learns = recipe.network if recipe.distill is None else recipe.distill.student
+    model = slimcnn.build(
+        learns.model, **({"num_classes": 10, "image_size": 32} if recipe.distill else {}) | learns.arguments
+    )
+    loss = slimcnn.objectives.cross_entropy()(model, torch.randn(2, 3, 32, 32), torch.tensor([3, 9]))
+    loss.total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert recipe.prune is None
+
+
+@pytest.mark.parametrize(
+    "path", sorted({*RECIPES} - {*REWRITING} - {*TEACHING} - {*COMPACT}), ids=lambda path: path.stem
+)
 def test_every_shipped_recipe_has_a_plan(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.prune is not None

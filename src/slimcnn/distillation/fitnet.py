@@ -14,7 +14,7 @@ from slimcnn.objectives import Terms
 def fitnet_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     """Mean of (r(F_s) - F_t)² over everything; (n, c, h, w) each, averaged to the smaller size where sizes differ.
 
-    r is the identity where both have as many channels.  Elsewhere the paper's r is a convolution that learns along; here
+    r is the identity where both have as many channels.  Elsewhere the paper's r is a convolution that learns; here
     it is the 1x1 convolution that is best for this batch, solved by least squares (`regressed`): nothing more to train,
     to save or to tune, and the gradient is that of the minimum.
 
