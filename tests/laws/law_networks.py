@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import slimcnn
 from at_hand import Net
 from slimcnn.layers.channel_pad import ChannelPad
+from slimcnn.layers.shifts import ActiveShift, AddressShift, ChannelShift, GroupedShift, SparseShift
 
 Conv = nn.Conv2d
 
@@ -240,6 +241,23 @@ def partly_locked() -> nn.Module:
         three=unit(8, 10),
         head=head(10),
     )
+
+
+@network
+def shifts() -> nn.Module:
+    def run(n: Net, x: Tensor) -> Tensor:
+        y = n.stem(x)
+        for block in n.blocks:
+            y = y + block(y)
+        return n.head(n.strided(y))
+
+    def block(move: nn.Module, hidden: int = 20) -> nn.Module:
+        return nn.Sequential(unit(8, hidden, 1), move, Conv(hidden, 8, 1), nn.BatchNorm2d(8))
+
+    moves = [GroupedShift(20), GroupedShift(20, order="blocks"), ActiveShift(20), SparseShift(20), AddressShift(20),
+             nn.Sequential(ChannelShift(2), GroupedShift(20))]  # fmt: skip
+    return Net(run, stem=unit(3, 8), blocks=nn.ModuleList(map(block, moves)), head=head(12),
+               strided=nn.Sequential(unit(8, 20, 1), GroupedShift(20, stride=2), unit(20, 12, 1)))  # fmt: skip
 
 
 @network
