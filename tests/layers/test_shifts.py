@@ -116,6 +116,20 @@ def test_what_a_cut_leaves_of_a_grouped_shift_moves_like_the_loop(
         assert torch.allclose((back * other).sum(), (gradient * forth).sum(), rtol=0, atol=1e-9)
 
 
+def test_displacements_that_are_replaced_are_noticed() -> None:
+    layer, x = AddressShift(8), torch.randn(1, 8, 4, 4)
+    for number in range(20):  # a new tensor may lie where the old one was
+        layer.dx = torch.full((8,), number % 3)
+        assert np.array_equal(layer(x.double()).numpy(), expected(layer, x.double(), 1))
+
+
+@pytest.mark.parametrize("kind", [GroupedShift, ActiveShift, SparseShift, AddressShift])
+def test_no_channels_are_moved_to_no_channels(kind: type[nn.Module]) -> None:
+    layer = kind(0)
+    with torch.no_grad():
+        assert layer(torch.zeros(2, 0, 5, 5)).shape == (2, 0, 5, 5)
+
+
 def test_displacements_that_change_in_place_are_noticed() -> None:
     layer, x = AddressShift(8), torch.randn(1, 8, 4, 4)
     layer(x)

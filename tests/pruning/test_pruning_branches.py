@@ -115,3 +115,19 @@ def test_an_empty_convolution_is_one_whose_weights_are_zero(kind: int, options: 
     expected = conv(x)
     conv.weight, conv.in_channels = nn.Parameter(conv.weight.detach()[:, :0]), 0
     assert torch.equal(make_empty(conv)(x[:, :0]), expected)
+
+
+@pytest.mark.parametrize("name", ["as_net", "shift_resnet20", "shiftnet_b", "fe_net"])
+def test_branches_of_shifts_may_go_too(name: str, tmp_path: Path) -> None:
+    small_images = {"image_size": 32, "num_classes": 10} if name in ("shiftnet_b", "fe_net") else {}
+    model = randomised(name, width=0.5, **small_images).eval()
+    graph = graph_of(model)
+    names = [group.name for group in graph.groups if group.branch][:2]
+    assert len(names) == 2
+    plan = allocate(graph, score(model, graph, "l2"), Target(per_layer=dict.fromkeys(names, 1.0), min_channels=0))
+    small = prune(model, graph, plan)
+    assert verify(mask(model, graph, plan), small, graph, plan).equal
+    small.train()(torch.randn(2, 3, 32, 32)).sum().backward()
+    slimcnn.save(small, tmp_path / "small.safetensors")
+    again = slimcnn.load(tmp_path / "small.safetensors").eval()
+    assert torch.equal(again(torch.ones(1, 3, 32, 32)), small.eval()(torch.ones(1, 3, 32, 32)))

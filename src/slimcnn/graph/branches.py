@@ -18,7 +18,8 @@ WEIGHTED = {"convolution", "native_batch_norm", "_native_batch_norm_legit_no_tra
 
 HARMLESS = """relu relu_ hardtanh hardtanh_ hardswish hardswish_ silu silu_ sigmoid sigmoid_ hardsigmoid hardsigmoid_
     gelu leaky_relu leaky_relu_ elu elu_ mish mish_ tanh tanh_ add add_ mul mul_ sub sub_ mean clone
-    _adaptive_avg_pool2d dropout native_dropout cat alias detach""".split()
+    _adaptive_avg_pool2d dropout native_dropout cat alias detach round _to_copy slimcnn::shift
+    slimcnn::interpolate""".split()
 """Operations that a tensor without channels passes."""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 SMALL = 210_000
 """Numbers up to which one padded copy is faster than a copy for every direction."""
@@ -140,11 +140,11 @@ def _moves(dy: Tensor, dx: Tensor) -> Moves:
     """Prepare the moves once for as long as the displacements stay what they are."""
     if dy.is_inference() or dx.is_inference():  # they have no version
         return _moves_of_bytes(_bytes(dy), _bytes(dx))
+    versions = dy._version, dx._version
     found = _KNOWN.get(dy)
-    key = dy._version, id(dx), dx._version
-    if found is None or found[0] != key:
-        found = _KNOWN[dy] = key, _moves_of_bytes(_bytes(dy), _bytes(dx))
-    moves: Moves = found[1]
+    if found is None or found[0]() is not dx or found[1] != versions:
+        found = _KNOWN[dy] = TensorWeakRef(dx), versions, _moves_of_bytes(_bytes(dy), _bytes(dx))
+    moves: Moves = found[2]
     return moves
 
 
@@ -206,6 +206,8 @@ def _shift_back(gradient: Tensor, dy: Tensor, dx: Tensor, stride: int, height: i
 def _moved(x: Tensor, moves: Moves, stride: int) -> Tensor:
     n, c, h, w = x.shape
     slabs = moves.slabs
+    if not c:
+        return _strided(x, stride)
     if slabs is None or _too_short(x, moves, len(slabs)):
         kernel = moves.kernel(x)
         return F.conv2d(x, kernel, None, stride, moves.radius, groups=len(kernel))
@@ -391,6 +393,8 @@ def interpolated_back(
 
 
 def _interpolate(x: Tensor, dy: Tensor, dx: Tensor, stride: int) -> Tensor:
+    if not x.shape[1]:
+        return _strided(x, stride)
     kernel = kernel_of(dy, dx, reach(dy, dx))
     return F.conv2d(x, kernel.to(x.dtype), None, stride, kernel.shape[-1] // 2, groups=len(kernel))
 
