@@ -17,7 +17,6 @@ from slimcnn.layers.shifts import AddressShift, ChannelShift
 from slimcnn.models.building import check_positive, initialise, networks, normalised, scaled
 
 SOURCE = "He et al. 2019, arXiv 1809.08458, abstract"
-EXPERIMENTAL = "the paper's table of blocks is not public: built from its abstract"
 
 
 class AddressBlock(nn.Module):
@@ -66,15 +65,13 @@ class AddressNet(nn.Module):
         return logits
 
 
-@networks.add("address_net20", source=SOURCE, family="shift", input=(3, 32, 32), params=87_130, macs=15_385_216,
-              experimental=EXPERIMENTAL)  # fmt: skip
+@networks.add("address_net20", source=SOURCE, family="shift", input=(3, 32, 32), params=87_130, macs=15_385_216)
 def address_net20(num_classes: int = 10, in_channels: int = 3, expansion: int = 6, width: float = 1.0) -> nn.Module:
     """AddressNet-20 for 32x32 images (He et al. 2019, arXiv 1809.08458), experimental: from the paper's abstract."""
     return AddressNet(20, num_classes, in_channels, expansion, width)
 
 
-@networks.add("address_net44", source=SOURCE, family="shift", input=(3, 32, 32), params=222_426, macs=34_259_584,
-              experimental=EXPERIMENTAL)  # fmt: skip
+@networks.add("address_net44", source=SOURCE, family="shift", input=(3, 32, 32), params=222_426, macs=34_259_584)
 def address_net44(num_classes: int = 10, in_channels: int = 3, expansion: int = 6, width: float = 1.0) -> nn.Module:
     """AddressNet-44 for 32x32 images (He et al. 2019, arXiv 1809.08458), experimental: from the paper's abstract."""
     return AddressNet(44, num_classes, in_channels, expansion, width)

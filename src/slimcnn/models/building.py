@@ -18,7 +18,7 @@ networks: Registry[Callable[..., nn.Module]] = Registry("network", home="slimcnn
 
 An entry's facts hold `input` (c, h, w), `params` and `macs` (batch 1) with the default arguments and, where it is
 published, `top1` in % on CIFAR-10 (for ImageNet see `published`).  `family` is "spatial" or "shift" for compact
-networks; `experimental` says why a network may not be its paper's.
+networks.
 """
 
 SMALL_IMAGES = 64
