@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import slimcnn
@@ -67,6 +68,12 @@ def test_checkpoints_that_cannot_be_told_apart_are_refused(
     slimcnn.save(slimcnn.build("resnet8"), path)
     assert run(f"slimcnn closeness {path} {path} --data digits", monkeypatch) == 2
     assert "give each another" in capsys.readouterr().err
+    assert run(f"slimcnn closeness {tmp_path / 'b.safetensors'} --data digits", monkeypatch) == 2
+    assert "no weights file" in capsys.readouterr().err
+    plain = tmp_path / "plain.safetensors"
+    save_file({"weight": torch.zeros(2)}, plain)
+    assert run(f"slimcnn closeness {plain} --data digits", monkeypatch) == 2
+    assert "is no checkpoint of slimcnn" in capsys.readouterr().err
 
 
 def test_names_from_outside_are_escaped() -> None:

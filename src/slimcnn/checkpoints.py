@@ -105,7 +105,9 @@ def read_information(path: str | Path) -> dict[str, Any]:
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Ask whether a file is one of `save`."""
+    """Ask whether a file is one of `save`; `CheckpointError` if there is no file."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"no weights file {path}" + (": it is a folder" if Path(path).is_dir() else ""))
     try:
         _header(Path(path))
     except CheckpointError:

@@ -96,6 +96,22 @@ def test_any_whole_displacements_are_moved_like_the_loop(seed: int, stride: int)
     assert torch.autograd.gradcheck(lambda x: shift(x, dy[:9], dx[:9], stride), x[:1, :9].detach().requires_grad_())
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_a_stride_in_the_shift_is_the_stride_of_the_1x1_behind_it(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    fused = nn.Sequential(GroupedShift(20, 3, stride=2), nn.Conv2d(20, 6, 1)).double()
+    plain = nn.Sequential(GroupedShift(20, 3), nn.Conv2d(20, 6, 1, stride=2)).double()
+    plain[1].load_state_dict(fused[1].state_dict())
+    x = torch.randn(2, 20, *size, dtype=torch.float64)
+    ys, gradients = [], []
+    for net in (fused, plain):
+        z = x.clone().requires_grad_()
+        ys.append(net(z))
+        gradients += torch.autograd.grad(ys[-1].square().sum(), z)
+    assert torch.allclose(*ys, rtol=0, atol=1e-12)
+    assert torch.allclose(*gradients, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("small", [0, 10**9], ids=["in runs", "as a convolution"])
 @pytest.mark.parametrize("order", ["interleaved", "blocks"])
 def test_what_a_cut_leaves_of_a_grouped_shift_moves_like_the_loop(

@@ -121,6 +121,7 @@ def closeness(
 
     Example: slimcnn closeness teacher.safetensors kd.safetensors scale_factor.safetensors --data cifar100
     """
+    from slimcnn.checkpoints import is_checkpoint
     from slimcnn.closeness import closeness_of
     from slimcnn.compress import prepare
     from slimcnn.errors import ModelError
@@ -132,6 +133,9 @@ def closeness(
         names = [f"{path.parent.name}/{path.stem}" for path in checkpoints]
     if len(set(names)) < len(names):
         raise ModelError(f"checkpoints of the same name, {', '.join(names)}: give each another, they name the maps")
+    for path in checkpoints:
+        if not is_checkpoint(path):
+            raise ModelError(f"{path} is no checkpoint of slimcnn, which says the network: slimcnn train writes one")
     found = {}
     with showing(as_json) as show:
         for name, path in zip(names, checkpoints, strict=True):
