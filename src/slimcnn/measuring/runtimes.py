@@ -17,15 +17,18 @@ from slimcnn.errors import ModelError
 
 RUNTIMES = {"eager": "torch eager", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 """Name → title."""
+EXPORTING = ("onnx", "onnxscript")
+"""Packages by which PyTorch exports."""
 
 
 def installed() -> list[str]:
-    """Name the runtimes that are on this machine.
+    """Name the runtimes that are on this machine, with what exporting to them needs.
 
     >>> "eager" in installed()
     True
     """
-    return ["eager", *(name for name in ("onnxruntime", "openvino") if find_spec(name))]
+    exports = all(find_spec(package) for package in EXPORTING)
+    return ["eager", *(name for name in ("onnxruntime", "openvino") if exports and find_spec(name))]
 
 
 class Exported(nn.Module):
@@ -48,7 +51,7 @@ def onnx_of(model: nn.Module, example: Tensor) -> bytes:
     Raises:
         ModelError: it cannot be exported, or the packages for it are not installed.
     """
-    if not all(find_spec(package) for package in ("onnx", "onnxscript")):
+    if not all(find_spec(package) for package in EXPORTING):
         raise ModelError("exporting needs more packages: pip install 'slimcnn[export]'")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about its insides
