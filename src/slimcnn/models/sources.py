@@ -69,7 +69,8 @@ def refuse_unknown_network(spec: str) -> None:
     """Raise `UnknownName` for a name without a colon that none of our networks has."""
     if ":" not in spec and spec not in networks:
         forms = ("timm:NAME", "torchvision:NAME", "package.module:function")
-        raise UnknownName("network", spec, [*(entry.name for entry in networks), *forms])
+        close = _closest(spec, [entry.name for entry in networks])
+        raise UnknownName("network", spec, [*close, *forms, "see slimcnn list networks"])
 
 
 @dataclass(frozen=True)
