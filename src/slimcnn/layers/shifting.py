@@ -171,7 +171,15 @@ def shift(x: Tensor, dy: Tensor, dx: Tensor, stride: int = 1) -> Tensor:
     """
     if torch.is_grad_enabled() and x.requires_grad:
         return _Shift.apply(x, dy, dx, stride)  # type: ignore[no-any-return]
+    if _nobody_watches(x):
+        return _shift(x, dy, dx, stride)
     return torch.ops.slimcnn.shift(x, dy, dx, stride)  # type: ignore[no-any-return]
+
+
+def _nobody_watches(x: Tensor) -> bool:
+    """Tell whether the way through the dispatcher, some microseconds, would be for nothing."""
+    watched = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
+    return not watched and type(x) is Tensor and not torch.compiler.is_compiling()
 
 
 class _Shift(torch.autograd.Function):
