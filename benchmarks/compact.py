@@ -33,6 +33,7 @@ from slimcnn.measuring.runtimes import installed, onnx_of, open_in
 from slimcnn.models import preprocessing
 from slimcnn.models.building import takes
 from slimcnn.training import Training
+from slimcnn.training.memory import keep_freed_memory
 
 HERE = Path(__file__).parent
 RAW = HERE / "compact"
@@ -78,6 +79,7 @@ def count(name: str, arguments: dict) -> tuple[int, float]:
 
 
 def check(threads: int) -> bool:
+    keep_freed_memory()
     torch.set_num_threads(threads)
     good = []
     for name, arguments, params, macs in COUNTS:
@@ -201,6 +203,7 @@ def ratio(calls: dict[str, Callable[[], object]], rounds: int) -> float:
 
 
 def times(raw: Path, threads: int) -> None:
+    keep_freed_memory()  # else whoever asks for fresh pages at the wrong moment loses, whatever it computes
     torch.set_num_threads(threads)
     runtimes = tuple(name for name in installed() if name != "eager")
     for batch in (1, 64):
