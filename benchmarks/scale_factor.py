@@ -1,9 +1,9 @@
 """Distillation with a scale factor: properties, agreement with other implementations, and the required controls.
 
-    python benchmarks/scale_factor.py --check        # under a minute: nothing is trained; exit code 1 if one falls
-    short python benchmarks/scale_factor.py --data cifar100:PATH       # the controls: ResNet-32 → ResNet-8, 15
-    epochs, 3 seeds python benchmarks/scale_factor.py --cost         # what the teacher costs: milliseconds of a step
-    python benchmarks/scale_factor.py --table        # scale_factor.md from the JSON files
+    python benchmarks/scale_factor.py --check                        # seconds: nothing is trained; exit code 1 if one falls short
+    python benchmarks/scale_factor.py --data cifar100:PATH           # the controls: ResNet-32 to ResNet-8, 3 seeds
+    python benchmarks/scale_factor.py --cost                         # what the teacher costs: milliseconds of a step
+    python benchmarks/scale_factor.py --table                        # scale_factor.md from the JSON files
 
 `pip install torchdistill` for the comparison with its losses; without it that line says so.  Results are JSON in
 scale_factor/, one file a row; what is there is not measured again, and a training that was stopped goes on.
