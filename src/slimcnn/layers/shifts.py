@@ -291,7 +291,7 @@ def _checked_stride(stride: int) -> int:
 
 
 def _check(x: Tensor, displacements: Tensor, layer: nn.Module) -> None:
-    if x.dim() != 4 or x.shape[1] != len(displacements):
+    if x.dim() != 4 or x.shape[1] != displacements.shape[0]:
         raise ModelError(
             f"{type(layer).__name__} moves {len(displacements)} channels of images (n, c, h, w): "
             f"it was given {tuple(x.shape)}"
