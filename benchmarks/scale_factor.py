@@ -48,6 +48,7 @@ CONTROLS = {
     "KD + centred logits": "kd+0.1*centred_logit_mse",
     "KD, larger step": "0.1*cross_entropy+{factor}*kd",
     "KD + scale factor": "kd+0.5*scale_factor",
+    "KD + scale factor, classes": "kd+0.5*scale_factor:level=class",
 }
 """`KD, larger step` has KD's weight raised until its gradient is as large as that of KD + scale factor."""
 
