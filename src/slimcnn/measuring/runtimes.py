@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
+from slimcnn.measuring.running import undisturbed
 
 RUNTIMES = {"eager": "torch eager", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 """Name → title."""
@@ -53,12 +54,12 @@ def onnx_of(model: nn.Module, example: Tensor) -> bytes:
     """
     if not all(find_spec(package) for package in EXPORTING):
         raise ModelError("exporting needs more packages: pip install 'slimcnn[export]'")
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), undisturbed(model):
         warnings.simplefilter("ignore")  # the exporter's own, about its insides
         path = Path(folder) / "network.onnx"
         try:
             torch.onnx.export(
-                model.eval(), (example,), str(path), dynamo=True, input_names=["x"], output_names=["y"],
+                model, (example,), str(path), dynamo=True, input_names=["x"], output_names=["y"],
                 opset_version=18, external_data=False, verbose=False,
             )  # fmt: skip
         except Exception as error:
