@@ -18,8 +18,10 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -96,7 +98,7 @@ def check(threads: int) -> bool:
         for c, h in SHAPES:
             if c < 64:
                 continue
-            forward, both, _ = against_depthwise(c, h, batch, torch.contiguous_format, rounds=7)
+            forward, both, _ = against_depthwise(c, h, batch, LAYOUTS["nchw"], rounds=7)
             most = 1.0 if batch == 1 else 1 / 1.5
             where = f"batch {batch}, {c} x {h} x {h}"
             good.append(told(f"shift / depthwise 3x3, {where}, forward", 1 / forward["op"], most))
@@ -127,51 +129,56 @@ def exported() -> list[tuple[str, float]]:
 
 
 def against_depthwise(
-    c: int, h: int, batch: int, layout: torch.memory_format, rounds: int, runtimes: tuple[str, ...] = ()
+    c: int, h: int, batch: int, layouts: Sequence[torch.memory_format], rounds: int, runtimes: tuple[str, ...] = ()
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """How many times faster shift is than a depthwise 3x3, alone and with the 1x1 behind: forward, with backward, exported."""
+    """How many times faster shift is than a depthwise 3x3, alone and with the 1x1 behind: forward, with backward, exported.
+
+    Of several layouts each of the two has the one in which it is faster.
+    """
     torch.manual_seed(0)
     alone = {
         "depthwise": nn.Conv2d(c, c, 3, padding=1, groups=c, bias=False),
         "shift": GroupedShift(c, 3, order="blocks"),
     }
     pointwise = nn.Conv2d(c, c, 1, bias=False)
-    calls = {"op": alone, "pair": {name: nn.Sequential(layer, pointwise) for name, layer in alone.items()}}
-    x = torch.randn(batch, c, h, h).contiguous(memory_format=layout)
-    for pair in calls.values():
-        for module in pair.values():
-            module.to(memory_format=layout)
-    gradient = torch.randn(batch, c, h, h).contiguous(memory_format=layout)
-    needing = x.clone(memory_format=torch.preserve_format).requires_grad_()
-
-    def forward(module: nn.Module) -> Callable[[], None]:
-        def run() -> None:
-            with torch.inference_mode():
-                module(x)
-
-        return run
-
-    def both(module: nn.Module) -> Callable[[], None]:
-        def run() -> None:
-            module(needing).backward(gradient)
-
-        return run
-
+    forms = {"op": alone, "pair": {name: nn.Sequential(layer, pointwise) for name, layer in alone.items()}}
+    x = torch.randn(batch, c, h, h)
     results = []
-    for way in (forward, both):
+    for way in (forward, forward_and_backward):
         results.append({
-            what: ratio({name: way(module) for name, module in pair.items()}, rounds) for what, pair in calls.items()
+            what: ratio({name: [way(module, x, layout) for layout in layouts] for name, module in pair.items()}, rounds)
+            for what, pair in forms.items()
         })  # fmt: skip
     there = {}
     for runtime in runtimes:
-        forms = calls["pair"] | {"slices": nn.Sequential(SlicedShift(), pointwise)}
         opened = {
-            name: partial(open_in(runtime, onnx_of(module, x), torch.get_num_threads()), x)
-            for name, module in forms.items()
+            name: [partial(open_in(runtime, onnx_of(module, x), torch.get_num_threads()), x)]
+            for name, module in (forms["pair"] | {"slices": nn.Sequential(SlicedShift(), pointwise)}).items()
         }
         there[runtime] = ratio({name: opened[name] for name in ("depthwise", "shift")}, rounds)
         there[f"{runtime}, slices"] = ratio({"depthwise": opened["depthwise"], "shift": opened["slices"]}, rounds)
     return results[0], results[1], there
+
+
+def forward(module: nn.Module, x: Tensor, layout: torch.memory_format) -> Callable[[], None]:
+    module, x = deepcopy(module).to(memory_format=layout), x.contiguous(memory_format=layout)
+
+    def run() -> None:
+        with torch.inference_mode():
+            module(x)
+
+    return run
+
+
+def forward_and_backward(module: nn.Module, x: Tensor, layout: torch.memory_format) -> Callable[[], None]:
+    module = deepcopy(module).to(memory_format=layout)
+    gradient = torch.randn_like(x).contiguous(memory_format=layout)
+    needing = x.clone(memory_format=layout).requires_grad_()
+
+    def run() -> None:
+        module(needing).backward(gradient)
+
+    return run
 
 
 class SlicedShift(nn.Module):
@@ -186,24 +193,32 @@ class SlicedShift(nn.Module):
         ], 1)  # fmt: skip
 
 
-def ratio(calls: dict[str, Callable[[], object]], rounds: int) -> float:
-    """Median over rounds of depthwise's time / shift's; a round is several calls where one is short."""
-    for call in calls.values():
+def ratio(calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> float:
+    """Median over rounds of depthwise's time / shift's, each the faster of its calls; a round is several where one is short."""
+    for call in chain(*calls.values()):
         call()
         call()
     began = time.perf_counter()
-    calls["shift"]()
+    calls["shift"][0]()
     times = max(1, int(2e-3 / max(time.perf_counter() - began, 1e-6)))
     found = []
     for _ in range(rounds):
-        taken = {}
-        for name, call in calls.items():
-            began = time.perf_counter()
-            for _ in range(times):
-                call()
-            taken[name] = time.perf_counter() - began
+        taken = {name: min(spent(call, times) for call in ways) for name, ways in calls.items()}
         found.append(taken["depthwise"] / taken["shift"])
     return statistics.median(found)
+
+
+def spent(call: Callable[[], object], times: int) -> float:
+    began = time.perf_counter()
+    for _ in range(times):
+        call()
+    return time.perf_counter() - began
+
+
+LAYOUTS = {
+    "nchw": [torch.contiguous_format], "channels_last": [torch.channels_last],
+    "each its faster": [torch.contiguous_format, torch.channels_last],
+}  # fmt: skip
 
 
 def times(raw: Path, threads: int) -> None:
@@ -212,17 +227,18 @@ def times(raw: Path, threads: int) -> None:
     runtimes = tuple(name for name in installed() if name != "eager")
     for batch in (1, 64):
         for c, h in SHAPES:
-            for title, layout in (("nchw", torch.contiguous_format), ("channels_last", torch.channels_last)):
+            for title, layouts in LAYOUTS.items():
+                row = partial(times_row, c, h, batch, title, layouts, threads, runtimes if title == "nchw" else ())
+                path = raw / f"times_{batch}_{c}_{h}_{title.replace(' ', '_')}.json"
+                measured(path, row, "forward", "backward", "exported")
 
-                def row(
-                    c: int = c, h: int = h, title: str = title, batch: int = batch, layout: torch.memory_format = layout
-                ) -> dict:
-                    exports = runtimes if title == "nchw" else ()
-                    forward, both, there = against_depthwise(c, h, batch, layout, 11, exports)
-                    return {"kind": "times", "batch": batch, "channels": c, "side": h, "layout": title, "threads": threads,
-                            "forward": forward, "backward": both, "exported": there}  # fmt: skip
 
-                measured(raw / f"times_{batch}_{c}_{h}_{title}.json", row, "forward", "backward", "exported")
+def times_row(
+    c: int, h: int, batch: int, title: str, layouts: list[torch.memory_format], threads: int, runtimes: tuple[str, ...]
+) -> dict:
+    forward, both, there = against_depthwise(c, h, batch, layouts, 11, runtimes)
+    return {"kind": "times", "batch": batch, "channels": c, "side": h, "layout": title, "threads": threads,
+            "forward": forward, "backward": both, "exported": there}  # fmt: skip
 
 
 # --- accuracy ---------------------------------------------------------------------------------------------------------
@@ -341,7 +357,9 @@ def times_lines(found: list[dict]) -> list[str]:
     lines += ["| batch | shape | layout | forward | and backward | forward, + 1x1 | and backward, + 1x1 | "
               + "".join(f"{runtime}, + 1x1 | " for runtime in runtimes)]  # fmt: skip
     lines += ["|---|---|---|---|---|---|---|" + "---|" * len(runtimes)]
-    for one in sorted(rows, key=lambda one: (one["batch"], one["layout"] != "nchw", one["channels"], -one["side"])):
+    for one in sorted(
+        rows, key=lambda one: (one["batch"], [*LAYOUTS].index(one["layout"]), one["channels"], -one["side"])
+    ):
         shape, ways = f"{one['channels']} x {one['side']} x {one['side']}", (one["forward"], one["backward"])
         cells = [*(way["op"] for way in ways), *(way["pair"] for way in ways)]
         there = "".join(f"{one['exported'][runtime]:.2f} | " if one["exported"] else "| " for runtime in runtimes)
@@ -352,7 +370,7 @@ def times_lines(found: list[dict]) -> list[str]:
 
 
 TIMES = """How many times faster: median over rounds of the time of a depthwise 3x3 / the time of a grouped shift of as many channels, and the
-same with a 1x1 convolution behind each.  One thread.  Exported, a shift is a depthwise
+same with a 1x1 convolution behind each.  "each its faster": each in the layout in which it is faster, the input already so.  One thread.  Exported, a shift is a depthwise
 convolution; "slices" is the other way, slices of a padded image that are concatenated."""
 
 
