@@ -220,8 +220,8 @@ def zoo(
         for one in found
     ]  # fmt: skip
     headline = f"{len(found)} compact networks: published accuracy, measured cost"
-    threads = f"{timed[0].threads} thread{'s' * (timed[0].threads > 1)}"
-    where = f"{timed[0].device}, {threads}, batch {timed[0].batch}."
+    cores = f"{timed[0].threads} thread{'s' * (timed[0].threads > 1)}"
+    where = f"{timed[0].device}, {cores}, batch {timed[0].batch}."
     write_text(out, render_zoo(headline, [time.runtime for time in timed], lines, where))
     if as_json:
         print_json(describe_zoo(found))
