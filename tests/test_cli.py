@@ -286,7 +286,7 @@ def test_a_student_learns_from_a_teacher_and_a_compressed_network_from_its_origi
 ) -> None:
     quick = "--data digits --limit 300 --epochs 1 --set distill.training.layout=nchw --set latency_seconds=0.2"
     teacher = f"--teacher-weights {finished}/original.safetensors"
-    width = "--set 'distill.student.arguments={\"width\": 0.5}'"
+    width = "--student-arg width=0.5"
     loss = "--loss kd+scale_factor:warmup=1+attention:layer=layer3 --teacher-cache 2"
     code, _, err = call(
         f"distill {teacher} --student resnet8 {width} {loss} {quick} --out {tmp_path}/s", capsys, monkeypatch
@@ -321,7 +321,16 @@ def test_branches_may_vanish_from_the_command_line(
 
 
 @pytest.mark.parametrize(
-    "wish", ["--student resnet9", "--student resnet8 --loss kd+scal", "--student resnet8 --loss 2x*kd"]
+    "wish",
+    [
+        "--student resnet9",
+        "--student resnet8 --student-arg wide=2",
+        "--student resnet8 --teacher-arg width",
+        "--student resnet8 --also nowhere.safetensors",
+        "--student-weights nowhere.safetensors",
+        "--student resnet8 --loss kd+scal",
+        "--student resnet8 --loss 2x*kd",
+    ],
 )
 def test_a_lesson_that_cannot_be_is_refused_before_the_teacher_is_trained(
     wish: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

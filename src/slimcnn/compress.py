@@ -141,10 +141,7 @@ def _distill(
     """Teach the student what the network knows, and compare how close both find classes."""
     training = settings.training
     student, _ = load_network(settings.student, start.dataset, training.seed)
-    check_classes(student, start.dataset)
     others = [load_network(other, start.dataset, 0)[0] for other in settings.teachers]
-    for other in others:
-        check_classes(other, start.dataset)
     teacher = Teacher([start.model, *others])
     if settings.teacher_cache is not None:
         training = training.model_copy(update={"views": settings.teacher_cache})
@@ -196,6 +193,9 @@ def prepare(
     if trained and network.weights is None and recipe.pretrain is None and recipe.sparsify is None:
         raise RecipeError("there is no trained network: give --weights FILE, or --pretrain EPOCHS to train one first")
     check_classes(model, dataset)
+    if recipe.distill is not None:  # what is wrong with the others is to show before the teacher is trained
+        for one in (recipe.distill.student, *recipe.distill.teachers):
+            check_classes(load_network(one, dataset, 0)[0], dataset)
     normalisation, how = find_normalisation(model, network, data, dataset, information)
     start = Start(model, replace(dataset, normalisation=normalisation), how, _contamination(recipe))
     if recipe.pretrain is not None:

@@ -181,6 +181,12 @@ Teacher = Annotated[str, typer.Option(help="The network that teaches; a name as 
 TeacherWeights = Annotated[
     Path | None, typer.Option(help="Its trained weights, or a checkpoint.", rich_help_panel=WHICH)
 ]
+TeacherArguments = Annotated[
+    list[str],
+    typer.Option(
+        "--teacher-arg", help="An argument of the teacher, name=value; may be repeated.", rich_help_panel=WHICH
+    ),
+]
 Student = Annotated[
     str,
     typer.Option(
@@ -192,6 +198,10 @@ Student = Annotated[
 StudentWeights = Annotated[
     Path | None,
     typer.Option(help="Where it begins: weights, or a checkpoint (a compressed network).", rich_help_panel=WHICH),
+]
+StudentArguments = Annotated[
+    list[str],
+    typer.Option("--student-arg", help="The same of the student.", rich_help_panel=WHICH),
 ]
 Also = Annotated[
     list[Path],

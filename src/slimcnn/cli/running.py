@@ -12,6 +12,7 @@ import typer
 from slimcnn.cli import options
 from slimcnn.cli.app import app
 from slimcnn.cli.reading import (
+    assignment,
     given,
     how_to_recover,
     network_and_data,
@@ -176,8 +177,10 @@ def rewrite(
 def distill(
     teacher: options.Teacher = "",
     teacher_weights: options.TeacherWeights = None,
+    teacher_arg: options.TeacherArguments = [],  # noqa: B006
     student: options.Student = "",
     student_weights: options.StudentWeights = None,
+    student_arg: options.StudentArguments = [],  # noqa: B006
     also: options.Also = [],  # noqa: B006
     data: options.DataName = "digits",
     image_size: options.ImageSize = None,
@@ -200,8 +203,11 @@ def distill(
     Example: slimcnn distill --teacher resnet56 --teacher-weights r56.safetensors --student resnet20 --data cifar100
     """
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    plain = network_and_data(teacher, teacher_weights, data, [], image_size, limit, seed)
-    learns = {"model": student} | given(weights=str(student_weights) if student_weights else None)
+    plain = network_and_data(teacher, teacher_weights, data, teacher_arg, image_size, limit, seed)
+    arguments = dict(assignment(text, "--student-arg") for text in student_arg)
+    learns = {"model": student, "arguments": arguments} | given(
+        weights=str(student_weights) if student_weights else None
+    )
     plain |= {
         "distill": {
             "student": learns | given(rewrite=rewrite or None),
