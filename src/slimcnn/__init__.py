@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     )
     from slimcnn.recovery import fold_constants, least_squares, recalibrate, reuse_features, synthesise
     from slimcnn.rewriting import feature_reuse, fold_relations, insert_relations, replace, scatter
-    from slimcnn.sparsity import SparseScales
+    from slimcnn.running import Recipe, Step, run
+    from slimcnn.running.python import chain
+    from slimcnn.objectives import SparseScales
     from slimcnn.training import Training, evaluate, fit
 
 __version__ = "0.1.0"
@@ -64,7 +66,9 @@ _HOMES = {
     ],
     "recovery": ["fold_constants", "least_squares", "recalibrate", "reuse_features", "synthesise"],
     "rewriting": ["feature_reuse", "fold_relations", "insert_relations", "replace", "scatter"],
-    "sparsity": ["SparseScales"],
+    "running": ["Recipe", "Step", "run"],
+    "running.python": ["chain"],
+    "objectives": ["SparseScales"],
     "training": ["Training", "evaluate", "fit"],
 }
 _HOME = {name: f"slimcnn.{module}" for module, names in _HOMES.items() for name in names}
@@ -75,15 +79,18 @@ __all__ = [
     "Criterion",
     "Dataset",
     "Plan",
+    "Recipe",
     "Scores",
     "SlimcnnError",
     "SoftPruning",
     "SparseScales",
+    "Step",
     "Target",
     "Training",
     "allocate",
     "build",
     "carry",
+    "chain",
     "evaluate",
     "feature_reuse",
     "fit",
@@ -102,6 +109,7 @@ __all__ = [
     "replace",
     "resolve",
     "reuse_features",
+    "run",
     "save",
     "scatter",
     "score",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-WHICH, HOW_SMALL, BACK, RUN = "Which network and images", "How small", "Winning the accuracy back", "The run"
+WHICH, HOW_SMALL, BACK, RUN = "Which network and images", "How small", "Recovering accuracy", "The run"
 
 Model = Annotated[
     str,
@@ -35,7 +35,7 @@ DataName = Annotated[
 ]
 Arguments = Annotated[
     list[str],
-    typer.Option("--arg", help="An argument of the network, name=value; may be repeated.", rich_help_panel=WHICH),
+    typer.Option("--model-arg", help="An argument of the network, name=value; may be repeated.", rich_help_panel=WHICH),
 ]
 ImageSize = Annotated[
     int | None,
@@ -49,9 +49,10 @@ Limit = Annotated[
     typer.Option(help="Use at most so many images of each part, for a quick try.", rich_help_panel=WHICH),
 ]
 Criterion = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Which channels matter (*slimcnn list criteria*), options as fpdf:bins=4.", rich_help_panel=HOW_SMALL
+        help="Which channels matter (*slimcnn list criteria*), with options such as fpdf:bins=4. Default l2.",
+        rich_help_panel=HOW_SMALL,
     ),
 ]
 Macs = Annotated[
@@ -60,37 +61,44 @@ Macs = Annotated[
 Params = Annotated[
     float | None, typer.Option(help="At most this share of the parameters stays.", rich_help_panel=HOW_SMALL)
 ]
-Ratio = Annotated[float | None, typer.Option(help="This share of the channels goes.", rich_help_panel=HOW_SMALL)]
-Scope = Annotated[
+PruningRatio = Annotated[float | None, typer.Option(help="This share of the channels goes.", rich_help_panel=HOW_SMALL)]
+Curve = Annotated[
     str,
     typer.Option(
-        help="local: the same share of every layer; global: rank all channels together; sensitivity: "
-        "what costs the output least, measured on images.",
+        help="Several sizes in one run, such as 0.8,0.6,0.4: shares of the MACs that stay. One trace and one scoring.",
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+Scope = Annotated[
+    str | None,
+    typer.Option(
+        help="sensitivity: first what costs the output least, measured on images; local: the same share of every layer; global: rank all channels together. Default: sensitivity; with --pruning-ratio local.",
         rich_help_panel=HOW_SMALL,
     ),
 ]
 Residual = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Channels between residual blocks: auto (cut last), inner (not cut), cut, or scatter "
-        "(blocks add into them at the places that they keep).",
+        help="Channels between residual blocks: auto (kept where the target can be met without them), inner (kept), cut, or scatter (blocks add into them at the places that they keep). Default auto.",
         rich_help_panel=HOW_SMALL,
     ),
 ]
 RoundTo = Annotated[
-    int,
+    int | None,
     typer.Option(help="Keep multiples of this many channels; 8 or 16 suit most hardware.", rich_help_panel=HOW_SMALL),
 ]
 MinChannels = Annotated[
-    int,
+    int | None,
     typer.Option(
-        help="No layer keeps fewer channels than this; 0: residual branches may vanish.", rich_help_panel=HOW_SMALL
+        help="No layer keeps fewer channels than this; 0: residual branches may vanish. Default 1.",
+        rich_help_panel=HOW_SMALL,
     ),
 ]
 Inexact = Annotated[
     bool,
     typer.Option(
-        help="Let channels go that a layer or group norm normalises together (ConvNeXt).", rich_help_panel=HOW_SMALL
+        help="Allow pruning across LayerNorm and GroupNorm (ConvNeXt); such a cut cannot be proven equal.",
+        rich_help_panel=HOW_SMALL,
     ),
 ]
 Protect = Annotated[
@@ -103,11 +111,7 @@ Plan = Annotated[
 Recover = Annotated[
     str | None,
     typer.Option(
-        help="none; constants (fold what removed channels still send); bn (recalibrate batch norm); "
-        "least_squares (re-solve layers, no labels); data_free "
-        "(the same without any image); finetune; "
-        "distill (from the original); or several: least_squares+distill. Default: least_squares, and "
-        "with --epochs least_squares+distill.",
+        help="Steps that recover accuracy, in order, joined by +: least_squares (refit layers, labels are not used), fold_constants, recalibrate (batch norm), distill (from the original), train (on labels); or none. Default: least_squares, and with --epochs least_squares+distill.",
         rich_help_panel=BACK,
     ),
 ]
@@ -118,15 +122,14 @@ Method = Annotated[
         rich_help_panel=HOW_SMALL,
     ),
 ]
-Sparse = Annotated[
+SparsityEpochs = Annotated[
     int | None,
-    typer.Option(help="Train sparsely for so many epochs first: a penalty on the scales.", rich_help_panel=HOW_SMALL),
+    typer.Option(help="Epochs of sparsity training first: a penalty on batch-norm scales.", rich_help_panel=HOW_SMALL),
 ]
-Drop = Annotated[
+MaxDrop = Annotated[
     float | None,
     typer.Option(
-        help="Search for the smallest network that loses at most so many points of validation top-1 "
-        "without training; *slimcnn search --join* helps.",
+        help="Search for the smallest network whose validation top-1 drops by at most this many points without training; *slimcnn search --join* helps.",
         rich_help_panel=HOW_SMALL,
     ),
 ]
@@ -148,18 +151,32 @@ Pretrain = Annotated[
     int | None,
     typer.Option(help="Train the network for so many epochs first (without --weights).", rich_help_panel=BACK),
 ]
-Soft = Annotated[
+SoftEpochs = Annotated[
     int | None,
     typer.Option(
-        help="Train softly for so many epochs before the cut: filters that will go are chosen anew after every epoch.",
+        help="Epochs of soft filter pruning before the cut: the filters that will go are chosen again in every epoch.",
         rich_help_panel=BACK,
     ),
 ]
-Settings = Annotated[
+SetSettings = Annotated[
     list[str],
     typer.Option(
         "--set",
-        help="Any other setting of the recipe, such as recover.training.schedule=step; may be repeated.",
+        help="Any other setting: of a step (prune.batches=16, or 2.batches=16 for the second step), of network or data, or of the recipe (latency_seconds=1); may be repeated.",
+        rich_help_panel=RUN,
+    ),
+]
+Steps = Annotated[
+    str,
+    typer.Option(
+        help="A chain of steps (*slimcnn list steps*), such as 'prune:macs=0.5 + least_squares + distill:epochs=10'.",
+        rich_help_panel=RUN,
+    ),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        help="Train in layout nchw and precision 32 instead of what is fastest here: the same bits in every folder.",
         rich_help_panel=RUN,
     ),
 ]
@@ -201,16 +218,18 @@ StudentWeights = Annotated[
 ]
 StudentArguments = Annotated[
     list[str],
-    typer.Option("--student-arg", help="The same of the student.", rich_help_panel=WHICH),
+    typer.Option(
+        "--student-arg", help="An argument of the student, name=value; may be repeated.", rich_help_panel=WHICH
+    ),
 ]
-Also = Annotated[
+ExtraTeacher = Annotated[
     list[Path],
     typer.Option(help="Checkpoint of one more teacher; may be repeated. They answer together.", rich_help_panel=WHICH),
 ]
 TeacherCache = Annotated[
     int | None,
     typer.Option(
-        help="So many augmented views of every image take turns; the teacher answers each once, and OUT keeps it.",
+        help="Fixed augmented views per image; the teacher's logits on each are computed once and kept in OUT.",
         rich_help_panel=BACK,
     ),
 ]
@@ -222,12 +241,10 @@ LossTerms = Annotated[
         rich_help_panel=BACK,
     ),
 ]
-Out = Annotated[
-    Path, typer.Option(help="The run's folder. The same command goes on where it was interrupted.", rich_help_panel=RUN)
-]
+Out = Annotated[Path, typer.Option(help="The run's folder. Run the same command to resume.", rich_help_panel=RUN)]
 Seed = Annotated[int, typer.Option(help="Decides splits, order, augmentation, random scores.", rich_help_panel=RUN)]
 Devices = Annotated[int, typer.Option(help="Processes on this machine.", rich_help_panel=RUN)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.", rich_help_panel=RUN)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.", rich_help_panel=RUN)]
 DryRun = Annotated[
     bool,
     typer.Option(

@@ -1,4 +1,4 @@
-"""Commands that run a recipe: compress, train, run."""
+"""Commands that run a chain of steps: compress, train, rewrite, distill are presets; run takes any chain."""
 
 from __future__ import annotations
 
@@ -11,19 +11,12 @@ import typer
 
 from slimcnn.cli import options
 from slimcnn.cli.app import app
-from slimcnn.cli.reading import (
-    assignment,
-    given,
-    how_to_recover,
-    network_and_data,
-    network_of,
-    recipe_of,
-    sparsify_and_search,
-)
-from slimcnn.cli.showing import print_json, print_tables, showing
+from slimcnn.cli.presets import beginning, pruning, recovering
+from slimcnn.cli.reading import arguments_of, given, network_and_data, recipe_of, shape_of
+from slimcnn.cli.showing import print_json, print_tables, print_view
 
 if TYPE_CHECKING:
-    from slimcnn.recipes import Recipe
+    from slimcnn.running import Recipe
 
 
 @app.command()
@@ -31,17 +24,18 @@ def compress(
     model: options.Model = "",
     weights: options.Weights = None,
     data: options.DataName = "digits",
-    arg: options.Arguments = [],  # noqa: B006 - typer copies it
+    model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
-    criterion: options.Criterion = "fpdf",
+    criterion: options.Criterion = None,
     macs: options.Macs = None,
     params: options.Params = None,
-    ratio: options.Ratio = None,
-    scope: options.Scope = "local",
-    residual: options.Residual = "auto",
-    round_to: options.RoundTo = 1,
-    min_channels: options.MinChannels = 1,
+    pruning_ratio: options.PruningRatio = None,
+    curve: options.Curve = "",
+    scope: options.Scope = None,
+    residual: options.Residual = None,
+    round_to: options.RoundTo = None,
+    min_channels: options.MinChannels = None,
     inexact: options.Inexact = False,
     protect: options.Protect = [],  # noqa: B006
     plan: options.Plan = None,
@@ -50,60 +44,49 @@ def compress(
     learning_rate: options.LearningRate = None,
     batch_size: options.BatchSize = None,
     pretrain: options.Pretrain = None,
-    soft: options.Soft = None,
+    soft_epochs: options.SoftEpochs = None,
     method: options.Method = None,
-    sparse: options.Sparse = None,
-    drop: options.Drop = None,
+    sparsity_epochs: options.SparsityEpochs = None,
+    max_drop: options.MaxDrop = None,
     storage: options.Storage = None,
     out: options.Out = Path("runs/compressed"),
     seed: options.Seed = 0,
+    deterministic: options.Deterministic = False,
     devices: options.Devices = 1,
-    set_: options.Settings = [],  # noqa: B006
+    set_: options.SetSettings = [],  # noqa: B006
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
-    """Cut a trained network down to a target, prove the cut, win the accuracy back, and report.
+    """Cut a trained network to a target, prove the cut, recover accuracy, and report.
 
     Example: slimcnn compress --model resnet56 --weights resnet56.safetensors --data cifar10 --macs 0.5 --out runs/r56
     """
-    from slimcnn.errors import RecipeError
-
-    target: dict[str, Any] = {
-        "macs": macs, "params": params, "ratio": ratio, "scope": scope, "residual": residual,
-        "round_to": round_to, "min_channels": min_channels, "protect": protect,
-    }  # fmt: skip
-    if macs is None and params is None and ratio is None:
-        target["macs"] = 0.5
-    elif drop is not None:
-        raise RecipeError("--drop searches for how small the network can be: leave --macs, --params and --ratio out")
-    training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    plain = network_and_data(model, weights, data, arg, image_size, limit, seed)
-    plain |= {
-        "prune": {"criterion": criterion, "target": target, "inexact": inexact}
-        | given(plan=str(plan) if plan else None),
-        "recover": {
-            "how": how_to_recover(recover, training),
-            "training": {"epochs": 10, "learning_rate": 0.01} | training,
-        },
-        "out": str(out),
-    }
-    if pretrain is not None:
-        plain["pretrain"] = {"epochs": pretrain, "seed": seed}
-    if soft is not None:
-        plain["prune"]["soft"] = {"epochs": soft, "learning_rate": 0.01, "seed": seed}
-    sparsify_and_search(plain, method, sparse, drop, storage, seed)
-    recipe = recipe_of(plain, set_)
+    target = given(
+        criterion=criterion, macs=macs, params=params, pruning_ratio=pruning_ratio, scope=scope, residual=residual,
+        round_to=round_to, min_channels=min_channels, inexact=inexact or None, protect=protect or None,
+        plan=str(plan) if plan else None,
+        soft={"epochs": soft_epochs, "learning_rate": 0.01, "seed": seed} if soft_epochs is not None else None,
+    )  # fmt: skip
+    training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    recovery = recovering(recover, training, "fold_constants" if method == "gfr" else "least_squares")
+    rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed)
+    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed)
+    plain |= {"steps": [*beginning(pretrain, seed), *seeded(rows, seed)], "out": str(out)}
+    if curve:
+        plain["curve"] = sizes_of(curve)
+    recipe = recipe_of(plain | {"deterministic": deterministic}, set_)
     if dry_run:
         _dry_run(recipe, as_json)
     else:
-        _compress(recipe, devices, as_json)
+        _run(recipe, devices, as_json)
 
 
 @app.command()
 def train(
     model: options.Model = "",
+    weights: options.Weights = None,
     data: options.DataName = "digits",
-    arg: options.Arguments = [],  # noqa: B006
+    model_arg: options.Arguments = [],  # noqa: B006
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
     epochs: options.Epochs = 30,
@@ -112,18 +95,19 @@ def train(
     rewrite: options.Rewrite = "",
     out: options.Out = Path("runs/trained"),
     seed: options.Seed = 0,
+    deterministic: options.Deterministic = False,
     devices: options.Devices = 1,
-    set_: options.Settings = [],  # noqa: B006
+    set_: options.SetSettings = [],  # noqa: B006
     as_json: options.AsJson = False,
 ) -> None:
-    """Train a network from scratch; the checkpoint is OUT/original.safetensors.
+    """Train a network from scratch, or fine-tune it; the checkpoint is OUT/compressed.safetensors.
 
     Example: slimcnn train --model resnet20 --data cifar10 --epochs 100 --out runs/r20
     """
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    plain = network_and_data(model, None, data, arg, image_size, limit, seed, rewrite)
-    recipe = recipe_of(plain | {"pretrain": training, "prune": None, "out": str(out)}, set_)
-    _compress(recipe, devices, as_json)
+    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, rewrite)
+    plain |= {"steps": [{"step": "train"} | training], "out": str(out), "deterministic": deterministic}
+    _run(recipe_of(plain, set_), devices, as_json)
 
 
 @app.command()
@@ -131,7 +115,7 @@ def rewrite(
     model: options.Model = "",
     weights: options.Weights = None,
     data: options.DataName = "",
-    arg: options.Arguments = [],  # noqa: B006
+    model_arg: options.Arguments = [],  # noqa: B006
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
     rewrite: options.Rewrite = "feature_reuse",
@@ -143,34 +127,29 @@ def rewrite(
     pretrain: options.Pretrain = None,
     out: options.Out = Path("runs/rewritten"),
     seed: options.Seed = 0,
+    deterministic: options.Deterministic = False,
     devices: options.Devices = 1,
-    set_: options.Settings = [],  # noqa: B006
+    set_: options.SetSettings = [],  # noqa: B006
     input_: options.Input = "",
     as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
-    """Replace the structure of a network by a cheaper one, begin from its features, train, and report.
+    """Replace the structure of a network by a cheaper one, start from its features, train, and report.
 
     Without --data: show what becomes of every layer, and write the rewritten network to OUT.
 
     Example: slimcnn rewrite --model resnet20 --weights resnet20.safetensors --data cifar10 --epochs 10 --out runs/fr20
     """
     if not data:
-        _show_rewrite(network_of(model, weights, arg, input_), rewrite, out, as_json)
+        _show_rewrite(model, weights, model_arg, input_, rewrite, out, as_json)
         return
-    training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    plain = network_and_data(model, weights, data, arg, image_size, limit, seed)
-    how = recover or (("distill" if init == "reuse" else "finetune") if epochs else "none")
-    plain |= {
-        "rewrite": {"rule": rewrite, "init": init},
-        "recover": {
-            "how": how_to_recover(how, training),
-            "training": {"epochs": 10, "learning_rate": 0.01 if init == "reuse" else 0.1} | training,
-        },
-        "out": str(out),
-    }
-    if pretrain is not None:
-        plain["pretrain"] = {"epochs": pretrain, "seed": seed}
-    _compress(recipe_of(plain, set_), devices, as_json)
+    training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    if init == "random" and epochs and recover is None:
+        recover, training = "train", {"learning_rate": 0.1} | training
+    recovery = recovering(recover, training, "none")
+    rows = [{"step": "rewrite", "rule": rewrite, "init": init}, *recovery]
+    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed)
+    plain |= {"steps": [*beginning(pretrain, seed), *seeded(rows, seed)], "out": str(out)}
+    _run(recipe_of(plain | {"deterministic": deterministic}, set_), devices, as_json)
 
 
 @app.command()
@@ -181,94 +160,88 @@ def distill(
     student: options.Student = "",
     student_weights: options.StudentWeights = None,
     student_arg: options.StudentArguments = [],  # noqa: B006
-    also: options.Also = [],  # noqa: B006
+    extra_teacher: options.ExtraTeacher = [],  # noqa: B006
     data: options.DataName = "digits",
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
     rewrite: options.Rewrite = "",
     loss: options.LossTerms = "kd+scale_factor",
     teacher_cache: options.TeacherCache = None,
-    epochs: options.Epochs = None,
+    epochs: options.Epochs = 240,
     learning_rate: options.LearningRate = None,
-    batch_size: options.BatchSize = None,
+    batch_size: options.BatchSize = 64,
     pretrain: options.Pretrain = None,
     out: options.Out = Path("runs/distilled"),
     seed: options.Seed = 0,
+    deterministic: options.Deterministic = False,
     devices: options.Devices = 1,
-    set_: options.Settings = [],  # noqa: B006
+    set_: options.SetSettings = [],  # noqa: B006
     as_json: options.AsJson = False,
 ) -> None:
-    """Let a student learn what a trained network knows; any network may teach, any may learn.
+    """Let a student learn from a trained network; any network may teach, any may learn.
 
     Example: slimcnn distill --teacher resnet56 --teacher-weights r56.safetensors --student resnet20 --data cifar100
     """
-    training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    plain = network_and_data(teacher, teacher_weights, data, teacher_arg, image_size, limit, seed)
-    arguments = dict(assignment(text, "--student-arg") for text in student_arg)
-    learns = {"model": student, "arguments": arguments} | given(
-        weights=str(student_weights) if student_weights else None
+    learns = {"model": student, "arguments": arguments_of(student_arg, "--student-arg")} | given(
+        weights=str(student_weights) if student_weights else None, rewrite=rewrite or None
     )
-    plain |= {
-        "distill": {
-            "student": learns | given(rewrite=rewrite or None),
-            "teachers": [{"weights": str(path)} for path in also],
-            "loss": loss,
-            "teacher_cache": teacher_cache,
-            "training": {"epochs": 240, "learning_rate": 0.05, "batch_size": 64} | training,
-        },
-        "out": str(out),
-    }
-    if pretrain is not None:
-        plain["pretrain"] = {"epochs": pretrain, "seed": seed}
-    _compress(recipe_of(plain, set_), devices, as_json)
+    step = {
+        "step": "distill", "student": learns, "teachers": [{"weights": str(path)} for path in extra_teacher],
+        "loss": loss, "epochs": epochs, "batch_size": batch_size, "seed": seed,
+    } | given(learning_rate=learning_rate, teacher_cache=teacher_cache)  # fmt: skip
+    plain = network_and_data(teacher, teacher_weights, data, teacher_arg, image_size, limit, seed, option="--teacher-arg")
+    plain |= {"steps": [*beginning(pretrain, seed), step], "out": str(out), "deterministic": deterministic}
+    _run(recipe_of(plain, set_), devices, as_json)
 
 
 @app.command("run")
 def run_recipe(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML); a run's folder holds its own.")],
-    out: Annotated[Optional[Path], typer.Option(help="Another folder than the recipe's.")] = None,  # noqa: UP045
+    recipe: Annotated[Optional[Path], typer.Argument(help="A recipe (TOML); a run's folder holds its own.")] = None,  # noqa: UP045
+    steps: options.Steps = "",
+    model: options.Model = "",
+    weights: options.Weights = None,
+    data: options.DataName = "",
+    out: Annotated[Optional[Path], typer.Option(help="The run's folder, instead of the recipe's.")] = None,  # noqa: UP045
+    deterministic: options.Deterministic = False,
     devices: options.Devices = 1,
-    set_: options.Settings = [],  # noqa: B006
+    set_: options.SetSettings = [],  # noqa: B006
     as_json: options.AsJson = False,
 ) -> None:
-    """Do what a recipe says; in the same folder, go on where it was interrupted.
+    """Run a recipe, or any chain of steps on one line; in the same folder, go on where it was interrupted.
 
     Example: slimcnn run recipes/demo.toml --out runs/demo
-    """
-    from slimcnn.recipes import read_recipe
 
-    found = read_recipe(recipe).model_dump(mode="json")
-    if out is not None:
-        found["out"] = str(out)
-    _compress(recipe_of(found, set_), devices, as_json)
+    Example: slimcnn run --model resnet20 --weights r20.safetensors --data cifar10 --out runs/r20
+    --steps 'prune:macs=0.5 + least_squares + distill:epochs=10'
+    """
+    from slimcnn.errors import RecipeError
+    from slimcnn.running.recipe import read_recipe, steps_from_line
+
+    if recipe is None and not steps:
+        raise RecipeError("what is to be run? give a recipe, or --steps 'prune:macs=0.5 + least_squares'")
+    plain: dict[str, Any] = read_recipe(recipe).plain() if recipe is not None else {"network": {}, "data": {}}
+    plain["network"] |= given(model=model or None, weights=str(weights) if weights else None)
+    plain["data"] |= given(name=data or None)
+    if steps:
+        plain["steps"] = steps_from_line(steps)
+    plain |= given(out=str(out) if out else None, deterministic=deterministic or None)
+    _run(recipe_of(plain, set_), devices, as_json)
 
 
 @app.command()
 def search(
-    join: Annotated[Path, typer.Option(help="The folder of a run that is searching (compress --drop).")],
+    join: Annotated[Path, typer.Option(help="The folder of a run that is searching (compress --max-drop).")],
     as_json: options.AsJson = False,
 ) -> None:
     """Help another process with its search: the same storage, any number of helpers, each may be killed.
 
     Example: slimcnn search --join runs/gfr
     """
-    from slimcnn.choosing import help_search, scattered
-    from slimcnn.compress import prepare, sparsified
-    from slimcnn.errors import SearchError
-    from slimcnn.recipes import read_recipe
-    from slimcnn.runs import ORIGINAL, RECIPE, SPARSE, RunFolder
-    from slimcnn.training.processes import launched
+    from slimcnn.steps.prune.search import help_search
+    from slimcnn.show import watched
 
-    recipe = read_recipe(join / RECIPE).model_copy(update={"out": str(join)})
-    if recipe.prune is None or recipe.prune.search is None:
-        raise SearchError(f"{join} is a run that does not search: begin one with slimcnn compress --drop")
-    needed = [SPARSE] if recipe.sparsify else [ORIGINAL] if recipe.pretrain else []
-    if any(not (join / name).exists() for name in needed):
-        raise SearchError(f"{join} is still training: its search has not begun; join it later")
-    with showing(as_json) as show:
-        folder = RunFolder(join, writing=False)
-        start, _ = sparsified(recipe, prepare(recipe, show, folder), folder, show, launched(None))
-        tried = help_search(recipe, recipe.prune.search, scattered(recipe.prune, start), join, show)
+    with watched(as_json) as show:
+        tried = help_search(join, show)
     if as_json:
         print_json({"tried": tried})
     else:
@@ -279,10 +252,28 @@ class Interrupted(Exception):
     """Ctrl-C during a run; the command-line library would swallow a KeyboardInterrupt."""
 
 
-def _compress(recipe: Recipe, devices: int, as_json: bool) -> None:
-    from slimcnn.compress import run
-    from slimcnn.reporting import summary_table
-    from slimcnn.runs import COMPRESSED, ORIGINAL
+def seeded(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Give the seed to every step that has one."""
+    from slimcnn.running.step import steps
+
+    return [{"seed": seed} | row if "seed" in steps[row["step"]].value.model_fields else row for row in rows]
+
+
+def sizes_of(text: str) -> list[float]:
+    """Read sizes such as 0.8,0.6,0.4."""
+    from slimcnn.errors import RecipeError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise RecipeError(f"--curve {text!r}: write shares of the MACs, such as 0.8,0.6,0.4") from None
+
+
+def _run(recipe: Recipe, devices: int, as_json: bool) -> None:
+    from slimcnn.reporting import summary
+    from slimcnn.running import run
+    from slimcnn.running.folder import COMPRESSED
+    from slimcnn.show import watched
 
     fabric = None
     if devices > 1:
@@ -290,66 +281,54 @@ def _compress(recipe: Recipe, devices: int, as_json: bool) -> None:
 
         fabric = Fabric(devices=devices, strategy="ddp")
     try:
-        with showing(as_json) as show:
+        with watched(as_json) as show:
             found = run(recipe, show=show, fabric=fabric, command=shlex.join(["slimcnn", *sys.argv[1:]]))
     except KeyboardInterrupt:
         raise Interrupted from None
-    folder = Path(recipe.out)
-    if found is None:
-        if recipe.prune is None and (fabric is None or fabric.is_global_zero):
-            print_json({"checkpoint": str(folder / ORIGINAL)}) if as_json else typer.echo(
-                f"checkpoint: {folder / ORIGINAL}"
-            )
+    if fabric is not None and not fabric.is_global_zero:
         return
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found.report.model_dump(mode="json"))
         return
-    print_tables([summary_table(found)])
-    if found.verdict is not None:
-        typer.echo(found.verdict.text)
-    typer.echo(f"report:     {folder / 'report.html'}\n            {folder / 'report.json'}")
-    typer.echo(f"checkpoint: {folder / COMPRESSED}")
+    print_tables(summary(found.report))
+    typer.echo(f"report:     {found.folder / 'report.html'}\n            {found.folder / 'report.json'}")
+    if not recipe.curve:
+        typer.echo(f"checkpoint: {found.folder / COMPRESSED}")
 
 
-def _show_rewrite(subject: tuple[Any, Any], rule: str, out: Path, as_json: bool) -> None:
-    from dataclasses import asdict
-
+def _show_rewrite(
+    model: str, weights: Path | None, arguments: list[str], shape: str, rule: str, out: Path, as_json: bool
+) -> None:
+    from slimcnn import views
     from slimcnn.checkpoints import save
     from slimcnn.measuring import measure
     from slimcnn.rewriting import rewritten
-    from slimcnn.runs import REWRITTEN
-    from slimcnn.tables import rewrite_tables
+    from slimcnn.running.loading import load_subject
 
-    model, example = subject
-    found = rewritten(model, rule, example)
-    before, after = measure(model, example), measure(found.model, example)
-    path = save(found.model, out / REWRITTEN, information={"input": list(example.shape[1:])})
+    network, example = load_subject(model, weights, arguments_of(arguments, "--model-arg"), "", shape_of(shape))
+    found = rewritten(network, rule, example)
+    path = save(found.model, out / "rewritten.safetensors", information={"input": list(example.shape[1:])})
+    view = views.rewrite(found, measure(network, example), measure(found.model, example))
     if as_json:
-        changes = [asdict(change) for change in found.changes]
-        costs = {name: {"before": getattr(before, name), "after": getattr(after, name)} for name in ("macs", "params")}
-        print_json({"changes": changes, "checkpoint": str(path)} | costs)
+        print_json(view.data | {"checkpoint": str(path)})
         return
-    print_tables(rewrite_tables(found, before, after))
+    print_view(view, as_json)
     typer.echo(f"checkpoint: {path}   (its new layers have random weights: train them with --data)")
 
 
 def _dry_run(recipe: Recipe, as_json: bool) -> None:
-    from slimcnn.choosing import make_plan, scattered
-    from slimcnn.compress import prepare
-    from slimcnn.errors import RecipeError
-    from slimcnn.runs import PLAN
-    from slimcnn.tables import describe_plan, plan_tables
+    from slimcnn import views
+    from slimcnn.running.folder import PLAN
+    from slimcnn.steps.prune.dry_run import planned
+    from slimcnn.show import watched
 
-    assert recipe.prune is not None
-    if recipe.sparsify is not None or recipe.prune.search is not None:
-        raise RecipeError("--dry-run shows a plan at once: it goes with neither sparse training nor a search")
-    with showing(as_json) as show:
-        start = prepare(recipe.model_copy(update={"pretrain": None}), show, trained=False)
-        graph, plan = make_plan(recipe.prune, scattered(recipe.prune, start), show)
+    with watched(as_json) as show:
+        graph, plan = planned(recipe, show)
     path = Path(recipe.out) / PLAN
     plan.save(path, graph)
+    view = views.plan(graph, plan)
     if as_json:
-        print_json(describe_plan(graph, plan) | {"plan": str(path)})
+        print_json(view.data | {"plan": str(path)})
         return
-    print_tables(plan_tables(graph, plan))
+    print_view(view, as_json)
     typer.echo(f"plan: {path}   edit it and pass it back with --plan {path}")

@@ -1,4 +1,4 @@
-"""Find the normalisation that a network's weights expect, so that nobody has to look it up."""
+"""Find the normalization that a network's weights expect, so that nobody has to look it up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 from slimcnn.datasets import Dataset, Normalisation
 from slimcnn.models import Preprocessing, preprocessing
-from slimcnn.recipes import Data, Network
+from slimcnn.running.settings import Data, Network
 from slimcnn.training import evaluate
 
 LOOKS = 1000
@@ -15,7 +15,7 @@ LOOKS = 1000
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def find_normalisation(
+def find_normalization(
     model: nn.Module, network: Network, data: Data, dataset: Dataset, information: dict[str, object]
 ) -> tuple[Normalisation, str]:
     """Choose mean and standard deviation, and say how they were found.
@@ -24,8 +24,8 @@ def find_normalisation(
     thousand validation images tell: the weights' published ones, the dataset's, ImageNet's, and plain scalings are
     tried, and the one with the best top-1 is taken.
     """
-    if not isinstance(data.normalisation, str):
-        return Normalisation(data.normalisation.mean, data.normalisation.std), "given in the recipe"
+    if not isinstance(data.normalization, str):
+        return Normalisation(data.normalization.mean, data.normalization.std), "given in the recipe"
     stored = information.get("normalisation")
     if isinstance(stored, dict):
         return Normalisation(tuple(stored["mean"]), tuple(stored["std"])), "stored with the weights"

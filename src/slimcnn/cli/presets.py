@@ -1,0 +1,77 @@
+"""From the options of a command to the steps of a run: each preset is a short-hand for a chain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Row = dict[str, Any]
+"""A step as plain data."""
+
+
+def recovering(recover: str | None, training: Row, default: str) -> list[Row]:
+    """The steps that recover accuracy: `default` where the user names none, and training with --epochs.
+
+    >>> recovering(None, {"epochs": 3}, "least_squares")
+    [{'step': 'least_squares'}, {'step': 'distill', 'epochs': 3}]
+    >>> recovering("recalibrate+train", {}, "least_squares")
+    [{'step': 'recalibrate'}, {'step': 'train', 'epochs': 10}]
+    """
+    from slimcnn.errors import RecipeError
+    from slimcnn.running.recipe import steps_from_line
+    from slimcnn.running.step import steps
+
+    asked = [name for name in ("epochs", "learning_rate", "batch_size") if name in training]
+    if recover is None:
+        recover = f"{default} + distill" if asked else default
+    if recover == "none":
+        recover = ""
+    line = recover if " + " in recover or ":" in recover else recover.replace("+", " + ")
+    rows = steps_from_line(line) if line else []
+    learning = [row for row in rows if steps[row["step"]].value.trains is True]
+    if asked and not learning:
+        option = asked[0].replace("_", "-")
+        raise RecipeError(f"--{option} is for training, and --recover {recover or 'none'} does not train: add +distill")
+    for row in learning:
+        row |= {"epochs": 10} | training | {key: value for key, value in row.items() if key != "step"}
+    return rows
+
+
+def beginning(pretrain: int | None, seed: int) -> list[Row]:
+    """Training from scratch, where it is asked for."""
+    return [{"step": "train", "epochs": pretrain, "seed": seed}] if pretrain is not None else []
+
+
+def pruning(
+    target: Row, recovery: list[Row], method: str | None, sparsity_epochs: int | None, max_drop: float | None,
+    storage: str | None, seed: int,
+) -> list[Row]:  # fmt: skip
+    """Sparsity training where it is asked for, the cut, by a target or a search, and what recovers accuracy."""
+    from slimcnn.errors import RecipeError
+    from slimcnn.running.step import steps
+
+    if method not in (None, "gfr"):
+        raise RecipeError(f"--method {method!r}: the method with a name is gfr; others are criteria (--criterion)")
+    sized = [name for name in ("macs", "params", "pruning_ratio") if name in target]
+    if max_drop is not None and sized:
+        raise RecipeError(
+            "--max-drop searches for how small the network can be: leave --macs, --params and --pruning-ratio out"
+        )
+    prune: Row = {"step": "prune"} | target
+    rows: list[Row] = []
+    if method == "gfr" or sparsity_epochs is not None:
+        relations = "mean" if method == "gfr" else "none"
+        rows.append({"step": "sparsify", "relations": relations, "epochs": sparsity_epochs or 40, "seed": seed})
+        if sparsity_epochs == 0:
+            rows[-1]["epochs"] = 0  # the step says what is wrong with it
+    if method == "gfr":
+        prune = {"scope": "global", "residual": "inner", "min_channels": 2, "min_share": 0.05} | prune
+        prune["criterion"] = "gfr"
+        max_drop = 0.5 if max_drop is None and not sized else max_drop
+    if max_drop is not None:
+        quick = [row["step"] for row in recovery if steps[row["step"]].value.trains is False]
+        options = {"a": [0.25, 0.5, 0.75, 1]} if method == "gfr" else {}
+        prune["search"] = {"max_drop": max_drop, "options": options, "seed": seed, "recover": quick}
+        prune["search"] |= given(storage=storage)
+    elif storage is not None:
+        raise RecipeError("--storage is for a search: add --max-drop")
+    return [*rows, prune, *recovery]

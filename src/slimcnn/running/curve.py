@@ -1,0 +1,97 @@
+"""Several sizes in one run: the steps before the first prune once, the others for each size."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slimcnn.measuring import environment, latency
+from slimcnn.reporting import CurveReport, read_report, write_report
+from slimcnn.reporting.schema import Point
+from slimcnn.running import folder as disk
+from slimcnn.running.finishing import Result, name_of, write_results
+from slimcnn.running.recipe import Recipe
+from slimcnn.running.saving import Done, read_state
+from slimcnn.running.step import State
+from slimcnn.training.processes import from_rank_zero
+
+if TYPE_CHECKING:
+    from slimcnn.running.chain import Run
+
+REFERENCE = "original"
+
+
+def run_curve(run: Run, state: State, start: Done) -> Result:
+    """Follow the chain for every size of the recipe's curve, time all networks in turns, and report them together.
+
+    The trace and the scores are made once for all sizes. Each size has a folder with a report of its own.
+    """
+    from slimcnn.running.chain import follow
+
+    recipe = run.recipe
+    first = [step.name for step in recipe.steps].index("prune")
+    common = follow(run, recipe.steps[:first], state, start, run.root, 1) if first else []
+    fork = common[-1] if common else start
+    middle = read_state(run.root, fork, run.loaded.data, run.given) if common else state
+    ends: dict[str, list[Done]] = {}
+    for size in sorted(set(recipe.curve), reverse=True):
+        run.show.say(f"--- at most {size:g} of the MACs ---")
+        one = at_size(recipe, size)
+        folder = run.root / f"macs-{size:g}"
+        ends[f"{size:g}"] = follow(run, one.steps[first:], middle, fork, folder, first + 1)
+    states = {label: read_state(run.root, done[-1], run.loaded.data, run.given) for label, done in ends.items()}
+    report = from_rank_zero(run.fabric, lambda: _reported(run, start, common, ends, states))
+    smallest = min(ends, key=float)
+    return Result(states[smallest].model, report, run.root)
+
+
+def at_size(recipe: Recipe, size: float) -> Recipe:
+    """The recipe of one size: its first prune keeps that share of the MACs."""
+    chain = list(recipe.steps)
+    place = [step.name for step in chain].index("prune")
+    chain[place] = chain[place].model_copy(update={"macs": size, "params": None, "pruning_ratio": None})
+    return recipe.model_copy(
+        update={"steps": tuple(chain), "curve": (), "out": str(Path(recipe.out) / f"macs-{size:g}")}
+    )
+
+
+def _reported(
+    run: Run, start: Done, common: list[Done], ends: dict[str, list[Done]], states: dict[str, State]
+) -> CurveReport:
+    digests = [done[-1]["digest"] for done in ends.values()]
+    known = disk.read_json(run.root / disk.RUN).get("finished")
+    if known == digests and all((run.root / name).exists() for name in disk.REPORTS):
+        found = read_report(run.root)
+        assert isinstance(found, CurveReport)
+        return found
+    disk.require(run.root)
+    run.show.say(f"measuring {len(ends) + 1} networks and reading the test images")
+    some = next(iter(states.values()))
+    networks = {REFERENCE: some.reference} | {label: state.model for label, state in states.items()}
+    times = latency(networks, some.example, seconds=run.recipe.latency_seconds)
+    points, reports = [], []
+    for label, done in ends.items():
+        recipe = at_size(run.recipe, float(label))
+        report = write_results(
+            run, recipe, states[label], [start, *common, *done], run.root / f"macs-{label}",
+            times[REFERENCE], times[label],
+        )  # fmt: skip
+        reports.append(report)
+        points.append(
+            Point(
+                label=label, macs_target=float(label), report=f"macs-{label}/report.html", after=report.after,
+                verdict=report.verdict, steps=report.steps,
+            )
+        )  # fmt: skip
+    first = reports[0]
+    curve = CurveReport(
+        title=f"{name_of(some)} on {some.data.name}",
+        command=run.command or f"slimcnn run {shlex.quote(str(run.root / disk.RECIPE))}",
+        network=name_of(some), dataset=some.data.name, reference=first.before, points=tuple(points),
+        timing=first.timing, environment=environment(), recipe=run.recipe.to_toml(),
+        seconds=sum(d["seconds"] for d in [start, *common, *(d for one in ends.values() for d in one)]),
+    )  # fmt: skip
+    write_report(curve, run.root)
+    disk.remember(run.root, finished=digests)
+    return curve

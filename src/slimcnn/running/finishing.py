@@ -1,0 +1,203 @@
+"""The end of a run: both networks measured side by side, the report written."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from slimcnn.checkpoints import save
+from slimcnn.layers.reusing import FeatureReuse
+from slimcnn.measuring import Latency, Measurement, environment, file_bytes, latency, measure
+from slimcnn.reporting import write_report
+from slimcnn.reporting.schema import Locked, Numbers, Report, StepResult, Timing, Verdict
+from slimcnn.reporting.sections import Column, Section, Table
+from slimcnn.running import folder as disk
+from slimcnn.running.advice import next_steps
+from slimcnn.running.recipe import Recipe
+from slimcnn.running.saving import Done, information_of, read_state, sections_of
+from slimcnn.running.step import Cut, State
+from slimcnn.training import evaluate
+from slimcnn.training.processes import from_rank_zero
+
+if TYPE_CHECKING:
+    from slimcnn.running.chain import Run
+
+CONTAMINATED = (
+    "The weights come from a file. If they were trained on the validation images too, validation top-1 is optimistic; "
+    "test top-1, read once at the end, is not."
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made."""
+
+    model: nn.Module
+    """The final network, on the CPU, in eval mode."""
+    report: Report
+    folder: Path
+
+    def __repr__(self) -> str:
+        return f"Result({self.report!r}, folder={str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+def finish(run: Run, results: list[Done], start: Done) -> Result:
+    """Measure, write the report and the checkpoints into the run's folder; or give what was written before."""
+    state = read_state(run.root, results[-1], run.loaded.data, run.given)
+
+    def reported() -> Report:
+        from slimcnn.reporting import read_report
+
+        known = disk.read_json(run.root / disk.RUN).get("finished")
+        if known == results[-1]["digest"] and all((run.root / name).exists() for name in disk.REPORTS):
+            found = read_report(run.root)
+            assert isinstance(found, Report)
+            return found
+        disk.require(run.root)
+        run.show.say("measuring both networks and reading the test images")
+        networks = {"before": state.reference, "after": state.model}
+        times = latency(networks, state.example, seconds=run.recipe.latency_seconds)
+        report = write_results(run, run.recipe, state, [start, *results], run.root, times["before"], times["after"])
+        disk.remember(run.root, finished=results[-1]["digest"])
+        return report
+
+    return Result(state.model, from_rank_zero(run.fabric, reported), run.root)
+
+
+def write_results(
+    run: Run, recipe: Recipe, state: State, results: Sequence[Done], folder: Path, before: Latency, after: Latency
+) -> Report:
+    """Write checkpoints, the last plan and the report into a folder."""
+    final = results[-1]
+    files = {"before": folder / disk.ORIGINAL, "after": folder / disk.COMPRESSED}
+    for path, network, top1 in (
+        (files["before"], state.reference, final["reference_top1"]), (files["after"], state.model, final["top1"]),
+    ):  # fmt: skip
+        save(network, path, information=information_of(state.data) | {"validation_top1": top1})
+    plans = [run.root / done["origin"]["plan"] for done in results if done["origin"] and done["origin"]["plan"]]
+    if plans:
+        shutil.copyfile(plans[-1], folder / disk.PLAN)
+    sizes = {"before": measure(state.reference, state.example), "after": measure(state.model, state.example)}
+    times = {"before": before, "after": after}
+    data = state.data
+    networks = {"before": state.reference, "after": state.model}
+    top1 = {when: evaluate(networks[when], data.test, data.normalisation).top1 for when in networks}
+    numbers = {
+        when: Numbers(
+            top1=top1[when], params=sizes[when].params, macs=sizes[when].macs, bytes=file_bytes(files[when]),
+            latency_ms=times[when].median_ms,
+        )
+        for when in networks
+    }  # fmt: skip
+    report = Report(
+        title=f"{name_of(state)} on {data.name}",
+        command=run.command or f"slimcnn run {shlex.quote(str(folder / disk.RECIPE))}",
+        network=name_of(state),
+        dataset=data.name,
+        images={part: len(getattr(data, part)) for part in ("train", "validation", "test")},
+        before=numbers["before"],
+        after=numbers["after"],
+        reference_top1=final["reference_top1"],
+        steps=tuple(step_result(done) for done in results[1:]),
+        verdict=verdict_of(state.cuts),
+        locked=tuple(Locked(**lock) for lock in state.cuts[-1].locked) if state.cuts else (),
+        sections=(*sections_of(results[1:]), _layers(sizes["before"], sizes["after"], state.model)),
+        next_steps=tuple(next_steps(recipe, numbers["before"], numbers["after"], folder)),
+        timing=_timing(before, after),
+        not_counted=sizes["after"].not_counted,
+        notes=_notes(run, recipe),
+        environment=environment(),
+        recipe=recipe.to_toml(),
+        checkpoint=disk.COMPRESSED,
+        seconds=sum(done["seconds"] for done in results),
+    )
+    write_report(report, folder)
+    return report
+
+
+def name_of(state: State) -> str:
+    """What the network that others are compared with is called."""
+    named: dict[str, Any] = getattr(state.reference, "architecture", None) or {}
+    return state.reference_network.model or named.get("model") or type(state.reference).__name__
+
+
+def step_result(done: Done) -> StepResult:
+    """What the report says of a step in numbers."""
+    return StepResult(**{name: done[name] for name in ("name", "top1", "seconds", "macs", "params")})
+
+
+def verdict_of(cuts: Sequence[Cut]) -> Verdict | None:
+    """One verdict for all cuts of a run: equal if each is; None where nothing was cut.
+
+    >>> verdict_of([Cut(True, 1e-15, "equal", ()), Cut(True, 3e-15, "equal", ())])
+    Verdict(equal=True, error=3e-15, text='2 cuts, each proven. Cut 1: equal. Cut 2: equal')
+    """
+    if not cuts:
+        return None
+    equal, error = all(cut.equal for cut in cuts), max(cut.error for cut in cuts)
+    if len(cuts) == 1:
+        return Verdict(equal=equal, error=error, text=cuts[0].text)
+    said = ". ".join(f"Cut {number}: {cut.text}" for number, cut in enumerate(cuts, 1))
+    return Verdict(equal=equal, error=error, text=f"{len(cuts)} cuts, each proven. {said}")
+
+
+def _notes(run: Run, recipe: Recipe) -> tuple[str, ...]:
+    found = [f"Normalization: {run.loaded.normalization}."]
+    decided = disk.read_json(run.root / disk.RUN).get("training")
+    if decided is not None and not recipe.deterministic:
+        found.append(
+            f"Where layout and precision are auto, this folder trains in {decided['layout']} and {decided['precision']}: "
+            "timed at the first start and kept. --deterministic fixes both."
+        )
+    return (*found, CONTAMINATED) if recipe.network.weights is not None else tuple(found)
+
+
+def _layers(before: Measurement, after: Measurement, model: nn.Module) -> Section:
+    """Every layer before and after; layers that went into a unit of feature reuse under their old names."""
+    new = {layer.name: layer for layer in after.layers}
+    new |= {old: new[name] for old, name in _moved(model).items() if name in new}
+    columns = [("layer", "name"), ("kind", "text")]
+    for title, kind in (("shape", "shape"), ("parameters", "exact"), ("MACs", "exact")):
+        columns += [(f"{title} before", kind), ("after", kind)]
+    rows = [
+        (
+            old.name or "(the network itself)", old.kind,
+            (old.output or ())[1:], (new[old.name].output or ())[1:], old.params, new[old.name].params,
+            old.macs, new[old.name].macs,
+        )
+        for old in before.layers
+        if old.name in new
+    ]  # fmt: skip
+    table = Table(
+        columns=[Column(title=title, format=kind) for title, kind in columns],  # type: ignore[arg-type]
+        rows=rows, folded=True,
+        title=f"{len(rows)} layers with output shape, parameters and MACs before and after",
+    )  # fmt: skip
+    return Section(title="Layer by layer", blocks=(table,))
+
+
+def _moved(model: nn.Module) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, FeatureReuse):
+            for number, (conv, norm) in enumerate(module.unit.layers):
+                found |= {conv: f"{name}.steps.{number}.conv"} | ({norm: f"{name}.steps.{number}.norm"} if norm else {})
+    return found
+
+
+def _timing(before: Latency, after: Latency) -> Timing:
+    return Timing(
+        batch=before.batch, threads=before.threads, runtime=before.runtime, device=before.device, n=before.n,
+        before_ms=(before.lower_ms, before.median_ms, before.upper_ms),
+        after_ms=(after.lower_ms, after.median_ms, after.upper_ms),
+        ratio=after.relative,
+    )  # fmt: skip

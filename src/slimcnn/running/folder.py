@@ -1,0 +1,164 @@
+"""The folder of a run: who may work in it, and what earlier calls left there.
+
+::
+
+    runs/x/
+      recipe.toml              repeats the run
+      run.json                 what was decided at the first start: normalization, layout, precision
+      0-start/                 the network before the first step
+      1-prune/ 2-distill/ ...  one folder a step: step.json (digest), model.safetensors, done.json, its own files
+      old/                     steps of earlier settings; they come back when the settings do
+      report.html report.json original.safetensors compressed.safetensors plan.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from slimcnn.errors import RunError
+from slimcnn.files import write_text
+from slimcnn.running.recipe import Recipe, read_recipe, write_recipe
+
+RECIPE, RUN, LOCK, HOLDER, OLD = "recipe.toml", "run.json", ".lock", ".holder.json", "old"
+START, STEP, DONE, MODEL = "0-start", "step.json", "done.json", "model.safetensors"
+ORIGINAL, COMPRESSED, PLAN = "original.safetensors", "compressed.safetensors", "plan.json"
+REPORTS = ("report.json", "report.html")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a run's folder; the lock dies with its process.
+
+    Raises:
+        RunError: another process works in the folder; says which. Or the folder cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = read_json(path / HOLDER) if (path / HOLDER).exists() else {}
+        who = f"process {holder['process']} on {holder['host']}" if holder else "another process"
+        raise RunError(f"{path} is in use by {who}: wait until it ends, or choose another --out") from None
+    except OSError as error:
+        raise RunError(f"cannot use {path}: {error.strerror or error}; choose another --out") from error
+    try:
+        write_text(path / HOLDER, json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n")
+        yield
+    finally:
+        with suppress(OSError):
+            (path / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def begin(recipe: Recipe, path: Path, base: str) -> None:
+    """Begin a run in its folder, or go on with it; to be called while it is locked.
+
+    Raises:
+        RunError: the folder holds a run of another network or other data, or something that is no run.
+    """
+    held = {item.name for item in path.iterdir() if not item.name.startswith(".")}
+    if (path / RUN).exists():
+        known = read_json(path / RUN).get("base")
+        if known != base:
+            raise RunError(
+                f"{path} holds another run ({_difference(path, recipe)}); choose another --out, or delete the folder"
+            )
+    elif held - {RECIPE, PLAN, "traceback.txt"}:
+        raise RunError(f"{path} is not empty and holds no run; choose another --out")
+    else:
+        write_text(path / RUN, json.dumps({"base": base}) + "\n")
+    write_recipe(recipe, path / RECIPE)
+
+
+def _difference(path: Path, recipe: Recipe) -> str:
+    """Name the first settings that differ, of those that decide what a run starts from."""
+    try:
+        old = read_recipe(path / RECIPE)
+    except RunError:
+        return "its recipe cannot be read"
+    was, now = (_flat({k: one.plain().get(k) for k in ("network", "data", "deterministic")}) for one in (old, recipe))
+    names = [n for n in dict.fromkeys([*was, *now]) if was.get(n) != now.get(n)]
+    found = "; ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in names[:2])
+    return found or "the weights file has changed"
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def remember(path: Path, **facts: Any) -> None:
+    """Add to what the run has decided."""
+    write_text(path / RUN, json.dumps(read_json(path / RUN) | facts, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of the run's own; `RunError` if it is damaged."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete it, and what it held is found again") from error
+    return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step of the run works, and by which digest its results are known."""
+
+    folder: Path
+    digest: str
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """The step's results, if it was finished with the same settings on the same input."""
+        found = read_json(self.folder / DONE) if (self.folder / DONE).exists() else None
+        return found if found is not None and found["digest"] == self.digest else None
+
+
+def settle(root: Path, places: list[Place]) -> list[str]:
+    """Put aside what belongs to other settings, and bring back what belongs to these; names of what was put aside."""
+    wanted = {place.folder.name: place.digest for place in places}
+    aside = []
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        if not (folder.is_dir() and re.fullmatch(r"[1-9]\d*-\w+", folder.name)):
+            continue
+        digest = read_json(folder / STEP)["digest"] if (folder / STEP).exists() else ""
+        if wanted.get(folder.name) != digest:
+            _move(folder, root / OLD / f"{folder.name}-{digest[:8] or 'unknown'}")
+            aside.append(folder.name)
+    if aside and (root / REPORTS[0]).exists():
+        for name in REPORTS:
+            if (root / name).exists():
+                _move(root / name, root / OLD / name)
+    for place in places:
+        kept = root / OLD / f"{place.folder.name}-{place.digest[:8]}"
+        if kept.is_dir() and not place.folder.exists():
+            kept.rename(place.folder)
+    return aside
+
+
+def _move(path: Path, to: Path) -> None:
+    to.parent.mkdir(exist_ok=True)
+    if to.is_dir():
+        shutil.rmtree(to)
+    path.replace(to)
+
+
+def require(path: Path) -> None:
+    """Raise `RunError` if a run's folder is gone: what it held cannot be written again."""
+    if not (path / RUN).exists():
+        raise RunError(f"{path} was deleted while the run was working in it: start it again")

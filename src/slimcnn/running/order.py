@@ -1,0 +1,36 @@
+"""Does the order of steps make sense? Asked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slimcnn.errors import RecipeError
+from slimcnn.running.step import Facts, Step
+
+
+def facts_before(chain: Sequence[Step], facts: Facts) -> list[Facts]:
+    """Follow what is known through a chain: the facts before each step, and those at the end.
+
+    Raises:
+        RecipeError: a step lacks what it needs, or comes where it makes no sense; says why and what to put in front.
+
+    >>> from slimcnn.running.step import steps
+    >>> prune, refit = steps["prune"].value(), steps["least_squares"].value()
+    >>> sorted(facts_before([prune, refit], frozenset({"trained", "reference"}))[1])
+    ['constants', 'cut', 'origin', 'reference', 'trained']
+    >>> facts_before([refit, prune], frozenset({"trained"}))
+    Traceback (most recent call last):
+    slimcnn.errors.RecipeError: step 1, least_squares: there is no cut and no rewrite that layers could be refitted ...
+    """
+    found = [facts]
+    for number, step in enumerate(chain, 1):
+        place = f"step {number}, {step.name}"
+        for fact, why in step.needed().items():
+            if fact not in facts:
+                raise RecipeError(f"{place}: {why}")
+        for fact, why in step.refuses.items():
+            if fact in facts:
+                raise RecipeError(f"{place}: {why}")
+        facts = step.after(facts)
+        found.append(facts)
+    return found

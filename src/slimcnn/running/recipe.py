@@ -1,0 +1,182 @@
+"""A run as data: which network, which images, which steps. TOML on disk."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+
+from slimcnn.errors import RecipeError
+from slimcnn.files import write_text
+from slimcnn.running.settings import Data, Network, Settings, explain
+from slimcnn.running.step import Step, steps
+
+Size = Annotated[float, Field(gt=0, le=1)]
+
+
+class Recipe(Settings):
+    """Everything about a run; written to the run's folder, from where it repeats the run.
+
+    >>> recipe = parse_recipe('''
+    ... [network]
+    ... model = "resnet8"
+    ... [[steps]]
+    ... step = "train"
+    ... epochs = 3
+    ... ''')
+    >>> [step.name for step in recipe.steps], recipe.steps[0].epochs
+    (['train'], 3)
+    """
+
+    network: Network
+    data: Data = Field(default_factory=Data)
+    steps: tuple[SerializeAsAny[Step], ...]
+    """What is done, in order (`slimcnn list steps`)."""
+    curve: tuple[Size, ...] = ()
+    """Shares of the MACs: the steps from the first `prune` on run once for each, from one trace and one scoring."""
+    deterministic: bool = False
+    """Train in layout nchw and precision 32 instead of what is fastest here: the same bits in every folder."""
+    latency_seconds: float = Field(default=4.0, gt=0)
+    """For timing both networks at the end."""
+    out: str = "runs/run"
+    """The run's folder."""
+
+    @model_validator(mode="after")
+    def _has_steps(self) -> Recipe:
+        if not self.steps:
+            raise ValueError("the recipe does nothing: give it [[steps]] (see slimcnn list steps)")
+        if self.curve and "prune" not in [step.name for step in self.steps]:
+            raise ValueError("curve: there is no prune step whose size could vary")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Everything as plain data, every value spelled out."""
+        found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True, exclude={"steps"})
+        out = {"out": found.pop("out")}
+        rows = [
+            {"step": step.name} | step.model_dump(mode="json", exclude_none=True, serialize_as_any=True)
+            for step in self.steps
+        ]
+        return out | found | {"steps": rows}
+
+    def to_toml(self) -> str:
+        """Write the recipe as TOML, every value spelled out."""
+        import tomli_w
+
+        return tomli_w.dumps(self.plain())
+
+
+def recipe_from(plain: Mapping[str, Any], place: str = "the settings") -> Recipe:
+    """Build a recipe from plain data.
+
+    Raises:
+        RecipeError: an unknown step, an unknown or impossible value; says where and what.
+
+    >>> recipe_from({"network": {"model": "resnet8"}, "steps": [{"step": "train", "epochs": 0}]})
+    Traceback (most recent call last):
+    slimcnn.errors.RecipeError: the settings: step 1, train: epochs = 0: Input should be greater than or equal to 1
+    """
+    rows = plain.get("steps", [])
+    if not isinstance(rows, Sequence) or isinstance(rows, str) or not all(isinstance(row, Mapping) for row in rows):
+        raise RecipeError(f"{place}: steps is no list of tables: write [[steps]] above each")
+    chain = tuple(_step_from(row, f"{place}: step {number}") for number, row in enumerate(rows, 1))
+    try:
+        return Recipe.model_validate(dict(plain) | {"steps": chain})
+    except ValidationError as error:
+        raise RecipeError(f"{place}: {explain(error)}") from error
+
+
+def _step_from(row: Mapping[str, Any], place: str) -> Step:
+    name = row.get("step")
+    if not isinstance(name, str):
+        raise RecipeError(f'{place} has no name: write step = "prune" (see slimcnn list steps)')
+    settings = {key: value for key, value in row.items() if key != "step"}
+    kind = steps[name].value
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        raise RecipeError(f"{place}, {name}: {explain(error)}") from error
+
+
+def parse_recipe(text: str, place: str = "the recipe") -> Recipe:
+    """Read a recipe from TOML; `RecipeError` if it is not TOML, or for what `recipe_from` refuses."""
+    try:
+        return recipe_from(tomllib.loads(text), place)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{place} is not TOML: {error}") from error
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe from a file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
+    return parse_recipe(text, str(path))
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe to a file."""
+    write_text(path, recipe.to_toml())
+
+
+# --- on one line ------------------------------------------------------------------------------------------------------
+
+
+def steps_from_line(line: str) -> list[dict[str, Any]]:
+    """Read steps from one line: names joined by " + ", each with options after a colon, separated by commas.
+
+    A value that is JSON counts as such, anything else is text; `a.b=1` sets b in the table a; values without a name
+    continue a list; quotes keep commas together.
+
+    >>> steps_from_line("prune:macs=0.5,protect=conv1,fc + least_squares")
+    [{'step': 'prune', 'macs': 0.5, 'protect': ['conv1', 'fc']}, {'step': 'least_squares'}]
+    >>> steps_from_line("distill:loss='kd:temperature=2,x=1',epochs=5")
+    [{'step': 'distill', 'loss': 'kd:temperature=2,x=1', 'epochs': 5}]
+    """
+    found = []
+    for text in re.split(r"\s+\+\s+", line.strip()):
+        name, _, options = text.partition(":")
+        row: dict[str, Any] = {"step": name.strip()}
+        for key, value in _options(options, text):
+            put(row, key.split("."), value, text)
+        found.append(row)
+    return found
+
+
+def _options(text: str, whole: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    pieces = re.findall(r"(?:'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\{[^}]*\}|[^,'\"\[{])+", text)
+    for piece in pieces:
+        match = re.fullmatch(r"\s*([A-Za-z_][\w.]*)\s*=\s*(.*?)\s*", piece)
+        if match:
+            found.append((match[1], value_of(match[2])))
+        elif found:
+            key, value = found[-1]
+            found[-1] = (key, [*(value if isinstance(value, list) else [value]), value_of(piece.strip())])
+        else:
+            raise RecipeError(f"--steps {whole!r}: {piece.strip()!r} is no option; write prune:macs=0.5")
+    return found
+
+
+def value_of(text: str) -> Any:
+    """Read a value: JSON where it is JSON, else text, without quotes around it."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
+
+
+def put(place: dict[str, Any], path: Sequence[str], value: Any, asked: str) -> None:
+    """Set a value deep in plain data, making tables on the way."""
+    *sections, name = path
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise RecipeError(f"{asked!r}: {section} is not a table")
+    place[name] = value

@@ -1,0 +1,18 @@
+"""What could go wrong later, found before the first step runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from slimcnn.running.step import State, Step
+from slimcnn.show import Show
+
+
+def rehearse(chain: Sequence[Step], state: State, show: Show) -> None:
+    """Find out before hours of training whether the steps behind it can be done at all."""
+    if not any(step.trains for step in chain[:-1]):
+        return
+    show.say("checking all steps before the first one runs")
+    for step in chain:
+        state = replace(state, model=step.rehearse(state))

@@ -1,0 +1,127 @@
+"""A state of a run on disk: written whole after each step, read when the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from slimcnn.checkpoints import load, save
+from slimcnn.datasets import Dataset
+from slimcnn.errors import RunError
+from slimcnn.files import write_text
+from slimcnn.graph import trace
+from slimcnn.pruning import Plan
+from slimcnn.reporting.sections import Section
+from slimcnn.running.folder import DONE, MODEL, PLAN, Place
+from slimcnn.running.loading import blank_of
+from slimcnn.running.settings import Network
+from slimcnn.running.step import Artifact, Cut, Origin, State
+
+Done = dict[str, Any]
+"""What done.json holds."""
+
+
+def write_state(root: Path, place: Place, state: State, before: State, known: Done, results: dict[str, Any]) -> Done:
+    """Write what a step made, and give what its done.json holds; networks that it did not make are not written again.
+
+    `before` is the state before the step, and `known` its done.json; `results` goes into the file too.
+    """
+    folder = place.folder
+
+    def kept(network: nn.Module, name: str) -> str:
+        for other, path in ((before.model, known.get("model")), (before.reference, known.get("reference"))):
+            if network is other and path:
+                return str(path)
+        return _relative(save(network, folder / name, information=information_of(state.data)), root)
+
+    done: Done = {"digest": place.digest} | results
+    done["model"] = kept(state.model, MODEL)
+    same = state.reference is state.model
+    done["reference"] = done["model"] if same else kept(state.reference, "reference.safetensors")
+    done["origin"] = None
+    if state.origin is not None:
+        done["origin"] = (
+            known["origin"] if state.origin is before.origin else _write_origin(root, folder, state.origin, kept)
+        )
+    done["network"] = state.network.model_dump(mode="json")
+    done["reference_network"] = state.reference_network.model_dump(mode="json")
+    done["cuts"] = [asdict(cut) for cut in state.cuts]
+    done["artifacts"] = [asdict(artifact) for artifact in state.artifacts]
+    write_text(folder / DONE, json.dumps(done, indent=1) + "\n")
+    return done
+
+
+def _write_origin(root: Path, folder: Path, origin: Origin, kept: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"whole": kept(origin.whole, "origin.safetensors"), "plan": None, "inexact": False}
+    if origin.plan is not None and origin.graph is not None:
+        origin.plan.save(folder / PLAN, origin.graph)
+        found["plan"] = _relative(folder / PLAN, root)
+        found["inexact"] = any(group.inexact for group in origin.graph.groups)
+    return found
+
+
+def _relative(path: Path, root: Path) -> str:
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def read_state(root: Path, done: Done, data: Dataset, given: nn.Module | None = None) -> State:
+    """Read the state that a step left.
+
+    `given` is a network that the caller built, for a run from Python.
+
+    Raises:
+        RunError: a file of the run is missing; CheckpointError: or damaged.
+    """
+    network, reference_network = Network(**done["network"]), Network(**done["reference_network"])
+    model = _open(root / done["model"], network, data, given)
+    same = done["reference"] == done["model"]
+    reference = model if same else _open(root / done["reference"], reference_network, data, given)
+    state = State(
+        model, reference, data, network, reference_network,
+        cuts=tuple(Cut(**cut | {"locked": tuple(cut["locked"])}) for cut in done["cuts"]),
+        artifacts=tuple(Artifact(**artifact) for artifact in done["artifacts"]),
+    )  # fmt: skip
+    if done["origin"] is None:
+        return state
+    whole = _open(root / done["origin"]["whole"], network, data, given)
+    if done["origin"]["plan"] is None:
+        return replace(state, origin=Origin(whole))
+    graph = trace(whole, state.example, done["origin"]["inexact"])
+    return replace(state, origin=Origin(whole, graph, Plan.load(root / done["origin"]["plan"], graph)))
+
+
+def _open(path: Path, network: Network, data: Dataset, given: nn.Module | None) -> nn.Module:
+    if not path.exists():
+        raise RunError(f"{path} is missing, although the step that wrote it is done: delete its folder to run it again")
+    blank = blank_of(network, data)
+    if not network.model and given is not None and getattr(given, "architecture", None) is None:
+        return load(path, given)
+    return load(path, blank() if blank is not None else None)
+
+
+def information_of(data: Dataset) -> dict[str, Any]:
+    """What travels along with a checkpoint."""
+    return {
+        "dataset": data.name,
+        "classes": list(data.classes),
+        "input": list(data.shape),
+        "normalisation": {"mean": list(data.normalisation.mean), "std": list(data.normalisation.std)},
+    }
+
+
+def sections_of(done: Sequence[Done]) -> list[Section]:
+    """Collect what all steps say; a title that comes twice gets the number of its step."""
+    found = [(number, Section.model_validate(one)) for number, d in enumerate(done, 1) for one in d["sections"]]
+    titles = [section.title for _, section in found]
+    return [
+        section.model_copy(update={"title": f"{section.title} (step {number})"})
+        if titles.count(section.title) > 1
+        else section
+        for number, section in found
+    ]

@@ -1,0 +1,55 @@
+"""How long work tells what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Show:
+    """Two ways to tell: a line of text, and a count. Silent by default.
+
+    >>> told = []
+    >>> Show(progress=lambda *count: told.append(count)).counting("tracing")(1, 2)
+    >>> told
+    [('tracing', 1, 2)]
+    """
+
+    say: Callable[[str], None] = lambda _: None
+    progress: Callable[[str, int, int], None] = lambda *_: None
+    """(what, done, in all)."""
+
+    def counting(self, what: str) -> Callable[[int, int], None]:
+        """Give the function (done, in all) that library calls report to."""
+
+        def count(done: int, total: int) -> None:
+            self.progress(what, done, total)
+
+        return count
+
+
+SILENT = Show()
+
+
+@contextmanager
+def watched(quiet: bool = False) -> Iterator[Show]:
+    """Tell on stderr, or in a notebook: lines, and a bar that counts where there is something to count."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bars:
+        working = bars.add_task("working", total=None)
+        counting = bars.add_task("", total=1, visible=False)
+
+        def say(text: str) -> None:
+            console.print(text, markup=False)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bars.update(counting, description=what, completed=done, total=total, visible=done < total)
+            bars.update(working, visible=done == total)
+
+        yield Show(say=say, progress=progress)

@@ -1,0 +1,117 @@
+"""Train with a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from slimcnn.distillation import Teacher, objective_named
+from slimcnn.distillation.closeness import TEMPERATURE, closeness_of
+from slimcnn.distillation.terms import parts_of
+from slimcnn.graph.copying import duplicate
+from slimcnn.models.sources import refuse_unknown_network
+from slimcnn.reporting.figures.closeness import Closeness
+from slimcnn.reporting.sections import Section, Text
+from slimcnn.running.epochs import about_training, learn, training_of
+from slimcnn.running.loading import check_classes, load_network
+from slimcnn.running.settings import Network
+from slimcnn.running.step import Context, Facts, State, Step, steps
+from slimcnn.training import Training
+
+RECOVERING, LEARNING = 0.01, 0.05
+"""Learning rates of SGD: for a network that knows the task, and for one that does not."""
+
+ANSWERS = "teacher.npy"
+
+
+@steps.add("distill", source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531; losses: slimcnn list losses")
+class Distill(Step, Training):
+    """Train with the reference network, or networks of your choice, as teacher."""
+
+    gives = frozenset({"trained"})
+    loses = frozenset({"origin", "cut", "constants"})
+    trains = True
+
+    loss: str = "0.1*cross_entropy+0.9*kd:temperature=4"
+    """Terms that add up (`slimcnn list losses`), such as kd+scale_factor."""
+    teachers: tuple[Network, ...] = ()
+    """Default: the reference, the network before it was compressed. Several answer with the mean of their logits."""
+    with_reference: bool = True
+    """Whether the reference is one of the teachers."""
+    student: Network | None = None
+    """Another network that learns; default: the network that the steps before have made."""
+    teacher_cache: int | None = Field(default=None, ge=1)
+    """Fixed augmented views per image; the teacher's logits on each are computed once and kept on disk."""
+    epochs: int = Field(default=10, ge=1)
+    """Passes over the training images."""
+    learning_rate: float | None = None  # type: ignore[assignment]
+    """The peak; default 0.01 for a trained network, 0.05 for a student without weights (adamw: 0.001)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_of_adamw(cls, data: Any) -> Any:
+        return data  # chosen in run
+
+    def needed(self) -> Mapping[str, str]:
+        """A teacher, and something that the student knows unless it is another network."""
+        if not self.with_reference:
+            return {}
+        return {
+            "reference": "there is no trained network that could teach: give --weights FILE, or put train in front"
+        }
+
+    def after(self, facts: Facts) -> Facts:
+        """A student without relations has none."""
+        return super().after(facts - {"relations"} if self.student is not None else facts)
+
+    def rehearse(self, state: State) -> nn.Module:
+        """Check the loss, the teachers and the student."""
+        parts_of(self.loss)
+        for network in (*([self.student] if self.student else []), *self.teachers):
+            if network.model:
+                refuse_unknown_network(network.model)
+            check_classes(load_network(network, state.data)[0], state.data)
+        return load_network(self.student, state.data)[0] if self.student else state.model
+
+    def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
+        """Teach a copy of the network, or the student."""
+        self.rehearse(state)
+        student = load_network(self.student, state.data)[0] if self.student else duplicate(state.model)
+        knows = bool(self.student.weights) if self.student else "trained" in at.facts
+        rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RECOVERING if knows else LEARNING)
+        training = training_of(self, learning_rate=rate, label_smoothing=0.0)  # the objective knows of the smoothing
+        others = [load_network(other, state.data)[0] for other in self.teachers]
+        teacher = Teacher([*([state.reference] if self.with_reference else []), *others])
+        if self.teacher_cache is not None:
+            training = training.model_copy(update={"views": self.teacher_cache})
+            teacher = teacher.cached(at.folder / ANSWERS, len(state.data.train), self.teacher_cache)
+        objective = objective_named(self.loss, teacher, self.label_smoothing)
+        epochs = learn(student, state, training, at, "distilling", objective)
+        named = " + ".join(f"{term.weight:g} {term.name}" for term in objective.terms)
+        what = f"{self.epochs} epoch{'s' * (self.epochs != 1)} of distillation, loss {named}, learning rate {rate:g}"
+        sections = [about_training("Distillation", what, epochs, at.level)]
+        after = replace(state, model=student, origin=None)
+        if self.student is None:
+            return after, sections
+        return replace(after, network=self.student), [*sections, _closeness(state, student)]
+
+
+def _closeness(state: State, student: nn.Module) -> Section:
+    data = state.data
+    found = {
+        name: closeness_of(network, data.validation, data.normalisation, data.classes)
+        for name, network in (("teacher", state.reference), ("student", student))
+    }
+    figure = Closeness(
+        classes=data.classes, networks=found, temperature=TEMPERATURE, images=len(data.validation)
+    )  # fmt: skip
+    lead = (
+        "For images of the class in a row: the darker, the more of the softened probability goes to the class in a "
+        "column, relative to the right one. In the difference, green means that the student finds the pair closer "
+        "than the teacher, gray farther apart."
+    )
+    return Section(title="How close classes are", blocks=(Text(text=lead), figure.block()))

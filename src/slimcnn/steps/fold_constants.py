@@ -1,0 +1,31 @@
+"""What removed channels sent, folded into the layers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from slimcnn.graph.copying import duplicate
+from slimcnn.recovery import fold_constants
+from slimcnn.reporting.sections import Section, Text
+from slimcnn.running.step import Context, State, Step, steps
+
+
+@steps.add("fold_constants", source="Ye et al. 2018, arXiv 1802.00124, section 4")
+class FoldConstants(Step):
+    """Fold the constants that removed channels sent into the next layers; no images, no training."""
+
+    needs = {
+        "cut": "there is no cut whose constants could be folded: put prune in front, before any training",
+        "constants": "the constants of the removed channels are accounted for already: leave this step out, or put it "
+        "right behind prune",
+    }
+    loses = frozenset({"constants"})
+
+    def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
+        """Fold into a copy."""
+        assert state.origin is not None
+        model = duplicate(state.model)
+        found = str(fold_constants(model, *state.origin.cut))
+        at.show.say(f"  {found}")
+        return replace(state, model=model), [Section(title="Constants", blocks=(Text(text=found),))]

@@ -1,0 +1,71 @@
+"""Layers refitted to reproduce the outputs that the network had before a cut or a rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from slimcnn.graph.copying import duplicate
+from slimcnn.recovery import least_squares, reuse_features, synthesise
+from slimcnn.recovery.resolving import Recovered
+from slimcnn.reporting.sections import Column, Section, Table, Text
+from slimcnn.running.step import BATCH, Context, State, Step, steps
+from slimcnn.training.processes import from_rank_zero
+
+
+@steps.add("least_squares", source="ours; channel by channel: He, Zhang, Sun 2017, arXiv 1707.06168")
+class LeastSquares(Step):
+    """Refit the layers behind a cut or a rewrite by least squares; no labels, no training."""
+
+    needs = {
+        "origin": "there is no cut and no rewrite that layers could be refitted to: put prune or rewrite in front, "
+        "before any training"
+    }
+    gives = frozenset({"trained"})
+    loses = frozenset({"constants"})
+
+    images: int = Field(default=1024, ge=1)
+    """Training images; labels are not used."""
+    synthetic: bool = False
+    """Refit on images that are made from batch-norm statistics instead: not one real image is needed."""
+
+    def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
+        """Refit a copy; it keeps its weights where held-out images do not come out nearer to the original's."""
+        model = duplicate(state.model)
+        found, weights = from_rank_zero(at.fabric, lambda: self._refitted(model, state, at))
+        model.load_state_dict(weights)
+        at.show.say(f"  {found}")
+        return replace(state, model=state.model if found.undone else model), [self._about(found, state)]
+
+    def _refitted(self, model: nn.Module, state: State, at: Context) -> tuple[Recovered, dict[str, Tensor]]:
+        origin = state.origin
+        assert origin is not None
+        progress = at.show.counting("refitting layers")
+        if origin.plan is None:
+            found = reuse_features(model, origin.whole, self._images(origin.whole, state, at), progress)
+        else:
+            found = least_squares(model, *origin.cut, self._images(origin.whole, state, at), progress)
+        return found, model.state_dict()
+
+    def _images(self, whole: nn.Module, state: State, at: Context) -> Iterator[Tensor]:
+        if not self.synthetic:
+            return state.images(self.images)
+        return iter(
+            synthesise(whole, state.data.shape, progress=at.show.counting("making images")).split(BATCH)
+        )
+
+    def _about(self, found: Recovered, state: State) -> Section:
+        images = min(self.images, len(state.data.train))
+        on = "images made from batch-norm statistics" if self.synthetic else f"{images:,} training images"
+        lead = f"Refitted on {on}, without labels. {str(found)[0].upper()}{str(found)[1:]}."
+        rows = [(one.layer, one.before, one.after, one.penalty, one.why_kept) for one in found.layers]
+        columns = (
+            Column(title="layer", format="name"), Column(title="output MSE before", format="small"),
+            Column(title="after", format="small"), Column(title="ridge penalty", format="small"),
+            Column(title="kept its weights because"),
+        )  # fmt: skip
+        table = Table(columns=columns, rows=tuple(rows), title=f"{len(rows)} layers", folded=True)
+        return Section(title="Least squares", blocks=(Text(text=lead), table))

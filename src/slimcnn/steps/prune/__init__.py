@@ -1,0 +1,210 @@
+"""Channels that go: by a target, by a search, by the user's own plan, or chosen anew while training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor, nn
+
+from slimcnn.datasets import batches
+from slimcnn.errors import CriterionError
+from slimcnn.graph import ChannelGraph, trace
+from slimcnn.graph.copying import duplicate
+from slimcnn.layers.relating import relating_of
+from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, mask, prune, score, sensitivity
+from slimcnn.pruning.scores import criterion_named
+from slimcnn.pruning.verify import law
+from slimcnn.reporting.sections import Section
+from slimcnn.rewriting import fold_relations, scatter
+from slimcnn.running.epochs import about_training, learn
+from slimcnn.running.step import BATCH, Context, Cut, Facts, Origin, State, Step, steps
+from slimcnn.running.settings import FilePath
+from slimcnn.searching import Search
+from slimcnn.steps.prune.search import check_storage, searched
+from slimcnn.steps.prune.sections import about_cut, about_scales, about_search
+from slimcnn.training import Training
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+
+
+@steps.add("prune", source="criteria: slimcnn list criteria")
+class Prune(Step):
+    """Remove the channels that matter least until a target is met, and prove the cut."""
+
+    needs = {"trained": "there is no trained network to prune: give --weights FILE, or put train in front"}
+    gives = frozenset({"origin", "cut", "constants"})
+
+    criterion: str = "l2"
+    """Which channels matter (`slimcnn list criteria`), with options such as fpdf:bins=4."""
+    macs: float | None = None
+    """At most this share of the MACs stays; default 0.5 where no other target is given."""
+    params: float | None = None
+    """At most this share of the parameters stays."""
+    pruning_ratio: float | None = None
+    """This share of the channels goes."""
+    per_layer: dict[str, float] = Field(default_factory=dict)
+    """Pattern of groups or layers → share of their channels that goes."""
+    scope: Literal["sensitivity", "local", "global"] | None = None
+    """sensitivity: first what costs the output least, measured on images; local: the same share of every layer;
+    global: all channels ranked together. Default: sensitivity with macs or params, else local."""
+    residual: Literal["auto", "inner", "cut", "scatter"] = "auto"
+    """Channels between residual blocks: auto (kept where the target can be met without them, else cut last), inner
+    (kept), cut (like all others), scatter (blocks add into them at the places that they keep)."""
+    min_channels: int = 1
+    """No layer keeps fewer; 0: residual branches may vanish."""
+    min_share: float = 0.0
+    """No layer keeps a smaller share of its channels."""
+    round_to: int = 1
+    """Kept channels are multiples of this."""
+    protect: Patterns = ()
+    """Layers that keep all channels, such as layer1.*."""
+    inexact: bool = False
+    """Prune across LayerNorm and GroupNorm: the cut cannot be proven equal then."""
+    plan: FilePath = None
+    """Follow this plan (see --dry-run) instead of choosing one."""
+    soft: Training | None = None
+    """Soft filter pruning before the cut: filters are zeroed at the start of every epoch and may come back."""
+    search: Search | None = None
+    """Look for the smallest network within a drop of accuracy, instead of a given size."""
+    batches: int = Field(default=8, ge=1)
+    """Batches of 128 training images for the criterion and the sensitivity; labels matter to taylor only."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Prune:
+        if self.soft is not None and self.soft.ema is not None:
+            raise ValueError("soft filter pruning zeroes the weights, not their moving average: leave ema out")
+        if self.search is not None and (self.macs, self.params, self.pruning_ratio) != (None, None, None):
+            raise ValueError("a search finds the size: leave macs, params and pruning_ratio out")
+        _ = self.target  # an impossible one raises TargetError with its own words
+        return self
+
+    @property
+    def target(self) -> Target:
+        """The target that these settings ask for."""
+        macs, ratio = self.macs, self.pruning_ratio
+        if self.search is not None:
+            ratio = 0.5  # the search varies it
+        elif macs is None and self.params is None and ratio is None and not self.per_layer:
+            macs = 0.5
+        scope = self.scope or ("sensitivity" if macs is not None or self.params is not None else "local")
+        return Target(
+            macs=macs, params=self.params, ratio=ratio, per_layer=self.per_layer, scope=scope,
+            residual=self.residual, min_channels=self.min_channels, min_share=self.min_share, round_to=self.round_to,
+            protect=self.protect,
+        )  # fmt: skip
+
+    @property
+    def trains(self) -> bool:  # type: ignore[override]
+        """Soft filter pruning does."""
+        return self.soft is not None
+
+    def needed(self) -> Mapping[str, str]:
+        """GFR's criterion needs relations too."""
+        if self.criterion.partition(":")[0] != "gfr":
+            return self.needs
+        return {**self.needs, "relations": "criterion gfr needs relations of channels: put sparsify in front"}
+
+    def after(self, facts: Facts) -> Facts:
+        """Relations are folded away."""
+        return (facts - {"relations"}) | self.gives
+
+    def rehearse(self, state: State) -> nn.Module:
+        """Check criterion, patterns and whether the target can be reached, on any weights."""
+        criterion_named(self.criterion)
+        if self.search is not None:
+            check_storage(self.search)
+        whole = self._scattered(state.model, state)
+        graph = trace(whole, state.example, self.inexact)
+        if self.plan is not None:
+            return prune(whole, graph, Plan.load(Path(self.plan), graph), verify=False)
+        target = replace(self.target, scope="local" if self.target.scope == "sensitivity" else self.target.scope)
+        plan = allocate(graph, score(whole, graph, "l2"), target)
+        return prune(whole, graph, plan, verify=False)
+
+    def propose(self, state: State, at: Context) -> tuple[nn.Module, ChannelGraph, Plan]:
+        """The network that would be cut, its graph and the plan, without a search."""
+        whole = self._scattered(state.model, state)
+        graph = self._graph(whole, state, at)
+        if self.plan is not None:
+            return whole, graph, Plan.load(Path(self.plan), graph)
+        return whole, graph, allocate(graph, self._scores(whole, graph, state, at), self.target)
+
+    def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
+        """Choose, prove and cut."""
+        sections: list[Section] = []
+        if self.search is not None:
+            whole = self._scattered(state.model, state)
+            graph = self._graph(whole, state, at)
+            found, plan = searched(self, self.search, replace(state, model=whole), graph, at)
+            sections.append(about_search(found, self.search))
+        else:
+            whole, graph, plan = self.propose(state, at)
+        if relating_of(whole):
+            sections.append(about_scales(whole, graph, plan))
+        whole, graph, plan = _without_relations(whole, graph, plan, state)
+        if self.soft is not None:
+            whole, plan, section = self._softly(self.soft, whole, graph, plan, state, at)
+            sections.append(section)
+        at.show.say(f"  cutting {int(plan.counts(graph).sum())} channels and proving the cut")
+        small = prune(whole, graph, plan, verify=False)
+        verdict = law(mask(whole, graph, plan), small, graph, plan)
+        at.show.say(f"  {verdict}")
+        fields = ("layer", "channels", "of", "reason", "where")
+        locked = tuple({name: getattr(lock, name) for name in fields} for lock in graph.locked)
+        cut = Cut(verdict.equal, verdict.error, str(verdict), locked)
+        after = replace(state, model=small, origin=Origin(whole, graph, plan), cuts=(*state.cuts, cut))
+        return after, [*about_cut(whole, graph, plan, verdict), *sections]
+
+    def images(self, state: State) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give training images with labels, augmented, for criteria that look at data."""
+        data = state.data
+        feed = batches(data.train, BATCH, normalisation=data.normalisation, augmentation=data.augmentation, seed=0)
+        return islice(feed, self.batches)
+
+    def _scattered(self, model: nn.Module, state: State) -> nn.Module:
+        return scatter(model, state.example) if self.residual == "scatter" else model
+
+    def _graph(self, whole: nn.Module, state: State, at: Context) -> ChannelGraph:
+        def traced() -> ChannelGraph:
+            at.show.say("  tracing the network")
+            return trace(whole, state.example, self.inexact)
+
+        return at.once(f"graph {at.before} {self.residual == 'scatter'} {self.inexact}", traced)
+
+    def _scores(self, whole: nn.Module, graph: ChannelGraph, state: State, at: Context) -> Scores:
+        measured = self.target.scope == "sensitivity"
+
+        def scored() -> Scores:
+            found = score(whole, graph, self.criterion, data=self.images(state))
+            if not measured:
+                return found
+            at.show.say("  measuring how much the output suffers when each group loses channels")
+            progress = at.show.counting("measuring sensitivity")
+            return sensitivity(whole, graph, found, (x for x, _ in self.images(state)), progress)
+
+        return at.once(f"scores {at.before} {self.criterion} {measured} {self.batches} {self.residual == 'scatter'}", scored)
+
+    def _softly(
+        self, training: Training, whole: nn.Module, graph: ChannelGraph, plan: Plan, state: State, at: Context
+    ) -> tuple[nn.Module, Plan, Section]:
+        model = duplicate(whole)
+        soft = SoftPruning(model, graph, plan)
+        epochs = learn(model, state, training, at, "soft filter pruning", soft.objective())
+        what = f"{training.epochs} epoch{'s' * (training.epochs != 1)} of soft filter pruning before the cut"
+        return model, soft.choose(zero=False), about_training("Soft filter pruning", what, epochs, at.level)
+
+
+def _without_relations(
+    whole: nn.Module, graph: ChannelGraph, plan: Plan, state: State
+) -> tuple[nn.Module, ChannelGraph, Plan]:
+    """Fold relations of mode "mean" away once they have said what goes: the same channels of the folded network."""
+    if "mean" not in relating_of(whole).values():
+        return whole, graph, plan
+    folded = fold_relations(whole)
+    traced = trace(folded, state.example, any(group.inexact for group in graph.groups))
+    return folded, traced, replace(plan, network=traced.fingerprint)

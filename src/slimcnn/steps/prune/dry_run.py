@@ -1,0 +1,36 @@
+"""The plan of a recipe's prune step, without running anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from slimcnn.errors import RecipeError
+from slimcnn.graph import ChannelGraph
+from slimcnn.pruning import Plan
+from slimcnn.running.loading import load_with_data
+from slimcnn.running.recipe import Recipe
+from slimcnn.running.step import Context, State
+from slimcnn.show import Show
+from slimcnn.steps.prune import Prune
+from slimcnn.training.processes import launched
+
+
+def planned(recipe: Recipe, show: Show) -> tuple[ChannelGraph, Plan]:
+    """The plan of a recipe's first prune step, on the network as it is; nothing is trained or cut.
+
+    Raises:
+        RecipeError: there is no prune step, or it needs training or a search before it has a plan.
+    """
+    place = next((n for n, step in enumerate(recipe.steps) if isinstance(step, Prune)), None)
+    if place is None:
+        raise RecipeError("--dry-run shows the plan of a prune step, and there is none")
+    step = recipe.steps[place]
+    assert isinstance(step, Prune)
+    if step.search is not None or any(one.name == "sparsify" for one in recipe.steps[:place]):
+        raise RecipeError("--dry-run shows a plan at once: it goes with neither sparsity training nor a search")
+    loaded = load_with_data(recipe.network, recipe.data, show)
+    state = State(loaded.model, loaded.model, loaded.data, recipe.network, recipe.network)
+    with TemporaryDirectory() as nowhere:
+        _, graph, plan = step.propose(state, Context(Path(nowhere), launched(None), show))
+    return graph, plan

@@ -1,0 +1,120 @@
+"""A prune step's search: points tried here and by processes that join, with steps by name to recover at each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from slimcnn.errors import RecipeError, SearchError
+from slimcnn.graph import ChannelGraph, trace
+from slimcnn.pruning import Plan
+from slimcnn.running import folder as disk
+from slimcnn.running.recipe import read_recipe
+from slimcnn.running.saving import read_state
+from slimcnn.running.step import Context, Origin, State, steps
+from slimcnn.searching import Evaluator, Found, Search, StudyStorage, join, search
+from slimcnn.show import SILENT, Show
+from slimcnn.training.processes import from_rank_zero, launched
+
+if TYPE_CHECKING:
+    from slimcnn.steps.prune import Prune
+
+POINTS = "search.log"
+
+
+def searched(
+    settings: Prune, asked: Search, state: State, graph: ChannelGraph, at: Context
+) -> tuple[Found, Plan]:
+    """Look for the smallest network within the drop; other processes may `help_search`."""
+    at.show.say(f"  searching: validation top-1 may drop by {asked.max_drop:g} points")
+    evaluator = _evaluator(settings, asked, state, graph, at)
+
+    def found() -> Found:
+        storage = StudyStorage.open(asked.storage or at.folder / POINTS, _study(at.digest), asked)
+        return search(evaluator, asked, storage, at.show.counting("trying points"))
+
+    result = from_rank_zero(at.fabric, found)
+    best = result.best
+    said = ", ".join(f"{name} {value}" for name, value in best.point.items())
+    at.show.say(
+        f"  {len(result.outcomes)} points tried; the smallest network within the drop keeps {best.macs or 0:.3f} of the "
+        f"MACs and reaches {best.top1:.2f} % of {result.base:.2f} % ({said})"
+    )
+    return result, evaluator.plan(best.point)
+
+
+def check_storage(asked: Search) -> None:
+    """Open the storage that a search names, so that a mistake shows before hours of training."""
+    if asked.storage is not None:
+        StudyStorage.open(asked.storage, "slimcnn-check", asked)
+
+
+def help_search(root: Path, show: Show = SILENT) -> int:
+    """Try points of the search that another process runs in a folder, until it ends; how many were tried here.
+
+    Raises:
+        SearchError: nothing in the folder searches, or its search has not begun.
+    """
+    from slimcnn.running.loading import load_with_data
+
+    recipe = read_recipe(root / disk.RECIPE)
+    number = next((n for n, step in enumerate(recipe.steps, 1) if getattr(step, "search", None) is not None), None)
+    if number is None:
+        raise SearchError(f"{root} is a run that does not search: begin one with slimcnn compress --max-drop")
+    step = recipe.steps[number - 1]
+    before = root / disk.START if number == 1 else root / f"{number - 1}-{recipe.steps[number - 2].name}"
+    folder = root / f"{number}-{step.name}"
+    if not (before / disk.DONE).exists() or not (folder / disk.STEP).exists():
+        raise SearchError(f"{root} has not begun its search yet: join it later")
+    loaded = load_with_data(recipe.network, recipe.data, show)
+    state = read_state(root, disk.read_json(before / disk.DONE), loaded.data)
+    at = Context(folder, launched(None), show, digest=disk.read_json(folder / disk.STEP)["digest"])
+    return _help(step, state, at)  # type: ignore[arg-type]
+
+
+def _help(step: Prune, state: State, at: Context) -> int:
+    asked = step.search
+    assert asked is not None
+    whole = step._scattered(state.model, state)
+    graph = trace(whole, state.example, step.inexact)
+    storage = StudyStorage.open(asked.storage or at.folder / POINTS, _study(at.digest), asked, join=True)
+    evaluator = _evaluator(step, asked, replace(state, model=whole), graph, at)
+    return join(evaluator, asked, storage, progress=at.show.counting("trying points"))
+
+
+def _study(digest: str) -> str:
+    """A search is named by everything that its outcome depends on."""
+    return f"slimcnn-{digest[:16]}"
+
+
+def _evaluator(settings: Prune, asked: Search, state: State, graph: ChannelGraph, at: Context) -> Evaluator:
+    data = state.data
+    return Evaluator(
+        state.model, graph, data.validation, data.normalisation, settings.criterion, settings.target,
+        data=lambda: settings.images(state), recover=_recovery(asked, state, graph, at),
+    )  # fmt: skip
+
+
+def _recovery(
+    asked: Search, state: State, graph: ChannelGraph, at: Context
+) -> Callable[[nn.Module, Plan], None] | None:
+    """Recover accuracy at every point by steps by name; they must not train."""
+    chain = [steps[name].value() for name in asked.recover]
+    for step in chain:
+        if step.trains:
+            raise RecipeError(f"search.recover = {step.name}: a search tries many networks, choose steps without training")
+    if not chain:
+        return None
+    quiet = replace(at, show=SILENT)
+
+    def recover(small: nn.Module, plan: Plan) -> None:
+        tried = replace(state, model=small, origin=Origin(state.model, graph, plan))
+        for step in chain:
+            tried, _ = step.run(tried, quiet)
+        small.load_state_dict(tried.model.state_dict())
+
+    return recover

@@ -1,0 +1,128 @@
+"""What the report says of a cut: widths, filter norms, scales and relations, the search."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from slimcnn.graph import ChannelGraph
+from slimcnn.graph.channels import layer_of
+from slimcnn.graph.walking import named_tensors
+from slimcnn.pruning import Plan, Verdict
+from slimcnn.pruning.scores import rows
+from slimcnn.reporting import ks_distance
+from slimcnn.reporting.figures.norms import LayerNorms, Norms
+from slimcnn.reporting.figures.pareto import Pareto, Trial
+from slimcnn.reporting.figures.scales import LayerScales, Scales
+from slimcnn.reporting.figures.widths import Group, Widths
+from slimcnn.reporting.sections import Column, Section, Table, Text
+from slimcnn.searching import Found, Search
+
+
+def about_cut(whole: nn.Module, graph: ChannelGraph, plan: Plan, verdict: Verdict) -> list[Section]:
+    """Say which channels went, and whether the cut is proven."""
+    exact = Section(
+        title="Was the cut exact?",
+        blocks=(
+            Text(text=f"{'Yes' if verdict.equal else 'No'}: {verdict}.", tone="good" if verdict.equal else "bad"),
+            Text(
+                text="prune(model)(x) = mask(model)(x): cutting channels out must give what the original gives with "
+                "the same channels set to zero.",
+                tone="note",
+            ),
+        ),
+    )
+    notes = tuple(Text(text=note, tone="note") for note in plan.notes)
+    widths = _widths(graph, plan)
+    return [exact, widths.model_copy(update={"blocks": (*widths.blocks, *notes)}), _norms(whole, graph, plan)]
+
+
+def _widths(graph: ChannelGraph, plan: Plan) -> Section:
+    lost = {group.name: len(plan.removed.get(group.name, ())) for group in graph.groups}
+    if not lost:
+        return Section(title="Widths", blocks=(Text(text="This network has no channels that can be cut."),))
+    before = sum(group.channels for group in graph.groups)
+    after = before - sum(lost.values())
+    said = (
+        f"Criterion {plan.criterion or 'by hand'}, target {plan.target or 'a plan'}: {before:,} channels in "
+        f"{len(lost)} groups before, {after:,} after. The channels of a group live and die together in all of its "
+        "layers. The length of a bar is the square root of the width; its colored share is what was kept."
+    )
+    figure = Widths(
+        groups=tuple(Group(name=g.name, channels=g.channels, kept=g.channels - lost[g.name]) for g in graph.groups)
+    )
+    columns = (
+        Column(title="group", format="name"), Column(title="before", format="exact"),
+        Column(title="after", format="exact"), Column(title="layers"),
+    )  # fmt: skip
+    table = Table(
+        columns=columns,
+        rows=tuple((g.name, g.channels, g.channels - lost[g.name], ", ".join(g.layers)) for g in graph.groups),
+        title="The same as a table, with the layers of every group", folded=True,
+    )  # fmt: skip
+    return Section(title="Widths", blocks=(Text(text=said), figure.block(), table))
+
+
+def _norms(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Section:
+    """Compare the L2 norms of all filters with those of the kept ones, for every layer that lost some, but not all."""
+    tensors = dict(model.named_parameters())
+    found = []
+    for name, removed in plan.removed.items():
+        group = graph[name]
+        if len(removed) == group.channels:
+            continue
+        keep = torch.ones(group.channels, dtype=torch.bool)
+        keep[list(removed)] = False
+        for axis in group.filters:
+            norms = rows(tensors[axis.parameter], axis).norm(dim=1)
+            original, kept = norms.tolist(), norms[keep].tolist()
+            layer = layer_of(axis.parameter)
+            found.append(LayerNorms(layer=layer, original=original, kept=kept, ks=ks_distance(original, kept)))
+    if not found:
+        return Section(title="Filter norms", blocks=(Text(text="No layer lost some of its filters and kept others."),))
+    lead = (
+        "The share of a layer's filters whose norm is at most x: all filters of the original, and those that were kept. "
+        "KS is the largest vertical distance between the two, 0 to 1. Layers with the largest KS come first."
+    )
+    return Section(title="Filter norms", blocks=(Text(text=lead), Norms(layers=tuple(found)).block()))
+
+
+def about_scales(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Section:
+    """Show, for every channel group, the scales of its first batch norm, its relations, and which channels stay."""
+    found = []
+    tensors = dict(named_tensors(model))
+    for index, group in enumerate(graph.groups):
+        if not group.norms:
+            continue
+        norm = group.norms[0]
+        gone = set(plan.by_index(graph).get(index, ()))
+        relation = next((axis for axis in group.axes if axis.parameter == f"{layer_of(norm.parameter)}.sr"), None)
+        found.append(
+            LayerScales(
+                layer=layer_of(norm.parameter),
+                gamma=rows(tensors[norm.parameter], norm)[:, 0].abs().tolist(),
+                sr=rows(tensors[relation.parameter], relation)[:, 0].tolist() if relation is not None else (),
+                kept=tuple(channel not in gone for channel in range(group.channels)),
+            )
+        )
+    lead = "|γ| of every channel that may go, its relation sr to the others of its layer, and one against the other."
+    figure = Scales(criterion=plan.criterion, layers=tuple(found)).block()
+    return Section(title="Scales and relations", blocks=(Text(text=lead), figure))
+
+
+def about_search(found: Found, asked: Search) -> Section:
+    """Say what a search tried and found."""
+    best = found.best
+    said = ", ".join(f"{name} {value}" for name, value in best.point.items())
+    lead = (
+        f"The smallest network that loses at most {asked.max_drop:g} points of validation top-1 without training: {said} "
+        f"keeps {100 * (best.macs or 0):.1f} % of the MACs and reaches {best.top1:.2f} % of {found.base:.2f} %."
+    )
+    tried = tuple(
+        Trial(point=one.point, macs=one.macs, top1=one.top1) for one in found.outcomes if one.macs is not None
+    )  # fmt: skip
+    figure = Pareto(
+        tried=tried, best=Trial(point=best.point, macs=best.macs or 0.0, top1=best.top1), base=found.base,
+        drop=asked.max_drop,
+    )  # fmt: skip
+    return Section(title="The search", blocks=(Text(text=lead), figure.block()))

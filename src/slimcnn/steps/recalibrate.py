@@ -1,0 +1,37 @@
+"""Batch-norm statistics, estimated anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pydantic import Field
+
+from slimcnn.graph.copying import duplicate
+from slimcnn.recovery import recalibrate
+from slimcnn.reporting.sections import Section, Text
+from slimcnn.running.step import Context, State, Step, steps
+
+
+@steps.add("recalibrate", source="Wu & Johnson 2021, arXiv 2105.07576, section 3")
+class Recalibrate(Step):
+    """Estimate batch-norm means and variances anew on training images; no labels, no training."""
+
+    needs = {"trained": "there is no trained network: give --weights FILE, or put train in front"}
+    loses = frozenset({"constants"})
+
+    images: int = Field(default=1024, ge=1)
+    """Training images."""
+
+    def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
+        """Recalibrate a copy."""
+        model = duplicate(state.model)
+        layers = recalibrate(model, state.images(self.images))
+        images = min(self.images, len(state.data.train))
+        said = f"{layers} batch norm{'s' * (layers != 1)} recalibrated on {images:,} training images."
+        if not layers:
+            said = "The network has no batch norm with running statistics: nothing was changed."
+        at.show.say(f"  {said}")
+        return replace(state, model=model if layers else state.model), [
+            Section(title="Recalibration", blocks=(Text(text=said),))
+        ]

@@ -1,0 +1,93 @@
+"""Structure replaced by a cheaper one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from slimcnn.layers.reusing import units_in
+from slimcnn.recovery import reuse_features
+from slimcnn.reporting.figures.units import Units
+from slimcnn.reporting.sections import Column, Section, Table, Text
+from slimcnn.rewriting import Rewritten, rewrite_named, rewritten
+from slimcnn.running.step import Context, Facts, Origin, State, Step, steps
+from slimcnn.training.processes import from_rank_zero
+
+
+@steps.add("rewrite", source="rewrites: slimcnn list rewrites; Ji, Yang, Huang, Yin 2019 for feature reuse")
+class Rewrite(Step):
+    """Replace structure by a cheaper one, and start the new layers from the features of the old ones."""
+
+    refuses = {"relations": "the network relates its channels: put prune in front, which folds the relations away"}
+
+    rule: str = "feature_reuse"
+    """A rewrite (`slimcnn list rewrites`), with options such as feature_reuse:variant=chain."""
+    init: Literal["reuse", "random"] = "reuse"
+    """reuse: least squares from the original's features, on training images; random: to be trained."""
+    images: int = Field(default=1024, ge=1)
+    """Training images for reuse; labels are not used."""
+
+    def needed(self) -> Mapping[str, str]:
+        """Something to begin from, unless the beginning is random."""
+        why = "there is no trained network to begin from: give --weights FILE, put train in front, or take init=random"
+        return {"trained": why} if self.init == "reuse" and self._makes_new_layers else {}
+
+    @property
+    def _makes_new_layers(self) -> bool:
+        return self.rule.partition(":")[0] not in ("scatter", "relations")
+
+    def after(self, facts: Facts) -> Facts:
+        """Rewrites that compute the same keep what is known; others begin again, or from features."""
+        kept = facts - {"cut", "constants", "origin"}
+        if not self._makes_new_layers:
+            return kept | ({"relations"} if self.rule.startswith("relations") else set())
+        if "trained" not in facts:
+            return kept
+        return kept | {"origin"} if self.init == "reuse" else (kept | {"origin"}) - {"trained"}
+
+    def rehearse(self, state: State) -> nn.Module:
+        """Rewrite a network of the same structure."""
+        rewrite_named(self.rule)
+        return rewritten(state.model, self.rule, state.example).model
+
+    def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
+        """Rewrite a copy."""
+        found = rewritten(state.model, self.rule, state.example)
+        done = sum(bool(one.what) for one in found.changes)
+        at.show.say(f"  {self.rule}: {done} of {len(found.changes)} layers rewritten")
+        model, said = found.model, ""
+        if self.init == "reuse" and units_in(model):
+
+            def begun() -> tuple[str, dict[str, Tensor]]:
+                progress = at.show.counting("refitting layers")
+                return str(reuse_features(model, state.model, state.images(self.images), progress)), model.state_dict()
+
+            said, weights = from_rank_zero(at.fabric, begun)
+            model.load_state_dict(weights)
+            at.show.say(f"  {said}")
+        origin = Origin(state.model) if units_in(model) and "trained" in at.facts else None
+        return replace(state, model=model, origin=origin), [_about(self.rule, found, said)]
+
+
+def _about(rule: str, found: Rewritten, said: str) -> Section:
+    units = units_in(found.model)
+    blocks: list[Text | Table] = [Text(text=f"Rewrite {rule}." + (f" Begun from the original's features: {said}." if said else ""))]
+    if units:
+        residual = " In a residual block x is added to y." if any(one.residual == "sum" for one in units) else ""
+        lead = (
+            f"{len(units)} units of feature reuse: convolutions make new features, y joins to them features that were "
+            f"there already (dashed). Bars are as high as there are channels.{residual}"
+        )
+        blocks.append(Text(text=lead))
+        fields = ("place", "reads", "makes", "reused", "dense", "residual")
+        blocks.append(Units(units=[{name: getattr(one, name) for name in fields} for one in units]).block())  # type: ignore[arg-type]
+    rows = tuple((one.layer, one.what or "unchanged", one.why_left) for one in found.changes)
+    done = sum(bool(one.what) for one in found.changes)
+    columns = (Column(title="layer", format="name"), Column(title="what was done"), Column(title="why not"))
+    title = f"{done} layers rewritten, {len(rows) - done} left, each with its reason"
+    blocks.append(Table(columns=columns, rows=rows, title=title, folded=bool(units)))
+    return Section(title="What was rewritten", blocks=tuple(blocks))

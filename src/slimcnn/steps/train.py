@@ -1,0 +1,50 @@
+"""Train on labels: from scratch, or fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import model_validator
+
+from slimcnn.graph.copying import duplicate
+from slimcnn.reporting.sections import Section
+from slimcnn.running.epochs import about_training, learn, training_of
+from slimcnn.running.step import Context, State, Step, steps
+from slimcnn.training import Training
+
+FROM_SCRATCH, FINE_TUNING = 0.1, 0.01
+"""Learning rates of SGD."""
+
+
+@steps.add("train", source="cross entropy and SGD")
+class Train(Step, Training):
+    """Train on labels: from scratch where the network has no weights yet, else fine-tuning."""
+
+    gives = frozenset({"trained", "reference"})
+    loses = frozenset({"origin", "cut", "constants"})
+    trains = True
+
+    learning_rate: float | None = None  # type: ignore[assignment]
+    """The peak; default 0.1 from scratch, 0.01 for a trained network (adamw: 0.001)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_of_adamw(cls, data: Any) -> Any:
+        return data  # chosen in run
+
+    def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
+        """Train a copy; the first training of all makes the network that later steps are compared with."""
+        model = duplicate(state.model)
+        first = not at.facts & {"trained"}
+        rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else FROM_SCRATCH if first else FINE_TUNING)
+        epochs = learn(model, state, training_of(self, learning_rate=rate), at, "training" if first else "fine-tuning")
+        how = "from scratch" if first else "of fine-tuning"
+        what = f"{self.epochs} epoch{'s' * (self.epochs != 1)} {how}, learning rate {rate:g}"
+        section = about_training("Training", what, epochs, None if first else at.level)
+        reference = state.reference if at.facts & {"reference"} else model
+        origin_of = state.network if reference is model else state.reference_network
+        return replace(
+            state, model=model, reference=reference, reference_network=origin_of, origin=None
+        ), [section]
