@@ -17,13 +17,32 @@ __all__ = ["looking", "main", "running"]
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
     try:
-        app()
+        app(args=imports_first(sys.argv[1:]))
     except SlimcnnError as error:
         typer.echo(f"slimcnn: {error}", err=True)
         sys.exit(2)
     except Interrupted:
-        typer.echo("slimcnn: interrupted; the same command goes on from here", err=True)
+        typer.echo("slimcnn: interrupted; run the same command to resume", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+
+
+def imports_first(arguments: list[str]) -> list[str]:
+    """Move --import in front of the command, where it belongs; users write it anywhere.
+
+    >>> imports_first(["run", "r.toml", "--import", "mine", "--json"])
+    ['--import', 'mine', 'run', 'r.toml', '--json']
+    """
+    found: list[str] = []
+    rest: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        if argument == "--import":
+            found += [argument, next(given, "")]
+        elif argument.startswith("--import="):
+            found.append(argument)
+        else:
+            rest.append(argument)
+    return [*found, *rest]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(
@@ -14,3 +16,20 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def root(
+    import_: Annotated[
+        list[str],
+        typer.Option(
+            "--import", help="A module of yours that registers steps, criteria, losses ... (docs/extending.md)."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+) -> None:
+    """Make trained convolutional networks smaller and faster, and prove that nothing broke."""
+    if import_:
+        from slimcnn.registry import import_plugin
+
+        for name in import_:
+            import_plugin(name)

@@ -12,10 +12,12 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from slimcnn.datasets import batches
+from slimcnn.errors import TargetError
 from slimcnn.errors import CriterionError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.copying import duplicate
 from slimcnn.layers.relating import relating_of
+from slimcnn.measuring import measure
 from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, mask, prune, score, sensitivity
 from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.verify import law
@@ -49,6 +51,8 @@ class Prune(Step):
     """This share of the channels goes."""
     per_layer: dict[str, float] = Field(default_factory=dict)
     """Pattern of groups or layers → share of their channels that goes."""
+    of: Literal["model", "reference"] = "model"
+    """Whose MACs and parameters are meant: those of the network that comes in, or of the run's reference."""
     scope: Literal["sensitivity", "local", "global"] | None = None
     """sensitivity: first what costs the output least, measured on images; local: the same share of every layer;
     global: all channels ranked together. Default: sensitivity with macs or params, else local."""
@@ -98,6 +102,23 @@ class Prune(Step):
             protect=self.protect,
         )  # fmt: skip
 
+    def target_for(self, state: State) -> Target:
+        """The target as shares of the network that comes in."""
+        if self.of == "model":
+            return self.target
+        mine, whole = (measure(network, state.example) for network in (state.model, state.reference))
+        shares = {"macs": mine.macs / whole.macs, "params": mine.params / whole.params}
+        scaled = {}
+        for name, share in shares.items():
+            asked = getattr(self.target, name)
+            if asked is not None and asked >= share:
+                raise TargetError(
+                    f"{name}={asked:g} of the reference: the network that comes in has only {share:.3f} of its {name}, "
+                    "there is nothing left to cut"
+                )
+            scaled[name] = None if asked is None else asked / share
+        return replace(self.target, **scaled)
+
     @property
     def trains(self) -> bool:  # type: ignore[override]
         """Soft filter pruning does."""
@@ -122,7 +143,8 @@ class Prune(Step):
         graph = trace(whole, state.example, self.inexact)
         if self.plan is not None:
             return prune(whole, graph, Plan.load(Path(self.plan), graph), verify=False)
-        target = replace(self.target, scope="local" if self.target.scope == "sensitivity" else self.target.scope)
+        target = self.target_for(state)
+        target = replace(target, scope="local" if target.scope == "sensitivity" else target.scope)
         plan = allocate(graph, score(whole, graph, "l2"), target)
         return prune(whole, graph, plan, verify=False)
 
@@ -132,7 +154,7 @@ class Prune(Step):
         graph = self._graph(whole, state, at)
         if self.plan is not None:
             return whole, graph, Plan.load(Path(self.plan), graph)
-        return whole, graph, allocate(graph, self._scores(whole, graph, state, at), self.target)
+        return whole, graph, allocate(graph, self._scores(whole, graph, state, at), self.target_for(state))
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Choose, prove and cut."""
