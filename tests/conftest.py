@@ -1,11 +1,32 @@
-"""One thread per test process: two processes share the machine's two cores."""
+"""One thread per test process: two processes share the machine's two cores. In CI, a skipped test is a failure."""
+
+from __future__ import annotations
+
+import os
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
 
+MAY_BE_SKIPPED = "needs a GPU"
+"""The only reason for which CI may leave a test out: everything else it can install."""
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a CI run that left out a test for lack of something that could be there."""
+    told = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("CI") or told is None or hasattr(session.config, "workerinput"):
+        return
+    left_out = [report for report in told.stats.get("skipped", []) if MAY_BE_SKIPPED not in str(report.longrepr)]
+    if left_out:
+        told.write_line("skipped, although CI has to have what they need:", red=True)
+        for report in left_out:
+            told.write_line(f"  {report.nodeid}: {report.longrepr[-1]}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
