@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from slimcnn.errors import DataError
 from slimcnn.graph.channels import layer_of
-from slimcnn.graph.running import call_model, first_line, outputs_of
-from slimcnn.linear.layers import Layer
+from slimcnn.graph.execution import call_model, first_line, outputs_of
+from slimcnn.linear.layers import LinearLayer
 from slimcnn.linear.ridge import Solution, Sums, best
 from slimcnn.linear.stretches import Operation, Stretches
 from slimcnn.linear.windows import as_matrix, as_weight, by_image, outputs_at, rows_of
@@ -63,8 +63,8 @@ class Pair:
     """A layer of the pruned network and the one that it comes from."""
 
     name: str
-    small: Layer
-    whole: Layer
+    small: LinearLayer
+    whole: LinearLayer
     weight: nn.Parameter
     bias: nn.Parameter | None
     mean: Tensor | None
@@ -87,7 +87,7 @@ class Pair:
         return self.small.operation, self.whole.operation
 
 
-def pair_of(name: str, small: Layer, whole: Layer, tensors: dict[str, Tensor], made: Tensor | None) -> Pair:
+def pair_of(name: str, small: LinearLayer, whole: LinearLayer, tensors: dict[str, Tensor], made: Tensor | None) -> Pair:
     """Pair a layer with the one whose channels `made` (None for all) it shall make."""
     weight, norm = tensors[name], small.norm
     assert isinstance(weight, nn.Parameter)
