@@ -11,11 +11,12 @@ import pytest
 import slimcnn
 
 SOURCE = Path(slimcnn.__file__).parent
-FREE = {"errors", "registry", "files"}
+FREE = {"errors", "registry", "files", "modes"}
 ALLOWED = {
     "errors": set(),
     "registry": {"errors"},
     "files": {"errors"},
+    "modes": set(),
     "layers": {"errors", "registry"},
     "objectives": {"errors"},
     "graph": {"layers"},

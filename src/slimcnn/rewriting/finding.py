@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from slimcnn.graph.channels import layer_of
 from slimcnn.linear.layers import NORMS, POOLINGS, LinearLayer, layers_of
 from slimcnn.linear.recording import ModuleCall, RecordedOp, Recorder, Version, names_of_tensors, record
+from slimcnn.modes import modes_restored
 
 RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_")
 """Parts of the names of operations that draw numbers."""
@@ -178,17 +179,14 @@ def structure_of(model: nn.Module, example: Any) -> Structure:
 
 def _in_training(model: nn.Module, example: Any) -> Recorder | None:
     """Run the network once in training mode, on two images; None for one that cannot."""
-    modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     twice = tree_map_only(Tensor, lambda x: torch.cat([x, x]) if len(x) == 1 else x, example)
     try:
-        with torch.random.fork_rng([]):
+        with modes_restored(model), torch.random.fork_rng([]):
             return record(model.train(), twice)[0]
     except (RuntimeError, ValueError, IndexError, TypeError):
         return None
     finally:
-        for module, mode in modes:
-            module.training = mode
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
