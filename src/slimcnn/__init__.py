@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from slimcnn.graph import ChannelGraph, ChannelGroup, trace
     from slimcnn.measuring import latency, measure
     from slimcnn.models import build, load_weights, resolve
+    from slimcnn.objectives import Loss, Objective, SparseScales
     from slimcnn.pruning import (
         Criterion,
         Plan,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     )
     from slimcnn.recovery import fold_constants, least_squares, recalibrate, reuse_features, synthesise
     from slimcnn.rewriting import feature_reuse, fold_relations, insert_relations, replace, scatter
-    from slimcnn.sparsity import SparseScales
     from slimcnn.training import Training, evaluate, fit
 
 __version__ = "0.1.0"
@@ -49,6 +49,7 @@ _HOMES = {
     "graph": ["ChannelGraph", "ChannelGroup", "trace"],
     "measuring": ["latency", "measure"],
     "models": ["build", "load_weights", "resolve"],
+    "objectives": ["Loss", "Objective", "SparseScales"],
     "pruning": [
         "Criterion",
         "Plan",
@@ -64,7 +65,6 @@ _HOMES = {
     ],
     "recovery": ["fold_constants", "least_squares", "recalibrate", "reuse_features", "synthesise"],
     "rewriting": ["feature_reuse", "fold_relations", "insert_relations", "replace", "scatter"],
-    "sparsity": ["SparseScales"],
     "training": ["Training", "evaluate", "fit"],
 }
 _HOME = {name: f"slimcnn.{module}" for module, names in _HOMES.items() for name in names}
@@ -74,6 +74,8 @@ __all__ = [
     "ChannelGroup",
     "Criterion",
     "Dataset",
+    "Loss",
+    "Objective",
     "Plan",
     "Scores",
     "SlimcnnError",

@@ -17,14 +17,13 @@ from slimcnn.distillation import hinton
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.copying import duplicate
 from slimcnn.layers.relating import relating_of
-from slimcnn.objectives import Objective, cross_entropy
+from slimcnn.objectives import Objective, SparseScales, cross_entropy, spread
 from slimcnn.pruning import Plan, SoftPruning
 from slimcnn.recipes import Recipe, Sparsifying
 from slimcnn.recovery import fold_constants, least_squares, recalibrate, synthesise
 from slimcnn.reporting.contents import Curve, Stage
 from slimcnn.rewriting import insert_relations
 from slimcnn.runs import SPARSE, RunFolder
-from slimcnn.sparsity import SparseScales, spread
 from slimcnn.start import Show, Start
 from slimcnn.training import Epoch, Training, evaluate, fit
 from slimcnn.training.processes import from_rank_zero

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from slimcnn.datasets import Dataset, batches, indices
 from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
 from slimcnn.modes import modes_restored
-from slimcnn.objectives import Loss, Objective, cross_entropy
+from slimcnn.objectives import Loss, LossFunction, Objective, as_objective, cross_entropy
 from slimcnn.training.epochs import GRADIENT, Epoch, EpochSums, first_nonfinite
 from slimcnn.training.evaluation import Evaluation, evaluate
 from slimcnn.training.interrupts import interrupts_noted
@@ -42,7 +42,7 @@ def fit(
     dataset: Dataset,
     *,
     training: Training = _FROM_SCRATCH,
-    objective: Objective | None = None,
+    objective: Objective | LossFunction | None = None,
     folder: Path | str | None = None,
     fabric: Fabric | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -53,7 +53,8 @@ def fit(
     moving average's, where there is one), so a `break` keeps exactly these.  At the end, or when the caller stops, the
     network is back on its device and in its modes, with contiguous weights.
 
-    `objective` defaults to cross entropy with `training.label_smoothing`.  `progress` is called on rank 0 after every
+    `objective` is an `Objective`, whose hooks are called, or a plain function (network, images, labels) → `Loss`; it
+    defaults to cross entropy with `training.label_smoothing`.  `progress` is called on rank 0 after every
     step with the steps done and all steps of the run.
 
     With a `folder`, the state is replaced there atomically at the start, after every epoch and every
@@ -87,7 +88,7 @@ def fit(
         model,
         dataset,
         training,
-        objective=objective or cross_entropy(training.label_smoothing),
+        objective=as_objective(objective or cross_entropy(training.label_smoothing)),
         folder=Path(folder) if folder else None,
         progress=progress,
     )
@@ -157,11 +158,10 @@ def _train(run: TrainingRun, state: TrainingState, asked: Event) -> None:
     often = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _STEPS_BETWEEN_LOOKS
     rows: list[Tensor] = []
     clock = time.perf_counter()
-    tell = getattr(run.objective, "seeing", None) if view is not None else None
-    places = indices(dataset.train, training.batch_size, **which) if tell is not None else None
+    places = indices(dataset.train, training.batch_size, **which)
     for x, y in feed:
-        if tell is not None and places is not None:
-            tell(next(places), view)
+        if view is not None:
+            run.objective.seeing(next(places), view)
         names, row = _step(run, state, x, y)
         rows.append(row)
         state.step += 1
@@ -187,9 +187,7 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
-    before_step = getattr(run.objective, "before_step", None)
-    if before_step is not None:
-        before_step(state.epoch + state.step / run.steps)
+    run.objective.before_step(state.epoch + state.step / run.steps)
     with torch.autocast(x.device.type, MIXED.get(training.precision), enabled=training.precision in MIXED):
         loss = _mixed(run, x, y) if training.mixup else run.objective(run.forward, x, y)
     total = loss.total
@@ -203,9 +201,7 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), training.clip_norm)
     run.scaler.step(optimizer)
     run.scaler.update()
-    after_step = getattr(run.objective, "after_step", None)
-    if after_step is not None:
-        after_step(run.model, optimizer)
+    run.objective.after_step(run.model, optimizer)
     if run.average:
         run.average.update_parameters(run.model)
     hits = (loss.logits.detach().argmax(1) == y).sum()
@@ -216,15 +212,11 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
 
 def _mixed(run: TrainingRun, x: Tensor, y: Tensor) -> Loss:
     """The loss of images that are mixed with others of their batch; hits count labels that prevail."""
-    mixed = getattr(run.objective, "mixed", None)
-    if mixed is None:
-        raise RecipeError("mixup: the objective has no `mixed`, so that it cannot average over two labels")
     alpha = torch.tensor(float(run.training.mixup or 0))
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     share = max(share, 1 - share)  # a pair comes in either order
     order = torch.randperm(len(y)).to(y.device)
-    loss: Loss = mixed(run.forward, share * x + (1 - share) * x[order], (y, y[order]), share)
-    return loss
+    return run.objective.mixed(run.forward, share * x + (1 - share) * x[order], (y, y[order]), share)
 
 
 def _seed(seed: int, epoch: int, step: int, rank: int) -> int:

@@ -91,11 +91,9 @@ def begin(
 
     training, stored = from_rank_zero(fabric, settle)
     model.to(device, memory_format=FORMATS[training.layout])  # type: ignore[call-overload]
-    prepare = getattr(objective, "prepare", None)
-    if prepare is not None:
-        layout = FORMATS[training.layout]
-        normalised = partial(batches, normalisation=dataset.normalisation, device=device, memory_format=layout)
-        prepare(model, partial(normalised, dataset.train, 256))
+    layout = FORMATS[training.layout]
+    normalized = partial(batches, normalisation=dataset.normalisation, device=device, memory_format=layout)
+    objective.prepare(model, partial(normalized, dataset.train, 256))
     compiled = cast(nn.Module, torch.compile(model, dynamic=False)) if training.compile else model
     run = TrainingRun(
         model=model,
