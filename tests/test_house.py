@@ -28,7 +28,7 @@ ALLOWED = {
     "rewriting": {"graph", "layers", "linear", "models"},
     "recovery": {"graph", "layers", "linear", "pruning"},
     "training": {"datasets", "objectives"},
-    "pruning": {"graph", "linear"},
+    "pruning": {"graph", "linear", "objectives"},  # soft pruning chooses filters inside of a training
     "searching": {"datasets", "graph", "pruning", "training"},
     "reporting": set(),
     "checkpoints": {"graph", "layers", "models"},

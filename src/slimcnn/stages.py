@@ -127,9 +127,10 @@ def train_softly(
     model = duplicate(start.model)
     soft = SoftPruning(model, graph, plan)
     show.say(f"training softly: {training.epochs} epochs on {len(start.dataset.train)} images")
-    for epoch in run_epochs(model, start.dataset, training, None, folder, "soft", "training softly", show, fabric):
-        soft.choose(zero=epoch.epoch < epoch.epochs)
-    return replace(start, model=model), soft.plan
+    objective = soft.objective(cross_entropy(training.label_smoothing))
+    training = training.model_copy(update={"label_smoothing": 0.0})
+    list(run_epochs(model, start.dataset, training, objective, folder, "soft", "training softly", show, fabric))
+    return replace(start, model=model), soft.choose(zero=False)
 
 
 def train_sparsely(settings: Sparsifying, start: Start, folder: RunFolder, show: Show, fabric: Fabric) -> Start:

@@ -17,11 +17,22 @@ from slimcnn.distillation import Teacher, kd
 from slimcnn.errors import RecipeError
 from slimcnn.objectives import Terms, as_objective, cross_entropy
 from slimcnn.objectives.objective import HOOKS, PlainObjective
+from slimcnn.pruning.soft import SoftPruningObjective
 
 NETWORK = slimcnn.build("resnet8", in_channels=1, width=0.25)
 PLAIN = {"layout": "nchw", "precision": "32", "batch_size": 32}
 
-AROUND: dict[type[Objective], Callable[[Objective], Objective]] = {SparseScales: SparseScales}
+
+def soft_pruning(inner: Objective) -> Objective:
+    graph = slimcnn.trace(NETWORK, torch.zeros(1, 1, 8, 8))
+    plan = slimcnn.allocate(graph, slimcnn.score(NETWORK, graph, "l2"), slimcnn.Target(ratio=0.5))
+    return slimcnn.SoftPruning(NETWORK, graph, plan).objective(inner)
+
+
+AROUND: dict[type[Objective], Callable[[Objective], Objective]] = {
+    SparseScales: SparseScales,
+    SoftPruningObjective: soft_pruning,
+}
 """Objectives around another one."""
 WITHOUT_INNER: set[type[Objective]] = {Terms, PlainObjective}
 
