@@ -35,6 +35,7 @@ from slimcnn.files import write_text
 from slimcnn.graph.copying import duplicate
 from slimcnn.measuring import environment
 from slimcnn.models import load_weights
+from slimcnn.objectives import Objective
 from slimcnn.pruning import Plan, SoftPruning, verify
 from slimcnn.training import Training
 
@@ -170,9 +171,8 @@ def run(network: str, accounting: str, rate: float, criterion: str, seed: int, o
     if options.soft:
         whole = duplicate(whole)
         soft = SoftPruning(whole, graph, plan)
-        for epoch in train(whole, data, options, seed, name):
-            plan = soft.choose(zero=epoch.epoch < epoch.epochs)
-            epochs.append(epoch.validation_top1)
+        epochs = [epoch.validation_top1 for epoch in train(whole, data, options, seed, name, soft.objective())]
+        plan = soft.choose(zero=False)
     small = slimcnn.prune(whole, graph, plan)
     top1["cut"] = test_top1(small, data)
     slimcnn.recalibrate(small, images(data, seed))
@@ -191,8 +191,16 @@ def run(network: str, accounting: str, rate: float, criterion: str, seed: int, o
     }  # fmt: skip
 
 
-def train(model: nn.Module, data: Dataset, options: argparse.Namespace, seed: int, name: str) -> Iterator:
-    for epoch in slimcnn.fit(model, data, training=finetuning(options, seed), folder=options.state / name):
+def train(
+    model: nn.Module,
+    data: Dataset,
+    options: argparse.Namespace,
+    seed: int,
+    name: str,
+    objective: Objective | None = None,
+) -> Iterator:
+    training = finetuning(options, seed)
+    for epoch in slimcnn.fit(model, data, training=training, objective=objective, folder=options.state / name):
         print(name, f"{epoch.epoch}/{epoch.epochs}: {epoch.validation_top1:.2f}, {epoch.seconds:.0f} s", flush=True)
         yield epoch
 

@@ -23,7 +23,7 @@ from slimcnn.files import write_text
 from slimcnn.layers.relating import OPEN, relations_in
 from slimcnn.measuring import environment
 from slimcnn.models import load_weights
-from slimcnn.sparsity import SparseScales, spread
+from slimcnn.objectives import SparseScales, spread
 from slimcnn.training import Training
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from slimcnn.graph import ChannelGraph, ChannelGroup, trace
     from slimcnn.measuring import latency, measure
     from slimcnn.models import build, load_weights, resolve
+    from slimcnn.objectives import Loss, Objective, SparseScales
     from slimcnn.pruning import (
         Criterion,
         Plan,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from slimcnn.rewriting import feature_reuse, fold_relations, insert_relations, replace, scatter
     from slimcnn.running import Recipe, Step, run
     from slimcnn.running.python import chain
-    from slimcnn.objectives import SparseScales
     from slimcnn.training import Training, evaluate, fit
 
 __version__ = "0.1.0"
@@ -51,6 +51,7 @@ _HOMES = {
     "graph": ["ChannelGraph", "ChannelGroup", "trace"],
     "measuring": ["latency", "measure"],
     "models": ["build", "load_weights", "resolve"],
+    "objectives": ["Loss", "Objective", "SparseScales"],
     "pruning": [
         "Criterion",
         "Plan",
@@ -68,7 +69,6 @@ _HOMES = {
     "rewriting": ["feature_reuse", "fold_relations", "insert_relations", "replace", "scatter"],
     "running": ["Recipe", "Step", "run"],
     "running.python": ["chain"],
-    "objectives": ["SparseScales"],
     "training": ["Training", "evaluate", "fit"],
 }
 _HOME = {name: f"slimcnn.{module}" for module, names in _HOMES.items() for name in names}
@@ -78,6 +78,8 @@ __all__ = [
     "ChannelGroup",
     "Criterion",
     "Dataset",
+    "Loss",
+    "Objective",
     "Plan",
     "Recipe",
     "Scores",

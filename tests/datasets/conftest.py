@@ -16,12 +16,12 @@ from PIL import Image
 
 from slimcnn.datasets import Augmentation, Normalisation
 from slimcnn.datasets.decoding import records, sheets
-from slimcnn.datasets.published import Layout, Published
+from slimcnn.datasets.downloads import FileLayout, PublishedDataset
 
 CLASSES, TRAIN_EACH, TEST_EACH = 3, 4, 2
 
-BINARY = Layout(("batch_1.bin", "batch_2.bin"), ("test.bin",), records, "tiny-binary.tar.gz", ("", "batches-bin"))
-SHEETS = Layout(
+BINARY = FileLayout(("batch_1.bin", "batch_2.bin"), ("test.bin",), records, "tiny-binary.tar.gz", ("", "batches-bin"))
+SHEETS = FileLayout(
     ("batch_1.png", "batch_2.png", "train.json"),
     ("test.png", "test.json"),
     sheets,
@@ -64,7 +64,7 @@ class Tiny:
             "test.json": json.dumps(self.test_labels.tolist()).encode(),
         }
 
-    def published(self, **changes: object) -> Published:
+    def published(self, **changes: object) -> PublishedDataset:
         digest = sha256()
         for labels, pixels in ((self.train_labels, self.train_pixels), (self.test_labels, self.test_pixels)):
             images = [image.tobytes() for image in pixels]
@@ -86,7 +86,7 @@ class Tiny:
             "augmentation": Augmentation(crop=4, flip=True),
             "layouts": (BINARY, SHEETS),
         }
-        return Published(**{**facts, **changes})  # type: ignore[arg-type]
+        return PublishedDataset(**{**facts, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture

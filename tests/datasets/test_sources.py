@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from slimcnn.datasets import batches, datasets, load_dataset
-from slimcnn.datasets.published import Published
+from slimcnn.datasets.downloads import PublishedDataset
 from slimcnn.errors import DataError, UnknownName
 
 NAMES = [entry.name for entry in datasets]
 PUBLISHED = [name for name in NAMES if name != "digits"]
 
 
-def published(name: str) -> Published:
+def published(name: str) -> PublishedDataset:
     what = getattr(importlib.import_module(f"slimcnn.datasets.sources.{name}"), name.upper())
-    assert isinstance(what, Published)
+    assert isinstance(what, PublishedDataset)
     return what
 
 
@@ -60,7 +60,7 @@ def test_what_is_not_at_hand_is_said_in_one_line_with_the_files_to_put_there(
     monkeypatch.setenv("no_proxy", "")
     what = published(name)
     module = importlib.import_module("slimcnn.datasets.sources." + name)
-    monkeypatch.setattr(module, name.upper(), Published(**{**vars(what), "places": ()}))
+    monkeypatch.setattr(module, name.upper(), PublishedDataset(**{**vars(what), "places": ()}))
     with pytest.raises(DataError) as caught:
         load_dataset(name, root=tmp_path)
     message = str(caught.value)

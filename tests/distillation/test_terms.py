@@ -305,5 +305,5 @@ def test_mixup_refuses_views_and_objectives_that_know_nothing_of_it() -> None:
     with pytest.raises(RecipeError, match="mixed images are no views"):
         next(slimcnn.fit(student, data, training=Training(epochs=1, mixup=0.2, views=2)))
     plain = cross_entropy()
-    with pytest.raises(RecipeError, match="cannot average over two labels"):
+    with pytest.raises(RecipeError, match="mixup needs an objective that averages over two labels"):
         next(slimcnn.fit(student, data, training=Training(epochs=1, mixup=0.2), objective=lambda *batch: plain(*batch)))

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from at_hand import randomise
 from slimcnn.errors import CriterionError, ModelError
 from slimcnn.graph import ChannelGraph, trace
-from slimcnn.graph.running import outputs_of
+from slimcnn.graph.execution import outputs_of
 from slimcnn.layers.relating import relating_of
 from slimcnn.pruning import Plan, Target, allocate, criteria, mask, prune, score, verify
 from slimcnn.rewriting import insert_relations

@@ -15,14 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from at_hand import Net
-from slimcnn.linear.layers import Layer, Norm, layers_of
+from slimcnn.linear.layers import LinearLayer, Norm, layers_of
 from slimcnn.linear.stretches import computes
 
 Conv = nn.Conv2d
 IMAGE = torch.ones(2, 3, 6, 6)
 
 
-def found(forward: Callable[..., Any], example: Any = IMAGE, **modules: Any) -> dict[str, Layer]:
+def found(forward: Callable[..., Any], example: Any = IMAGE, **modules: Any) -> dict[str, LinearLayer]:
     return layers_of(Net(forward, **modules).eval(), example)
 
 
@@ -45,7 +45,7 @@ def operations(model: nn.Module, x: Tensor) -> list[str]:
 
 def test_a_layer_says_how_it_is_set():
     layer = found(lambda net, x: net.a(x), a=Conv(3, 6, (3, 2), (2, 1), (1, 0), (1, 2), groups=3))["a.weight"]
-    assert layer == Layer("a.weight", "a.bias", 0, (2, 1), (1, 0), (1, 2), (0, 0), False, 3)
+    assert layer == LinearLayer("a.weight", "a.bias", 0, (2, 1), (1, 0), (1, 2), (0, 0), False, 3)
     assert layer.convolution
     assert (layer.made_axis, layer.read_axis) == (0, 1)
 
@@ -53,14 +53,14 @@ def test_a_layer_says_how_it_is_set():
 def test_a_transposed_convolution_makes_along_its_second_axis():
     module = nn.ConvTranspose2d(3, 6, 3, 2, 1, output_padding=1, groups=3, bias=False)
     layer = found(lambda net, x: net.a(x), a=module)["a.weight"]
-    assert layer == Layer("a.weight", None, 0, (2, 2), (1, 1), (1, 1), (1, 1), True, 3)
+    assert layer == LinearLayer("a.weight", None, 0, (2, 2), (1, 1), (1, 1), (1, 1), True, 3)
     assert (layer.made_axis, layer.read_axis) == (1, 0)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_linear_layer_has_no_stride(bias):
     layer = found(lambda net, x: net.a(x), torch.ones(2, 5), a=nn.Linear(5, 4, bias))["a.weight"]
-    assert layer == Layer("a.weight", "a.bias" if bias else None, 0)
+    assert layer == LinearLayer("a.weight", "a.bias" if bias else None, 0)
     assert not layer.convolution
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from at_hand import Net
-from slimcnn.linear.layers import Layer, layers_of
+from slimcnn.linear.layers import LinearLayer, layers_of
 from slimcnn.linear.stretches import Operation, Stretches
 from slimcnn.linear.windows import as_matrix, as_weight, inputs_at, outputs_at, positions_of
 
@@ -53,7 +53,7 @@ KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 
 
-def recorded(module: nn.Module, shape: tuple[int, ...]) -> tuple[Layer, Tensor, Tensor, Operation]:
+def recorded(module: nn.Module, shape: tuple[int, ...]) -> tuple[LinearLayer, Tensor, Tensor, Operation]:
     """The layer as it was found, its weight and bias, and its operation as a run shows it; in float64."""
     torch.manual_seed(1)
     model, x = Net(lambda net, x: net.a(x), a=module).double().eval(), torch.randn(shape, dtype=torch.float64)
@@ -112,7 +112,7 @@ def test_channels_of_a_group_come_out_in_the_order_of_the_layer():
 
 
 def test_positions_are_spread_and_in_order():
-    layer = Layer("w", None, 0, (1, 1), (0, 0), (1, 1), (0, 0))
+    layer = LinearLayer("w", None, 0, (1, 1), (0, 0), (1, 1), (0, 0))
     made = torch.empty(2, 3, 100, 100)
     positions = positions_of(layer, made, 500)
     assert torch.equal(positions, positions.unique())

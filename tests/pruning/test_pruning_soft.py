@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import slimcnn
 from slimcnn import SoftPruning, Target
 from slimcnn.errors import CriterionError, PlanError
+from slimcnn.objectives import cross_entropy
 from slimcnn.pruning import verify
 from slimcnn.pruning.scores import rows
 
@@ -22,6 +23,9 @@ def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     model = slimcnn.build("resnet8", in_channels=1).eval()
     with torch.no_grad():
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.bias.fill_(0.5)  # behind a shift of zero, a ReLU would pass no gradient to filters that are zero
         for weight in model.parameters():
             if weight.dim() == 4:  # norms of many sizes
                 weight.mul_(torch.linspace(0.5, 3, len(weight))[torch.randperm(len(weight))].view(-1, 1, 1, 1))
@@ -58,8 +62,6 @@ def test_the_plan_is_zero_at_once_and_nothing_else_is() -> None:
 
 def test_scales_and_shifts_stay_so_that_gradients_reach_what_is_zero() -> None:
     model, graph, soft = prepared()
-    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
-        nn.init.constant_(norm.bias, 0.5)
     model.train()(torch.randn(8, 1, 8, 8)).square().mean().backward()
     group = next(g for g in graph.groups if not g.residual)
     weight = model.get_parameter(group.filters[0].parameter)
@@ -71,7 +73,7 @@ def test_scales_and_shifts_stay_so_that_gradients_reach_what_is_zero() -> None:
 def test_small_filters_that_come_back_do_not_take_the_places_of_large_ones() -> None:
     """The reference is the beginning: the choice does not drift towards what has just been zeroed."""
     model, graph, soft = prepared()
-    kept = {name: set(range(graph[name].channels)) - set(gone) for name, gone in soft.choose().removed.items()}
+    kept = {name: set(range(graph[name].channels)) - set(gone) for name, gone in soft.plan.removed.items()}
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, gone in soft.plan.removed.items():
@@ -79,62 +81,84 @@ def test_small_filters_that_come_back_do_not_take_the_places_of_large_ones() -> 
             weight, places = model.get_parameter(axis.parameter), axis.positions[list(gone)].reshape(-1)
             noise = torch.randn(weight[places].shape, generator=generator)
             weight[places] = noise * 1e-3 * weight.std()
-    for name, gone in soft.choose().removed.items():
+    for name, gone in soft.choose(zero=False).removed.items():
         assert set(range(graph[name].channels)) - set(gone) == kept[name]
 
 
 def test_a_filter_that_grows_where_one_is_missing_comes_back() -> None:
     model, graph, soft = prepared("fpdf:fit=optimal")
     name = next(group.name for group in graph.groups if not group.residual)
-    gone, weight = list(soft.choose().removed[name]), filters(model, graph, name)
+    gone, weight = list(soft.plan.removed[name]), filters(model, graph, name)
     largest = int(norms(model, graph, name).argmax())
     with torch.no_grad():  # the largest filter's role goes over to one that is zero
         weight[gone[0]], weight[largest] = weight[largest].clone(), 0
-    removed = soft.choose().removed[name]
+    removed = soft.choose(zero=False).removed[name]
     assert gone[0] not in removed
     assert largest in removed
 
 
-def test_training_goes_on_over_epochs_and_the_last_choice_can_be_cut() -> None:
+def test_filters_are_chosen_at_the_start_of_every_epoch_and_the_last_choice_can_be_cut() -> None:
     model, graph, soft = prepared()
     dataset = slimcnn.load_dataset("digits").limit(400)
-    counts = soft.plan.counts(graph).tolist()
-    for _ in slimcnn.fit(model, dataset, training=TRAINING):
-        assert soft.choose().counts(graph).tolist() == counts
-    small = slimcnn.prune(model, graph, soft.plan)
-    assert verify(slimcnn.mask(model, graph, soft.plan), small, graph, soft.plan).equal
-
-
-def test_an_interrupted_training_that_goes_on_ends_with_the_same_choice(tmp_path: Path) -> None:
-    dataset = slimcnn.load_dataset("digits").limit(300)
-
-    def run(folder: Path, stop_after: int) -> tuple[dict[str, tuple[int, ...]], Tensor]:
-        model, graph, soft = prepared()
-        for epoch in slimcnn.fit(model, dataset, training=TRAINING, folder=folder):
-            soft.choose()
-            if epoch.epoch == stop_after and not epoch.resumed:
-                break
-        return dict(soft.plan.removed), filters(model, graph, "layer1.0.conv1")
-
-    whole, weights = run(tmp_path / "whole", stop_after=99)
-    run(tmp_path / "parts", stop_after=1)
-    again, weights_again = run(tmp_path / "parts", stop_after=99)
-    assert again == whole
-    assert torch.equal(weights, weights_again)
-
-
-@pytest.mark.parametrize("criterion", ["fpdf", "l2", "fpgm"])
-def test_choosing_again_before_anything_is_trained_changes_nothing(criterion: str) -> None:
-    model, graph, soft = prepared(criterion)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight), alpha=0.1)
+    counts, plans = soft.plan.counts(graph).tolist(), [soft.plan]
+    for _ in slimcnn.fit(model, dataset, training=TRAINING, objective=soft.objective()):
+        plans.append(soft.plan)
+    assert plans[0] is plans[1]  # the first epoch trains with the plan that was given
+    assert len({id(plan) for plan in plans[1:]}) == TRAINING.epochs
     trained = {name: weight.clone() for name, weight in model.state_dict().items()}
-    first = soft.choose().removed
-    assert not torch.equal(filters(model, graph, "layer1.0.conv1"), trained["layer1.0.conv1.weight"])
-    assert soft.choose().removed == first
-    assert soft.choose(zero=False).removed == first
+    plan = soft.choose(zero=False)
     assert all(torch.equal(weight, trained[name]) for name, weight in model.state_dict().items())
+    assert plan.counts(graph).tolist() == counts
+    small = slimcnn.prune(model, graph, plan)
+    assert verify(slimcnn.mask(model, graph, plan), small, graph, plan).equal
+
+
+def test_chosen_filters_are_zero_when_an_epoch_begins_and_come_back_in_it() -> None:
+    model, graph, soft = prepared("l2")
+    seen = []
+
+    class Watching(slimcnn.Objective):
+        def before_step(self, epoch: float) -> None:
+            zeros = sum(int((norms(model, graph, name) == 0).sum()) for name in soft.plan.removed)
+            seen.append((epoch, zeros))
+
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> slimcnn.Loss:
+            return cross_entropy()(model, x, y)
+
+    dataset = slimcnn.load_dataset("digits").limit(300)
+    list(slimcnn.fit(model, dataset, training=TRAINING, objective=soft.objective(Watching())))
+    number = sum(len(gone) for gone in soft.plan.removed.values())
+    assert [zeros for epoch, zeros in seen if epoch == int(epoch)] == [number] * TRAINING.epochs
+    assert all(zeros < number for epoch, zeros in seen if epoch != int(epoch))
+
+
+@pytest.mark.parametrize("criterion", ["fpdf", "l2"])
+@pytest.mark.parametrize("steps_done", [2, 3, 4, 5])
+def test_interrupted_at_any_step_and_resumed_it_ends_with_the_same_plan_and_weights(
+    tmp_path: Path, criterion: str, steps_done: int
+) -> None:
+    """Three steps an epoch: interrupted in mid-epoch, and where one epoch ends and the next one begins."""
+    dataset = slimcnn.load_dataset("digits").limit(300)
+    training = TRAINING.model_copy(update={"save_every_seconds": 0.0})
+
+    def run(folder: Path, stop_after: int) -> tuple[dict[str, tuple[int, ...]], dict[str, Tensor]]:
+        def interrupt(done: int, total: int) -> None:
+            if done == stop_after:
+                raise KeyboardInterrupt
+
+        model, _, soft = prepared(criterion)
+        objective = soft.objective()
+        list(slimcnn.fit(model, dataset, training=training, objective=objective, folder=folder, progress=interrupt))
+        return dict(soft.choose(zero=False).removed), model.state_dict()
+
+    plan, weights = run(tmp_path / "whole", stop_after=99)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", stop_after=steps_done)
+    again, weights_again = run(tmp_path / "parts", stop_after=99)
+    assert again == plan
+    assert all(torch.equal(weights[name], tensor) for name, tensor in weights_again.items())
+    finished, _ = run(tmp_path / "parts", stop_after=99)
+    assert finished == plan
 
 
 def test_what_cannot_choose_anew_is_refused() -> None:
@@ -154,5 +178,7 @@ def test_a_plan_by_hand_is_followed_in_its_numbers() -> None:
     model = network()
     graph = slimcnn.trace(model, IMAGE)
     soft = SoftPruning(model, graph, slimcnn.Plan(graph.fingerprint, {"layer1.0.conv1": (0, 1, 2)}), "l2")
-    smallest = norms(network(), graph, "layer1.0.conv1").argsort()[:3].tolist()
-    assert soft.choose().removed == {"layer1.0.conv1": tuple(sorted(smallest))}
+    assert (norms(model, graph, "layer1.0.conv1")[:3] == 0).all()
+    model.load_state_dict(network().state_dict())  # in place of a training
+    smallest = norms(model, graph, "layer1.0.conv1").argsort()[:3].tolist()
+    assert soft.choose(zero=False).removed == {"layer1.0.conv1": tuple(sorted(smallest))}

@@ -16,9 +16,9 @@ import slimcnn
 from at_hand import Net, randomise, some_channels
 from slimcnn.errors import CriterionError, ModelError, RecipeError
 from slimcnn.layers.relating import MOMENTUM, fold, relate, relating_of, relations_in
+from slimcnn.objectives import SparseScales, spread
 from slimcnn.pruning import verify
 from slimcnn.rewriting import relations_left_out
-from slimcnn.sparsity import SparseScales, spread
 
 Conv, Norm = nn.Conv2d, nn.BatchNorm2d
 IMAGE, LARGE = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 64, 64)

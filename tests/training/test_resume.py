@@ -196,7 +196,7 @@ def test_what_the_probe_chose_stays_chosen(tmp_path, monkeypatch):
 
 def test_states_are_saved_within_an_epoch_as_often_as_asked(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(loop, "save", lambda run, stand: saved.append((stand.epoch, stand.step)))
+    monkeypatch.setattr(loop, "save", lambda run, state: saved.append((state.epoch, state.step)))
     once = Training(epochs=1, batch_size=50, save_every_seconds=0, **PLAIN)
     list(fit(network(), shapes(), training=once, folder=tmp_path))
     assert saved == [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 0)]

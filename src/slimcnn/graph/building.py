@@ -32,7 +32,7 @@ from slimcnn.graph.channels import (
 )
 from slimcnn.graph.guesses import SizeGuess, guess_sizes, modules_at
 from slimcnn.graph.ids import ids_in
-from slimcnn.graph.ledger import Ledger, LockRecord, Parts, as_pairs
+from slimcnn.graph.ledger import EqualParts, Ledger, LockRecord, as_pairs
 from slimcnn.graph.locks import Locks
 from slimcnn.graph.walking import named_parameters
 
@@ -111,7 +111,7 @@ class GraphBuilder:
         self.guesses += found
         return bool(found)
 
-    def tie_parts(self, parts: list[Parts]) -> None:
+    def tie_parts(self, parts: list[EqualParts]) -> None:
         """Let parts that kept equally many channels keep equal offsets from now on."""
         self._parts = [other for other in self._parts if not any(other is one for one in parts)]
         for one in parts:
@@ -120,7 +120,7 @@ class GraphBuilder:
             self._pairs_known.append(np.stack([first.reshape(-1), rows[1:].reshape(-1)], axis=1))
         self._connect()
 
-    def parts_through(self, records: list[LockRecord]) -> list[Parts]:
+    def parts_through(self, records: list[LockRecord]) -> list[EqualParts]:
         """List what parts the bundles of these ids and leaves them a choice: operations that move channels first.
 
         After a shuffle, channels arrive in the order of their offsets; only equal offsets arrive as before.

@@ -108,14 +108,14 @@ class Meeting:
 
 
 @dataclass(frozen=True)
-class Parts:
+class EqualParts:
     """Rows of ids, (parts, n): every row must keep the same number of channels, or the code parts them elsewhere."""
 
     rows: Tensor
     site: Site
 
 
-Numbers = tuple[Site, list[float], list[Label]]
+FactorRecord = tuple[Site, list[float], list[Label]]
 """An operation, the numbers that it was given, and the activations that went into it."""
 
 
@@ -125,7 +125,7 @@ class Ledger:
 
     equal: list[tuple[Tensor, Tensor, Site]] = field(default_factory=list)
     locks: list[LockRecord] = field(default_factory=list)
-    parts: list[Parts] = field(default_factory=list)
+    parts: list[EqualParts] = field(default_factory=list)
     contractions: list[ContractionRecord] = field(default_factory=list)
     pieces: list[Tensor] = field(default_factory=list)
     """Ids of pieces of any size: none may become empty."""
@@ -143,7 +143,7 @@ class Ledger:
     """Every activation that went into an operation."""
     parted: list[tuple[Site, list[Label]]] = field(default_factory=list)
     """What came out of an operation that cuts channels up."""
-    numbers: list[Numbers] = field(default_factory=list)
+    numbers: list[FactorRecord] = field(default_factory=list)
     """Numbers by which channels were scaled or shifted: they must not depend on how many channels there are."""
     met: list[Meeting] = field(default_factory=list)
     """Everything that met or was picked, position by position: a trial cut must see the same, less what is cut."""

@@ -16,7 +16,7 @@ from slimcnn.layers.emptied import make_empty
 Kept = Mapping[str, Mapping[int, Tensor]]
 """Tensor name → axis → the positions that stay, ascending; (blocks, positions) where an axis has blocks."""
 
-Counts = Mapping[tuple[str, str, int | None], int]
+KeptCounts = Mapping[tuple[str, str, int | None], int]
 """Module, attribute and place in it → the number of channels that it says."""
 
 MARKER = "_slimcnn_sizes"
@@ -63,7 +63,7 @@ def recount(module: nn.Module, name: str, index: int | None, count: int) -> None
         setattr(module, MARKER, (*vars(module).get(MARKER, ()), name))
 
 
-def shrink(model: nn.Module, kept: Kept, counts: Counts) -> None:
+def shrink(model: nn.Module, kept: Kept, counts: KeptCounts) -> None:
     """Cut every tensor of `model` down to its kept positions, in place; ties and flags stay.
 
     `counts` gives the numbers that modules keep of channels.  Call it on a copy: the user's model is never changed.

@@ -19,13 +19,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from slimcnn.graph.hollow import SKIPPED, SKIPPED_IF_HOLLOW, needs_numbers, stand_in
 from slimcnn.graph.ids import NONE, Label, compact, core, distinct, ids_in, same, varying
-from slimcnn.graph.ledger import Call, Ledger, LockRecord, Mark, Meeting, NeedsValues, Parts, Site
+from slimcnn.graph.ledger import Call, EqualParts, Ledger, LockRecord, Mark, Meeting, NeedsValues, Site
 from slimcnn.graph.sizes_asked import SizesAsked
 
 SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 """Code that is not the user's."""
 
-WATCHING = os.path.join(os.path.dirname(__file__), "running.py")
+WATCHING = os.path.join(os.path.dirname(__file__), "execution.py")
 """Who calls the network: whatever called this is not the network's code."""
 
 PARTING = {"split", "split_with_sizes", "chunk", "slice", "view"}
@@ -129,7 +129,7 @@ class Tracer(TorchDispatchMode):
         if bool((rows == NONE).any()):
             self.unify(rows[:1].expand(len(rows) - 1, -1), rows[1:], call)
         else:
-            self.ledger.parts.append(Parts(rows, call.site))
+            self.ledger.parts.append(EqualParts(rows, call.site))
 
     def lock(self, ids: Tensor, reason: str, call: Call | None) -> None:
         """Say that ids must stay."""

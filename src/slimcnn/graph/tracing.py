@@ -15,9 +15,9 @@ from slimcnn.graph.building import GraphBuilder
 from slimcnn.graph.channels import ChannelGraph
 from slimcnn.graph.collecting import uncollected
 from slimcnn.graph.copying import duplicate
+from slimcnn.graph.execution import Broken, batch_size, watch, watch_twice
 from slimcnn.graph.ledger import Ledger, LockRecord
-from slimcnn.graph.running import Broken, batch_size, watch, watch_twice
-from slimcnn.graph.trial import Run, trial_cut, trials_of_parts
+from slimcnn.graph.trial import RunMode, trial_cut, trials_of_parts
 from slimcnn.graph.walking import named_tensors
 
 MAX_TRIALS = 30
@@ -62,11 +62,11 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
     labels = atoms.labels(model)
     tracer, twice = watch_twice(model, example, batch, labels, len(atoms), inexact)
     ledger, next_id = tracer.ledger, tracer.next_id
-    runs = [Run(twice, training=False, hollow=tracer.hollow, inexact=inexact)]
+    runs = [RunMode(twice, training=False, hollow=tracer.hollow, inexact=inexact)]
     if any(t.is_floating_point() and t.dim() and name in tracer.unread for name, t in named_tensors(model)):
         with suppress(Broken):  # what cannot train with this example has nothing to keep together
             training = watch(model.train(), twice, labels, next_id, inexact)
-            runs.append(Run(twice, training=True, hollow=training.hollow, inexact=inexact))
+            runs.append(RunMode(twice, training=True, hollow=training.hollow, inexact=inexact))
             _add(ledger, training.ledger)
             next_id = training.next_id
     model.eval()
@@ -75,7 +75,7 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
     return graph if ledger.cut_blind else _proven(graph, model, runs, builder)
 
 
-def _proven(graph: ChannelGraph, model: nn.Module, runs: list[Run], builder: GraphBuilder) -> ChannelGraph:
+def _proven(graph: ChannelGraph, model: nn.Module, runs: list[RunMode], builder: GraphBuilder) -> ChannelGraph:
     """Lock, tie and guess until trial cuts go through."""
     seed, passed, failed = 0, 0, 0
     while failed < MAX_TRIALS:

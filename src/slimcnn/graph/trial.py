@@ -22,9 +22,9 @@ from slimcnn.graph.atoms import Atoms
 from slimcnn.graph.building import GraphBuilder
 from slimcnn.graph.channels import ChannelGraph, Positions
 from slimcnn.graph.copying import sketch
+from slimcnn.graph.execution import Broken, watch_this
 from slimcnn.graph.ids import Label, ids_in
-from slimcnn.graph.ledger import Ledger, LockRecord, Meeting, NeedsValues, Numbers, Site
-from slimcnn.graph.running import Broken, watch_this
+from slimcnn.graph.ledger import FactorRecord, Ledger, LockRecord, Meeting, NeedsValues, Site
 from slimcnn.graph.shrinking import shrink
 
 Removed = Mapping[int, Positions]
@@ -62,7 +62,7 @@ SPREAD = 7
 
 
 @dataclass(frozen=True)
-class Run:
+class RunMode:
     """One way to run the network."""
 
     example: Any
@@ -72,7 +72,7 @@ class Run:
 
 
 def trial_cut(
-    model: nn.Module, runs: list[Run], graph: ChannelGraph, atoms: Atoms, builder: GraphBuilder, seed: int
+    model: nn.Module, runs: list[RunMode], graph: ChannelGraph, atoms: Atoms, builder: GraphBuilder, seed: int
 ) -> list[LockRecord]:
     """Cut about half of every group from a copy and list what has to be locked; empty if every channel arrived."""
     if not graph.groups:
@@ -91,7 +91,7 @@ def trial_cut(
     return _whole_groups(_displaced(ledgers, Remaining(builder, removed)), graph, builder)
 
 
-def _watch_cut(cut: nn.Module, run: Run, labels: Mapping[str, Label], next_id: int) -> Ledger:
+def _watch_cut(cut: nn.Module, run: RunMode, labels: Mapping[str, Label], next_id: int) -> Ledger:
     cut.train(run.training)
     try:
         return watch_this(cut, run.example, labels, next_id, run.hollow, run.inexact).ledger
@@ -239,7 +239,7 @@ def _other_ways(
     ]
 
 
-def _counted(before: list[Numbers], after: list[Numbers], builder: GraphBuilder) -> list[LockRecord]:
+def _counted(before: list[FactorRecord], after: list[FactorRecord], builder: GraphBuilder) -> list[LockRecord]:
     """List channels that a line of code scaled or shifted by other numbers than before the cut."""
     numbers: dict[Site, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
     for side, entries in enumerate((before, after)):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from slimcnn.linear.recording import Step, Version, names_of_tensors, record
+from slimcnn.linear.recording import RecordedOp, Version, names_of_tensors, record
 
 NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "batch_norm", "cudnn_batch_norm")
 
@@ -26,7 +26,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LinearLayer:
     """A convolution or linear layer whose weight is a parameter of the network, used once."""
 
     weight: str
@@ -62,7 +62,7 @@ class Layer:
         return 0 if self.transposed else 1
 
 
-def layers_of(model: nn.Module, example: Any) -> dict[str, Layer]:
+def layers_of(model: nn.Module, example: Any) -> dict[str, LinearLayer]:
     """Find the layers of a network in eval mode that can be solved anew, by the names of their weights, in order.
 
     >>> import torch
@@ -79,7 +79,7 @@ def layers_of(model: nn.Module, example: Any) -> dict[str, Layer]:
             readers[version].append(number)
     for version in recorder.versions_of(outputs):
         readers[version].append(len(recorder.steps))  # whoever called the network
-    found: dict[str, list[Layer]] = defaultdict(list)
+    found: dict[str, list[LinearLayer]] = defaultdict(list)
     turned: dict[int, str] = {}
     for step in recorder.steps:
         if step.name == "t" and step.reads[0][0] in names and len(readers[step.reads[0]]) == 1:
@@ -118,37 +118,41 @@ def readers_of(model: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
     return {name: tuple(readers) for name, readers in found.items()}
 
 
-def _only_used_here(layer: Layer, step: Step, readers: dict[Version, list[int]]) -> bool:
+def _only_used_here(layer: LinearLayer, step: RecordedOp, readers: dict[Version, list[int]]) -> bool:
     """Ask whether nothing else reads the weight."""
     place = 1 if layer.convolution or layer.bias is None else 2
     return all(len(readers[version]) == 1 for version in step.reads[place : place + 1])
 
 
-def _unshared(layer: Layer, step: Step, readers: dict[Version, list[int]]) -> str | None:
+def _unshared(layer: LinearLayer, step: RecordedOp, readers: dict[Version, list[int]]) -> str | None:
     """Name the bias if no other layer has the same one."""
     if layer.bias is None:
         return None
     return layer.bias if len(readers[step.reads[2 if layer.convolution else 0]]) == 1 else None
 
 
-def _layer(step: Step, names: dict[int, str], turned: dict[int, str]) -> Layer | None:
+def _layer(step: RecordedOp, names: dict[int, str], turned: dict[int, str]) -> LinearLayer | None:
     if step.name == "convolution":
         _, weight, bias, stride, padding, dilation, transposed, extra, groups = step.args
         if id(weight) in names and (bias is None or id(bias) in names):
             space = weight.dim() - 2
             s, p, d, e = (tuple(v) * (space // len(v)) for v in (stride, padding, dilation, extra))
             known = None if bias is None else names[id(bias)]
-            return Layer(names[id(weight)], known, step.number, s, p, d, e, transposed, groups)
+            return LinearLayer(names[id(weight)], known, step.number, s, p, d, e, transposed, groups)
     if step.name == "addmm" and len(step.args) == 3 and id(step.args[2]) in turned and id(step.args[0]) in names:
-        return Layer(turned[id(step.args[2])], names[id(step.args[0])], step.number)
+        return LinearLayer(turned[id(step.args[2])], names[id(step.args[0])], step.number)
     if step.name == "mm" and id(step.args[1]) in turned:
-        return Layer(turned[id(step.args[1])], None, step.number)
+        return LinearLayer(turned[id(step.args[1])], None, step.number)
     return None
 
 
 def _with_followers(
-    layer: Layer, step: Step, steps: list[Step], readers: dict[Version, list[int]], names: dict[int, str]
-) -> Layer:
+    layer: LinearLayer,
+    step: RecordedOp,
+    steps: list[RecordedOp],
+    readers: dict[Version, list[int]],
+    names: dict[int, str],
+) -> LinearLayer:
     """Add the norm and the sum that come right behind a layer, where nothing else reads what it makes."""
     made = step.makes[0]
     if len(readers[made]) != 1 or readers[made][0] == len(steps):
@@ -177,7 +181,7 @@ def _with_followers(
     return layer
 
 
-def _adds_two(step: Step) -> bool:
+def _adds_two(step: RecordedOp) -> bool:
     """Ask whether an operation adds two different tensors of one shape."""
     if step.name not in ("add", "add_") or len(step.args) != 2 or not step.plain or len(set(step.reads)) != 2:
         return False

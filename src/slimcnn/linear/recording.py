@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from slimcnn.graph.running import call_model, outputs_of
+from slimcnn.graph.execution import call_model, outputs_of
 from slimcnn.graph.walking import named_modules
 from slimcnn.linear.stretches import computes
 
@@ -22,7 +22,7 @@ Version = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordedOp:
     """One operation of a run."""
 
     name: str
@@ -39,7 +39,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Call:
+class ModuleCall:
     """One call of a module: which steps it made, from `begin` to before `end`, of what, and what came out."""
 
     module: str
@@ -54,8 +54,8 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.steps: list[Step] = []
-        self.calls: list[Call] = []
+        self.steps: list[RecordedOp] = []
+        self.calls: list[ModuleCall] = []
         self._number = 0
         self._held: list[Tensor] = []
         self._versions: dict[int, int] = defaultdict(int)
@@ -70,7 +70,9 @@ class Recorder(TorchDispatchMode):
                 self._versions[id(value)] += 1
         name = func._schema.name.removeprefix("aten::")
         self.steps.append(
-            Step(name, number, counts, args, not kwargs, torch.Tag.pointwise in func.tags, reads, self.versions_of(out))
+            RecordedOp(
+                name, number, counts, args, not kwargs, torch.Tag.pointwise in func.tags, reads, self.versions_of(out)
+            )
         )
         return out
 
@@ -104,7 +106,7 @@ def _calls_noted(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     def ending(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def end(_: nn.Module, __: Any, outputs: Any) -> None:
             first, inputs = begun.pop()
-            recorder.calls.append(Call(name, first, len(recorder.steps), inputs, recorder.versions_of(outputs)))
+            recorder.calls.append(ModuleCall(name, first, len(recorder.steps), inputs, recorder.versions_of(outputs)))
 
         return end
 

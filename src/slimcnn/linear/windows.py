@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slimcnn.linear.layers import Layer
+from slimcnn.linear.layers import LinearLayer
 from slimcnn.linear.stretches import Operation
 
 ROWS = 32768
@@ -19,7 +19,7 @@ MOST_INPUTS = 8192
 """With more inputs than these the normal equations of a layer would not fit into memory (512 MiB)."""
 
 
-def rows_of(layer: Layer, weight: Tensor, operation: Operation, batch: int, images: int) -> tuple[Tensor, Tensor]:
+def rows_of(layer: LinearLayer, weight: Tensor, operation: Operation, batch: int, images: int) -> tuple[Tensor, Tensor]:
     """Gather what a layer reads of a batch, as `inputs_at`, and at which positions: `ROWS` of all `images` together."""
     x = operation.args[1] if len(operation.args) == 3 else operation.args[0]  # addmm begins with its bias
     x, made = (by_image(layer, tensor, batch) for tensor in (x, operation.out))
@@ -28,14 +28,14 @@ def rows_of(layer: Layer, weight: Tensor, operation: Operation, batch: int, imag
     return inputs_at(layer, x, weight, made, positions), positions
 
 
-def by_image(layer: Layer, tensor: Tensor, images: int) -> Tensor:
+def by_image(layer: LinearLayer, tensor: Tensor, images: int) -> Tensor:
     """Part the rows that a linear layer saw by image: (n * t, f) -> (n, t, f)."""
     if layer.convolution or len(tensor) == images:
         return tensor
     return tensor.reshape(images, -1, tensor.shape[-1])
 
 
-def positions_of(layer: Layer, made: Tensor, most: int) -> Tensor:
+def positions_of(layer: LinearLayer, made: Tensor, most: int) -> Tensor:
     """Choose at most so many output positions of one sample, spread at random but always the same.
 
     `made` is the layer's output, (n, c, ...) or (..., features).
@@ -46,11 +46,11 @@ def positions_of(layer: Layer, made: Tensor, most: int) -> Tensor:
     return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
-def inputs_at(layer: Layer, x: Tensor, weight: Tensor, made: Tensor, positions: Tensor) -> Tensor:
+def inputs_at(layer: LinearLayer, x: Tensor, weight: Tensor, made: Tensor, positions: Tensor) -> Tensor:
     """Gather what the layer reads at output positions: (groups, n, positions, features), features as in `as_matrix`.
 
     >>> x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
-    >>> layer = Layer("weight", None, 0, (2, 2), (1, 1), (1, 1), (0, 0))
+    >>> layer = LinearLayer("weight", None, 0, (2, 2), (1, 1), (1, 1), (0, 0))
     >>> made = F.conv2d(x, weight, stride=2, padding=1)
     >>> rows = inputs_at(layer, x, weight, made, torch.arange(9))
     >>> torch.allclose(rows[0] @ as_matrix(layer, weight)[0].T, made.flatten(2).transpose(1, 2), atol=1e-5)
@@ -80,7 +80,7 @@ def inputs_at(layer: Layer, x: Tensor, weight: Tensor, made: Tensor, positions: 
     return _parted(found, 1, layer).permute(1, 0, 3, 2, 4).flatten(3)
 
 
-def outputs_at(layer: Layer, made: Tensor, positions: Tensor) -> Tensor:
+def outputs_at(layer: LinearLayer, made: Tensor, positions: Tensor) -> Tensor:
     """Gather what comes out at positions: (groups, n, positions, channels of a group)."""
     if not layer.convolution:
         return made.reshape(1, made.shape[0], -1, made.shape[-1])[:, :, positions]
@@ -88,21 +88,21 @@ def outputs_at(layer: Layer, made: Tensor, positions: Tensor) -> Tensor:
     return _parted(found, 1, layer).permute(1, 0, 3, 2)
 
 
-def as_matrix(layer: Layer, weight: Tensor) -> Tensor:
+def as_matrix(layer: LinearLayer, weight: Tensor) -> Tensor:
     """See a weight as matrices (groups, channels out of a group, features): outputs = inputs @ matrix.T."""
     if layer.transposed:
         return _parted(weight, 0, layer).transpose(1, 2).flatten(2)
     return _parted(weight, 0, layer).flatten(2)
 
 
-def as_weight(layer: Layer, matrix: Tensor, shape: torch.Size) -> Tensor:
+def as_weight(layer: LinearLayer, matrix: Tensor, shape: torch.Size) -> Tensor:
     """See matrices as a weight again: the inverse of `as_matrix`."""
     if layer.transposed:
         return matrix.view(*matrix.shape[:2], shape[0] // layer.groups, -1).transpose(1, 2).reshape(shape)
     return matrix.reshape(shape)
 
 
-def _parted(tensor: Tensor, axis: int, layer: Layer) -> Tensor:
+def _parted(tensor: Tensor, axis: int, layer: LinearLayer) -> Tensor:
     """Part an axis by the groups of the layer."""
     sizes = list(tensor.shape)
     return tensor.reshape(*sizes[:axis], layer.groups, sizes[axis] // layer.groups, *sizes[axis + 1 :])

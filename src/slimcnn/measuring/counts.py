@@ -21,11 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from slimcnn.measuring.running import Example, run, shape_of, undisturbed, with_batch
+from slimcnn.measuring.examples import Example, run, shape_of, undisturbed, with_batch
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerCounts:
     """One layer's own share, without the layers inside it."""
 
     name: str
@@ -50,7 +50,7 @@ class Measurement:
     """Of one sample."""
     bytes: int
     """Of all tensors that a weights file would hold, shared ones once, without the file's header."""
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerCounts, ...]
     """Those with parameters or MACs; their numbers add up to `params` and `macs`."""
     not_counted: tuple[str, ...]
     """Operations that ran, take time and count 0 MACs."""
@@ -165,14 +165,14 @@ def _watching(model: nn.Module, counter: FlopCounterMode) -> Iterator[dict[nn.Mo
             handle.remove()
 
 
-def _layers(model: nn.Module, calls: dict[nn.Module, _Call]) -> Iterator[Layer]:
+def _layers(model: nn.Module, calls: dict[nn.Module, _Call]) -> Iterator[LayerCounts]:
     seen: set[int] = set()
     for name, module in model.named_modules():
         own = [parameter for parameter in module.parameters(recurse=False) if id(parameter) not in seen]
         seen.update(map(id, own))
         params, call = sum(parameter.numel() for parameter in own), calls.get(module, _Call())
         if params or call.flops:
-            yield Layer(name, type(module).__name__, call.input, call.output, params, call.flops // 2)
+            yield LayerCounts(name, type(module).__name__, call.input, call.output, params, call.flops // 2)
 
 
 class _Uncounted(TorchDispatchMode):

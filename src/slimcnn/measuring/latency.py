@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from slimcnn.measuring.environment import device_name
-from slimcnn.measuring.running import Example, batch_size, run, undisturbed, with_batch
+from slimcnn.measuring.examples import Example, batch_size, run, undisturbed, with_batch
 
 WARM_UP = 3
 """Runs of each network before the clock counts: the first ones allocate memory and choose kernels."""

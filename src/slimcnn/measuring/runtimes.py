@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
-from slimcnn.measuring.running import undisturbed
+from slimcnn.measuring.examples import undisturbed
 
 RUNTIMES = {"eager": "torch eager", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 """Name → title."""

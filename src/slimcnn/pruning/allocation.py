@@ -34,7 +34,7 @@ Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
-class Step:
+class Removal:
     """The next channels that a group loses, with those that must lose as many, and when its turn is."""
 
     turn: tuple[bool, float]
@@ -170,7 +170,7 @@ def _allowed(graph: ChannelGraph, bundle: Sequence[int], ratio: float, target: T
     return most
 
 
-def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[Sequence[int]]) -> list[Step]:
+def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[Sequence[int]]) -> list[Removal]:
     """List every removal in the order in which channels leave."""
     inside = {i for bundle in free for i in bundle}
     blind = target.residual == "auto" and target.scope != "sensitivity"
@@ -189,7 +189,7 @@ def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[S
             # A group's channels leave in its own order, whatever the mean of a chunk says.
             last = max(last, gone / whole if target.scope == "local" else worth)
             waits = spared and (residual or gone > INSIDE_FIRST * whole)
-            steps.append(Step((waits, last), tuple(bundle), tuple(chunk)))
+            steps.append(Removal((waits, last), tuple(bundle), tuple(chunk)))
     return sorted(steps, key=lambda step: step.turn)
 
 
@@ -228,7 +228,7 @@ def _may_go(groups: Sequence[ChannelGroup], target: Target) -> Counts:
     return gone[allowed]
 
 
-def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Step]) -> Counts:
+def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal]) -> Counts:
     """Take the fewest steps that meet the target, by bisection: every step makes the network cheaper."""
 
     groups = np.array([i for step in steps for i in step.groups], dtype=np.int64)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from slimcnn.errors import DataError
 from slimcnn.graph import ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.running import call_model, outputs_of
-from slimcnn.linear.layers import Layer, layers_of
+from slimcnn.graph.execution import call_model, outputs_of
+from slimcnn.linear.layers import LinearLayer, layers_of
 from slimcnn.linear.windows import as_matrix, as_weight
 from slimcnn.pruning.readings import Reading, not_followed, readings_of
 from slimcnn.pruning.scores import Scores
@@ -132,7 +132,7 @@ def _difference(outputs: Sequence[Tensor], target: Sequence[Tensor]) -> float:
 class _Changed:
     """A network some of whose layers read less and make up for it, for a while."""
 
-    def __init__(self, model: nn.Module, layers: dict[str, Layer]) -> None:
+    def __init__(self, model: nn.Module, layers: dict[str, LinearLayer]) -> None:
         self._tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
         self._layers = layers
         self._old: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from slimcnn.errors import CriterionError
 from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
-from slimcnn.linear.layers import Layer, layers_of
+from slimcnn.linear.layers import LinearLayer, layers_of
 from slimcnn.linear.ridge import Sums
 from slimcnn.linear.stretches import Operation, Stretches
 from slimcnn.linear.windows import MOST_INPUTS, as_matrix, rows_of
@@ -67,7 +67,7 @@ def not_followed(group: ChannelGroup, readings: tuple[Reading, ...]) -> tuple[Ax
 
 
 def _moments(
-    model: nn.Module, layers: dict[str, Layer], weights: dict[str, nn.Parameter], batches: list[Tensor]
+    model: nn.Module, layers: dict[str, LinearLayer], weights: dict[str, nn.Parameter], batches: list[Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Give means (groups, f) and second central moments (groups, f, f) of what every layer reads."""
     at = {layer.operation: name for name, layer in layers.items()}
@@ -90,7 +90,7 @@ def _moments(
     }
 
 
-def _of_axis(axis: Axis, layer: Layer, weight: Tensor, mean: Tensor, moments: Tensor) -> list[Reading]:
+def _of_axis(axis: Axis, layer: LinearLayer, weight: Tensor, mean: Tensor, moments: Tensor) -> list[Reading]:
     """Part the positions of a weight's input axis by the groups of the layer, and find the inputs at each."""
     matrix = as_matrix(layer, weight.detach()).double()
     inputs = weight.shape[0] // layer.groups if layer.transposed else weight.shape[1]

@@ -15,7 +15,7 @@ from slimcnn.errors import CriterionError, SlimcnnError, WeightsError
 from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.running import first_line, outputs_of
+from slimcnn.graph.execution import first_line, outputs_of
 from slimcnn.graph.walking import named_tensors
 from slimcnn.pruning.readings import Reading, not_followed, readings_of
 from slimcnn.registry import Registry

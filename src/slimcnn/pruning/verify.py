@@ -15,7 +15,7 @@ from slimcnn.errors import LawBroken, ModelError, WeightsError
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.running import call_model, first_line, outputs_of
+from slimcnn.graph.execution import call_model, first_line, outputs_of
 from slimcnn.graph.trial import kept_positions
 from slimcnn.pruning.plan import Plan
 

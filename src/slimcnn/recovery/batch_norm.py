@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimcnn.errors import DataError, ModelError
+from slimcnn.modes import modes_restored
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> int:
@@ -40,7 +41,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]
     layers = {norm: _Moments() for norm in norms if norm.running_mean is not None and len(norm.running_mean)}
     if not layers:
         return 0
-    with torch.no_grad(), _modes_restored(model), _statistics_restored_on_error(layers):
+    with torch.no_grad(), modes_restored(model), _statistics_restored_on_error(layers):
         model.eval()
         for layer in layers:
             layer.training = True
@@ -117,16 +118,6 @@ def _store(layer: _BatchNorm, moments: _Moments, seen: int) -> None:
     layer.running_var.copy_(variance)
     if layer.num_batches_tracked is not None:
         layer.num_batches_tracked.fill_(seen)
-
-
-@contextmanager
-def _modes_restored(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_map_only
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.running import call_model
+from slimcnn.graph.execution import call_model
 from slimcnn.graph.trial import kept_positions
-from slimcnn.linear.layers import Layer, layers_of
+from slimcnn.linear.layers import LinearLayer, layers_of
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.surgery import fill_with_zeros
 
@@ -103,7 +103,7 @@ def _quiet(whole: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     return quiet
 
 
-def _readers(graph: ChannelGraph, plan: Plan, layers: dict[str, Layer]) -> dict[str, Tensor]:
+def _readers(graph: ChannelGraph, plan: Plan, layers: dict[str, LinearLayer]) -> dict[str, Tensor]:
     """Say for every layer that reads removed channels at which places of its input they lie."""
     found: dict[str, list[Tensor]] = {}
     for index, channels in plan.by_index(graph).items():
@@ -139,7 +139,7 @@ def _inputs(quiet: nn.Module, graph: ChannelGraph, reading: dict[str, Tensor]) -
     return seen
 
 
-def _why_not(layer: Layer, given: Tensor | None, positions: Tensor) -> str:
+def _why_not(layer: LinearLayer, given: Tensor | None, positions: Tensor) -> str:
     if layer.groups > 1 or layer.transposed:
         return "a convolution in groups, or transposed"
     if layer.norm is None and layer.bias is None:
@@ -152,12 +152,12 @@ def _why_not(layer: Layer, given: Tensor | None, positions: Tensor) -> str:
     return ""
 
 
-def _channels_first(layer: Layer, given: Tensor) -> Tensor:
+def _channels_first(layer: LinearLayer, given: Tensor) -> Tensor:
     """(channels, all else): a linear layer's channels come last."""
     return given.movedim(1 if layer.convolution else -1, 0).flatten(1)
 
 
-def _add(modules: dict[str, nn.Module], layer: Layer, lack: Tensor) -> None:
+def _add(modules: dict[str, nn.Module], layer: LinearLayer, lack: Tensor) -> None:
     """Let a layer of the small network make up for what it lacks."""
     name, sign = (layer.norm.mean, -1.0) if layer.norm else (str(layer.bias), 1.0)
     tensor = getattr(modules[layer_of(name)], name.rpartition(".")[2])

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from slimcnn.errors import DataError
 from slimcnn.graph.channels import layer_of
-from slimcnn.graph.running import call_model, first_line, outputs_of
-from slimcnn.linear.layers import Layer
+from slimcnn.graph.execution import call_model, first_line, outputs_of
+from slimcnn.linear.layers import LinearLayer
 from slimcnn.linear.ridge import Solution, Sums, best
 from slimcnn.linear.stretches import Operation, Stretches
 from slimcnn.linear.windows import as_matrix, as_weight, by_image, outputs_at, rows_of
+from slimcnn.modes import modes_restored
 
 HELD_OUT = 4
 """One image in so many is held out: it chooses the penalty, and judges."""
@@ -63,8 +64,8 @@ class Pair:
     """A layer of the pruned network and the one that it comes from."""
 
     name: str
-    small: Layer
-    whole: Layer
+    small: LinearLayer
+    whole: LinearLayer
     weight: nn.Parameter
     bias: nn.Parameter | None
     mean: Tensor | None
@@ -87,7 +88,7 @@ class Pair:
         return self.small.operation, self.whole.operation
 
 
-def pair_of(name: str, small: Layer, whole: Layer, tensors: dict[str, Tensor], made: Tensor | None) -> Pair:
+def pair_of(name: str, small: LinearLayer, whole: LinearLayer, tensors: dict[str, Tensor], made: Tensor | None) -> Pair:
     """Pair a layer with the one whose channels `made` (None for all) it shall make."""
     weight, norm = tensors[name], small.norm
     assert isinstance(weight, nn.Parameter)
@@ -119,7 +120,9 @@ def re_solve(
     """
     images = images_of(batches, next(model.parameters()).device)
     old = {tensor: tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())}
-    with _evaluating(model, original), _restored_on_error(old):
+    with modes_restored(model, original), _restored_on_error(old):
+        model.eval()
+        original.eval()
         _refuse_what_does_not_run(model, images)
         pairs, left = pairs_for(images[0][:1])
         held = _held_out(images)
@@ -259,18 +262,6 @@ def _run(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 # --- the network --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _evaluating(*models: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

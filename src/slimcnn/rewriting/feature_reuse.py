@@ -12,13 +12,13 @@ from torch.utils._pytree import tree_map_only
 
 from slimcnn.errors import ModelError
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.running import call_model, outputs_of
+from slimcnn.graph.execution import call_model, outputs_of
 from slimcnn.layers.reusing import Unit, reuse, units_in
-from slimcnn.linear.recording import Call, Version
+from slimcnn.linear.recording import ModuleCall, Version
 from slimcnn.rewriting.finding import (
     Activation,
     Convolution,
-    Run,
+    ConvolutionRun,
     Structure,
     activation_behind,
     block_around,
@@ -30,7 +30,7 @@ from slimcnn.rewriting.rules import Change, Rewrite, Rewritten, rewrites
 VARIANTS = ("pair", "chain", "half", "dense")
 TRANSITIONS = ("keep", "concat")
 
-Found = tuple[list[Unit], dict[str, str]]
+FoundUnits = tuple[list[Unit], dict[str, str]]
 """Units, and convolutions that are in none, with the reason."""
 
 
@@ -128,7 +128,7 @@ def _changes(structure: Structure, units: list[Unit], left: dict[str, str]) -> I
 # --- which units ------------------------------------------------------------------------------------------------------
 
 
-def _units(structure: Structure, variant: str, transition: str) -> Found:
+def _units(structure: Structure, variant: str, transition: str) -> FoundUnits:
     units: list[Unit] = []
     left = dict(structure.left)
     for run in structure.runs:
@@ -138,7 +138,7 @@ def _units(structure: Structure, variant: str, transition: str) -> Found:
     return units, left
 
 
-def _of_run(structure: Structure, run: Run, variant: str, transition: str) -> Found:
+def _of_run(structure: Structure, run: ConvolutionRun, variant: str, transition: str) -> FoundUnits:
     if run.into_sum and len(run.convolutions) == 2:
         return _of_block(structure, run, variant, transition)
     plain = run.convolutions[:-1] if run.into_sum else run.convolutions
@@ -155,7 +155,7 @@ def _left(convolutions: tuple[Convolution, ...], why: str) -> dict[str, str]:
     return {one.name: why for one in convolutions}
 
 
-def _of_stage(structure: Structure, stage: tuple[Convolution, ...], variant: str) -> Found:
+def _of_stage(structure: Structure, stage: tuple[Convolution, ...], variant: str) -> FoundUnits:
     """Part a plain stage into units."""
     h, fits = stage[0].makes // 2, stage[0].reads == stage[0].makes // 2
     parts: list[tuple[Convolution, ...]] = [stage]
@@ -277,7 +277,7 @@ def _why_sizes_differ(part: tuple[Convolution, ...], reused: str) -> str:
 # --- residual blocks --------------------------------------------------------------------------------------------------
 
 
-def _of_block(structure: Structure, run: Run, variant: str, transition: str) -> Found:
+def _of_block(structure: Structure, run: ConvolutionRun, variant: str, transition: str) -> FoundUnits:
     """Rewrite a block of two convolutions of one width, a shortcut and a sum."""
     first, last = run.convolutions
     assert last.added is not None
@@ -300,7 +300,9 @@ def _of_block(structure: Structure, run: Run, variant: str, transition: str) -> 
     return [_unit(run.convolutions, block.module, reused, variant == "dense", "joined" if changes else "sum")], {}
 
 
-def _why_no_block(structure: Structure, run: Run, block: Call, closing: Activation, shortcut: Version) -> str:
+def _why_no_block(
+    structure: Structure, run: ConvolutionRun, block: ModuleCall, closing: Activation, shortcut: Version
+) -> str:
     """Say what forbids to put a unit in the place of a block, if anything."""
     first, last = run.convolutions
     inner = first.activation

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from slimcnn.graph.channels import layer_of
-from slimcnn.linear.layers import NORMS, POOLINGS, Layer, layers_of
-from slimcnn.linear.recording import Call, Recorder, Step, Version, names_of_tensors, record
+from slimcnn.linear.layers import NORMS, POOLINGS, LinearLayer, layers_of
+from slimcnn.linear.recording import ModuleCall, RecordedOp, Recorder, Version, names_of_tensors, record
+from slimcnn.modes import modes_restored
 
 RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_")
 """Parts of the names of operations that draw numbers."""
@@ -65,7 +66,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Run:
+class ConvolutionRun:
     """Convolutions of one width, each of which alone reads the one before."""
 
     convolutions: tuple[Convolution, ...]
@@ -90,7 +91,7 @@ class Structure:
     readers: dict[Version, list[int]]
     """Version of a tensor → the steps that read it."""
     maker: dict[Version, int]
-    runs: list[Run] = field(default_factory=list)
+    runs: list[ConvolutionRun] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     """Convolutions that belong to no run, and why."""
     training: Recorder | None = None
@@ -103,7 +104,7 @@ class Structure:
         places = [self._step_in_training(one.name) for one in (convolutions[0], convolutions[-1])]
         return module or self._random(min(places), max(places))
 
-    def silent_within(self, call: Call) -> str:
+    def silent_within(self, call: ModuleCall) -> str:
         """Name such a thing in a block."""
         prefix = f"{call.module}."
         module = next((c.module for c in self._silent() if c.module.startswith(prefix)), "")
@@ -122,7 +123,7 @@ class Structure:
         found = (step.name for step in steps if any(word in step.name for word in RANDOM))
         return next((f"a random operation ({name})" for name in found), "")
 
-    def _silent(self) -> list[Call]:
+    def _silent(self) -> list[ModuleCall]:
         modules = dict(self.model.named_modules())
         plain = (nn.Identity, nn.Sequential)
         return [c for c in self.recorder.calls if c.begin == c.end and not isinstance(modules[c.module], plain)]
@@ -131,7 +132,7 @@ class Structure:
         """Count how often a module was called."""
         return sum(call.module == module for call in self.recorder.calls)
 
-    def ancestors(self, version: Version, within: Call) -> set[int]:
+    def ancestors(self, version: Version, within: ModuleCall) -> set[int]:
         """Collect the steps of a call by which something was made."""
         found: set[int] = set()
         ahead = [version]
@@ -172,29 +173,26 @@ def structure_of(model: nn.Module, example: Any) -> Structure:
             while (after := nodes.get(run[-1].next)) and after.makes == node.makes and not after.why_not:
                 run.append(after)
             taken |= {one.name for one in run}
-            found.runs.append(Run(tuple(run)))
+            found.runs.append(ConvolutionRun(tuple(run)))
     return found
 
 
 def _in_training(model: nn.Module, example: Any) -> Recorder | None:
     """Run the network once in training mode, on two images; None for one that cannot."""
-    modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     twice = tree_map_only(Tensor, lambda x: torch.cat([x, x]) if len(x) == 1 else x, example)
     try:
-        with torch.random.fork_rng([]):
+        with modes_restored(model), torch.random.fork_rng([]):
             return record(model.train(), twice)[0]
     except (RuntimeError, ValueError, IndexError, TypeError):
         return None
     finally:
-        for module, mode in modes:
-            module.training = mode
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
 
 
-def _convolutions(structure: Structure, layers: dict[str, Layer]) -> dict[str, Convolution]:
+def _convolutions(structure: Structure, layers: dict[str, LinearLayer]) -> dict[str, Convolution]:
     names = names_of_tensors(structure.model)
     modules = dict(structure.model.named_modules())
     places = {name: step for step, name in _steps_of_convolutions(structure.recorder, names)}
@@ -217,7 +215,7 @@ def _steps_of_convolutions(recorder: Recorder, names: dict[int, str]) -> list[tu
     ]
 
 
-def _why_not(module: nn.Module | None, layer: Layer | None) -> str:
+def _why_not(module: nn.Module | None, layer: LinearLayer | None) -> str:
     if type(module) is not nn.Conv2d:
         return "it is no nn.Conv2d"
     if layer is None:
@@ -229,7 +227,7 @@ def _why_not(module: nn.Module | None, layer: Layer | None) -> str:
     return ""
 
 
-def _convolution(structure: Structure, name: str, number: int, layer: Layer | None, why: str) -> Convolution:
+def _convolution(structure: Structure, name: str, number: int, layer: LinearLayer | None, why: str) -> Convolution:
     step = structure.recorder.steps[number]
     weight, out, steps = step.args[1], step.makes[0], [number]
     norm = ""
@@ -257,7 +255,7 @@ def _convolution(structure: Structure, name: str, number: int, layer: Layer | No
     )  # fmt: skip
 
 
-def _size_of(step: Step, layer: Layer | None) -> tuple[int, ...]:
+def _size_of(step: RecordedOp, layer: LinearLayer | None) -> tuple[int, ...]:
     if layer is None:
         return ()
     shape, kernel = step.args[0].shape[2:], step.args[1].shape[2:]
@@ -276,7 +274,7 @@ def _with_next(structure: Structure, node: Convolution, by_step: dict[int, str])
     return Convolution(**(vars(node) | {"next": by_step[readers[0]]}))
 
 
-def _only_reader(structure: Structure, version: Version) -> tuple[int, Step] | None:
+def _only_reader(structure: Structure, version: Version) -> tuple[int, RecordedOp] | None:
     readers = structure.readers[version]
     if len(readers) != 1 or readers[0] == OUTSIDE:
         return None
@@ -309,7 +307,7 @@ def _not_below_zero(structure: Structure, version: Version) -> bool:
     return False
 
 
-def block_around(structure: Structure, first: Convolution, last: Version) -> Call | None:
+def block_around(structure: Structure, first: Convolution, last: Version) -> ModuleCall | None:
     """Find the innermost module that is given what a convolution reads, alone, and returns `last`."""
     for call in structure.recorder.calls:
         inside = call.begin <= first.step < call.end

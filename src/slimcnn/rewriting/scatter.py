@@ -13,9 +13,9 @@ from slimcnn.errors import ModelError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.running import call_model, outputs_of
+from slimcnn.graph.execution import call_model, outputs_of
 from slimcnn.layers.placing import place, placing_of
-from slimcnn.linear.layers import Layer, layers_of, readers_of
+from slimcnn.linear.layers import LinearLayer, layers_of, readers_of
 from slimcnn.rewriting.rules import Change, Rewrite, Rewritten, rewrites
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -75,7 +75,7 @@ def scatter(model: Network, example: Any) -> Network:
 
 
 def _placing(
-    model: nn.Module, graph: ChannelGraph, layers: dict[str, Layer], readers: dict[str, tuple[str, ...]]
+    model: nn.Module, graph: ChannelGraph, layers: dict[str, LinearLayer], readers: dict[str, tuple[str, ...]]
 ) -> dict[str, dict[str, Any]]:
     """Find what adds into streams, and what reads it alone."""
     scattering: dict[str, Any] = {}

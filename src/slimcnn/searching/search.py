@@ -18,8 +18,6 @@ from slimcnn.searching.settings import Point, Search, describe, spec_of
 from slimcnn.training import evaluate
 from slimcnn.training.evaluation import evaluate_unless_below
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass
 class Trying:
@@ -104,7 +102,7 @@ class Found:
     outcomes: tuple[Outcome, ...]
 
 
-def search(trying: Trying, settings: Search, board: Board, progress: Progress | None = None) -> Found:
+def search(trying: Trying, settings: Search, board: Board, progress: Callable[[int, int], None] | None = None) -> Found:
     """Try points until one has won; together with whoever works on the same board.
 
     A point is not evaluated to the end when it cannot win any more: when the images that are left cannot bring it to
@@ -154,7 +152,7 @@ def search(trying: Trying, settings: Search, board: Board, progress: Progress | 
     return Found(best, base, tuple(outcomes))
 
 
-def work(trying: Trying, settings: Search, board: Board, progress: Progress | None = None) -> None:
+def work(trying: Trying, settings: Search, board: Board, progress: Callable[[int, int], None] | None = None) -> None:
     """Try points of a board until none is left."""
     least = float(board.said("base")) - settings.drop
     while taken := board.take() if settings.sampler == "grid" else board.propose():
@@ -180,7 +178,11 @@ def winner(outcomes: Iterable[Outcome], least: float) -> Outcome | None:
 
 
 def join(
-    trying: Trying, settings: Search, board: Board, patience: float = 30.0, progress: Progress | None = None
+    trying: Trying,
+    settings: Search,
+    board: Board,
+    patience: float = 30.0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Help with a search that another process began, until it is finished; how many points were tried here.
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Value = int | float | str
-Point = dict[str, Value]
+SettingValue = int | float | str
+Point = dict[str, SettingValue]
 """`ratio`, and the options of the criterion by name."""
 
 
@@ -32,7 +32,7 @@ class Search(BaseModel):
     """Points of top-1 (percent) that may be lost, on the validation images."""
     ratios: Annotated[tuple[float, ...], AfterValidator(_shares)] = tuple(round(0.05 * i, 2) for i in range(1, 20))
     """Shares of the channels that go."""
-    options: dict[str, tuple[Value, ...]] = Field(default_factory=dict)
+    options: dict[str, tuple[SettingValue, ...]] = Field(default_factory=dict)
     """Options of the criterion and the values to try, such as {"a": (0.25, 0.5, 0.75, 1)}."""
     refine: float = Field(default=0.01, ge=0, lt=1)
     """Step of the second, finer grid around the best point of the first; 0: none."""

@@ -1,5 +1,6 @@
 """Training: one loop, as a generator of epochs."""
 
+from slimcnn.training.decisions import decided, deterministic
 from slimcnn.training.epochs import Epoch
 from slimcnn.training.evaluation import Evaluation, evaluate
 from slimcnn.training.loop import fit
@@ -14,6 +15,8 @@ __all__ = [
     "Evaluation",
     "Training",
     "best_device",
+    "decided",
+    "deterministic",
     "evaluate",
     "fit",
     "keep_freed_memory",

@@ -44,7 +44,7 @@ class Epoch:
 
 
 @dataclass
-class Tally:
+class EpochSums:
     """The sums of an epoch under way."""
 
     terms: dict[str, float] = field(default_factory=dict)
@@ -68,10 +68,10 @@ class Tally:
         return asdict(self)
 
 
-def culprit(names: Sequence[str], row: Sequence[float]) -> str | None:
+def first_nonfinite(names: Sequence[str], row: Sequence[float]) -> str | None:
     """The first term that is not finite, with its value.
 
-    >>> culprit(["cross_entropy", "kd"], [3.0, float("nan"), 2, 2])
+    >>> first_nonfinite(["cross_entropy", "kd"], [3.0, float("nan"), 2, 2])
     "'kd' is nan"
     """
     for name, value in zip(names, row, strict=False):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from slimcnn.datasets import Images, Normalisation, batches
 from slimcnn.errors import DataError, ModelError
+from slimcnn.modes import modes_restored
 from slimcnn.objectives import class_scores
 from slimcnn.training.processes import best_device, summed
 
@@ -76,7 +77,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Glance:
+class PartialEvaluation:
     """What was seen of a network before it was clear that it misses what was asked."""
 
     top1: float
@@ -95,7 +96,7 @@ def evaluate_unless_below(
     *,
     batch_size: int = 256,
     device: torch.device | str | None = None,
-) -> Glance:
+) -> PartialEvaluation:
     """Top-1 as `evaluate` gives it, but stop as soon as it cannot reach `least` percent any more.
 
     Exact: it stops when even all images that are left could not bring it there.  Scores that are not finite are misses.
@@ -115,7 +116,7 @@ def evaluate_unless_below(
             seen, hits = seen + len(y), hits + int(counts[0])
             if 100 * (hits + n - seen) < least * n:
                 break
-    return Glance(100 * hits / seen, seen, seen == n)
+    return PartialEvaluation(100 * hits / seen, seen, seen == n)
 
 
 def scores(model: nn.Module, x: Tensor, classes: int) -> Tensor:
@@ -143,13 +144,11 @@ def _counts(logits: Tensor, y: Tensor) -> Tensor:
 @contextmanager
 def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Within the block the network is in eval mode on `device`; afterwards every module is as it was."""
-    modes = {module: module.training for module in model.modules()}
     parameter = next(model.parameters(), None)
     home = parameter.device if parameter is not None else device
-    try:
-        model.to(device).eval()
-        yield
-    finally:
-        model.to(home)
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_restored(model):
+        try:
+            model.to(device).eval()
+            yield
+        finally:
+            model.to(home)

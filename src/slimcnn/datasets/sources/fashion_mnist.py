@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from slimcnn.datasets.decoding import idx
+from slimcnn.datasets.downloads import FileLayout, PublishedDataset, load_published
 from slimcnn.datasets.fetching import DebianPackage, Download
 from slimcnn.datasets.images import Augmentation, Dataset, Normalisation
 from slimcnn.datasets.loading import datasets
-from slimcnn.datasets.published import Layout, Published, load_published
 
 ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
-FASHION_MNIST = Published(
+FASHION_MNIST = PublishedDataset(
     name="fashion_mnist",
     classes=(
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -26,7 +26,7 @@ FASHION_MNIST = Published(
     normalisation=Normalisation(mean=(0.2860,), std=(0.3530,)),
     augmentation=Augmentation(crop=2, flip=True),
     layouts=(
-        Layout(
+        FileLayout(
             train=("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
             test=("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
             decode=idx,

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from slimcnn.errors import ModelError, SlimcnnError
+from slimcnn.modes import modes_restored
 
 Example: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """What a network is called with: one tensor, positional arguments, or arguments by name."""
@@ -57,20 +58,17 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     if any(is_lazy(tensor) for tensor in chain(model.parameters(), model.buffers())):
         raise ModelError("the network has lazy layers without a shape: run it once on an example, then measure it")
-    modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    model.eval()
     try:
-        with torch.no_grad():
+        with modes_restored(model), torch.no_grad():
+            model.eval()
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         for module, name, buffer, before in buffers:
             module._buffers[name] = buffer
             if not torch.equal(buffer, before):

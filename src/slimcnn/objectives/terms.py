@@ -1,54 +1,27 @@
-"""What training makes small: an objective is a function of a network and one batch."""
+"""Objectives that are sums of named terms, each a function of what the network and its teachers make of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slimcnn.errors import ModelError, RecipeError
+from slimcnn.objectives.objective import Feed, Loss, Objective, class_scores
 
 
-@dataclass(frozen=True)
-class Loss:
-    """The named terms of a loss, and the logits that they were computed from.
+class Teaching(Protocol):
+    """What a term needs of a teacher; `slimcnn.distillation.Teacher` is one."""
 
-    >>> Loss({"cross_entropy": torch.tensor(0.5), "kd": torch.tensor(1.5)}, torch.zeros(2, 10)).total
-    tensor(2.)
-    """
+    def seeing(self, indices: Tensor, view: int) -> None:
+        """Take notice of which training images the next batch holds, and in which view (see `Objective.seeing`)."""
 
-    terms: Mapping[str, Tensor]
-    """Scalars, each a mean over the batch; their sum is what is minimised."""
-    logits: Tensor
-    """`(n, classes)`, the network's answer, from which the training accuracy is counted."""
-    gradients: Mapping[str, Tensor] = field(default_factory=dict)
-    """For every term, the L1 norm of its gradient with respect to a sample's logits, mean over the batch."""
-
-    @property
-    def total(self) -> Tensor:
-        """The sum of the terms: the scalar that is differentiated."""
-        first, *others = self.terms.values()
-        for term in others:
-            first = first + term
-        return first
-
-
-Objective = Callable[[nn.Module, Tensor, Tensor], Loss]
-"""(network, images `(n, c, h, w)`, labels `(n,)`) → the loss of this batch; every term is a mean over images.
-
-With a method `prepare(model, feed)`, one sees the training images once before the first step, not augmented: `feed()`
-gives batches (x, y).  With `before_step(epoch)` it is told before every step how many epochs are done (2.5: in the
-middle of the third), and with `seeing(indices, view)`, in a training with `views`, which images the next batch holds;
-with `after_step(model, optimizer)` it is told of every step of the optimizer, and may change
-weights then.  A training with `mixup` calls `mixed(model, x, labels, share)` instead: see `Terms.mixed`.
-"""
-
-Teaching = Callable[[nn.Module, Tensor], Tensor]
-"""(student, images) → the teacher's logits `(n, classes)`, to which no gradient belongs."""
+    def __call__(self, student: nn.Module, x: Tensor, /) -> Tensor:
+        """Compute the teacher's logits `(n, classes)`, without gradients."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +53,7 @@ class Term:
     """Called once before training with the network and all training images, not augmented, in batches (x, y)."""
 
 
-class Terms:
+class Terms(Objective):
     """An objective that is a sum: ``cross_entropy() + 0.9 * kd(teacher) + 0.5 * scale_factor(teacher)``.
 
     The network sees a batch once, and so does a teacher that several terms have in common.
@@ -102,7 +75,7 @@ class Terms:
             raise RecipeError(f"a loss cannot have the weight {factor}: give a number of at least 0")
         return Terms(*(replace(term, weight=factor * term.weight) for term in self.terms))
 
-    def prepare(self, model: nn.Module, feed: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
+    def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Let terms look at the training images before the first step."""
         for term in self.terms:
             if term.prepare is not None:
@@ -111,9 +84,7 @@ class Terms:
     def seeing(self, indices: Tensor, view: int) -> None:
         """Tell teachers which training images the next batch is, and in which view."""
         for teacher in {term.teacher for term in self.terms if term.teacher is not None}:
-            tell = getattr(teacher, "seeing", None)
-            if tell is not None:
-                tell(indices, view)
+            teacher.seeing(indices, view)
 
     def before_step(self, epoch: float) -> None:
         """Take notice of how far the training is: weights may grow at its beginning."""
@@ -186,40 +157,3 @@ def layer_named(model: nn.Module, layer: str) -> nn.Module:
     if not found:
         raise ModelError(f"the network {type(model).__name__} has no layer {layer!r} whose features could be compared")
     return found[0]
-
-
-def cross_entropy(label_smoothing: float = 0.0) -> Terms:
-    """Cross entropy between the network's softmax and the labels, mean over the batch.
-
-    Smoothing `s` in [0, 1) mixes the label with the uniform distribution (Szegedy et al. 2016):
-    `q = (1 - s) · onehot(y) + s / classes`.  Computed in float32 whatever the network's precision.
-
-    >>> loss = cross_entropy()(torch.nn.Flatten(), torch.zeros(2, 4, 1, 1), torch.tensor([0, 3]))
-    >>> {name: round(term.item(), 4) for name, term in loss.terms.items()}   # log 4
-    {'cross_entropy': 1.3863}
-    """
-    if not 0 <= label_smoothing < 1:
-        raise RecipeError(f"label_smoothing is {label_smoothing}: give a number of at least 0 and below 1")
-
-    def value(seen: Seen) -> Tensor:
-        return F.cross_entropy(seen.logits.float(), seen.y, label_smoothing=label_smoothing)
-
-    return Terms(Term("cross_entropy", value))
-
-
-def class_scores(output: object, images: int) -> Tensor:
-    """The network's output, if it is what a classifier's should be; `ModelError` otherwise.
-
-    >>> class_scores(torch.zeros(2, 10), images=2).shape
-    torch.Size([2, 10])
-    >>> class_scores(torch.zeros(2, 10, 4), images=2)
-    Traceback (most recent call last):
-    slimcnn.errors.ModelError: the network answers 2 images with a tensor (2, 10, 4): a classifier answers (2, classes)
-    """
-    if not isinstance(output, Tensor):
-        found = f"a {type(output).__name__}"
-    elif output.dim() != 2 or len(output) != images:
-        found = f"a tensor {tuple(output.shape)}"
-    else:
-        return output
-    raise ModelError(f"the network answers {images} images with {found}: a classifier answers ({images}, classes)")

@@ -14,11 +14,12 @@ from torch.optim import Optimizer
 
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.layers.relating import Relating, relations_in
-from slimcnn.objectives import Loss, Objective, cross_entropy
+from slimcnn.objectives.cross_entropy import cross_entropy
+from slimcnn.objectives.objective import Feed, Loss, LossFunction, Objective, as_objective
 
 
 @dataclass
-class SparseScales:
+class SparseScales(Objective):
     """An objective plus lambda times the sum of |gamma| ("l1") or of |gamma| sr ("product") over all batch norms.
 
     With relations in the network (`insert_relations`) only norms that have one count; without, all do, which is network
@@ -30,7 +31,8 @@ class SparseScales:
     "product": it has the same minimum and reaches exact zeros.  Scales never decay by `weight_decay` here.
 
     Args:
-        objective: what else is minimised; cross entropy by default.
+        objective: what else is minimized, an `Objective` or a function (network, images, labels) → `Loss`; cross
+            entropy by default.
         strength: lambda, above 0; 1e-4 for VGG, 1e-5 for ResNets with 56 layers and more (Liu et al. 2017).
         penalty: "l1" or "product".
         step: "proximal" or "subgradient".
@@ -47,12 +49,13 @@ class SparseScales:
     ['cross_entropy', 'sparsity']
     """
 
-    objective: Objective = field(default_factory=cross_entropy)
+    objective: Objective | LossFunction = field(default_factory=cross_entropy)
     strength: float = 1e-4
     penalty: Literal["l1", "product"] = "l1"
     step: Literal["proximal", "subgradient"] = "proximal"
 
     def __post_init__(self) -> None:
+        self._inner = as_objective(self.objective)
         if not self.strength > 0:
             raise RecipeError(f"strength={self.strength}: the penalty's weight must be above 0")
         for name, value, known in (
@@ -63,14 +66,11 @@ class SparseScales:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
         """Give the objective's loss with one more term."""
-        return self._penalised(model, lambda: self.objective(model, x, y))
+        return self._penalised(model, lambda: self._inner(model, x, y))
 
     def mixed(self, model: nn.Module, x: Tensor, labels: Sequence[Tensor], share: float) -> Loss:
         """The same for images mixed of two; see `Terms.mixed`."""
-        mixed = getattr(self.objective, "mixed", None)
-        if mixed is None:
-            raise RecipeError("mixup: the objective has no `mixed`, so that it cannot average over two labels")
-        return self._penalised(model, lambda: mixed(model, x, labels, share))
+        return self._penalised(model, lambda: self._inner.mixed(model, x, labels, share))
 
     def _penalised(self, model: nn.Module, run: Callable[[], Loss]) -> Loss:
         norms = self._norms(model)
@@ -79,23 +79,26 @@ class SparseScales:
         penalty = self.strength * torch.stack([self._size(norm, means).sum() for norm in norms]).sum()
         return Loss(dict(loss.terms) | {"sparsity": penalty}, loss.logits, loss.gradients)
 
-    def prepare(self, model: nn.Module, feed: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
+    def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Let the objective look at the training images before the first step."""
-        prepare = getattr(self.objective, "prepare", None)
-        if prepare is not None:
-            prepare(model, feed)
+        self._inner.prepare(model, feed)
 
     def before_step(self, epoch: float) -> None:
         """Tell the objective how far the training is."""
-        before_step = getattr(self.objective, "before_step", None)
-        if before_step is not None:
-            before_step(epoch)
+        self._inner.before_step(epoch)
+
+    def seeing(self, indices: Tensor, view: int) -> None:
+        """Tell the objective which images the next batch holds."""
+        self._inner.seeing(indices, view)
+
+    def after_step(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Let the objective do what it does after a step, then take the proximal step."""
+        self._inner.after_step(model, optimizer)
+        if self.step == "proximal":
+            self._shrink(model, optimizer)
 
     @torch.no_grad()
-    def after_step(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Take the proximal step."""
-        if self.step == "subgradient":
-            return
+    def _shrink(self, model: nn.Module, optimizer: Optimizer) -> None:
         group = optimizer.param_groups[0]
         threshold = self.strength * group["lr"] / (1 - group.get("momentum", 0.0))
         for norm in self._norms(model):

@@ -21,7 +21,7 @@ from slimcnn.errors import DataError
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """One way in which a dataset's files may lie: loose in one of some `folders`, or in a tar archive."""
 
     train: tuple[str, ...]
@@ -48,7 +48,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedDataset:
     """What a published dataset must be, and where it may come from.
 
     Its images are kept sorted by the SHA-256 of their pixels (then by label), so that neither the content nor any split
@@ -68,13 +68,13 @@ class Published:
     normalisation: Normalisation
     """The published mean and standard deviation of the training images, to four digits."""
     augmentation: Augmentation
-    layouts: tuple[Layout, ...]
+    layouts: tuple[FileLayout, ...]
     origins: tuple[Origin, ...] = ()
     places: tuple[str, ...] = ()
     """Folders outside the cache in which a system may have it already."""
 
 
-def load_published(what: Published, *, source: Path | None, root: Path, seed: int) -> Dataset:
+def load_published(what: PublishedDataset, *, source: Path | None, root: Path, seed: int) -> Dataset:
     """Give a published dataset from the cache in `root`, or make it first.
 
     It is made from `source` (a folder or an archive) if given, else from files that lie in `root`, in `root/name` or in
@@ -105,11 +105,11 @@ def load_published(what: Published, *, source: Path | None, root: Path, seed: in
     )
 
 
-def _choices(what: Published) -> str:
+def _choices(what: PublishedDataset) -> str:
     return ", or ".join(str(layout) for layout in what.layouts)
 
 
-def _find(what: Published, places: Sequence[Path]) -> tuple[Layout, Path] | None:
+def _find(what: PublishedDataset, places: Sequence[Path]) -> tuple[FileLayout, Path] | None:
     for place in places:
         for layout in what.layouts:
             spot = layout.find(place)
@@ -118,7 +118,7 @@ def _find(what: Published, places: Sequence[Path]) -> tuple[Layout, Path] | None
     return None
 
 
-def _fetch(what: Published, kept: Path) -> Parts:
+def _fetch(what: PublishedDataset, kept: Path) -> Parts:
     tried = []
     for origin in what.origins:
         try:
@@ -136,7 +136,7 @@ def _fetch(what: Published, kept: Path) -> Parts:
     raise DataError(f"{what.name} is not at hand ({reasons}): put {_choices(what)} into {kept.parent} and try again")
 
 
-def _read(what: Published, layout: Layout, spot: Path) -> Parts:
+def _read(what: PublishedDataset, layout: FileLayout, spot: Path) -> Parts:
     names = [*layout.train, *layout.test]
     try:
         with progress(f"reading {what.name}", total=2 * len(names)) as advance:
@@ -186,7 +186,7 @@ def _sorted(labels: Bytes, pixels: Bytes) -> Images:
     return Images(torch.from_numpy(pixels[order]), torch.from_numpy(labels[order]).long())
 
 
-def _prove(what: Published, parts: Parts) -> None:
+def _prove(what: PublishedDataset, parts: Parts) -> None:
     """Compare shape, class counts, channel means and the fingerprint with what was published."""
     for part, images, each in zip(("training", "test"), parts, (what.train_each, what.test_each), strict=True):
         if images.shape != what.shape:

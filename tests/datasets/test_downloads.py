@@ -17,13 +17,13 @@ import torch
 
 from slimcnn.datasets import Dataset, Normalisation
 from slimcnn.datasets.cache import cache_folder
-from slimcnn.datasets.published import Published, load_published
+from slimcnn.datasets.downloads import PublishedDataset, load_published
 from slimcnn.errors import DataError, RunError, SlimcnnError
 
 Write = Callable[[Path, dict[str, bytes]], Path]
 
 
-def load(what: Published, root: Path, source: Path | None = None, seed: int = 0) -> Dataset:
+def load(what: PublishedDataset, root: Path, source: Path | None = None, seed: int = 0) -> Dataset:
     return load_published(what, source=source, root=root, seed=seed)
 
 

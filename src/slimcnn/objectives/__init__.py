@@ -1,0 +1,25 @@
+"""Training objectives: functions of a network and one batch, with hooks into the training around them."""
+
+from slimcnn.objectives.cross_entropy import cross_entropy
+from slimcnn.objectives.objective import Feed, Loss, LossFunction, Objective, as_objective, class_scores
+from slimcnn.objectives.sparsity import SparseScales, Spread, norms_with_scales, spread
+from slimcnn.objectives.terms import Seen, Teaching, Term, Terms, layer_named
+
+__all__ = [
+    "Feed",
+    "Loss",
+    "LossFunction",
+    "Objective",
+    "Seen",
+    "SparseScales",
+    "Spread",
+    "Teaching",
+    "Term",
+    "Terms",
+    "as_objective",
+    "class_scores",
+    "cross_entropy",
+    "layer_named",
+    "norms_with_scales",
+    "spread",
+]

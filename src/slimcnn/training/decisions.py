@@ -1,0 +1,95 @@
+"""Decide memory format and precision once for a run: timing again would give other weights for the same command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from slimcnn.datasets import Dataset
+from slimcnn.errors import RunError
+from slimcnn.files import write_text
+from slimcnn.training.probing import Layout, Precision, probe
+from slimcnn.training.processes import from_rank_zero, launched
+from slimcnn.training.settings import Training
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Decision(BaseModel):
+    """What was measured to be fastest for the settings that were `"auto"`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Layout | None = None
+    precision: Precision | None = None
+
+
+def decided(
+    model: nn.Module, dataset: Dataset, training: Training, path: Path | str, *, fabric: Fabric | None = None
+) -> Training:
+    """The same settings with every `"auto"` replaced by the decision in the file `path`, which the first call writes.
+
+    The first call measures (`probe`) and writes a JSON file atomically; later calls read it and measure nothing, so
+    that the same command gives the same weights.  A setting that is not `"auto"` stays, and the file is left alone.
+    Under a `fabric` of several processes, rank 0 decides for all, on its device.
+
+    Raises:
+        RunError: the file cannot be read, is damaged, or cannot be written.
+
+    >>> import tempfile
+    >>> from slimcnn.datasets import load_dataset
+    >>> model, digits = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10)), load_dataset("digits")
+    >>> path = Path(tempfile.mkdtemp()) / "decision.json"
+    >>> first = decided(model, digits, Training(), path)
+    >>> first.resolved, decided(model, digits, Training(), path) == first
+    (True, True)
+    """
+    if training.resolved:
+        return training
+    place, fabric = Path(path), launched(fabric)
+
+    def decide() -> Training:
+        known = _read(place)
+        asked = [name for name in Decision.model_fields if getattr(training, name) == "auto"]
+        found = training.model_copy(update={name: known[name] for name in asked if name in known})
+        if not found.resolved:
+            found = probe(model, dataset, found, device=fabric.device)
+            decision = Decision.model_validate(known | {name: getattr(found, name) for name in asked})
+            write_text(place, decision.model_dump_json(indent=2, exclude_none=True) + "\n")
+        return found
+
+    return from_rank_zero(fabric, decide)
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return Decision.model_validate_json(text).model_dump(exclude_none=True)
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise RunError(
+            f"cannot use {path}: {_reason(error)}; delete it to measure layout and precision again"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}".partition("\n")[0]
+    return getattr(error, "strerror", None) or str(error)
+
+
+def deterministic(training: Training) -> Training:
+    """The same settings with every `"auto"` replaced by a fixed choice, on every machine: nchw and float32.
+
+    >>> chosen = deterministic(Training(layout="channels_last"))
+    >>> chosen.layout, chosen.precision
+    ('channels_last', '32')
+    """
+    fixed = {"layout": "nchw", "precision": "32"}
+    return training.model_copy(update={name: fixed[name] for name in fixed if getattr(training, name) == "auto"})
