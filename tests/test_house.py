@@ -11,11 +11,14 @@ import pytest
 import slimcnn
 
 SOURCE = Path(slimcnn.__file__).parent
-FREE = {"errors", "registry", "files"}
+FREE = {"errors", "registry", "files", "process_ids", "notebook", "importing"}
 ALLOWED = {
     "errors": set(),
     "registry": {"errors"},
-    "files": {"errors"},
+    "files": {"errors", "process_ids"},
+    "process_ids": set(),
+    "notebook": set(),
+    "importing": {"errors"},
     "layers": {"errors", "registry"},
     "objectives": {"errors"},
     "graph": {"layers"},
