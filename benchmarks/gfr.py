@@ -35,7 +35,7 @@ from slimcnn.files import write_text
 from slimcnn.layers.relating import relating_of, relations_in
 from slimcnn.models import load_weights
 from slimcnn.pruning import Plan, verify
-from slimcnn.searching import Board, Search, Trying, join, search
+from slimcnn.searching import Evaluator, Search, StudyStorage, join, search
 from slimcnn.training import Training
 
 HERE = Path(__file__).parent
@@ -110,10 +110,10 @@ def law_error() -> float:
     return verdict.error if verdict.equal else float("inf")
 
 
-SETTINGS = Search(drop=60, ratios=(0.1, 0.3, 0.5), options={"a": (0.5, 1)}, refine=0.05)
+SETTINGS = Search(max_drop=60, pruning_ratios=(0.1, 0.3, 0.5), options={"a": (0.5, 1)}, refine=0.05)
 
 
-def digits() -> Trying:
+def digits() -> Evaluator:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     data = load_dataset("digits").limit(300)
@@ -121,18 +121,18 @@ def digits() -> Trying:
     for _ in slimcnn.fit(model, data, training=slimcnn.Training(epochs=4, layout="nchw", precision="32")):
         pass
     graph = slimcnn.trace(model, torch.zeros(1, 1, 8, 8))
-    return Trying(model, graph, data.validation, data.normalisation, batch=32)
+    return Evaluator(model, graph, data.validation, data.normalisation, batch=32)
 
 
 def search_difference() -> int:
-    trying = digits()
+    evaluator = digits()
     with tempfile.TemporaryDirectory() as folder:
-        alone = search(trying, SETTINGS, Board.open(Path(folder) / "alone.log", "one", SETTINGS))
+        alone = search(evaluator, SETTINGS, StudyStorage.open(Path(folder) / "alone.log", "one", SETTINGS))
         shared = str(Path(folder) / "shared.log")
-        board = Board.open(shared, "one", SETTINGS)
-        board.say("base", alone.base)
+        storage = StudyStorage.open(shared, "one", SETTINGS)
+        storage.set_attr("base", alone.base)
         helper = subprocess.Popen([sys.executable, __file__, "--help-search", shared])
-        together = search(trying, SETTINGS, board)
+        together = search(evaluator, SETTINGS, storage)
         helper.wait()
     points = [[one.point for one in found.outcomes] for found in (alone, together)]
     same = (alone.best.point, alone.best.macs, alone.best.top1) == (
@@ -229,16 +229,16 @@ def searched(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, data: D
     def constants(small: nn.Module, plan: Plan) -> None:
         slimcnn.fold_constants(small, model, graph, plan)
 
-    trying = Trying(model, graph, data.validation, IMAGENET, "gfr", target, recover=constants)
-    settings = Search(drop=0.5, options={"a": (0.25, 0.5, 0.75, 1)})
+    evaluator = Evaluator(model, graph, data.validation, IMAGENET, "gfr", target, recover=constants)
+    settings = Search(max_drop=0.5, options={"a": (0.25, 0.5, 0.75, 1)})
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        found = search(trying, settings, Board.open(Path(folder) / "points.log", "one", settings))
+        found = search(evaluator, settings, StudyStorage.open(Path(folder) / "points.log", "one", settings))
         seconds = time.perf_counter() - began
-    plan = trying.plan(found.best.point)
+    plan = evaluator.plan(found.best.point)
     small = slimcnn.prune(model, graph, plan)
     slimcnn.fold_constants(small, model, graph, plan)
-    a_point = {way: seconds_of(replace(trying, recover=None, way=way)) for way in ("mask", "cut")}
+    a_point = {way: seconds_of(replace(evaluator, recover=None, way=way)) for way in ("mask", "cut")}
     evaluated = [one for one in found.outcomes if one.top1 is not None]
     return {
         "kind": "search", **common(facts), "base": found.base, "best": vars(found.best), "test": test(small, data),
@@ -275,11 +275,11 @@ def tuned(
     }  # fmt: skip
 
 
-def seconds_of(trying: Trying) -> dict[str, float]:
+def seconds_of(evaluator: Evaluator) -> dict[str, float]:
     found = {}
     for ratio in (0.2, 0.5, 0.8):
         began = time.perf_counter()
-        trying.attempt({"ratio": ratio, "a": 0.5}, 0.0, 1.0)
+        evaluator.attempt({"pruning_ratio": ratio, "a": 0.5}, 0.0, 1.0)
         found[f"{ratio:g}"] = time.perf_counter() - began
     return found
 
@@ -440,7 +440,7 @@ def main() -> None:
     parser.add_argument("--help-search", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.help_search:
-        join(digits(), SETTINGS, Board.open(options.help_search, "one", SETTINGS, join=True), patience=20)
+        join(digits(), SETTINGS, StudyStorage.open(options.help_search, "one", SETTINGS, join=True), patience=20)
         return
     if options.check:
         sys.exit(0 if check() else 1)

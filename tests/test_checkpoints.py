@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -104,6 +108,27 @@ def test_information_travels_along(tmp_path: Path) -> None:
     path = slimcnn.save(slimcnn.build("resnet20"), tmp_path / "net.safetensors", information={"mean": [0.5]})
     assert read_information(path) == {"mean": [0.5]}
     assert is_checkpoint(path)
+
+
+SAVES = """
+import sys, torch, slimcnn
+torch.manual_seed(0)
+network = slimcnn.insert_relations(slimcnn.build("resnet8", in_channels=1), torch.zeros(1, 1, 8, 8))
+facts = {"mean": [0.5], "std": [0.25], "top1": 91.0}
+for number in range(4):
+    slimcnn.save(network, f"{sys.argv[1]}-{number}", information=dict(sorted(facts.items(), reverse=number % 2)))
+"""
+
+
+def test_equal_networks_give_equal_bytes_in_every_process(tmp_path: Path) -> None:
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", SAVES, str(tmp_path / seed)]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+    first, *others = sorted(tmp_path.iterdir())
+    assert len(others) == 7
+    assert all(other.read_bytes() == first.read_bytes() for other in others)
+    with safe_open(first, framework="pt") as file:  # other libraries ask for this entry
+        assert file.metadata()["format"] == "pt"
 
 
 @pytest.mark.parametrize("length", [0, 4, 200, 5000])

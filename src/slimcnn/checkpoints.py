@@ -70,8 +70,10 @@ def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] |
         "channels_last": [name for name, tensor in _all_tensors(model) if _is_channels_last(tensor)],
         "information": dict(information or {}),
     }
+    # Sorted keys: networks that are equal give files that are equal, bit by bit.
+    description = json.dumps(content, sort_keys=True)
     with replacing(path) as temporary:
-        temporary.write_bytes(to_bytes(tensors, metadata={KEY: json.dumps(content), "format": "pt"}))
+        temporary.write_bytes(_in_fixed_order(to_bytes(tensors, metadata={KEY: description, "format": "pt"})))
     return path
 
 
@@ -113,6 +115,17 @@ def is_checkpoint(path: str | Path) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def _in_fixed_order(file: bytes) -> bytes:
+    """Sort the header of a safetensors file; the library writes it in an order that differs from process to process.
+
+    The format: 8 bytes with the header's length, the header as JSON (padded to a multiple of 8), the tensors.
+    """
+    length = int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[8 + length :]
 
 
 def _all_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

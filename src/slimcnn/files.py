@@ -1,21 +1,39 @@
-"""Files that are whole or not there at all."""
+"""Atomic file writes, and what can be said about a path in one line."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import time
+from typing import Literal
 
-from slimcnn.errors import RunError
+from slimcnn.errors import RunError, SlimcnnError
+from slimcnn.process_ids import is_running, this_process
+
+ABANDONED = 24 * 3600.0
+"""Seconds after which an unchanged temporary file of another host counts as a leftover: its process is not visible."""
+
+_PART = re.compile(r"\.(?P<target>.+)\.(?P<process>\d+-\d+@.+)\.part")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, parents: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; what is written there takes `path`'s place only if the block succeeds.
 
     The bytes are on the disk before the name changes, so that a crash, `kill -9` or a full disk at any moment
-    leaves either the old file or the new one.  A folder that cannot be written to or a full disk raises `RunError`.
+    leaves either the old file or the new one.  Temporary files that killed processes left for the same path are
+    removed first (see `remove_leftovers`).
+
+    Args:
+        path: the file to write.
+        parents: make missing folders; without it, a missing folder is an error.
+
+    Raises:
+        RunError: the folder is missing or cannot be written to, or the disk is full.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "number.txt"
@@ -24,9 +42,13 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> target.read_text(), len(list(target.parent.iterdir()))
     ('42', 1)
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if not parents:
+        require_folder(path.parent)
+    temporary = part_of(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -39,7 +61,81 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, parents: bool = True) -> None:
     """Write a text file atomically (see `replacing`)."""
-    with replacing(path) as temporary:
+    with replacing(path, parents=parents) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def part_of(path: Path) -> Path:
+    """Name the temporary file or folder that this process uses on the way to `path`."""
+    return path.with_name(f".{path.name}.{this_process()}.part")
+
+
+def remove_leftovers(folder: Path, target: str = "") -> list[Path]:
+    """Remove the temporary files and folders that killed processes left; list them.
+
+    Those of a process that still runs stay.  Those of another host, whose processes are not visible from here, go
+    when nothing has changed them for a day.
+
+    Args:
+        folder: where to look, and in all folders below it.
+        target: the name of one file: only what was left on the way to it, in `folder` itself.
+    """
+    found = [part for part in (folder.iterdir() if target else folder.rglob(".*.part")) if _is_leftover(part, target)]
+    for part in found:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+    return found
+
+
+def _is_leftover(part: Path, target: str) -> bool:
+    found = _PART.fullmatch(part.name)
+    if found is None or target not in ("", found["target"]):
+        return False
+    running = is_running(found["process"])
+    if running is not None:
+        return not running
+    try:
+        return time() - part.stat().st_mtime > ABANDONED
+    except OSError:
+        return False
+
+
+def require_folder(folder: Path, holding: str = "") -> None:
+    """Check that a folder still exists, before a run writes more into it.
+
+    Args:
+        folder: the folder of a run.
+        holding: a file that the run wrote into it at the start.  Without that file the folder was deleted, and some
+            later write has made it again.
+
+    Raises:
+        RunError: the folder, or the file in it, does not exist any more.
+    """
+    if kind_of(folder) != "folder" or (holding and kind_of(folder / holding) == "nothing"):
+        raise RunError(
+            f"the folder {folder} was deleted while the run was writing to it; "
+            "run the same command again to start over, or choose another folder"
+        )
+
+
+def kind_of(path: Path, error: type[SlimcnnError] = RunError) -> Literal["file", "folder", "nothing"]:
+    """Tell what is at a path, where `Path.is_file` may raise a PermissionError.
+
+    Args:
+        path: the path.
+        error: what to raise when a folder on the way may not be entered.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> kind_of(folder), kind_of(folder / "no such file")
+    ('folder', 'nothing')
+    """
+    try:
+        return "folder" if path.is_dir() else "file" if path.exists() else "nothing"
+    except OSError as reason:
+        raise error(f"cannot look at {path}: {reason.strerror}; check the rights of its folder") from reason

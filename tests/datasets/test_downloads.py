@@ -286,15 +286,13 @@ def test_what_killed_processes_left_is_swept_and_what_living_ones_need_is_not(ti
     assert child.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert [path.name for path in left.iterdir()] == ["batch_1.bin"]
-    living = {f".tiny.safetensors.{os.getppid()}@{platform.node()}.part", ".tiny.safetensors.1@elsewhere.part"}
-    for name in living:
+    old = tmp_path / ".tiny.safetensors.1-1@elsewhere.part"
+    living = {f".tiny.safetensors.{os.getppid()}-0@{platform.node()}.part", ".tiny.safetensors.2-2@elsewhere.part"}
+    for name in (old.name, *living):
         (tmp_path / name).mkdir()
-    old, new = (tmp_path / f".tiny.safetensors.{number}.part" for number in (1, 2))
-    for path in (old, new):
-        path.write_bytes(b"half")
     os.utime(old, (0, 0))
     load(tiny.published(origins=(Shop(tuple(tiny.binary().items())),)), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"tiny.safetensors", new.name, *living}
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.safetensors", *living}
 
 
 def test_a_cache_folder_that_cannot_be_written_to_is_said_before_anything_is_fetched(tiny: Any, tmp_path: Path) -> None:

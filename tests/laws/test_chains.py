@@ -14,7 +14,7 @@ from laws.chain_runs import run_calmly, run_with_kills
 
 from slimcnn.errors import RecipeError
 from slimcnn.running import recipe_from, steps
-from slimcnn.running.chain import FROM_WEIGHTS
+from slimcnn.running.job import FROM_WEIGHTS
 from slimcnn.running.order import facts_before
 
 CHEAP: dict[str, dict[str, Any]] = {

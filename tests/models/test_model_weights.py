@@ -1,9 +1,15 @@
 """A weights file fits exactly or changes nothing; what it is wrong with is said in one line; its code never runs."""
 
+import argparse
+import collections
+import datetime
 import os
-from pathlib import Path
+import pickle
+import types
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -45,7 +51,8 @@ def test_a_published_file_of_safetensors_loads_and_keeps_its_metadata(tmp_path: 
 
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".bin", ".th", ".ckpt", ".tar"])
 @pytest.mark.parametrize(
-    "nesting", [(), ("state_dict",), ("model",), ("model_state",), ("state_dict_ema",), ("model", "state_dict")]
+    "nesting",
+    [(), ("state_dict",), ("model",), ("net",), ("model_state_dict",), ("state_dict_ema",), ("model", "state_dict")],
 )
 def test_pickled_files_are_unwrapped(tmp_path: Path, ending: str, nesting: tuple[str, ...]) -> None:
     content: dict[str, Any] = weights()
@@ -166,7 +173,67 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-@pytest.mark.parametrize("content", [Bomb(), {"state_dict": weights(), "args": Bomb()}, nn.Linear(1, 1)])
+class Shell:
+    """Runs a command of the shell if it is ever unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("mkdir exploded",)
+
+
+HARMLESS = {
+    "argparse": argparse.Namespace(lr=0.1, output_dir=PurePosixPath("runs"), resume=PureWindowsPath("C:/runs")),
+    "types": types.SimpleNamespace(epochs=3),
+    "path": Path("runs/1"),
+    "numpy": {"top1": np.float64(91.5), "epochs": np.int64(3), "losses": np.zeros(3), "kind": np.dtype("float32")},
+    "datetime": [datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC), datetime.timedelta(3)],
+    "version": torch.__version__,
+    "ordered": collections.OrderedDict(a=1),
+    "counter": collections.Counter("ab"),
+}
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_what_training_programs_store_beside_the_weights_is_passed_over(tmp_path: Path, kind: str) -> None:
+    torch.save({"model": weights(), "args": HARMLESS[kind], "epoch": 3}, tmp_path / "file.pth")
+    model = network()
+    assert load_weights(model, tmp_path / "file.pth").nesting == ("model",)
+    assert equals(model, weights())
+
+
+def test_checkpoints_of_torchvisions_references_and_of_timms_script_load(tmp_path: Path) -> None:
+    model, arguments = network(), argparse.Namespace(data="imagenet", lr=0.5, device="cuda")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4])
+    average = torch.optim.swa_utils.AveragedModel(model)
+    torchvision = {
+        "model": weights(), "optimizer": optimizer.state_dict(), "lr_scheduler": schedule.state_dict(), "epoch": 3,
+        "args": arguments, "model_ema": average.state_dict(),
+    }  # fmt: skip
+    timm = {
+        "epoch": 3, "arch": "resnet18", "state_dict": weights(), "optimizer": optimizer.state_dict(), "version": 2,
+        "args": arguments, "state_dict_ema": model.state_dict(), "metric": 71.0,
+    }  # fmt: skip
+    for content in (torchvision, timm):
+        torch.save(content, tmp_path / "file.pth")
+        loaded = network()
+        load_weights(loaded, tmp_path / "file.pth")
+        assert equals(loaded, weights())
+    torch.save({"model_ema": average.state_dict()}, tmp_path / "file.pth")
+    load_weights(loaded, tmp_path / "file.pth")
+    assert equals(loaded, model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Bomb(),
+        Shell(),
+        {"state_dict": weights(), "args": Bomb()},
+        {"state_dict": weights(), "args": argparse.Namespace(data=Shell())},
+        {"state_dict": weights(), "args": collections.OrderedDict(a=Shell())},
+        nn.Linear(1, 1),
+    ],
+)
 def test_code_in_a_file_is_refused_and_never_run(tmp_path: Path, content: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "file.pth")
@@ -174,6 +241,26 @@ def test_code_in_a_file_is_refused_and_never_run(tmp_path: Path, content: Any, m
         load_weights(network(), tmp_path / "file.pth")
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_harmless_name_gives_access_to_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may call what is allowed with any arguments, and ask for its attributes: nothing comes of it."""
+    monkeypatch.chdir(tmp_path)
+    shell = b"(Vmkdir exploded\ntR."
+    for program in (
+        b"cargparse\nNamespace.__init__.__globals__\n" + shell,
+        b"cargparse\n_os.system\n" + shell,
+        b"cpathlib\nos.system\n" + shell,
+        b"cnumpy\ndtype.__new__\n" + shell,
+        b"cargparse\nNamespace\n)R}(V__class__\nVx\nub(Vmkdir exploded\ntR.",
+    ):
+        torch.save({"state_dict": weights()}, tmp_path / "file.pth", _use_new_zipfile_serialization=False)
+        legacy = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2)
+        (tmp_path / "file.pth").write_bytes(legacy + b"\x80\x02" + program)
+        with pytest.raises(WeightsError) as refusal:
+            load_weights(network(), tmp_path / "file.pth")
+        assert "\n" not in str(refusal.value)
+        assert not (tmp_path / "exploded").exists()
 
 
 @pytest.mark.parametrize(

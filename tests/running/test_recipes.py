@@ -11,7 +11,7 @@ import slimcnn
 from slimcnn.distillation import Teacher, objective_named
 from slimcnn.errors import RecipeError, SlimcnnError, TargetError
 from slimcnn.running import Recipe, parse_recipe, read_recipe, recipe_from
-from slimcnn.running.chain import FROM_WEIGHTS
+from slimcnn.running.job import FROM_WEIGHTS
 from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import steps_from_line, write_recipe
 from slimcnn.running.settings import Network

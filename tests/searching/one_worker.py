@@ -4,14 +4,14 @@ import sys
 import time
 from pathlib import Path
 
-from test_searching import SETTINGS, trying
+from test_searching import SETTINGS, evaluator
 
-from slimcnn.searching import Board, join, search
+from slimcnn.searching import StudyStorage, join, search
 
 
 def main() -> None:
     storage, what, note = sys.argv[1:]
-    way = trying()
+    way = evaluator()
     if what == "hang":
 
         def hanging(point, least, most):  # type: ignore[no-untyped-def]
@@ -19,9 +19,9 @@ def main() -> None:
             time.sleep(600)
 
         way.attempt = hanging  # type: ignore[method-assign]
-        search(way, SETTINGS, Board.open(storage, "one", SETTINGS))
+        search(way, SETTINGS, StudyStorage.open(storage, "one", SETTINGS))
     else:
-        join(way, SETTINGS, Board.open(storage, "one", SETTINGS, join=True), patience=20)
+        join(way, SETTINGS, StudyStorage.open(storage, "one", SETTINGS, join=True), patience=20)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import json
 import os
+import platform
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -16,18 +22,19 @@ from torch import nn
 
 import slimcnn
 from slimcnn.datasets import Dataset, load_dataset
-from slimcnn.errors import SearchError
+from slimcnn.errors import RunError, SearchError
+from slimcnn.process_ids import this_process
 from slimcnn.pruning import Target
-from slimcnn.searching import Board, Found, Search, Trying, search, winner
+from slimcnn.searching import Evaluator, Found, Outcome, Point, Search, StudyStorage, search, study_storage, winner
 
 HERE = Path(__file__).parent
 
 
-def trying(way: str = "cut") -> Trying:
+def evaluator(way: str = "cut") -> Evaluator:
     model, data = trained(), digits()
     graph = slimcnn.trace(model, torch.zeros(1, 1, 8, 8))
     target = Target(ratio=0.5, scope="global", residual="inner")
-    return Trying(model, graph, data.validation, data.normalisation, "gfr", target, way=way, batch=30)  # type: ignore[arg-type]
+    return Evaluator(model, graph, data.validation, data.normalisation, "gfr", target, way=way, batch=30)  # type: ignore[arg-type]
 
 
 def digits() -> Dataset:
@@ -50,21 +57,21 @@ def trained() -> nn.Module:
     return model.eval()
 
 
-SETTINGS = Search(drop=40, ratios=(0.1, 0.3, 0.5), options={"a": (0.25, 1)}, refine=0.05)
+SETTINGS = Search(max_drop=40, pruning_ratios=(0.1, 0.3, 0.5), options={"a": (0.25, 1)}, refine=0.05)
 
 
-def brute_force(way: Trying, settings: Search) -> tuple[float, dict[str, object]]:
+def brute_force(way: Evaluator, settings: Search) -> tuple[float, dict[str, object]]:
     """Every point cut, evaluated whole, by functions of the library that know nothing of searching."""
     model, graph = way.model, way.graph
     base = slimcnn.evaluate(model, way.images, way.normalisation).top1
     good = []
     for point in settings.grid():
         scores = slimcnn.score(model, graph, f"gfr:a={point['a']}")
-        target = Target(ratio=float(point["ratio"]), scope="global", residual="inner")
+        target = Target(ratio=float(point["pruning_ratio"]), scope="global", residual="inner")
         plan = slimcnn.allocate(graph, scores, target)
         small = slimcnn.prune(model, graph, plan)
         top1 = slimcnn.evaluate(small, way.images, way.normalisation).top1
-        if top1 >= base - settings.drop:
+        if top1 >= base - settings.max_drop:
             good.append((graph.macs(plan.counts(graph)) / graph.macs(), -top1, point))
     macs, _, point = min(good, key=lambda one: one[:2])
     return macs, point
@@ -74,32 +81,34 @@ def brute_force(way: Trying, settings: Search) -> tuple[float, dict[str, object]
 @pytest.mark.parametrize("complete", [False, True])
 def test_the_winner_is_that_of_trying_everything(way: str, complete: bool, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"refine": 0.0, "complete": complete})
-    found = search(trying(way), settings, Board.open(tmp_path / "points.log", "one", settings))
-    assert (found.best.macs, found.best.point) == brute_force(trying(), settings)
+    found = search(evaluator(way), settings, StudyStorage.open(tmp_path / "points.log", "one", settings))
+    assert (found.best.macs, found.best.point) == brute_force(evaluator(), settings)
     assert len(found.outcomes) == 6
     evaluated = [one for one in found.outcomes if one.top1 is not None]
     assert (len(evaluated) == 6) if complete else (len(evaluated) < 6), "what cannot win is not evaluated to the end"
 
 
-def alone(folder: Path) -> Found:
-    return search(trying(), SETTINGS, Board.open(folder / "alone.log", "one", SETTINGS))
+@cache
+def alone() -> Found:
+    with TemporaryDirectory() as folder:
+        return search(evaluator(), SETTINGS, StudyStorage.open(Path(folder) / "alone.log", "one", SETTINGS))
 
 
 def test_the_finer_grid_lies_around_the_best_point_and_can_only_win(tmp_path: Path) -> None:
     coarse = SETTINGS.model_copy(update={"refine": 0.0})
-    first = search(trying(), coarse, Board.open(tmp_path / "coarse.log", "one", coarse)).best
-    found = alone(tmp_path)
+    first = search(evaluator(), coarse, StudyStorage.open(tmp_path / "coarse.log", "one", coarse)).best
+    found = alone()
     assert found.best.macs <= first.macs
-    finer = {one.point["ratio"] for one in found.outcomes} - set(SETTINGS.ratios)
+    finer = {one.point["pruning_ratio"] for one in found.outcomes} - set(SETTINGS.pruning_ratios)
     assert finer
-    assert all(abs(float(ratio) - float(first.point["ratio"])) < 0.2 for ratio in finer)
+    assert all(abs(float(ratio) - float(first.point["pruning_ratio"])) < 0.2 for ratio in finer)
 
 
 @pytest.mark.parametrize("storage", ["points.log", "sqlite:///{}/points.db"])
 def test_two_workers_one_killed_in_mid_trial_end_as_one_worker_does(storage: str, tmp_path: Path) -> None:
     """The killed one holds a point; the other tries it again."""
     where = storage.format(tmp_path) if "://" in storage else str(tmp_path / storage)
-    expected = alone(tmp_path)
+    expected = alone()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     begin = [sys.executable, str(HERE / "one_worker.py"), where]
     victim = subprocess.Popen([*begin, "hang", str(tmp_path / "hanging")], env=environment)
@@ -111,48 +120,182 @@ def test_two_workers_one_killed_in_mid_trial_end_as_one_worker_does(storage: str
     assert (tmp_path / "hanging").exists()
     helper = subprocess.Popen([*begin, "join", ""], env=environment)
     victim.wait()
-    found = search(trying(), SETTINGS, Board.open(where, "one", SETTINGS))
+    found = search(evaluator(), SETTINGS, StudyStorage.open(where, "one", SETTINGS))
     assert helper.wait(60) == 0
     assert found.best == type(found.best)(**vars(expected.best) | {"seconds": found.best.seconds})
     assert [one.point for one in found.outcomes] == [one.point for one in expected.outcomes]
 
 
 def test_a_search_that_ended_is_not_done_again(tmp_path: Path) -> None:
-    first = alone(tmp_path)
-    again = trying()
+    settings, again = SETTINGS.model_copy(update={"refine": 0.0}), evaluator()
+    first = search(again, settings, StudyStorage.open(tmp_path / "points.log", "one", settings))
     again.attempt = None  # type: ignore[assignment, method-assign]
-    assert search(again, SETTINGS, Board.open(tmp_path / "alone.log", "one", SETTINGS)) == first
+    assert search(again, settings, StudyStorage.open(tmp_path / "points.log", "one", settings)) == first
 
 
 def test_tpe_tries_as_many_points_as_asked(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"sampler": "tpe", "trials": 8})
-    found = search(trying(), settings, Board.open(tmp_path / "points.log", "tpe", settings))
+    found = search(evaluator(), settings, StudyStorage.open(tmp_path / "points.log", "tpe", settings))
     assert len(found.outcomes) == 8
-    assert found.best == winner(found.outcomes, found.base - settings.drop)
+    assert found.best == winner(found.outcomes, found.base - settings.max_drop)
 
 
 def test_a_search_that_finds_nothing_says_how_near_it_came(tmp_path: Path) -> None:
-    settings = Search(drop=0, ratios=(0.7,), options={"a": (1,)}, complete=True)
-    with pytest.raises(SearchError, match=r"no point stays within 0 points of .* \(ratio 0.7, a 1\) reaches"):
-        search(trying(), settings, Board.open(tmp_path / "points.log", "one", settings))
+    settings = Search(max_drop=0, pruning_ratios=(0.7,), options={"a": (1,)}, complete=True)
+    with pytest.raises(SearchError, match=r"no configuration stays within 0 .* \(pruning ratio 0.7, a 1\) reaches"):
+        search(evaluator(), settings, StudyStorage.open(tmp_path / "points.log", "one", settings))
 
 
 def test_joining_what_nobody_began_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="no search to join"):
-        Board.open(tmp_path / "points.log", "one", SETTINGS, join=True)
+        StudyStorage.open(tmp_path / "points.log", "one", SETTINGS, join=True)
     with pytest.raises(SearchError, match="cannot be opened"):
-        Board.open("nonsense://place", "one", SETTINGS)
+        StudyStorage.open("nonsense://place", "one", SETTINGS)
 
 
 def test_any_criterion_target_and_recovery_can_be_searched(tmp_path: Path) -> None:
-    way = trying()
+    way = evaluator()
     recalibrated = []
 
     def recover(small: nn.Module, plan: slimcnn.Plan) -> None:
         recalibrated.append(slimcnn.recalibrate(small, [torch.randn(32, 1, 8, 8)]))
 
     way.criterion, way.target, way.recover = "l2", Target(ratio=0.5, round_to=2), recover
-    settings = Search(drop=100, ratios=(0.2, 0.5), refine=0, complete=True)
-    found = search(way, settings, Board.open(tmp_path / "points.log", "one", settings))
-    assert found.best.point == {"ratio": 0.5}
+    settings = Search(max_drop=100, pruning_ratios=(0.2, 0.5), refine=0, complete=True)
+    found = search(way, settings, StudyStorage.open(tmp_path / "points.log", "one", settings))
+    assert found.best.point == {"pruning_ratio": 0.5}
     assert len(recalibrated) == 2
+
+
+def test_a_search_names_the_steps_that_recover_accuracy_at_every_point() -> None:
+    assert Search(recover=("fold_constants", "recalibrate")).recover == ("fold_constants", "recalibrate")
+
+
+# --- the journal after a power cut or on a full disk ------------------------------------------------------------------
+
+
+FEW = Search(max_drop=40, pruning_ratios=(0.1, 0.3), options={"a": (0.25, 1)}, refine=0)
+
+
+@cache
+def few() -> Found:
+    with TemporaryDirectory() as folder:
+        return search(evaluator(), FEW, StudyStorage.open(Path(folder) / "points.log", "one", FEW))
+
+
+def begun(folder: Path) -> Path:
+    """Start a search that stops after two of its points; the journal."""
+    way, journal = evaluator(), folder / "points.log"
+    evaluate, calls = way.attempt, itertools.count()
+
+    def attempt(point: Point, least: float, most: float) -> tuple[Outcome, float]:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(point, least, most)
+
+    way.attempt = attempt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        search(way, FEW, StudyStorage.open(journal, "one", FEW))
+    # As this process runs on, the claimed trial would count as running.
+    text = journal.read_text()
+    assert text.count(this_process()) == 3
+    journal.write_text(text.replace(this_process(), f"1-1@{platform.node()}"))
+    return journal
+
+
+TORN = {
+    "in the middle of a line": lambda text: text[:-20],
+    "before the newline": lambda text: text[:-1],
+    "zeros, as some file systems leave them": lambda text: text[:-20] + b"\0" * 20,
+    "a line of nonsense": lambda text: text[:-20] + b"\n",
+}
+
+
+@pytest.mark.parametrize("how", TORN)
+def test_a_search_continues_after_its_journal_was_cut_short(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The lost line registered a worker: its trial counts as lost only after a while.
+    monkeypatch.setattr(study_storage, "UNKNOWN", 0.5)
+    expected = few()
+    journal = begun(tmp_path)
+    journal.write_bytes(TORN[how](journal.read_bytes()))
+    said: list[str] = []
+    storage = StudyStorage.open(journal, "one", FEW, say=said.append)
+    assert len(said) == 1
+    assert f"the last line of the search journal {journal} was incomplete" in said[0]
+    found = search(evaluator(), FEW, storage)
+    assert [one.point for one in found.outcomes] == [one.point for one in expected.outcomes]
+    assert found.best.point == expected.best.point
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+    StudyStorage.open(journal, "one", FEW, say=said.append)
+    assert len(said) == 1
+
+
+def test_a_line_that_another_process_left_torn_does_not_spoil_the_next_one(tmp_path: Path) -> None:
+    journal = tmp_path / "points.log"
+    storage = StudyStorage.open(journal, "one", FEW)
+    storage.set_attr("base", 90.0)
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":2,"wor')
+    storage.set_attr("finished", True)
+    assert StudyStorage.open(journal, "one", FEW).get_attr("finished")
+
+
+def test_processes_that_append_at_once_lose_nothing_while_others_open_the_journal(tmp_path: Path) -> None:
+    """A line that is being written must not be taken for a torn one."""
+    code = (
+        "import sys; from pathlib import Path; from slimcnn.searching.journal import Journal\n"
+        "for n in range(12): Journal(Path(sys.argv[1]), print).append_logs([{'from': sys.argv[2], 'n': n}] * 2)"
+    )
+    journal = tmp_path / "points.log"
+    children = [
+        subprocess.Popen([sys.executable, "-c", code, str(journal), name], stdout=subprocess.PIPE) for name in "ab"
+    ]
+    assert [child.communicate()[0] for child in children] == [b"", b""]
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    for name in "ab":
+        assert [one["n"] for one in entries if one["from"] == name] == [n for n in range(12) for _ in range(2)]
+
+
+def test_damage_in_the_middle_of_the_journal_is_one_line(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"nonsense\n", *lines[3:]]))
+    with pytest.raises(SearchError, match=r"the search journal .* is damaged .*; delete it, and the search"):
+        StudyStorage.open(journal, "one", FEW)
+
+
+def test_a_full_disk_is_one_line_and_the_search_continues_when_there_is_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = few()
+    journal, write, calls = tmp_path / "points.log", os.write, itertools.count()
+
+    def nearly_full(file: int, data: bytes) -> int:
+        n = next(calls)
+        if n < 12:
+            return write(file, data)
+        if n == 12:
+            return write(file, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", nearly_full)
+    with pytest.raises(RunError, match=r"cannot use the search journal .*: No space left on device; free some space"):
+        search(evaluator(), FEW, StudyStorage.open(journal, "one", FEW))
+    monkeypatch.undo()
+    assert journal.read_bytes().endswith(b"\n")
+    journal.write_text(journal.read_text().replace(this_process(), f"1-1@{platform.node()}"))
+    said: list[str] = []
+    found = search(evaluator(), FEW, StudyStorage.open(journal, "one", FEW, say=said.append))
+    assert found.best.point == expected.best.point
+    assert not said
+
+
+def test_a_database_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = StudyStorage.open(f"sqlite:///{tmp_path}/points.db", "one", FEW)
+    with sqlite3.connect(tmp_path / "points.db") as database:
+        database.execute("drop table trials")
+    database.close()
+    with pytest.raises(SearchError, match=r"the storage of the search failed: .*no such table"):
+        search(evaluator(), FEW, storage)

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from platform import node
 from tempfile import TemporaryFile
-from time import time
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +16,7 @@ from safetensors.torch import load_file, save
 
 from slimcnn.datasets.images import Images
 from slimcnn.errors import DataError, RunError
-from slimcnn.files import replacing
+from slimcnn.files import kind_of, part_of, remove_leftovers, replacing
 
 Parts = tuple[Images, Images]
 """The training and the test images as published."""
@@ -64,11 +62,11 @@ def cached(path: Path, expected: str, make: Callable[[], Parts]) -> Parts:
     if kept is not None and fingerprint(kept) == expected:
         return kept
     _require_writable(path.parent)
-    _sweep(path)
+    remove_leftovers(path.parent, path.name)
     try:
         parts = make()
     except DataError as error:
-        if path.exists():
+        if kind_of(path) != "nothing":
             raise DataError(f"{path} is damaged and could not be made again: {error}") from error
         raise
     try:
@@ -93,35 +91,12 @@ def workplace(path: Path) -> Iterator[Path]:
 
     It goes when the block ends; what `kill -9` left of it goes the next time that `path` is made.
     """
-    folder = path.with_name(f".{path.name}.{os.getpid()}@{node()}.part")
+    folder = part_of(path)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what killed processes left: of this computer only, as several may share the folder."""
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        process, _, computer = left.name.removeprefix(f".{path.name}.").removesuffix(".part").partition("@")
-        if left.is_dir() and computer == node() and not _alive(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
-        # `replacing` writes files without a computer's name, but never for an hour.
-        if left.is_file() and time() - left.stat().st_mtime > 3600:
-            left.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return process != os.getpid()
 
 
 def _tensors(parts: Parts) -> dict[str, torch.Tensor]:

@@ -14,15 +14,47 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from slimcnn.errors import WeightsError
+from slimcnn.files import kind_of
 
 PICKLED = (".pt", ".pth", ".bin", ".th", ".ckpt", ".tar")
 """Endings of files that `torch.save` wrote."""
 
-NESTINGS = ("state_dict", "model", "model_state", "state_dict_ema")
-"""Where training programs put the weights among other things; the first that is there is taken."""
+NESTINGS = (
+    "state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params",
+    "state_dict_ema", "model_ema", "params_ema",
+)  # fmt: skip
+"""Keys under which training programs store the weights; the first one found is used, averaged weights last."""
+
+PASSED_OVER = (
+    "argparse.Namespace", "types.SimpleNamespace", "torch.torch_version.TorchVersion",
+    *(f"{home}.{name}" for home in ("pathlib", "pathlib._local")
+      for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    "numpy.dtype", "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+)  # fmt: skip
+"""Classes and functions that training programs pickle beside the weights: options, paths, dates, numpy's numbers."""
+
+
+class PassedOver:
+    """Takes the place of each of `PASSED_OVER` while a file is read: it accepts anything and keeps nothing.
+
+    So none of these classes and functions is ever called with what a file says.
+    """
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
 """What DataParallel, Lightning and `torch.compile` write before every name."""
+
+
+AVERAGED = "n_averaged"
+"""The counter of `torch.optim.swa_utils.AveragedModel`, which is none of the network's tensors."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +74,8 @@ class WeightsInfo:
 def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
     """Copy the weights in a file into `model`; every name and shape must fit, or nothing is changed.
 
-    Reads `.safetensors`, and files of `torch.save` (see `PICKLED`) as far as `torch.load(weights_only=True)` can.
+    Reads `.safetensors`, and files of `torch.save` (see `PICKLED`) as far as `torch.load(weights_only=True)` can;
+    options, paths, dates and numpy values beside the weights are passed over (see `PASSED_OVER`).
     Common nestings and a common prefix are taken off (see `NESTINGS`, `PREFIXES`); `num_batches_tracked` may be
     missing.  Names are not guessed beyond that.  Raises `WeightsError` for a file that is missing, damaged, not
     readable without running code, for another network, or that holds numbers that are not finite.
@@ -64,7 +97,10 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
     while key := next((key for key in NESTINGS if isinstance(content.get(key), Mapping)), None):
         content, nesting = content[key], (*nesting, key)
     wanted = model.state_dict(keep_vars=True)
-    found, prefix = _without_prefix(_tensors(path, content), wanted)
+    tensors = _tensors(path, content)
+    if AVERAGED not in wanted:
+        tensors.pop(AVERAGED, None)
+    found, prefix = _without_prefix(tensors, wanted)
     _check_names(path, found, wanted)
     _check_shapes(path, found, wanted)
     _check_finite(path, found)
@@ -73,8 +109,9 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    if not path.is_file():
-        raise WeightsError(f"no weights file {path}" + (": it is a folder" if path.is_dir() else ""))
+    kind = kind_of(path, WeightsError)
+    if kind != "file":
+        raise WeightsError(f"no weights file {path}" + (": it is a folder" if kind == "folder" else ""))
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in PICKLED:
@@ -86,13 +123,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or _first_line(error)}") from error
+    except SafetensorError as error:
         raise WeightsError(f"{path} is no safetensors file, or a truncated one: {_first_line(error)}") from error
 
 
 def _read_pickled(path: Path) -> Mapping[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(PassedOver, name) for name in PASSED_OVER]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not path.read_bytes().startswith((b"PK", b"\x80")):  # a zip archive or, before torch 1.6, a pickle
             raise WeightsError(f"{path} is damaged, or torch.save did not write it") from error
@@ -101,7 +141,9 @@ def _read_pickled(path: Path) -> Mapping[str, Any]:
         raise WeightsError(
             f"{path} is not readable without unpickling code: {what}; save the state dict alone, as safetensors"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or _first_line(error)}") from error
+    except Exception as error:  # torch.load raises whatever the damaged byte leads to
         raise WeightsError(f"{path} is damaged, or torch.save did not write it: {_first_line(error)}") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not named weights; save the state dict")

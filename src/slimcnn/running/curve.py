@@ -10,6 +10,7 @@ from slimcnn.measuring import environment, latency
 from slimcnn.reporting import CurveReport, read_report, write_report
 from slimcnn.reporting.schema import Point
 from slimcnn.running import folder as disk
+from slimcnn.running.chain import follow
 from slimcnn.running.finishing import Result, name_of, write_results
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.saving import Done, read_state
@@ -17,33 +18,31 @@ from slimcnn.running.step import State
 from slimcnn.training.processes import from_rank_zero
 
 if TYPE_CHECKING:
-    from slimcnn.running.chain import Run
+    from slimcnn.running.job import Job
 
 REFERENCE = "original"
 
 
-def run_curve(run: Run, state: State, start: Done) -> Result:
+def run_curve(job: Job, state: State, start: Done) -> Result:
     """Follow the chain for every size of the recipe's curve, time all networks in turns, and report them together.
 
     The trace and the scores are made once for all sizes. Each size has a folder with a report of its own.
     """
-    from slimcnn.running.chain import follow
-
-    recipe = run.recipe
+    recipe = job.recipe
     first = [step.name for step in recipe.steps].index("prune")
-    common = follow(run, recipe.steps[:first], state, start, run.root, 1) if first else []
+    common = follow(job, recipe.steps[:first], state, start, job.root, 1) if first else []
     fork = common[-1] if common else start
-    middle = read_state(run.root, fork, run.loaded.data, run.given) if common else state
+    middle = read_state(job.root, fork, job.loaded.data, job.given) if common else state
     ends: dict[str, list[Done]] = {}
     for size in sorted(set(recipe.curve), reverse=True):
-        run.show.say(f"--- at most {size:g} of the MACs ---")
+        job.show.say(f"--- at most {size:g} of the MACs ---")
         one = at_size(recipe, size)
-        folder = run.root / f"macs-{size:g}"
-        ends[f"{size:g}"] = follow(run, one.steps[first:], middle, fork, folder, first + 1)
-    states = {label: read_state(run.root, done[-1], run.loaded.data, run.given) for label, done in ends.items()}
-    report = from_rank_zero(run.fabric, lambda: _reported(run, start, common, ends, states))
+        folder = job.root / f"macs-{size:g}"
+        ends[f"{size:g}"] = follow(job, one.steps[first:], middle, fork, folder, first + 1)
+    states = {label: read_state(job.root, done[-1], job.loaded.data, job.given) for label, done in ends.items()}
+    report = from_rank_zero(job.fabric, lambda: _reported(job, start, common, ends, states))
     smallest = min(ends, key=float)
-    return Result(states[smallest].model, report, run.root)
+    return Result(states[smallest].model, report, job.root)
 
 
 def at_size(recipe: Recipe, size: float) -> Recipe:
@@ -57,24 +56,24 @@ def at_size(recipe: Recipe, size: float) -> Recipe:
 
 
 def _reported(
-    run: Run, start: Done, common: list[Done], ends: dict[str, list[Done]], states: dict[str, State]
+    job: Job, start: Done, common: list[Done], ends: dict[str, list[Done]], states: dict[str, State]
 ) -> CurveReport:
     digests = [done[-1]["digest"] for done in ends.values()]
-    known = disk.read_json(run.root / disk.RUN).get("finished")
-    if known == digests and all((run.root / name).exists() for name in disk.REPORTS):
-        found = read_report(run.root)
+    known = disk.read_json(job.root / disk.RUN).get("finished")
+    if known == digests and all((job.root / name).exists() for name in disk.REPORTS):
+        found = read_report(job.root)
         assert isinstance(found, CurveReport)
         return found
-    disk.require(run.root)
-    run.show.say(f"measuring {len(ends) + 1} networks and reading the test images")
+    disk.require(job.root)
+    job.show.say(f"measuring {len(ends) + 1} networks and reading the test images")
     some = next(iter(states.values()))
     networks = {REFERENCE: some.reference} | {label: state.model for label, state in states.items()}
-    times = latency(networks, some.example, seconds=run.recipe.latency_seconds)
+    times = latency(networks, some.example, seconds=job.recipe.latency_seconds)
     points, reports = [], []
     for label, done in ends.items():
-        recipe = at_size(run.recipe, float(label))
+        recipe = at_size(job.recipe, float(label))
         report = write_results(
-            run, recipe, states[label], [start, *common, *done], run.root / f"macs-{label}",
+            job, recipe, states[label], [start, *common, *done], job.root / f"macs-{label}",
             times[REFERENCE], times[label],
         )  # fmt: skip
         reports.append(report)
@@ -87,11 +86,11 @@ def _reported(
     first = reports[0]
     curve = CurveReport(
         title=f"{name_of(some)} on {some.data.name}",
-        command=run.command or f"slimcnn run {shlex.quote(str(run.root / disk.RECIPE))}",
+        command=job.command or f"slimcnn run {shlex.quote(str(job.root / disk.RECIPE))}",
         network=name_of(some), dataset=some.data.name, reference=first.before, points=tuple(points),
-        timing=first.timing, environment=environment(), recipe=run.recipe.to_toml(),
+        timing=first.timing, environment=environment(), recipe=job.recipe.to_toml(),
         seconds=sum(d["seconds"] for d in [start, *common, *(d for one in ends.values() for d in one)]),
     )  # fmt: skip
-    write_report(curve, run.root)
-    disk.remember(run.root, finished=digests)
+    write_report(curve, job.root)
+    disk.remember(job.root, finished=digests)
     return curve

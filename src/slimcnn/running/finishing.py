@@ -26,7 +26,7 @@ from slimcnn.training import evaluate
 from slimcnn.training.processes import from_rank_zero
 
 if TYPE_CHECKING:
-    from slimcnn.running.chain import Run
+    from slimcnn.running.job import Job
 
 CONTAMINATED = (
     "The weights come from a file. If they were trained on the validation images too, validation top-1 is optimistic; "
@@ -50,31 +50,31 @@ class Result:
         return self.report._repr_html_()
 
 
-def finish(run: Run, results: list[Done], start: Done) -> Result:
+def finish(job: Job, results: list[Done], start: Done) -> Result:
     """Measure, write the report and the checkpoints into the run's folder; or give what was written before."""
-    state = read_state(run.root, results[-1], run.loaded.data, run.given)
+    state = read_state(job.root, results[-1], job.loaded.data, job.given)
 
     def reported() -> Report:
         from slimcnn.reporting import read_report
 
-        known = disk.read_json(run.root / disk.RUN).get("finished")
-        if known == results[-1]["digest"] and all((run.root / name).exists() for name in disk.REPORTS):
-            found = read_report(run.root)
+        known = disk.read_json(job.root / disk.RUN).get("finished")
+        if known == results[-1]["digest"] and all((job.root / name).exists() for name in disk.REPORTS):
+            found = read_report(job.root)
             assert isinstance(found, Report)
             return found
-        disk.require(run.root)
-        run.show.say("measuring both networks and reading the test images")
+        disk.require(job.root)
+        job.show.say("measuring both networks and reading the test images")
         networks = {"before": state.reference, "after": state.model}
-        times = latency(networks, state.example, seconds=run.recipe.latency_seconds)
-        report = write_results(run, run.recipe, state, [start, *results], run.root, times["before"], times["after"])
-        disk.remember(run.root, finished=results[-1]["digest"])
+        times = latency(networks, state.example, seconds=job.recipe.latency_seconds)
+        report = write_results(job, job.recipe, state, [start, *results], job.root, times["before"], times["after"])
+        disk.remember(job.root, finished=results[-1]["digest"])
         return report
 
-    return Result(state.model, from_rank_zero(run.fabric, reported), run.root)
+    return Result(state.model, from_rank_zero(job.fabric, reported), job.root)
 
 
 def write_results(
-    run: Run, recipe: Recipe, state: State, results: Sequence[Done], folder: Path, before: Latency, after: Latency
+    job: Job, recipe: Recipe, state: State, results: Sequence[Done], folder: Path, before: Latency, after: Latency
 ) -> Report:
     """Write checkpoints, the last plan and the report into a folder."""
     final = results[-1]
@@ -83,7 +83,7 @@ def write_results(
         (files["before"], state.reference, final["reference_top1"]), (files["after"], state.model, final["top1"]),
     ):  # fmt: skip
         save(network, path, information=information_of(state.data) | {"validation_top1": top1})
-    plans = [run.root / done["origin"]["plan"] for done in results if done["origin"] and done["origin"]["plan"]]
+    plans = [job.root / done["origin"]["plan"] for done in results if done["origin"] and done["origin"]["plan"]]
     if plans:
         shutil.copyfile(plans[-1], folder / disk.PLAN)
     sizes = {"before": measure(state.reference, state.example), "after": measure(state.model, state.example)}
@@ -100,7 +100,7 @@ def write_results(
     }  # fmt: skip
     report = Report(
         title=f"{name_of(state)} on {data.name}",
-        command=run.command or f"slimcnn run {shlex.quote(str(folder / disk.RECIPE))}",
+        command=job.command or f"slimcnn run {shlex.quote(str(folder / disk.RECIPE))}",
         network=name_of(state),
         dataset=data.name,
         images={part: len(getattr(data, part)) for part in ("train", "validation", "test")},
@@ -114,7 +114,7 @@ def write_results(
         next_steps=tuple(next_steps(recipe, numbers["before"], numbers["after"], folder)),
         timing=_timing(before, after),
         not_counted=sizes["after"].not_counted,
-        notes=_notes(run, recipe),
+        notes=_notes(job, recipe),
         environment=environment(),
         recipe=recipe.to_toml(),
         checkpoint=disk.COMPRESSED,
@@ -150,9 +150,9 @@ def verdict_of(cuts: Sequence[Cut]) -> Verdict | None:
     return Verdict(equal=equal, error=error, text=f"{len(cuts)} cuts, each proven. {said}")
 
 
-def _notes(run: Run, recipe: Recipe) -> tuple[str, ...]:
-    found = [f"Normalization: {run.loaded.normalization}."]
-    decided = disk.read_json(run.root / disk.RUN).get("training")
+def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
+    found = [f"Normalization: {job.loaded.normalization}."]
+    decided = disk.read_json(job.root / disk.RUN).get("training")
     if decided is not None and not recipe.deterministic:
         found.append(
             f"Where layout and precision are auto, this folder trains in {decided['layout']} and {decided['precision']}: "

@@ -27,7 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from slimcnn.errors import RunError
-from slimcnn.files import write_text
+from slimcnn.files import remove_leftovers, require_folder, write_text
 from slimcnn.running.recipe import Recipe, read_recipe, write_recipe
 
 RECIPE, RUN, LOCK, HOLDER, OLD = "recipe.toml", "run.json", ".lock", ".holder.json", "old"
@@ -54,6 +54,7 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"cannot use {path}: {error.strerror or error}; choose another --out") from error
     try:
+        remove_leftovers(path)
         write_text(path / HOLDER, json.dumps({"process": os.getpid(), "host": socket.gethostname()}) + "\n")
         yield
     finally:
@@ -159,6 +160,5 @@ def _move(path: Path, to: Path) -> None:
 
 
 def require(path: Path) -> None:
-    """Raise `RunError` if a run's folder is gone: what it held cannot be written again."""
-    if not (path / RUN).exists():
-        raise RunError(f"{path} was deleted while the run was working in it: start it again")
+    """Raise `RunError` if a run's folder was deleted: what it held cannot be written again."""
+    require_folder(path, RUN)

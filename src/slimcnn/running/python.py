@@ -10,11 +10,11 @@ from torch import nn
 
 from slimcnn.datasets import Dataset
 from slimcnn.graph.copying import duplicate
-from slimcnn.running.chain import run
 from slimcnn.running.finishing import Result
 from slimcnn.running.loading import Loaded, check_classes
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.settings import Data, Network
+from slimcnn.running.starting import run
 from slimcnn.running.step import Step
 from slimcnn.show import Show, watched
 

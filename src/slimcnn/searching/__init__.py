@@ -1,7 +1,7 @@
-"""Searches over what goes: how much, by which criterion, on as many processes as there are."""
+"""Search for the pruning ratio and the criterion options of the smallest network, with any number of processes."""
 
-from slimcnn.searching.board import Board, Outcome
-from slimcnn.searching.search import Found, Trying, join, search, winner
-from slimcnn.searching.settings import Search
+from slimcnn.searching.search import Evaluator, Found, join, search, winner
+from slimcnn.searching.settings import Point, Search
+from slimcnn.searching.study_storage import Outcome, StudyStorage
 
-__all__ = ["Board", "Found", "Outcome", "Search", "Trying", "join", "search", "winner"]
+__all__ = ["Evaluator", "Found", "Outcome", "Point", "Search", "StudyStorage", "join", "search", "winner"]

@@ -1,4 +1,4 @@
-"""The smallest network that keeps its accuracy without training: points are tried until one has won."""
+"""Search for the smallest network that keeps its accuracy without training."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from slimcnn.datasets import Images, Normalisation
 from slimcnn.errors import SearchError, TargetUnreachable
 from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan, Scores, Target, allocate, mask, prune, score
-from slimcnn.searching.board import Board, Outcome
-from slimcnn.searching.settings import Point, Search, describe, spec_of
+from slimcnn.searching.settings import RATIO, Point, Search, describe, spec_of
+from slimcnn.searching.study_storage import Outcome, StudyStorage, storage_errors
 from slimcnn.training import evaluate
 from slimcnn.training.evaluation import evaluate_unless_below
 
 
 @dataclass
-class Trying:
-    """How a point is tried: scored, allocated, cut, perhaps recovered without training, and evaluated.
+class Evaluator:
+    """Evaluate one point: score, allocate, prune, perhaps recover accuracy without training, measure top-1.
 
     Args:
         model: the network that was traced.
         graph: what `trace` found.
-        images: validation images; never those of the test part.
-        normalisation: of the network's weights.
+        images: validation images; never test images.
+        normalisation: the normalization that the network's weights expect.
         criterion: a criterion by name, whose options a search may vary.
-        target: everything about the target but `ratio`, which the search varies.
+        target: everything about the target except `ratio`, which the search varies.
         data: gives batches (x, y) for criteria that look at data.
-        recover: wins accuracy back in place, without training: (small network, plan) → nothing.
-        way: "cut" evaluates the small network, "mask" the masked one, which is the same to rounding; "mask" needs no
-            surgery, "cut" evaluates faster.
-        batch: images at a time; whether a point can still win is asked after each batch.
+        recover: recovers accuracy in place, without training: (pruned network, plan) → nothing.
+        way: "cut" evaluates the pruned network, "mask" the masked one, which is the same up to rounding; "mask" needs
+            no surgery, "cut" evaluates faster.
+        batch: images at a time; after each batch the evaluation may stop early.
     """
 
     model: nn.Module
@@ -50,30 +50,30 @@ class Trying:
     _scores: dict[str, Scores] = field(default_factory=dict)
 
     def base(self) -> float:
-        """Top-1 of the network as it is."""
+        """Measure top-1 of the unpruned network."""
         return evaluate(self.model, self.images, self.normalisation).top1
 
     def plan(self, point: Point) -> Plan:
-        """Say what goes at a point."""
+        """Plan what to remove at a point."""
         spec = spec_of(self.criterion, point)
         if spec not in self._scores:
             self._scores[spec] = score(self.model, self.graph, spec, data=self.data() if self.data else None)
-        target = replace(self.target, ratio=float(point["ratio"]), macs=None, params=None)
+        target = replace(self.target, ratio=float(point[RATIO]), macs=None, params=None)
         return allocate(self.graph, self._scores[spec], target)
 
     def attempt(self, point: Point, least: float, most_macs: float) -> tuple[Outcome, float]:
-        """Try a point; stop when it is certain that it misses `least` percent, or needs more than `most_macs`.
+        """Evaluate a point; stop once it cannot reach `least` percent, or if it needs more than `most_macs`.
 
-        Also gives what a sampler makes small: the share of the MACs, or 1 and what lacks to `least`.
+        Also returns the value that a sampler minimizes: the share of the MACs, or 1 plus the missing accuracy.
         """
         began = time.perf_counter()
         try:
             plan = self.plan(point)
         except TargetUnreachable as error:
-            return Outcome(point, None, None, f"cannot be cut so far: {error}"), 2.0
+            return Outcome(point, None, None, f"cannot be pruned this far: {error}"), 2.0
         macs = self.graph.macs(plan.counts(self.graph)) / self.graph.macs()
         if macs > most_macs:
-            return Outcome(point, macs, None, "needs more MACs than one that is good enough"), macs
+            return Outcome(point, macs, None, "needs more MACs than another point that is good enough"), macs
         make = mask if self.way == "mask" and self.recover is None else _cut
         network = make(self.model, self.graph, plan)
         if self.recover is not None:
@@ -81,7 +81,7 @@ class Trying:
         seen = evaluate_unless_below(network, self.images, self.normalisation, least, batch_size=self.batch)
         seconds = time.perf_counter() - began
         if not seen.whole:
-            why = f"cannot reach {least:.2f} % any more after {seen.n} images"
+            why = f"cannot reach {least:.2f} % anymore after {seen.n} images"
             return Outcome(point, macs, None, why, seconds), 1 + (least - seen.top1) / 100
         value = macs if seen.top1 >= least else 1 + (least - seen.top1) / 100
         return Outcome(point, macs, seen.top1, "", seconds), value
@@ -93,24 +93,27 @@ def _cut(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to."""
+    """The result of a search."""
 
     best: Outcome
-    """Of all points that lose at most `drop`, the one with the fewest MACs; of those with equal MACs the best."""
+    """Of all points that lose at most `max_drop`, the one with the fewest MACs; at equal MACs the most accurate."""
     base: float
-    """Top-1 of the network before."""
+    """Top-1 of the unpruned network."""
     outcomes: tuple[Outcome, ...]
 
 
-def search(trying: Trying, settings: Search, board: Board, progress: Callable[[int, int], None] | None = None) -> Found:
-    """Try points until one has won; together with whoever works on the same board.
+@storage_errors()
+def search(evaluator: Evaluator, settings: Search, storage: StudyStorage, progress: Callable[[int, int], None] | None = None) -> Found:
+    """Evaluate points until the best one is known, together with all processes that use the same storage.
 
-    A point is not evaluated to the end when it cannot win any more: when the images that are left cannot bring it to
-    `base - drop`, or when it needs more MACs than one that got there.  Neither changes the winner, and the winner does
-    not depend on the order or on the number of processes.  With `settings.complete` all are evaluated.
+    The evaluation of a point stops early when the point cannot win anymore: when the images that are left cannot bring
+    it to `base - max_drop`, or when it needs more MACs than another point that is good enough.  Neither changes the
+    winner, and the winner does not depend on the order or on the number of processes.  With `settings.complete` all
+    points are evaluated on all images.
 
     Raises:
-        SearchError: no point loses as little.
+        SearchError: every point loses more than `max_drop`, or the database failed.
+        RunError: the journal cannot be written: a full disk.
 
     >>> import slimcnn, torch
     >>> from pathlib import Path; from tempfile import mkdtemp
@@ -120,73 +123,75 @@ def search(trying: Trying, settings: Search, board: Board, progress: Callable[[i
     >>> training = slimcnn.Training(epochs=3, layout="nchw", precision="32")
     >>> _ = list(slimcnn.fit(net, digits, training=training))
     >>> graph = slimcnn.trace(net, torch.zeros(1, 1, 8, 8))
-    >>> trying = Trying(net, graph, digits.validation, digits.normalisation, criterion="bn_scale")
-    >>> settings = Search(drop=30, ratios=(0.1, 0.3), refine=0)
-    >>> found = search(trying, settings, Board.open(Path(mkdtemp()) / "points.log", "first", settings))
+    >>> evaluator = Evaluator(net, graph, digits.validation, digits.normalisation, criterion="bn_scale")
+    >>> settings = Search(max_drop=30, pruning_ratios=(0.1, 0.3), refine=0)
+    >>> storage = StudyStorage.open(Path(mkdtemp()) / "points.log", "first", settings)
+    >>> found = search(evaluator, settings, storage)
     >>> len(found.outcomes), found.best.top1 >= found.base - 30
     (2, True)
     """
-    if board.said("base") is None:
-        board.say("base", trying.base())
-    base: float = board.said("base")
+    if storage.get_attr("base") is None:
+        storage.set_attr("base", evaluator.base())
+    base: float = storage.get_attr("base")
     if settings.sampler == "grid":
         grid = settings.grid()
-        board.post(grid)
-        work(trying, settings, board, progress)
-        best = winner((one for one in board.outcomes() if one.point in grid), base - settings.drop)
+        storage.enqueue(grid)
+        work(evaluator, settings, storage, progress)
+        best = winner((one for one in storage.outcomes() if one.point in grid), base - settings.max_drop)
         if best is not None:
-            board.post(settings.around(best.point))
-            work(trying, settings, board, progress)
+            storage.enqueue(settings.around(best.point))
+            work(evaluator, settings, storage, progress)
     else:
-        work(trying, settings, board, progress)
-    board.say("finished", True)
-    outcomes = board.outcomes()
-    best = winner(outcomes, base - settings.drop)
+        work(evaluator, settings, storage, progress)
+    storage.set_attr("finished", True)
+    outcomes = storage.outcomes()
+    best = winner(outcomes, base - settings.max_drop)
     if best is None:
-        gentle = min(outcomes, key=lambda outcome: float(outcome.point["ratio"]))
-        reached = f"reaches {gentle.top1:.2f} %" if gentle.top1 is not None else gentle.stopped
+        mildest = min(outcomes, key=lambda outcome: float(outcome.point[RATIO]))
+        reached = f"reaches {mildest.top1:.2f} %" if mildest.top1 is not None else mildest.stopped
         raise SearchError(
-            f"no point stays within {settings.drop:g} points of {base:.2f} %: the gentlest ({describe(gentle.point)}) "
-            f"{reached}; allow a larger drop, smaller ratios, or a recovery"
+            f"no configuration stays within {settings.max_drop:g} percentage points of {base:.2f} %: the mildest "
+            f"({describe(mildest.point)}) {reached}; allow a larger drop, smaller pruning ratios, or a recovery step"
         )
     return Found(best, base, tuple(outcomes))
 
 
-def work(trying: Trying, settings: Search, board: Board, progress: Callable[[int, int], None] | None = None) -> None:
-    """Try points of a board until none is left."""
-    least = float(board.said("base")) - settings.drop
-    while taken := board.take() if settings.sampler == "grid" else board.propose():
-        trial, point = taken
-        best = None if settings.complete else winner(board.outcomes(), least)
+def work(evaluator: Evaluator, settings: Search, storage: StudyStorage, progress: Callable[[int, int], None] | None = None) -> None:
+    """Evaluate waiting points until none is left."""
+    least = float(storage.get_attr("base")) - settings.max_drop
+    while claimed := storage.claim() if settings.sampler == "grid" else storage.propose():
+        trial, point = claimed
+        best = None if settings.complete else winner(storage.outcomes(), least)
         most = best.macs if best is not None and best.macs is not None else 1.0
-        outcome, value = trying.attempt(point, 0.0 if settings.complete else least, most)
-        board.settle(trial, outcome, value)
+        outcome, value = evaluator.attempt(point, 0.0 if settings.complete else least, most)
+        storage.tell(trial, outcome, value)
         if progress is not None:
-            progress(*board.progress)
+            progress(*storage.progress)
 
 
 def winner(outcomes: Iterable[Outcome], least: float) -> Outcome | None:
-    """Choose, of those that reach `least` percent, the one with the fewest MACs; the better of two that need as many.
+    """Choose the outcome with the fewest MACs that reaches `least` percent; at equal MACs the most accurate.
 
     >>> points = [(0.1, 0.9, 91.0), (0.5, 0.5, 90.0), (0.7, 0.3, 80.0)]
-    >>> tried = [Outcome({"ratio": ratio}, macs, top1) for ratio, macs, top1 in points]
+    >>> tried = [Outcome({"pruning_ratio": ratio}, macs, top1) for ratio, macs, top1 in points]
     >>> winner(tried, least=89.5).point, winner(tried, least=95.0)
-    ({'ratio': 0.5}, None)
+    ({'pruning_ratio': 0.5}, None)
     """
     good = [one for one in outcomes if one.macs is not None and one.top1 is not None and one.top1 >= least]
     return min(good, key=lambda one: (one.macs, -(one.top1 or 0), describe(one.point)), default=None)
 
 
+@storage_errors()
 def join(
-    trying: Trying,
+    evaluator: Evaluator,
     settings: Search,
-    board: Board,
+    storage: StudyStorage,
     patience: float = 30.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Help with a search that another process began, until it is finished; how many points were tried here.
+    """Work on a search that another process started, until it is finished; the number of points evaluated here.
 
-    Ends as well when nothing was to be done for `patience` seconds: whoever began it may have died.
+    Ends as well when there was no work for `patience` seconds: the process that started the search may have died.
     """
     tried, idle = 0, time.monotonic()
 
@@ -196,8 +201,8 @@ def join(
         if progress is not None:
             progress(done, total)
 
-    while not board.said("finished") and time.monotonic() - idle < patience:
-        if board.said("base") is not None:
-            work(trying, settings, board, count)
+    while not storage.get_attr("finished") and time.monotonic() - idle < patience:
+        if storage.get_attr("base") is not None:
+            work(evaluator, settings, storage, count)
         time.sleep(0.2)
     return tried

@@ -1,4 +1,4 @@
-"""What a search tries, as data."""
+"""The settings of a search, and the points it evaluates."""
 
 from __future__ import annotations
 
@@ -9,74 +9,85 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SettingValue = int | float | str
 Point = dict[str, SettingValue]
-"""`ratio`, and the options of the criterion by name."""
+"""`pruning_ratio`, and the options of the criterion by name."""
+
+RATIO = "pruning_ratio"
+"""The entry of every point that is no option of the criterion."""
 
 
 def _shares(ratios: tuple[float, ...]) -> tuple[float, ...]:
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
-        raise ValueError("give shares of the channels that go, each above 0 and below 1")
+        raise ValueError("give shares of the channels to remove, each above 0 and below 1")
     return tuple(sorted({round(ratio, 4) for ratio in ratios}))
 
 
 class Search(BaseModel):
-    """Look for the smallest network that loses at most `drop` points of validation top-1 without training.
+    """Search for the smallest network that loses at most `max_drop` points of validation top-1 without training.
 
-    >>> settings = Search(ratios=(0.2, 0.4), options={"a": (0.5, 1)})
+    >>> settings = Search(pruning_ratios=(0.2, 0.4), options={"a": (0.5, 1)})
     >>> settings.grid()
-    [{'ratio': 0.2, 'a': 0.5}, {'ratio': 0.2, 'a': 1}, {'ratio': 0.4, 'a': 0.5}, {'ratio': 0.4, 'a': 1}]
+    [{'pruning_ratio': 0.2, 'a': 0.5}, {'pruning_ratio': 0.2, 'a': 1}, {'pruning_ratio': 0.4, 'a': 0.5},
+     {'pruning_ratio': 0.4, 'a': 1}]
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    drop: float = Field(default=0.5, ge=0)
-    """Points of top-1 (percent) that may be lost, on the validation images."""
-    ratios: Annotated[tuple[float, ...], AfterValidator(_shares)] = tuple(round(0.05 * i, 2) for i in range(1, 20))
-    """Shares of the channels that go."""
+    max_drop: float = Field(default=0.5, ge=0)
+    """Largest loss of top-1 on the validation images, in percentage points."""
+    pruning_ratios: Annotated[tuple[float, ...], AfterValidator(_shares)] = tuple(
+        round(0.05 * i, 2) for i in range(1, 20)
+    )
+    """Shares of the channels to remove."""
     options: dict[str, tuple[SettingValue, ...]] = Field(default_factory=dict)
     """Options of the criterion and the values to try, such as {"a": (0.25, 0.5, 0.75, 1)}."""
     refine: float = Field(default=0.01, ge=0, lt=1)
-    """Step of the second, finer grid around the best point of the first; 0: none."""
+    """Step of the second, finer grid of pruning ratios around the best point of the first; 0: no second grid."""
+    recover: tuple[str, ...] = ()
+    """Steps that recover accuracy at every point before it is evaluated: steps by name, such as fold_constants."""
     sampler: Literal["grid", "tpe"] = "grid"
     """grid: every point; tpe: Optuna's tree-structured Parzen estimator chooses `trials` points in the same ranges."""
     trials: int = Field(default=60, ge=1)
+    """Number of points for `tpe`."""
     complete: bool = False
-    """Evaluate every point on all images, also those that cannot win: for the picture."""
+    """Evaluate every point on all images, also those that cannot win: for the figure."""
     storage: str | None = None
     """An Optuna storage URL that several processes share; by default a journal file in the run's folder."""
     seed: int = Field(default=0, ge=0)
 
     def grid(self) -> list[Point]:
         """List the points of the first grid."""
-        names = ("ratio", *self.options)
-        return [dict(zip(names, values, strict=True)) for values in product(self.ratios, *self.options.values())]
+        names = (RATIO, *self.options)
+        return [
+            dict(zip(names, values, strict=True)) for values in product(self.pruning_ratios, *self.options.values())
+        ]
 
     def around(self, best: Point) -> list[Point]:
         """List the points of the finer grid: between the neighbours of the best ratio."""
         if not self.refine:
             return []
-        centre = float(best["ratio"])
-        low = max((r for r in self.ratios if r < centre), default=0.0)
-        high = min((r for r in self.ratios if r > centre), default=min(2 * centre - low, 1.0))
+        centre = float(best[RATIO])
+        low = max((r for r in self.pruning_ratios if r < centre), default=0.0)
+        high = min((r for r in self.pruning_ratios if r > centre), default=min(2 * centre - low, 1.0))
         steps = range(-int(1 / self.refine), int(1 / self.refine) + 1)
         ratios = [round(centre + step * self.refine, 4) for step in steps]
-        return [best | {"ratio": ratio} for ratio in ratios if low < ratio < high and ratio != centre]
+        return [best | {RATIO: ratio} for ratio in ratios if low < ratio < high and ratio != centre]
 
 
 def spec_of(criterion: str, point: Point) -> str:
     """Write a criterion with the options of a point.
 
-    >>> spec_of("gfr", {"ratio": 0.3, "a": 0.25}), spec_of("fpdf:norm=1", {"ratio": 0.3}), spec_of("l2", {"ratio": 0.3})
-    ('gfr:a=0.25', 'fpdf:norm=1', 'l2')
+    >>> spec_of("gfr", {"pruning_ratio": 0.3, "a": 0.25}), spec_of("fpdf:norm=1", {"pruning_ratio": 0.3})
+    ('gfr:a=0.25', 'fpdf:norm=1')
     """
-    given = [f"{name}={value}" for name, value in point.items() if name != "ratio"]
+    given = [f"{name}={value}" for name, value in point.items() if name != RATIO]
     return ("," if ":" in criterion else ":").join(filter(None, [criterion, ",".join(given)]))
 
 
 def describe(point: Point) -> str:
-    """Say a point.
+    """Write a point as text.
 
-    >>> describe({"ratio": 0.3, "a": 0.25})
-    'ratio 0.3, a 0.25'
+    >>> describe({"pruning_ratio": 0.3, "a": 0.25})
+    'pruning ratio 0.3, a 0.25'
     """
-    said = {name: f"{value:g}" if isinstance(value, float) else value for name, value in point.items()}
-    return ", ".join(f"{name} {value}" for name, value in said.items())
+    shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in point.items()}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())

@@ -1,19 +1,18 @@
-"""The points of a search on an Optuna storage, where several processes take them, and one may die in the middle."""
+"""The trials of a search in an Optuna storage, shared by processes of which any may die at any time."""
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slimcnn.errors import SearchError
+from slimcnn.errors import SearchError, SlimcnnError
+from slimcnn.process_ids import is_running, this_process
 from slimcnn.searching.settings import Point, Search
 
 if TYPE_CHECKING:
@@ -22,49 +21,57 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 POLL = 0.2
-"""Seconds between two looks at what others do."""
+"""Seconds between two looks at the trials of other processes."""
 
 UNKNOWN = 30.0
-"""Seconds after which a point that nobody says to work on is taken to be lost."""
+"""Seconds after which a trial without a registered worker counts as lost."""
 
-ABROAD = 3600.0
-"""Seconds after which a point on another machine is taken to be lost: its process cannot be seen from here."""
+ANOTHER_HOST = 3600.0
+"""Seconds after which a trial on another host counts as lost: its process is not visible from here."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one point came to."""
+    """The result of one trial."""
 
     point: Point
     macs: float | None
-    """Share of the MACs that stays; None where the network cannot be cut so far."""
+    """Share of the MACs that stays; None where the network cannot be pruned that far."""
     top1: float | None
-    """Percent, on the validation images; None where the evaluation was stopped, or not begun."""
+    """Percent, on the validation images; None where the evaluation was stopped early or not started."""
     stopped: str = ""
     """Why there is no top-1."""
     seconds: float = 0.0
 
 
-class Board:
-    """Points that wait, are worked on, and are done; shared by all processes that open the same storage and name."""
+class StudyStorage:
+    """The waiting, running and complete trials of one search; shared by all processes that open the same storage."""
 
     def __init__(self, study: Study, settings: Search) -> None:
         self._study = study
         self._settings = settings
-        self._me = f"{socket.gethostname()}:{os.getpid()}"
 
     @classmethod
-    def open(cls, storage: str | Path, name: str, settings: Search, join: bool = False) -> Board:
-        """Open a search, or begin it; with `join`, only one that somebody has begun.
+    def open(
+        cls,
+        storage: str | Path,
+        name: str,
+        settings: Search,
+        join: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> StudyStorage:
+        """Open a search, or start it; with `join`, only a search that another process has started.
 
         Args:
             storage: a file for Optuna's journal, or an Optuna storage URL such as sqlite:///search.db.
-            name: of the study.
-            settings: what is searched.
-            join: whether it must be there already.
+            name: the name of the study.
+            settings: the settings of the search.
+            join: require that the search exists.
+            say: receives a message when the journal had to be repaired (see `journal`).
 
         Raises:
             SearchError: the storage cannot be opened, or there is no such search to join.
+            RunError: the journal cannot be written.
         """
         import optuna
 
@@ -72,59 +79,61 @@ class Board:
         sampler = optuna.samplers.TPESampler(seed=settings.seed)
         try:
             with _quiet():
-                opened = _storage(storage)
+                opened = _storage(storage, say)
                 if join:
                     study = optuna.load_study(study_name=name, storage=opened, sampler=sampler)
                 else:
                     study = optuna.create_study(study_name=name, storage=opened, sampler=sampler, load_if_exists=True)
         except KeyError as error:
-            raise SearchError(f"there is no search to join in {storage}: begin it first") from error
+            raise SearchError(f"there is no search to join in {storage}: start it first") from error
+        except SlimcnnError:
+            raise
         except Exception as error:  # drivers of databases have errors of their own
             reason = (str(error).strip() or type(error).__name__).split("\n")[0]
             raise SearchError(f"the storage {storage} cannot be opened: {reason}") from error
         return cls(study, settings)
 
-    def post(self, points: Iterable[Point]) -> None:
-        """Let points wait for whoever takes them; those that are there already stay as they are."""
+    def enqueue(self, points: Iterable[Point]) -> None:
+        """Add a waiting trial for each point that has none yet."""
         from optuna.trial import TrialState as S
 
         known = [_point(trial) for trial in self._trials(S.COMPLETE, S.WAITING, S.RUNNING)]
         for point in points:
             if point not in known:
-                self._study.enqueue_trial(point, user_attrs={"posted": point})
+                self._study.enqueue_trial(point, user_attrs={"enqueued": point})
 
-    def take(self, wait: bool = True) -> tuple[Trial, Point] | None:
-        """Take a point to work on; None when all are done (or, without `wait`, taken by others)."""
+    def claim(self, wait: bool = True) -> tuple[Trial, Point] | None:
+        """Claim a waiting trial; None when all are complete (or, without `wait`, claimed by other processes)."""
         while True:
             if self._waiting():
-                taken = self._ask()
-                if taken is not None:
-                    return taken
+                claimed = self._ask()
+                if claimed is not None:
+                    return claimed
             elif not self._recover_lost():
                 if not wait or not self._others():
                     return None
                 time.sleep(POLL)
 
     def propose(self) -> tuple[Trial, Point] | None:
-        """Take a point that the sampler chooses; None when there were enough."""
+        """Claim a trial whose point the sampler chooses; None after `settings.trials` trials."""
         from optuna.trial import TrialState as S
 
         self._recover_lost()
         if self._waiting():
-            return self.take()
+            return self.claim()
         if len(self._trials(S.COMPLETE, S.RUNNING)) >= self._settings.trials:
-            return self.take()
+            return self.claim()
         trial = self._study.ask(self._ranges())
         return self._claimed(trial)
 
-    def settle(self, trial: Trial, outcome: Outcome, value: float) -> None:
-        """Write down what a point came to; `value` is what the sampler makes small."""
+    def tell(self, trial: Trial, outcome: Outcome, value: float) -> None:
+        """Store the outcome of a trial; `value` is what the sampler minimizes."""
         for name, fact in asdict(outcome).items():
             trial.set_user_attr(name, fact)
         self._study.tell(trial, value)
 
     def outcomes(self) -> list[Outcome]:
-        """List what is done, in an order that does not depend on who did what when."""
+        """List the outcomes of the complete trials, in an order that does not depend on workers or time."""
         from optuna.trial import TrialState as S
 
         done = {}
@@ -137,18 +146,18 @@ class Board:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Points that are done, and all."""
+        """Number of complete trials, and of all."""
         from optuna.trial import TrialState as S
 
         done = len(self.outcomes())
         return done, done + len(self._trials(S.WAITING, S.RUNNING))
 
-    def say(self, name: str, value: Any) -> None:
-        """Let all processes know."""
+    def set_attr(self, name: str, value: Any) -> None:
+        """Store a value that all processes of the search can read."""
         self._study.set_user_attr(name, value)
 
-    def said(self, name: str) -> Any:
-        """Read what a process let all know; None if nobody did."""
+    def get_attr(self, name: str) -> Any:
+        """Read a value that a process has stored; None if there is none."""
         return self._study.user_attrs.get(name)
 
     def _trials(self, *states: Any) -> list[FrozenTrial]:
@@ -168,79 +177,77 @@ class Board:
         from optuna.trial import TrialState as S
 
         trial = self._study.ask(self._ranges())
-        posted = trial.user_attrs.get("posted")
-        if posted is None or posted in [_point(done) for done in self._trials(S.COMPLETE)]:
-            # Another process took the last one that waited, or two of them posted the same.
+        enqueued = trial.user_attrs.get("enqueued")
+        if enqueued is None or enqueued in [_point(done) for done in self._trials(S.COMPLETE)]:
+            # Another process claimed the last waiting trial, or two processes enqueued the same point.
             self._study.tell(trial, state=S.FAIL)
             return None
         return self._claimed(trial)
 
     def _claimed(self, trial: Trial) -> tuple[Trial, Point]:
-        trial.set_user_attr("worker", self._me)
+        trial.set_user_attr("worker", this_process())
         point = {name: round(v, 4) if isinstance(v, float) else v for name, v in trial.params.items()}
         return trial, point
 
     def _recover_lost(self) -> bool:
-        """Let points wait again whose process has died; whether there were any."""
+        """Enqueue again the points of trials whose process has died; tell whether there were any."""
         from optuna.trial import TrialState as S
 
         lost = [trial for trial in self._trials(S.RUNNING) if self._is_lost(trial)]
         for trial in lost:
             self._study.tell(trial.number, state=S.FAIL, skip_if_finished=True)
         if self._settings.sampler == "grid" and lost:
-            self.post(_point(trial) for trial in lost)
+            self.enqueue(_point(trial) for trial in lost)
         return bool(lost)
 
     def _is_lost(self, trial: FrozenTrial) -> bool:
         age = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
-        host, _, number = trial.user_attrs.get("worker", "").rpartition(":")
-        if not number:
+        worker = trial.user_attrs.get("worker", "")
+        if not worker:
             return age > UNKNOWN
-        if host != socket.gethostname():
-            return age > ABROAD
-        return not _alive(int(number))
+        running = is_running(worker)
+        return age > ANOTHER_HOST if running is None else not running
 
     def _ranges(self) -> dict[str, Any]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         options = {name: CategoricalDistribution(values) for name, values in self._settings.options.items()}
-        low, high = self._settings.ratios[0], self._settings.ratios[-1]
+        low, high = self._settings.pruning_ratios[0], self._settings.pruning_ratios[-1]
         if self._settings.sampler == "grid":
-            low, high = 0.0, 1.0  # the finer grid may leave the first one
-        return {"ratio": FloatDistribution(low, high), **options}
+            low, high = 0.0, 1.0  # the finer grid may lie outside of the first
+        return {"pruning_ratio": FloatDistribution(low, high), **options}
 
 
 def _point(trial: FrozenTrial) -> Point:
-    given: Point = trial.user_attrs.get("posted") or trial.params
+    given: Point = trial.user_attrs.get("enqueued") or trial.params
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in given.items()}
 
 
-def _alive(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not _is_zombie(number)
-
-
-def _is_zombie(number: int) -> bool:
-    """A process that was killed and that nobody has waited for yet still has its number."""
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False
-
-
-def _storage(storage: str | Path) -> BaseStorage | str:
+def _storage(storage: str | Path, say: Callable[[str], None] | None) -> BaseStorage | str:
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+
+    from slimcnn.searching.journal import Journal
 
     if isinstance(storage, str) and "://" in storage:
         return storage
     Path(storage).parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(storage)))
+    return JournalStorage(Journal(Path(storage), say))
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Report a database that fails during a search (a full disk, a lost connection) in one line.
+
+    Raises:
+        SearchError: with the database's reason.
+    """
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except StorageInternalError as error:
+        reason = str(error.__cause__ or error).strip().split("\n")[0]
+        raise SearchError(f"the storage of the search failed: {reason}; run the same command to resume") from error
 
 
 @contextmanager

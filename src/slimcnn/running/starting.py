@@ -1,0 +1,84 @@
+"""A run, from recipe to report: check the chain, load, take one step after the other, measure."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slimcnn.distillation.answers import digest_of
+from slimcnn.running import folder as disk
+from slimcnn.running.chain import begin, digest, follow
+from slimcnn.running.curve import run_curve
+from slimcnn.running.decisions import Decisions
+from slimcnn.running.finishing import Result, finish
+from slimcnn.running.job import FROM_WEIGHTS, Job
+from slimcnn.running.loading import Loaded, load_with_data
+from slimcnn.running.order import facts_before
+from slimcnn.running.recipe import Recipe
+from slimcnn.show import SILENT, Show
+from slimcnn.training.processes import from_rank_zero, launched
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def run(
+    recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, command: str = "",
+    given: Loaded | None = None, trained: bool = True,
+) -> Result:  # fmt: skip
+    """Do everything that a recipe asks for, in its folder; go on where an earlier call was interrupted.
+
+    Every step has a digest of its settings, of all steps before it and of the input weights. A step whose folder holds
+    results of the same digest is not run again, so a mended recipe keeps the steps that did not change.
+
+    Args:
+        recipe: what to do.
+        show: how to tell what happens.
+        fabric: processes and devices; by default one process on the best device, or all of torchrun.
+        command: what the report says to type to repeat the run.
+        given: a network and data of the caller's, instead of those that the recipe names ...
+        trained: ... and whether that network's weights were learned.
+
+    Raises:
+        SlimcnnError: anything that the user can fix, in one line; `RecipeError` for an order that makes no sense,
+            before anything runs.
+    """
+    known = recipe.network.weights is not None if given is None else trained
+    facts_before(recipe.steps, FROM_WEIGHTS if known else frozenset())
+    fabric = launched(fabric)
+    show = show if fabric.is_global_zero else SILENT
+    root = Path(recipe.out)
+    with ExitStack() as held:
+        from_rank_zero(fabric, lambda: held.enter_context(disk.locked(root)) and None)
+        loaded = given or _load(recipe, show, fabric)
+        base = _base(recipe, given)
+        from_rank_zero(fabric, lambda: disk.begin(recipe, root, base))
+        decisions = Decisions(root, recipe.deterministic, fabric)
+        job = Job(recipe, root, loaded, fabric, show, decisions, command, loaded.model if given else None)
+        state, start = begin(job, base, known)
+        if recipe.curve:
+            return run_curve(job, state, start)
+        done = follow(job, recipe.steps, state, start, root, 1)
+        return finish(job, done, start)
+
+
+def _load(recipe: Recipe, show: Show, fabric: Fabric) -> Loaded:
+    if fabric.world_size > 1:
+        # One process fetches; the others find the cache filled.
+        from_rank_zero(fabric, lambda: load_with_data(recipe.network, recipe.data, show).normalization)
+    return load_with_data(recipe.network, recipe.data, show)
+
+
+def _base(recipe: Recipe, given: Loaded | None) -> str:
+    """Digest what a run starts from: the network, its weights, the data."""
+    plain = recipe.plain()
+    network = {key: value for key, value in plain["network"].items() if key != "weights"}
+    weights = ""
+    if given is not None:
+        weights = digest_of([given.model]) + hashlib.sha256(given.data.train.labels.numpy().tobytes()).hexdigest()
+    elif recipe.network.weights is not None:
+        with open(recipe.network.weights, "rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(network, weights, plain["data"], recipe.deterministic)

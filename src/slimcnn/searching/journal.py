@@ -1,0 +1,115 @@
+"""Optuna's journal file, made to survive a power cut, a full disk and `kill -9` in the middle of a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from slimcnn.errors import RunError, SearchError
+
+
+class Journal(JournalFileBackend):
+    """A file with one JSON object a line, appended to by all processes of a search under Optuna's lock file.
+
+    A line that was cut short is never read.  It is removed before the next one is appended, as otherwise the two would
+    become one unreadable line in the middle of the file.  Both happen under the lock, so that the line of a process
+    that is writing is never touched.
+
+    Args:
+        path: the file; made if there is none.
+        say: receives one message if the file ended in a line that was cut short.
+
+    Raises:
+        RunError: the file cannot be read or written, or the disk is full.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None] | None = None) -> None:
+        self._path = path
+        self._mutex = JournalFileSymlinkLock(str(path))
+        with self._one_line():
+            super().__init__(str(path), self._mutex)
+        with self._locked():
+            torn = self._remove_torn_lines()
+        if torn and say is not None:
+            say(
+                f"the last line of the search journal {path} was incomplete (power cut or full disk): "
+                f"{torn} bytes were removed, and the search continues"
+            )
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Read the journal from one line on; `SearchError` if a line in the middle is damaged."""
+        try:
+            with self._one_line():
+                yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise SearchError(
+                f"the search journal {self._path} is damaged ({error}); delete it, and the search starts over"
+            ) from error
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append one line for each entry; all of them, or none where the disk is full."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with self._locked():
+            if not self._ends_with_a_line():
+                self._remove_torn_lines()
+            size = self._path.stat().st_size
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            try:
+                while lines:  # a nearly full disk takes only the beginning, and refuses the rest
+                    lines = lines[os.write(file, lines) :]
+                os.fsync(file)
+            except OSError:
+                os.truncate(file, size)
+                raise
+            finally:
+                os.close(file)
+
+    def _ends_with_a_line(self) -> bool:
+        with self._path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return True
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
+
+    def _remove_torn_lines(self) -> int:
+        """Cut the file off behind its last complete line; the number of bytes removed."""
+        content = self._path.read_bytes()
+        end = len(content)
+        while end and not _is_entry(content[content.rfind(b"\n", 0, end - 1) + 1 : end]):
+            end = content.rfind(b"\n", 0, end - 1) + 1
+        if end < len(content):
+            os.truncate(self._path, end)
+        return len(content) - end
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._one_line():
+            self._mutex.acquire()
+            try:
+                yield
+            finally:
+                with suppress(RuntimeError):  # it took so long that another process has broken the lock
+                    self._mutex.release()
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"cannot use the search journal {self._path}: {error.strerror or error}; free some space or check the "
+                "rights of its folder, then run the same command to resume"
+            ) from error
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
