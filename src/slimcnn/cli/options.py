@@ -35,7 +35,7 @@ DataName = Annotated[
 ]
 Arguments = Annotated[
     list[str],
-    typer.Option("--arg", help="An argument of the network, name=value; may be repeated.", rich_help_panel=WHICH),
+    typer.Option("--model-arg", help="An argument of the network, name=value; may be repeated.", rich_help_panel=WHICH),
 ]
 ImageSize = Annotated[
     int | None,
@@ -227,7 +227,7 @@ Out = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Decides splits, order, augmentation, random scores.", rich_help_panel=RUN)]
 Devices = Annotated[int, typer.Option(help="Processes on this machine.", rich_help_panel=RUN)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, nothing else.", rich_help_panel=RUN)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.", rich_help_panel=RUN)]
 DryRun = Annotated[
     bool,
     typer.Option(

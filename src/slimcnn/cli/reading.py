@@ -61,16 +61,41 @@ def network_and_data(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the two sections of a recipe that say what a command is about."""
     return {
-        "network": {"model": model, "arguments": dict(assignment(text, "--arg") for text in arguments)}
+        "network": {"model": model, "arguments": dict(assignment(text, "--model-arg") for text in arguments)}
         | given(weights=str(weights) if weights else None, rewrite=rewrite or None),
         "data": {"name": data, "seed": seed} | given(image_size=image_size, limit=limit),
     }
 
 
+def arguments_of(texts: list[str], option: str = "--model-arg") -> dict[str, Any]:
+    """Read the arguments of a network.
+
+    >>> arguments_of(["shortcut=B", "width=0.5"])
+    {'shortcut': 'B', 'width': 0.5}
+    """
+    return dict(assignment(text, option) for text in texts)
+
+
+def shape_of(text: str) -> tuple[int, ...] | None:
+    """Read the shape of one image; None where the user gave none.
+
+    >>> shape_of("3x224x224"), shape_of("")
+    ((3, 224, 224), None)
+    """
+    from slimcnn.errors import ModelError
+
+    if not text:
+        return None
+    sizes = text.lower().split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise ModelError(f"--input {text!r}: expected a shape like 3x224x224")
+    return tuple(int(size) for size in sizes)
+
+
 def assignment(text: str, option: str) -> tuple[str, Any]:
     """Read name=value; a value that is JSON counts as such, anything else as text.
 
-    >>> assignment("shortcut=B", "--arg"), assignment("width=0.5", "--arg")
+    >>> assignment("shortcut=B", "--model-arg"), assignment("width=0.5", "--model-arg")
     (('shortcut', 'B'), ('width', 0.5))
     """
     from slimcnn.errors import RecipeError
@@ -112,7 +137,7 @@ def network_of(
     from slimcnn.models import load_weights, preprocessing, resolve
     from slimcnn.rewriting import replace
 
-    options = dict(assignment(text, "--arg") for text in arguments)
+    options = dict(assignment(text, "--model-arg") for text in arguments)
     size: tuple[int, ...] | None = None
     if weights is not None and is_checkpoint(weights):
         network = load(weights, resolve(model, **options) if ":" in model else None)

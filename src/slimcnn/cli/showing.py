@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from slimcnn.start import Show
+    from pathlib import Path
+
+    from slimcnn.show import Show
+    from slimcnn.views import View
 
 
 def print_json(data: Any) -> None:
@@ -18,13 +21,29 @@ def print_json(data: Any) -> None:
     typer.echo(json.dumps(data, indent=1))
 
 
-def print_tables(tables: list[Any]) -> None:
+def print_tables(found: list[Any]) -> None:
     """Print for people."""
     from rich.console import Console
 
     console = Console()
-    for table in tables:
+    for table in found:
         console.print(table)
+
+
+def print_view(view: View, as_json: bool, *, page: Path | None = None) -> None:
+    """Print a view's sections, or its data as JSON; first write it as a page where one is wanted."""
+    from slimcnn.files import write_text
+    from slimcnn.reporting import render_page, tables
+
+    if page is not None:
+        write_text(page, render_page(view.title, view.headline, view.sections))
+    if as_json:
+        print_json(view.data)
+        return
+    typer.echo(view.headline)
+    print_tables(tables(view.sections))
+    if page is not None:
+        typer.echo(page)
 
 
 @contextmanager
@@ -33,7 +52,7 @@ def showing(quiet: bool) -> Iterator[Show]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from slimcnn.start import Show
+    from slimcnn.show import Show
 
     console = Console(stderr=True, quiet=quiet, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
