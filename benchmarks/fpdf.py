@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 import slimcnn
+from slimcnn import views
 from slimcnn.datasets import Dataset, Normalisation, batches, load_dataset
-from slimcnn.distributions import norms_kept
 from slimcnn.files import write_text
 from slimcnn.graph.copying import duplicate
 from slimcnn.measuring import environment
@@ -111,8 +111,8 @@ def _share_cut(name: str) -> float:
 def _ks() -> float:
     model = slimcnn.scatter(_random("resnet110"), EXAMPLE)
     graph = slimcnn.trace(model, EXAMPLE)
-    layers = norms_kept(model, graph, ["fpdf"], slimcnn.Target(ratio=0.5, residual="scatter"))
-    return max(choice.ks * len(choice.kept) for layer in layers for choice in layer.choices)
+    layers = views.norms(model, graph, ["fpdf"], slimcnn.Target(ratio=0.5, residual="scatter")).data
+    return max(choice["ks"] * len(choice["kept"]) for layer in layers for choice in layer["choices"])
 
 
 def _error(accounting: str) -> float:

@@ -14,6 +14,7 @@ from slimcnn.cli.app import app
 from slimcnn.cli.presets import beginning, pruning, recovering
 from slimcnn.cli.reading import arguments_of, given, network_and_data, recipe_of, shape_of
 from slimcnn.cli.showing import print_json, print_tables, print_view
+from slimcnn.show import watched
 
 if TYPE_CHECKING:
     from slimcnn.running import Recipe
@@ -238,7 +239,6 @@ def search(
     Example: slimcnn search --join runs/gfr
     """
     from slimcnn.steps.prune.search import help_search
-    from slimcnn.show import watched
 
     with watched(as_json) as show:
         tried = help_search(join, show)
@@ -273,7 +273,6 @@ def _run(recipe: Recipe, devices: int, as_json: bool) -> None:
     from slimcnn.reporting import summary
     from slimcnn.running import run
     from slimcnn.running.folder import COMPRESSED
-    from slimcnn.show import watched
 
     fabric = None
     if devices > 1:
@@ -320,7 +319,6 @@ def _dry_run(recipe: Recipe, as_json: bool) -> None:
     from slimcnn import views
     from slimcnn.running.folder import PLAN
     from slimcnn.steps.prune.dry_run import planned
-    from slimcnn.show import watched
 
     with watched(as_json) as show:
         graph, plan = planned(recipe, show)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from slimcnn.start import Show
+    from pathlib import Path
+
+    from slimcnn.views import View
 
 
 def print_json(data: Any) -> None:
@@ -18,34 +18,26 @@ def print_json(data: Any) -> None:
     typer.echo(json.dumps(data, indent=1))
 
 
-def print_tables(tables: list[Any]) -> None:
+def print_tables(found: list[Any]) -> None:
     """Print for people."""
     from rich.console import Console
 
     console = Console()
-    for table in tables:
+    for table in found:
         console.print(table)
 
 
-@contextmanager
-def showing(quiet: bool) -> Iterator[Show]:
-    """Say what happens on stderr; a bar moves all the while, and counts where there is something to count."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def print_view(view: View, as_json: bool, *, page: Path | None = None) -> None:
+    """Print a view's sections, or its data as JSON; first write it as a page where one is wanted."""
+    from slimcnn.files import write_text
+    from slimcnn.reporting import render_page, tables
 
-    from slimcnn.start import Show
-
-    console = Console(stderr=True, quiet=quiet, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bars:
-        working = bars.add_task("working", total=None)
-        counting = bars.add_task("", total=1, visible=False)
-
-        def say(text: str) -> None:
-            console.print(text, markup=False)
-
-        def progress(what: str, done: int, total: int) -> None:
-            bars.update(counting, description=what, completed=done, total=total, visible=done < total)
-            bars.update(working, visible=done == total)
-
-        yield Show(say=say, progress=progress)
+    if page is not None:
+        write_text(page, render_page(view.title, view.headline, view.sections))
+    if as_json:
+        print_json(view.data)
+        return
+    typer.echo(view.headline)
+    print_tables(tables(view.sections))
+    if page is not None:
+        typer.echo(page)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from slimcnn.errors import UnknownName
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,19 @@ PUBLISHED = (
 SURVEYED = ("mobilenet_v2", "shufflenet_v2", "igcv3", "shiftnet_a", "shiftnet_b", "as_resnet_w32", "as_resnet_w50",
             "as_resnet_w68", "fe_net")  # fmt: skip
 """The two trios of the survey (Lang, Xia 2020): spatial and shift convolution; the networks' names are inferred."""
+
+
+def published_rows(names: Sequence[str] = (), everything: bool = False) -> list[Published]:
+    """Choose rows of `PUBLISHED`: networks by name, all, or by default the survey's.
+
+    Raises `UnknownName` for a network without published numbers here.
+
+    >>> [row.title for row in published_rows(["shiftnet_b", "igcv3"])]
+    ['igcv3', 'shiftnet_b']
+    """
+    known = {row.network for row in PUBLISHED}
+    for name in names:
+        if name not in known:
+            raise UnknownName("compact network", name, sorted(known))
+    chosen = known if everything else set(names or SURVEYED)
+    return [row for row in PUBLISHED if row.network in chosen]

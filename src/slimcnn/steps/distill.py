@@ -9,13 +9,14 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import nn
 
+from slimcnn.datasets import batches
 from slimcnn.distillation import Teacher, objective_named
-from slimcnn.distillation.closeness import TEMPERATURE, closeness_of
+from slimcnn.distillation.closeness import TEMPERATURE, closeness_of, closest_pairs
 from slimcnn.distillation.terms import parts_of
 from slimcnn.graph.copying import duplicate
 from slimcnn.models.sources import refuse_unknown_network
 from slimcnn.reporting.figures.closeness import Closeness
-from slimcnn.reporting.sections import Section, Text
+from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.epochs import about_training, learn, training_of
 from slimcnn.running.loading import check_classes, load_network
 from slimcnn.running.settings import Network
@@ -103,7 +104,7 @@ class Distill(Step, Training):
 def _closeness(state: State, student: nn.Module) -> Section:
     data = state.data
     found = {
-        name: closeness_of(network, data.validation, data.normalisation, data.classes)
+        name: closeness_of(network, batches(data.validation, 256, normalisation=data.normalisation), len(data.classes))
         for name, network in (("teacher", state.reference), ("student", student))
     }
     figure = Closeness(
@@ -114,4 +115,11 @@ def _closeness(state: State, student: nn.Module) -> Section:
         "column, relative to the right one. In the difference, green means that the student finds the pair closer "
         "than the teacher, gray farther apart."
     )
-    return Section(title="How close classes are", blocks=(Text(text=lead), figure.block()))
+    columns = (
+        Column(title="images of"), Column(title="class"), Column(title="log ratio, teacher", format="small"),
+        Column(title="student", format="small"),
+    )  # fmt: skip
+    rows = tuple((one, other, *ratios) for one, other, ratios in closest_pairs(data.classes, found, 6))
+    return Section(
+        title="How close classes are", blocks=(Text(text=lead), figure.block(), Table(columns=columns, rows=rows))
+    )

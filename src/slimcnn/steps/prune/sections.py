@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.walking import named_tensors
 from slimcnn.pruning import Plan, Verdict
+from slimcnn.pruning.norms import norms_kept
 from slimcnn.pruning.scores import rows
 from slimcnn.reporting import ks_distance
 from slimcnn.reporting.figures.norms import LayerNorms, Norms
@@ -65,19 +65,10 @@ def _widths(graph: ChannelGraph, plan: Plan) -> Section:
 
 def _norms(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Section:
     """Compare the L2 norms of all filters with those of the kept ones, for every layer that lost some, but not all."""
-    tensors = dict(model.named_parameters())
-    found = []
-    for name, removed in plan.removed.items():
-        group = graph[name]
-        if len(removed) == group.channels:
-            continue
-        keep = torch.ones(group.channels, dtype=torch.bool)
-        keep[list(removed)] = False
-        for axis in group.filters:
-            norms = rows(tensors[axis.parameter], axis).norm(dim=1)
-            original, kept = norms.tolist(), norms[keep].tolist()
-            layer = layer_of(axis.parameter)
-            found.append(LayerNorms(layer=layer, original=original, kept=kept, ks=ks_distance(original, kept)))
+    found = [
+        LayerNorms(layer=one.layer, original=one.original, kept=one.kept, ks=ks_distance(one.original, one.kept))
+        for one in norms_kept(model, graph, plan)
+    ]
     if not found:
         return Section(title="Filter norms", blocks=(Text(text="No layer lost some of its filters and kept others."),))
     lead = (

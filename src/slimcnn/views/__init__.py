@@ -1,0 +1,14 @@
+"""Looks at networks and runs that change nothing; the command line prints them, notebooks show them."""
+
+from slimcnn.views.closeness import closeness
+from slimcnn.views.evaluate import evaluate
+from slimcnn.views.inspect import inspect
+from slimcnn.views.measure import measure
+from slimcnn.views.names import names
+from slimcnn.views.norms import norms
+from slimcnn.views.plan import plan
+from slimcnn.views.rewrite import rewrite
+from slimcnn.views.view import View
+from slimcnn.views.zoo import zoo
+
+__all__ = ["View", "closeness", "evaluate", "inspect", "measure", "names", "norms", "plan", "rewrite", "zoo"]

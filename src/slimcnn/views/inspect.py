@@ -1,0 +1,66 @@
+"""Which channels of a network are removed together, which are locked, where and why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from slimcnn.graph import ChannelGraph
+from slimcnn.reporting.formatting import plural
+from slimcnn.reporting.sections import Section
+from slimcnn.views.view import View, table
+
+
+def inspect(graph: ChannelGraph) -> View:
+    """Show the channel groups of a traced network and its locked channels.
+
+    Data: `macs` and `params` of the network (one input), `groups` and `locked`.
+
+    >>> import torch
+    >>> from slimcnn.graph import trace
+    >>> from slimcnn.models import build
+    >>> inspect(trace(build("resnet8"), torch.zeros(1, 1, 8, 8)))
+    View('Channels': 176 channels in 6 groups can be removed, 10 locked)
+    """
+    groups = [
+        {
+            "name": group.name, "channels": group.channels, "parts": len(group.parts), "residual": group.residual,
+            "branch": group.branch, "inexact": group.inexact, "with": _companions(graph, index),
+            "layers": list(group.layers),
+        }
+        for index, group in enumerate(graph.groups)
+    ]  # fmt: skip
+    free = sum(group.channels for group in graph.groups)
+    locked = sum(lock.channels for lock in graph.locked)
+    return View(
+        title="Channels",
+        headline=f"{plural(free, 'channel')} in {plural(len(groups), 'group')} can be removed, {locked:,} locked",
+        sections=(_removable(graph), _locked(graph)),
+        data={
+            "macs": graph.macs(), "params": graph.params(), "groups": groups,
+            "locked": [asdict(lock) for lock in graph.locked],
+        },
+    )  # fmt: skip
+
+
+def _companions(graph: ChannelGraph, index: int) -> list[str]:
+    """Name the groups that keep as many channels as this one."""
+    return [graph.groups[i].name for i in graph.companions[index] if i != index]
+
+
+def _removable(graph: ChannelGraph) -> Section:
+    rows = []
+    for index, group in enumerate(graph.groups):
+        notes = ["between residual blocks"] if group.residual else []
+        notes += [f"as many of each of {len(group.parts)} parts"] if len(group.parts) > 1 else []
+        companions = _companions(graph, index)
+        notes += [f"as many as of {', '.join(companions)}"] if companions else []
+        notes += ["inexact: a norm over them"] if group.inexact else []
+        rows.append((group.name, group.channels, ", ".join(group.layers), "; ".join(notes)))
+    columns = table({"group": "name", "channels": "exact", "layers that change": "name", "note": "text"}, rows)
+    return Section(title="Channels that can be removed", blocks=(columns,))
+
+
+def _locked(graph: ChannelGraph) -> Section:
+    rows = [(lock.layer, lock.channels, lock.of, lock.reason, lock.where) for lock in graph.locked]
+    columns = table({"layer": "name", "locked": "exact", "of": "exact", "reason": "text", "where": "name"}, rows)
+    return Section(title="Locked channels", blocks=(columns,))

@@ -1,0 +1,54 @@
+"""Everything that has a name: networks, criteria, losses and so on."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from slimcnn.errors import UnknownName
+from slimcnn.registry import Registry
+from slimcnn.reporting.sections import Section
+from slimcnn.views.view import View, table
+
+REGISTRIES = {
+    "steps": "slimcnn.running",
+    "networks": "slimcnn.models",
+    "criteria": "slimcnn.pruning",
+    "rewrites": "slimcnn.rewriting",
+    "losses": "slimcnn.distillation",
+    "datasets": "slimcnn.datasets",
+}
+"""Kind → the room that has a registry of that name."""
+
+
+def names(kind: str = "all") -> View:
+    """List registered names with their summaries and sources.
+
+    Data: kind → list of `name`, `promise` (the summary) and `source`.
+
+    Raises:
+        UnknownName: there is no such kind.
+
+    >>> [entry["name"] for entry in names("rewrites").data["rewrites"]]
+    ['feature_reuse', 'relations', 'scatter']
+    """
+    if kind != "all" and kind not in REGISTRIES:
+        raise UnknownName("kind", kind, REGISTRIES)
+    chosen = REGISTRIES if kind == "all" else {kind: REGISTRIES[kind]}
+    found = {name: _entries(name, room) for name, room in chosen.items()}
+    return View(
+        title="Names",
+        headline=", ".join(f"{len(entries)} {name}" for name, entries in found.items()),
+        sections=tuple(_section(name, entries) for name, entries in found.items()),
+        data=found,
+    )
+
+
+def _entries(name: str, room: str) -> list[dict[str, str]]:
+    registry: Registry[Any] = getattr(importlib.import_module(room), name)
+    return [{"name": entry.name, "promise": entry.promise, "source": entry.source} for entry in registry]
+
+
+def _section(name: str, entries: list[dict[str, str]]) -> Section:
+    rows = [(entry["name"], entry["promise"], entry["source"]) for entry in entries]
+    return Section(title=name, blocks=(table({"name": "name", "what it does": "text", "source": "text"}, rows),))

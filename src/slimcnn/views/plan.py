@@ -1,0 +1,46 @@
+"""What a pruning plan removes, and what it saves."""
+
+from __future__ import annotations
+
+from slimcnn.graph import ChannelGraph
+from slimcnn.pruning import Plan
+from slimcnn.reporting.sections import Section, Text
+from slimcnn.views.view import View, costs, table
+
+SHOWN = 12
+"""Removed channels that are listed by number, a group; the plan's file lists all."""
+
+
+def plan(graph: ChannelGraph, chosen: Plan) -> View:
+    """Show how many channels of every group a plan keeps, and MACs and parameters before and after.
+
+    Data: `criterion`, `target`, `macs` and `params` (each `before` and `after`), `groups` (`group`, `channels`,
+    `kept`) and `notes`.
+    """
+    counts = chosen.counts(graph)
+    before = {"macs": graph.macs(), "params": graph.params()}
+    after = {"macs": graph.macs(counts), "params": graph.params(counts)}
+    groups = [
+        (group.name, group.channels, group.channels - int(n)) for group, n in zip(graph.groups, counts, strict=True)
+    ]
+    rows = [(*one, _listed(chosen.removed.get(one[0], ()))) for one in groups]
+    notes = tuple(Text(text=note, tone="note") for note in chosen.notes)
+    listed = table({"group": "name", "channels": "exact", "kept": "exact", "removed": "text"}, rows)
+    return View(
+        title="Plan",
+        headline=f"{chosen.criterion}, {chosen.target}: {after['macs'] / max(before['macs'], 1):.1%} of the MACs stay",
+        sections=(
+            Section(title="Channels", blocks=(listed,)),
+            Section(title="Costs", blocks=(costs(before, after), *notes)),
+        ),
+        data={
+            "criterion": chosen.criterion, "target": chosen.target,
+            **{name: {"before": before[name], "after": after[name]} for name in before},
+            "groups": [dict(zip(("group", "channels", "kept"), one, strict=True)) for one in groups],
+            "notes": list(chosen.notes),
+        },
+    )  # fmt: skip
+
+
+def _listed(channels: tuple[int, ...]) -> str:
+    return ", ".join(map(str, channels[:SHOWN])) + (" …" if len(channels) > SHOWN else "")

@@ -1,0 +1,60 @@
+"""A look at a network: sections for people, plain data for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slimcnn.reporting.sections import Column, Format, Section, Table, Value
+
+
+@dataclass(frozen=True)
+class View:
+    """What a look at something found; the command line prints it, a notebook shows it.
+
+    >>> View("Evaluation", "top-1 93.39 % on 10000 test images", (), {"top1": 93.39})
+    View('Evaluation': top-1 93.39 % on 10000 test images)
+    """
+
+    title: str
+    headline: str
+    """One sentence: what was found."""
+    sections: tuple[Section, ...]
+    data: Any
+    """What `--json` prints: dicts, lists, strings and numbers."""
+
+    def __repr__(self) -> str:
+        return f"View({self.title!r}: {self.headline})"
+
+    def _repr_html_(self) -> str:
+        from slimcnn.reporting import fragment
+
+        return fragment(self.title, self.headline, self.sections)
+
+
+def table(
+    columns: Mapping[str, Format], rows: Iterable[Sequence[Value]], *, title: str = "", folded: bool = False
+) -> Table:
+    """Make a table from column titles with their formats, and rows of values.
+
+    >>> table({"layer": "name", "MACs": "exact"}, [("conv1", 442368)]).columns[1]
+    Column(title='MACs', format='exact')
+    """
+    heads = tuple(Column(title=name, format=format_) for name, format_ in columns.items())
+    return Table(columns=heads, rows=tuple(tuple(row) for row in rows), title=title, folded=folded)
+
+
+def costs(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
+    """Show MACs and parameters before and after, and the share that stays.
+
+    >>> costs({"macs": 40, "params": 9}, {"macs": 10, "params": 9}).rows
+    (('MACs', 40, 10, 0.25), ('params', 9, 9, 1.0))
+    """
+    return table(
+        {"": "text", "before": "exact", "after": "exact", "stays": "share"},
+        [
+            (title, before[name], after[name], after[name] / max(before[name], 1))
+            for title, name in (("MACs", "macs"), ("params", "params"))
+        ],
+    )
