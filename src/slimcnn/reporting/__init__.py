@@ -1,9 +1,26 @@
-"""One compression run as a page to read, data to compute with, and a table for the terminal."""
+"""What runs and views say, as a page to read, data to compute with, and text for terminals and notebooks."""
 
-from slimcnn.reporting.contents import Report
+from slimcnn.reporting.comparison import headline, verdict_in_words
 from slimcnn.reporting.distances import ks_distance
-from slimcnn.reporting.page import render
+from slimcnn.reporting.notebook import fragment, section_html
+from slimcnn.reporting.page import render, render_curve, render_page
+from slimcnn.reporting.schema import CurveReport, Report
 from slimcnn.reporting.storing import read_report, write_report
-from slimcnn.reporting.table import summary_table
+from slimcnn.reporting.terminal import summary, tables
 
-__all__ = ["Report", "ks_distance", "read_report", "render", "summary_table", "write_report"]
+__all__ = [
+    "CurveReport",
+    "Report",
+    "fragment",
+    "headline",
+    "ks_distance",
+    "read_report",
+    "render",
+    "render_curve",
+    "render_page",
+    "section_html",
+    "summary",
+    "tables",
+    "verdict_in_words",
+    "write_report",
+]

@@ -1,11 +1,18 @@
-"""Before and after, in words: the headline and the rows of the table."""
+"""Before and after, in words: the verdict, the headline and the rows of the table."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from slimcnn.reporting import phrases
-from slimcnn.reporting.contents import Closeness, Numbers, Report
+from slimcnn.reporting import formatting
+from slimcnn.reporting.outcome import Conditions, Numbers, Outcome, Verdict
+
+ALIKE = 0.02
+"""Times that differ by less, relative to the first, are called alike: measuring again moves them as much."""
+
+UNPROVABLE = "cannot be equal, because "
+"""How a verdict begins whose cut cannot be exact by its nature."""
 
 
 @dataclass(frozen=True)
@@ -20,72 +27,174 @@ class Row:
     """Every digit of both, where `before` and `after` are rounded."""
 
 
-def headline(report: Report) -> str:
+def headline(run: Outcome) -> str:
     """The run in one sentence."""
-    before, after = report.before, report.after
+    before, after = run.before, run.after
     return (
-        f"{report.network} on {report.dataset}: {phrases.ratio(before.macs, after.macs)} of the MACs, "
-        f"{phrases.ratio(before.params, after.params)} of the parameters, "
-        f"top-1 {phrases.percent(before.top1)} → {phrases.percent(after.top1)} "
-        f"({phrases.points(before.top1, after.top1)})"
+        f"{run.network} on {run.dataset}: {formatting.ratio(before.macs, after.macs)} of the MACs, "
+        f"{formatting.ratio(before.params, after.params)} of the parameters, "
+        f"top-1 {formatting.percent(before.top1)} → {formatting.percent(after.top1)} "
+        f"({formatting.points(before.top1, after.top1)})"
     )
+
+
+def verdict_in_words(run: Outcome) -> list[str]:
+    """What was saved, what it costs, whether the cut is exact, and what to do next: plain sentences in this order."""
+    return [
+        size_in_words(run.before, run.after),
+        time_in_words(run.before.latency_ms, run.after.latency_ms, run.timing),
+        accuracy_in_words(run.before.top1, run.after.top1, run.images.get("test", 0)),
+        exactness_in_words(run.verdict),
+        *run.next_steps,
+    ]
+
+
+def size_in_words(before: Numbers, after: Numbers) -> str:
+    """Say what became of MACs, parameters and file size.
+
+    >>> old = Numbers(top1=90, params=100, macs=1000, bytes=480, latency_ms=2)
+    >>> size_in_words(old, Numbers(top1=90, params=80, macs=500, bytes=400, latency_ms=2))
+    'The network needs 50 % fewer MACs and 20 % fewer parameters; its file is 17 % smaller.'
+    >>> size_in_words(old, old)
+    'The network is as large as before: 1.000 k MACs and 100 parameters.'
+    """
+    if (before.macs, before.params) == (after.macs, after.params):
+        macs, params = formatting.count(after.macs), formatting.count(after.params)
+        return f"The network is as large as before: {macs} MACs and {params} parameters."
+    macs = _many(before.macs, after.macs, "MACs")
+    params = _many(before.params, after.params, "parameters")
+    file = _change(before.bytes, after.bytes)
+    ending = f"{file[0]} {'smaller' if file[1] else 'larger'}" if file else "as large as before"
+    return f"The network needs {macs} and {params}; its file is {ending}."
+
+
+def time_in_words(before: float, after: float, measured: Conditions) -> str:
+    """Say how much less time a call takes, and where that was measured."""
+    where = (
+        f"{measured.runtime}, batch {measured.batch}, {formatting.plural(measured.threads, 'thread')}, "
+        f"{measured.device}"
+    )
+    if not (math.isfinite(before) and math.isfinite(after)) or before <= 0:
+        return "The time of a call was not measured."
+    old, new = formatting.milliseconds(before), formatting.milliseconds(after)
+    change = _change(before, after)
+    if change is None or abs(after / before - 1) < ALIKE:
+        return f"A call takes about as long as before: {new} ms, it was {old} ms ({where})."
+    return f"A call takes {change[0]} {'less' if change[1] else 'more'} time: {new} ms, it was {old} ms ({where})."
+
+
+def accuracy_in_words(before: float, after: float, images: int) -> str:
+    """Say what happened to top-1, in points and in test images.
+
+    >>> accuracy_in_words(98.61, 97.5, 360)
+    'Top-1 falls by 1.11 points, from 98.61 % to 97.50 %: of 360 test images 4 more are classified wrongly.'
+    >>> accuracy_in_words(90.0, 90.0, 1)
+    'Top-1 stays at 90.00 %, measured on 1 test image.'
+    """
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return "Top-1 on the test images is not known for both networks, so the cost is not known either."
+    where = f"measured on {formatting.plural(images, 'test image')}" if images else "measured on the test images"
+    difference = round(after, 2) - round(before, 2)
+    old, new = formatting.percent(before), formatting.percent(after)
+    if old == new:
+        return f"Top-1 stays at {new} %, {where}."
+    words = f"Top-1 {'falls' if difference < 0 else 'rises'} by {abs(difference):.2f} points, from {old} % to {new} %"
+    wrong = round((before - after) / 100 * images)
+    if wrong < 1:
+        return f"{words}, {where}."
+    return (
+        f"{words}: of {formatting.plural(images, 'test image')} {wrong:,} more {'is' if wrong == 1 else 'are'} "
+        "classified wrongly."
+    )
+
+
+def exactness_in_words(verdict: Verdict | None) -> str:
+    """Say whether the cut is exact.
+
+    >>> exactness_in_words(None)
+    'No channels were cut, so there is no exactness to check.'
+    """
+    if verdict is None:
+        return "No channels were cut, so there is no exactness to check."
+    error, text = formatting.small(verdict.error), verdict.text.rstrip(".")
+    if verdict.equal:
+        return (
+            "The cut is exact: the pruned network computes what the original computes with the removed channels set to "
+            f"zero (largest relative difference {error})."
+        )
+    if text.startswith(UNPROVABLE):
+        return f"That the cut is exact is not provable, because {text.removeprefix(UNPROVABLE)}."
+    return f"The cut is not exact (largest relative difference {error}): {text}."
 
 
 def rows(before: Numbers, after: Numbers) -> tuple[Row, ...]:
     """The five numbers of both networks; `change` is after / before, for top-1 the difference in points."""
     top1 = Row(
         "top-1, %",
-        phrases.percent(before.top1),
-        phrases.percent(after.top1),
+        formatting.percent(before.top1),
+        formatting.percent(after.top1),
         _points(before.top1, after.top1),
     )
     time = Row(
         "latency, ms",
-        phrases.milliseconds(before.latency_ms),
-        phrases.milliseconds(after.latency_ms),
-        _times(before.latency_ms, after.latency_ms),
+        formatting.milliseconds(before.latency_ms),
+        formatting.milliseconds(after.latency_ms),
+        times(before.latency_ms, after.latency_ms),
     )
     sizes = (
         Row(
             name,
             write(old),
             write(new),
-            _times(old, new),
-            (phrases.whole(old), phrases.whole(new)),
+            times(old, new),
+            (formatting.whole(old), formatting.whole(new)),
         )
         for name, write, old, new in (
-            ("parameters", phrases.count, before.params, after.params),
-            ("MACs", phrases.count, before.macs, after.macs),
-            ("bytes on disk", phrases.size, before.bytes, after.bytes),
+            ("parameters", formatting.count, before.params, after.params),
+            ("MACs", formatting.count, before.macs, after.macs),
+            ("bytes on disk", formatting.size, before.bytes, after.bytes),
         )
     )
     return (top1, *sizes, time)
 
 
-def _points(before: float, after: float) -> str:
-    value = phrases.points(before, after)
-    return value if value == phrases.NOTHING else f"{value} points"
+def times(before: float, after: float) -> str:
+    """After / before as a factor.
 
-
-def _times(before: float, after: float) -> str:
-    value = phrases.ratio(before, after)
-    return value if value == phrases.NOTHING else f"× {value}"
-
-
-def closest_pairs(found: Closeness, n: int = 6) -> list[tuple[str, str, float, float]]:
-    """List the pairs that the teacher finds closest: (images of, taken for, teacher's log ratio, student's).
-
-    >>> found = Closeness(
-    ...     classes=("cat", "dog"), teacher=((0, -1.0), (-2.0, 0)), student=((0, -3.0), (-2.5, 0)), temperature=4,
-    ...     images=9,
-    ... )
-    >>> closest_pairs(found, 1)
-    [('cat', 'dog', -1.0, -3.0)]
+    >>> times(1000, 500)
+    '× 0.50'
     """
-    pairs = [
-        (teacher, found.student[i][j], found.classes[i], found.classes[j])
-        for i, row in enumerate(found.teacher)
-        for j, teacher in enumerate(row)
-        if i != j
-    ]
-    return [(one, other, teacher, student) for teacher, student, one, other in sorted(pairs, reverse=True)[:n]]
+    value = formatting.ratio(before, after)
+    return value if value == formatting.NOTHING else f"× {value}"
+
+
+def _points(before: float, after: float) -> str:
+    value = formatting.points(before, after)
+    return value if value == formatting.NOTHING else f"{value} points"
+
+
+def _many(before: int, after: int, noun: str) -> str:
+    change = _change(before, after)
+    if change is None:
+        return f"as many {noun}" if before == after else f"{formatting.count(after)} {noun} instead of none"
+    if after > 2 * before > 0:
+        return f"{after / before:.1f} times as many {noun}"
+    return f"{change[0]} {'fewer' if change[1] else 'more'} {noun}"
+
+
+def _change(before: float, after: float) -> tuple[str, bool] | None:
+    """Write the difference as a share of `before`, and say whether it went down; None where there is none to write.
+
+    >>> _change(100, 49), _change(1000, 968), _change(1e6, 1), _change(7, 7)
+    (('51 %', True), ('3.2 %', True), ('more than 99.9 %', True), None)
+    """
+    if before == after or before <= 0:
+        return None
+    share = 100 * abs(after - before) / before
+    if share < 0.05:
+        words = "less than 0.1 %"
+    elif after < before and 99.95 <= share < 100:
+        words = "more than 99.9 %"
+    else:
+        words = f"{share:.0f} %" if 10 <= share < 99 or share >= 100 else f"{share:.1f} %"
+    return words, after < before

@@ -1,107 +1,99 @@
-"""The report as one HTML file that needs nothing else."""
+"""Pages: one HTML file each that needs nothing else."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
 
-from slimcnn.reporting import figures, phrases
-from slimcnn.reporting.comparison import closest_pairs, headline, rows
-from slimcnn.reporting.contents import LockedChannels, Report
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from slimcnn.reporting.comparison import headline, rows, verdict_in_words
+from slimcnn.reporting.curve import curve_headline, curve_in_words, curve_sections, sizes_of
+from slimcnn.reporting.figures.steps import Steps, StepTop1
+from slimcnn.reporting.formatting import plural
+from slimcnn.reporting.layout import lay_out, template
+from slimcnn.reporting.schema import CurveReport, Locked, Report
+from slimcnn.reporting.sections import Column, Section, Table, Text
 
 UNFOLDED = 12
 """Rows of a table of locked channels that need no folding."""
 
+ENDING = {"measuring": "How it was measured", "repeat": "How to repeat it", "glossary": "Glossary"}
+"""The last sections of every report: place in links, and title."""
 
-def render(report: Report) -> str:
+
+def render_page(title: str, headline: str, sections: Iterable[Section]) -> str:
     """One self-contained HTML page: style and pictures inside, no script, no reference to anything outside.
 
-    The same report gives the same bytes.  Everything in it is escaped.
+    The same sections give the same bytes.  Everything in them is escaped.
     """
-    return template("page.html").render(
+    return template("page.html").render(title=title, headline=headline, sections=lay_out(sections), report=None)
+
+
+def render(report: Report) -> str:
+    """The page of a run: verdict, comparison, what the steps say, and how to repeat it."""
+    cut = report.verdict is not None or bool(report.locked)
+    ending = ({"locked": "What had to stay"} if cut else {}) | ENDING
+    sections = lay_out((_from_step_to_step(report), *report.sections), taken=("comparison", *ending))
+    return template("report.html").render(
         report=report,
         title=report.title,
         headline=headline(report),
+        verdict=verdict_in_words(report),
+        broken=report.verdict is not None and not report.verdict.equal,
         rows=rows(report.before, report.after),
+        sections=sections,
+        ending=ending,
         locked=_by_reason(report.locked),
         unfolded=UNFOLDED,
-        parts=_parts(report),
-        total_seconds=phrases.duration(report.seconds),
-        **_pictures(report),
     )
 
 
-def _pictures(report: Report) -> dict[str, Any]:
-    with figures.house_style():
-        return {
-            "stage_picture": figures.stages(report.stages),
-            "width_pictures": figures.widths(report.groups) if report.groups else [],
-            "closeness_panels": figures.closeness(report.closeness) if report.closeness else [],
-            "pairs": closest_pairs(report.closeness) if report.closeness else [],
-            "unit_panels": figures.units(report.units) if report.units else [],
-            "norm_panels": figures.norms(report.norms),
-            "scale_panels": figures.scales(report.scales, report.criterion) if report.scales else [],
-            "front": figures.front(report.search) if report.search else None,
-            "sparse_panels": figures.curves(report.sparse, None, "sparse-") if report.sparse else [],
-            "curve_panels": figures.curves(report.curves, _original_level(report)) if report.curves else [],
-        }
+def render_curve(report: CurveReport) -> str:
+    """The page of several sizes: verdict, a table with a link to each size's own page, and the two figures."""
+    return template("report.html").render(
+        report=report,
+        title=report.title,
+        headline=curve_headline(report),
+        verdict=curve_in_words(report),
+        broken=any(point.verdict is not None and not point.verdict.equal for point in report.points),
+        sizes=sizes_of(report),
+        sections=lay_out(curve_sections(report), taken=("comparison", *ENDING)),
+        ending=ENDING,
+    )
 
 
-def _parts(report: Report) -> list[tuple[str, str]]:
-    """What the page has, as (id, name), for its table of contents."""
-    cut = [("law", "exactness")], [("widths", "widths"), ("norms", "filter norms")], [("locked", "locked")]
-    other = [("rewritten", "what was rewritten")] if report.rewrites else []
-    other += [("closeness", "closeness of classes")] if report.closeness else []
-    first, second, third = cut if report.verdict is not None else (other, [], [])
-    rest = [("layers", "layers"), ("timing", "measuring"), ("repeat", "repeating"), ("glossary", "glossary")]
-    return [*first, ("stages", "steps"), *second, ("curves", "recovery"), *third, *rest]
+def _from_step_to_step(report: Report) -> Section:
+    """Top-1, MACs and time after each step."""
+    title = "From step to step"
+    if not report.steps:
+        return Section(title=title, blocks=(Text(text="No step was taken."),))
+    images = plural(report.images["validation"], "validation image") if "validation" in report.images else ""
+    words = f"Top-1 in percent on {images or 'the validation images'}. The test images are read once, at the end."
+    drawing = Steps(
+        steps=(
+            StepTop1(name="original", top1=report.reference_top1),
+            *(StepTop1(name=step.name, top1=step.top1) for step in report.steps),
+        )
+    )
+    columns = (
+        Column(title="step"), Column(title="top-1, %", format="percent"), Column(title="to original", format="points"),
+        Column(title="share of MACs", format="share"), Column(title="time", format="seconds"),
+    )  # fmt: skip
+    lines = [("original", report.reference_top1, None, 1.0, None)] + [
+        (
+            step.name, step.top1, round(step.top1, 2) - round(report.reference_top1, 2),
+            step.macs / max(report.before.macs, 1), step.seconds,
+        )
+        for step in report.steps
+    ]  # fmt: skip
+    return Section(
+        title=title, blocks=(Text(text=words), drawing.block(), Table(columns=columns, rows=tuple(lines)))
+    )
 
 
-def _original_level(report: Report) -> float | None:
-    """What the network reached on the validation images before anything was done to it."""
-    levels = [stage.top1 for stage in report.stages if stage.name == "original" and math.isfinite(stage.top1)]
-    return levels[0] if levels else None
-
-
-def _by_reason(locked: Sequence[LockedChannels]) -> list[tuple[str, int, list[LockedChannels]]]:
+def _by_reason(locked: Sequence[Locked]) -> list[tuple[str, int, list[Locked]]]:
     """(reason, channels, layers), most channels first."""
-    found: dict[str, list[LockedChannels]] = defaultdict(list)
+    found: dict[str, list[Locked]] = defaultdict(list)
     for layer in locked:
         found[layer.reason].append(layer)
     sums = [(reason, sum(layer.channels for layer in layers), layers) for reason, layers in found.items()]
     return sorted(sums, key=lambda entry: (-entry[1], entry[0]))
-
-
-@cache
-def template(name: str) -> Template:
-    """Load one of the templates, with the phrases that it may use."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("slimcnn.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    for say in (
-        phrases.distance,
-        phrases.whole,
-        phrases.percent,
-        phrases.milliseconds,
-        phrases.small,
-        phrases.duration,
-        phrases.shape,
-        phrases.plural,
-        phrases.points,
-        phrases.ratio,
-    ):
-        environment.globals[say.__name__] = say
-    return environment.get_template(name)

@@ -7,9 +7,9 @@ made from one: the page, the terminal and the notebook write it, JSON keeps it.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Part(BaseModel):
@@ -61,6 +61,24 @@ class Table(Part):
     folded: bool = False
     """The page shows the title, and the rows on request; a terminal leaves the table out unless all are asked for."""
 
+    @field_validator("rows")
+    @classmethod
+    def _fit_columns(cls, rows: tuple[tuple[Value, ...], ...], info: ValidationInfo) -> tuple[tuple[Value, ...], ...]:
+        columns: tuple[Column, ...] = info.data.get("columns", ())
+        for row in rows if columns else ():
+            if len(row) != len(columns):
+                raise ValueError(f"a row has {len(row)} values for {len(columns)} columns: {row!r:.200}")
+        return tuple(tuple(map(_number, row, columns)) for row in rows) if columns else rows
+
+
+def _number(value: Value, column: Column) -> Value:
+    """Make of JSON's "NaN" a number again; refuse other strings where numbers are promised."""
+    if not isinstance(value, str) or column.format in ("text", "name"):
+        return value
+    if value not in ("NaN", "Infinity", "-Infinity"):
+        raise ValueError(f"column {column.title!r} has the format {column.format}, found {value!r:.200}: give a number")
+    return float(value)
+
 
 class Figure(Part):
     """A picture that is drawn when the page is rendered."""
@@ -80,7 +98,7 @@ class Section(Part):
     """
 
     title: str
-    blocks: tuple[Text | Table | Figure, ...] = Field(default=())
+    blocks: tuple[Annotated[Text | Table | Figure, Field(discriminator="kind")], ...] = ()
 
     @property
     def anchor(self) -> str:

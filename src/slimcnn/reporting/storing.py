@@ -9,30 +9,30 @@ from pydantic import ValidationError
 
 from slimcnn.errors import RunError
 from slimcnn.files import write_text
-from slimcnn.reporting.contents import FORMAT, Report
-from slimcnn.reporting.page import render
+from slimcnn.reporting.page import render, render_curve
+from slimcnn.reporting.schema import FORMAT, CurveReport, Report
 
 DATA = "report.json"
 PAGE = "report.html"
 
 
-def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
-    """Write `report.json` and `report.html` into `folder`, each whole or not at all, and say where they lie.
+def write_report(report: Report | CurveReport, folder: Path) -> tuple[Path, Path]:
+    """Write `report.json` and `report.html` into `folder`, each atomically, and return their paths.
 
     The data comes first: a page that cannot be drawn costs no numbers.  A folder that cannot be written to raises
     `RunError`.
     """
     data, page = folder / DATA, folder / PAGE
     write_text(data, report.model_dump_json(indent=2) + "\n")
-    write_text(page, render(report))
+    write_text(page, render_curve(report) if isinstance(report, CurveReport) else render(report))
     return data, page
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: Path) -> Report | CurveReport:
     """Read a report from its JSON file, or from the folder that holds a `report.json`.
 
     Raises:
-        RunError: there is none, it is no JSON, no report, or written by a newer slimcnn.
+        RunError: the file is missing, is not JSON, is not a report, or has another format than this slimcnn writes.
     """
     file = path / DATA if path.is_dir() else path
     found = _json(file)
@@ -40,9 +40,14 @@ def read_report(path: Path) -> Report:
         raise RunError(f"{file} is no report: it holds a JSON {type(found).__name__}; pass the {DATA} of a run")
     version = found.get("format", FORMAT)
     if isinstance(version, int) and version > FORMAT:
-        raise RunError(f"{file} has format {version}, this slimcnn reads up to {FORMAT}; install a newer slimcnn")
+        raise RunError(f"{file} has format {version}, this slimcnn reads format {FORMAT}; install a newer slimcnn")
+    if isinstance(version, int) and version < FORMAT:
+        raise RunError(
+            f"{file} has format {version}, this slimcnn reads format {FORMAT}; run the same command again to renew it"
+        )
+    kind = CurveReport if found.get("kind") == "curve" else Report
     try:
-        return Report.model_validate(found)
+        return kind.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"])

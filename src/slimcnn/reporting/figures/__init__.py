@@ -1,29 +1,5 @@
-"""The pictures of a report: matplotlib draws them, the page's style sheet colours them."""
+"""The figures of pages: matplotlib draws them, the page's style sheet colors them; one file a kind."""
 
-from slimcnn.reporting.figures.choice import choice
-from slimcnn.reporting.figures.closeness import closeness, closeness_maps
-from slimcnn.reporting.figures.curves import curves
-from slimcnn.reporting.figures.drawing import Panel, house_style
-from slimcnn.reporting.figures.front import front
-from slimcnn.reporting.figures.norms import norms
-from slimcnn.reporting.figures.scales import scales
-from slimcnn.reporting.figures.stages import stages
-from slimcnn.reporting.figures.trade import trade
-from slimcnn.reporting.figures.units import units
-from slimcnn.reporting.figures.widths import widths
+from slimcnn.reporting.figures.drawing import Drawing, Panel, drawing_of, figures, house_style
 
-__all__ = [
-    "Panel",
-    "choice",
-    "closeness",
-    "closeness_maps",
-    "curves",
-    "front",
-    "house_style",
-    "norms",
-    "scales",
-    "stages",
-    "trade",
-    "units",
-    "widths",
-]
+__all__ = ["Drawing", "Panel", "drawing_of", "figures", "house_style"]

@@ -1,19 +1,18 @@
-"""A histogram and a distribution function: all filters of a layer, and those that a criterion keeps."""
+"""What criteria do to the distribution of filter norms: one row a layer, one column a criterion."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from slimcnn.reporting import phrases
-from slimcnn.reporting.figures.drawing import AFTER, BEFORE, Panel, picture
+from slimcnn.reporting import formatting
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, Drawing, Panel, figures, picture
 from slimcnn.reporting.figures.norms import MARGINS, distributions
+from slimcnn.reporting.sections import Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from slimcnn.reporting.choices import LayerNorms
 
 BINS = 16
 WIDTH, HEIGHT = 230, 110
@@ -21,10 +20,54 @@ TALLEST = 0.55
 """Height of the tallest bar, where the curves reach 1."""
 
 
-def choice(layer: LayerNorms, number: int, column: int) -> Panel:
-    """Bars say how many filters have such a norm, lines which share has at most such a norm."""
-    found = layer.choices[column]
+class KeptNorms(Part):
+    """The norms of the filters that one criterion keeps."""
 
+    criterion: str
+    kept: tuple[float, ...]
+    ks: float
+    """Kolmogorov-Smirnov distance to the norms of all filters, 0 to 1."""
+    w1: float
+    """Wasserstein distance to them, as a share of their mean."""
+
+
+class LayerChoices(Part):
+    """The norms of all filters of a layer, and what criteria keep of them."""
+
+    layer: str
+    original: tuple[float, ...]
+    choices: tuple[KeptNorms, ...]
+
+
+@figures.add("choice", source="slimcnn")
+class Choice(Drawing):
+    """What criteria do to the distribution of the filter norms of layers: histograms and distribution functions."""
+
+    key: ClassVar[tuple[tuple[str, str], ...]] = (("all filters", "line"), ("kept", "line after"))
+
+    layers: tuple[LayerChoices, ...]
+
+    def panels(self, name: str) -> list[Panel]:
+        """Layer by layer, one panel a criterion, where there are finite norms to draw."""
+        several = len(self.layers) > 1
+        return [
+            _panel(f"{name}{number}x{column}", layer, found, several)
+            for number, layer in enumerate(self.layers)
+            for column, found in enumerate(layer.choices)
+            if layer.original and found.kept and np.isfinite([*layer.original, *found.kept]).all()
+        ]
+
+    @property
+    def caption(self) -> str:
+        """Say what bars, lines and distances mean."""
+        return (
+            "Bars: how many filters have such an L2 norm. Lines: the share of filters whose norm is at most x. KS: the "
+            "largest vertical distance between both lines, 0 to 1. W1: the area between them, as a share of the mean "
+            "norm."
+        )
+
+
+def _panel(name: str, layer: LayerChoices, found: KeptNorms, several: bool) -> Panel:
     def draw(axes: Axes) -> None:
         low, high = distributions(axes, layer.original, found.kept)
         edges = np.linspace(low, high, BINS + 1)
@@ -33,10 +76,11 @@ def choice(layer: LayerNorms, number: int, column: int) -> Panel:
         axes.bar(edges[:-1], all_ * scale, edges[1] - edges[0], align="edge", color=BEFORE, alpha=0.25, linewidth=0)
         axes.bar(edges[:-1], kept * scale, edges[1] - edges[0], align="edge", color=AFTER, alpha=0.45, linewidth=0)
 
-    ks, w1 = phrases.distance(found.ks), phrases.distance(found.w1)
+    ks, w1 = formatting.distance(found.ks), formatting.distance(found.w1)
     label = (
         f"Norms of the filters of {layer.layer}: {len(layer.original)} in the original, {len(found.kept)} kept by "
         f"{found.criterion}, KS {ks}, W1 {w1}"
     )
-    svg = picture(draw, name=f"choice{number}x{column}", label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
-    return Panel(found.criterion, f"KS {ks} · W1 {w1}", svg)
+    svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
+    title = f"{found.criterion} · {formatting.short_name(layer.layer)}" if several else found.criterion
+    return Panel(title, f"KS {ks} · W1 {w1}", svg)

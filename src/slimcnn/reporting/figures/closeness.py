@@ -1,17 +1,16 @@
-"""How close classes are to each other, as a network finds them: a map for teacher, student and their difference."""
+"""How close networks find classes to each other: a map for each network, and maps of their differences."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import model_validator
 
-from slimcnn.reporting import phrases
-from slimcnn.reporting.contents import Closeness
-from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, Panel, picture
+from slimcnn.reporting import formatting
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, Drawing, Panel, figures, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,34 +18,62 @@ if TYPE_CHECKING:
 CELL, NAME, MOST = 13, 76, 15
 """Pixels of a cell, of the names beside it, and classes on a map at most."""
 
-
 Matrix = tuple[tuple[float, ...], ...]
 
 
-def closeness(found: Closeness) -> list[Panel]:
-    """Maps of teacher, student and their difference; the darker, the closer column j is to images of row i."""
-    return closeness_maps(found.classes, {"teacher": found.teacher, "student": found.student})
+@figures.add("closeness", source="slimcnn")
+class Closeness(Drawing):
+    """How close networks find classes to each other: a map for each network, and maps of their differences."""
 
+    classes: tuple[str, ...]
+    networks: dict[str, Matrix]
+    """Network, the teacher first, to a matrix: entry (i, j) is the mean of log(q_j / q_i) over images of class i."""
+    temperature: float
+    """Of the softmax q."""
+    images: int
 
-def closeness_maps(classes: tuple[str, ...], found: Mapping[str, Matrix]) -> list[Panel]:
-    """A map for each network, then what others differ by from the first and from each other; the closest classes."""
-    matrices = {name: np.array(matrix) for name, matrix in found.items()}
-    chosen = _closest(list(matrices.values()))
-    names = [classes[k] for k in chosen]
-    part = np.ix_(chosen, chosen)
-    lowest = min(float(_off_diagonal(m[part]).min()) for m in matrices.values())
-    panels = []
-    for name, matrix in matrices.items():
-        shares = 1 - matrix[part] / min(lowest, -1e-9)
-        panels.append(_panel(name, names, np.clip(shares, 0, 1), AFTER, f"closest: {_pair(matrix, classes)}"))
-    first, *others = matrices
-    pairs = [(first, other) for other in others] + list(pairwise(others))
-    changes = {f"{other} - {one}": matrices[other] - matrices[one] for one, other in pairs}
-    largest = max([float(np.abs(_off_diagonal(change[part])).max()) for change in changes.values()], default=1e-9)
-    for name, change in changes.items():
-        note = f"mean size {np.abs(_off_diagonal(change)).mean():.2f} of all pairs"
-        panels.append(_panel(name, names, change[part] / max(largest, 1e-9), AFTER, note))
-    return panels
+    @model_validator(mode="after")
+    def _square(self) -> Closeness:
+        for network, matrix in self.networks.items():
+            if any(len(row) != len(self.classes) for row in (matrix, *matrix)):
+                raise ValueError(f"the matrix of {network} is not square with {len(self.classes)} classes")
+        return self
+
+    def panels(self, name: str) -> list[Panel]:
+        """A map for each network, then how others differ from the first and from each other; the closest classes."""
+        if len(self.classes) < 2 or not self.networks:
+            return []
+        matrices = {network: np.array(matrix) for network, matrix in self.networks.items()}
+        chosen = _closest(list(matrices.values()))
+        names = [self.classes[k] for k in chosen]
+        part = np.ix_(chosen, chosen)
+        lowest = min(float(_off_diagonal(m[part]).min()) for m in matrices.values())
+        maps = [
+            (network, np.clip(1 - matrix[part] / min(lowest, -1e-9), 0, 1), f"closest: {_pair(matrix, self.classes)}")
+            for network, matrix in matrices.items()
+        ]
+        first, *others = matrices
+        pairs = [(first, other) for other in others] + list(pairwise(others))
+        changes = {f"{other} - {one}": matrices[other] - matrices[one] for one, other in pairs}
+        largest = max([float(np.abs(_off_diagonal(change[part])).max()) for change in changes.values()], default=0.0)
+        for title, change in changes.items():
+            note = f"mean size {np.abs(_off_diagonal(change)).mean():.2f} of all pairs"
+            maps.append((title, change[part] / max(largest, 1e-9), note))
+        return [_panel(f"{name}{n}", title, names, shares, note) for n, (title, shares, note) in enumerate(maps)]
+
+    @property
+    def caption(self) -> str:
+        """Say what shades mean, and what was averaged."""
+        words = (
+            "For images of the class in a row: the darker, the more of the softened probability "
+            f"(T = {self.temperature:g}) goes to the class in a column, beside that of the right one. "
+        )
+        if len(self.networks) > 1:
+            words += (
+                "In a difference, green means that the network named first finds the pair closer, grey farther apart. "
+            )
+        words += formatting.plural(self.images, "validation image")
+        return words + ("; the classes with the closest pairs." if len(self.classes) > MOST else ".")
 
 
 def _closest(matrices: Sequence[np.ndarray]) -> list[int]:
@@ -72,7 +99,7 @@ def _pair(matrix: np.ndarray, classes: tuple[str, ...]) -> str:
     return f"{classes[column]} to {classes[row]}"
 
 
-def _panel(name: str, names: list[str], shares: np.ndarray, colour: str, note: str) -> Panel:
+def _panel(name: str, title: str, names: list[str], shares: np.ndarray, note: str) -> Panel:
     n = len(names)
 
     def draw(axes: Axes) -> None:
@@ -82,25 +109,25 @@ def _panel(name: str, names: list[str], shares: np.ndarray, colour: str, note: s
             for column in range(n):
                 share = float(shares[row, column])
                 if row != column and abs(share) > 0.02:
-                    shade = colour if share > 0 else BEFORE
+                    shade = AFTER if share > 0 else BEFORE
                     axes.add_patch(Rectangle((column, row), 0.94, 0.94, facecolor=shade, alpha=abs(share), linewidth=0))
             axes.add_patch(Rectangle((row, row), 0.94, 0.94, fill=False, edgecolor=MUTED, linewidth=0.5))
             axes.annotate(
-                phrases.short_name(names[row], 13), (0, row + 0.5), xytext=(-4, 0), textcoords="offset points",
+                formatting.short_name(names[row], 13), (0, row + 0.5), xytext=(-4, 0), textcoords="offset points",
                 ha="right", va="center_baseline", color=INK, fontsize=9,
             )  # fmt: skip
             axes.annotate(
-                phrases.short_name(names[row], 13), (row + 0.5, n), xytext=(0, -4), textcoords="offset points",
+                formatting.short_name(names[row], 13), (row + 0.5, n), xytext=(0, -4), textcoords="offset points",
                 ha="center", va="top", rotation=90, color=INK, fontsize=9, annotation_clip=False,
             )  # fmt: skip
         axes.set_axis_off()
         axes.set_xlim(0, n)
         axes.set_ylim(n, 0)
 
-    label = f"{name}: how close {n} classes are, one to another; {note}"
+    label = f"{title}: how close {n} classes are, one to another; {note}"
     side = CELL * n
     svg = picture(
-        draw, name="closeness-" + re.sub(r"\W", "", name), label=label, width=NAME + side + 4, height=side + NAME + 4,
+        draw, name=name, label=label, width=NAME + side + 4, height=side + NAME + 4,
         margins=(NAME, 4, 4, NAME),
     )  # fmt: skip
-    return Panel(name, note, svg)
+    return Panel(title, note, svg)

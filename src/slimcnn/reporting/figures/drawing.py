@@ -1,24 +1,32 @@
-"""From a matplotlib axes to an SVG that belongs to the page.
+"""What every figure has in common: its data, its panels, and how an axes of matplotlib becomes an SVG of the page.
 
-The page decides on fonts and colours, also in the dark: a drawing names colours by what they mean (`AFTER`), and
+The page decides on fonts and colors, also in the dark: a drawing names colors by what they mean (`AFTER`), and
 its SVG says `var(--after)`.  Letters stay letters.  Nothing in it refers to anything outside.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ValidationError
+
+from slimcnn.errors import RunError
+from slimcnn.registry import Registry
+from slimcnn.reporting.sections import Figure, Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colours that nobody would draw with, each standing for a variable of the style sheet.
+# Colors that nobody would draw with, each standing for a variable of the style sheet.
 INK, MUTED, RULE, BEFORE, AFTER = "#010203", "#020304", "#030405", "#040506", "#050607"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BEFORE: "--before", AFTER: "--after"}
 
@@ -57,6 +65,55 @@ class Panel:
     title: str
     note: str
     svg: str
+
+
+class Drawing(Part, ABC):
+    """A figure: the fields are its data, `panels` draws them.
+
+    Register the class with `@figures.add(name, source=...)`: sections name it, JSON keeps its data.
+    """
+
+    layout: ClassVar[str] = "panels three"
+    """The page's grid of panels: "panels three", "panels four", "panels wide" or "columns"."""
+    key: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """What colors mean, where no legend says so: (words, classes of the style sheet)."""
+
+    @abstractmethod
+    def panels(self, name: str) -> list[Panel]:
+        """Draw, within `house_style`; `name` begins every id, unlike that of any other figure on the page."""
+
+    @property
+    def caption(self) -> str:
+        """How to read the figure, in a sentence or two; empty where its panels say enough."""
+        return ""
+
+    def block(self) -> Figure:
+        """Make the figure a block of a section."""
+        name = next(entry.name for entry in figures if entry.value is type(self))
+        # Through JSON, so that the block is equal to the one that is read back, also where a number is not finite.
+        return Figure(figure=name, data=json.loads(self.model_dump_json()))
+
+
+figures: Registry[type[Drawing]] = Registry("figure", home="slimcnn.reporting.figures")
+"""All figures, by name: one file of this folder each."""
+
+
+def drawing_of(block: Figure) -> Drawing:
+    """Read the data of a section's figure.
+
+    Raises:
+        UnknownName: there is no such figure.
+        RunError: the data are not those of the figure.
+    """
+    try:
+        return figures[block.figure].value.model_validate(block.data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise RunError(
+            f"figure {block.figure!r} cannot be drawn: {place}: {first['msg']}; give it the data that "
+            f"{figures[block.figure].value.__name__} declares"
+        ) from error
 
 
 @contextmanager
@@ -104,7 +161,7 @@ def picture(
     return opening + _body(buffer.getvalue(), name) + "</svg>"
 
 
-def beside(axes: Axes, words: str, x: float, y: float, shift: float, colour: str, size: float = 10) -> None:
+def beside(axes: Axes, words: str, x: float, y: float, shift: float, color: str, size: float = 10) -> None:
     """Write words that end `shift` pixels right of a point (left of it where negative)."""
     axes.annotate(
         words,
@@ -113,7 +170,7 @@ def beside(axes: Axes, words: str, x: float, y: float, shift: float, colour: str
         textcoords="offset points",
         ha="right",
         va="center_baseline",
-        color=colour,
+        color=color,
         fontsize=size,
     )
 
@@ -129,12 +186,12 @@ def _body(svg: str, name: str) -> str:
 
 
 def _tag(tag: str, name: str, used: set[str]) -> str:
-    """One tag: ids of its own, variables for colours, the page's font, two decimals."""
+    """One tag: ids of its own, variables for colors, the page's font, two decimals."""
     tag = " ".join(tag.split())
     tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", tag)
     tag = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", tag).replace("xlink:href", "href")
-    for colour, variable in _VARIABLES.items():
-        tag = tag.replace(colour, f"var({variable})")
+    for color, variable in _VARIABLES.items():
+        tag = tag.replace(color, f"var({variable})")
     # Some versions of matplotlib write "font: 10px 'DejaVu Sans', ...", others "font-size: 10px; font-family: ...".
     tag = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", tag)
     tag = re.sub(r"font-family: [^;\"]*;? ?| transform=\"rotate\(-?0 [^\"]*\"", "", tag)

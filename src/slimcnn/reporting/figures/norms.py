@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slimcnn.reporting import phrases
-from slimcnn.reporting.contents import Norms
-from slimcnn.reporting.figures.drawing import AFTER, BEFORE, RULE, Panel, picture
+from slimcnn.reporting import formatting
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, RULE, Drawing, Panel, figures, picture
+from slimcnn.reporting.sections import Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,23 +24,65 @@ FINE = 160
 """Points of a curve at most: one per pixel."""
 
 
-def norms(layers: Sequence[Norms]) -> list[Panel]:
-    """Cumulative distributions of at most `PANELS` layers; of more, those that changed most, largest KS first."""
-    chosen = [layer for layer in layers if np.isfinite([*layer.original, *layer.kept]).all()]
-    chosen = [layer for layer in chosen if layer.original and layer.kept]
-    if len(chosen) > PANELS:
-        chosen = sorted(chosen, key=lambda layer: -layer.ks if math.isfinite(layer.ks) else 0.0)[:PANELS]
-    return [_panel(layer, index) for index, layer in enumerate(chosen)]
+class LayerNorms(Part):
+    """Filter norms of one layer: all of the original's, and those that were kept."""
+
+    layer: str
+    original: tuple[float, ...]
+    kept: tuple[float, ...]
+    ks: float
+    """Kolmogorov-Smirnov distance between the two distributions, 0 to 1."""
 
 
-def _panel(layer: Norms, index: int) -> Panel:
+@figures.add("norms", source="slimcnn")
+class Norms(Drawing):
+    """Distributions of the filter norms of layers: all filters, and those that were kept.
+
+    At most 24 layers are drawn; of more, those that changed most, largest KS first.
+    """
+
+    layout: ClassVar[str] = "panels four"
+    key: ClassVar[tuple[tuple[str, str], ...]] = (("original", "line"), ("kept", "line after"))
+
+    layers: tuple[LayerNorms, ...]
+
+    def panels(self, name: str) -> list[Panel]:
+        """One distribution function a layer."""
+        return [_panel(layer, f"{name}{index}") for index, layer in enumerate(self.chosen)]
+
+    @property
+    def chosen(self) -> list[LayerNorms]:
+        """The layers that are drawn."""
+        found = [layer for layer in self.layers if np.isfinite([*layer.original, *layer.kept]).all()]
+        found = [layer for layer in found if layer.original and layer.kept]
+        if len(found) > PANELS:
+            found = sorted(found, key=lambda layer: -layer.ks if math.isfinite(layer.ks) else 0.0)[:PANELS]
+        return found
+
+    @property
+    def caption(self) -> str:
+        """Say what is drawn, and how many layers are not."""
+        words = (
+            "The share of a layer’s filters whose norm is at most x: all filters of the original, and those that were "
+            "kept. KS is the largest vertical distance between the two, 0 to 1."
+        )
+        shown = len(self.chosen)
+        if shown == len(self.layers):
+            return words
+        return (
+            f"{words} {formatting.plural(shown, 'layer')} shown, those with the largest KS first; "
+            f"{formatting.plural(len(self.layers) - shown, 'layer')} not shown. All of them are in report.json."
+        )
+
+
+def _panel(layer: LayerNorms, name: str) -> Panel:
     def draw(axes: Axes) -> None:
         distributions(axes, layer.original, layer.kept)
 
-    ks, before, after = phrases.distance(layer.ks), len(layer.original), len(layer.kept)
+    ks, before, after = formatting.distance(layer.ks), len(layer.original), len(layer.kept)
     label = f"Share of filters whose norm is at most x, {layer.layer}: {before} original, {after} kept, KS {ks}"
-    svg = picture(draw, name=f"norms{index}", label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
-    return Panel(phrases.short_name(layer.layer), f"KS {ks} · {before} → {after}", svg)
+    svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
+    return Panel(formatting.short_name(layer.layer), f"KS {ks} · {before} → {after}", svg)
 
 
 def distributions(axes: Axes, original: Sequence[float], kept: Sequence[float]) -> tuple[float, float]:
@@ -59,7 +101,7 @@ def distributions(axes: Axes, original: Sequence[float], kept: Sequence[float]) 
     axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: phrases.small(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.small(value)))
     return low, high
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slimcnn.reporting import phrases
-from slimcnn.reporting.contents import Scales
-from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, Panel, picture
+from slimcnn.reporting import formatting
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, Drawing, Panel, figures, picture
+from slimcnn.reporting.sections import Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,19 +18,44 @@ BINS = 40
 MARGINS = (42, 6, 8, 32)
 
 
-def scales(layers: Sequence[Scales], criterion: str) -> list[Panel]:
-    """Histograms of gamma and of sr, and, where there are relations, one against the other with the cut line."""
-    gamma = np.array([value for layer in layers for value in layer.gamma])
-    kept = np.array([value for layer in layers for value in layer.kept], dtype=bool)
-    panels = [_histogram("gamma", "Scales |γ|", gamma, kept)]
-    if all(layer.sr for layer in layers):
-        sr = np.array([value for layer in layers for value in layer.sr])
-        panels += [_histogram("sr", "Relations sr", sr, kept), _scatter(gamma, sr, kept, _exponent(criterion))]
-    return panels
+class LayerScales(Part):
+    """Batch-norm scales of one layer's channels, and how these relate to the others of the layer."""
+
+    layer: str
+    gamma: tuple[float, ...]
+    """Absolute values."""
+    sr: tuple[float, ...]
+    """Between 0 and 1; empty without relations."""
+    kept: tuple[bool, ...]
+
+
+@figures.add("scales", source="slimcnn")
+class Scales(Drawing):
+    """Scales of batch norms and relations of channels over a whole network, and where the cut runs."""
+
+    criterion: str
+    """What the channels were chosen by; the cut is a line where this is "gfr"."""
+    layers: tuple[LayerScales, ...]
+
+    def panels(self, name: str) -> list[Panel]:
+        """Histograms of gamma and of sr, and, where there are relations, one against the other with the cut line."""
+        gamma = np.array([value for layer in self.layers for value in layer.gamma])
+        kept = np.array([value for layer in self.layers for value in layer.kept], dtype=bool)
+        if not np.isfinite(gamma).any():
+            return []
+        panels = [_histogram(f"{name}gamma", "Scales |γ|", gamma, kept)]
+        if all(layer.sr for layer in self.layers):
+            sr = np.array([value for layer in self.layers for value in layer.sr])
+            panels += [
+                _histogram(f"{name}sr", "Relations sr", sr, kept),
+                _scatter(f"{name}both", gamma, sr, kept, _exponent(self.criterion)),
+            ]
+        return panels
 
 
 def _histogram(name: str, title: str, values: np.ndarray, kept: np.ndarray) -> Panel:
-    edges: list[float] = np.linspace(0, max(float(values.max()), 1e-12), BINS + 1).tolist()
+    largest = max(float(values[np.isfinite(values)].max(initial=0)), 1e-12)
+    edges: list[float] = np.linspace(0, largest, BINS + 1).tolist()
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -44,11 +68,10 @@ def _histogram(name: str, title: str, values: np.ndarray, kept: np.ndarray) -> P
         axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(loc="upper right", handlelength=1.2)
 
-    label = (
-        f"{title}: {len(values)} channels, median {np.median(values):.3g}; of the kept {np.median(values[kept]):.3g}"
-    )
-    svg = picture(draw, name=f"scales-{name}", label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
-    small = float((values < 0.01 * max(float(values.max()), 1e-12)).mean())
+    label = f"{title}: {len(values)} channels, median {np.median(values):.3g}"
+    label += f"; of the kept {np.median(values[kept]):.3g}" if kept.any() else "; none is kept"
+    svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
+    small = float((values < 0.01 * largest).mean())
     return Panel(title, f"{small:.0%} below 1 % of the largest", svg)
 
 
@@ -62,7 +85,7 @@ def _exponent(criterion: str) -> float | None:
     return (float(option) if option else 0.5) if name == "gfr" else None
 
 
-def _scatter(gamma: np.ndarray, sr: np.ndarray, kept: np.ndarray, a: float | None) -> Panel:
+def _scatter(name: str, gamma: np.ndarray, sr: np.ndarray, kept: np.ndarray, a: float | None) -> Panel:
     def draw(axes: Axes) -> None:
         axes.plot(gamma[~kept], sr[~kept], ".", color=BEFORE, ms=2.5, alpha=0.6, label="removed")
         axes.plot(gamma[kept], sr[kept], ".", color=AFTER, ms=2.5, alpha=0.7, label="kept")
@@ -76,5 +99,5 @@ def _scatter(gamma: np.ndarray, sr: np.ndarray, kept: np.ndarray, a: float | Non
         axes.legend(loc="best", handlelength=1.0)
 
     label = f"sr against gamma: {int(kept.sum())} channels kept, {int((~kept).sum())} removed"
-    svg = picture(draw, name="scales-both", label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
-    return Panel("sr against |γ|", f"{phrases.plural(int((~kept).sum()), 'channel')} removed", svg)
+    svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
+    return Panel("sr against |γ|", f"{formatting.plural(int((~kept).sum()), 'channel')} removed", svg)

@@ -4,34 +4,78 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, RULE, Panel, picture
+from pydantic import model_validator
+
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing, Panel, figures, picture
+from slimcnn.reporting.sections import Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from slimcnn.reporting.zoo import ZooRow
 
 WIDTH, HEIGHT = 720, 400
 MARGINS = (36, 10, 10, 38)
 LETTER, LINE = 4.9, 11
 """Width of a letter and height of a line of names, pixels."""
-COLOURS = {"spatial": BEFORE, "shift": AFTER}
+COLORS = {"spatial": BEFORE, "shift": AFTER}
 MARKS = {"spatial": "o", "shift": "s"}
 
 
-def trade(rows: Sequence[ZooRow], costs: Sequence[float], what: str, unit: str, name: str) -> Panel:
-    """Published top-1 of networks against what they cost, on a logarithmic axis."""
+class CompactNetwork(Part):
+    """One network: published accuracy, and what it costs here."""
 
+    title: str
+    family: Literal["spatial", "shift"]
+    macs: int
+    top1: float
+    """Published, percent."""
+    milliseconds: tuple[float, ...]
+    """Median in each runtime."""
+
+
+@figures.add("trade", source="slimcnn")
+class Trade(Drawing):
+    """Published accuracy of networks against MACs and against the time in every runtime."""
+
+    layout: ClassVar[str] = "panels wide"
+
+    runtimes: tuple[str, ...]
+    networks: tuple[CompactNetwork, ...]
+
+    @model_validator(mode="after")
+    def _timed(self) -> Trade:
+        for one in self.networks:
+            if len(one.milliseconds) != len(self.runtimes):
+                raise ValueError(f"{one.title} has {len(one.milliseconds)} times for {len(self.runtimes)} runtimes")
+        return self
+
+    def panels(self, name: str) -> list[Panel]:
+        """One picture for MACs, and one a runtime; a cost that is not known leaves a network out."""
+        costs = [("MACs", "MACs, millions", [one.macs / 1e6 for one in self.networks])]
+        for index, runtime in enumerate(self.runtimes):
+            costs.append((runtime, "ms", [one.milliseconds[index] for one in self.networks]))
+        panels = []
+        for index, (what, unit, values) in enumerate(costs):
+            known = [
+                (one, cost) for one, cost in zip(self.networks, values, strict=True)
+                if math.isfinite(one.top1) and math.isfinite(cost) and cost > 0
+            ]  # fmt: skip
+            if known:
+                rows, known_costs = zip(*known, strict=True)
+                panels.append(_panel(rows, known_costs, what, unit, f"{name}{index}"))
+        return panels
+
+
+def _panel(rows: Sequence[CompactNetwork], costs: Sequence[float], what: str, unit: str, name: str) -> Panel:
     def draw(axes: Axes) -> None:
         axes.set_xscale("log")
-        for family in COLOURS:
+        for family in COLORS:
             points = [(cost, row) for cost, row in zip(costs, rows, strict=True) if row.family == family]
             if not points:
                 continue
             axes.plot(
-                [cost for cost, _ in points], [row.top1 for _, row in points], MARKS[family], color=COLOURS[family],
+                [cost for cost, _ in points], [row.top1 for _, row in points], MARKS[family], color=COLORS[family],
                 ms=6, label=f"{family} convolution",
             )  # fmt: skip
         low, high = min(costs) / 1.35, max(costs) * 1.35

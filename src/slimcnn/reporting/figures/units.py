@@ -1,13 +1,15 @@
-"""Units of feature reuse: what goes in, what is made anew, and what is passed on beside it."""
+"""Units of feature reuse: what goes in, what is computed, and what is passed on beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from slimcnn.reporting import phrases
-from slimcnn.reporting.contents import ReuseUnit
-from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, Panel, picture
+from pydantic import Field
+
+from slimcnn.reporting import formatting
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, Drawing, Panel, figures, picture
+from slimcnn.reporting.sections import Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,12 +21,39 @@ MOST = 8
 """Panels at most: units of the same form share one."""
 
 
-def units(found: Sequence[ReuseUnit]) -> list[Panel]:
-    """One panel for each form of unit, the first so many: bars as high as there are channels."""
-    forms: dict[tuple[object, ...], list[ReuseUnit]] = {}
-    for unit in found:
-        forms.setdefault((unit.reads, unit.makes, unit.reused, unit.dense, unit.residual), []).append(unit)
-    return [_panel(same, f"unit{number}") for number, same in enumerate(list(forms.values())[:MOST])]
+class ReuseUnit(Part):
+    """A unit of feature reuse: what its convolutions read and make, and what is joined to the last."""
+
+    place: str
+    reads: tuple[int, ...] = Field(min_length=1)
+    makes: tuple[int, ...] = Field(min_length=1)
+    reused: Literal["input", "first", "half"]
+    dense: bool
+    residual: str
+    """"sum", "joined" or empty."""
+
+
+@figures.add("units", source="slimcnn")
+class Units(Drawing):
+    """Units of feature reuse: what goes in, what is computed, and what is passed on beside it."""
+
+    units: tuple[ReuseUnit, ...]
+
+    def panels(self, name: str) -> list[Panel]:
+        """One panel for each form of unit, the first eight: bars as high as there are channels."""
+        forms: dict[tuple[object, ...], list[ReuseUnit]] = {}
+        for unit in self.units:
+            forms.setdefault((unit.reads, unit.makes, unit.reused, unit.dense, unit.residual), []).append(unit)
+        return [_panel(same, f"{name}{number}") for number, same in enumerate(list(forms.values())[:MOST])]
+
+    @property
+    def caption(self) -> str:
+        """Say what the bars and arrows mean."""
+        words = (
+            "Convolutions make new features, y joins to them features that were there already (dashed). Bars are as "
+            "high as there are channels."
+        )
+        return words + " In a residual block x is added to y." * any(unit.residual == "sum" for unit in self.units)
 
 
 def _panel(same: Sequence[ReuseUnit], name: str) -> Panel:
@@ -40,8 +69,8 @@ def _panel(same: Sequence[ReuseUnit], name: str) -> Panel:
 
     def draw(axes: Axes) -> None:
         for place, width in enumerate(bars):
-            colour = BEFORE if place == 0 else AFTER
-            axes.bar(place, width, BAR, bottom=-width / 2, color=colour, alpha=0.45 if place == 0 else 1)
+            color = BEFORE if place == 0 else AFTER
+            axes.bar(place, width, BAR, bottom=-width / 2, color=color, alpha=0.45 if place == 0 else 1)
             _label(axes, place, width, "x" if place == 0 else f"f{place}", highest)
             if place:
                 axes.annotate(
@@ -73,9 +102,9 @@ def _panel(same: Sequence[ReuseUnit], name: str) -> Panel:
     note = f"{passed_on} of {whole} channels are {what}" + (", added to x" if unit.residual == "sum" else "")
     label = f"{unit.place}{more}: convolutions make {', '.join(map(str, unit.makes))} channels; {note}"
     svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
-    return Panel(phrases.short_name(unit.place) + more, note, svg)
+    return Panel(formatting.short_name(unit.place) + more, note, svg)
 
 
 def _label(axes: Axes, place: int, width: int, name: str, highest: int) -> None:
-    for words, height, colour in ((str(width), 0.55, INK), (name, -0.62, MUTED)):
-        axes.annotate(words, (place, height * highest), ha="center", va="center", color=colour, annotation_clip=False)
+    for words, height, color in ((str(width), 0.55, INK), (name, -0.62, MUTED)):
+        axes.annotate(words, (place, height * highest), ha="center", va="center", color=color, annotation_clip=False)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from slimcnn.reporting.sections import Format, Value
 
 NOTHING = "—"
 """Stands where a number is not finite."""
@@ -13,7 +16,7 @@ _COUNTS = ("", "k", "M", "G", "T")
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
-def count(value: int) -> str:
+def count(value: float) -> str:
     """A count with four digits, in thousands, millions ...
 
     >>> count(640), count(853018), count(125485706), count(999960)
@@ -22,7 +25,7 @@ def count(value: int) -> str:
     return _scaled(value, _COUNTS)
 
 
-def size(value: int) -> str:
+def size(value: float) -> str:
     """A number of bytes, in powers of 1000.
 
     >>> size(3436544), size(120)
@@ -31,7 +34,7 @@ def size(value: int) -> str:
     return _scaled(value, _SIZES)
 
 
-def whole(value: int) -> str:
+def whole(value: float) -> str:
     """Every digit.
 
     >>> whole(125485706)
@@ -55,7 +58,15 @@ def points(before: float, after: float) -> str:
     >>> points(93.39, 93.02), points(93.39, 93.4), points(50.0, 50.001)
     ('−0.37', '+0.01', '±0.00')
     """
-    difference = round(after, 2) - round(before, 2)
+    return signed(round(after, 2) - round(before, 2))
+
+
+def signed(difference: float) -> str:
+    """A difference of percentages, with its sign.
+
+    >>> signed(-0.37), signed(0.0100001), signed(-0.001)
+    ('−0.37', '+0.01', '±0.00')
+    """
     if not math.isfinite(difference):
         return NOTHING
     text = f"{abs(difference):.2f}"
@@ -158,6 +169,37 @@ def short_name(name: str, limit: int = 24) -> str:
         return short
     tail = limit // 2
     return f"{short[: limit - tail - 1]}…{short[-tail:]}"
+
+
+_WRITERS: dict[Format, Callable[[Any], str]] = {
+    "count": count,
+    "exact": whole,
+    "bytes": size,
+    "percent": percent,
+    "points": signed,
+    "share": distance,
+    "small": small,
+    "seconds": duration,
+    "milliseconds": milliseconds,
+    "shape": shape,
+}
+
+
+def write(value: Value, form: Format) -> str:
+    """A table's value as its column's format says; an empty string for None.
+
+    >>> write(0.5, "share"), write(1234567, "count"), write((16, 8, 8), "shape"), write(None, "percent")
+    ('0.500', '1.235 M', '16 × 8 × 8', '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str) or form not in _WRITERS:
+        return value if isinstance(value, str) else small(value) if isinstance(value, float) else str(value)
+    if isinstance(value, tuple) != (form == "shape"):
+        raise ValueError(f"cannot write {value!r} as {form}")
+    if isinstance(value, float) and not math.isfinite(value) and form in ("count", "exact", "bytes"):
+        return NOTHING
+    return _WRITERS[form](value)
 
 
 def _scaled(value: float, units: Sequence[str]) -> str:

@@ -1,0 +1,140 @@
+"""Several sizes of one network: what they are worth, in words and in a table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import zip_longest
+from urllib.parse import quote
+
+from slimcnn.reporting import formatting
+from slimcnn.reporting.comparison import times
+from slimcnn.reporting.figures.sizes import Size, Sizes
+from slimcnn.reporting.outcome import Numbers
+from slimcnn.reporting.schema import CurveReport, Point
+from slimcnn.reporting.sections import Column, Section, Table, Text
+
+FREE = 1.0
+"""Points of top-1 that the recommended size may lose."""
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """One size of a curve beside the reference, as it is written."""
+
+    label: str
+    report: str
+    """Where its own page is; empty for the reference."""
+    top1: str
+    points: str
+    macs: str
+    macs_ratio: str
+    params: str
+    params_ratio: str
+    bytes: str
+    bytes_ratio: str
+    latency: str
+    latency_ratio: str
+
+
+def sizes_of(report: CurveReport) -> list[SizeRow]:
+    """The table of a curve: the reference first, then all sizes in their order."""
+    first = _row("original", "", report.reference, report.reference)
+    return [first, *(_row(point.label, _link(point.report), report.reference, point.after) for point in report.points)]
+
+
+def curve_headline(report: CurveReport) -> str:
+    """The curve in one sentence."""
+    shares = [point.after.macs / max(report.reference.macs, 1) for point in report.points]
+    ends = " to ".join(dict.fromkeys(f"{share:.2f}" for share in (max(shares), min(shares))))
+    return f"{report.network} on {report.dataset}: {formatting.plural(len(shares), 'size')}, {ends} of the MACs"
+
+
+def curve_in_words(report: CurveReport) -> list[str]:
+    """Which size is the smallest that loses little, what the smallest of all costs, and whether the cuts are exact."""
+    known = [point for point in report.points if math.isfinite(point.after.top1)]
+    if not known or not math.isfinite(report.reference.top1):
+        return ["Top-1 on the test images is not known, so no size can be recommended.", _exactness(report)]
+    small_first = sorted(known, key=lambda point: point.after.macs)
+    cheap = [point for point in small_first if report.reference.top1 - point.after.top1 <= FREE]
+    if cheap:
+        words = [f"The smallest size that loses at most 1 point of top-1 is {_told(cheap[0], report.reference)}."]
+    else:
+        mildest = max(known, key=lambda point: point.after.top1)
+        words = [f"Every size loses more than 1 point of top-1; the mildest is {_told(mildest, report.reference)}."]
+    if not cheap or small_first[0] is not cheap[0]:
+        words.append(f"The smallest size of all is {_told(small_first[0], report.reference)}.")
+    return [*words, _exactness(report)]
+
+
+def curve_sections(report: CurveReport) -> list[Section]:
+    """The figure of all sizes, and the accuracy after each step of each."""
+    drawing = Sizes(
+        reference=_size("original", report.reference),
+        points=tuple(_size(point.label, point.after) for point in report.points),
+    )
+    figure = Section(
+        title="Accuracy against cost",
+        blocks=(Text(text="Top-1 on the test images; the dashed line is the original’s."), drawing.block()),
+    )
+    steps = list(zip_longest(*(point.steps for point in report.points)))
+    if not steps:
+        return [figure]
+    columns = (Column(title="step"), *(Column(title=point.label, format="percent") for point in report.points))
+    lines = [
+        (next(one.name for one in step if one), *(one.top1 if one else None for one in step)) for step in steps
+    ]
+    words = "Top-1 in percent on the validation images after each step, one column a size."
+    return [
+        figure,
+        Section(title="From step to step", blocks=(Text(text=words), Table(columns=columns, rows=tuple(lines)))),
+    ]
+
+
+def _link(path: str) -> str:
+    """A path as a link that cannot lead out of the folder's own disk.
+
+    >>> _link("0.5/report.html"), _link("javascript:alert(1)")
+    ('./0.5/report.html', './javascript%3Aalert%281%29')
+    """
+    return f"./{quote(path)}" if path else ""
+
+
+def _exactness(report: CurveReport) -> str:
+    cuts = [point for point in report.points if point.verdict is not None]
+    broken = [point.label for point in cuts if point.verdict is not None and not point.verdict.equal]
+    if not cuts:
+        return "No channels were cut, so there is no exactness to check."
+    if not broken:
+        return "The cut is exact." if len(cuts) == 1 else f"All {len(cuts)} cuts are exact."
+    return f"Not exact, or not provable: {', '.join(broken)}; the reason is on the page of each size."
+
+
+def _told(point: Point, reference: Numbers) -> str:
+    share = formatting.ratio(reference.macs, point.after.macs)
+    time = times(reference.latency_ms, point.after.latency_ms)
+    return (
+        f"{point.label}: {share} of the MACs, top-1 {formatting.percent(point.after.top1)} % "
+        f"({formatting.points(reference.top1, point.after.top1)} points), time {time}"
+    )
+
+
+def _row(label: str, report: str, reference: Numbers, found: Numbers) -> SizeRow:
+    return SizeRow(
+        label=label,
+        report=report,
+        top1=formatting.percent(found.top1),
+        points="" if found is reference else formatting.points(reference.top1, found.top1),
+        macs=formatting.count(found.macs),
+        macs_ratio=times(reference.macs, found.macs),
+        params=formatting.count(found.params),
+        params_ratio=times(reference.params, found.params),
+        bytes=formatting.size(found.bytes),
+        bytes_ratio=times(reference.bytes, found.bytes),
+        latency=formatting.milliseconds(found.latency_ms),
+        latency_ratio=times(reference.latency_ms, found.latency_ms),
+    )
+
+
+def _size(label: str, found: Numbers) -> Size:
+    return Size(label=label, macs=found.macs, top1=found.top1, latency_ms=found.latency_ms)

@@ -1,0 +1,70 @@
+"""The points of a search: accuracy against MACs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from slimcnn.reporting import formatting
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, RULE, Drawing, Panel, figures, picture
+from slimcnn.reporting.sections import Part
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 360, 220
+
+
+class Trial(Part):
+    """One configuration that a search tried."""
+
+    point: dict[str, int | float | str]
+    macs: float
+    """Share of the MACs that stays."""
+    top1: float | None
+    """On the validation images; None where the evaluation was stopped."""
+
+
+@figures.add("pareto", source="slimcnn")
+class Pareto(Drawing):
+    """The trials of a search: accuracy against MACs.
+
+    Shown are the trials that were evaluated on all images, the best, and the accuracy that it had to keep.
+    """
+
+    layout: ClassVar[str] = "columns"
+
+    tried: tuple[Trial, ...]
+    best: Trial
+    base: float
+    """Top-1 of the network before, on the validation images."""
+    drop: float
+    """Points that the best may lose."""
+
+    def panels(self, name: str) -> list[Panel]:
+        """One picture."""
+        return [_panel(self, name)]
+
+
+def _panel(search: Pareto, name: str) -> Panel:
+    points = [(one.macs, one.top1) for one in search.tried if one.top1 is not None]
+    least = search.base - search.drop
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(search.base, color=INK, linewidth=1, dashes=(2, 2), label="original")
+        axes.axhline(least, color=RULE, linewidth=1.5, label=f"{search.drop:g} points less")
+        axes.plot([macs for macs, _ in points], [top1 for _, top1 in points], "o", color=BEFORE, ms=3, alpha=0.6)
+        axes.plot([search.best.macs], [search.best.top1 or 0], "o", color=AFTER, ms=7, label="chosen")
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("share of the MACs that stays", color=INK)
+        axes.grid(axis="y", color=RULE, linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.legend(loc="upper left", handlelength=1.4)
+
+    stopped = len(search.tried) - len(points)
+    note = f"{formatting.plural(len(points), 'point')} evaluated, {stopped} stopped early: they could not win"
+    label = (
+        f"Validation top-1 against the share of the MACs that stays, {len(points)} points; chosen: "
+        f"{search.best.macs:.3f} of the MACs, {formatting.percent(search.best.top1 or 0)} %"
+    )
+    svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=(36, 6, 8, 34))
+    return Panel("Top-1, %, on validation images", note, svg)

@@ -1,0 +1,63 @@
+"""How top-1 went from step to step."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+from slimcnn.reporting import formatting
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, Drawing, Panel, beside, figures, picture
+from slimcnn.reporting.sections import Part
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, ROW, MARGIN, GAP = 340, 30, 4, 8
+NAMES, VALUES = 94, 46
+"""Pixels left of the bars, and right of them."""
+
+
+class StepTop1(Part):
+    """Validation accuracy after a step."""
+
+    name: str
+    top1: float
+
+
+@figures.add("steps", source="slimcnn")
+class Steps(Drawing):
+    """Validation accuracy after each step: one bar a step, and a line at the level of the first, the original."""
+
+    layout: ClassVar[str] = "columns"
+
+    steps: tuple[StepTop1, ...]
+
+    def panels(self, name: str) -> list[Panel]:
+        """One picture, none where no step has a number; bars go from 0 to 100 %."""
+        measured = any(math.isfinite(step.top1) for step in self.steps)
+        return [Panel("", "", _bars(self.steps, name))] if measured else []
+
+
+def _bars(steps: tuple[StepTop1, ...], name: str) -> str:
+    def draw(axes: Axes) -> None:
+        heights = [step.top1 if math.isfinite(step.top1) else 0.0 for step in steps]
+        places = range(len(steps))
+        axes.barh(places, heights, height=0.5, color=[BEFORE, *[AFTER] * (len(steps) - 1)])
+        if heights[0]:
+            axes.axvline(heights[0], color=MUTED, linewidth=1, dashes=(2, 2), zorder=0)
+        for place, step in zip(places, steps, strict=True):
+            beside(axes, formatting.short_name(step.name, 14), 0, place, -GAP, INK, size=11)
+            beside(axes, formatting.percent(step.top1), 100, place, VALUES, INK, size=11)
+        axes.set_axis_off()
+        axes.set_xlim(0, 100)
+        axes.set_ylim(len(steps) - 0.5, -0.5)
+
+    told = ", ".join(f"{step.name} {formatting.percent(step.top1)} %" for step in steps)
+    return picture(
+        draw,
+        name=name,
+        label=f"Top-1 on the validation images: {told}",
+        width=WIDTH,
+        height=ROW * len(steps) + 2 * MARGIN,
+        margins=(NAMES, MARGIN, VALUES, MARGIN),
+    )

@@ -1,0 +1,132 @@
+"""How a training went, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from slimcnn.reporting import formatting
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing, Panel, figures, picture
+from slimcnn.reporting.sections import Part
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 240, 170
+FEW = 12
+"""Epochs that are marked by a dot each."""
+
+Line = tuple[str, list[float], str, str]
+"""Name, one value per epoch, color, line style."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What one panel shows."""
+
+    name: str
+    title: str
+    note: str
+    lines: Sequence[Line]
+    level: float | None = None
+    """Of the original network."""
+    from_zero: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not any(math.isfinite(value) for _, values, _, _ in self.lines for value in values)
+
+
+class EpochPoint(Part):
+    """One epoch of a training."""
+
+    epoch: int
+    loss: float
+    terms: dict[str, float]
+    """The loss's parts, weighted; their sum is the loss."""
+    gradients: dict[str, float] = Field(default_factory=dict)
+    """Of every term, the L1 norm of its gradient with respect to an image's logits, mean over the epoch."""
+    train_top1: float
+    validation_top1: float
+    learning_rate: float
+    seconds: float
+
+
+@figures.add("training", source="slimcnn")
+class TrainingCurves(Drawing):
+    """A training, epoch by epoch: loss with its terms, top-1, and learning rate."""
+
+    epochs: tuple[EpochPoint, ...]
+    level: float | None
+    """Validation top-1 of the network that it is compared with, percent; None where it is not known."""
+
+    def panels(self, name: str) -> list[Panel]:
+        """Three pictures; one whose numbers are all not finite is left out."""
+        epochs = self.epochs
+        if not epochs:
+            return []
+        accuracy: list[Line] = [
+            ("training", [epoch.train_top1 for epoch in epochs], BEFORE, "-"),
+            ("validation", [epoch.validation_top1 for epoch in epochs], AFTER, "-"),
+        ]
+        rate: list[Line] = [("learning rate", [epoch.learning_rate for epoch in epochs], MUTED, "-")]
+        last = epochs[-1]
+        reached = f"validation {formatting.percent(last.validation_top1)} in the end"
+        level = self.level if self.level is not None and math.isfinite(self.level) else None
+        plots = (
+            Plot(f"{name}loss", "Loss", f"{formatting.small(last.loss)} in the end", _losses(epochs)),
+            Plot(f"{name}top1", "Top-1, %", reached, accuracy, level=level),
+            Plot(f"{name}rate", "Learning rate", "in each epoch’s last step", rate, from_zero=True),
+        )
+        return [_panel(plot, [epoch.epoch for epoch in epochs]) for plot in plots if not plot.empty]
+
+
+def _losses(epochs: Sequence[EpochPoint]) -> list[Line]:
+    """The loss, and its terms unless there is only one."""
+    terms = list(dict.fromkeys(name for epoch in epochs for name in epoch.terms))
+    lines: list[Line] = [("sum", [epoch.loss for epoch in epochs], AFTER, "-")]
+    if len(terms) < 2:
+        return lines
+    return lines + [
+        (name, [epoch.terms.get(name, float("nan")) for epoch in epochs], MUTED, style)
+        for name, style in zip(terms, cycle(["--", ":", "-."]), strict=False)
+    ]
+
+
+def _panel(plot: Plot, epochs: Sequence[int]) -> Panel:
+    def draw(axes: Axes) -> None:
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+        if plot.level is not None:
+            axes.axhline(plot.level, color=INK, linewidth=1, dashes=(2, 2), label="original")
+        marker = "o" if len(epochs) <= FEW else ""
+        for name, values, color, style in plot.lines:
+            label = formatting.short_name(name, 18)
+            axes.plot(epochs, values, color=color, linestyle=style, linewidth=1.5, marker=marker, ms=3, label=label)
+        if plot.from_zero:
+            axes.set_ylim(bottom=0)
+        axes.grid(axis="y", color=RULE, linewidth=1)
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.small(value)))
+        if len(plot.lines) > 1:
+            axes.legend(loc="best", handlelength=1.6, borderaxespad=0.2, labelspacing=0.3)
+
+    told = "; ".join(f"{name} {formatting.small(v[0])} to {formatting.small(v[-1])}" for name, v, _, _ in plot.lines)
+    svg = picture(
+        draw,
+        name=plot.name,
+        label=f"{plot.title} over {formatting.plural(len(epochs), 'epoch')}: {told}",
+        width=WIDTH,
+        height=HEIGHT,
+        margins=(42, 8, 8, 20),
+    )
+    return Panel(plot.title, plot.note, svg)

@@ -1,0 +1,87 @@
+"""Sections and reports for a terminal, as things that rich can print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from slimcnn.reporting import formatting, sections as said
+from slimcnn.reporting.comparison import rows, verdict_in_words
+from slimcnn.reporting.curve import curve_in_words, sizes_of
+from slimcnn.reporting.schema import CurveReport, Report
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+STYLES = {"plain": "", "note": "dim", "good": "green", "bad": "bold red"}
+"""Of a paragraph, by its tone."""
+
+HEADINGS = {"top1": "top-1, %", "points": "points", "macs": "MACs", "params": "params", "latency": "ms"}
+"""What the table of a curve shows of a size, and what it is called."""
+
+
+def tables(sections: Iterable[said.Section], all: bool = False) -> list[RenderableType]:
+    """Headings, paragraphs and tables; `all`: folded tables too.  Figures are for the page."""
+    from rich.text import Text
+
+    found: list[RenderableType] = []
+    for section in sections:
+        blocks: list[RenderableType] = []
+        for block in section.blocks:
+            if isinstance(block, said.Text):
+                blocks.append(Text(block.text, style=STYLES[block.tone]))
+            elif isinstance(block, said.Table) and (all or not block.folded):
+                blocks.append(_table(block))
+        if blocks:
+            # Text, not str: rich would read [brackets] in a name as markup.
+            found += [Text(f"\n{section.title}", style="bold"), *blocks]
+    return found
+
+
+def summary(report: Report | CurveReport) -> list[RenderableType]:
+    """The verdict in words, then the table."""
+    from rich.text import Text
+
+    if isinstance(report, CurveReport):
+        return [Text(sentence) for sentence in curve_in_words(report)] + [_curve(report)]
+    table = _empty(report.title)
+    table.add_column("")
+    for heading in ("before", "after", "change"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows(report.before, report.after):
+        table.add_row(row.name, row.before, Text(row.after, style="bold"), row.change)
+    return [*(Text(sentence) for sentence in verdict_in_words(report)), table]
+
+
+def _table(block: said.Table) -> Table:
+    from rich.text import Text
+
+    table = _empty(block.title)
+    for column in block.columns:
+        words = column.format in ("text", "name")
+        table.add_column(Text(column.title), justify="left" if words else "right", overflow="fold")
+    for row in block.rows:
+        cells = zip(row, block.columns, strict=True)
+        table.add_row(*(Text(formatting.write(value, column.format)) for value, column in cells))
+    return table
+
+
+def _curve(report: CurveReport) -> Table:
+    from rich.text import Text
+
+    table = _empty(report.title)
+    table.add_column("size", overflow="fold")
+    for heading in HEADINGS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for size in sizes_of(report):
+        table.add_row(Text(size.label), *(getattr(size, name) for name in HEADINGS))
+    return table
+
+
+def _empty(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    return Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
