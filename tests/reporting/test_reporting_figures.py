@@ -55,6 +55,13 @@ def test_a_figure_is_drawn_from_its_json_as_from_itself(name: str) -> None:
 
 
 @every_figure
+def test_all_letters_have_a_color_of_the_page_so_that_they_show_in_the_dark(name: str) -> None:
+    letters = Page(drawn(drawings()[name])).all("text")
+    assert letters
+    assert [text.text for text in letters if "fill: var(--" not in text.attributes.get("style", "")] == []
+
+
+@every_figure
 def test_ids_of_one_figure_drawn_twice_on_a_page_are_apart(name: str) -> None:
     block = drawings()[name].block()
     page = Page(render_page("", "", [Section(title="Twice", blocks=(block, block))]))
