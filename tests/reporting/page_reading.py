@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from html.parser import HTMLParser
 
-from synthetic_reports import REPORTS
+from synthetic_reports import CURVES, REPORTS, full, hostile_names
 
-from slimcnn.reporting import render
+from slimcnn.reporting import render, render_curve, render_page
 
 VOID = frozenset("meta link br hr img input".split())
 
@@ -75,10 +75,19 @@ class Page(HTMLParser):
         return self.all("body")[0].text
 
 
+def fresh_html_of(name: str) -> str:
+    """A synthetic page: of a run, of a curve, or of a view."""
+    if name in REPORTS:
+        return render(REPORTS[name]())
+    if name in CURVES:
+        return render_curve(CURVES[name]())
+    return render_page("A view", "What was seen", (*full().sections, *hostile_names().sections))
+
+
 @cache
 def html_of(name: str) -> str:
-    """The page of a synthetic report; drawn once per test process."""
-    return render(REPORTS[name]())
+    """A synthetic page, drawn once per test process."""
+    return fresh_html_of(name)
 
 
 @cache

@@ -19,11 +19,14 @@ from slimcnn.reporting.figures.trade import CompactNetwork, Trade
 from slimcnn.reporting.figures.training import EpochPoint, TrainingCurves
 from slimcnn.reporting.figures.units import ReuseUnit, Units
 from slimcnn.reporting.figures.widths import Group, Widths
-from slimcnn.reporting.schema import Conditions, Locked, Numbers, Point, StepResult, Timing, Verdict
+from slimcnn.reporting.formatting import plural
+from slimcnn.reporting.schema import Locked, Numbers, Point, StepResult, Timing, Verdict
 from slimcnn.reporting.sections import Column, Section, Table, Text
 
 HOSTILE = '<script>alert("x")</script> & "quotes" \' $x_1$ {{ 7 * 7 }} 层 🙂 var(--ink) #010203'
 """Would break a page that escapes too little, or escapes twice."""
+
+FORMATS = "name text count exact bytes percent points share small seconds milliseconds shape".split()
 
 
 def epoch(n: int, *, loss: float = 1.0, validation_top1: float = 95.0) -> EpochPoint:
@@ -53,7 +56,7 @@ def widths_section(groups: tuple[Group, ...]) -> Section:
     return Section(
         title="Widths",
         blocks=(
-            Text(text=f"{sum(group.channels for group in groups):,} channels in {len(groups)} groups before."),
+            Text(text=f"{plural(len(groups), 'group')} of channels."),
             Widths(groups=groups).block(),
             Table(title="The same as a table", columns=columns, rows=rows, folded=True),
         ),
@@ -239,7 +242,7 @@ def full() -> Report:
                 title="One row of every format",
                 columns=tuple(
                     Column(title=form, format=form)  # type: ignore[arg-type]
-                    for form in "name text count exact bytes percent points share small seconds milliseconds shape".split()
+                    for form in FORMATS
                 ),
                 rows=(
                     ("conv1", "as is", 1234567, 1234567, 4321, 93.386, -0.37, 0.5, 2.1e-15, 200.2, 18.42, (16, 8, 8)),

@@ -8,22 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from synthetic_reports import REPORTS, not_finite, tiny
+from synthetic_reports import CURVES, REPORTS, curve, not_finite, tiny
 
 from slimcnn.errors import RunError
-from slimcnn.reporting import read_report, render, storing, write_report
-from slimcnn.reporting.contents import FORMAT
+from slimcnn.reporting import CurveReport, Report, read_report, render, render_curve, storing, write_report
+from slimcnn.reporting.schema import FORMAT
 
 
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("name", [*REPORTS, *CURVES])
 def test_a_report_survives_the_disk(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storing, "render", lambda report: "page")
-    report = REPORTS[name]()
+    monkeypatch.setattr(storing, "render_curve", lambda report: "page")
+    report: Report | CurveReport = REPORTS[name]() if name in REPORTS else CURVES[name]()
     data, page = write_report(report, tmp_path / "run")
     assert (data, page) == (tmp_path / "run" / "report.json", tmp_path / "run" / "report.html")
     for found in (read_report(data), read_report(tmp_path / "run")):
         assert found.model_dump_json() == report.model_dump_json()
-        assert found == report or name == "not_finite"  # NaN is unlike itself
+        assert type(found) is type(report)
+        assert found == report or name in ("full", "not_finite", "not_finite_curve")  # NaN is unlike itself
 
 
 def test_the_files_are_the_model_and_its_page_and_nothing_else(tmp_path: Path) -> None:
@@ -32,8 +34,17 @@ def test_the_files_are_the_model_and_its_page_and_nothing_else(tmp_path: Path) -
     found = json.loads(data.read_text(encoding="utf-8"))
     assert found == json.loads(tiny().model_dump_json())
     assert set(found["before"]) == {"top1", "params", "macs", "bytes", "latency_ms"}
-    assert set(found) >= {"before", "after", "verdict", "locked"}
+    assert set(found) >= {"before", "after", "verdict", "locked", "steps", "sections"}
+    assert [set(step) for step in found["steps"]] == 2 * [{"name", "top1", "seconds", "macs", "params"}]
+    assert (found["format"], found["kind"]) == (FORMAT, "run")
     assert sorted(tmp_path.iterdir()) == [page, data]
+
+
+def test_a_curve_is_stored_as_what_it_is(tmp_path: Path) -> None:
+    data, page = write_report(curve(), tmp_path)
+    assert page.read_text(encoding="utf-8") == render_curve(curve())
+    assert json.loads(data.read_text(encoding="utf-8"))["kind"] == "curve"
+    assert read_report(tmp_path) == curve()
 
 
 def test_numbers_that_are_not_finite_are_valid_json_and_come_back(tmp_path: Path) -> None:
@@ -43,8 +54,11 @@ def test_numbers_that_are_not_finite_are_valid_json_and_come_back(tmp_path: Path
     data, _ = write_report(not_finite(), tmp_path)
     json.loads(data.read_text(encoding="utf-8"), parse_constant=refuse)
     found = read_report(data)
+    assert isinstance(found, Report)
     assert math.isnan(found.after.top1)
+    assert found.verdict is not None
     assert found.verdict.error == math.inf
+    assert render(found) == render(not_finite())
 
 
 def test_a_page_that_cannot_be_drawn_costs_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,13 +103,22 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut off": (_write(tiny().model_dump_json()[:-9]), "is no JSON"),
     "a picture": (_write(b"\x89PNG\r\n\x1a\n\xff\xfe"), "is no JSON"),
     "a list": (_write("[1, 2]"), "holds a JSON list"),
-    "something else": (_write('{"name": "a plan"}'), "is no report: title: Field required"),
-    "newer": (_write(_changed(format=FORMAT + 1)), "has format 2, this slimcnn reads up to 1; install a newer"),
+    "something else": (_write('{"name": "a plan"}'), "is no report: network: Field required"),
+    "newer": (_write(_changed(format=FORMAT + 1)), "has format 3, this slimcnn reads format 2; install a newer"),
+    "older": (_write('{"format": 1, "stages": []}'), "has format 1, .* reads format 2; run the same command again"),
     "newer and different": (_write('{"format": 9, "nothing": 0}'), "has format 9"),
     "a part missing": (_write(_without("verdict")), "is no report: verdict: Field required"),
-    "a part too many": (_write(_changed(colour="red")), "is no report: colour: Extra inputs"),
+    "a part too many": (_write(_changed(color="red")), "is no report: color: Extra inputs"),
     "a word for a number": (_write(_changed(seconds="long")), "is no report: seconds: Input should be a valid number"),
-    "deep inside": (_write(_changed(stages=[{"name": "cut", "top1": "high", "seconds": 1}])), r"stages\.0\.top1"),
+    "deep inside": (_write(_changed(steps=[{"name": "prune", "top1": "high", "seconds": 1}])), r"steps\.0\.top1"),
+    "in a section": (
+        _write(_changed(sections=[{"title": "x", "blocks": [{"kind": "table", "columns": [], "rows": 3}]}])),
+        r"sections\.0\.blocks\.0\.table\.rows",
+    ),
+    "a curve without sizes": (
+        _write(json.dumps(json.loads(curve().model_dump_json()) | {"points": []})),
+        "is no report: points: Tuple should have at least 1 item",
+    ),
 }
 
 

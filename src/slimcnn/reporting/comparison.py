@@ -186,15 +186,15 @@ def _change(before: float, after: float) -> tuple[str, bool] | None:
     """Write the difference as a share of `before`, and say whether it went down; None where there is none to write.
 
     >>> _change(100, 49), _change(1000, 968), _change(1e6, 1), _change(7, 7)
-    (('51 %', True), ('3.2 %', True), ('more than 99.9 %', True), None)
+    (('51 %', True), ('3.2 %', True), ('over 99.9 %', True), None)
     """
     if before == after or before <= 0:
         return None
     share = 100 * abs(after - before) / before
     if share < 0.05:
-        words = "less than 0.1 %"
+        words = "under 0.1 %"
     elif after < before and 99.95 <= share < 100:
-        words = "more than 99.9 %"
+        words = "over 99.9 %"
     else:
         words = f"{share:.0f} %" if 10 <= share < 99 or share >= 100 else f"{share:.1f} %"
     return words, after < before

@@ -57,12 +57,12 @@ def curve_in_words(report: CurveReport) -> list[str]:
         return ["Top-1 on the test images is not known, so no size can be recommended.", _exactness(report)]
     small_first = sorted(known, key=lambda point: point.after.macs)
     cheap = [point for point in small_first if report.reference.top1 - point.after.top1 <= FREE]
+    told = cheap[0] if cheap else max(known, key=lambda point: point.after.top1)
     if cheap:
-        words = [f"The smallest size that loses at most 1 point of top-1 is {_told(cheap[0], report.reference)}."]
+        words = [f"The smallest size that loses at most 1 point of top-1 is {_told(told, report.reference)}."]
     else:
-        mildest = max(known, key=lambda point: point.after.top1)
-        words = [f"Every size loses more than 1 point of top-1; the mildest is {_told(mildest, report.reference)}."]
-    if not cheap or small_first[0] is not cheap[0]:
+        words = [f"Every size loses more than 1 point of top-1; the mildest is {_told(told, report.reference)}."]
+    if small_first[0] is not told:
         words.append(f"The smallest size of all is {_told(small_first[0], report.reference)}.")
     return [*words, _exactness(report)]
 
@@ -81,9 +81,7 @@ def curve_sections(report: CurveReport) -> list[Section]:
     if not steps:
         return [figure]
     columns = (Column(title="step"), *(Column(title=point.label, format="percent") for point in report.points))
-    lines = [
-        (next(one.name for one in step if one), *(one.top1 if one else None for one in step)) for step in steps
-    ]
+    lines = [(next(one.name for one in step if one), *(one.top1 if one else None for one in step)) for step in steps]
     words = "Top-1 in percent on the validation images after each step, one column a size."
     return [
         figure,
@@ -92,7 +90,7 @@ def curve_sections(report: CurveReport) -> list[Section]:
 
 
 def _link(path: str) -> str:
-    """A path as a link that cannot lead out of the folder's own disk.
+    """A path as a link that stays relative, whatever it holds.
 
     >>> _link("0.5/report.html"), _link("javascript:alert(1)")
     ('./0.5/report.html', './javascript%3Aalert%281%29')

@@ -75,8 +75,8 @@ def _from_step_to_step(report: Report) -> Section:
         )
     )
     columns = (
-        Column(title="step"), Column(title="top-1, %", format="percent"), Column(title="to original", format="points"),
-        Column(title="share of MACs", format="share"), Column(title="time", format="seconds"),
+        Column(title="step"), Column(title="top-1, %", format="percent"), Column(title="change", format="points"),
+        Column(title="MACs left", format="share"), Column(title="time", format="seconds"),
     )  # fmt: skip
     lines = [("original", report.reference_top1, None, 1.0, None)] + [
         (
@@ -85,9 +85,7 @@ def _from_step_to_step(report: Report) -> Section:
         )
         for step in report.steps
     ]  # fmt: skip
-    return Section(
-        title=title, blocks=(Text(text=words), drawing.block(), Table(columns=columns, rows=tuple(lines)))
-    )
+    return Section(title=title, blocks=(Text(text=words), drawing.block(), Table(columns=columns, rows=tuple(lines))))
 
 
 def _by_reason(locked: Sequence[Locked]) -> list[tuple[str, int, list[Locked]]]:

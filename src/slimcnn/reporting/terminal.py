@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from slimcnn.reporting import formatting, sections as said
+from slimcnn.reporting import formatting
+from slimcnn.reporting import sections as said
 from slimcnn.reporting.comparison import rows, verdict_in_words
 from slimcnn.reporting.curve import curve_in_words, sizes_of
 from slimcnn.reporting.schema import CurveReport, Report
@@ -44,7 +45,7 @@ def summary(report: Report | CurveReport) -> list[RenderableType]:
     from rich.text import Text
 
     if isinstance(report, CurveReport):
-        return [Text(sentence) for sentence in curve_in_words(report)] + [_curve(report)]
+        return [*(Text(sentence) for sentence in curve_in_words(report)), _curve(report)]
     table = _empty(report.title)
     table.add_column("")
     for heading in ("before", "after", "change"):

@@ -43,7 +43,7 @@ class Closeness(Drawing):
         """A map for each network, then how others differ from the first and from each other; the closest classes."""
         if len(self.classes) < 2 or not self.networks:
             return []
-        matrices = {network: np.array(matrix) for network, matrix in self.networks.items()}
+        matrices = _finite({network: np.array(matrix) for network, matrix in self.networks.items()})
         chosen = _closest(list(matrices.values()))
         names = [self.classes[k] for k in chosen]
         part = np.ix_(chosen, chosen)
@@ -74,6 +74,13 @@ class Closeness(Drawing):
             )
         words += formatting.plural(self.images, "validation image")
         return words + ("; the classes with the closest pairs." if len(self.classes) > MOST else ".")
+
+
+def _finite(matrices: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A class without images has no numbers: take it for as far from all others as any is."""
+    known = [matrix[np.isfinite(matrix)] for matrix in matrices.values()]
+    farthest = min((float(values.min()) for values in known if len(values)), default=0.0)
+    return {name: np.where(np.isfinite(matrix), matrix, farthest) for name, matrix in matrices.items()}
 
 
 def _closest(matrices: Sequence[np.ndarray]) -> list[int]:

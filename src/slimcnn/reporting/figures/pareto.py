@@ -51,17 +51,19 @@ def _panel(search: Pareto, name: str) -> Panel:
 
     def draw(axes: Axes) -> None:
         axes.axhline(search.base, color=INK, linewidth=1, dashes=(2, 2), label="original")
-        axes.axhline(least, color=RULE, linewidth=1.5, label=f"{search.drop:g} points less")
+        axes.axhline(
+            least, color=RULE, linewidth=1.5, label=f"{search.drop:g} {'point' if search.drop == 1 else 'points'} less"
+        )
         axes.plot([macs for macs, _ in points], [top1 for _, top1 in points], "o", color=BEFORE, ms=3, alpha=0.6)
         axes.plot([search.best.macs], [search.best.top1 or 0], "o", color=AFTER, ms=7, label="chosen")
         axes.set_xlim(0, 1)
         axes.set_xlabel("share of the MACs that stays", color=INK)
         axes.grid(axis="y", color=RULE, linewidth=0.5)
         axes.set_axisbelow(True)
-        axes.legend(loc="upper left", handlelength=1.4)
+        axes.legend(loc="lower right", handlelength=1.4)
 
     stopped = len(search.tried) - len(points)
-    note = f"{formatting.plural(len(points), 'point')} evaluated, {stopped} stopped early: they could not win"
+    note = f"{formatting.plural(len(points), 'trial')} evaluated, {stopped} stopped early without a chance to win"
     label = (
         f"Validation top-1 against the share of the MACs that stays, {len(points)} points; chosen: "
         f"{search.best.macs:.3f} of the MACs, {formatting.percent(search.best.top1 or 0)} %"

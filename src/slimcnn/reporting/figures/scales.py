@@ -72,7 +72,7 @@ def _histogram(name: str, title: str, values: np.ndarray, kept: np.ndarray) -> P
     label += f"; of the kept {np.median(values[kept]):.3g}" if kept.any() else "; none is kept"
     svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
     small = float((values < 0.01 * largest).mean())
-    return Panel(title, f"{small:.0%} below 1 % of the largest", svg)
+    return Panel(title, f"{100 * small:.0f} % below 1 % of the largest", svg)
 
 
 def _exponent(criterion: str) -> float | None:

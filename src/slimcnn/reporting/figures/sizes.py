@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from slimcnn.reporting import formatting
 from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing, Panel, figures, picture
-from slimcnn.reporting.figures.trade import names_beside
 from slimcnn.reporting.sections import Part
 
 if TYPE_CHECKING:
@@ -57,12 +56,9 @@ class Sizes(Drawing):
 
 def _panel(known: Sequence[tuple[Size, float]], reference: Size, what: str, unit: str, name: str) -> Panel:
     costs, top1s = [cost for _, cost in known], [size.top1 for size, _ in known]
-    right = 1.12 * max(*costs, 1e-9)
+    right = 1.18 * max(*costs, 1e-9)
     room = max(0.18 * (max(top1s) - min(top1s)), 0.5)
     bottom, top = min(top1s) - room, max(top1s) + room
-    words = [formatting.short_name(size.label) for size, _ in known]
-    wide, tall = WIDTH - MARGINS[0] - MARGINS[2], HEIGHT - MARGINS[1] - MARGINS[3]
-    places = [(wide * cost / right, tall * (size.top1 - bottom) / (top - bottom)) for size, cost in known]
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -73,10 +69,10 @@ def _panel(known: Sequence[tuple[Size, float]], reference: Size, what: str, unit
             axes.axhline(reference.top1, color=INK, linewidth=1, dashes=(2, 2))
         for size, cost in known:
             axes.plot([cost], [size.top1], "o", color=BEFORE if size is reference else AFTER, ms=6)
-        for (size, cost), text, (dx, dy) in zip(known, words, names_beside(places, words, wide), strict=True):
+            # Accuracy rises with cost, ever less: below a point and right of it there is room.
             axes.annotate(
-                text, (cost, size.top1), xytext=(dx, dy), textcoords="offset points", ha="left", va="center",
-                color=MUTED, fontsize=9,
+                formatting.short_name(size.label, 12), (cost, size.top1), xytext=(5, -9), textcoords="offset points",
+                ha="left", va="center", color=MUTED, fontsize=9,
             )  # fmt: skip
         axes.set_xlim(0, right)
         axes.set_ylim(bottom, top)
