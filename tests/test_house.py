@@ -62,6 +62,35 @@ def imported_rooms(path: Path) -> set[str]:
     return found
 
 
+def module_of(path: Path) -> str:
+    return ".".join(("slimcnn", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {module_of(path) for path in SOURCE.rglob("*.py")}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, inside of functions too; not what only a type checker reads."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    unread = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if node in unread:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("slimcnn"):
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+    return found - {module_of(path)}
+
+
 def types_defined_in(path: Path) -> list[str]:
     """Classes, and names of types written out at the top of a file; options of the command line are `Annotated`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -124,4 +153,4 @@ def test_importing_the_command_line_does_not_import_torch() -> None:
 
 def test_every_folder_of_the_package_is_a_package() -> None:
     for path in SOURCE.rglob("*.py"):
-        importlib.import_module(".".join(("slimcnn", *path.relative_to(SOURCE).with_suffix("").parts)))
+        importlib.import_module(module_of(path))

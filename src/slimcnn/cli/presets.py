@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from slimcnn.cli.reading import given
+
 Row = dict[str, Any]
 """A step as plain data."""
 

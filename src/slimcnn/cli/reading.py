@@ -52,31 +52,6 @@ def shape_of(text: str) -> tuple[int, ...] | None:
     return tuple(int(size) for size in sizes)
 
 
-def arguments_of(texts: list[str], option: str = "--model-arg") -> dict[str, Any]:
-    """Read the arguments of a network.
-
-    >>> arguments_of(["shortcut=B", "width=0.5"])
-    {'shortcut': 'B', 'width': 0.5}
-    """
-    return dict(assignment(text, option) for text in texts)
-
-
-def shape_of(text: str) -> tuple[int, ...] | None:
-    """Read the shape of one image; None where the user gave none.
-
-    >>> shape_of("3x224x224"), shape_of("")
-    ((3, 224, 224), None)
-    """
-    from slimcnn.errors import ModelError
-
-    if not text:
-        return None
-    sizes = text.lower().split("x")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise ModelError(f"--input {text!r}: expected a shape like 3x224x224")
-    return tuple(int(size) for size in sizes)
-
-
 def assignment(text: str, option: str) -> tuple[str, Any]:
     """Read name=value; a value that is JSON counts as such, anything else as text.
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 from torch import nn
 
 from slimcnn.objectives import Objective
-from slimcnn.reporting.figures.training import TrainingCurves
+from slimcnn.reporting.figures.training import EpochPoint, TrainingCurves
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.step import Context, State
 from slimcnn.training import Epoch, Training, fit
@@ -61,7 +60,7 @@ def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float 
         *(Column(title=term, format="small") for term in last.terms),
     ]  # fmt: skip
     figure = TrainingCurves(
-        epochs=tuple({k: v for k, v in asdict(e).items() if k in TRAINING_FIELDS} for e in epochs),  # type: ignore[arg-type]
+        epochs=tuple(EpochPoint(**{name: getattr(e, name) for name in EpochPoint.model_fields}) for e in epochs),
         level=level,
     )
     return Section(
@@ -72,11 +71,6 @@ def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float 
             Table(columns=tuple(columns), rows=tuple(rows), title="Every epoch in numbers", folded=True),
         ),
     )
-
-
-TRAINING_FIELDS = (
-    "epoch", "loss", "terms", "gradients", "train_top1", "validation_top1", "learning_rate", "seconds",
-)  # fmt: skip
 
 
 def training_of(settings: Training, **changes: object) -> Training:

@@ -15,7 +15,7 @@ from slimcnn.checkpoints import save
 from slimcnn.layers.reusing import FeatureReuse
 from slimcnn.measuring import Latency, Measurement, environment, file_bytes, latency, measure
 from slimcnn.reporting import write_report
-from slimcnn.reporting.schema import Locked, Numbers, Report, StepResult, Timing, Verdict
+from slimcnn.reporting.schema import CurveReport, Locked, Numbers, Report, StepResult, Timing, Verdict
 from slimcnn.reporting.sections import Column, Section, Table
 from slimcnn.running import folder as disk
 from slimcnn.running.advice import next_steps
@@ -40,7 +40,7 @@ class Result:
 
     model: nn.Module
     """The final network, on the CPU, in eval mode."""
-    report: Report
+    report: Report | CurveReport
     folder: Path
 
     def __repr__(self) -> str:
@@ -178,8 +178,8 @@ def _layers(before: Measurement, after: Measurement, model: nn.Module) -> Sectio
         if old.name in new
     ]  # fmt: skip
     table = Table(
-        columns=[Column(title=title, format=kind) for title, kind in columns],  # type: ignore[arg-type]
-        rows=rows, folded=True,
+        columns=tuple(Column(title=title, format=kind) for title, kind in columns),  # type: ignore[arg-type]
+        rows=tuple(rows), folded=True,
         title=f"{len(rows)} layers with output shape, parameters and MACs before and after",
     )  # fmt: skip
     return Section(title="Layer by layer", blocks=(table,))

@@ -16,7 +16,7 @@ from slimcnn.distillation.terms import parts_of
 from slimcnn.graph.copying import duplicate
 from slimcnn.models.sources import refuse_unknown_network
 from slimcnn.reporting.figures.closeness import Closeness
-from slimcnn.reporting.sections import Column, Section, Table, Text
+from slimcnn.reporting.sections import Column, Section, Table, Value
 from slimcnn.running.epochs import about_training, learn, training_of
 from slimcnn.running.loading import check_classes, load_network
 from slimcnn.running.settings import Network
@@ -110,16 +110,11 @@ def _closeness(state: State, student: nn.Module) -> Section:
     figure = Closeness(
         classes=data.classes, networks=found, temperature=TEMPERATURE, images=len(data.validation)
     )  # fmt: skip
-    lead = (
-        "For images of the class in a row: the darker, the more of the softened probability goes to the class in a "
-        "column, relative to the right one. In the difference, green means that the student finds the pair closer "
-        "than the teacher, gray farther apart."
-    )
     columns = (
         Column(title="images of"), Column(title="class"), Column(title="log ratio, teacher", format="small"),
         Column(title="student", format="small"),
     )  # fmt: skip
-    rows = tuple((one, other, *ratios) for one, other, ratios in closest_pairs(data.classes, found, 6))
+    rows: tuple[tuple[Value, ...], ...] = tuple((one, other, *ratios) for one, other, ratios in closest_pairs(data.classes, found, 6))
     return Section(
-        title="How close classes are", blocks=(Text(text=lead), figure.block(), Table(columns=columns, rows=rows))
+        title="How close classes are", blocks=(figure.block(), Table(columns=columns, rows=rows))
     )

@@ -77,12 +77,6 @@ def _about(rule: str, found: Rewritten, said: str) -> Section:
     units = units_in(found.model)
     blocks: list[Text | Table] = [Text(text=f"Rewrite {rule}." + (f" Begun from the original's features: {said}." if said else ""))]
     if units:
-        residual = " In a residual block x is added to y." if any(one.residual == "sum" for one in units) else ""
-        lead = (
-            f"{len(units)} units of feature reuse: convolutions make new features, y joins to them features that were "
-            f"there already (dashed). Bars are as high as there are channels.{residual}"
-        )
-        blocks.append(Text(text=lead))
         fields = ("place", "reads", "makes", "reused", "dense", "residual")
         blocks.append(Units(units=[{name: getattr(one, name) for name in fields} for one in units]).block())  # type: ignore[arg-type]
     rows = tuple((one.layer, one.what or "unchanged", one.why_left) for one in found.changes)

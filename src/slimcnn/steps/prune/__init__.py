@@ -108,7 +108,7 @@ class Prune(Step):
             return self.target
         mine, whole = (measure(network, state.example) for network in (state.model, state.reference))
         shares = {"macs": mine.macs / whole.macs, "params": mine.params / whole.params}
-        scaled = {}
+        scaled: dict[str, Any] = {}
         for name, share in shares.items():
             asked = getattr(self.target, name)
             if asked is not None and asked >= share:
@@ -180,7 +180,7 @@ class Prune(Step):
         locked = tuple({name: getattr(lock, name) for name in fields} for lock in graph.locked)
         cut = Cut(verdict.equal, verdict.error, str(verdict), locked)
         after = replace(state, model=small, origin=Origin(whole, graph, plan), cuts=(*state.cuts, cut))
-        return after, [*about_cut(whole, graph, plan, verdict), *sections]
+        return after, [*about_cut(whole, graph, plan), *sections]
 
     def images(self, state: State) -> Iterator[tuple[Tensor, Tensor]]:
         """Give training images with labels, augmented, for criteria that look at data."""

@@ -7,7 +7,7 @@ from torch import nn
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.walking import named_tensors
-from slimcnn.pruning import Plan, Verdict
+from slimcnn.pruning import Plan
 from slimcnn.pruning.norms import norms_kept
 from slimcnn.pruning.scores import rows
 from slimcnn.reporting import ks_distance
@@ -19,22 +19,11 @@ from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.searching import Found, Search
 
 
-def about_cut(whole: nn.Module, graph: ChannelGraph, plan: Plan, verdict: Verdict) -> list[Section]:
-    """Say which channels went, and whether the cut is proven."""
-    exact = Section(
-        title="Was the cut exact?",
-        blocks=(
-            Text(text=f"{'Yes' if verdict.equal else 'No'}: {verdict}.", tone="good" if verdict.equal else "bad"),
-            Text(
-                text="prune(model)(x) = mask(model)(x): cutting channels out must give what the original gives with "
-                "the same channels set to zero.",
-                tone="note",
-            ),
-        ),
-    )
+def about_cut(whole: nn.Module, graph: ChannelGraph, plan: Plan) -> list[Section]:
+    """Say which channels went, and what that did to the filter norms."""
     notes = tuple(Text(text=note, tone="note") for note in plan.notes)
     widths = _widths(graph, plan)
-    return [exact, widths.model_copy(update={"blocks": (*widths.blocks, *notes)}), _norms(whole, graph, plan)]
+    return [widths.model_copy(update={"blocks": (*widths.blocks, *notes)}), _norms(whole, graph, plan)]
 
 
 def _widths(graph: ChannelGraph, plan: Plan) -> Section:
@@ -45,8 +34,7 @@ def _widths(graph: ChannelGraph, plan: Plan) -> Section:
     after = before - sum(lost.values())
     said = (
         f"Criterion {plan.criterion or 'by hand'}, target {plan.target or 'a plan'}: {before:,} channels in "
-        f"{len(lost)} groups before, {after:,} after. The channels of a group live and die together in all of its "
-        "layers. The length of a bar is the square root of the width; its colored share is what was kept."
+        f"{len(lost)} groups before, {after:,} after."
     )
     figure = Widths(
         groups=tuple(Group(name=g.name, channels=g.channels, kept=g.channels - lost[g.name]) for g in graph.groups)
@@ -71,11 +59,7 @@ def _norms(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Section:
     ]
     if not found:
         return Section(title="Filter norms", blocks=(Text(text="No layer lost some of its filters and kept others."),))
-    lead = (
-        "The share of a layer's filters whose norm is at most x: all filters of the original, and those that were kept. "
-        "KS is the largest vertical distance between the two, 0 to 1. Layers with the largest KS come first."
-    )
-    return Section(title="Filter norms", blocks=(Text(text=lead), Norms(layers=tuple(found)).block()))
+    return Section(title="Filter norms", blocks=(Norms(layers=tuple(found)).block(),))
 
 
 def about_scales(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Section:
@@ -91,8 +75,8 @@ def about_scales(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Section:
         found.append(
             LayerScales(
                 layer=layer_of(norm.parameter),
-                gamma=rows(tensors[norm.parameter], norm)[:, 0].abs().tolist(),
-                sr=rows(tensors[relation.parameter], relation)[:, 0].tolist() if relation is not None else (),
+                gamma=tuple(rows(tensors[norm.parameter], norm)[:, 0].abs().tolist()),
+                sr=tuple(rows(tensors[relation.parameter], relation)[:, 0].tolist()) if relation is not None else (),
                 kept=tuple(channel not in gone for channel in range(group.channels)),
             )
         )
