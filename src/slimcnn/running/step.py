@@ -161,6 +161,11 @@ class Step(BaseModel):
     trains: ClassVar[bool] = False
     """Whether it may take hours: what comes after it is then checked before it begins."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        if "step" in cls.model_fields:
+            raise TypeError(f"{cls.__name__} has a setting called step, which is where a recipe has the step's name")
+
     def needed(self) -> Mapping[str, str]:
         """What these settings need; by default, what the step needs."""
         return self.needs

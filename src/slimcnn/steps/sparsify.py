@@ -42,7 +42,7 @@ class Sparsify(Step, Training):
     strength: float | None = Field(default=None, gt=0)
     """lambda; default: as much as makes a scale that nothing needs lose 2 over the whole training (see
     `strength_for`). Liu et al. took 1e-4 for VGG over 160 epochs and 1e-5 for deep ResNets."""
-    step: Literal["proximal", "subgradient"] = "proximal"
+    update: Literal["proximal", "subgradient"] = "proximal"
     """How the penalty is minimized."""
     epochs: int = Field(default=40, ge=1)
     """Passes over the training images."""
@@ -68,7 +68,7 @@ class Sparsify(Step, Training):
         model = insert_relations(state.model, state.example, self.relations) if related else duplicate(state.model)
         training = training_of(self, label_smoothing=0.0)
         strength = self.strength or strength_for(training, len(state.data.train))
-        objective = SparseScales(cross_entropy(self.label_smoothing), strength, self.penalty, self.step)
+        objective = SparseScales(cross_entropy(self.label_smoothing), strength, self.penalty, self.update)
 
         def tell(epoch: Epoch) -> None:
             at.show.say(f"    {spread(model)}")
