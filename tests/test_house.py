@@ -14,7 +14,7 @@ SOURCE = Path(slimcnn.__file__).parent
 FREE = {"errors", "registry", "files", "process_ids", "notebook", "importing"}
 ALLOWED = {
     "errors": set(),
-    "registry": {"errors"},
+    "registry": {"errors", "importing"},
     "files": {"errors", "process_ids"},
     "process_ids": set(),
     "notebook": set(),

@@ -178,7 +178,7 @@ def describe_names(kind: str) -> dict[str, list[dict[str, str]]]:
         raise UnknownName("kind", kind, registries)
     chosen = registries if kind == "all" else {kind: registries[kind]}
     return {
-        name: [{"name": e.name, "promise": e.promise, "source": e.source} for e in registry]
+        name: [{"name": e.name, "promise": e.summary, "source": e.source} for e in registry]
         for name, registry in chosen.items()
     }
 
