@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 import slimcnn
+from at_hand import randomise, some_channels
 from slimcnn.checkpoints import is_checkpoint, read_information
 from slimcnn.errors import CheckpointError, RunError
 
@@ -163,3 +166,82 @@ def test_a_folder_that_does_not_exist_and_cannot_be_made_is_one_line(tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         slimcnn.save(slimcnn.build("resnet8"), tmp_path / "file" / "net.safetensors")
+
+
+# --- stacks of edits --------------------------------------------------------------------------------------------------
+
+
+def cut(net: nn.Module, example: Tensor) -> nn.Module:
+    graph = slimcnn.trace(net, example)
+    return slimcnn.prune(net, graph, some_channels(graph, 3))
+
+
+def without_a_branch(net: nn.Module, example: Tensor) -> nn.Module:
+    graph = slimcnn.trace(net, example)
+    group = next(group for group in graph.groups if group.branch)
+    return slimcnn.prune(net, graph, slimcnn.Plan(graph.fingerprint, {group.name: tuple(range(group.channels))}))
+
+
+def trained(net: nn.Module, _: Tensor) -> nn.Module:
+    """Change all weights, as distillation does."""
+    changed = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return changed
+
+
+EDITS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
+    "prune": cut,
+    "branch": without_a_branch,
+    "train": trained,
+    "reuse": lambda net, example: slimcnn.replace(net, slimcnn.feature_reuse("half"), example),
+    "scatter": slimcnn.scatter,
+    "relate": slimcnn.insert_relations,
+    "gate": lambda net, example: slimcnn.insert_relations(net, example, "sample"),
+    "fold": lambda net, _: slimcnn.fold_relations(net),
+}
+STACKS = {
+    "resnet8": """reuse prune train prune; prune reuse prune; scatter prune prune; prune scatter prune scatter prune;
+        relate prune fold relate prune fold; relate scatter prune train fold prune; prune reuse relate scatter prune;
+        gate prune scatter prune; branch relate prune fold; reuse branch train prune; prune train prune""",
+    "vgg11": "reuse prune train prune; prune reuse prune; relate prune fold train prune; prune reuse relate prune fold",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "stack"), [(name, stack.strip()) for name, stacks in STACKS.items() for stack in stacks.split(";")]
+)
+def test_a_checkpoint_survives_every_stack_of_edits(name: str, stack: str, tmp_path: Path) -> None:
+    """After every edit the network is saved, loaded by the file alone, and edited further."""
+    side, arguments = (8, {}) if name == "resnet8" else (32, {"width": 0.25})
+    net = slimcnn.build(name, in_channels=1, **arguments).eval()
+    randomise(net)
+    example, x = torch.zeros(1, 1, side, side), torch.randn(2, 1, side, side)
+    for number, edit in enumerate(stack.split()):
+        edited = EDITS[edit](net, example).eval()
+        net = slimcnn.load(slimcnn.save(edited, tmp_path / f"{number}.safetensors"))
+        assert torch.equal(net(x), edited(x)), f"after {edit} ({number})"
+        again = slimcnn.save(net, tmp_path / "again.safetensors")
+        assert again.read_bytes() == (tmp_path / f"{number}.safetensors").read_bytes()
+
+
+def own_network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stack", ["reuse prune train prune", "prune reuse prune", "relate prune fold prune"])
+def test_a_checkpoint_of_a_users_own_network_survives_stacks_of_edits(stack: str, tmp_path: Path) -> None:
+    net = own_network().eval()
+    net.architecture = {"model": "their_package.nets:build", "arguments": {}}
+    example, x = torch.zeros(1, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    for number, edit in enumerate(stack.split()):
+        edited = EDITS[edit](net, example).eval()
+        path = slimcnn.save(edited, tmp_path / f"{number}.safetensors")
+        with pytest.raises(CheckpointError, match="a file may not choose which Python code runs"):
+            slimcnn.load(path)
+        net = slimcnn.load(path, model=own_network())
+        assert torch.equal(net(x), edited(x)), f"after {edit} ({number})"

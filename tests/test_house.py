@@ -17,7 +17,7 @@ BELOW = {"datasets", "distillation", "graph", "layers", "linear", "measuring", "
          "recovery", "reporting", "rewriting", "searching", "training", "checkpoints"}  # fmt: skip
 ALLOWED = {
     "errors": set(),
-    "registry": {"errors"},
+    "registry": {"errors", "importing"},
     "files": {"errors", "process_ids"},
     "process_ids": set(),
     "modes": set(),

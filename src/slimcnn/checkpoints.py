@@ -3,6 +3,11 @@
 A file holds every parameter and buffer, the name and arguments of the network it came from, and what each module
 says of its own size.  Loading builds the network anew and fits it to the file, so that a pruned network opens
 anywhere, without the weights of the original.
+
+Any stack of edits (rewrite, prune, relate, scatter, fold, train, and again) comes back, because the file describes the
+final network and not its history: units of feature reuse, then relations, then places in streams, then sizes.  Each
+description names modules of the network that the ones before it have made, so this one order rebuilds every final
+network, whatever the order of the edits was.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from slimcnn.errors import CheckpointError, ModelError
-from slimcnn.files import replacing
+from slimcnn.files import replacing, require_readable
 from slimcnn.graph.shrinking import MARKER, sizes
 from slimcnn.layers.emptied import make_empty
 from slimcnn.layers.placing import place, placing_of
@@ -93,9 +98,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     """
     path = Path(path)
     content, tensors = _read(path)
-    network = copy.deepcopy(model).cpu() if model is not None else _build(path, content["architecture"])
+    network = copy.deepcopy(model).cpu() if model is not None else _build(path, content.get("architecture"))
     _rewrite(path, network, content)
     _fit(path, network, content, tensors)
+    if getattr(network, "architecture", None) is None and content.get("architecture") is not None:
+        network.architecture = content["architecture"]  # so that it is still known when the network is saved again
     return network.eval()
 
 
@@ -108,8 +115,7 @@ def read_information(path: str | Path) -> dict[str, Any]:
 
 def is_checkpoint(path: str | Path) -> bool:
     """Ask whether a file is one of `save`; `CheckpointError` if there is no file."""
-    if not Path(path).is_file():
-        raise CheckpointError(f"no weights file {path}" + (": it is a folder" if Path(path).is_dir() else ""))
+    require_readable(Path(path), CheckpointError, "weights file")
     try:
         _header(Path(path))
     except CheckpointError:
@@ -142,11 +148,10 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 
 def _header(path: Path) -> dict[str, Any]:
+    require_readable(path, CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-    except FileNotFoundError:
-        raise CheckpointError(f"no file {path}") from None
     except (OSError, SafetensorError) as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{path} cannot be read ({reason}): it is truncated or no safetensors file") from error
@@ -205,7 +210,7 @@ def _build(path: Path, architecture: Any) -> nn.Module:
 
 
 def _rewrite(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
-    """Let layers reuse features, relate their channels and put them into streams, as in the network that was saved."""
+    """Rebuild the structure of the saved network: feature reuse, relations and scattering, in this order."""
     try:
         if not reusing_of(network):
             reuse_as(network, content.get("reusing", []))

@@ -4,6 +4,7 @@
 
     SlimcnnError              one line: what was asked, what was found, what to do
     ├── UnknownName           no such criterion, network, dataset ... (with "did you mean")
+    ├── PluginError           a plugin that cannot be imported, or registers a name that is taken
     ├── ModelError            a network cannot be built, or does not accept its example input
     │   └── TraceError        a network ran, but its channels cannot be followed at all
     ├── WeightsError          a weights file does not fit, is damaged, or is not safe to read
@@ -52,6 +53,10 @@ class UnknownName(SlimcnnError):
         best = max(close, key=lambda other: _alike(name, other), default=None)
         hint = f"did you mean {best!r}? " if best else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
+
+
+class PluginError(SlimcnnError):
+    """A plugin that cannot be used."""
 
 
 class ModelError(SlimcnnError):

@@ -139,3 +139,20 @@ def kind_of(path: Path, error: type[SlimcnnError] = RunError) -> Literal["file",
         return "folder" if path.is_dir() else "file" if path.exists() else "nothing"
     except OSError as reason:
         raise error(f"cannot look at {path}: {reason.strerror}; check the rights of its folder") from reason
+
+
+def require_readable(path: Path, error: type[SlimcnnError], what: str = "file") -> None:
+    """Check that a file exists and may be read: libraries that read it report a missing right as a missing file.
+
+    Args:
+        path: the file.
+        error: what to raise if not.
+        what: the kind of file, for the message.
+    """
+    kind = kind_of(path, error)
+    if kind != "file":
+        raise error(f"no {what} {path}" + (": it is a folder" if kind == "folder" else ""))
+    try:
+        path.open("rb").close()
+    except OSError as reason:
+        raise error(f"cannot read {path}: {reason.strerror}; check its rights") from reason

@@ -1,7 +1,9 @@
-"""Names for things: one mechanism for criteria, networks, datasets and losses.
+"""Names for things: one mechanism for criteria, networks, datasets, losses and steps.
 
-A folder is a registry's home.  Every file in it that decorates something adds a name; the folder is
-imported when a name is first asked for, so a new method is one new file and no other edit.
+A folder is a registry's home.  Every file in it that decorates something adds a name; the folder is imported when a
+name is first asked for, so a new method is one new file and no other edit.  Packages of third parties add entries in
+the same way: a package names a module in the entry-point group `slimcnn.plugins`, and `import_plugin` takes a module
+of the user's.
 """
 
 from __future__ import annotations
@@ -11,11 +13,16 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from slimcnn.errors import UnknownName
+from slimcnn.errors import PluginError, UnknownName
+from slimcnn.importing import import_module, one_line
 
 T = TypeVar("T")
+
+GROUP = "slimcnn.plugins"
+"""The group of entry points by which installed packages name a module that registers entries when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +37,19 @@ class Entry(Generic[T]):
     """What else is known about it: published accuracy, image size ..."""
 
     @property
-    def promise(self) -> str:
+    def summary(self) -> str:
         """The first line of the thing's docstring."""
         return (self.value.__doc__ or "").strip().split("\n")[0]
 
 
 class Registry(Generic[T]):
-    """A mapping from names to things that fills itself from a folder.
+    """A mapping from names to functions or classes that fills itself from a folder and from plugins.
 
     >>> greetings = Registry("greeting")
     >>> @greetings.add("hello", source="everyday English")
     ... def hello():
     ...     '''Say hello.'''
-    >>> greetings["hello"].promise
+    >>> greetings["hello"].summary
     'Say hello.'
     >>> greetings["helo"]
     Traceback (most recent call last):
@@ -55,11 +62,16 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
 
     def add(self, name: str, *, source: str, **facts: Any) -> Callable[[T], T]:
-        """Give the decorated thing a name; a name can be taken once."""
+        """Give the decorated function or class a name.
+
+        Raises:
+            PluginError: the name is taken.
+        """
 
         def decorate(value: T) -> T:
             if name in self._entries:
-                raise ValueError(f"{self.kind} {name!r} is registered twice")
+                both = f"{_home_of(self._entries[name].value)} and by {_home_of(value)}"
+                raise PluginError(f"{self.kind} {name!r} is registered twice, by {both}: rename one of them")
             self._entries[name] = Entry(name, value, source, facts)
             return value
 
@@ -88,7 +100,8 @@ class Registry(Generic[T]):
                 offered = f"its options are {', '.join(known)}" if known else "it has none"
                 raise refusal(f"{self.kind} {spec!r}: no option {key!r}; {offered}")
             try:
-                options[key] = value if known[key].annotation == "str" else float(value) if "." in value else int(value)
+                text_wanted = known[key].annotation in (str, "str")
+                options[key] = value if text_wanted else float(value) if "." in value else int(value)
             except (ValueError, KeyError):
                 raise refusal(f"{self.kind} {spec!r}: {option!r} is not an option like bins=4") from None
         return build, options
@@ -102,8 +115,66 @@ class Registry(Generic[T]):
         return name in self._entries
 
     def _fill(self) -> None:
-        if self._home is None:
-            return
-        home, self._home = importlib.import_module(self._home), None
-        for module in pkgutil.iter_modules(home.__path__):
-            importlib.import_module(f"{home.__name__}.{module.name}")
+        if self._home is not None:
+            home, self._home = self._home, None  # a file in it may itself ask the registry
+            try:
+                for module in pkgutil.iter_modules(importlib.import_module(home).__path__):
+                    importlib.import_module(f"{home}.{module.name}")
+            except BaseException:
+                self._home = home
+                raise
+        _installed.load()
+
+
+def import_plugin(name: str) -> None:
+    """Import a module that registers entries, installed or in the current directory; importing it runs its code.
+
+    Raises:
+        PluginError: there is no such module, its import fails, or it registers a name that is taken.
+
+    >>> import_plugin("no_such_module")
+    Traceback (most recent call last):
+    slimcnn.errors.PluginError: no module 'no_such_module' for '--import no_such_module': it is neither installed nor in
+    the current directory
+    """
+    import_module(name, f"--import {name}", PluginError)
+
+
+class _Installed:
+    """The plugins of installed packages: imported once, when a registry is first read."""
+
+    def __init__(self) -> None:
+        self._loaded = False
+        self._failure: PluginError | None = None
+
+    def load(self) -> None:
+        """Import all plugins; one that fails fails again at every later call, so that no run goes on without it."""
+        if not self._loaded:
+            self._loaded = True  # a plugin may itself ask a registry
+            try:
+                for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+                    _import_installed(point)
+            except PluginError as error:
+                self._failure = error
+        if self._failure is not None:
+            raise self._failure
+
+
+def _import_installed(point: Any) -> None:
+    package = point.dist.name if point.dist is not None else "an unknown package"
+    try:
+        point.load()
+    except PluginError as error:
+        raise PluginError(f"the plugin {point.value!r} of the package {package!r}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"the plugin {point.value!r} of the package {package!r} cannot be imported: {one_line(error)}; repair or "
+            "uninstall the package"
+        ) from error
+
+
+_installed = _Installed()
+
+
+def _home_of(value: Any) -> str:
+    return str(getattr(value, "__module__", type(value).__module__))

@@ -29,10 +29,10 @@ def test_the_promised_datasets_are_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_dataset_says_what_it_is(name: str) -> None:
     entry = datasets[name]
-    assert entry.promise.endswith(".")
+    assert entry.summary.endswith(".")
     assert len(entry.source) > 20
-    assert f"{entry.facts['images']:,} " in entry.promise
-    assert f"{entry.facts['shape'][1]} x {entry.facts['shape'][2]}" in entry.promise
+    assert f"{entry.facts['images']:,} " in entry.summary
+    assert f"{entry.facts['shape'][1]} x {entry.facts['shape'][2]}" in entry.summary
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -79,7 +79,7 @@ def test_the_label_builds_the_same_network_again(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_docstring_and_source_name_the_paper(name: str) -> None:
     entry = networks[name]
-    assert re.search(r"\(.*[A-Z]\w+.* 20\d\d", entry.promise)
+    assert re.search(r"\(.*[A-Z]\w+.* 20\d\d", entry.summary)
     assert "arXiv" in entry.source
 
 

@@ -163,7 +163,7 @@ def test_the_papers_criteria_are_there() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_every_criterion_names_its_source_and_says_what_it_does(name: str) -> None:
     assert criteria[name].source
-    assert len(criteria[name].promise) > 10
+    assert len(criteria[name].summary) > 10
     assert criterion_named(name).name == name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
 from slimcnn.datasets.progress import progress
 from slimcnn.datasets.splitting import split
 from slimcnn.errors import DataError
+from slimcnn.files import kind_of
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,14 @@ class FileLayout:
 
     def find(self, place: Path) -> Path | None:
         """Say where in `place` (an archive, or a folder) such files lie, if they do."""
-        if place.is_file():
+        if kind_of(place, DataError) == "file":
             return place if place.name == self.archive else None
-        loose = [place / folder for folder in self.folders if (place / folder / self.train[0]).is_file()]
-        packed = [place / self.archive] if self.archive and (place / self.archive).is_file() else []
+
+        def holds(path: Path) -> bool:
+            return kind_of(path, DataError) == "file"
+
+        loose = [place / folder for folder in self.folders if holds(place / folder / self.train[0])]
+        packed = [place / self.archive] if self.archive and holds(place / self.archive) else []
         return next(iter(loose + packed), None)
 
     def __str__(self) -> str:
@@ -88,7 +94,8 @@ def load_published(what: PublishedDataset, *, source: Path | None, root: Path, s
             raise DataError(f"no {what.name} in {source}: expected {_choices(what)}")
 
     def make() -> Parts:
-        spot = found or _find(what, [root, root / what.name, *map(Path, what.places)])
+        usual = [Path(place) for place in what.places if os.access(place, os.R_OK | os.X_OK)]
+        spot = found or _find(what, [root, root / what.name, *usual])
         return _read(what, *spot) if spot else _fetch(what, kept)
 
     kept = root / f"{what.name}.safetensors"

@@ -11,6 +11,7 @@ from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
 from slimcnn.datasets.pictures import decode, survey
 from slimcnn.datasets.splitting import split
 from slimcnn.errors import DataError
+from slimcnn.files import kind_of
 
 Classes: TypeAlias = dict[str, list[Path]]
 
@@ -63,7 +64,7 @@ def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0) -
 
 
 def _parts(folder: Path) -> dict[str, Classes]:
-    found = {path.name: path for path in _visible(folder) if path.is_dir()}
+    found = {path.name: path for path in _visible(folder) if kind_of(path, DataError) == "folder"}
     if "train" not in found:
         if found.keys() & {"test", *VALIDATION_NAMES}:
             raise DataError(f"{folder} has {', '.join(found)} but no train folder: name one train")
@@ -88,7 +89,7 @@ def _parts(folder: Path) -> dict[str, Classes]:
 
 
 def _classes(folder: Path) -> Classes:
-    classes = {path.name: _files(path) for path in _visible(folder) if path.is_dir()}
+    classes = {path.name: _files(path) for path in _visible(folder) if kind_of(path, DataError) == "folder"}
     if len(classes) < 2:
         found = f"found {len(classes)} folder(s)"
         raise DataError(f"{folder} needs a folder of images for each of at least two classes, {found}")
@@ -99,7 +100,7 @@ def _files(folder: Path) -> list[Path]:
     files = _visible(folder)
     if not files:
         raise DataError(f"class folder {folder} is empty: put images into it or remove it")
-    strangers = [path for path in files if path.suffix.lower() not in SUFFIXES or not path.is_file()]
+    strangers = [path for path in files if path.suffix.lower() not in SUFFIXES or kind_of(path, DataError) != "file"]
     if strangers:
         raise DataError(f"{strangers[0]} is not an image ({', '.join(SUFFIXES)}): move it out of the class folder")
     return files

@@ -32,6 +32,9 @@ class Images:
             found = f"{labels.dtype} of shape {tuple(labels.shape)}"
             raise DataError(f"labels must be torch.int64 of shape ({len(pixels)},), one an image; found {found}")
 
+    def __repr__(self) -> str:
+        return f"Images({len(self):,} of {' x '.join(map(str, self.shape))} pixels, on {self.pixels.device})"
+
     def __len__(self) -> int:
         return len(self.pixels)
 
@@ -161,6 +164,11 @@ class Dataset:
                 )
             if images.shape != self.shape:
                 raise DataError(f"dataset {self.name}: {part} images are {images.shape}, train images {self.shape}")
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(getattr(self, part)):,} {part}" for part in ("train", "validation", "test"))
+        size = " x ".join(map(str, self.shape))
+        return f"Dataset({self.name!r}: {len(self.classes)} classes, {counts} images of {size} pixels)"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from slimcnn.datasets.folder import load_folder
 from slimcnn.datasets.images import Dataset
 from slimcnn.datasets.sizing import resized
 from slimcnn.errors import DataError, UnknownName
+from slimcnn.files import kind_of
 from slimcnn.registry import Registry
 
 
@@ -53,7 +54,7 @@ def load_dataset(
         dataset = datasets[known].value(source=place, root=cache_folder(root), seed=seed)
         return resized(dataset, image_size) if image_size else dataset
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if kind_of(folder, DataError) == "folder":
         return load_folder(folder, image_size=image_size, seed=seed)
     if os.sep in name or "/" in name or name.startswith((".", "~")):
         raise DataError(f"no folder {name}: expected one with a folder of images for each class")

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimcnn.notebook import html_table
+
 Positions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -25,7 +27,7 @@ class Axis:
     parameter: str
     axis: int
     size: int
-    positions: Positions
+    positions: Positions = field(repr=False)
     """(channels, k): row c lists the k positions that go with channel c."""
     blocks: int = 1
 
@@ -60,12 +62,22 @@ class ChannelGroup:
     """Channels in parts of one size that must lose equally many, whichever they are (the groups of a grouped
     convolution, the halves of a `chunk`); a single part for all others."""
 
+    def __repr__(self) -> str:
+        marks = [mark for mark in ("residual", "branch", "inexact") if getattr(self, mark)]
+        parts = [f"{len(self.parts)} parts"] if len(self.parts) > 1 else []
+        said = ", ".join([f"{self.channels} channels", f"{len(self.layers)} layers", *parts, *marks])
+        return f"ChannelGroup({self.name!r}: {said})"
+
     @property
     def layers(self) -> tuple[str, ...]:
         """The modules that make or carry these channels, in the order of the network; not those that read them."""
         reads = {(axis.parameter, axis.axis) for axis in self.reads}
         made = [layer_of(axis.parameter) for axis in self.axes if (axis.parameter, axis.axis) not in reads]
         return tuple(dict.fromkeys([*(layer_of(axis.parameter) for axis in self.filters), *made]))
+
+
+def _kind(group: ChannelGroup) -> str:
+    return "residual stream" if group.residual else "residual branch" if group.branch else ""
 
 
 def layer_of(parameter: str) -> str:
@@ -149,6 +161,18 @@ class ChannelGraph:
     fingerprint: str
     example: Any = field(repr=False, compare=False)
     batch: int = 1
+
+    def __repr__(self) -> str:
+        channels = sum(group.channels for group in self.groups)
+        return (
+            f"ChannelGraph({len(self.groups)} groups of {channels:,} channels, locked layers: {len(self.locked)}, "
+            f"{self.macs():,} MACs, {self.params():,} parameters, fingerprint {self.fingerprint})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the groups as a table in a notebook."""
+        rows = [(group.name, group.channels, len(group.layers), _kind(group)) for group in self.groups]
+        return html_table(repr(self), ["group", "channels", "layers", "kind"], rows)
 
     def __getitem__(self, name: str) -> ChannelGroup:
         return self.groups[self.index(name)]

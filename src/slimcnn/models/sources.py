@@ -5,14 +5,9 @@ Always with random weights, and nothing is downloaded: trained weights come from
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
-import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import attrgetter
@@ -21,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from slimcnn.errors import ModelError, SlimcnnError, UnknownName
+from slimcnn.importing import import_module, one_line, working_directory_on_path
 from slimcnn.models.building import build, label, networks, refuse_unknown, takes
 
 COMMON = ("num_classes", "in_channels")
@@ -178,29 +174,15 @@ def _from_module(spec: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[
     module_name, _, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in spec.replace(":", ".").split(".")) or module_name.endswith(".py"):
         raise ModelError(f"{spec!r} names no network: write package.module:function, dots and no path or '.py'")
-    with _working_directory_on_path():
+    with working_directory_on_path():
         try:
-            make = attrgetter(attribute)(_import(module_name, spec))
+            make = attrgetter(attribute)(import_module(module_name, spec, ModelError))
         except AttributeError as error:
             raise ModelError(f"module {module_name!r} has no {attribute!r}: no network for {spec!r}") from error
         if not callable(make) or isinstance(make, nn.Module):
             raise ModelError(f"{spec} is a {type(make).__name__}: name a function or class that builds the network")
         passed = _accepted(make, spec, arguments)
         return _call(spec, lambda: make(**passed)), passed
-
-
-def _import(module_name: str, spec: str) -> Any:
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise ModelError(
-                f"no module {error.name!r} for {spec!r}: it is neither installed nor in the current directory"
-            ) from error
-        raise ModelError(f"importing {module_name!r} for {spec!r} failed: {_one_line(error)}") from error
-    except (Exception, SystemExit) as error:
-        raise ModelError(f"importing {module_name!r} for {spec!r} failed: {_one_line(error)}") from error
 
 
 def _accepted(make: Callable[..., Any], spec: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -224,33 +206,13 @@ def _call(spec: str, make: Callable[[], Any]) -> nn.Module:
     except SlimcnnError:
         raise
     except (Exception, SystemExit) as error:
-        raise ModelError(f"{spec} cannot be built: {_one_line(error)}") from error
+        raise ModelError(f"{spec} cannot be built: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec} returned a {type(model).__name__}, not a torch.nn.Module: return the network itself")
     return model
-
-
-def _one_line(error: BaseException) -> str:
-    """An error of somebody else's code: its kind, its first line, and the line of code."""
-    first = (str(error).strip().splitlines() or ["no message"])[0]
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {first}{where}"
 
 
 def _closest(name: str, known: Sequence[str]) -> list[str]:
     """A few names out of many, and how many others there are."""
     close = get_close_matches(name, known, n=5)
     return [*close, f"{len(known) - len(close)} others"]
-
-
-@contextmanager
-def _working_directory_on_path() -> Iterator[None]:
-    """As `python -m` does it, and only for a moment: the user's own files can be imported."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # the imported code may have tidied the path itself
-            sys.path.remove(folder)

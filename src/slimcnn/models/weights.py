@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from slimcnn.errors import WeightsError
-from slimcnn.files import kind_of
+from slimcnn.files import require_readable
 
 PICKLED = (".pt", ".pth", ".bin", ".th", ".ckpt", ".tar")
 """Endings of files that `torch.save` wrote."""
@@ -109,9 +109,7 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    kind = kind_of(path, WeightsError)
-    if kind != "file":
-        raise WeightsError(f"no weights file {path}" + (": it is a folder" if kind == "folder" else ""))
+    require_readable(path, WeightsError, "weights file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in PICKLED:

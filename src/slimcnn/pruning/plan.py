@@ -14,6 +14,7 @@ from slimcnn.errors import PlanError
 from slimcnn.files import write_text
 from slimcnn.graph import ChannelGraph, ChannelGroup
 from slimcnn.graph.trial import Removed
+from slimcnn.notebook import html_table
 
 FORMAT = 1
 
@@ -37,6 +38,16 @@ class Plan:
         ordered = {name: tuple(sorted({int(c) for c in channels})) for name, channels in self.removed.items()}
         object.__setattr__(self, "removed", {name: channels for name, channels in ordered.items() if channels})
         object.__setattr__(self, "notes", tuple(self.notes))
+
+    def __repr__(self) -> str:
+        made = "".join(f", {name} {text!r}" for name in ("criterion", "target") if (text := getattr(self, name)))
+        gone = sum(map(len, self.removed.values()))
+        return f"Plan(removes {gone:,} channels of {len(self.removed)} groups{made}, network {self.network})"
+
+    def _repr_html_(self) -> str:
+        """Show what is removed as a table in a notebook."""
+        rows = [(name, len(channels), _brief(channels)) for name, channels in self.removed.items()]
+        return html_table(repr(self), ["group", "removed", "channels"], rows)
 
     def to_json(self, graph: ChannelGraph) -> str:
         """Write the plan as JSON, one line per group, kept groups too."""

@@ -17,6 +17,7 @@ from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.execution import first_line, outputs_of
 from slimcnn.graph.walking import named_tensors
+from slimcnn.notebook import html_table
 from slimcnn.pruning.readings import Reading, not_followed, readings_of
 from slimcnn.registry import Registry
 
@@ -105,6 +106,20 @@ class Scores:
     costs: Mapping[str, Tensor] = field(default_factory=dict)
     """For every group, what the removal of each further channel costs (of each part), from `sensitivity`."""
 
+    def __repr__(self) -> str:
+        channels = sum(map(len, self.values.values()))
+        more = f", {len(self.unscored)} unscored" if self.unscored else ""
+        more += ", with costs" if self.costs else ""
+        return f"Scores({self.criterion!r}: {channels:,} channels of {len(self.values)} groups{more})"
+
+    def _repr_html_(self) -> str:
+        """Show the range of scores in every group as a table in a notebook."""
+        rows = [
+            (name, len(values), *([""] * 3 if name in self.unscored else _range(values)), self.unscored.get(name, ""))
+            for name, values in self.values.items()
+        ]
+        return html_table(repr(self), ["group", "channels", "lowest", "median", "highest", "not scored because"], rows)
+
     def keep(self, group: str, m: int) -> Tensor:
         """Choose the m channels of a group that stay, ascending; of equal scores the earlier channel stays.
 
@@ -123,6 +138,10 @@ class Scores:
         """Give the values by which channels of different groups are compared."""
         values = self.values[group].double()
         return values if self.comparable else values / values.mean().clamp_min(1e-30)
+
+
+def _range(values: Tensor) -> list[float]:
+    return [float(values.min()), float(values.median()), float(values.max())]
 
 
 def criterion_named(spec: str) -> Criterion:

@@ -24,7 +24,7 @@ REGISTRIES = {
 def names(kind: str = "all") -> View:
     """List registered names with their summaries and sources.
 
-    Data: kind → list of `name`, `promise` (the summary) and `source`.
+    Data: kind → list of `name`, `summary` and `source`.
 
     Raises:
         UnknownName: there is no such kind.
@@ -46,9 +46,9 @@ def names(kind: str = "all") -> View:
 
 def _entries(name: str, room: str) -> list[dict[str, str]]:
     registry: Registry[Any] = getattr(importlib.import_module(room), name)
-    return [{"name": entry.name, "promise": entry.promise, "source": entry.source} for entry in registry]
+    return [{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in registry]
 
 
 def _section(name: str, entries: list[dict[str, str]]) -> Section:
-    rows = [(entry["name"], entry["promise"], entry["source"]) for entry in entries]
+    rows = [(entry["name"], entry["summary"], entry["source"]) for entry in entries]
     return Section(title=name, blocks=(table({"name": "name", "what it does": "text", "source": "text"}, rows),))
