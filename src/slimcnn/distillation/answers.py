@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +18,12 @@ from slimcnn.files import replacing, write_text
 class Answers:
     """Logits (views, images, classes) in a memory-mapped file, float32; NaN where none has been computed yet.
 
-    A row is there as a whole or is computed again, so that a run may be killed at any moment.
+    A row is there as a whole or is computed again, so that a run may be killed at any moment.  All of the disk space is
+    taken when the file is made: a full disk under a memory map would end the process with SIGBUS.
+
+    Raises:
+        RunError: the file is another teacher's, has other numbers of images or views, is damaged, or does not fit on
+            the disk.
     """
 
     def __init__(self, path: Path, images: int, views: int, teacher: str) -> None:
@@ -45,28 +51,59 @@ class Answers:
         if not self.path.exists():
             if classes is None:
                 return False
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self.path) as temporary:
-                shape = (*self._shape, classes)
-                made = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-                made[:] = np.nan
-                made.flush()
-            write_text(self._label, json.dumps({"teacher": self._teacher}) + "\n")
-        self._rows = np.load(self.path, mmap_mode="r+", allow_pickle=False)
+            self._make(classes)
+        try:
+            self._rows = np.load(self.path, mmap_mode="r+", allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise RunError(f"cannot read the teacher's answers in {self.path} ({reason}): delete it") from error
         if self._rows.shape[:2] != self._shape:
             found = f"{self._rows.shape[0]} views of {self._rows.shape[1]} images"
             raise RunError(f"{self.path} holds {found}, not {self._shape[0]} of {self._shape[1]}: delete it")
         return True
+
+    def _make(self, classes: int) -> None:
+        # The label first: answers without one could be anybody's.
+        write_text(self._label, json.dumps({"teacher": self._teacher}) + "\n")
+        try:
+            with replacing(self.path) as temporary:
+                _fill(temporary, (*self._shape, classes), self.path)
+        except BaseException:
+            self._label.unlink(missing_ok=True)
+            raise
 
     @property
     def _label(self) -> Path:
         return self.path.with_suffix(".json")
 
     def _refuse_another_teacher(self) -> None:
-        if self.path.exists() and self._label.exists():
-            known = json.loads(self._label.read_text(encoding="utf-8")).get("teacher")
-            if known != self._teacher:
-                raise RunError(f"{self.path} holds the answers of another teacher: delete it, or choose another file")
+        if not self.path.exists():
+            return
+        try:
+            known = json.loads(self._label.read_text(encoding="utf-8"))["teacher"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self._label} does not say which teacher {self.path} is of: delete both") from error
+        if known != self._teacher:
+            raise RunError(f"{self.path} holds the answers of another teacher: delete it, or choose another file")
+
+
+def _fill(temporary: Path, shape: tuple[int, int, int], path: Path) -> None:
+    """Write an array of NaN, every byte of it for real; `RunError` with the size if there is no space for it."""
+    numbers = shape[0] * shape[1] * shape[2]
+    size, at_once = 4 * numbers, np.full(1 << 18, np.nan, dtype=np.float32)
+    try:
+        with temporary.open("wb") as file:
+            header = {"descr": at_once.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            if size and hasattr(os, "posix_fallocate"):  # fails at once, before the disk has been filled up
+                os.posix_fallocate(file.fileno(), file.tell(), size)
+            for start in range(0, numbers, len(at_once)):
+                file.write(at_once[: numbers - start].tobytes())
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; it needs {size / 1e6:.1f} MB for {shape[0]} views of "
+            f"{shape[1]} images: free some space, choose another file or fewer views"
+        ) from error
 
 
 def digest_of(networks: list[nn.Module]) -> str:
