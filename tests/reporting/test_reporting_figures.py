@@ -37,7 +37,7 @@ def changed(value: Any, new: object, kind: type) -> Any:
 def test_all_figures_are_registered_and_have_an_example() -> None:
     assert [entry.name for entry in figures] == NAMES
     assert sorted(drawings()) == NAMES
-    assert all(entry.promise.endswith((".", ":")) for entry in figures)
+    assert all(entry.summary.endswith((".", ":")) for entry in figures)
 
 
 @every_figure

@@ -183,11 +183,11 @@ def test_the_second_cut_may_count_from_the_network_that_the_run_began_with(tmp_p
 def test_layout_and_precision_are_decided_once_a_folder_and_reported(tmp_path: Path, trained: Path) -> None:
     out = tmp_path / "run"
     first = run(recipe(out, "train:epochs=1", trained, deterministic=False))
-    decided = json.loads((out / "run.json").read_text())["training"]
+    decided = json.loads((out / "decision.json").read_text())
     assert set(decided) == {"layout", "precision"}
     assert any(decided["layout"] in note for note in first.report.notes)
     other = {"layout": "channels_last" if decided["layout"] == "nchw" else "nchw", "precision": "32"}
-    (out / "run.json").write_text(json.dumps(json.loads((out / "run.json").read_text()) | {"training": other}))
+    (out / "decision.json").write_text(json.dumps(other))
     again = run(recipe(out, "train:epochs=2", trained, deterministic=False))
     state = torch.load(out / "1-train" / "training" / "state.pt", weights_only=True)
     assert (state["layout"], state["precision"]) == (other["layout"], "32"), "the folder's decision, not a new timing"

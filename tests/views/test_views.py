@@ -218,7 +218,7 @@ def test_names_of_one_kind_or_of_all_and_of_no_other() -> None:
     every = views.names("all").data
     assert {"networks", "criteria", "rewrites", "losses", "datasets"} <= set(every)
     assert all(
-        entry["name"] and entry["promise"] and entry["source"] for entries in every.values() for entry in entries
+        entry["name"] and entry["summary"] and entry["source"] for entries in every.values() for entry in entries
     )
     with pytest.raises(UnknownName, match="unknown kind 'shapes'"):
         views.names("shapes")

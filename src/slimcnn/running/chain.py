@@ -79,7 +79,7 @@ def _take(job: Job, step: Step, state: State, before: Done, place: disk.Place) -
         write_text(place.folder / disk.STEP, json.dumps({"digest": place.digest, "step": step.name}) + "\n")
     facts = frozenset(before["facts"])
     context = Context(
-        folder=place.folder, fabric=job.fabric, show=job.show, decide=job.decisions, shared=job.shared,
+        folder=place.folder, fabric=job.fabric, show=job.show, decide=job.decide, shared=job.shared,
         facts=facts, level=before["reference_top1"], digest=place.digest, before=before["digest"],
     )  # fmt: skip
     job.show.say(f"[{place.folder.name}]")

@@ -152,11 +152,11 @@ def verdict_of(cuts: Sequence[Cut]) -> Verdict | None:
 
 def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
     found = [f"Normalization: {job.loaded.normalization}."]
-    decided = disk.read_json(job.root / disk.RUN).get("training")
-    if decided is not None and not recipe.deterministic:
+    if (job.root / disk.DECISION).exists():
+        made = " and ".join(disk.read_json(job.root / disk.DECISION).values())
         found.append(
-            f"Where layout and precision are auto, this folder trains in {decided['layout']} and {decided['precision']}: "
-            "timed at the first start and kept. --deterministic fixes both."
+            f"Where layout and precision are auto, this folder trains in {made}: timed at the first start and kept. "
+            "--deterministic fixes both."
         )
     return (*found, CONTAMINATED) if recipe.network.weights is not None else tuple(found)
 

@@ -4,7 +4,8 @@
 
     runs/x/
       recipe.toml              repeats the run
-      run.json                 what was decided at the first start: normalization, layout, precision
+      run.json                 what the run starts from, by its digest
+      decision.json            the layout and precision in which it trains, timed at the first start
       0-start/                 the network before the first step
       1-prune/ 2-distill/ ...  one folder a step: step.json (digest), model.safetensors, done.json, its own files
       old/                     steps of earlier settings; they come back when the settings do
@@ -31,6 +32,7 @@ from slimcnn.files import remove_leftovers, require_folder, write_text
 from slimcnn.running.recipe import Recipe, read_recipe, write_recipe
 
 RECIPE, RUN, LOCK, HOLDER, OLD = "recipe.toml", "run.json", ".lock", ".holder.json", "old"
+DECISION = "decision.json"
 START, STEP, DONE, MODEL = "0-start", "step.json", "done.json", "model.safetensors"
 ORIGINAL, COMPRESSED, PLAN = "original.safetensors", "compressed.safetensors", "plan.json"
 REPORTS = ("report.json", "report.html")

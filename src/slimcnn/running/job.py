@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from slimcnn.running.decisions import Decisions
+from slimcnn.datasets import Dataset
+from slimcnn.running.folder import DECISION
 from slimcnn.running.loading import Loaded
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.step import Facts
 from slimcnn.show import Show
+from slimcnn.training import Training, decided, deterministic
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -31,9 +33,14 @@ class Job:
     loaded: Loaded
     fabric: Fabric
     show: Show
-    decisions: Decisions
     command: str = ""
     given: nn.Module | None = None
     """The network, where Python gave it and no name."""
     shared: dict[str, Any] = field(default_factory=dict)
     """See `Context.shared`."""
+
+    def decide(self, training: Training, model: nn.Module, data: Dataset) -> Training:
+        """Replace "auto" for layout and precision: by what is fastest, timed once for the folder, or by fixed values."""
+        if self.recipe.deterministic:
+            return deterministic(training)
+        return decided(model, data, training, self.root / DECISION, fabric=self.fabric)

@@ -11,7 +11,6 @@ from slimcnn.distillation.answers import digest_of
 from slimcnn.running import folder as disk
 from slimcnn.running.chain import begin, digest, follow
 from slimcnn.running.curve import run_curve
-from slimcnn.running.decisions import Decisions
 from slimcnn.running.finishing import Result, finish
 from slimcnn.running.job import FROM_WEIGHTS, Job
 from slimcnn.running.loading import Loaded, load_with_data
@@ -55,8 +54,7 @@ def run(
         loaded = given or _load(recipe, show, fabric)
         base = _base(recipe, given)
         from_rank_zero(fabric, lambda: disk.begin(recipe, root, base))
-        decisions = Decisions(root, recipe.deterministic, fabric)
-        job = Job(recipe, root, loaded, fabric, show, decisions, command, loaded.model if given else None)
+        job = Job(recipe, root, loaded, fabric, show, command, loaded.model if given else None)
         state, start = begin(job, base, known)
         if recipe.curve:
             return run_curve(job, state, start)
