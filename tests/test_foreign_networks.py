@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-import slimcnn
 from slimcnn.compress import run
 from slimcnn.recipes import Recipe, recipe_from
+
+import slimcnn
 
 MODULE = """
 from torch import nn

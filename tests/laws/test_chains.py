@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import slimcnn
 from laws.chain_runs import run_calmly, run_with_kills
-
 from slimcnn.errors import RecipeError
 from slimcnn.running import recipe_from, steps
 from slimcnn.running.job import FROM_WEIGHTS
@@ -73,9 +73,7 @@ def test_the_law_is_about_every_step_and_most_pairs_are_possible() -> None:
 
 
 @pytest.mark.parametrize("pair", ACCEPTED, ids="-".join)
-def test_an_accepted_pair_ends_bit_identical_after_kill_9(
-    pair: tuple[str, str], weights: Path, tmp_path: Path
-) -> None:
+def test_an_accepted_pair_ends_bit_identical_after_kill_9(pair: tuple[str, str], weights: Path, tmp_path: Path) -> None:
     plain = {
         "network": {"weights": str(weights)}, "data": {"name": "digits", "limit": 100}, "steps": chain_of(*pair),
         "deterministic": True, "latency_seconds": 0.01,

@@ -227,8 +227,9 @@ def test_pruned_it_saves_loads_and_exports(name: str, tmp_path: Path) -> None:
 
 def test_the_size_of_the_data_decides_the_form(tmp_path: Path) -> None:
     from slimcnn.compress import load_network
-    from slimcnn.datasets import load_dataset
     from slimcnn.recipes import Network
+
+    from slimcnn.datasets import load_dataset
 
     model, _ = load_network(Network(model="mobilenet_v2", arguments={"width": 0.5}), load_dataset("digits"), 0)
     arguments = model.architecture["arguments"]  # type: ignore[index, union-attr, call-overload]

@@ -20,7 +20,7 @@ from slimcnn.reporting.figures.training import EpochPoint, TrainingCurves
 from slimcnn.reporting.figures.units import ReuseUnit, Units
 from slimcnn.reporting.figures.widths import Group, Widths
 from slimcnn.reporting.formatting import plural
-from slimcnn.reporting.schema import Locked, Numbers, Point, StepResult, Timing, Verdict
+from slimcnn.reporting.schema import CurvePoint, CutVerdict, LockedLayer, Numbers, StepResult, Timing
 from slimcnn.reporting.sections import Column, Section, Table, Text
 
 HOSTILE = '<script>alert("x")</script> & "quotes" \' $x_1$ {{ 7 * 7 }} 层 🙂 var(--ink) #010203'
@@ -114,8 +114,8 @@ def tiny() -> Report:
             StepResult(name="prune", top1=41.77, seconds=0.21, macs=610987, params=9713),
             StepResult(name="distill", top1=97.89, seconds=64.2, macs=610987, params=9713),
         ),
-        verdict=Verdict(equal=True, error=3.4e-16, text="equal: the pruned network is the masked network"),
-        locked=(Locked(layer="linear", channels=10, of=10, reason="the network's output", where=""),),
+        verdict=CutVerdict(equal=True, error=3.4e-16, text="equal: the pruned network is the masked network"),
+        locked=(LockedLayer(layer="linear", channels=10, of=10, reason="the network's output", where=""),),
         sections=(
             widths_section((Group(name="conv1", channels=16, kept=9),)),
             norms_section((LayerNorms(layer="conv1", original=(0.5, 1.0, 1.5, 2.0), kept=(1.0, 2.0), ks=0.25),)),
@@ -279,7 +279,7 @@ def huge() -> Report:
                 training_section(tuple(epoch(n, loss=1 / n, validation_top1=90 - 40 / n) for n in range(1, 301))),
             ),
             "locked": tuple(
-                Locked(
+                LockedLayer(
                     layer=f"{name}.{part}",
                     channels=1024 - n,
                     of=2048,
@@ -302,7 +302,7 @@ def nothing_locked() -> Report:
 def failed_verdict() -> Report:
     """The cut is not exact."""
     text = "cannot be equal, because norm1 (LayerNorm) mixes channels that were cut"
-    return tiny().model_copy(update={"verdict": Verdict(equal=False, error=0.0371, text=text)})
+    return tiny().model_copy(update={"verdict": CutVerdict(equal=False, error=0.0371, text=text)})
 
 
 def hostile_names() -> Report:
@@ -313,8 +313,8 @@ def hostile_names() -> Report:
         update={
             **dict.fromkeys(("title", "command", "network", "dataset", "recipe", "checkpoint"), HOSTILE),
             "steps": tuple(step.model_copy(update={"name": HOSTILE}) for step in report.steps),
-            "verdict": Verdict(equal=False, error=0.0, text=HOSTILE),
-            "locked": (Locked(layer=HOSTILE, channels=1, of=2, reason=HOSTILE, where=HOSTILE),),
+            "verdict": CutVerdict(equal=False, error=0.0, text=HOSTILE),
+            "locked": (LockedLayer(layer=HOSTILE, channels=1, of=2, reason=HOSTILE, where=HOSTILE),),
             "sections": (
                 widths_section((Group(name=HOSTILE, channels=4, kept=2),)),
                 norms_section((LayerNorms(layer=HOSTILE, original=(0.5, 1.0), kept=(1.0,), ks=0.5),)),
@@ -359,7 +359,7 @@ def not_finite() -> Report:
             "after": report.after.model_copy(update={"top1": nan, "latency_ms": nan}),
             "reference_top1": nan,
             "steps": tuple(step.model_copy(update={"top1": nan}) for step in report.steps),
-            "verdict": Verdict(equal=False, error=math.inf, text="wrong at conv1"),
+            "verdict": CutVerdict(equal=False, error=math.inf, text="wrong at conv1"),
             "sections": (
                 norms_section(
                     (
@@ -398,7 +398,7 @@ def curve() -> CurveReport:
     """Three sizes of one network."""
     report = tiny()
 
-    def point(share: float, top1: float, latency_ms: float) -> Point:
+    def point(share: float, top1: float, latency_ms: float) -> CurvePoint:
         before = report.before
         after = Numbers(
             top1=top1,
@@ -411,7 +411,7 @@ def curve() -> CurveReport:
             StepResult(name=name, top1=top1 - loss, seconds=2.0, macs=after.macs, params=after.params)
             for name, loss in (("prune", 30.0), ("least_squares", 0.4))
         )
-        return Point(
+        return CurvePoint(
             label=f"{share:g}",
             macs_target=share,
             report=f"{share:g}/report.html",

@@ -15,7 +15,7 @@ from slimcnn.reporting.comparison import (
     time_in_words,
 )
 from slimcnn.reporting.curve import curve_headline, curve_in_words
-from slimcnn.reporting.outcome import Conditions, Numbers, Verdict
+from slimcnn.reporting.outcome import Conditions, CutVerdict, Numbers
 
 WHERE = Conditions(batch=1, threads=1, runtime="torch eager", device="a CPU", n=9)
 
@@ -128,7 +128,7 @@ def test_whether_the_cut_is_exact() -> None:
     assert exactness_in_words(failed_verdict().verdict) == (
         "That the cut is exact is not provable, because norm1 (LayerNorm) mixes channels that were cut."
     )
-    wrong = Verdict(equal=False, error=0.0371, text="wrong at conv1: relative error 3.7e-02 in float64")
+    wrong = CutVerdict(equal=False, error=0.0371, text="wrong at conv1: relative error 3.7e-02 in float64")
     assert exactness_in_words(wrong) == (
         "The cut is not exact (largest relative difference 0.0371): wrong at conv1: relative error 3.7e-02 in float64."
     )

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from laws.chain_runs import start
 
 import slimcnn
+from laws.chain_runs import start
 from slimcnn.datasets import Dataset
 from slimcnn.errors import RecipeError, RunError, SlimcnnError, TargetError
 from slimcnn.running import Context, State, Step, recipe_from, run
@@ -34,14 +34,21 @@ def digits() -> Dataset:
 def trained(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
     torch.manual_seed(0)
     net = slimcnn.build("resnet8", in_channels=1)
-    for _ in slimcnn.fit(net, digits, training=slimcnn.Training(epochs=2, layout="nchw", precision="32", batch_size=32)):
+    for _ in slimcnn.fit(
+        net, digits, training=slimcnn.Training(epochs=2, layout="nchw", precision="32", batch_size=32)
+    ):
         pass
     return slimcnn.save(net, tmp_path_factory.mktemp("trained") / "net.safetensors")
 
 
 def recipe(out: Path, line: str, weights: Path | None = None, **more: Any) -> slimcnn.Recipe:
     network = {"weights": str(weights)} if weights else {"model": "resnet8"}
-    plain = {"network": network, "data": {"name": "digits", "limit": 100}, "steps": steps_from_line(line), "out": str(out)}
+    plain = {
+        "network": network,
+        "data": {"name": "digits", "limit": 100},
+        "steps": steps_from_line(line),
+        "out": str(out),
+    }
     return recipe_from(plain | QUICK | more)
 
 
@@ -94,7 +101,9 @@ def test_a_mended_command_keeps_the_steps_that_did_not_change(tmp_path: Path, tr
     assert (out / "2-prune" / "model.safetensors").read_bytes() == old
 
 
-def test_a_folder_of_another_network_or_other_weights_is_refused(tmp_path: Path, trained: Path, digits: Dataset) -> None:
+def test_a_folder_of_another_network_or_other_weights_is_refused(
+    tmp_path: Path, trained: Path, digits: Dataset
+) -> None:
     out = tmp_path / "run"
     run(recipe(out, "recalibrate:images=64", trained))
     with pytest.raises(RunError, match=r"holds another run \(data.seed was 0, now 1\)"):
@@ -273,7 +282,9 @@ def test_python_runs_the_same_chain_on_a_network_in_hand_and_leaves_it_alone(tmp
     )  # fmt: skip
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     chain = [Train(epochs=2, batch_size=32), Prune(macs=0.6), LeastSquares(images=64), Distill(epochs=1)]
-    found = slimcnn.chain(net, digits, chain, trained=False, deterministic=True, latency_seconds=0.01, out=tmp_path / "r")
+    found = slimcnn.chain(
+        net, digits, chain, trained=False, deterministic=True, latency_seconds=0.01, out=tmp_path / "r"
+    )
     assert net.training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert found.report.after.macs <= 0.6 * found.report.before.macs

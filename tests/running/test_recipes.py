@@ -138,6 +138,8 @@ def test_a_line_of_steps_is_the_same_chain_as_toml() -> None:
 
 
 def test_the_same_step_may_come_twice() -> None:
-    recipe = recipe_from({"network": {}, "steps": steps_from_line("prune:macs=0.7 + distill + prune:macs=0.5 + distill")})
+    recipe = recipe_from(
+        {"network": {}, "steps": steps_from_line("prune:macs=0.7 + distill + prune:macs=0.5 + distill")}
+    )
     assert isinstance(recipe, Recipe)
     assert [step.name for step in recipe.steps] == ["prune", "distill", "prune", "distill"]

@@ -72,14 +72,17 @@ Curve = Annotated[
 Scope = Annotated[
     str | None,
     typer.Option(
-        help="sensitivity: first what costs the output least, measured on images; local: the same share of every layer; global: rank all channels together. Default: sensitivity; with --pruning-ratio local.",
+        help="sensitivity: first what costs the output least, measured on images; local: the same share of "
+        "every layer; global: rank all channels together. Default: sensitivity; with --pruning-ratio "
+        "local.",
         rich_help_panel=HOW_SMALL,
     ),
 ]
 Residual = Annotated[
     str | None,
     typer.Option(
-        help="Channels between residual blocks: auto (kept where the target can be met without them), inner (kept), cut, or scatter (blocks add into them at the places that they keep). Default auto.",
+        help="Channels between residual blocks: auto (kept where the target can be met without them), inner "
+        "(kept), cut, or scatter (blocks add into them at the places that they keep). Default auto.",
         rich_help_panel=HOW_SMALL,
     ),
 ]
@@ -111,7 +114,9 @@ Plan = Annotated[
 Recover = Annotated[
     str | None,
     typer.Option(
-        help="Steps that recover accuracy, in order, joined by +: least_squares (refit layers, labels are not used), fold_constants, recalibrate (batch norm), distill (from the original), train (on labels); or none. Default: least_squares, and with --epochs least_squares+distill.",
+        help="Steps that recover accuracy, in order, joined by +: least_squares (refit layers, labels are not "
+        "used), fold_constants, recalibrate (batch norm), distill (from the original), train (on labels);"
+        " or none. Default: least_squares, and with --epochs least_squares+distill.",
         rich_help_panel=BACK,
     ),
 ]
@@ -129,7 +134,8 @@ SparsityEpochs = Annotated[
 MaxDrop = Annotated[
     float | None,
     typer.Option(
-        help="Search for the smallest network whose validation top-1 drops by at most this many points without training; *slimcnn search --join* helps.",
+        help="Search for the smallest network whose validation top-1 drops by at most this many points without"
+        " training; *slimcnn search --join* helps.",
         rich_help_panel=HOW_SMALL,
     ),
 ]
@@ -162,7 +168,8 @@ SetSettings = Annotated[
     list[str],
     typer.Option(
         "--set",
-        help="Any other setting: of a step (prune.batches=16, or 2.batches=16 for the second step), of network or data, or of the recipe (latency_seconds=1); may be repeated.",
+        help="Any other setting: of a step (prune.batches=16, or 2.batches=16 for the second step), of network"
+        " or data, or of the recipe (latency_seconds=1); may be repeated.",
         rich_help_panel=RUN,
     ),
 ]

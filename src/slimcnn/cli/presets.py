@@ -6,11 +6,11 @@ from typing import Any
 
 from slimcnn.cli.reading import given
 
-Row = dict[str, Any]
+StepSettings = dict[str, Any]
 """A step as plain data."""
 
 
-def recovering(recover: str | None, training: Row, default: str) -> list[Row]:
+def recovering(recover: str | None, training: StepSettings, default: str) -> list[StepSettings]:
     """The steps that recover accuracy: `default` where the user names none, and training with --epochs.
 
     >>> recovering(None, {"epochs": 3}, "least_squares")
@@ -24,7 +24,7 @@ def recovering(recover: str | None, training: Row, default: str) -> list[Row]:
 
     asked = [name for name in ("epochs", "learning_rate", "batch_size") if name in training]
     if recover is None:
-        recover = f"{default} + distill" if asked else default
+        recover = " + ".join(filter(None, [default, "distill" if asked else ""]))
     if recover == "none":
         recover = ""
     line = recover if " + " in recover or ":" in recover else recover.replace("+", " + ")
@@ -38,15 +38,15 @@ def recovering(recover: str | None, training: Row, default: str) -> list[Row]:
     return rows
 
 
-def beginning(pretrain: int | None, seed: int) -> list[Row]:
+def beginning(pretrain: int | None, seed: int) -> list[StepSettings]:
     """Training from scratch, where it is asked for."""
     return [{"step": "train", "epochs": pretrain, "seed": seed}] if pretrain is not None else []
 
 
 def pruning(
-    target: Row, recovery: list[Row], method: str | None, sparsity_epochs: int | None, max_drop: float | None,
+    target: StepSettings, recovery: list[StepSettings], method: str | None, sparsity_epochs: int | None, max_drop: float | None,
     storage: str | None, seed: int,
-) -> list[Row]:  # fmt: skip
+) -> list[StepSettings]:  # fmt: skip
     """Sparsity training where it is asked for, the cut, by a target or a search, and what recovers accuracy."""
     from slimcnn.errors import RecipeError
     from slimcnn.running.step import steps
@@ -58,8 +58,8 @@ def pruning(
         raise RecipeError(
             "--max-drop searches for how small the network can be: leave --macs, --params and --pruning-ratio out"
         )
-    prune: Row = {"step": "prune"} | target
-    rows: list[Row] = []
+    prune: StepSettings = {"step": "prune"} | target
+    rows: list[StepSettings] = []
     if method == "gfr" or sparsity_epochs is not None:
         relations = "mean" if method == "gfr" else "none"
         rows.append({"step": "sparsify", "relations": relations, "epochs": sparsity_epochs or 40, "seed": seed})

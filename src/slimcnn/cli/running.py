@@ -146,7 +146,7 @@ def rewrite(
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     if init == "random" and epochs and recover is None:
         recover, training = "train", {"learning_rate": 0.1} | training
-    recovery = recovering(recover, training, "none")
+    recovery = recovering(recover, training, "")
     rows = [{"step": "rewrite", "rule": rewrite, "init": init}, *recovery]
     plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed)
     plain |= {"steps": [*beginning(pretrain, seed), *seeded(rows, seed)], "out": str(out)}
@@ -190,7 +190,9 @@ def distill(
         "step": "distill", "student": learns, "teachers": [{"weights": str(path)} for path in extra_teacher],
         "loss": loss, "epochs": epochs, "batch_size": batch_size, "seed": seed,
     } | given(learning_rate=learning_rate, teacher_cache=teacher_cache)  # fmt: skip
-    plain = network_and_data(teacher, teacher_weights, data, teacher_arg, image_size, limit, seed, option="--teacher-arg")
+    plain = network_and_data(
+        teacher, teacher_weights, data, teacher_arg, image_size, limit, seed, option="--teacher-arg"
+    )
     plain |= {"steps": [*beginning(pretrain, seed), step], "out": str(out), "deterministic": deterministic}
     _run(recipe_of(plain, set_), devices, as_json)
 

@@ -14,7 +14,7 @@ import torch
 
 from slimcnn.datasets.cache import Parts, cached, fingerprint, workplace
 from slimcnn.datasets.decoding import Bytes, Files
-from slimcnn.datasets.fetching import Origin
+from slimcnn.datasets.fetching import DownloadSource
 from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
 from slimcnn.datasets.progress import progress
 from slimcnn.datasets.splitting import split
@@ -75,7 +75,7 @@ class PublishedDataset:
     """The published mean and standard deviation of the training images, to four digits."""
     augmentation: Augmentation
     layouts: tuple[FileLayout, ...]
-    origins: tuple[Origin, ...] = ()
+    origins: tuple[DownloadSource, ...] = ()
     places: tuple[str, ...] = ()
     """Folders outside the cache in which a system may have it already."""
 

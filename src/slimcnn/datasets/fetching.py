@@ -28,7 +28,7 @@ PATIENCE = 1800
 """Seconds for another program to fetch a package."""
 
 
-class Origin(Protocol):
+class DownloadSource(Protocol):
     """A place to fetch files from; `str(origin)` names it for a message."""
 
     def fetch(self, folder: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from slimcnn.reporting import formatting
-from slimcnn.reporting.outcome import Conditions, Numbers, Outcome, Verdict
+from slimcnn.reporting.outcome import Comparison, Conditions, CutVerdict, Numbers
 
 ALIKE = 0.02
 """Times that differ by less, relative to the first, are called alike: measuring again moves them as much."""
@@ -27,7 +27,7 @@ class Row:
     """Every digit of both, where `before` and `after` are rounded."""
 
 
-def headline(run: Outcome) -> str:
+def headline(run: Comparison) -> str:
     """The run in one sentence."""
     before, after = run.before, run.after
     return (
@@ -38,7 +38,7 @@ def headline(run: Outcome) -> str:
     )
 
 
-def verdict_in_words(run: Outcome) -> list[str]:
+def verdict_in_words(run: Comparison) -> list[str]:
     """What was saved, what it costs, whether the cut is exact, and what to do next: plain sentences in this order."""
     return [
         size_in_words(run.before, run.after),
@@ -108,7 +108,7 @@ def accuracy_in_words(before: float, after: float, images: int) -> str:
     )
 
 
-def exactness_in_words(verdict: Verdict | None) -> str:
+def exactness_in_words(verdict: CutVerdict | None) -> str:
     """Say whether the cut is exact.
 
     >>> exactness_in_words(None)

@@ -11,7 +11,7 @@ from slimcnn.reporting import formatting
 from slimcnn.reporting.comparison import times
 from slimcnn.reporting.figures.sizes import Size, Sizes
 from slimcnn.reporting.outcome import Numbers
-from slimcnn.reporting.schema import CurveReport, Point
+from slimcnn.reporting.schema import CurvePoint, CurveReport
 from slimcnn.reporting.sections import Column, Section, Table, Text
 
 FREE = 1.0
@@ -108,7 +108,7 @@ def _exactness(report: CurveReport) -> str:
     return f"Not exact, or not provable: {', '.join(broken)}; the reason is on the page of each size."
 
 
-def _told(point: Point, reference: Numbers) -> str:
+def _told(point: CurvePoint, reference: Numbers) -> str:
     share = formatting.ratio(reference.macs, point.after.macs)
     time = times(reference.latency_ms, point.after.latency_ms)
     return (

@@ -19,7 +19,7 @@ class Numbers(Part):
     """Median of one call."""
 
 
-class Verdict(Part):
+class CutVerdict(Part):
     """Whether `prune(model)` computes what `mask(model)` computes."""
 
     equal: bool
@@ -54,7 +54,7 @@ class Timing(Conditions):
         return Conditions(**{name: getattr(self, name) for name in Conditions.model_fields})
 
 
-class Outcome(Part):
+class Comparison(Part):
     """A run's result, compared with what it started from."""
 
     network: str
@@ -63,7 +63,7 @@ class Outcome(Part):
     """train, validation, test."""
     before: Numbers
     after: Numbers
-    verdict: Verdict | None
+    verdict: CutVerdict | None
     """None where nothing was cut."""
     next_steps: tuple[str, ...] = ()
     """What to do next, in sentences."""

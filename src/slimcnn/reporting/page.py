@@ -10,7 +10,7 @@ from slimcnn.reporting.curve import curve_headline, curve_in_words, curve_sectio
 from slimcnn.reporting.figures.steps import Steps, StepTop1
 from slimcnn.reporting.formatting import plural
 from slimcnn.reporting.layout import lay_out, template
-from slimcnn.reporting.schema import CurveReport, Locked, Report
+from slimcnn.reporting.schema import CurveReport, LockedLayer, Report
 from slimcnn.reporting.sections import Column, Section, Table, Text
 
 UNFOLDED = 12
@@ -88,9 +88,9 @@ def _from_step_to_step(report: Report) -> Section:
     return Section(title=title, blocks=(Text(text=words), drawing.block(), Table(columns=columns, rows=tuple(lines))))
 
 
-def _by_reason(locked: Sequence[Locked]) -> list[tuple[str, int, list[Locked]]]:
+def _by_reason(locked: Sequence[LockedLayer]) -> list[tuple[str, int, list[LockedLayer]]]:
     """(reason, channels, layers), most channels first."""
-    found: dict[str, list[Locked]] = defaultdict(list)
+    found: dict[str, list[LockedLayer]] = defaultdict(list)
     for layer in locked:
         found[layer.reason].append(layer)
     sums = [(reason, sum(layer.channels for layer in layers), layers) for reason, layers in found.items()]

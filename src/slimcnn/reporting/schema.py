@@ -8,20 +8,20 @@ from pydantic import Field
 
 from slimcnn.reporting import notebook
 from slimcnn.reporting.comparison import headline, rows, verdict_in_words
-from slimcnn.reporting.outcome import Conditions, Numbers, Outcome, Timing, Verdict
+from slimcnn.reporting.outcome import Comparison, Conditions, CutVerdict, Numbers, Timing
 from slimcnn.reporting.sections import Part, Section
 
 __all__ = [
     "FORMAT",
     "Conditions",
+    "CurvePoint",
     "CurveReport",
-    "Locked",
+    "CutVerdict",
+    "LockedLayer",
     "Numbers",
-    "Point",
     "Report",
     "StepResult",
     "Timing",
-    "Verdict",
 ]
 
 FORMAT = 2
@@ -39,7 +39,7 @@ class StepResult(Part):
     params: int
 
 
-class Locked(Part):
+class LockedLayer(Part):
     """Output channels of a layer that had to stay, and why."""
 
     layer: str
@@ -49,7 +49,7 @@ class Locked(Part):
     where: str
 
 
-class Report(Outcome):
+class Report(Comparison):
     """One run, with everything that is needed to judge and to repeat it."""
 
     format: int = FORMAT
@@ -60,7 +60,7 @@ class Report(Outcome):
     reference_top1: float
     """On the validation images, before any step."""
     steps: tuple[StepResult, ...]
-    locked: tuple[Locked, ...] = ()
+    locked: tuple[LockedLayer, ...] = ()
     sections: tuple[Section, ...] = ()
     """What the steps say, in their order."""
     not_counted: tuple[str, ...]
@@ -86,7 +86,7 @@ class Report(Outcome):
         )
 
 
-class Point(Part):
+class CurvePoint(Part):
     """One size of a curve."""
 
     label: str
@@ -95,7 +95,7 @@ class Point(Part):
     report: str
     """Path of its own report.html, relative to the curve's folder, with slashes."""
     after: Numbers
-    verdict: Verdict | None
+    verdict: CutVerdict | None
     """None where nothing was cut."""
     steps: tuple[StepResult, ...]
 
@@ -114,7 +114,7 @@ class CurveReport(Part):
     """train, validation, test."""
     reference: Numbers
     """The network before any step."""
-    points: tuple[Point, ...] = Field(min_length=1)
+    points: tuple[CurvePoint, ...] = Field(min_length=1)
     timing: Conditions
     environment: dict[str, str]
     recipe: str

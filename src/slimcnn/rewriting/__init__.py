@@ -2,12 +2,12 @@
 
 from slimcnn.rewriting.feature_reuse import feature_reuse
 from slimcnn.rewriting.relations import fold_relations, insert_relations, relations_left_out
-from slimcnn.rewriting.rules import Change, Rewrite, Rewritten, replace, rewrite_named, rewrites, rewritten
+from slimcnn.rewriting.rules import Change, RewriteRule, Rewritten, replace, rewrite_named, rewrites, rewritten
 from slimcnn.rewriting.scatter import scatter
 
 __all__ = [
     "Change",
-    "Rewrite",
+    "RewriteRule",
     "Rewritten",
     "feature_reuse",
     "fold_relations",

@@ -25,7 +25,7 @@ from slimcnn.rewriting.finding import (
     pooled,
     structure_of,
 )
-from slimcnn.rewriting.rules import Change, Rewrite, Rewritten, rewrites
+from slimcnn.rewriting.rules import Change, RewriteRule, Rewritten, rewrites
 
 VARIANTS = ("pair", "chain", "half", "dense")
 TRANSITIONS = ("keep", "concat")
@@ -37,7 +37,7 @@ FoundUnits = tuple[list[Unit], dict[str, str]]
 @rewrites.add(
     "feature_reuse", source="Ji, Yang, Huang, Yin 2019, J. Computer Applications 39(6):1607-1613; our reading"
 )
-def feature_reuse(variant: str = "pair", transition: str = "keep", seed: int = 0) -> Rewrite:
+def feature_reuse(variant: str = "pair", transition: str = "keep", seed: int = 0) -> RewriteRule:
     """Let convolutions make only half of their features anew, and join them to features that are there already.
 
     In a plain stage of n convolutions of width C, h = C/2, on an input of width i (a = activation, N = batch norm):
@@ -278,7 +278,7 @@ def _why_sizes_differ(part: tuple[Convolution, ...], reused: str) -> str:
 
 
 def _of_block(structure: Structure, run: ConvolutionRun, variant: str, transition: str) -> FoundUnits:
-    """Rewrite a block of two convolutions of one width, a shortcut and a sum."""
+    """RewriteRule a block of two convolutions of one width, a shortcut and a sum."""
     first, last = run.convolutions
     assert last.added is not None
     total = structure.recorder.steps[last.added]

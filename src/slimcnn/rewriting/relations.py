@@ -15,7 +15,7 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.layers.placing import Scattering
 from slimcnn.layers.relating import OPEN, Relating, fold, relate, relations_in
 from slimcnn.linear.layers import layers_of
-from slimcnn.rewriting.rules import Change, Rewrite, Rewritten, rewrites
+from slimcnn.rewriting.rules import Change, RewriteRule, Rewritten, rewrites
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -103,7 +103,7 @@ def relations_left_out(model: nn.Module) -> list[str]:
 
 
 @rewrites.add("relations", source="CN112308213A (patent), as we read it")
-def relations(mode: str = "mean") -> Rewrite:
+def relations(mode: str = "mean") -> RewriteRule:
     """Relate the channels behind every batch norm that a convolution feeds; see `insert_relations`."""
 
     def rewrite(model: nn.Module, example: Any) -> Rewritten:

@@ -33,14 +33,14 @@ class Rewritten:
     changes: tuple[Change, ...]
 
 
-Rewrite = Callable[[nn.Module, Any], Rewritten]
+RewriteRule = Callable[[nn.Module, Any], Rewritten]
 """From a network and an example of its input to another network; the first is not changed."""
 
-rewrites: Registry[Callable[..., Rewrite]] = Registry("rewrite", home="slimcnn.rewriting")
-"""Every rewrite: functions that take options and return a `Rewrite`."""
+rewrites: Registry[Callable[..., RewriteRule]] = Registry("rewrite", home="slimcnn.rewriting")
+"""Every rewrite: functions that take options and return a `RewriteRule`."""
 
 
-def replace(model: nn.Module, rewrite: str | Rewrite, example: Any = None) -> nn.Module:
+def replace(model: nn.Module, rewrite: str | RewriteRule, example: Any = None) -> nn.Module:
     """Copy a network with some of its structure replaced.
 
     Args:
@@ -61,7 +61,7 @@ def replace(model: nn.Module, rewrite: str | Rewrite, example: Any = None) -> nn
     return rewritten(model, rewrite, example).model
 
 
-def rewritten(model: nn.Module, rewrite: str | Rewrite, example: Any) -> Rewritten:
+def rewritten(model: nn.Module, rewrite: str | RewriteRule, example: Any) -> Rewritten:
     """Copy a network with some of its structure replaced, and say what became of every layer; see `replace`."""
     if example is None:
         size = preprocessing(model).input
@@ -76,7 +76,7 @@ def rewritten(model: nn.Module, rewrite: str | Rewrite, example: Any) -> Rewritt
     return found
 
 
-def rewrite_named(spec: str) -> Rewrite:
+def rewrite_named(spec: str) -> RewriteRule:
     """Build a rewrite from its name and options: `feature_reuse`, `feature_reuse:variant=chain`."""
     build, options = rewrites.split(spec, ModelError)
     return build(**options)

@@ -16,7 +16,7 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.graph.execution import call_model, outputs_of
 from slimcnn.layers.placing import place, placing_of
 from slimcnn.linear.layers import LinearLayer, layers_of, readers_of
-from slimcnn.rewriting.rules import Change, Rewrite, Rewritten, rewrites
+from slimcnn.rewriting.rules import Change, RewriteRule, Rewritten, rewrites
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -92,7 +92,7 @@ def _placing(
 
 
 @rewrites.add("scatter", source="He et al. 2018, arXiv 1808.06866")
-def scattering() -> Rewrite:
+def scattering() -> RewriteRule:
     """Let every layer that adds into a residual stream lose channels of its own; see `scatter`."""
 
     def rewrite(model: nn.Module, example: Any) -> Rewritten:

@@ -30,5 +30,7 @@ def next_steps(recipe: Recipe, before: Numbers, after: Numbers, folder: Path) ->
         if lost > LARGE_LOSS:
             yield "Keep more of the MACs (a larger --macs): this cut is too deep for this budget."
     elif last_cut is not None:
-        yield "There is room for a deeper cut: try a smaller --macs, or --curve 0.8,0.6,0.4 to see several sizes at once."
+        yield (
+            "There is room for a deeper cut: try a smaller --macs, or --curve 0.8,0.6,0.4 to see several sizes at once."
+        )
     yield f'Use it: slimcnn.load("{folder / COMPRESSED}").'

@@ -29,7 +29,7 @@ def digest(*parts: Any) -> str:
 
 def begin(job: Job, base: str, trained: bool) -> tuple[State, Done]:
     """The state before the first step; its network is written down too, and evaluated if it was trained."""
-    place = disk.Place(job.root / disk.START, base)
+    place = disk.StepPlace(job.root / disk.START, base)
     loaded, network = job.loaded, job.recipe.network
     state = State(loaded.model, loaded.model, loaded.data, network, network)
 
@@ -54,7 +54,7 @@ def follow(job: Job, chain: Sequence[Step], state: State, start: Done, folder: P
     places, known_by = [], start["digest"]
     for number, step in enumerate(chain, first):
         known_by = digest(known_by, step.name, step.model_dump(mode="json", serialize_as_any=True))
-        places.append(disk.Place(folder / f"{number}-{step.name}", known_by))
+        places.append(disk.StepPlace(folder / f"{number}-{step.name}", known_by))
     aside = from_rank_zero(job.fabric, lambda: disk.settle(folder, places))
     if aside:
         job.show.say(f"{', '.join(aside)}: other settings than now; put aside in {folder / disk.OLD}")
@@ -73,7 +73,7 @@ def follow(job: Job, chain: Sequence[Step], state: State, start: Done, folder: P
     return results
 
 
-def _take(job: Job, step: Step, state: State, before: Done, place: disk.Place) -> Done:
+def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlace) -> Done:
     """Take one step, evaluate what it made, and write everything down."""
     if job.fabric.is_global_zero:
         write_text(place.folder / disk.STEP, json.dumps({"digest": place.digest, "step": step.name}) + "\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slimcnn.measuring import environment, latency
 from slimcnn.reporting import CurveReport, read_report, write_report
-from slimcnn.reporting.schema import Point
+from slimcnn.reporting.schema import CurvePoint
 from slimcnn.running import folder as disk
 from slimcnn.running.chain import follow
 from slimcnn.running.finishing import Result, name_of, write_results
@@ -78,7 +78,7 @@ def _reported(
         )  # fmt: skip
         reports.append(report)
         points.append(
-            Point(
+            CurvePoint(
                 label=label, macs_target=float(label), report=f"macs-{label}/report.html", after=report.after,
                 verdict=report.verdict, steps=report.steps,
             )

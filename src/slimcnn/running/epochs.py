@@ -24,7 +24,7 @@ def learn(
 ) -> list[Epoch]:
     """Train a network in place on a state's data; killed and called again, it goes on to the bit."""
     training = at.decide(training, model, state.data)
-    at.show.say(f"{verb}: {_epochs(training.epochs)} on {len(state.data.train):,} images")
+    at.show.say(f"{verb}: {count(training.epochs, 'epoch')} on {len(state.data.train):,} images")
     found = []
     for epoch in fit(
         model, state.data, training=training, objective=objective, folder=at.folder / "training", fabric=at.fabric,
@@ -42,8 +42,13 @@ def learn(
     return found
 
 
-def _epochs(n: int) -> str:
-    return f"{n} epoch{'s' * (n != 1)}"
+def count(n: int, noun: str) -> str:
+    """Say how many.
+
+    >>> count(1, "epoch"), count(3, "epoch")
+    ('1 epoch', '3 epochs')
+    """
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float | None) -> Section:

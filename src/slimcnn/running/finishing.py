@@ -15,7 +15,7 @@ from slimcnn.checkpoints import save
 from slimcnn.layers.reusing import FeatureReuse
 from slimcnn.measuring import Latency, Measurement, environment, file_bytes, latency, measure
 from slimcnn.reporting import write_report
-from slimcnn.reporting.schema import CurveReport, Locked, Numbers, Report, StepResult, Timing, Verdict
+from slimcnn.reporting.schema import CurveReport, CutVerdict, LockedLayer, Numbers, Report, StepResult, Timing
 from slimcnn.reporting.sections import Column, Section, Table
 from slimcnn.running import folder as disk
 from slimcnn.running.advice import next_steps
@@ -109,7 +109,7 @@ def write_results(
         reference_top1=final["reference_top1"],
         steps=tuple(step_result(done) for done in results[1:]),
         verdict=verdict_of(state.cuts),
-        locked=tuple(Locked(**lock) for lock in state.cuts[-1].locked) if state.cuts else (),
+        locked=tuple(LockedLayer(**lock) for lock in state.cuts[-1].locked) if state.cuts else (),
         sections=(*sections_of(results[1:]), _layers(sizes["before"], sizes["after"], state.model)),
         next_steps=tuple(next_steps(recipe, numbers["before"], numbers["after"], folder)),
         timing=_timing(before, after),
@@ -135,19 +135,19 @@ def step_result(done: Done) -> StepResult:
     return StepResult(**{name: done[name] for name in ("name", "top1", "seconds", "macs", "params")})
 
 
-def verdict_of(cuts: Sequence[Cut]) -> Verdict | None:
+def verdict_of(cuts: Sequence[Cut]) -> CutVerdict | None:
     """One verdict for all cuts of a run: equal if each is; None where nothing was cut.
 
     >>> verdict_of([Cut(True, 1e-15, "equal", ()), Cut(True, 3e-15, "equal", ())])
-    Verdict(equal=True, error=3e-15, text='2 cuts, each proven. Cut 1: equal. Cut 2: equal')
+    CutVerdict(equal=True, error=3e-15, text='2 cuts, each proven. Cut 1: equal. Cut 2: equal')
     """
     if not cuts:
         return None
     equal, error = all(cut.equal for cut in cuts), max(cut.error for cut in cuts)
     if len(cuts) == 1:
-        return Verdict(equal=equal, error=error, text=cuts[0].text)
+        return CutVerdict(equal=equal, error=error, text=cuts[0].text)
     said = ". ".join(f"Cut {number}: {cut.text}" for number, cut in enumerate(cuts, 1))
-    return Verdict(equal=equal, error=error, text=f"{len(cuts)} cuts, each proven. {said}")
+    return CutVerdict(equal=equal, error=error, text=f"{len(cuts)} cuts, each proven. {said}")
 
 
 def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Place:
+class StepPlace:
     """Where a step of the run works, and by which digest its results are known."""
 
     folder: Path
@@ -132,7 +132,7 @@ class Place:
         return found if found is not None and found["digest"] == self.digest else None
 
 
-def settle(root: Path, places: list[Place]) -> list[str]:
+def settle(root: Path, places: list[StepPlace]) -> list[str]:
     """Put aside what belongs to other settings, and bring back what belongs to these; names of what was put aside."""
     wanted = {place.folder.name: place.digest for place in places}
     aside = []

@@ -40,7 +40,7 @@ class Job:
     """See `Context.shared`."""
 
     def decide(self, training: Training, model: nn.Module, data: Dataset) -> Training:
-        """Replace "auto" for layout and precision: by what is fastest, timed once for the folder, or by fixed values."""
+        """Replace "auto" for layout and precision: by what is fastest, timed once a folder, or by fixed values."""
         if self.recipe.deterministic:
             return deterministic(training)
         return decided(model, data, training, self.root / DECISION, fabric=self.fabric)

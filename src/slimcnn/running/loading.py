@@ -15,6 +15,7 @@ from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.models import load_weights, preprocessing, resolve
 from slimcnn.models.building import takes
+from slimcnn.models.sources import refuse_unknown_network
 from slimcnn.rewriting import rewritten
 from slimcnn.running.normalization import find_normalization
 from slimcnn.running.settings import Data, Network
@@ -49,6 +50,14 @@ def load_with_data(network: Network, data: Data, show: Show = SILENT) -> Loaded:
     check_classes(model, dataset)
     normalization, how = find_normalization(model, network, data, dataset, information)
     return Loaded(model, replace(dataset, normalisation=normalization), how)
+
+
+def refuse_unnamed(network: Network) -> None:
+    """Refuse settings that name no network, or one that does not exist, without building it."""
+    if network.model:
+        refuse_unknown_network(network.model)
+    elif network.weights is None:
+        raise RecipeError(UNNAMED)
 
 
 def load_network(network: Network, dataset: Dataset) -> tuple[nn.Module, dict[str, Any]]:

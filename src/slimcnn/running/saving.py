@@ -18,7 +18,7 @@ from slimcnn.files import write_text
 from slimcnn.graph import trace
 from slimcnn.pruning import Plan
 from slimcnn.reporting.sections import Section
-from slimcnn.running.folder import DONE, MODEL, PLAN, Place
+from slimcnn.running.folder import DONE, MODEL, PLAN, StepPlace
 from slimcnn.running.loading import blank_of
 from slimcnn.running.settings import Network
 from slimcnn.running.step import Artifact, Cut, Origin, State
@@ -27,7 +27,9 @@ Done = dict[str, Any]
 """What done.json holds."""
 
 
-def write_state(root: Path, place: Place, state: State, before: State, known: Done, results: dict[str, Any]) -> Done:
+def write_state(
+    root: Path, place: StepPlace, state: State, before: State, known: Done, results: dict[str, Any]
+) -> Done:
     """Write what a step made, and give what its done.json holds; networks that it did not make are not written again.
 
     `before` is the state before the step, and `known` its done.json; `results` goes into the file too.

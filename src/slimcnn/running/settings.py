@@ -32,7 +32,7 @@ class Network(Settings):
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Of the function that builds the network."""
     rewrite: str = ""
-    """A rewrite that is part of the network, such as feature_reuse:variant=chain; the weights are those of the result."""
+    """A rewrite that is part of the network, such as feature_reuse:variant=chain; weights are those of the result."""
     seed: int = Field(default=0, ge=0)
     """Draws the weights of a network that has none yet."""
 

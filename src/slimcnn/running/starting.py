@@ -13,7 +13,7 @@ from slimcnn.running.chain import begin, digest, follow
 from slimcnn.running.curve import run_curve
 from slimcnn.running.finishing import Result, finish
 from slimcnn.running.job import FROM_WEIGHTS, Job
-from slimcnn.running.loading import Loaded, load_with_data
+from slimcnn.running.loading import Loaded, load_with_data, refuse_unnamed
 from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import Recipe
 from slimcnn.show import SILENT, Show
@@ -44,6 +44,8 @@ def run(
         SlimcnnError: anything that the user can fix, in one line; `RecipeError` for an order that makes no sense,
             before anything runs.
     """
+    if given is None:
+        refuse_unnamed(recipe.network)
     known = recipe.network.weights is not None if given is None else trained
     facts_before(recipe.steps, FROM_WEIGHTS if known else frozenset())
     fabric = launched(fabric)

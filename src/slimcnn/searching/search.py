@@ -103,7 +103,12 @@ class Found:
 
 
 @storage_errors()
-def search(evaluator: Evaluator, settings: Search, storage: StudyStorage, progress: Callable[[int, int], None] | None = None) -> Found:
+def search(
+    evaluator: Evaluator,
+    settings: Search,
+    storage: StudyStorage,
+    progress: Callable[[int, int], None] | None = None,
+) -> Found:
     """Evaluate points until the best one is known, together with all processes that use the same storage.
 
     The evaluation of a point stops early when the point cannot win anymore: when the images that are left cannot bring
@@ -156,7 +161,12 @@ def search(evaluator: Evaluator, settings: Search, storage: StudyStorage, progre
     return Found(best, base, tuple(outcomes))
 
 
-def work(evaluator: Evaluator, settings: Search, storage: StudyStorage, progress: Callable[[int, int], None] | None = None) -> None:
+def work(
+    evaluator: Evaluator,
+    settings: Search,
+    storage: StudyStorage,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
     """Evaluate waiting points until none is left."""
     least = float(storage.get_attr("base")) - settings.max_drop
     while claimed := storage.claim() if settings.sampler == "grid" else storage.propose():

@@ -14,11 +14,10 @@ from slimcnn.distillation import Teacher, objective_named
 from slimcnn.distillation.closeness import TEMPERATURE, closeness_of, closest_pairs
 from slimcnn.distillation.terms import parts_of
 from slimcnn.graph.copying import duplicate
-from slimcnn.models.sources import refuse_unknown_network
 from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.sections import Column, Section, Table, Value
-from slimcnn.running.epochs import about_training, learn, training_of
-from slimcnn.running.loading import check_classes, load_network
+from slimcnn.running.epochs import about_training, count, learn, training_of
+from slimcnn.running.loading import check_classes, load_network, refuse_unnamed
 from slimcnn.running.settings import Network
 from slimcnn.running.step import Context, Facts, State, Step, steps
 from slimcnn.training import Training
@@ -57,13 +56,20 @@ class Distill(Step, Training):
     def _learning_rate_of_adamw(cls, data: Any) -> Any:
         return data  # chosen in run
 
+    @model_validator(mode="after")
+    def _possible(self) -> Distill:
+        parts_of(self.loss)
+        for network in (*([self.student] if self.student else []), *self.teachers):
+            refuse_unnamed(network)
+        if not (self.with_reference or self.teachers):
+            raise ValueError("there is no teacher: name teachers, or leave with_reference out")
+        return self
+
     def needed(self) -> Mapping[str, str]:
         """A teacher, and something that the student knows unless it is another network."""
         if not self.with_reference:
             return {}
-        return {
-            "reference": "there is no trained network that could teach: give --weights FILE, or put train in front"
-        }
+        return {"reference": "there is no trained network that could teach: give --weights FILE, or put train in front"}
 
     def after(self, facts: Facts) -> Facts:
         """A student without relations has none."""
@@ -71,10 +77,7 @@ class Distill(Step, Training):
 
     def rehearse(self, state: State) -> nn.Module:
         """Check the loss, the teachers and the student."""
-        parts_of(self.loss)
         for network in (*([self.student] if self.student else []), *self.teachers):
-            if network.model:
-                refuse_unknown_network(network.model)
             check_classes(load_network(network, state.data)[0], state.data)
         return load_network(self.student, state.data)[0] if self.student else state.model
 
@@ -93,7 +96,7 @@ class Distill(Step, Training):
         objective = objective_named(self.loss, teacher, self.label_smoothing)
         epochs = learn(student, state, training, at, "distilling", objective)
         named = " + ".join(f"{term.weight:g} {term.name}" for term in objective.terms)
-        what = f"{self.epochs} epoch{'s' * (self.epochs != 1)} of distillation, loss {named}, learning rate {rate:g}"
+        what = f"{count(self.epochs, 'epoch')} of distillation, loss {named}, learning rate {rate:g}"
         sections = [about_training("Distillation", what, epochs, at.level)]
         after = replace(state, model=student, origin=None)
         if self.student is None:
@@ -114,7 +117,7 @@ def _closeness(state: State, student: nn.Module) -> Section:
         Column(title="images of"), Column(title="class"), Column(title="log ratio, teacher", format="small"),
         Column(title="student", format="small"),
     )  # fmt: skip
-    rows: tuple[tuple[Value, ...], ...] = tuple((one, other, *ratios) for one, other, ratios in closest_pairs(data.classes, found, 6))
-    return Section(
-        title="How close classes are", blocks=(figure.block(), Table(columns=columns, rows=rows))
+    rows: tuple[tuple[Value, ...], ...] = tuple(
+        (one, other, *ratios) for one, other, ratios in closest_pairs(data.classes, found, 6)
     )
+    return Section(title="How close classes are", blocks=(figure.block(), Table(columns=columns, rows=rows)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from slimcnn.graph.copying import duplicate
 from slimcnn.recovery import fold_constants
@@ -15,7 +16,7 @@ from slimcnn.running.step import Context, State, Step, steps
 class FoldConstants(Step):
     """Fold the constants that removed channels sent into the next layers; no images, no training."""
 
-    needs = {
+    needs: ClassVar = {
         "cut": "there is no cut whose constants could be folded: put prune in front, before any training",
         "constants": "the constants of the removed channels are accounted for already: leave this step out, or put it "
         "right behind prune",

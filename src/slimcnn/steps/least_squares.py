@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from slimcnn.training.processes import from_rank_zero
 class LeastSquares(Step):
     """Refit the layers behind a cut or a rewrite by least squares; no labels, no training."""
 
-    needs = {
+    needs: ClassVar = {
         "origin": "there is no cut and no rewrite that layers could be refitted to: put prune or rewrite in front, "
         "before any training"
     }
@@ -53,9 +54,7 @@ class LeastSquares(Step):
     def _images(self, whole: nn.Module, state: State, at: Context) -> Iterator[Tensor]:
         if not self.synthetic:
             return state.images(self.images)
-        return iter(
-            synthesise(whole, state.data.shape, progress=at.show.counting("making images")).split(BATCH)
-        )
+        return iter(synthesise(whole, state.data.shape, progress=at.show.counting("making images")).split(BATCH))
 
     def _about(self, found: Recovered, state: State) -> Section:
         images = min(self.images, len(state.data.train))

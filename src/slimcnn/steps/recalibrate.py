@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from pydantic import Field
 
 from slimcnn.graph.copying import duplicate
 from slimcnn.recovery import recalibrate
 from slimcnn.reporting.sections import Section, Text
+from slimcnn.running.epochs import count
 from slimcnn.running.step import Context, State, Step, steps
 
 
@@ -17,7 +19,7 @@ from slimcnn.running.step import Context, State, Step, steps
 class Recalibrate(Step):
     """Estimate batch-norm means and variances anew on training images; no labels, no training."""
 
-    needs = {"trained": "there is no trained network: give --weights FILE, or put train in front"}
+    needs: ClassVar = {"trained": "there is no trained network: give --weights FILE, or put train in front"}
     loses = frozenset({"constants"})
 
     images: int = Field(default=1024, ge=1)
@@ -28,7 +30,7 @@ class Recalibrate(Step):
         model = duplicate(state.model)
         layers = recalibrate(model, state.images(self.images))
         images = min(self.images, len(state.data.train))
-        said = f"{layers} batch norm{'s' * (layers != 1)} recalibrated on {images:,} training images."
+        said = f"{count(layers, 'batch norm')} recalibrated on {images:,} training images."
         if not layers:
             said = "The network has no batch norm with running statistics: nothing was changed."
         at.show.say(f"  {said}")

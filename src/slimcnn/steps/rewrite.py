@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from slimcnn.layers.reusing import units_in
 from slimcnn.recovery import reuse_features
 from slimcnn.reporting.figures.units import Units
-from slimcnn.reporting.sections import Column, Section, Table, Text
+from slimcnn.reporting.sections import Column, Figure, Section, Table, Text
 from slimcnn.rewriting import Rewritten, rewrite_named, rewritten
 from slimcnn.running.step import Context, Facts, Origin, State, Step, steps
 from slimcnn.training.processes import from_rank_zero
@@ -22,7 +22,9 @@ from slimcnn.training.processes import from_rank_zero
 class Rewrite(Step):
     """Replace structure by a cheaper one, and start the new layers from the features of the old ones."""
 
-    refuses = {"relations": "the network relates its channels: put prune in front, which folds the relations away"}
+    refuses: ClassVar = {
+        "relations": "the network relates its channels: put prune in front, which folds the relations away"
+    }
 
     rule: str = "feature_reuse"
     """A rewrite (`slimcnn list rewrites`), with options such as feature_reuse:variant=chain."""
@@ -30,6 +32,11 @@ class Rewrite(Step):
     """reuse: least squares from the original's features, on training images; random: to be trained."""
     images: int = Field(default=1024, ge=1)
     """Training images for reuse; labels are not used."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Rewrite:
+        rewrite_named(self.rule)
+        return self
 
     def needed(self) -> Mapping[str, str]:
         """Something to begin from, unless the beginning is random."""
@@ -51,7 +58,6 @@ class Rewrite(Step):
 
     def rehearse(self, state: State) -> nn.Module:
         """Rewrite a network of the same structure."""
-        rewrite_named(self.rule)
         return rewritten(state.model, self.rule, state.example).model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
@@ -75,7 +81,8 @@ class Rewrite(Step):
 
 def _about(rule: str, found: Rewritten, said: str) -> Section:
     units = units_in(found.model)
-    blocks: list[Text | Table] = [Text(text=f"Rewrite {rule}." + (f" Begun from the original's features: {said}." if said else ""))]
+    begun = f" Begun from the original's features: {said}." if said else ""
+    blocks: list[Text | Table | Figure] = [Text(text=f"Rewrite {rule}.{begun}")]
     if units:
         fields = ("place", "reads", "makes", "reused", "dense", "residual")
         blocks.append(Units(units=[{name: getattr(one, name) for name in fields} for one in units]).block())  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -15,7 +15,7 @@ from slimcnn.layers.relating import relating_of
 from slimcnn.objectives import SparseScales, cross_entropy, spread
 from slimcnn.reporting.sections import Section, Text
 from slimcnn.rewriting import fold_relations, insert_relations
-from slimcnn.running.epochs import about_training, learn, training_of
+from slimcnn.running.epochs import about_training, count, learn, training_of
 from slimcnn.running.step import Context, Facts, State, Step, steps
 from slimcnn.training import Epoch, Training
 from slimcnn.training.schedule import learning_rate
@@ -29,9 +29,11 @@ LARGEST_STEP = 0.01
 
 @steps.add("sparsify", source="Liu et al. 2017, arXiv 1708.06519; CN112308213A for relations")
 class Sparsify(Step, Training):
-    """Train with a penalty on batch-norm scales, with relations of channels or without, so that more channels can go."""
+    """Train with a penalty on batch-norm scales, with relations of channels or without: more channels can go then."""
 
-    refuses = {"relations": "the network already relates its channels: one sparsify is enough, with more epochs"}
+    refuses: ClassVar = {
+        "relations": "the network already relates its channels: one sparsify is enough, with more epochs"
+    }
     loses = frozenset({"origin", "cut", "constants"})
     trains = True
 
@@ -74,7 +76,7 @@ class Sparsify(Step, Training):
             at.show.say(f"    {spread(model)}")
 
         epochs = learn(model, state, training, at, "sparsity training", objective, tell)
-        what = f"{self.epochs} epoch{'s' * (self.epochs != 1)} of sparsity training, strength {strength:.2g}: {spread(model)}"
+        what = f"{count(self.epochs, 'epoch')} of sparsity training, strength {strength:.2g}: {spread(model)}"
         section = about_training("Sparsity training", what, epochs, at.level)
         if related and spread(model).saturated:
             said = "The learned relations are uninformative (their spread is below 0.02): scales alone decide."

@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from slimcnn.graph.copying import duplicate
 from slimcnn.reporting.sections import Section
-from slimcnn.running.epochs import about_training, learn, training_of
+from slimcnn.running.epochs import about_training, count, learn, training_of
 from slimcnn.running.step import Context, State, Step, steps
 from slimcnn.training import Training
 
@@ -41,10 +41,8 @@ class Train(Step, Training):
         rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else FROM_SCRATCH if first else FINE_TUNING)
         epochs = learn(model, state, training_of(self, learning_rate=rate), at, "training" if first else "fine-tuning")
         how = "from scratch" if first else "of fine-tuning"
-        what = f"{self.epochs} epoch{'s' * (self.epochs != 1)} {how}, learning rate {rate:g}"
+        what = f"{count(self.epochs, 'epoch')} {how}, learning rate {rate:g}"
         section = about_training("Training", what, epochs, None if first else at.level)
         reference = state.reference if at.facts & {"reference"} else model
         origin_of = state.network if reference is model else state.reference_network
-        return replace(
-            state, model=model, reference=reference, reference_network=origin_of, origin=None
-        ), [section]
+        return replace(state, model=model, reference=reference, reference_network=origin_of, origin=None), [section]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CELL, NAME, MOST = 13, 76, 15
 """Pixels of a cell, of the names beside it, and classes on a map at most."""
 
-Matrix = tuple[tuple[float, ...], ...]
+MatrixRows = tuple[tuple[float, ...], ...]
 
 
 @figures.add("closeness", source="slimcnn")
@@ -26,7 +26,7 @@ class Closeness(Drawing):
     """How close networks find classes to each other: a map for each network, and maps of their differences."""
 
     classes: tuple[str, ...]
-    networks: dict[str, Matrix]
+    networks: dict[str, MatrixRows]
     """Network, the teacher first, to a matrix: entry (i, j) is the mean of log(q_j / q_i) over images of class i."""
     temperature: float
     """Of the softmax q."""

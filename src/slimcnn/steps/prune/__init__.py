@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from slimcnn.datasets import batches
 from slimcnn.errors import TargetError
-from slimcnn.errors import CriterionError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.copying import duplicate
 from slimcnn.layers.relating import relating_of
@@ -23,9 +22,9 @@ from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.verify import law
 from slimcnn.reporting.sections import Section
 from slimcnn.rewriting import fold_relations, scatter
-from slimcnn.running.epochs import about_training, learn
-from slimcnn.running.step import BATCH, Context, Cut, Facts, Origin, State, Step, steps
+from slimcnn.running.epochs import about_training, count, learn
 from slimcnn.running.settings import FilePath
+from slimcnn.running.step import BATCH, Context, Cut, Facts, Origin, State, Step, steps
 from slimcnn.searching import Search
 from slimcnn.steps.prune.search import check_storage, searched
 from slimcnn.steps.prune.sections import about_cut, about_scales, about_search
@@ -38,7 +37,7 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if 
 class Prune(Step):
     """Remove the channels that matter least until a target is met, and prove the cut."""
 
-    needs = {"trained": "there is no trained network to prune: give --weights FILE, or put train in front"}
+    needs: ClassVar = {"trained": "there is no trained network to prune: give --weights FILE, or put train in front"}
     gives = frozenset({"origin", "cut", "constants"})
 
     criterion: str = "l2"
@@ -84,6 +83,7 @@ class Prune(Step):
             raise ValueError("soft filter pruning zeroes the weights, not their moving average: leave ema out")
         if self.search is not None and (self.macs, self.params, self.pruning_ratio) != (None, None, None):
             raise ValueError("a search finds the size: leave macs, params and pruning_ratio out")
+        criterion_named(self.criterion)
         _ = self.target  # an impossible one raises TargetError with its own words
         return self
 
@@ -136,7 +136,6 @@ class Prune(Step):
 
     def rehearse(self, state: State) -> nn.Module:
         """Check criterion, patterns and whether the target can be reached, on any weights."""
-        criterion_named(self.criterion)
         if self.search is not None:
             check_storage(self.search)
         whole = self._scattered(state.model, state)
@@ -209,7 +208,8 @@ class Prune(Step):
             progress = at.show.counting("measuring sensitivity")
             return sensitivity(whole, graph, found, (x for x, _ in self.images(state)), progress)
 
-        return at.once(f"scores {at.before} {self.criterion} {measured} {self.batches} {self.residual == 'scatter'}", scored)
+        settings = (self.criterion, measured, self.batches, self.residual == "scatter", self.inexact)
+        return at.once(f"scores {at.before} {settings}", scored)
 
     def _softly(
         self, training: Training, whole: nn.Module, graph: ChannelGraph, plan: Plan, state: State, at: Context
@@ -217,7 +217,7 @@ class Prune(Step):
         model = duplicate(whole)
         soft = SoftPruning(model, graph, plan)
         epochs = learn(model, state, training, at, "soft filter pruning", soft.objective())
-        what = f"{training.epochs} epoch{'s' * (training.epochs != 1)} of soft filter pruning before the cut"
+        what = f"{count(training.epochs, 'epoch')} of soft filter pruning before the cut"
         return model, soft.choose(zero=False), about_training("Soft filter pruning", what, epochs, at.level)
 
 

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 POINTS = "search.log"
 
 
-def searched(
-    settings: Prune, asked: Search, state: State, graph: ChannelGraph, at: Context
-) -> tuple[Found, Plan]:
+def searched(settings: Prune, asked: Search, state: State, graph: ChannelGraph, at: Context) -> tuple[Found, Plan]:
     """Look for the smallest network within the drop; other processes may `help_search`."""
     at.show.say(f"  searching: validation top-1 may drop by {asked.max_drop:g} points")
     evaluator = _evaluator(settings, asked, state, graph, at)
@@ -41,8 +39,8 @@ def searched(
     best = result.best
     said = ", ".join(f"{name} {value}" for name, value in best.point.items())
     at.show.say(
-        f"  {len(result.outcomes)} points tried; the smallest network within the drop keeps {best.macs or 0:.3f} of the "
-        f"MACs and reaches {best.top1:.2f} % of {result.base:.2f} % ({said})"
+        f"  {len(result.outcomes)} points tried; the smallest network within the drop keeps {best.macs or 0:.3f} of "
+        f"the MACs and reaches {best.top1:.2f} % of {result.base:.2f} % ({said})"
     )
     return result, evaluator.plan(best.point)
 
@@ -106,7 +104,9 @@ def _recovery(
     chain = [steps[name].value() for name in asked.recover]
     for step in chain:
         if step.trains:
-            raise RecipeError(f"search.recover = {step.name}: a search tries many networks, choose steps without training")
+            raise RecipeError(
+                f"search.recover = {step.name}: a search tries many networks, choose steps without training"
+            )
     if not chain:
         return None
     quiet = replace(at, show=SILENT)

@@ -90,8 +90,8 @@ def about_search(found: Found, asked: Search) -> Section:
     best = found.best
     said = ", ".join(f"{name} {value}" for name, value in best.point.items())
     lead = (
-        f"The smallest network that loses at most {asked.max_drop:g} points of validation top-1 without training: {said} "
-        f"keeps {100 * (best.macs or 0):.1f} % of the MACs and reaches {best.top1:.2f} % of {found.base:.2f} %."
+        f"The smallest network that loses at most {asked.max_drop:g} points of validation top-1 without training: "
+        f"{said} keeps {100 * (best.macs or 0):.1f} % of the MACs and reaches {best.top1:.2f} % of {found.base:.2f} %."
     )
     tried = tuple(
         Trial(point=one.point, macs=one.macs, top1=one.top1) for one in found.outcomes if one.macs is not None
