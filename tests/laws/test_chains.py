@@ -89,7 +89,7 @@ def test_an_accepted_pair_ends_bit_identical_after_kill_9(pair: tuple[str, str],
         one, other = ({k: v for k, v in report[name].items() if k != "latency_ms"} for report in reports)
         assert one == other
     assert [step["top1"] for step in reports[0]["steps"]] == [step["top1"] for step in reports[1]["steps"]]
-    assert not [path for path in killed.rglob("*.part")]
+    assert not list(killed.rglob("*.part"))
 
 
 @pytest.mark.parametrize("pair", REFUSED, ids="-".join)

@@ -44,8 +44,8 @@ def beginning(pretrain: int | None, seed: int) -> list[StepSettings]:
 
 
 def pruning(
-    target: StepSettings, recovery: list[StepSettings], method: str | None, sparsity_epochs: int | None, max_drop: float | None,
-    storage: str | None, seed: int,
+    target: StepSettings, recovery: list[StepSettings], method: str | None, sparsity_epochs: int | None,
+    max_drop: float | None, storage: str | None, seed: int,
 ) -> list[StepSettings]:  # fmt: skip
     """Sparsity training where it is asked for, the cut, by a target or a search, and what recovers accuracy."""
     from slimcnn.errors import RecipeError

@@ -1,7 +1,7 @@
 """From a recipe to a result: a run is a chain of steps.
 
-Read top to bottom: step (what a step is), recipe (a run as data), starting (a run from recipe to report), order (does it
-make sense), loading (network and data), chain (one step after the other), saving and folder (what stays on disk),
+Read top to bottom: step (what a step is), recipe (a run as data), starting (a run from recipe to report), order (does
+it make sense), loading (network and data), chain (one step after the other), saving and folder (what stays on disk),
 finishing (the report).
 """
 

@@ -48,8 +48,8 @@ def begin(job: Job, base: str, trained: bool) -> tuple[State, Done]:
 def follow(job: Job, chain: Sequence[Step], state: State, start: Done, folder: Path, first: int) -> list[Done]:
     """Run steps one after the other in folders of `folder`, numbered from `first`; gives what each left.
 
-    `state` and `start` are what came before. Between two steps the state is read from the disk, so that a run that was interrupted
-    and one that was not are the same.
+    `state` and `start` are what came before. Between two steps the state is read from the disk, so that a run that was
+    interrupted and one that was not are the same.
     """
     places, known_by = [], start["digest"]
     for number, step in enumerate(chain, first):
@@ -102,8 +102,8 @@ def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlac
         disk.require(job.root)
         sizes = measure(after.model, after.example)
         results = {
-            "name": step.name, "facts": sorted(step.after(facts)), "top1": top1, "reference_top1": reference, "seconds": seconds,
-            "macs": sizes.macs, "params": sizes.params,
+            "name": step.name, "facts": sorted(step.after(facts)), "top1": top1, "reference_top1": reference,
+            "seconds": seconds, "macs": sizes.macs, "params": sizes.params,
             "sections": [section.model_dump(mode="json") for section in sections],
         }  # fmt: skip
         return write_state(job.root, place, after, state, before, results)

@@ -14,7 +14,8 @@ from torch import nn
 from slimcnn.checkpoints import save
 from slimcnn.layers.reusing import FeatureReuse
 from slimcnn.measuring import Latency, Measurement, environment, file_bytes, latency, measure
-from slimcnn.reporting import write_report
+from slimcnn.reporting import fragment, write_report
+from slimcnn.reporting.curve import curve_headline, curve_sections
 from slimcnn.reporting.schema import CurveReport, CutVerdict, LockedLayer, Numbers, Report, StepResult, Timing
 from slimcnn.reporting.sections import Column, Section, Table
 from slimcnn.running import folder as disk
@@ -47,7 +48,9 @@ class Result:
         return f"Result({self.report!r}, folder={str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        return self.report._repr_html_()
+        if isinstance(self.report, Report):
+            return self.report._repr_html_()
+        return fragment(self.report.title, curve_headline(self.report), curve_sections(self.report))
 
 
 def finish(job: Job, results: list[Done], start: Done) -> Result:

@@ -17,6 +17,7 @@ from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.copying import duplicate
 from slimcnn.layers.relating import relating_of
 from slimcnn.measuring import measure
+from slimcnn.objectives import cross_entropy
 from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, mask, prune, score, sensitivity
 from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.verify import law
@@ -216,7 +217,9 @@ class Prune(Step):
     ) -> tuple[nn.Module, Plan, Section]:
         model = duplicate(whole)
         soft = SoftPruning(model, graph, plan)
-        epochs = learn(model, state, training, at, "soft filter pruning", soft.objective())
+        objective = soft.objective(cross_entropy(training.label_smoothing))
+        plain = training.model_copy(update={"label_smoothing": 0.0})  # the objective knows of it
+        epochs = learn(model, state, plain, at, "soft filter pruning", objective)
         what = f"{count(training.epochs, 'epoch')} of soft filter pruning before the cut"
         return model, soft.choose(zero=False), about_training("Soft filter pruning", what, epochs, at.level)
 
