@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from slimcnn.running import recipe_from, run
+from slimcnn.running import recipe_from, run, steps
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["laws.chain_runs", "slimcnn.steps.prune", "slimcnn.datasets.sources.digits", "sklearn"])
+SERVER.set_forkserver_preload(
+    [
+        "slimcnn.steps.prune", "slimcnn.running", "slimcnn.datasets.sources.digits", "sklearn.datasets", "lightning_fabric",
+        "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_svg", "jinja2", "tomli_w", "scipy.optimize",
+        *(f"slimcnn.steps.{entry.value.__module__.rpartition('.')[2]}" for entry in steps),
+    ]
+)  # fmt: skip
 
 
 def work(plain: dict[str, Any], told: str) -> None:
@@ -41,14 +48,24 @@ def run_calmly(plain: dict[str, Any], told: Path) -> float:
     return time.monotonic() - began
 
 
-def run_with_kills(plain: dict[str, Any], told: Path, whole: float, moments: random.Random, kills: int) -> int:
-    """Run, kill with SIGKILL at random moments, and run to the end; how often it was really killed."""
+def run_with_kills(plain: dict[str, Any], told: Path, whole: float, moments: random.Random, kills: int) -> None:
+    """Run, kill with SIGKILL at random moments, and run to the end; a run that ends before its kill begins again."""
     hit = 0
-    for _ in range(kills):
+    while hit < kills:
         process = start(plain, told)
         process.join(timeout=whole * moments.uniform(0.1, 0.9))
-        hit += process.is_alive()
+        alive = process.is_alive()
         process.kill()
         process.join()
+        hit += alive
+        if not alive:
+            whole *= 0.8
+            shutil.rmtree(plain["out"])
     run_calmly(plain, told)
-    return hit
+
+
+def warm_up() -> None:
+    """Let the server import everything, so that the first run takes no longer than the others."""
+    process = SERVER.Process(target=time.sleep, args=(0,))
+    process.start()
+    process.join()
