@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import slimcnn
 from slimcnn.datasets import Dataset, Normalisation, batches, load_dataset
-from slimcnn.distillation import hinton
+from slimcnn.distillation import cross_entropy, kd
 from slimcnn.files import write_text
 from slimcnn.layers.relating import relating_of, relations_in
 from slimcnn.models import load_weights
@@ -266,7 +266,9 @@ def tuned(
     training = Training(epochs=epochs, learning_rate=rate, layout="channels_last", precision="bf16-mixed")
     validation = [
         epoch.validation_top1
-        for epoch in slimcnn.fit(small, data, training=training, objective=hinton(teacher), folder=folder)
+        for epoch in slimcnn.fit(
+            small, data, training=training, objective=0.1 * cross_entropy() + 0.9 * kd(teacher), folder=folder
+        )
     ]
     found["tuned"] = test(small, data)
     return {

@@ -20,7 +20,7 @@ import torch
 
 import slimcnn
 from slimcnn.datasets import Normalisation, batches, load_dataset
-from slimcnn.distillation import hinton
+from slimcnn.distillation import cross_entropy, kd
 from slimcnn.files import write_text
 from slimcnn.measuring import environment
 from slimcnn.models import load_weights
@@ -50,7 +50,9 @@ def run(
     found["recalibrated"] = test_top1(small, data)
     epochs = []
     if training is not None:
-        lesson = slimcnn.fit(small, data, training=training, objective=hinton(original), folder=state)
+        lesson = slimcnn.fit(
+            small, data, training=training, objective=0.1 * cross_entropy() + 0.9 * kd(original), folder=state
+        )
         for epoch in lesson:
             epochs.append(epoch)
             print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -181,3 +182,46 @@ def test_a_module_that_cannot_be_imported_is_one_line(
     with pytest.raises(PluginError, match=reason) as refusal:
         import_plugin(name)
     assert "\n" not in str(refusal.value)
+
+
+STEP = '''
+from dataclasses import replace
+from slimcnn import Step
+from slimcnn.reporting.sections import Section, Text
+from slimcnn.running import Artifact, steps
+
+
+@steps.add("write_card", source="a test")
+class WriteCard(Step):
+    """Write a file about the network."""
+
+    words: str = "small"
+
+    def run(self, state, at):
+        at.folder.joinpath("card.txt").write_text(self.words)
+        card = Artifact("card", f"{at.folder.name}/card.txt", {"words": len(self.words.split())})
+        section = Section(title="Card", blocks=(Text(text=self.words),))
+        return replace(state, artifacts=(*state.artifacts, card)), [section]
+'''
+
+CHAIN = """
+import sys
+from slimcnn.cli import main
+sys.argv = ["slimcnn", "run", "--model", "resnet8", "--data", "digits", "--out", sys.argv[1], "--deterministic",
+            "--steps", "train:epochs=1 + write_card:words='two words' + prune:macs=0.5,batches=1",
+            "--set", "data.limit=100", "--set", "latency_seconds=0.01"]
+main()
+"""
+
+
+def test_an_installed_package_adds_a_step_that_recipes_the_command_line_and_the_report_know(tmp_path: Path) -> None:
+    site = install(tmp_path / "site", STEP)
+    code = CHAIN.replace("sys.argv[1]", repr(str(tmp_path / "run")))
+    assert "The cut is exact" in run(site, code)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [step["name"] for step in report["steps"]] == ["train", "write_card", "prune"]
+    assert "Card" in [section["title"] for section in report["sections"]]
+    assert (tmp_path / "run" / "2-write_card" / "card.txt").read_text() == "two words"
+    done = json.loads((tmp_path / "run" / "3-prune" / "done.json").read_text())
+    assert done["artifacts"] == [{"name": "card", "path": "2-write_card/card.txt", "facts": {"words": 2}}]
+    assert 'step = "write_card"' in (tmp_path / "run" / "recipe.toml").read_text()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import slimcnn
 from slimcnn.datasets import Augmentation, batches, indices, load_dataset
-from slimcnn.distillation import Teacher, attention, hinton, kd, kd_loss, losses, objective_named, scale_factor
+from slimcnn.distillation import Teacher, attention, kd, kd_loss, losses, objective_named, scale_factor
 from slimcnn.distillation.scale_factor import class_factor_loss, class_factors
 from slimcnn.errors import ModelError, RecipeError, RunError, UnknownName
 from slimcnn.objectives import cross_entropy
@@ -199,7 +199,7 @@ def test_unknown_losses_get_a_suggestion() -> None:
 def test_other_classes_are_refused() -> None:
     student, _, x, y = networks()
     with pytest.raises(ModelError, match="must have the same classes"):
-        hinton(slimcnn.build("resnet8", num_classes=7))(student, x, y)
+        kd(slimcnn.build("resnet8", num_classes=7))(student, x, y)
     with pytest.raises(ModelError, match="there is no teacher"):
         Teacher([])
 

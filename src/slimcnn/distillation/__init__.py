@@ -5,7 +5,7 @@ from slimcnn.distillation.centred_logit_mse import centred_logit_mse
 from slimcnn.distillation.dist import dist
 from slimcnn.distillation.dkd import dkd, nckd
 from slimcnn.distillation.fitnet import fitnet
-from slimcnn.distillation.kd import hinton, kd, kd_loss
+from slimcnn.distillation.kd import kd, kd_loss
 from slimcnn.distillation.rkd import rkd
 from slimcnn.distillation.scale_factor import scale_factor
 from slimcnn.distillation.teachers import Teacher
@@ -20,7 +20,6 @@ __all__ = [
     "dist",
     "dkd",
     "fitnet",
-    "hinton",
     "kd",
     "kd_loss",
     "losses",

@@ -9,7 +9,7 @@ from slimcnn.distillation.checking import same_classes
 from slimcnn.distillation.teachers import Teacher, teacher_of
 from slimcnn.distillation.terms import losses
 from slimcnn.errors import RecipeError
-from slimcnn.objectives import Seen, Term, Terms, cross_entropy
+from slimcnn.objectives import Seen, Term, Terms
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -39,22 +39,3 @@ def kd(teacher: Teacher | nn.Module, temperature: float = 4.0) -> Terms:
         return kd_loss(seen.logits, seen.answers[taught], temperature)
 
     return Terms(Term("kd", value, teacher=taught))
-
-
-def hinton(
-    teacher: Teacher | nn.Module, temperature: float = 4.0, alpha: float = 0.9, *, label_smoothing: float = 0.0
-) -> Terms:
-    """(1 - alpha) · cross entropy + alpha · `kd_loss`: the student learns from labels and from the teacher.
-
-    `temperature` is above 0, `alpha` within [0, 1].  The teacher is copied here, in eval mode; the caller's module is
-    never touched.  The copy follows the student to its device and memory format at the first batch.
-
-    >>> import torch
-    >>> student, teacher = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    >>> loss = hinton(teacher)(student, torch.randn(4, 3), torch.tensor([0, 1, 1, 0]))
-    >>> sorted(loss.terms)
-    ['cross_entropy', 'kd']
-    """
-    if not 0 <= alpha <= 1:
-        raise RecipeError(f"distillation alpha is {alpha}: give the teacher's share of the loss, from 0 to 1")
-    return (1 - alpha) * cross_entropy(label_smoothing) + alpha * kd(teacher, temperature)

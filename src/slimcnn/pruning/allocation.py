@@ -4,9 +4,10 @@ Both scopes are an order in which channels leave, taken as far as the target nee
 group leave at the same rate, so the order is by the share of the group that has left.  Global: by score, divided
 by the group's mean unless the criterion's scores mean the same everywhere.
 
-In both, channels between residual blocks wait for those inside (`Target.residual`): a channel of the stream is read
-and written by every block, and on ResNet-56 at half of the MACs sparing the stream left top-1 at 83 % after
-recalibration where cutting it like all others left 62 % (L2, no training; benchmarks/resnet56.md).
+With macs or params, channels between residual blocks stay where the target can be met without them
+(`Target.residual`): a channel of the stream is read and written by every block.  On ResNet-20 that is worth 0.5 points
+of top-1 at 0.75 of the MACs and 4 at 0.35, without training (benchmarks/defaults.md).  Where the target needs them,
+they wait for those inside.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -62,6 +63,11 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
     >>> 0.48 < graph.macs(plan.counts(graph)) / graph.macs() <= 0.5
     True
     """
+    if target.residual == "auto" and target.ratio is None and any(group.residual for group in graph.groups):
+        try:
+            return replace(allocate(graph, scores, replace(target, residual="inner")), target=target.describe())
+        except TargetUnreachable:
+            pass  # the stream has to give channels too
     _check_scores(graph, scores, target)
     protected = _with_companions(graph, _matching(graph, target.protect, "protect"))
     fixed = _fixed_counts(graph, scores, target, protected)

@@ -29,7 +29,8 @@ class Target:
         round_to: kept channel counts are multiples of this (8 or 16 suit most hardware).
         residual: whether channels into which several layers add (the stream of a residual network) go too.
             "inner": never, only those inside the blocks; "cut": like all others; "auto": with macs or params, only
-            after two thirds of the channels inside the blocks are gone, and with ratio like all others; "scatter":
+            where the target cannot be met without them, and then after two thirds of the channels inside the blocks are
+            gone; with ratio like all others; "scatter":
             the stream keeps its width but each layer that adds into it loses channels of its own, in a network that
             `scatter` has rewritten.
         protect: patterns of groups or layers that keep all their channels.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimcnn.distillation import hinton, kd_loss
+from slimcnn.distillation import Teacher, kd, kd_loss, objective_named
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.objectives import cross_entropy
 
@@ -75,7 +75,7 @@ def networks() -> tuple[nn.Module, nn.Module, torch.Tensor, torch.Tensor]:
 
 def test_the_terms_are_the_weighted_losses():
     student, teacher, x, y = networks()
-    loss = hinton(teacher, temperature=3.0, alpha=0.7)(student, x, y)
+    loss = objective_named("0.3*cross_entropy+0.7*kd:temperature=3.0", Teacher(teacher))(student, x, y)
     teacher.eval()
     hard = nn.functional.cross_entropy(student(x), y).item()
     soft = by_hand(student(x), teacher(x), 3.0)
@@ -89,7 +89,7 @@ def test_the_terms_are_the_weighted_losses():
 def test_alpha_zero_is_cross_entropy_bit_for_bit(smoothing):
     student, teacher, x, y = networks()
     gradients = []
-    for objective in (cross_entropy(smoothing), hinton(teacher, alpha=0.0, label_smoothing=smoothing)):
+    for objective in (cross_entropy(smoothing), objective_named("1*cross_entropy+0*kd", Teacher(teacher), smoothing)):
         student.zero_grad()
         loss = objective(student, x, y).total
         loss.backward()
@@ -100,7 +100,7 @@ def test_alpha_zero_is_cross_entropy_bit_for_bit(smoothing):
 def test_the_teacher_is_a_copy_that_never_changes():
     student, teacher, x, y = networks()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    objective = hinton(teacher, alpha=1.0)
+    objective = 1.0 * kd(teacher)
     first = objective(student, x, y).terms["kd"].item()
     with torch.no_grad():
         for parameter in teacher.parameters():
@@ -119,7 +119,7 @@ def test_the_copy_takes_the_students_memory_format():
     student.to(memory_format=torch.channels_last)
     seen = []
     teacher[0].register_forward_pre_hook(lambda module, _: seen.append(module.weight))
-    hinton(teacher)(student, x.contiguous(memory_format=torch.channels_last), y)
+    kd(teacher)(student, x.contiguous(memory_format=torch.channels_last), y)
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
     assert teacher[0].weight.is_contiguous()
 
@@ -127,11 +127,11 @@ def test_the_copy_takes_the_students_memory_format():
 def test_what_makes_no_sense_is_refused():
     student, teacher, x, y = networks()
     with pytest.raises(RecipeError, match="temperature is 0"):
-        hinton(teacher, temperature=0)
-    with pytest.raises(RecipeError, match=r"alpha is 1\.5"):
-        hinton(teacher, alpha=1.5)
+        kd(teacher, temperature=0)
+    with pytest.raises(RecipeError, match=r"cannot have the weight -0\.5"):
+        objective_named("-0.5*cross_entropy+1.5*kd", Teacher(teacher))
     with pytest.raises(RecipeError, match="label_smoothing is 1"):
-        hinton(teacher, label_smoothing=1.0)
+        objective_named("kd", Teacher(teacher), label_smoothing=1.0)
     teacher[4] = nn.Linear(32, 7)
     with pytest.raises(ModelError, match=r"shapes \(6, 5\) and \(6, 7\)"):
-        hinton(teacher)(student, x, y)
+        kd(teacher)(student, x, y)
