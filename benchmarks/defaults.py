@@ -77,7 +77,7 @@ def main() -> None:
         model.eval()
         some = data.train.limit(images, seed=seed)
 
-        def pairs():
+        def pairs(some=some, seed=seed):
             return batches(some, 128, normalisation=IMAGENET, seed=seed)
 
         graph = slimcnn.trace(model, torch.zeros(1, 3, 32, 32))

@@ -16,9 +16,9 @@ from slimcnn.running import recipe_from, run, steps
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "slimcnn.steps.prune", "slimcnn.running", "slimcnn.datasets.sources.digits", "sklearn.datasets", "lightning_fabric",
-        "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_svg", "jinja2", "tomli_w", "scipy.optimize",
-        *(f"slimcnn.steps.{entry.value.__module__.rpartition('.')[2]}" for entry in steps),
+        "slimcnn.running", "slimcnn.datasets.sources.digits", "sklearn.datasets", "lightning_fabric", "torch._dynamo",
+        "matplotlib.figure", "matplotlib.backends.backend_svg", "jinja2", "tomli_w", "scipy.optimize",
+        *(entry.value.__module__ for entry in steps),
     ]
 )  # fmt: skip
 

@@ -15,12 +15,13 @@ import torch
 import slimcnn
 from laws.chain_runs import start
 from slimcnn.datasets import Dataset
-from slimcnn.errors import RecipeError, RunError, SlimcnnError, TargetError
+from slimcnn.errors import RecipeError, RunError, SearchError, SlimcnnError, TargetError
 from slimcnn.running import Context, State, Step, recipe_from, run
 from slimcnn.running.order import facts_before
-from slimcnn.running.recipe import steps_from_line
+from slimcnn.running.recipe import steps_from_line, write_recipe
 from slimcnn.show import Show
 from slimcnn.steps import Distill, FoldConstants, LeastSquares, Prune, Recalibrate, Rewrite, Sparsify, Train
+from slimcnn.steps.prune.search import help_search
 
 QUICK = {"deterministic": True, "latency_seconds": 0.01}
 
@@ -242,6 +243,31 @@ def test_the_users_own_network_trains_is_killed_and_goes_on(
     sys.modules.pop("own_net", None)
 
 
+def test_another_process_may_join_the_search_on_a_network_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "searched_net.py").write_text(
+        "import slimcnn\n\ndef build(num_classes=10):\n    net = slimcnn.build('resnet8', in_channels=1)\n"
+        "    del net.__dict__['architecture']\n    return net\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    line = "train:epochs=2 + prune:scope=local,search.max_drop=60,search.pruning_ratios=[0.1,0.3],search.refine=0"
+    asked = recipe(tmp_path / "run", line, network={"model": "searched_net:build"})
+    with pytest.raises(SearchError, match="has not begun its search yet"):
+        begin(asked.model_copy(update={"out": str(tmp_path / "early")}))
+    found = run(asked)
+    assert found.report.verdict.equal
+    assert help_search(tmp_path / "run") == 0, "the search has ended"
+    sys.modules.pop("searched_net", None)
+
+
+def begin(asked: slimcnn.Recipe) -> None:
+    """Join a run whose recipe is written, and nothing else."""
+    Path(asked.out).mkdir()
+    write_recipe(asked, Path(asked.out) / "recipe.toml")
+    help_search(Path(asked.out))
+
+
 def test_a_folder_that_is_deleted_in_mid_run_is_noticed(tmp_path: Path, trained: Path) -> None:
     out = tmp_path / "run"
 
@@ -326,6 +352,16 @@ def test_a_step_that_does_nothing_to_the_network_costs_no_copy_of_it(tmp_path: P
         assert done["model"] == "0-start/model.safetensors"
     finally:
         steps._entries.pop("look")
+
+
+def test_a_step_that_leaves_the_network_worse_says_so_loudly(tmp_path: Path, trained: Path) -> None:
+    said: list[str] = []
+    found = run(
+        recipe(tmp_path / "run", "recalibrate:images=64 + train:epochs=1,learning_rate=3", trained), show=told(said)
+    )
+    (warning,) = [text for text in said if text.startswith("WARNING: train left the network worse")]
+    assert found.report.next_steps[0] == warning.removeprefix("WARNING: ")
+    assert found.report.steps[1].top1 < found.report.steps[0].top1
 
 
 def test_the_unreachable_second_size_of_a_chain_says_what_is_possible(tmp_path: Path, trained: Path) -> None:

@@ -97,15 +97,39 @@ def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlac
         reference = top1 if after.reference is after.model else top1_of(after.reference)
     if top1 is not None:
         job.show.say(f"  {step.name}: validation top-1 {top1:.2f} %")
+    warning = _warning(step, before["top1"], top1)
+    if warning:
+        job.show.say(f"WARNING: {warning}")
 
     def written() -> Done:
         disk.require(job.root)
         sizes = measure(after.model, after.example)
         results = {
             "name": step.name, "facts": sorted(step.after(facts)), "top1": top1, "reference_top1": reference,
-            "seconds": seconds, "macs": sizes.macs, "params": sizes.params,
+            "warning": warning, "seconds": seconds, "macs": sizes.macs, "params": sizes.params,
             "sections": [section.model_dump(mode="json") for section in sections],
         }  # fmt: skip
         return write_state(job.root, place, after, state, before, results)
 
     return from_rank_zero(job.fabric, written)
+
+
+WORSE = 0.5
+"""Points of validation top-1 below which a loss is taken for noise."""
+
+
+def _warning(step: Step, before: float | None, after: float | None) -> str:
+    """Say that a step that is meant to help left the network worse; empty if it did not.
+
+    >>> from slimcnn.running.step import steps
+    >>> _warning(steps["recalibrate"].value(), 91.0, 88.5)
+    'recalibrate left the network worse: validation top-1 91.00 -> 88.50 %. Leave it out, or change its settings.'
+    >>> _warning(steps["prune"].value(), 91.0, 60.0)
+    ''
+    """
+    if step.costs or before is None or after is None or after >= before - WORSE:
+        return ""
+    return (
+        f"{step.name} left the network worse: validation top-1 {before:.2f} -> {after:.2f} %. Leave it out, or change "
+        "its settings."
+    )

@@ -158,6 +158,8 @@ class Step(BaseModel):
     """Facts that must not hold, each with what to do."""
     gives: ClassVar[Facts] = frozenset()
     loses: ClassVar[Facts] = frozenset()
+    costs: ClassVar[bool] = False
+    """Whether it gives up accuracy for size; any other step that leaves the network worse is reported loudly."""
     trains: ClassVar[bool] = False
     """Whether it may take hours: what comes after it is then checked before it begins."""
 

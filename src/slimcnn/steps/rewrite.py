@@ -22,6 +22,7 @@ from slimcnn.training.processes import from_rank_zero
 class Rewrite(Step):
     """Replace structure by a cheaper one, and start the new layers from the features of the old ones."""
 
+    costs = True
     refuses: ClassVar = {
         "relations": "the network relates its channels: put prune in front, which folds the relations away"
     }

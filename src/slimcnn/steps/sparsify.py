@@ -31,6 +31,7 @@ LARGEST_STEP = 0.01
 class Sparsify(Step, Training):
     """Train with a penalty on batch-norm scales, with relations of channels or without: more channels can go then."""
 
+    costs = True
     refuses: ClassVar = {
         "relations": "the network already relates its channels: one sparsify is enough, with more epochs"
     }

@@ -38,6 +38,7 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if 
 class Prune(Step):
     """Remove the channels that matter least until a target is met, and prove the cut."""
 
+    costs = True
     needs: ClassVar = {"trained": "there is no trained network to prune: give --weights FILE, or put train in front"}
     gives = frozenset({"origin", "cut", "constants"})
 
