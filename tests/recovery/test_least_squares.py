@@ -605,7 +605,7 @@ def test_a_layer_with_too_many_inputs_is_named(monkeypatch):
 
 def test_what_was_found_reads_as_a_sentence():
     found = ordinary().solve()
-    assert str(found).startswith("re-solved 3 layers; mean square of what the output lacks on held-out images ")
+    assert str(found).startswith("refitted 3 layers; output MSE on held-out images ")
 
 
 def test_fewer_positions_than_there_are_will_do(monkeypatch):

@@ -52,9 +52,9 @@ class Recovered:
         kept = {layer.why_kept: layer.layer for layer in self.layers if layer.why_kept}
         others = "".join(f"; {name} keeps its weights: {why}" for why, name in kept.items())
         if self.undone:
-            return f"least squares did not bring the output nearer to the original's, all weights are as before{others}"
+            return f"least squares did not reduce the output error; weights unchanged{others}"
         return (
-            f"re-solved {len(solved)} layers; mean square of what the output lacks on held-out images "
+            f"refitted {len(solved)} layers; output MSE on held-out images "
             f"{self.before:.3g} -> {self.after:.3g}{others}"
         )
 
@@ -154,7 +154,7 @@ def _solve(pair: Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor
 
 
 def _sums(pair: Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor]) -> dict[bool, Sums]:
-    """Sum up what the layer reads and what its output lacks, for images held out and for others."""
+    """Sum up what the layer reads and its output error, for images held out and for others."""
     layer, images = pair.small, sum(map(len, held))
     waiting: dict[int, tuple[Tensor, Tensor]] = {}
     reached: dict[int, Tensor] = {}

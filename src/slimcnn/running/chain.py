@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlac
         reference = top1 if after.reference is after.model else top1_of(after.reference)
     if top1 is not None:
         job.show.say(f"  {step.name}: validation top-1 {top1:.2f} %")
-    warning = _warning(step, before["top1"], top1)
+    warning = _warning(step, before["top1"], top1, len(data.validation))
     if warning:
         job.show.say(f"WARNING: {warning}")
 
@@ -115,19 +116,21 @@ def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlac
 
 
 WORSE = 0.5
-"""Points of validation top-1 below which a loss is taken for noise."""
+"""Points of validation top-1 below which a loss is taken for noise; or two standard errors, where images are few."""
 
 
-def _warning(step: Step, before: float | None, after: float | None) -> str:
+def _warning(step: Step, before: float | None, after: float | None, images: int) -> str:
     """Say that a step that is meant to help left the network worse; empty if it did not.
 
     >>> from slimcnn.running.step import steps
-    >>> _warning(steps["recalibrate"].value(), 91.0, 88.5)
+    >>> _warning(steps["recalibrate"].value(), 91.0, 88.5, 5000)
     'recalibrate left the network worse: validation top-1 91.00 -> 88.50 %. Leave it out, or change its settings.'
-    >>> _warning(steps["prune"].value(), 91.0, 60.0)
-    ''
+    >>> _warning(steps["prune"].value(), 91.0, 60.0, 5000), _warning(steps["recalibrate"].value(), 91.0, 88.5, 100)
+    ('', '')
     """
-    if step.costs or before is None or after is None or after >= before - WORSE:
+    if step.costs or before is None or after is None:
+        return ""
+    if after >= before - max(WORSE, 2 * math.sqrt(before * (100 - before) / images)):
         return ""
     return (
         f"{step.name} left the network worse: validation top-1 {before:.2f} -> {after:.2f} %. Leave it out, or change "
