@@ -334,7 +334,7 @@ def test_where_the_output_does_not_come_nearer_all_is_undone():
     assert found.layers[0].after < found.layers[0].before
     assert found.before == found.after == pytest.approx(0, abs=1e-20)
     assert case.small.b.weight.unique().tolist() == [1]
-    assert "as before" in str(found)
+    assert "weights unchanged" in str(found)
 
 
 # --- images -------------------------------------------------------------------------------------------------------

@@ -79,6 +79,9 @@ def test_a_chain_of_many_methods_runs_and_every_cut_is_proven(tmp_path: Path, tr
 def test_a_finished_run_is_read_and_not_run_again(tmp_path: Path, trained: Path) -> None:
     asked = recipe(tmp_path / "run", "prune:macs=0.5,batches=1 + recalibrate:images=64", trained)
     first, said = run(asked), []
+    model, report = run(tmp_path / "run" / "recipe.toml")
+    assert report == first.report
+    assert torch.equal(model(torch.ones(1, 1, 8, 8)), first.model(torch.ones(1, 1, 8, 8)))
     second = run(asked, show=told(said))
     assert "done before: 1-prune, 2-recalibrate" in said
     assert not [line for line in said if "measuring" in line or line.startswith("[")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +37,15 @@ CONTAMINATED = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a run made."""
+    """What a run made: ``model, report = slimcnn.run("recipe.toml")``."""
 
     model: nn.Module
     """The final network, on the CPU, in eval mode."""
     report: Report | CurveReport
     folder: Path
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.report))
 
     def __repr__(self) -> str:
         return f"Result({self.report!r}, folder={str(self.folder)!r})"

@@ -15,7 +15,7 @@ from slimcnn.running.finishing import Result, finish
 from slimcnn.running.job import FROM_WEIGHTS, Job
 from slimcnn.running.loading import Loaded, load_with_data, refuse_unnamed
 from slimcnn.running.order import facts_before
-from slimcnn.running.recipe import Recipe
+from slimcnn.running.recipe import Recipe, read_recipe
 from slimcnn.show import SILENT, Show
 from slimcnn.training.processes import from_rank_zero, launched
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Recipe, *, show: Show = SILENT, fabric: Fabric | None = None, command: str = "",
+    recipe: Recipe | Path | str, *, show: Show = SILENT, fabric: Fabric | None = None, command: str = "",
     given: Loaded | None = None, trained: bool = True,
 ) -> Result:  # fmt: skip
     """Do everything that a recipe asks for, in its folder; go on where an earlier call was interrupted.
@@ -33,7 +33,7 @@ def run(
     results of the same digest is not run again, so a mended recipe keeps the steps that did not change.
 
     Args:
-        recipe: what to do.
+        recipe: what to do, or the path of a recipe file.
         show: how to tell what happens.
         fabric: processes and devices; by default one process on the best device, or all of torchrun.
         command: what the report says to type to repeat the run.
@@ -44,6 +44,8 @@ def run(
         SlimcnnError: anything that the user can fix, in one line; `RecipeError` for an order that makes no sense,
             before anything runs.
     """
+    if not isinstance(recipe, Recipe):
+        recipe = read_recipe(recipe)
     if given is None:
         refuse_unnamed(recipe.network)
     known = recipe.network.weights is not None if given is None else trained
