@@ -16,7 +16,7 @@ import slimcnn
 from laws.chain_runs import start
 from slimcnn.datasets import Dataset
 from slimcnn.errors import RecipeError, RunError, SearchError, SlimcnnError, TargetError
-from slimcnn.running import Context, State, Step, recipe_from, run
+from slimcnn.running import Context, State, Step, read_recipe, recipe_from, run
 from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import steps_from_line, write_recipe
 from slimcnn.show import Show
@@ -370,3 +370,31 @@ def test_a_step_that_leaves_the_network_worse_says_so_loudly(tmp_path: Path, tra
 def test_the_unreachable_second_size_of_a_chain_says_what_is_possible(tmp_path: Path, trained: Path) -> None:
     with pytest.raises(TargetError, match="the best possible is"):
         run(recipe(tmp_path / "run", "prune:macs=0.5,batches=1,protect=*", trained))
+
+
+COMBINATIONS = sorted((Path(__file__).parents[2] / "recipes").glob("combine_*.toml"))
+
+
+@pytest.mark.parametrize("path", COMBINATIONS, ids=lambda path: path.stem)
+def test_every_shipped_combination_of_methods_runs(path: Path, tmp_path: Path, trained: Path) -> None:
+    plain = read_recipe(path).plain() | QUICK | {"out": str(tmp_path / "run")}
+    plain |= {"network": {"weights": str(trained)}, "data": {"name": "digits", "limit": 100}}
+    for row in plain["steps"]:
+        row |= {"epochs": 1} if "epochs" in row else {}
+        row |= {"images": 64} if "images" in row else {}
+        row |= {"batches": 1} if "batches" in row else {}
+        if "search" in row:
+            row["search"] |= {"max_drop": 90.0, "pruning_ratios": [0.1, 0.3], "refine": 0.0}
+    report = run(recipe_from(plain)).report
+    assert [step.name for step in report.steps] == [row["step"] for row in plain["steps"]]
+    assert report.verdict.equal
+    assert report.after.macs < 0.9 * report.before.macs
+
+
+def test_the_three_combinations_are_shipped() -> None:
+    chains = {path.stem: [step.name for step in read_recipe(path).steps] for path in COMBINATIONS}
+    assert sorted(chains.values()) == [
+        ["prune", "least_squares", "distill", "prune", "distill"],
+        ["rewrite", "prune", "least_squares", "distill"],
+        ["sparsify", "prune", "fold_constants", "distill"],
+    ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.distillation.scale_factor import class_factors
+from slimcnn.modes import modes_restored
 
 Matrix = tuple[tuple[float, ...], ...]
 """One row and one column for every class."""
@@ -33,13 +34,9 @@ def closeness_of(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], c
     ((0.0, -1.0), (-2.0, 0.0))
     """
     device = next(network.parameters()).device
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
+    with modes_restored(network):
+        network.eval()
         answers = [(network(x.to(device)).float().cpu(), y.cpu()) for x, y in batches]
-    finally:
-        for module, mode in modes:
-            module.training = mode
     logits, labels = (torch.cat(parts) for parts in zip(*answers, strict=True))
     found = class_factors(logits[:, :classes], labels, TEMPERATURE)
     return tuple(tuple(round(value, 4) for value in row) for row in found.tolist())
