@@ -56,7 +56,7 @@ class Data(Settings):
     limit: int | None = Field(default=None, ge=10)
     """At most this many images of each part, for a quick try."""
     normalization: Literal["auto"] | Normalizing = "auto"
-    """auto: the weights' own; where no file says which, the one with the best top-1 on validation images."""
+    """auto: the weights' own; where no file says which, the one with the least cross entropy on validation images."""
 
 
 def explain(error: ValidationError) -> str:
