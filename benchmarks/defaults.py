@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from itertools import product
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--networks", default="resnet20,resnet56")
     parser.add_argument("--criteria", default="l2,fpgm,reconstruction,fpdf")
     parser.add_argument("--scopes", default="sensitivity")
-    parser.add_argument("--residuals", default="auto,inner")
+    parser.add_argument("--residuals", default="cut,inner")
     parser.add_argument("--macs", default="0.75,0.5,0.35")
     parser.add_argument("--images", default="1024")
     parser.add_argument("--seeds", default="0")
@@ -61,7 +60,7 @@ def main() -> None:
                 "network": name,
                 "criterion": criterion,
                 "scope": scope,
-                "residual": residual + os.environ.get("INSIDE_FIRST", ""),
+                "residual": residual,
                 "macs": float(macs),
                 "images": images,
                 "seed": seed,
@@ -87,7 +86,7 @@ def main() -> None:
             scores = slimcnn.sensitivity(model, graph, scores, (x for x, _ in pairs()))
         planning = time.perf_counter() - began
         for one in wanted:
-            target = slimcnn.Target(macs=one["macs"], scope=scope, residual=one["residual"].rstrip("0123456789."))
+            target = slimcnn.Target(macs=one["macs"], scope=scope, residual=one["residual"])
             try:
                 plan = slimcnn.allocate(graph, scores, target)
             except slimcnn.SlimcnnError as error:

@@ -69,7 +69,7 @@ def run(
 def _load(recipe: Recipe, show: Show, fabric: Fabric) -> Loaded:
     if fabric.world_size > 1:
         # One process fetches; the others find the cache filled.
-        from_rank_zero(fabric, lambda: load_with_data(recipe.network, recipe.data, show).normalization)
+        from_rank_zero(fabric, lambda: load_with_data(recipe.network, recipe.data).normalization)
     return load_with_data(recipe.network, recipe.data, show)
 
 
