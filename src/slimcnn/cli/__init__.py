@@ -6,7 +6,10 @@ import sys
 
 import typer
 
-from slimcnn.cli import looking, running
+from slimcnn.cli import running  # first: its commands come first in --help
+
+# isort: split
+from slimcnn.cli import looking
 from slimcnn.cli.app import app
 from slimcnn.cli.running import Interrupted
 from slimcnn.errors import SlimcnnError

@@ -150,7 +150,7 @@ class Step(BaseModel):
     `slimcnn list steps` shows. docs/extending.md builds one from start to end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     needs: ClassVar[Mapping[str, str]] = {}
     """Facts that must hold before the step, each with what to do where it does not (see `Facts`)."""

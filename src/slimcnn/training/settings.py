@@ -22,7 +22,7 @@ class Training(BaseModel):
     0.001
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     epochs: int = Field(default=10, ge=1)
     """Passes over the training images."""

@@ -22,7 +22,7 @@ REGISTRIES = {
 
 
 def names(kind: str = "all") -> View:
-    """List registered names with their summaries and sources.
+    """List registered names with their summaries and sources; or the settings of one step.
 
     Data: kind → list of `name`, `summary` and `source`.
 
@@ -33,7 +33,10 @@ def names(kind: str = "all") -> View:
     ['feature_reuse', 'relations', 'scatter']
     """
     if kind != "all" and kind not in REGISTRIES:
-        raise UnknownName("kind", kind, REGISTRIES)
+        steps = _entries("steps", REGISTRIES["steps"])
+        if kind in [entry["name"] for entry in steps]:
+            return _settings_of(kind)
+        raise UnknownName("kind", kind, [*REGISTRIES, *(entry["name"] for entry in steps)])
     chosen = REGISTRIES if kind == "all" else {kind: REGISTRIES[kind]}
     found = {name: _entries(name, room) for name, room in chosen.items()}
     return View(
@@ -42,6 +45,37 @@ def names(kind: str = "all") -> View:
         sections=tuple(_section(name, entries) for name, entries in found.items()),
         data=found,
     )
+
+
+def _settings_of(step: str) -> View:
+    """List the settings of a step."""
+    from slimcnn.running import steps
+
+    entry = steps[step]
+    data = [
+        {"name": name, "default": field.get_default(call_default_factory=True), "what": field.description or ""}
+        for name, field in entry.value.model_fields.items()
+    ]
+    rows = [(one["name"], _written(one["default"]), " ".join(one["what"].split())) for one in data]
+    settings = table({"setting": "name", "default": "name", "what it is": "text"}, rows)
+    return View(
+        title=f"Step {step}",
+        headline=entry.summary,
+        sections=(Section(title=f"Settings of {step}", blocks=(settings,)),),
+        data={
+            "step": step,
+            "summary": entry.summary,
+            "settings": [one | {"default": _plain(one["default"])} for one in data],
+        },
+    )
+
+
+def _written(default: Any) -> str:
+    return "" if default is None else str(_plain(default))
+
+
+def _plain(default: Any) -> Any:
+    return default.model_dump(mode="json") if hasattr(default, "model_dump") else default
 
 
 def _entries(name: str, room: str) -> list[dict[str, str]]:
