@@ -19,6 +19,7 @@ from slimcnn.errors import RecipeError, RunError, SearchError, SlimcnnError, Tar
 from slimcnn.running import Context, State, Step, read_recipe, recipe_from, run
 from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import steps_from_line, write_recipe
+from slimcnn.running.settings import Network
 from slimcnn.show import Show
 from slimcnn.steps import Distill, FoldConstants, LeastSquares, Prune, Recalibrate, Rewrite, Sparsify, Train
 from slimcnn.steps.prune.search import help_search
@@ -398,3 +399,14 @@ def test_the_three_combinations_are_shipped() -> None:
         ["rewrite", "prune", "least_squares", "distill"],
         ["sparsify", "prune", "fold_constants", "distill"],
     ]
+
+
+def test_a_student_from_a_checkpoint_learns_from_a_network_in_hand(
+    tmp_path: Path, digits: Dataset, trained: Path
+) -> None:
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    chain = [Distill(student=Network(weights=str(trained)), epochs=1), Prune(macs=0.8, batches=1)]
+    found = slimcnn.chain(teacher, digits, chain, deterministic=True, latency_seconds=0.01, out=tmp_path / "run")
+    assert found.model.architecture["model"] == "resnet8"
+    assert [step.name for step in found.report.steps] == ["distill", "prune"]
+    assert found.report.before.params == 650

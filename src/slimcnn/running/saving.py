@@ -102,7 +102,8 @@ def _open(path: Path, network: Network, data: Dataset, given: nn.Module | None) 
     if not path.exists():
         raise RunError(f"{path} is missing, although the step that wrote it is done: delete its folder to run it again")
     blank = blank_of(network, data)
-    if not network.model and given is not None and getattr(given, "architecture", None) is None:
+    unnamed = not (network.model or network.weights)  # what the caller built; a student has a name or a checkpoint
+    if unnamed and given is not None and getattr(given, "architecture", None) is None:
         return load(path, given)
     return load(path, blank() if blank is not None else None)
 

@@ -59,11 +59,15 @@ class Distill(Step, Training):
     @model_validator(mode="after")
     def _possible(self) -> Distill:
         parts_of(self.loss)
-        for network in (*([self.student] if self.student else []), *self.teachers):
+        for network in self._others:
             refuse_unnamed(network)
         if not (self.with_reference or self.teachers):
             raise ValueError("there is no teacher: name teachers, or leave with_reference out")
         return self
+
+    @property
+    def _others(self) -> tuple[Network, ...]:
+        return (*([self.student] if self.student else []), *self.teachers)
 
     def needed(self) -> Mapping[str, str]:
         """A teacher, and something that the student knows unless it is another network."""
@@ -77,7 +81,7 @@ class Distill(Step, Training):
 
     def rehearse(self, state: State) -> nn.Module:
         """Check the loss, the teachers and the student."""
-        for network in (*([self.student] if self.student else []), *self.teachers):
+        for network in self._others:
             check_classes(load_network(network, state.data)[0], state.data)
         return load_network(self.student, state.data)[0] if self.student else state.model
 
