@@ -153,7 +153,8 @@ def test_report_renders_again_from_the_numbers(
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "list steps", "list prune", "list criteria", "inspect --model resnet20", "measure --model resnet8"]
+    "command",
+    ["list", "list steps", "list prune", "list criteria", "inspect --model resnet20", "measure --model resnet8"],
 )
 def test_commands_that_look_answer_people_and_machines(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
