@@ -3,8 +3,8 @@
 Every row is a chain of steps, run by `slimcnn run --steps ...` in a folder of its own (so that it may be killed and goes on),
 and combinations/NAME_MACS.json is what its report says.  Test top-1 is read once, at the end of each run.
 
-    python benchmarks/combinations.py --weights resnet56_cifar10.safetensors --budget none     # about two minutes a row
-    python benchmarks/combinations.py --weights resnet56_cifar10.safetensors --budget epochs   # 6 epochs, about ten minutes a row
+    python benchmarks/combinations.py --weights resnet56_cifar10.safetensors              # no training, 2 to 5 minutes a row
+    python benchmarks/combinations.py --weights resnet56_cifar10.safetensors --epochs 6   # 1.5 to 10 minutes an epoch, by processor
     python benchmarks/combinations.py --table
 """
 
@@ -19,24 +19,22 @@ from pathlib import Path
 HERE = Path(__file__).parent
 RAW = HERE / "combinations"
 SIZES = (0.5, 0.35)
-LINES = {
-    "none": {
-        "l2": "prune:scope=local,macs={m} + recalibrate:images=2048",
-        "fpdf": "prune:criterion=fpdf,scope=local,macs={m} + recalibrate:images=2048",
-        "l2_least_squares": "prune:scope=local,macs={m} + least_squares",
-        "default": "prune:macs={m} + least_squares",
-        "two_cuts": "prune:macs=0.7 + least_squares + prune:macs={m},of=reference + least_squares",
-        "rewrite_cut": "rewrite + prune:macs={m},of=reference + least_squares",
-    },
-    "epochs": {
-        "default_6": "prune:macs={m} + least_squares + distill:epochs=6",
-        "l2_6": "prune:scope=local,macs={m} + recalibrate:images=2048 + distill:epochs=6",
-        "two_cuts_6": "prune:macs=0.7 + least_squares + distill:epochs=2 + prune:macs={m},of=reference + least_squares "
-        "+ distill:epochs=4",
-        "l2_labels_6": "prune:scope=local,macs={m} + recalibrate:images=2048 + train:epochs=6",
-    },
+UNTRAINED = {
+    "l2": "prune:scope=local,macs={m} + recalibrate:images=2048",
+    "fpdf": "prune:criterion=fpdf,scope=local,macs={m} + recalibrate:images=2048",
+    "l2_least_squares": "prune:scope=local,macs={m} + least_squares",
+    "default": "prune:macs={m} + least_squares",
+    "two_cuts": "prune:macs=0.7 + least_squares + prune:macs={m},of=reference + least_squares",
+    "rewrite_cut": "rewrite + prune:macs={m},of=reference + least_squares",
 }
-"""Budget → name → chain.  l2, fpdf: one method each, with batch norm estimated anew; the others combine.
+TRAINED = {
+    "l2_distill": "prune:scope=local,macs={m} + recalibrate:images=2048 + distill:epochs={e}",
+    "default_distill": "prune:macs={m} + least_squares + distill:epochs={e}",
+    "l2_train": "prune:scope=local,macs={m} + recalibrate:images=2048 + train:epochs={e}",
+    "two_cuts_distill": "prune:macs=0.7 + least_squares + distill:epochs={half} + prune:macs={m},of=reference "
+    "+ least_squares + distill:epochs={half}",
+}
+"""Name → chain.  l2, fpdf: one method each, with batch norm estimated again; the others combine.
 
 rewrite_cut is possible below 0.41 of the MACs only: feature reuse alone needs that much.
 """
@@ -45,7 +43,7 @@ rewrite_cut is possible below 0.41 of the MACs only: feature reuse alone needs t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--budget", choices=["none", "epochs"], default="none")
+    parser.add_argument("--epochs", type=int, default=0, help="of training; 0: none")
     parser.add_argument("--names", default="")
     parser.add_argument("--macs", default=",".join(map(str, SIZES)))
     parser.add_argument("--runs", type=Path, default=Path("runs/combinations"))
@@ -54,14 +52,14 @@ def main() -> None:
     if asked.table:
         table()
         return
-    chosen = asked.names.split(",") if asked.names else LINES[asked.budget]
+    lines = TRAINED if asked.epochs else UNTRAINED
     for macs in map(float, asked.macs.split(",")):
-        for name in chosen:
-            row = RAW / f"{name}_{macs:g}.json"
+        for name in asked.names.split(",") if asked.names else lines:
+            row = RAW / f"{name}_{asked.epochs}_{macs:g}.json"
             if row.exists() or (name == "rewrite_cut" and macs > 0.41):
                 continue
-            line = LINES[asked.budget][name].format(m=macs)
-            out = asked.runs / f"{name}_{macs:g}"
+            line = lines[name].format(m=macs, e=asked.epochs, half=asked.epochs // 2)
+            out = asked.runs / row.stem
             command = [sys.executable, "-m", "slimcnn.cli", "run", "--model", "resnet56", "--weights", str(asked.weights),
                        "--data", "cifar10", "--steps", line, "--out", str(out)]  # fmt: skip
             subprocess.run(command, check=True)
@@ -71,24 +69,21 @@ def main() -> None:
             }
             kept["verdict"] = report["verdict"]["text"] if report["verdict"] else ""
             row.parent.mkdir(exist_ok=True)
-            row.write_text(json.dumps({"name": name, "macs": macs, "steps_line": line, "n": 1} | kept, indent=1) + "\n")
+            row.write_text(
+                json.dumps({"name": name, "epochs": asked.epochs, "macs": macs, "chain": line, "n": 1} | kept, indent=1)
+                + "\n"
+            )
 
 
 def table() -> None:
-    print("| training | MACs | chain | kept | test top-1 | change | seconds |\n|" + "---|" * 7)
-    for budget, lines in LINES.items():
-        for macs in SIZES:
-            for name in lines:
-                path = RAW / f"{name}_{macs:g}.json"
-                if not path.exists():
-                    continue
-                row = json.loads(path.read_text())
-                before, after = row["before"], row["after"]
-                print(
-                    f"| {'6 epochs' if budget == 'epochs' else 'none'} | {macs} | `{row['steps_line']}` | "
-                    f"{after['macs'] / before['macs']:.3f} | {after['top1']:.2f} | {after['top1'] - before['top1']:+.2f} | "
-                    f"{row['seconds']:.0f} |"
-                )
+    print("| epochs | MACs | chain | kept | test top-1 | change | seconds |\n|" + "---|" * 7)
+    rows = [json.loads(path.read_text()) for path in RAW.glob("*.json")]
+    for row in sorted(rows, key=lambda row: (row["epochs"], -row["macs"], -row["after"]["top1"])):
+        before, after = row["before"], row["after"]
+        print(
+            f"| {row['epochs'] or 'none'} | {row['macs']} | `{row['chain']}` | {after['macs'] / before['macs']:.3f} | "
+            f"{after['top1']:.2f} | {after['top1'] - before['top1']:+.2f} | {row['seconds']:.0f} |"
+        )
 
 
 if __name__ == "__main__":
