@@ -1,4 +1,4 @@
-"""Runs here draw no page: it is a function of report.json with tests of its own, and drawing takes most of a run's time."""
+"""Runs here draw no page: it is a function of report.json with tests of its own, and takes most of a run's time."""
 
 from __future__ import annotations
 
