@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from slimcnn.compress import run
-from slimcnn.recipes import Recipe, recipe_from
 
 import slimcnn
+from slimcnn.running import Recipe, recipe_from, run
 
 MODULE = """
 from torch import nn
@@ -42,12 +41,15 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def recipe_for(model: str, weights: Path, pictures: Path, out: Path, **recover: object) -> Recipe:
+def recipe_for(model: str, weights: Path, pictures: Path, out: Path) -> Recipe:
     return recipe_from(
         {
             "network": {"model": model, "weights": str(weights)},
             "data": {"name": str(pictures), "image_size": 32},
-            "recover": recover or {"how": "bn", "images": 60},
+            "steps": [
+                {"step": "prune", "scope": "local", "criterion": "fpdf"},
+                {"step": "recalibrate", "images": 60},
+            ],
             "latency_seconds": 0.1,
             "out": str(out),
         }
@@ -59,8 +61,7 @@ def test_networks_of_timm_and_torchvision_are_cut_with_their_own_weights_file(
     spec: str, pictures: Path, tmp_path: Path
 ) -> None:
     torch.save(slimcnn.resolve(spec, num_classes=3).state_dict(), tmp_path / "weights.pt")
-    report = run(recipe_for(spec, tmp_path / "weights.pt", pictures, tmp_path / "out"))
-    assert report is not None
+    report = run(recipe_for(spec, tmp_path / "weights.pt", pictures, tmp_path / "out")).report
     assert report.verdict.equal
     assert report.after.macs <= 0.5 * report.before.macs
     loaded = slimcnn.load(tmp_path / "out" / "compressed.safetensors")
@@ -75,8 +76,7 @@ def test_a_function_of_the_users_is_built_cut_and_loaded_with_a_fresh_original(
     original = slimcnn.resolve("my_nets:build", num_classes=3)
     slimcnn.save(original, tmp_path / "original.safetensors")
     recipe = recipe_for("my_nets:build", tmp_path / "original.safetensors", pictures, tmp_path / "out")
-    report = run(recipe)
-    assert report is not None
+    report = run(recipe).report
     assert report.after.macs <= 0.5 * report.before.macs
     fresh = slimcnn.resolve("my_nets:build", num_classes=3)
     loaded = slimcnn.load(tmp_path / "out" / "compressed.safetensors", fresh)

@@ -41,7 +41,7 @@ ALLOWED = {
     "checkpoints": {"graph", "layers", "models"},
     "running": BELOW,  # not steps: they come by the registry
     "steps": BELOW | {"running"},
-    "views": BELOW,
+    "views": BELOW | {"running"},  # the registry of steps, to list them
     "cli": BELOW | {"running", "steps", "views"},
     "__init__": BELOW | {"running"},
 }

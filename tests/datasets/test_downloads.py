@@ -302,9 +302,15 @@ def test_a_cache_folder_that_cannot_be_written_to_is_said_before_anything_is_fet
         load(tiny.published(origins=(never,)), tmp_path / "file" / "cache")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to every folder")
-def test_a_read_only_cache_folder_is_said(tiny: Any, places: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir(mode=0o555)
+def test_a_cache_folder_that_cannot_be_written_to_is_said(
+    tiny: Any, places: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write to every folder: the refusal is the system's word; test_rights.py drops root's rights for real."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with refused(RunError, "cannot write to the cache folder", "SLIMCNN_CACHE"):
         load(tiny.published(), tmp_path / "cache", places[0])
 

@@ -36,7 +36,10 @@ def chain_of(first: str, second: str) -> list[dict[str, Any]]:
     names = [first, second]
     if {"origin", "cut"} & steps[first].value().needed().keys():
         names.insert(0, "prune")
-    return [{"step": name} | CHEAP.get(name, {}) for name in names]
+    rows = [{"step": name} | CHEAP.get(name, {}) for name in names]
+    if second == "rewrite":  # a unit of feature reuse needs a block as wide inside as outside: the cut leaves it one
+        rows = [row | {"protect": ["layer1.*"]} if row["step"] == "prune" else row for row in rows]
+    return rows
 
 
 def refusal(rows: list[dict[str, Any]]) -> str:

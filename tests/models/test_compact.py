@@ -226,12 +226,11 @@ def test_pruned_it_saves_loads_and_exports(name: str, tmp_path: Path) -> None:
 
 
 def test_the_size_of_the_data_decides_the_form(tmp_path: Path) -> None:
-    from slimcnn.compress import load_network
-    from slimcnn.recipes import Network
-
     from slimcnn.datasets import load_dataset
+    from slimcnn.running.loading import load_network
+    from slimcnn.running.settings import Network
 
-    model, _ = load_network(Network(model="mobilenet_v2", arguments={"width": 0.5}), load_dataset("digits"), 0)
+    model, _ = load_network(Network(model="mobilenet_v2", arguments={"width": 0.5}), load_dataset("digits"))
     arguments = model.architecture["arguments"]  # type: ignore[index, union-attr, call-overload]
     assert (arguments["image_size"], arguments["in_channels"], arguments["num_classes"]) == (8, 1, 10)
     assert preprocessing(model).input == (1, 8, 8)

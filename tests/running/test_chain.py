@@ -153,6 +153,7 @@ def test_two_runs_in_one_folder_one_is_refused_and_told_who_holds_it(tmp_path: P
         ("prune:criterion=gfr", True, "criterion gfr needs relations of channels: put sparsify in front"),
         ("sparsify + rewrite", True, "step 2, rewrite: the network relates its channels: put prune in front"),
         ("sparsify + sparsify", True, "step 2, sparsify: the network already relates its channels"),
+        ("rewrite + rewrite", True, "step 2, rewrite: the network reuses features already"),
         ("rewrite:init=random + prune", True, "step 2, prune: there is no trained network"),
         ("rewrite", False, "step 1, rewrite: there is no trained network to begin from"),
     ],
@@ -335,7 +336,7 @@ def test_facts_follow_the_settings_of_steps() -> None:
     assert "constants" not in found[3]
     assert "trained" not in found[4]
     assert {"trained", "origin"} <= found[5]
-    assert found[7] == start_
+    assert found[7] == start_ | {"units"}
     assert facts_before([Rewrite(rule="scatter")], start_)[1] == start_
 
 
@@ -410,3 +411,13 @@ def test_a_student_from_a_checkpoint_learns_from_a_network_in_hand(
     assert found.model.architecture["model"] == "resnet8"
     assert [step.name for step in found.report.steps] == ["distill", "prune"]
     assert found.report.before.params == 650
+
+
+def test_what_a_step_draws_does_not_depend_on_what_ran_before_in_the_same_process(
+    tmp_path: Path, trained: Path
+) -> None:
+    for name in "ab":
+        torch.manual_seed(len(name) if name == "a" else 7)
+        run(recipe(tmp_path / name, "sparsify:epochs=1", trained))
+    one, other = (tmp_path / name / "1-sparsify" / "model.safetensors" for name in "ab")
+    assert one.read_bytes() == other.read_bytes(), "gates begin at random"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from slimcnn.files import write_text
@@ -85,7 +86,11 @@ def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlac
     )  # fmt: skip
     job.show.say(f"[{place.folder.name}]")
     began = time.perf_counter()
-    after, sections = step.run(state, context)
+    devices = [job.fabric.device] if job.fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        # What a step draws depends on its digest alone, not on what ran before it in the same process.
+        torch.manual_seed(int(place.digest[:15], 16))
+        after, sections = step.run(state, context)
     seconds = time.perf_counter() - began + sum(context.resumed)
     data = job.loaded.data
 

@@ -28,7 +28,7 @@ def facts_before(chain: Sequence[Step], facts: Facts) -> list[Facts]:
         for fact, why in step.needed().items():
             if fact not in facts:
                 raise RecipeError(f"{place}: {why}")
-        for fact, why in step.refuses.items():
+        for fact, why in step.refused().items():
             if fact in facts:
                 raise RecipeError(f"{place}: {why}")
         facts = step.after(facts)

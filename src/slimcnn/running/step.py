@@ -32,7 +32,8 @@ Facts = frozenset[str]
 - origin: it was cut or rewritten, and not trained since: layers can be refitted to what they were;
 - cut: the same, cut;
 - constants: what removed channels sent to later layers is not accounted for yet;
-- relations: its batch norms relate their channels (GFR).
+- relations: its batch norms relate their channels (GFR);
+- units: it reuses features.
 """
 
 BATCH = 128
@@ -171,6 +172,10 @@ class Step(BaseModel):
     def needed(self) -> Mapping[str, str]:
         """What these settings need; by default, what the step needs."""
         return self.needs
+
+    def refused(self) -> Mapping[str, str]:
+        """What these settings refuse; by default, what the step refuses."""
+        return self.refuses
 
     def after(self, facts: Facts) -> Facts:
         """What is known after the step."""

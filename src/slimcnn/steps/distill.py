@@ -76,8 +76,8 @@ class Distill(Step, Training):
         return {"reference": "there is no trained network that could teach: give --weights FILE, or put train in front"}
 
     def after(self, facts: Facts) -> Facts:
-        """A student without relations has none."""
-        return super().after(facts - {"relations"} if self.student is not None else facts)
+        """A student is another network."""
+        return super().after(facts - {"relations", "units"} if self.student is not None else facts)
 
     def rehearse(self, state: State) -> nn.Module:
         """Check the loss, the teachers and the student."""

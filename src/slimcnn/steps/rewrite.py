@@ -48,11 +48,17 @@ class Rewrite(Step):
     def _makes_new_layers(self) -> bool:
         return self.rule.partition(":")[0] not in ("scatter", "relations")
 
+    def refused(self) -> Mapping[str, str]:
+        """A second reuse of features."""
+        twice = {"units": "the network reuses features already: leave one of the two rewrites out"}
+        return {**self.refuses, **(twice if self._makes_new_layers else {})}
+
     def after(self, facts: Facts) -> Facts:
         """Rewrites that compute the same keep what is known; others begin again, or from features."""
         kept = facts - {"cut", "constants", "origin"}
         if not self._makes_new_layers:
             return kept | ({"relations"} if self.rule.startswith("relations") else set())
+        kept |= {"units"}
         if "trained" not in facts:
             return kept
         return kept | {"origin"} if self.init == "reuse" else (kept | {"origin"}) - {"trained"}
