@@ -62,9 +62,8 @@ def pruning(
     rows: list[StepSettings] = []
     if method == "gfr" or sparsity_epochs is not None:
         relations = "mean" if method == "gfr" else "none"
-        rows.append({"step": "sparsify", "relations": relations, "epochs": sparsity_epochs or 40, "seed": seed})
-        if sparsity_epochs == 0:
-            rows[-1]["epochs"] = 0  # the step says what is wrong with it
+        epochs = 40 if sparsity_epochs is None else sparsity_epochs
+        rows.append({"step": "sparsify", "relations": relations, "epochs": epochs, "seed": seed})
     if method == "gfr":
         prune = {"scope": "global", "residual": "inner", "min_channels": 2, "min_share": 0.05} | prune
         prune["criterion"] = "gfr"

@@ -78,7 +78,7 @@ def begin(recipe: Recipe, path: Path, base: str) -> None:
             raise RunError(
                 f"{path} holds another run ({_difference(path, recipe)}); choose another --out, or delete the folder"
             )
-    elif held - {RECIPE, PLAN, "traceback.txt"}:
+    elif held - {RECIPE, PLAN}:
         raise RunError(f"{path} is not empty and holds no run; choose another --out")
     else:
         write_text(path / RUN, json.dumps({"base": base}) + "\n")

@@ -140,7 +140,7 @@ class Prune(Step):
         """Check criterion, patterns and whether the target can be reached, on any weights."""
         if self.search is not None:
             check_storage(self.search)
-        whole = self._scattered(state.model, state)
+        whole = self.whole(state)
         graph = trace(whole, state.example, self.inexact)
         if self.plan is not None:
             return prune(whole, graph, Plan.load(Path(self.plan), graph), verify=False)
@@ -151,7 +151,7 @@ class Prune(Step):
 
     def propose(self, state: State, at: Context) -> tuple[nn.Module, ChannelGraph, Plan]:
         """The network that would be cut, its graph and the plan, without a search."""
-        whole = self._scattered(state.model, state)
+        whole = self.whole(state)
         graph = self._graph(whole, state, at)
         if self.plan is not None:
             return whole, graph, Plan.load(Path(self.plan), graph)
@@ -161,7 +161,7 @@ class Prune(Step):
         """Choose, prove and cut."""
         sections: list[Section] = []
         if self.search is not None:
-            whole = self._scattered(state.model, state)
+            whole = self.whole(state)
             graph = self._graph(whole, state, at)
             found, plan = searched(self, self.search, replace(state, model=whole), graph, at)
             sections.append(about_search(found, self.search))
@@ -189,8 +189,9 @@ class Prune(Step):
         feed = batches(data.train, BATCH, normalisation=data.normalisation, augmentation=data.augmentation, seed=0)
         return islice(feed, self.batches)
 
-    def _scattered(self, model: nn.Module, state: State) -> nn.Module:
-        return scatter(model, state.example) if self.residual == "scatter" else model
+    def whole(self, state: State) -> nn.Module:
+        """The network that is cut: the state's, with streams that layers put their channels into where asked for."""
+        return scatter(state.model, state.example) if self.residual == "scatter" else state.model
 
     def _graph(self, whole: nn.Module, state: State, at: Context) -> ChannelGraph:
         def traced() -> ChannelGraph:

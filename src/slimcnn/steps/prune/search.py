@@ -77,7 +77,7 @@ def help_search(root: Path, show: Show = SILENT) -> int:
 def _help(step: Prune, state: State, at: Context) -> int:
     asked = step.search
     assert asked is not None
-    whole = step._scattered(state.model, state)
+    whole = step.whole(state)
     graph = trace(whole, state.example, step.inexact)
     storage = StudyStorage.open(asked.storage or at.folder / POINTS, _study(at.digest), asked, join=True)
     evaluator = _evaluator(step, asked, replace(state, model=whole), graph, at)
