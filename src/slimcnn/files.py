@@ -20,6 +20,22 @@ ABANDONED = 24 * 3600.0
 _PART = re.compile(r"\.(?P<target>.+)\.(?P<process>\d+-\d+@.+)\.part")
 
 
+def cache_folder(root: str | Path | None = None) -> Path:
+    """Say where downloads and measurements are kept.
+
+    That is `root`, else the environment variable SLIMCNN_CACHE, else the user's cache folder.
+
+    >>> cache_folder("~/data") == Path.home() / "data"
+    True
+    """
+    chosen = root or os.environ.get("SLIMCNN_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("slimcnn", appauthor=False)
+
+
 @contextmanager
 def replacing(path: Path, *, parents: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; what is written there takes `path`'s place only if the block succeeds.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,26 +15,12 @@ from safetensors.torch import load_file, save
 
 from slimcnn.datasets.images import Images
 from slimcnn.errors import DataError, RunError
-from slimcnn.files import kind_of, part_of, remove_leftovers, replacing
+from slimcnn.files import cache_folder, kind_of, part_of, remove_leftovers, replacing
 
 Parts = tuple[Images, Images]
 """The training and the test images as published."""
 
 HINT = "root= or the environment variable SLIMCNN_CACHE choose where datasets are kept"
-
-
-def cache_folder(root: str | Path | None = None) -> Path:
-    """Say where datasets are kept: `root`, else the environment variable SLIMCNN_CACHE, else the user's cache folder.
-
-    >>> cache_folder("~/data") == Path.home() / "data"
-    True
-    """
-    chosen = root or os.environ.get("SLIMCNN_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("slimcnn", appauthor=False)
 
 
 def fingerprint(parts: Parts) -> str:

@@ -74,6 +74,7 @@ def sensitivity(
     readings = readings_of(copied, graph, learning)
     layers = layers_of(copied, judges[:1])
     costs: dict[str, Tensor] = {}
+    measured: dict[str, Mapping[int, float]] = {}
     with torch.no_grad():
         target = outputs_of(call_model(copied, judges))
         for number, bundle in enumerate(graph.bundles):
@@ -85,9 +86,12 @@ def sensitivity(
                     for group in groups:
                         changed.without(group, readings[group.name], _first(scores, group, step))
                     errors[step] = _difference(outputs_of(call_model(copied, judges)), target)
-            costs |= dict.fromkeys((group.name for group in groups), rising(errors, len(groups[0].parts[0])))
+            channels = len(groups[0].parts[0])
+            measured |= dict.fromkeys((group.name for group in groups), errors)
+            partial = {step: error for step, error in errors.items() if step < channels}
+            costs |= dict.fromkeys((group.name for group in groups), rising(partial, channels))
     progress(len(graph.bundles), len(graph.bundles))
-    return replace(scores, costs=costs)
+    return replace(scores, costs=costs, errors=measured)
 
 
 def rising(errors: Mapping[int, float], channels: int) -> Tensor:
@@ -112,9 +116,10 @@ def rising(errors: Mapping[int, float], channels: int) -> Tensor:
 
 
 def _steps(groups: Sequence[ChannelGroup]) -> list[int]:
-    """List how many channels of every part are taken away at a time."""
+    """List how many channels of every part are taken away at a time; all, where a branch may vanish."""
     most = min((group.channels - max(group.least, 1)) // len(group.parts) for group in groups)
-    return sorted({max(round(share * most), 1) for share in SHARES}) if most else []
+    some = {max(round(share * most), 1) for share in SHARES} if most else set()
+    return sorted(some | ({len(groups[0].parts[0])} if all(group.branch for group in groups) else set()))
 
 
 def _first(scores: Scores, group: ChannelGroup, step: int) -> Tensor:
