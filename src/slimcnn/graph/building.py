@@ -28,13 +28,14 @@ from slimcnn.graph.channels import (
     Positions,
     Share,
     SizeAttribute,
+    StoredTensor,
     layer_of,
 )
 from slimcnn.graph.guesses import SizeGuess, guess_sizes, modules_at
 from slimcnn.graph.ids import ids_in
 from slimcnn.graph.ledger import EqualParts, Ledger, LockRecord, as_pairs
 from slimcnn.graph.locks import Locks
-from slimcnn.graph.walking import named_parameters
+from slimcnn.graph.walking import named_parameters, named_tensors
 
 UNMADE, TRAINED = "no layer produces these", "runs in training mode only"
 
@@ -174,6 +175,7 @@ class GraphBuilder:
             locked=self._locked(),
             contractions=contractions,
             parameters=self._parameters(model, owner, channels),
+            stored=self._stored(model, owner, channels),
             sizes=tuple(sizes.values()),
             bundles=self.bundles,
             fingerprint=_fingerprint(self.atoms, groups),
@@ -345,6 +347,21 @@ class GraphBuilder:
         return np.bincount(owner[owner >= 0], minlength=int(owner.max(initial=-1)) + 1)
 
     def _parameters(self, model: nn.Module, owner: Positions, channels: Positions) -> dict[str, tuple[Share, ...]]:
+        shared = self._shares(owner, channels)
+        return {name: _shares_of(name, parameter, shared) for name, parameter in named_parameters(model).items()}
+
+    def _stored(self, model: nn.Module, owner: Positions, channels: Positions) -> tuple[StoredTensor, ...]:
+        """List what `state_dict` holds; buffers that it leaves out are in no weights file."""
+        shared = self._shares(owner, channels)
+        held = {id(tensor) for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)}
+        return tuple(
+            StoredTensor(_shares_of(name, tensor, shared), tensor.element_size())
+            for name, tensor in named_tensors(model)
+            if id(tensor) in held
+        )
+
+    def _shares(self, owner: Positions, channels: Positions) -> dict[tuple[str, int], Share]:
+        """Say for every axis of every tensor how it is shared; an axis of size 1 has no channels."""
         shared: dict[tuple[str, int], Share] = {}
         atoms = self.atoms
         for name, axis, start, size, blocks in zip(
@@ -352,10 +369,7 @@ class GraphBuilder:
         ):
             counts = _per_channel(owner[self.component[start : start + size]], channels)
             shared[name, axis] = Share(int(size) // blocks, counts, blocks)
-        return {
-            name: tuple(shared.get((name, axis), Share(size, {})) for axis, size in enumerate(parameter.shape))
-            for name, parameter in named_parameters(model).items()
-        }
+        return shared
 
     def _pairs(self, ids: Tensor, owner: Positions, channel: Positions) -> Positions:
         components = self.component[ids.numpy()]
@@ -405,6 +419,10 @@ def _pads_of_one_module(ledger: Ledger) -> np.ndarray[Any, np.dtype[np.int64]]:
         ids = torch.cat(sides)
         pairs.append(torch.stack([first.setdefault(name, ids), ids], dim=1).numpy())
     return np.concatenate(pairs)
+
+
+def _shares_of(name: str, tensor: Tensor, shared: Mapping[tuple[str, int], Share]) -> tuple[Share, ...]:
+    return tuple(shared.get((name, axis), Share(size, {})) for axis, size in enumerate(tensor.shape))
 
 
 def _per_channel(owners: Positions, channels: Positions) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,6 +115,14 @@ class Contraction:
 
 
 @dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of the weights file: how its axes are shared, and the bytes of one number."""
+
+    shares: tuple[Share, ...]
+    element_bytes: int
+
+
+@dataclass(frozen=True)
 class Locked:
     """Output channels of a layer that must stay, and why."""
 
@@ -154,6 +163,8 @@ class ChannelGraph:
     contractions: tuple[Contraction, ...]
     parameters: Mapping[str, tuple[Share, ...]]
     """For every parameter (not buffer), how its axes are shared."""
+    stored: tuple[StoredTensor, ...] = field(repr=False)
+    """What a weights file holds: parameters and buffers, shared ones once."""
     sizes: tuple[SizeAttribute, ...]
     """Attributes of modules that say how many channels there are, and must say anew after a cut."""
     bundles: tuple[tuple[int, ...], ...]
@@ -210,11 +221,21 @@ class ChannelGraph:
 
     def params(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None) -> int:
         """Count the parameters when each group loses `removed[group]` channels."""
-        gone = np.zeros(len(self.groups), dtype=np.int64) if removed is None else removed
-        total = 0
-        for shares in self.parameters.values():
-            size = 1
-            for share in shares:
-                size *= share.left(gone)
-            total += size
-        return total
+        gone = self._nothing if removed is None else removed
+        return sum(_size_left(shares, gone) for shares in self.parameters.values())
+
+    def bytes(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None) -> int:
+        """Count the bytes of a weights file's tensors when each group loses `removed[group]` channels.
+
+        As `measure(...).bytes`: parameters and buffers, without the file's header.
+        """
+        gone = self._nothing if removed is None else removed
+        return sum(tensor.element_bytes * _size_left(tensor.shares, gone) for tensor in self.stored)
+
+    @property
+    def _nothing(self) -> npt.NDArray[np.int64]:
+        return np.zeros(len(self.groups), dtype=np.int64)
+
+
+def _size_left(shares: Sequence[Share], removed: Sequence[int] | npt.NDArray[np.int64]) -> int:
+    return math.prod(share.left(removed) for share in shares)

@@ -4,7 +4,7 @@ Both scopes are an order in which channels leave, taken as far as the target nee
 group leave at the same rate, so the order is by the share of the group that has left.  Global: by score, divided
 by the group's mean unless the criterion's scores mean the same everywhere.
 
-With macs or params, channels between residual blocks stay where the target can be met without them
+With macs, params, bytes or memory, channels between residual blocks stay where the target can be met without them
 (`Target.residual`): a channel of the stream is read and written by every block.  On ResNet-20 that is worth 0.5 points
 of top-1 at 0.75 of the MACs and 4 at 0.35, without training (benchmarks/defaults.md).  Where the target needs them,
 they wait for those inside.
@@ -26,12 +26,26 @@ from slimcnn.errors import SlimcnnError, TargetError, TargetUnreachable
 from slimcnn.graph import ChannelGraph, ChannelGroup
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.scores import Scores
-from slimcnn.pruning.targets import Target
+from slimcnn.pruning.targets import SHARES, Target, written
 
 INSIDE_FIRST = 2 / 3
 """Share of the channels inside residual blocks that goes before the first channel between them."""
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A quantity that a target bounds: what it is after a removal, and how much it may be at most."""
+
+    name: str
+    most: float
+    cost: Callable[[Counts], float]
+    """Removed channels of every group → the quantity, in the unit of `most`."""
+
+    def met(self, counts: Counts) -> bool:
+        """Ask whether the quantity is small enough when each group loses so many channels."""
+        return self.cost(counts) <= self.most
 
 
 @dataclass(frozen=True)
@@ -162,7 +176,7 @@ def _fixed_counts(graph: ChannelGraph, scores: Scores, target: Target, protected
             )
         for bundle in {graph.companions[i] for i in hits - protected}:
             fixed |= dict(zip(bundle, _allowed(graph, bundle, ratio, target), strict=True))
-    if target.per_layer and target.macs is None and target.params is None and target.ratio is None:
+    if target.per_layer and not target.sized and target.ratio is None:
         fixed |= {i: 0 for i in range(len(graph.groups)) if i not in fixed}
     return fixed
 
@@ -207,8 +221,8 @@ def _order(graph: ChannelGraph, scores: Scores, target: Target, bundle: Sequence
     one = np.zeros(len(graph.groups), dtype=np.int64)
     for i, group in zip(bundle, groups, strict=True):
         one[i] = len(group.parts)
-    cost = graph.params if target.params is not None and target.macs is None else graph.macs
-    return scores.costs[groups[0].name] / max(cost() - cost(one), 1)
+    cost = next((limit.cost for limit in limits_of(graph, target)), graph.macs)
+    return scores.costs[groups[0].name] / max(cost(np.zeros_like(one)) - cost(one), 1)
 
 
 def _ranked(scores: Scores, group: ChannelGroup) -> torch.Tensor:
@@ -259,25 +273,33 @@ def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal
     return after(low)
 
 
+def limits_of(graph: ChannelGraph, target: Target) -> list[Limit]:
+    """List what a target bounds, in the order of `SIZES`."""
+    costs: dict[str, Callable[[Counts], float]] = {"macs": graph.macs, "params": graph.params, "bytes": graph.bytes}
+    none = np.zeros(len(graph.groups), dtype=np.int64)
+    return [
+        Limit(name, getattr(target, name) * (costs[name](none) if name in SHARES else 1), costs[name])
+        for name in target.sized
+    ]
+
+
 def _test_of(graph: ChannelGraph, target: Target) -> Callable[[Counts], bool]:
     channels = sum(group.channels for group in graph.groups)
+    limits = limits_of(graph, target)
 
     def met(counts: Counts) -> bool:
-        if target.macs is not None and graph.macs(counts) > target.macs * graph.macs():
-            return False
-        if target.params is not None and graph.params(counts) > target.params * graph.params():
-            return False
-        return target.ratio is None or int(counts.sum()) >= np.floor(channels * target.ratio + 1e-9)
+        enough = target.ratio is None or int(counts.sum()) >= np.floor(channels * target.ratio + 1e-9)
+        return enough and all(limit.met(counts) for limit in limits)
 
     return met
 
 
 def _why_unreachable(graph: ChannelGraph, target: Target, most: Counts) -> str:
     best = []
-    if target.macs is not None:
-        best.append(f"macs={graph.macs(most) / max(graph.macs(), 1):.3f}")
-    if target.params is not None:
-        best.append(f"params={graph.params(most) / max(graph.params(), 1):.3f}")
+    none = np.zeros_like(most)
+    for limit in limits_of(graph, target):
+        whole = max(limit.cost(none), 1) if limit.name in SHARES else 1
+        best.append(f"{limit.name}={written(limit.name, limit.cost(most) / whole)}")
     if target.ratio is not None:
         channels = sum(group.channels for group in graph.groups)
         best.append(f"ratio={int(most.sum()) / max(channels, 1):.3f}")

@@ -8,17 +8,31 @@ from typing import Literal
 
 from slimcnn.errors import TargetError
 
+SHARES = ("macs", "params")
+"""What a target bounds relative to the network that is cut."""
+
+AMOUNTS = ("bytes", "memory")
+"""What a target bounds in bytes."""
+
+SIZES = (*SHARES, *AMOUNTS)
+"""What a target may bound, in the order in which the sensitivity of several is asked: the first that is given."""
+
+UNITS = ("B", "kB", "MB", "GB")
+
 
 @dataclass(frozen=True)
 class Target:
     """How small the network shall become.
 
-    Give `macs` and/or `params` (share of the original that may stay), or `ratio` (share of the channels that
-    goes), or only `per_layer`.
+    Give any of `macs`, `params` (share of the original that may stay), `bytes` and `memory` (absolute), which then all
+    hold together, or `ratio` (share of the channels that goes), or only `per_layer`.
 
     Args:
         macs: at most this share of the original MACs stays, in (0, 1]; 0.5 means at most half.
         params: at most this share of the original parameters stays, in (0, 1].
+        bytes: the tensors of the weights file have at most this many bytes (`measure(...).bytes`).
+        memory: live activations have at most this many bytes at their peak, batch 1, float32
+            (`measure(...).peak_memory`).
         ratio: share of channels removed, in [0, 1).
         per_layer: pattern (`layer1.*`, shell style, on group or layer names) → ratio for exactly these groups.
         scope: "local" removes the same share everywhere; "global" ranks all channels of the network together by their
@@ -28,11 +42,10 @@ class Target:
         min_share: no group keeps less than this share of its channels, in [0, 1].
         round_to: kept channel counts are multiples of this (8 or 16 suit most hardware).
         residual: whether channels into which several layers add (the stream of a residual network) go too.
-            "inner": never, only those inside the blocks; "cut": like all others; "auto": with macs or params, only
-            where the target cannot be met without them, and then after two thirds of the channels inside the blocks are
-            gone; with ratio like all others; "scatter":
-            the stream keeps its width but each layer that adds into it loses channels of its own, in a network that
-            `scatter` has rewritten.
+            "inner": never, only those inside the blocks; "cut": like all others; "auto": with macs, params, bytes or
+            memory, only where the target cannot be met without them, and then after two thirds of the channels inside
+            the blocks are gone; with ratio like all others; "scatter": the stream keeps its width but each layer that
+            adds into it loses channels of its own, in a network that `scatter` has rewritten.
         protect: patterns of groups or layers that keep all their channels.
 
     Raises:
@@ -47,6 +60,8 @@ class Target:
 
     macs: float | None = None
     params: float | None = None
+    bytes: int | None = None
+    memory: int | None = None
     ratio: float | None = None
     per_layer: Mapping[str, float] = field(default_factory=dict)
     scope: Literal["local", "global", "sensitivity"] = "local"
@@ -60,20 +75,28 @@ class Target:
         object.__setattr__(self, "protect", (self.protect,) if isinstance(self.protect, str) else tuple(self.protect))
         if not isinstance(self.per_layer, Mapping):
             raise TargetError(f"per_layer={self.per_layer!r}: give patterns and ratios, like {{'layer1.*': 0.3}}")
-        for name in ("macs", "params"):
+        for name in SHARES:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value <= 1):
                 raise TargetError(
                     f"{name}={value}: the share of the original that may stay must be above 0 and at most 1"
                 )
+        for name in AMOUNTS:
+            value = getattr(self, name)
+            if value is not None and not (_is_whole(value) and value > 0):
+                raise TargetError(f"{name}={value!r}: give a whole number of bytes, 1 or more")
         for name, value in {"ratio": self.ratio, **{f"per_layer[{k!r}]": v for k, v in self.per_layer.items()}}.items():
             may_be_all = self.min_channels == 0 and value == 1
             if value is not None and not (_is_number(value) and (0 <= value < 1 or may_be_all)):
                 raise TargetError(f"{name}={value}: the share of channels removed must be at least 0 and below 1")
-        if self.ratio is not None and (self.macs is not None or self.params is not None):
-            raise TargetError("ratio says how much goes, macs and params how much may stay: give one or the other")
-        if self.ratio is None and self.macs is None and self.params is None and not self.per_layer:
-            raise TargetError("no target: give macs=0.5 (half of the MACs may stay), params=, ratio= or per_layer=")
+        if self.ratio is not None and self.sized:
+            raise TargetError(
+                f"ratio says how much goes, {' and '.join(SIZES)} how much may stay: give one or the other"
+            )
+        if self.ratio is None and not self.sized and not self.per_layer:
+            raise TargetError(
+                "no target: give macs=0.5 (half of the MACs may stay), params=, bytes=, memory=, ratio= or per_layer="
+            )
         if self.scope not in ("local", "global", "sensitivity"):
             raise TargetError(f"scope={self.scope!r}: choose 'local', 'global' or 'sensitivity'")
         if self.residual not in ("auto", "inner", "cut", "scatter"):
@@ -82,12 +105,17 @@ class Target:
             raise TargetError(f"min_share={self.min_share}: the share of channels that stays must be within 0 and 1")
         for name, least in (("min_channels", 0), ("round_to", 1)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not _is_whole(value) or value < least:
                 raise TargetError(f"{name}={value}: must be a whole number, {least} or more")
+
+    @property
+    def sized(self) -> tuple[str, ...]:
+        """The quantities that may be at most so large: names out of `SIZES`."""
+        return tuple(name for name in SIZES if getattr(self, name) is not None)
 
     def describe(self) -> str:
         """Say the target in one line."""
-        parts = [f"{name} <= {getattr(self, name):g}" for name in ("macs", "params") if getattr(self, name) is not None]
+        parts = [f"{name} <= {written(name, getattr(self, name))}" for name in self.sized]
         parts += [f"ratio = {self.ratio:g}"] if self.ratio is not None else []
         parts += [f"{pattern}: ratio = {ratio:g}" for pattern, ratio in self.per_layer.items()]
         parts += [self.scope]
@@ -97,6 +125,24 @@ class Target:
         parts += [f"round_to = {self.round_to}"] if self.round_to > 1 else []
         parts += [f"protected: {', '.join(self.protect)}"] if self.protect else []
         return ", ".join(parts)
+
+
+def written(name: str, value: float) -> str:
+    """Write a value of a target's quantity in its unit; bytes are rounded up, so that what is written can be reached.
+
+    >>> written("macs", 0.5), written("memory", 147456), written("bytes", 300)
+    ('0.5', '147.5 kB', '300 B')
+    """
+    if name not in AMOUNTS:
+        return f"{value:.4g}"
+    digits = len(str(int(value)))
+    step = 10 ** max(digits - 4, 0)
+    power = min((digits - 1) // 3, len(UNITS) - 1)
+    return f"{-(-int(value) // step) * step / 1000**power:.10g} {UNITS[power]}"
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

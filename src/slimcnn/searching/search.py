@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from slimcnn.datasets import Images, Normalisation
 from slimcnn.errors import SearchError, TargetUnreachable
 from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan, Scores, Target, allocate, mask, prune, score
+from slimcnn.pruning.targets import SIZES
 from slimcnn.searching.settings import RATIO, Point, Search, describe, spec_of
 from slimcnn.searching.study_storage import Outcome, StudyStorage, storage_errors
 from slimcnn.training import evaluate
@@ -58,7 +59,8 @@ class Evaluator:
         spec = spec_of(self.criterion, point)
         if spec not in self._scores:
             self._scores[spec] = score(self.model, self.graph, spec, data=self.data() if self.data else None)
-        target = replace(self.target, ratio=float(point[RATIO]), macs=None, params=None)
+        unsized: dict[str, Any] = dict.fromkeys(SIZES)
+        target = replace(self.target, ratio=float(point[RATIO]), **unsized)
         return allocate(self.graph, self._scores[spec], target)
 
     def attempt(self, point: Point, least: float, most_macs: float) -> tuple[Outcome, float]:
