@@ -393,7 +393,7 @@ def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
         ("compress --model resnet8 --pretrain 1 --method gfd", "the method with a name is gfr"),
         (
             "compress --model resnet8 --pretrain 1 --max-drop 1 --macs 0.5",
-            "leave --macs, --params and --pruning-ratio out",
+            "leave --macs, --params, --latency and --pruning-ratio out",
         ),
         ("compress --model resnet8 --pretrain 1 --storage sqlite:///x.db", "add --max-drop"),
         ("compress --model resnet8 --pretrain 1 --method gfr --dry-run", "neither sparsity training nor a search"),

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from slimcnn.datasets import Dataset, Normalisation
-from slimcnn.datasets.cache import cache_folder
 from slimcnn.datasets.downloads import PublishedDataset, load_published
 from slimcnn.errors import DataError, RunError, SlimcnnError
+from slimcnn.files import cache_folder
 
 Write = Callable[[Path, dict[str, bytes]], Path]
 

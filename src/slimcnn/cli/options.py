@@ -61,6 +61,26 @@ Macs = Annotated[
 Params = Annotated[
     float | None, typer.Option(help="At most this share of the parameters stays.", rich_help_panel=HOW_SMALL)
 ]
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        help="One call takes at most this: 0.4ms, or a share of the original's time, 0.5. Measured on this machine; "
+        "whole blocks may go.",
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs the network, for --latency: openvino, onnxruntime, executorch, torch. Default: the first that "
+        "is installed.",
+        rich_help_panel=HOW_SMALL,
+    ),
+]
+LatencyBatch = Annotated[
+    int | None, typer.Option("--batch", help="Images a call, for --latency. Default 1.", rich_help_panel=HOW_SMALL)
+]
+Threads = Annotated[int | None, typer.Option(help="CPU threads, for --latency. Default 1.", rich_help_panel=HOW_SMALL)]
 PruningRatio = Annotated[float | None, typer.Option(help="This share of the channels goes.", rich_help_panel=HOW_SMALL)]
 Curve = Annotated[
     str,

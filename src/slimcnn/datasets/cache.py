@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 
 from slimcnn.datasets.images import Images
 from slimcnn.errors import DataError, RunError
-from slimcnn.files import cache_folder, kind_of, part_of, remove_leftovers, replacing
+from slimcnn.files import kind_of, part_of, remove_leftovers, replacing
 
 Parts = tuple[Images, Images]
 """The training and the test images as published."""

@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from slimcnn.datasets.cache import cache_folder
 from slimcnn.datasets.folder import load_folder
 from slimcnn.datasets.images import Dataset
 from slimcnn.datasets.sizing import resized
 from slimcnn.errors import DataError, UnknownName
-from slimcnn.files import kind_of
+from slimcnn.files import cache_folder, kind_of
 from slimcnn.registry import Registry
 
 

@@ -5,6 +5,7 @@ import slimcnn.pruning.criteria  # noqa: F401
 from slimcnn.pruning.allocation import allocate
 from slimcnn.pruning.carrying import carry
 from slimcnn.pruning.curves import sensitivity
+from slimcnn.pruning.latency import LatencyModel, latency_model
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.scores import Criterion, Evidence, Scores, criteria, score
 from slimcnn.pruning.soft import SoftPruning
@@ -15,6 +16,7 @@ from slimcnn.pruning.verify import Verdict, verify
 __all__ = [
     "Criterion",
     "Evidence",
+    "LatencyModel",
     "Plan",
     "Scores",
     "SoftPruning",
@@ -23,6 +25,7 @@ __all__ = [
     "allocate",
     "carry",
     "criteria",
+    "latency_model",
     "mask",
     "prune",
     "score",

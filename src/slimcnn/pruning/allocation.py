@@ -24,9 +24,11 @@ import torch
 
 from slimcnn.errors import SlimcnnError, TargetError, TargetUnreachable
 from slimcnn.graph import ChannelGraph, ChannelGroup
+from slimcnn.pruning.latency import LatencyModel
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.scores import Scores
 from slimcnn.pruning.targets import SHARES, Target, written
+from slimcnn.pruning.tradeoff import error_at, worthwhile
 
 INSIDE_FIRST = 2 / 3
 """Share of the channels inside residual blocks that goes before the first channel between them."""
@@ -58,11 +60,17 @@ class Removal:
     channels: tuple[int, ...]
 
 
-def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
+def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: LatencyModel | None = None) -> Plan:
     """Choose the channels that go, so that the target is met with as few as possible.
 
     Removal stops at the first step that meets the target, so it is hit to within one channel (with `round_to=r`:
     r channels) of one group.  Under several processes the plan is checked to be the same on all.
+
+    Args:
+        graph: what `trace` found.
+        scores: which channels of a group go first, and, from `sensitivity`, what their removal costs.
+        target: how small.
+        latency: predicts milliseconds, for a target with `latency_ms` (see `latency_model`).
 
     Raises:
         TargetError: a pattern that matches nothing, or asks for what cannot be cut.
@@ -79,10 +87,12 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
     """
     if target.residual == "auto" and target.ratio is None and any(group.residual for group in graph.groups):
         try:
-            return replace(allocate(graph, scores, replace(target, residual="inner")), target=target.describe())
+            inner = allocate(graph, scores, replace(target, residual="inner"), latency)
+            return replace(inner, target=target.describe())
         except TargetUnreachable:
             pass  # the stream has to give channels too
     _check_scores(graph, scores, target)
+    limits = limits_of(graph, target, latency)
     protected = _with_companions(graph, _matching(graph, target.protect, "protect"))
     fixed = _fixed_counts(graph, scores, target, protected)
     stay = {
@@ -98,11 +108,11 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
         for bundle in free:
             counts[list(bundle)] = _allowed(graph, bundle, target.ratio, target)
     else:
-        counts = _take(graph, target, counts, _steps(graph, scores, target, free))
+        counts = _take(graph, target, counts, _steps(graph, scores, target, free, limits), limits)
     if target.min_channels == 0:
         _empty_what_nothing_reads(graph, counts)
     if target.ratio and not counts.any():
-        raise TargetUnreachable(_why_unreachable(graph, target, counts))
+        raise TargetUnreachable(_why_unreachable(graph, target, counts, limits))
     removed = {}
     for i in map(int, np.flatnonzero(counts)):
         group = graph.groups[i]
@@ -190,8 +200,12 @@ def _allowed(graph: ChannelGraph, bundle: Sequence[int], ratio: float, target: T
     return most
 
 
-def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[Sequence[int]]) -> list[Removal]:
+def _steps(
+    graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[Sequence[int]], limits: Sequence[Limit]
+) -> list[Removal]:
     """List every removal in the order in which channels leave."""
+    if target.latency_ms is not None and target.scope == "sensitivity":
+        return _by_price(graph, scores, target, free, limits[-1])
     inside = {i for bundle in free for i in bundle}
     blind = target.residual == "auto" and target.scope != "sensitivity"
     spared = blind and target.ratio is None and any(graph.groups[i].residual for i in inside)
@@ -199,7 +213,7 @@ def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[S
     for bundle in free:
         groups = [graph.groups[i] for i in bundle]
         whole = sum(group.channels for group in groups)
-        values = _order(graph, scores, target, bundle)
+        values = _order(graph, scores, target, bundle, limits)
         sums = np.concatenate([[0.0], np.cumsum(values.numpy())])
         residual, gone, before, last = any(group.residual for group in groups), 0, 0, float("-inf")
         for each in _may_go(groups, target).tolist():
@@ -213,7 +227,9 @@ def _steps(graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[S
     return sorted(steps, key=lambda step: step.turn)
 
 
-def _order(graph: ChannelGraph, scores: Scores, target: Target, bundle: Sequence[int]) -> torch.Tensor:
+def _order(
+    graph: ChannelGraph, scores: Scores, target: Target, bundle: Sequence[int], limits: Sequence[Limit]
+) -> torch.Tensor:
     """Give the values by which a bundle's channels (one of each part) take their turns, in their order."""
     groups = [graph.groups[i] for i in bundle]
     if target.scope != "sensitivity":
@@ -221,8 +237,28 @@ def _order(graph: ChannelGraph, scores: Scores, target: Target, bundle: Sequence
     one = np.zeros(len(graph.groups), dtype=np.int64)
     for i, group in zip(bundle, groups, strict=True):
         one[i] = len(group.parts)
-    cost = next((limit.cost for limit in limits_of(graph, target)), graph.macs)
+    cost = next((limit.cost for limit in limits), graph.macs)
     return scores.costs[groups[0].name] / max(cost(np.zeros_like(one)) - cost(one), 1)
+
+
+def _by_price(
+    graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[Sequence[int]], limit: Limit
+) -> list[Removal]:
+    """List the removals that are worth what they cost (see `tradeoff`), cheapest first; blocks may go whole."""
+    none = np.zeros(len(graph.groups), dtype=np.int64)
+    steps = []
+    for bundle in free:
+        groups = [graph.groups[i] for i in bundle]
+        parts = np.array([len(group.parts) for group in groups])
+        points = []
+        for gone in _may_go(groups, target).tolist():
+            counts = none.copy()
+            counts[list(bundle)] = gone * parts
+            saving = limit.cost(none) - limit.cost(counts)
+            points.append((gone, saving, error_at(scores.errors[groups[0].name], gone)))
+        for before, after, price in worthwhile(points):
+            steps.append(Removal((False, price), tuple(bundle), tuple(((after - before) * parts).tolist())))
+    return sorted(steps, key=lambda step: step.turn)
 
 
 def _ranked(scores: Scores, group: ChannelGroup) -> torch.Tensor:
@@ -248,7 +284,7 @@ def _may_go(groups: Sequence[ChannelGroup], target: Target) -> Counts:
     return gone[allowed]
 
 
-def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal]) -> Counts:
+def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal], limits: Sequence[Limit]) -> Counts:
     """Take the fewest steps that meet the target, by bisection: every step makes the network cheaper."""
 
     groups = np.array([i for step in steps for i in step.groups], dtype=np.int64)
@@ -260,9 +296,9 @@ def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal
         np.add.at(counts, groups[: ends[n]], channels[: ends[n]])
         return counts
 
-    met = _test_of(graph, target)
+    met = _test_of(graph, target, limits)
     if not met(after(len(steps))):
-        raise TargetUnreachable(_why_unreachable(graph, target, after(len(steps))))
+        raise TargetUnreachable(_why_unreachable(graph, target, after(len(steps)), limits))
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high) // 2
@@ -270,12 +306,34 @@ def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal
             high = middle
         else:
             low = middle + 1
+    if target.latency_ms is not None and low:
+        return _no_more_than_needed(graph, target, after(low - 1), steps[low - 1], met)
     return after(low)
 
 
-def limits_of(graph: ChannelGraph, target: Target) -> list[Limit]:
+def _no_more_than_needed(
+    graph: ChannelGraph, target: Target, before: Counts, last: Removal, met: Callable[[Counts], bool]
+) -> Counts:
+    """Take the smallest part of the last removal that meets the target: removals by price are large."""
+    groups, whole = [graph.groups[i] for i in last.groups], list(last.groups)
+    parts = np.array([len(group.parts) for group in groups])
+    for gone in _may_go(groups, target).tolist():
+        counts = before.copy()
+        counts[whole] = np.maximum(gone * parts, before[whole])
+        if met(counts):
+            return counts
+    raise AssertionError("the whole removal meets the target")
+
+
+def limits_of(graph: ChannelGraph, target: Target, latency: LatencyModel | None = None) -> list[Limit]:
     """List what a target bounds, in the order of `SIZES`."""
     costs: dict[str, Callable[[Counts], float]] = {"macs": graph.macs, "params": graph.params, "bytes": graph.bytes}
+    if target.latency_ms is not None:
+        if latency is None:
+            raise TargetError(
+                f"latency_ms={target.latency_ms:g} needs the times of layers: pass latency_model(model, graph, runtime)"
+            )
+        costs["latency_ms"] = latency.ms
     none = np.zeros(len(graph.groups), dtype=np.int64)
     return [
         Limit(name, getattr(target, name) * (costs[name](none) if name in SHARES else 1), costs[name])
@@ -283,9 +341,8 @@ def limits_of(graph: ChannelGraph, target: Target) -> list[Limit]:
     ]
 
 
-def _test_of(graph: ChannelGraph, target: Target) -> Callable[[Counts], bool]:
+def _test_of(graph: ChannelGraph, target: Target, limits: Sequence[Limit]) -> Callable[[Counts], bool]:
     channels = sum(group.channels for group in graph.groups)
-    limits = limits_of(graph, target)
 
     def met(counts: Counts) -> bool:
         enough = target.ratio is None or int(counts.sum()) >= np.floor(channels * target.ratio + 1e-9)
@@ -294,10 +351,10 @@ def _test_of(graph: ChannelGraph, target: Target) -> Callable[[Counts], bool]:
     return met
 
 
-def _why_unreachable(graph: ChannelGraph, target: Target, most: Counts) -> str:
+def _why_unreachable(graph: ChannelGraph, target: Target, most: Counts, limits: Sequence[Limit]) -> str:
     best = []
     none = np.zeros_like(most)
-    for limit in limits_of(graph, target):
+    for limit in limits:
         whole = max(limit.cost(none), 1) if limit.name in SHARES else 1
         best.append(f"{limit.name}={written(limit.name, limit.cost(most) / whole)}")
     if target.ratio is not None:

@@ -2,27 +2,37 @@
 
 T(counts) = T_whole - s (S_whole - S(counts)),  S = sum of the layers' times
 
-S comes from layers timed alone at a few widths (`LayerTimes`); T_whole is the whole network's measured time, which holds
-everything that layers alone do not show (additions, pooling, the call); s is 1 until a pruned network was measured, and
+S comes from layers timed alone at a few widths (`LayerTimes`).  T_whole is the measured time of the whole network, with
+everything that layers alone do not show (additions, pooling, the call).  s is 1 until a pruned network was measured, and
 then makes the formula true for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from slimcnn.errors import ModelError
+from slimcnn.exporting import LayerShape, LayerTimes, transfer
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import Share
+from slimcnn.measuring import latency, measure
+from slimcnn.measuring.examples import with_batch
 
 Milliseconds = Callable[[int, int], float]
 """(input channels, output channels) → time of a layer with so many."""
 Counts = Sequence[int] | NDArray[np.int64]
+
+SECONDS = 1.5
+"""For which whole networks are timed."""
+
+FLAT = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+"""Convolutions that are timed alone, transposed ones as ordinary ones of their output's size."""
 
 WIDTHS = 8
 """Widths at which a layer is timed, at most; between them time is straight."""
@@ -64,6 +74,8 @@ class LatencyModel:
     runtime: str
     batch: int
     threads: int
+    round_to: int = 1
+    """The number that kept channels should be a multiple of, as this runtime's times say."""
     scale: float = 1.0
     """s in the formula at the top."""
 
@@ -83,6 +95,92 @@ class LatencyModel:
         return replace(self, scale=float(np.clip((self.whole_ms - measured_ms) / alone, 0.25, 4.0)))
 
 
+def latency_model(
+    model: nn.Module,
+    graph: ChannelGraph,
+    runtime: str = "openvino",
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    round_to: int | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> LatencyModel:
+    """Measure what a network and its layers take in a runtime on this machine, for `Target(latency_ms=...)`.
+
+    Layers that were timed before on this machine (same runtime, version, batch and threads) are not timed again.
+
+    Args:
+        model: the network that was traced; it is not changed.
+        graph: what `trace` found.
+        runtime: openvino, onnxruntime, executorch or torch.
+        batch: images a call.
+        threads: CPU threads.
+        round_to: kept channels will be multiples of this; None: what the times of the largest layer suggest.
+        progress: called with (layers timed, layers in all).
+
+    Raises:
+        ExportError: the runtime is not installed, or cannot run the network.
+        ModelError: the network does not take one tensor (n, c, h, w).
+
+    >>> import slimcnn
+    >>> net = slimcnn.build("resnet8")
+    >>> graph = slimcnn.trace(net, torch.zeros(1, 3, 32, 32))
+    >>> latency_model(net, graph, "torch", round_to=8).ms(np.zeros(len(graph.groups), dtype=int)) > 0
+    True
+    """
+    example = with_batch(graph.example, batch)
+    if not isinstance(example, Tensor):
+        raise ModelError("a target in milliseconds needs a network with one input (n, c, h, w); found several")
+    times = LayerTimes(runtime, batch=batch, threads=threads)
+    opened = transfer(model, example, runtime, threads, dynamic_batch=False)
+    whole = latency({"whole": opened}, example, seconds=SECONDS, threads=threads)["whole"].median_ms
+    shapes = _shapes(model, example)
+    multiple = round_to if round_to is not None else times.multiple(_heaviest(shapes.values()))
+
+    def time(name: str, outputs: int, inputs: int, groups: int) -> float:
+        return times[replace(shapes[name], outputs=outputs, inputs=inputs, groups=groups)]
+
+    wanted: list[LayerShape] = []
+
+    def note(name: str, outputs: int, inputs: int, groups: int) -> float:
+        wanted.append(replace(shapes[name], outputs=outputs, inputs=inputs, groups=groups))
+        return 1.0
+
+    timed_layers(model, graph, note, multiple)
+    times.learn(wanted, progress)
+    layers = timed_layers(model, graph, time, multiple)
+    return LatencyModel(layers, whole, runtime, batch, threads, multiple)
+
+
+def _shapes(model: nn.Module, example: Tensor) -> dict[str, LayerShape]:
+    """Read the shape of every convolution and linear layer, as it runs on the example."""
+    modules = dict(model.named_modules())
+    found = {}
+    for layer in measure(model, example).layers:
+        module = modules[layer.name]
+        if layer.output is None or not layer.macs:
+            continue
+        if isinstance(module, nn.Linear):
+            found[layer.name] = LayerShape(module.in_features, module.out_features, (), 1, 1, 1)
+        elif isinstance(module, FLAT):
+            height, width = (*layer.output[2:], 1)[:2]
+            kernel = (*module.kernel_size, 1)[:2]
+            found[layer.name] = LayerShape(
+                module.in_channels, module.out_channels, kernel, module.groups, height, width
+            )
+    return found
+
+
+def _heaviest(shapes: Iterable[LayerShape]) -> LayerShape:
+    """The layer with the most MACs among those that are not depthwise."""
+    return max(
+        shapes,
+        key=lambda one: (
+            one.inputs * one.outputs // one.groups * math.prod(one.kernel) * one.height * one.width * bool(one.kernel)
+        ),
+    )
+
+
 def timed_layers(
     model: nn.Module, graph: ChannelGraph, time: Callable[[str, int, int, int], float], round_to: int = 1
 ) -> tuple[TimedLayer, ...]:
@@ -99,8 +197,8 @@ def timed_layers(
     for name, number in calls.items():
         shares = graph.parameters.get(f"{name}.weight" if name else "weight")
         module = modules.get(name)
-        if shares is None or not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-            continue
+        if shares is None or not isinstance(module, (*FLAT, nn.Linear)):
+            continue  # its time is part of the whole network's and stays
         found.append(_timed(name, module, shares, number, time, round_to))
     return tuple(found)
 

@@ -106,8 +106,8 @@ class Scores:
     costs: Mapping[str, Tensor] = field(default_factory=dict)
     """For every group, what the removal of each further channel costs (of each part), from `sensitivity`."""
     errors: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    """For every group, channels removed (of each part) → output MSE, as `sensitivity` measured it; all of them too, where
-    the group is inside a branch that may vanish."""
+    """For every group, channels removed (of each part) → output MSE, as `sensitivity` measured it; all channels too,
+    where the group is inside a branch that may vanish."""
 
     def __repr__(self) -> str:
         channels = sum(map(len, self.values.values()))

@@ -14,8 +14,9 @@ SHARES = ("macs", "params")
 AMOUNTS = ("bytes", "memory")
 """What a target bounds in bytes."""
 
-SIZES = (*SHARES, *AMOUNTS)
-"""What a target may bound, in the order in which the sensitivity of several is asked: the first that is given."""
+SIZES = (*SHARES, *AMOUNTS, "latency_ms")
+"""What a target may bound, in the order in which the sensitivity of several is asked: the first that is given; but
+milliseconds decide wherever they are given."""
 
 UNITS = ("B", "kB", "MB", "GB")
 
@@ -24,8 +25,8 @@ UNITS = ("B", "kB", "MB", "GB")
 class Target:
     """How small the network shall become.
 
-    Give any of `macs`, `params` (share of the original that may stay), `bytes` and `memory` (absolute), which then all
-    hold together, or `ratio` (share of the channels that goes), or only `per_layer`.
+    Give any of `macs`, `params` (share of the original that may stay), `bytes`, `memory` and `latency_ms` (absolute),
+    which then all hold together, or `ratio` (share of the channels that goes), or only `per_layer`.
 
     Args:
         macs: at most this share of the original MACs stays, in (0, 1]; 0.5 means at most half.
@@ -33,6 +34,8 @@ class Target:
         bytes: the tensors of the weights file have at most this many bytes (`measure(...).bytes`).
         memory: live activations have at most this many bytes at their peak, batch 1, float32
             (`measure(...).peak_memory`).
+        latency_ms: one call takes at most so many milliseconds, as a `LatencyModel` predicts it for `runtime`.
+        runtime: what runs the network: openvino, onnxruntime, ...
         ratio: share of channels removed, in [0, 1).
         per_layer: pattern (`layer1.*`, shell style, on group or layer names) → ratio for exactly these groups.
         scope: "local" removes the same share everywhere; "global" ranks all channels of the network together by their
@@ -62,6 +65,8 @@ class Target:
     params: float | None = None
     bytes: int | None = None
     memory: int | None = None
+    latency_ms: float | None = None
+    runtime: str = ""
     ratio: float | None = None
     per_layer: Mapping[str, float] = field(default_factory=dict)
     scope: Literal["local", "global", "sensitivity"] = "local"
@@ -85,6 +90,8 @@ class Target:
             value = getattr(self, name)
             if value is not None and not (_is_whole(value) and value > 0):
                 raise TargetError(f"{name}={value!r}: give a whole number of bytes, 1 or more")
+        if self.latency_ms is not None and not (_is_number(self.latency_ms) and 0 < self.latency_ms < float("inf")):
+            raise TargetError(f"latency_ms={self.latency_ms!r}: give milliseconds above 0")
         for name, value in {"ratio": self.ratio, **{f"per_layer[{k!r}]": v for k, v in self.per_layer.items()}}.items():
             may_be_all = self.min_channels == 0 and value == 1
             if value is not None and not (_is_number(value) and (0 <= value < 1 or may_be_all)):
@@ -95,7 +102,8 @@ class Target:
             )
         if self.ratio is None and not self.sized and not self.per_layer:
             raise TargetError(
-                "no target: give macs=0.5 (half of the MACs may stay), params=, bytes=, memory=, ratio= or per_layer="
+                "no target: give macs=0.5 (half of the MACs may stay), params=, bytes=, memory=,"
+                " latency_ms=, ratio= or per_layer="
             )
         if self.scope not in ("local", "global", "sensitivity"):
             raise TargetError(f"scope={self.scope!r}: choose 'local', 'global' or 'sensitivity'")
@@ -116,6 +124,7 @@ class Target:
     def describe(self) -> str:
         """Say the target in one line."""
         parts = [f"{name} <= {written(name, getattr(self, name))}" for name in self.sized]
+        parts[-1:] = [f"{parts[-1]} in {self.runtime}"] if self.latency_ms is not None and self.runtime else parts[-1:]
         parts += [f"ratio = {self.ratio:g}"] if self.ratio is not None else []
         parts += [f"{pattern}: ratio = {ratio:g}" for pattern, ratio in self.per_layer.items()]
         parts += [self.scope]

@@ -1,9 +1,9 @@
 """Removals ordered by what they cost for what they save, where savings come in stairs.
 
-MACs fall with every channel; milliseconds fall at multiples of 8 or 16 channels, and most when a whole branch goes.  So
-a group's possible widths are points (saving, error); the lower convex hull from (0, 0) leaves the removals
-worth making, each at a price: error per saving.  Taken by rising price over all groups, they are the solution of the linear
-relaxation of the choice (the multiple-choice knapsack), short of it by at most one removal.
+MACs fall with every channel; milliseconds fall at multiples of 8 or 16 channels, and most when a whole branch goes.
+So a group's possible widths are points (saving, error).  The lower convex hull from (0, 0) leaves the removals worth
+making, each at a price: error per saving.  Taken by rising price over all groups, they solve the linear relaxation of
+the choice (the multiple-choice knapsack), which is off by at most one removal.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from slimcnn.datasets import batches
 from slimcnn.errors import TargetError
+from slimcnn.exporting import why_not
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.copying import duplicate
 from slimcnn.layers.relating import relating_of
@@ -27,6 +28,7 @@ from slimcnn.running.epochs import about_training, count, learn
 from slimcnn.running.settings import FilePath
 from slimcnn.running.step import BATCH, Context, Cut, Facts, Origin, State, Step, steps
 from slimcnn.searching import Search
+from slimcnn.steps.prune.clock import Clock, about_clock, default_runtime, parsed, plan_by_clock, times_for
 from slimcnn.steps.prune.search import check_storage, searched
 from slimcnn.steps.prune.sections import about_cut, about_scales, about_search
 from slimcnn.training import Training
@@ -48,6 +50,15 @@ class Prune(Step):
     """At most this share of the MACs stays; default 0.5 where no other target is given."""
     params: float | None = None
     """At most this share of the parameters stays."""
+    latency: Annotated[str | None, BeforeValidator(lambda given: given if given is None else str(given))] = None
+    """One call takes at most this: milliseconds with their unit, 0.4ms, or a share of the time before, 0.5. Channels and
+    whole blocks are chosen by the times of layers on this machine, and the result is measured."""
+    runtime: str = ""
+    """What runs the network, for latency: openvino, onnxruntime, executorch, torch; default: the first that is installed."""
+    batch: int = Field(default=1, ge=1)
+    """Images a call, for latency."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads, for latency."""
     pruning_ratio: float | None = None
     """This share of the channels goes."""
     per_layer: dict[str, float] = Field(default_factory=dict)
@@ -60,12 +71,12 @@ class Prune(Step):
     residual: Literal["auto", "inner", "cut", "scatter"] = "auto"
     """Channels between residual blocks: auto (kept where the target can be met without them, else cut last), inner
     (kept), cut (like all others), scatter (blocks add into them at the places that they keep)."""
-    min_channels: int = 1
-    """No layer keeps fewer; 0: residual branches may vanish."""
+    min_channels: int | None = None
+    """No layer keeps fewer; 0: residual branches may vanish. Default: 0 with latency, else 1."""
     min_share: float = 0.0
     """No layer keeps a smaller share of its channels."""
-    round_to: int = 1
-    """Kept channels are multiples of this."""
+    round_to: int | None = None
+    """Kept channels are multiples of this. Default: with latency what is measured to be fast in the runtime, else 1."""
     protect: Patterns = ()
     """Layers that keep all channels, such as layer1.*."""
     inexact: bool = False
@@ -85,6 +96,17 @@ class Prune(Step):
             raise ValueError("soft filter pruning zeroes the weights, not their moving average: leave ema out")
         if self.search is not None and (self.macs, self.params, self.pruning_ratio) != (None, None, None):
             raise ValueError("a search finds the size: leave macs, params and pruning_ratio out")
+        if self.latency is not None and (self.pruning_ratio is not None or self.search is not None or self.per_layer):
+            raise ValueError(
+                "latency says how fast, pruning_ratio, per_layer and search how small: give one or the other"
+            )
+        if self.latency is None and (self.runtime or {"batch", "threads"} & self.model_fields_set):
+            raise ValueError("runtime, batch and threads say where latency is measured: give latency, such as 0.4ms")
+        if self.latency is not None:
+            parsed(self.latency)
+            reason = why_not(self.runtime) if self.runtime else ""
+            if reason:
+                raise ValueError(reason)
         criterion_named(self.criterion)
         _ = self.target  # an impossible one raises TargetError with its own words
         return self
@@ -95,13 +117,16 @@ class Prune(Step):
         macs, ratio = self.macs, self.pruning_ratio
         if self.search is not None:
             ratio = 0.5  # the search varies it
-        elif macs is None and self.params is None and ratio is None and not self.per_layer:
+        elif self.latency is None and macs is None and self.params is None and ratio is None and not self.per_layer:
             macs = 0.5
-        scope = self.scope or ("sensitivity" if macs is not None or self.params is not None else "local")
+        sized = any(one is not None for one in (macs, self.params, self.latency))
+        scope = self.scope or ("sensitivity" if sized else "local")
+        least = self.min_channels if self.min_channels is not None else int(self.latency is None)
+        milliseconds = None if self.latency is None else parsed(self.latency)  # a share, until the network was timed
         return Target(
             macs=macs, params=self.params, ratio=ratio, per_layer=self.per_layer, scope=scope,
-            residual=self.residual, min_channels=self.min_channels, min_share=self.min_share, round_to=self.round_to,
-            protect=self.protect,
+            residual=self.residual, min_channels=least, min_share=self.min_share, round_to=self.round_to or 1,
+            protect=self.protect, latency_ms=milliseconds, runtime=self.runtime,
         )  # fmt: skip
 
     def target_for(self, state: State) -> Target:
@@ -145,17 +170,30 @@ class Prune(Step):
         if self.plan is not None:
             return prune(whole, graph, Plan.load(Path(self.plan), graph), verify=False)
         target = self.target_for(state)
-        target = replace(target, scope="local" if target.scope == "sensitivity" else target.scope)
+        target = replace(target, scope="local" if target.scope == "sensitivity" else target.scope, latency_ms=None)
+        if not (target.sized or target.ratio or target.per_layer):
+            return state.model  # milliseconds are measured, not foreseen
         plan = allocate(graph, score(whole, graph, "l2"), target)
         return prune(whole, graph, plan, verify=False)
 
     def propose(self, state: State, at: Context) -> tuple[nn.Module, ChannelGraph, Plan]:
         """The network that would be cut, its graph and the plan, without a search."""
+        whole, graph, plan, _ = self._proposed(state, at)
+        return whole, graph, plan
+
+    def _proposed(self, state: State, at: Context) -> tuple[nn.Module, ChannelGraph, Plan, list[Section]]:
         whole = self.whole(state)
         graph = self._graph(whole, state, at)
         if self.plan is not None:
-            return whole, graph, Plan.load(Path(self.plan), graph)
-        return whole, graph, allocate(graph, self._scores(whole, graph, state, at), self.target_for(state))
+            return whole, graph, Plan.load(Path(self.plan), graph), []
+        scores = self._scores(whole, graph, state, at)
+        if self.latency is None:
+            return whole, graph, allocate(graph, scores, self.target_for(state)), []
+        clock = Clock(self.latency, self.runtime or default_runtime(), self.batch, self.threads)
+        times = at.once(f"times {at.before} {clock}", lambda: times_for(clock, whole, graph, self.round_to, at.show))
+        target = replace(self.target_for(state), round_to=times.round_to)
+        found = plan_by_clock(clock, target, whole, graph, scores, times, at.show)
+        return whole, graph, found.plan, [about_clock(found, clock)]
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Choose, prove and cut."""
@@ -166,7 +204,7 @@ class Prune(Step):
             found, plan = searched(self, self.search, replace(state, model=whole), graph, at)
             sections.append(about_search(found, self.search))
         else:
-            whole, graph, plan = self.propose(state, at)
+            whole, graph, plan, sections = self._proposed(state, at)
         if relating_of(whole):
             sections.append(about_scales(whole, graph, plan))
         whole, graph, plan = _without_relations(whole, graph, plan, state)
