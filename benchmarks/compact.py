@@ -31,13 +31,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import slimcnn
 from slimcnn.datasets import load_dataset
+from slimcnn.exporting import transfer
 from slimcnn.files import write_text
 from slimcnn.layers.shifts import ActiveShift, AddressShift, ChannelShift, GroupedShift, SparseShift
-from slimcnn.measuring.runtimes import installed, onnx_of, open_in
 from slimcnn.models import preprocessing
 from slimcnn.models.building import takes
 from slimcnn.training import Training
 from slimcnn.training.memory import keep_freed_memory
+from slimcnn.views.zoo import installed
 
 HERE = Path(__file__).parent
 RAW = HERE / "compact"
@@ -120,7 +121,7 @@ def exported() -> list[tuple[str, float]]:
     ):
         x = torch.randn(2, 60 if isinstance(layer, GroupedShift) and len(layer.dy) == 60 else 30, 9, 8)
         here = layer.eval()(x).detach()
-        there = open_in("onnxruntime", onnx_of(layer, x))(x)
+        there = transfer(layer, x, "onnxruntime")(x)
         found.append((str(layer), float((here - there).abs().max())))
     return found
 
@@ -152,7 +153,7 @@ def against_depthwise(
     there = {}
     for runtime in runtimes:
         opened = {
-            name: [partial(open_in(runtime, onnx_of(module, x), torch.get_num_threads()), x)]
+            name: [partial(transfer(module, x, runtime, dynamic_batch=False), x)]
             for name, module in (forms["pair"] | {"slices": nn.Sequential(SlicedShift(), pointwise)}).items()
         }
         there[runtime] = ratio({name: opened[name] for name in ("depthwise", "shift")}, rounds)
@@ -279,7 +280,7 @@ def latencies(threads: int) -> dict:
     for runtime in installed():
         ready = models
         if runtime != "eager":
-            ready = {name: open_in(runtime, onnx_of(model, x), threads) for name, model in models.items()}
+            ready = {name: transfer(model, x, runtime, threads, dynamic_batch=False) for name, model in models.items()}
         spent = slimcnn.latency(ready, x, seconds=15, threads=threads)
         found[runtime] = {name: one.median_ms for name, one in spent.items()}
     return {"kind": "latency", "threads": threads, "batch": 1, "ms": found}

@@ -13,8 +13,8 @@ import slimcnn
 
 SOURCE = Path(slimcnn.__file__).parent
 FREE = {"errors", "registry", "files", "modes", "process_ids", "notebook", "importing", "show"}
-BELOW = {"datasets", "distillation", "graph", "layers", "linear", "measuring", "models", "objectives", "pruning",
-         "recovery", "reporting", "rewriting", "searching", "training", "checkpoints"}  # fmt: skip
+BELOW = {"datasets", "distillation", "exporting", "graph", "layers", "linear", "measuring", "models", "objectives",
+         "pruning", "recovery", "reporting", "rewriting", "searching", "training", "checkpoints"}  # fmt: skip
 ALLOWED = {
     "errors": set(),
     "registry": {"errors", "importing"},
@@ -28,6 +28,7 @@ ALLOWED = {
     "objectives": {"layers"},
     "graph": {"layers"},
     "measuring": set(),
+    "exporting": {"measuring"},
     "models": {"layers"},
     "datasets": set(),
     "distillation": {"datasets", "objectives"},

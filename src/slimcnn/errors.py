@@ -15,6 +15,7 @@
     │   └── TargetUnreachable a sensible target that this network cannot meet
     ├── SearchError           a search that finds nothing, or cannot be joined
     ├── PlanError             a plan for another network, or an impossible one
+    ├── ExportError           a network that a format cannot hold, a runtime that is missing or answers otherwise
     ├── OptimizerError        an optimizer that trains another network than the one in hand
     ├── LawBroken             prune(model) and mask(model) disagree: a bug of ours, never handed over
     ├── TrainingDiverged      a loss that is not finite
@@ -97,6 +98,10 @@ class SearchError(SlimcnnError):
 
 class PlanError(SlimcnnError):
     """A plan that does not belong to this network."""
+
+
+class ExportError(SlimcnnError):
+    """A network that cannot be exported, or a file for a runtime that cannot be used."""
 
 
 class OptimizerError(SlimcnnError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -205,7 +204,7 @@ def _rename_hidden(state: dict[str, torch.Tensor], shift: str, order: torch.Tens
 @pytest.mark.parametrize("name", ["shiftnet_b", "shift_resnet20", "as_net", "fe_net", "address_net20", "igcv3"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 def test_pruned_it_saves_loads_and_exports(name: str, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime")
     arguments = {"image_size": 32} if takes(name, "image_size") else {}
     net = build(name, num_classes=10, width=0.5, **arguments)
     randomise(net)
@@ -218,11 +217,10 @@ def test_pruned_it_saves_loads_and_exports(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = small(x)
         assert torch.equal(again.eval()(x), wanted)
-    from slimcnn.measuring.runtimes import onnx_of
+    from slimcnn.exporting import transfer
 
-    session = onnxruntime.InferenceSession(onnx_of(again, x), providers=["CPUExecutionProvider"])
-    (made,) = session.run(None, {"x": x.numpy()})
-    assert np.allclose(made, wanted.numpy(), atol=1e-3 * float(wanted.abs().max()))
+    made = transfer(again, x, "onnxruntime")(x)
+    assert torch.allclose(made, wanted, atol=1e-3 * float(wanted.abs().max()))
 
 
 def test_the_size_of_the_data_decides_the_form(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
+from slimcnn.errors import ExportError
+from slimcnn.exporting import RUNTIMES, transfer, why_not
 from slimcnn.measuring import Latency, latency, measure
-from slimcnn.measuring.runtimes import RUNTIMES, installed, onnx_of, open_in, refuse_absent
 from slimcnn.models import build, networks
 from slimcnn.models.published import Published
 from slimcnn.reporting.figures.trade import CompactNetwork, Trade
@@ -17,6 +19,18 @@ from slimcnn.reporting.formatting import plural
 from slimcnn.reporting.sections import Format, Section, Text, Value
 from slimcnn.show import SILENT, Show
 from slimcnn.views.view import View, table
+
+TITLES = {"eager": "torch eager"} | {name: RUNTIMES[name].title for name in ("onnxruntime", "openvino")}
+"""Runtime → what it is called."""
+
+
+def installed() -> list[str]:
+    """Name the runtimes of the comparison that are on this machine.
+
+    >>> "eager" in installed()
+    True
+    """
+    return [name for name in TITLES if name == "eager" or not why_not(name)]
 
 
 @dataclass(frozen=True)
@@ -56,32 +70,35 @@ def compare(
 ) -> list[Compared]:  # fmt: skip
     """Count every network, and time all in turns in each runtime; arguments as for `zoo`."""
     chosen = list(runtimes) or installed()
-    for runtime in chosen:
-        refuse_absent(runtime)
-    models, examples, exported = {}, {}, {}
+    absent = [name for name in chosen if name not in installed()]
+    if absent:
+        raise ExportError(f"there is no runtime {absent[0]!r} here: choose from {', '.join(installed())}")
+    models, examples = {}, {}
     for index, row in enumerate(rows):
         show.progress(f"building {row.title}", index, len(rows))
         models[row.title] = build(row.network, **row.arguments).eval()
         examples[row.title] = torch.randn(batch, *networks[row.network].facts["input"])
-        if chosen != ["eager"]:
-            exported[row.title] = onnx_of(models[row.title], examples[row.title])
     show.progress("", 1, 1)
     found = {row.title: measure(models[row.title], examples[row.title][:1]) for row in rows}
     times: dict[str, dict[str, Latency]] = {row.title: {} for row in rows}
     shapes = {tuple(example.shape): example for example in examples.values()}
     for runtime in chosen:
-        show.say(f"timing {len(rows)} networks in {RUNTIMES[runtime]}, batch {batch}")
+        show.say(f"timing {len(rows)} networks in {TITLES[runtime]}, batch {batch}")
         for shape, example in shapes.items():  # networks of one input size are timed in turns
             same = [title for title in models if tuple(examples[title].shape) == shape]
-            ready = {t: models[t] if runtime == "eager" else open_in(runtime, exported[t], threads) for t in same}
+            ready = {t: _in(runtime, models[t], example, threads) for t in same}
             for title, time in latency(ready, example, seconds=seconds, threads=threads).items():
-                times[title][runtime] = replace(time, runtime=RUNTIMES[runtime])
+                times[title][runtime] = replace(time, runtime=TITLES[runtime])
     return [
         Compared(
             row, networks[row.network].facts["family"], found[row.title].params, found[row.title].macs, times[row.title]
         )
         for row in rows
     ]
+
+
+def _in(runtime: str, model: nn.Module, example: Tensor, threads: int | None) -> nn.Module:
+    return model if runtime == "eager" else transfer(model, example, runtime, threads, dynamic_batch=False)
 
 
 def view_of(compared: Sequence[Compared]) -> View:

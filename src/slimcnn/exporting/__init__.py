@@ -1,0 +1,39 @@
+"""Files for runtimes: ONNX, OpenVINO and others, each proven to answer as the network does."""
+
+from slimcnn.exporting.export import entry_of, export, transfer, write_model
+from slimcnn.exporting.exported import PARITY, ExportedFile, read_parity, record
+from slimcnn.exporting.format import Contents, FileFormat, Options, formats
+from slimcnn.exporting.parity import TOLERANCE, Parity, answers, check_parity, compare, fresh_answers
+from slimcnn.exporting.preparing import prepare
+from slimcnn.exporting.runtimes import RUNTIMES, Opened, Runtime, open_in, reader_of, why_not
+from slimcnn.exporting.source import file_digest, source_digest
+
+__all__ = [
+    "PARITY",
+    "RUNTIMES",
+    "TOLERANCE",
+    "Contents",
+    "ExportedFile",
+    "FileFormat",
+    "Opened",
+    "Options",
+    "Parity",
+    "Runtime",
+    "answers",
+    "check_parity",
+    "compare",
+    "entry_of",
+    "export",
+    "file_digest",
+    "formats",
+    "fresh_answers",
+    "open_in",
+    "prepare",
+    "read_parity",
+    "reader_of",
+    "record",
+    "source_digest",
+    "transfer",
+    "why_not",
+    "write_model",
+]

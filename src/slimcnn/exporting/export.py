@@ -1,0 +1,290 @@
+"""From a network to files for runtimes, each opened again by a fresh process and compared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.errors import ExportError, SlimcnnError
+from slimcnn.exporting.exported import ExportedFile, record, refuse_another
+from slimcnn.exporting.format import Contents, FileFormat, Options, facts_of, formats
+from slimcnn.exporting.parity import AT_ONCE, Array, answers, check_parity, plain
+from slimcnn.exporting.preparing import FlatCall, PerChannel, copied, inputs_of, prepare, reason_of
+from slimcnn.exporting.runtimes import Opened, open_in, why_not
+from slimcnn.exporting.source import file_digest, source_digest
+from slimcnn.files import part_of, write_text
+from slimcnn.measuring.examples import Example, batch_size
+
+RANDOM = 16
+"""Random samples on which files are compared where no images are given."""
+
+
+def export(
+    model: nn.Module,
+    example: Example,
+    to: str | Sequence[str] = ("onnx",),
+    *,
+    out: Path | str,
+    images: Tensor | Sequence[Tensor] | None = None,
+    classes: Sequence[str] = (),
+    normalization: PerChannel | None = None,
+    bake_normalization: bool = False,
+    dynamic_batch: bool = True,
+    dynamic_size: bool = False,
+    opset: int = 18,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[ExportedFile, ...]:
+    """Write a network for runtimes, and prove that each file answers as the network does.
+
+    A fresh process, in which slimcnn (and PyTorch, where the runtime allows it) cannot be imported, opens every file.
+    The largest relative error and the agreement of top-1 go to `OUT/parity.json`.
+
+    Args:
+        model: any network; it is not changed.
+        example: one tensor (n, c, h, w), arguments in order, or by name: shapes and types of the inputs.
+        to: formats by name (`slimcnn list formats`).
+        out: the folder; files are called model.onnx, model.xml ...
+        images: real samples to compare on: as the network expects them, or uint8 pixels with a normalization; several
+            inputs are a sequence of tensors. None: 16 random samples.
+        classes: names, stored in the file.
+        normalization: x = (pixels / 255 - mean) / std, stored in the file.
+        bake_normalization: make it part of the file, which then takes uint8 pixels.
+        dynamic_batch: files take any number of samples, where the runtime has it; else as many as the example has.
+        dynamic_size: files take images of any height and width.
+        opset: version of the ONNX operators.
+        force: replace the export of another network.
+        say: is told each file when it is done.
+
+    Raises:
+        UnknownName: there is no such format.
+        ExportError: a package is missing, an option is impossible, an operation is unknown to the runtime, or a file
+            answers otherwise than the network: it is then kept as model.mismatch.onnx.
+        ModelError: the network does not accept the example.
+
+    >>> import tempfile
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    >>> (file,) = export(net, torch.zeros(1, 3, 8, 8), ["onnx"], out=tempfile.mkdtemp())
+    >>> file.path.name, file.parity.status, file.parity.max_error < 1e-5
+    ('model.onnx', 'equal', True)
+    """
+    names = [to] if isinstance(to, str) else list(dict.fromkeys(to))
+    options = Options(dynamic_batch, dynamic_size, opset)
+    chosen = {name: formats[name].value() for name in names}
+    if bake_normalization and normalization is None:
+        raise ExportError(
+            "which normalization is to be part of the file? give normalization=, or --data on the command line"
+        )
+    for name, one in chosen.items():
+        one.check(name, options, bake_normalization)
+    folder, source = Path(out), source_digest(model)
+    refuse_another(folder, source, force)
+    baked = normalization if bake_normalization else None
+    inputs = _samples(example, images, normalization, bake_normalization)
+    expected = answers(FlatCall(_on_cpu(model), example, baked), inputs)
+    facts = _facts(model, inputs_of(example), source, classes, normalization, options, bake_normalization)
+    prepared: dict[bool, Contents] = {}
+    written = []
+    for name, one in chosen.items():
+        batch = one.dynamic_batch and dynamic_batch
+        if batch not in prepared:
+            prepared[batch] = prepare(
+                model,
+                example,
+                dynamic_batch=batch,
+                dynamic_size=dynamic_size,
+                normalization=baked,
+                facts=facts_of(**facts),
+            )
+        contents = prepared[batch]
+        at_once = AT_ONCE if batch else batch_size(example)
+        usable = [one[: len(one) // at_once * at_once] for one in inputs] if not batch else inputs
+        known = facts | {"batch": "any" if batch else at_once}
+        found = _write_checked(name, one, contents, options, folder, usable, expected, at_once, known)
+        say(f"  {name}: {found}")
+        written.append(found)
+    return tuple(written)
+
+
+def write_model(model: nn.Module, example: Example, to: str, path: Path | str, **options: Any) -> tuple[Path, ...]:
+    """Write a network in one format, without checking it: for timing; gives the files, the first is opened.
+
+    Args:
+        model: any network; it is not changed.
+        example: as for `export`.
+        to: the format.
+        path: without suffix, `DIR/model`.
+        options: `dynamic_batch`, `dynamic_size`, `opset` (see `export`).
+
+    Raises:
+        ExportError, ModelError, UnknownName: as `export`.
+    """
+    chosen, settings = formats[to].value(), Options(**options)
+    chosen.check(to, settings, pixels=False)
+    batch = chosen.dynamic_batch and settings.dynamic_batch
+    contents = prepare(model, example, dynamic_batch=batch, dynamic_size=settings.dynamic_size)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(to, chosen, contents, path, settings)
+    return chosen.files(path)
+
+
+def transfer(model: nn.Module, example: Example, runtime: str, threads: int | None = None, **options: Any) -> Opened:
+    """Give a network as a runtime runs it, called like a module; nothing stays on the disk and nothing is checked.
+
+    Args:
+        model: any network; it is not changed.
+        example: as for `export`.
+        runtime: a name of `RUNTIMES`.
+        threads: CPU threads; None: as many as PyTorch uses.
+        options: `dynamic_batch`, `dynamic_size`, `opset` (see `export`).
+
+    Raises:
+        ExportError, ModelError, UnknownName: as `export` and `open_in`.
+    """
+    reason = why_not(runtime)
+    if reason:
+        raise ExportError(reason)
+    name = next(entry.name for entry in formats if entry.value.runtime == runtime)
+    with TemporaryDirectory(prefix="slimcnn-", ignore_cleanup_errors=True) as folder:
+        return open_in(runtime, write_model(model, example, name, Path(folder) / "model", **options)[0], threads)
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    tensors = [*model.parameters(), *model.buffers()]
+    plain_ = all(t.device.type == "cpu" and (not t.is_floating_point() or t.dtype == torch.float32) for t in tensors)
+    if plain_:
+        return model
+    return copied(model)
+
+
+def _samples(
+    example: Example, images: Tensor | Sequence[Tensor] | None, normalization: PerChannel | None, pixels: bool
+) -> list[Tensor]:
+    """What files are asked, tensors with one row a sample."""
+    like = inputs_of(example)
+    if images is None:
+        draw = torch.Generator().manual_seed(0)
+        size = batch_size(example)
+        n = -(-RANDOM // size) * size
+
+        def drawn(x: Tensor, first: bool) -> Tensor:
+            if pixels and first:
+                return torch.randint(0, 256, (n, *x.shape[1:]), dtype=torch.uint8, generator=draw)
+            if x.is_floating_point():
+                return torch.randn(n, *x.shape[1:], generator=draw)
+            return x[torch.arange(n) % size]
+
+        return [drawn(x, i == 0) for i, x in enumerate(like)]
+    given = [images] if isinstance(images, Tensor) else list(images)
+    if len(given) != len(like) or any(a.shape[1:] != b.shape[1:] for a, b in zip(given, like, strict=True)):
+        shapes = ["x".join(map(str, ("n", *x.shape[1:]))) for x in like]
+        raise ExportError(
+            f"images must be like the example ({', '.join(shapes)}); found {[tuple(x.shape) for x in given]}"
+        )
+    first = given[0].detach().cpu()
+    if pixels and first.dtype != torch.uint8:
+        raise ExportError(f"a file with its normalization inside takes uint8 pixels; the images are {first.dtype}")
+    if first.dtype == torch.uint8 and not pixels and like[0].is_floating_point():
+        if normalization is None:
+            raise ExportError("the images are uint8 pixels: give the normalization that the network expects")
+        mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (normalization.mean, normalization.std))
+        first = (first.float() / 255 - mean) / std
+    return [first, *(x.detach().cpu() for x in given[1:])]
+
+
+def _facts(
+    model: nn.Module, inputs: Sequence[Tensor], source: str, classes: Sequence[str], normalization: PerChannel | None,
+    options: Options, pixels: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """What is stored inside files and in parity.json."""
+    x = inputs[0]
+    kind = "uint8 pixels" if pixels else str(x.dtype).removeprefix("torch.")
+    layout = {4: "NCHW", 3: "NCL", 2: "NC"}.get(x.dim(), "")
+    known = None if normalization is None else {"mean": list(normalization.mean), "std": list(normalization.std)}
+    size = ["height", "width"] if options.dynamic_size and x.dim() == 4 else list(x.shape[2:])
+    return {
+        "source": source, "network": type(model).__name__, "classes": list(classes), "layout": layout,
+        "input": ["n", *x.shape[1:2], *size], "dtype": kind,
+        "normalization": known if not pixels else None,
+        "normalization_baked_in": known if pixels else None,
+        "opset": options.opset,
+    }  # fmt: skip
+
+
+def _write(name: str, one: FileFormat, contents: Contents, path: Path, options: Options) -> None:
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the converters' own, about their insides
+            one.write(contents, path, options)
+    except SlimcnnError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{one.title} ({name}) cannot hold this network: {reason_of(error)}") from error
+
+
+def _write_checked(
+    name: str, one: FileFormat, contents: Contents, options: Options, folder: Path, inputs: Sequence[Tensor],
+    expected: Sequence[Array], at_once: int, facts: Mapping[str, Any],
+) -> ExportedFile:  # fmt: skip
+    """Write into a temporary folder, check there, and move the files to where they belong."""
+    import json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = part_of(folder / f"export_{name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        stem = temporary / "model"
+        _write(name, one, contents, stem, options)
+        made = one.files(stem)
+        if not one.holds_facts:
+            write_text(beside := made[0].with_name(made[0].name + ".json"), json.dumps(dict(facts), indent=1) + "\n")
+            made = (*made, beside)
+        parity = check_parity(one.runtime, made[0], inputs, [y[: len(inputs[0])] for y in expected], batch=at_once)
+        wrong = parity.status == "mismatch"
+        places = tuple(
+            _move(file, folder / file.name.replace("model.", "model.mismatch." if wrong else "model.", 1))
+            for file in made
+        )
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    found = ExportedFile(
+        name, one.runtime, places[0], places, sum(map(_size, places)), parity, str(facts["source"]), facts
+    )
+    if wrong:
+        raise ExportError(f"{one.title} answers otherwise than the network: {parity}; the file is kept as {places[0]}")
+    record(folder, name, entry_of(found))
+    return found
+
+
+def entry_of(found: ExportedFile) -> dict[str, Any]:
+    """Give what parity.json holds of a file."""
+    facts = {key: value for key, value in found.facts.items() if key != "source"}
+    files = {path.name: file_digest(path) for path in found.files}
+    return plain(found.parity) | {
+        "runtime": found.runtime, "files": files, "bytes": found.bytes, "source": found.source, "facts": facts,
+    }  # fmt: skip
+
+
+def _move(path: Path, to: Path) -> Path:
+    if to.is_dir():
+        shutil.rmtree(to)
+    os.replace(path, to)
+    return to
+
+
+def _size(path: Path) -> int:
+    return (
+        sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
+        if path.is_dir()
+        else path.stat().st_size
+    )

@@ -1,0 +1,34 @@
+"""OpenVINO's own format (IR)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import ClassVar
+
+from slimcnn.exporting.format import Contents, FileFormat, Options, formats
+
+
+@formats.add("openvino", source="openvino.ai; openvino.convert_model")
+class OpenVino(FileFormat):
+    """OpenVINO IR in float32, for processors of Intel, AMD and Arm."""
+
+    title: ClassVar = "OpenVINO"
+    runtime: ClassVar = "openvino"
+    suffixes: ClassVar = (".xml", ".bin")
+    packages: ClassVar = ("openvino",)
+    extra: ClassVar = "openvino"
+    dynamic_batch: ClassVar = True
+    dynamic_size: ClassVar = True
+
+    def write(self, contents: Contents, path: Path, options: Options) -> None:
+        """Write the graph (.xml) and the weights (.bin)."""
+        os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
+        import openvino
+
+        model = openvino.convert_model(contents.program)
+        for port, name in zip((*model.inputs, *model.outputs), (*contents.inputs, *contents.outputs), strict=True):
+            port.tensor.set_names({name})
+        for name, text in contents.facts.items():
+            model.set_rt_info(text, ["slimcnn", name])
+        openvino.save_model(model, self.files(path)[0], compress_to_fp16=False)

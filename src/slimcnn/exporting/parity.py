@@ -1,0 +1,160 @@
+"""Whether an exported file answers as the network does: asked of a fresh process, on real images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from slimcnn.errors import ExportError
+from slimcnn.exporting.runtimes import RUNTIMES, reader_of, why_not
+from slimcnn.measuring.examples import undisturbed
+
+TOLERANCE = 1e-4
+"""Largest relative error of a float32 file; sums in another order differ by 1e-7 to 1e-5."""
+AT_ONCE = 64
+"""Samples that a file of any batch answers at once."""
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near the answers of an exported file are to the network's."""
+
+    status: Literal["equal", "mismatch", "not run"]
+    max_error: float | None = None
+    """max |y - y'| / max |y| over all samples and outputs, y the network's."""
+    agreement: float | None = None
+    """Percent of the samples with the same top-1; None where the first output is no table of scores."""
+    images: int = 0
+    near_ties: int = 0
+    """Samples with another top-1 whose two best scores are closer than twice the tolerance."""
+    tolerance: float = TOLERANCE
+    why: str = ""
+    """What differs, or why it was not run."""
+
+    def __str__(self) -> str:
+        if self.status == "not run":
+            return f"not run: {self.why}"
+        said = f"largest relative error {self.max_error:.1e} on {self.images} samples"
+        if self.agreement is not None:
+            said += f", top-1 agrees on {self.agreement:g} %"
+        return said if self.status == "equal" else f"{said}; {self.why}"
+
+
+def answers(model: nn.Module, inputs: Sequence[Tensor], at_once: int = AT_ONCE) -> tuple[Array, ...]:
+    """Run a network in eager PyTorch: arrays, each with one row a sample; the tensors among what it returns."""
+    parts = []
+    with undisturbed(model):
+        for start in range(0, len(inputs[0]), at_once):
+            found = model(*[one[start : start + at_once] for one in inputs])
+            parts.append([leaf.float().numpy() for leaf in tree_leaves(found) if isinstance(leaf, Tensor)])
+    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+
+
+def fresh_answers(
+    runtime: str, path: Path, inputs: Sequence[Tensor], batch: int = AT_ONCE, threads: int | None = None
+) -> tuple[Array, ...]:
+    """Let a fresh process, in which slimcnn cannot be imported and PyTorch only if the runtime needs it, run a file.
+
+    Raises:
+        ExportError: the runtime refuses the file, or its process dies.
+    """
+    known = RUNTIMES[runtime]
+    blocked = ["slimcnn", "torch"] if known.without_torch else ["slimcnn"]
+    with TemporaryDirectory(prefix="slimcnn-") as folder:
+        home = Path(folder)
+        arrays: dict[str, Any] = {f"input{i}": one.numpy() for i, one in enumerate(inputs)}
+        np.savez(home / "inputs.npz", **arrays)
+        job = {
+            "reader": str(reader_of(runtime)), "model": str(path.resolve()), "threads": threads, "batch": batch,
+            "inputs": str(home / "inputs.npz"), "outputs": str(home / "outputs.npz"), "blocked": blocked,
+        }  # fmt: skip
+        (home / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        # -P: the script's own folder holds files that are called like packages.
+        script = Path(__file__).with_name("fresh.py")
+        done = subprocess.run(
+            [sys.executable, "-P", str(script), str(home / "job.json")], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.strip()]
+            died = f"its process died of signal {-done.returncode}" if done.returncode < 0 else ""
+            reason = died or (said[-1].strip() if said else f"exit code {done.returncode}")
+            raise ExportError(f"{known.title} cannot run {path.name}: {reason}")
+        with np.load(home / "outputs.npz") as held:
+            return tuple(held[f"output{i}"] for i in range(len(held.files)))
+
+
+def compare(expected: Sequence[Array], found: Sequence[Array], tolerance: float = TOLERANCE) -> Parity:
+    """Compare answers, arrays with one row a sample.
+
+    >>> y = np.array([[1.0, 3.0], [2.0, 0.0]])
+    >>> compare([y], [y + 0.3]).status, compare([y], [y]).agreement
+    ('mismatch', 100.0)
+    """
+    n = len(expected[0])
+    shapes = [[one.shape for one in each] for each in (expected, found)]
+    if shapes[0] != shapes[1]:
+        why = f"the network gives {shapes[0]}, the file {shapes[1]}"
+        return Parity("mismatch", None, None, n, 0, tolerance, why)
+    error = max(_relative(y, z) for y, z in zip(expected, found, strict=True))
+    y, z = expected[0], found[0]
+    agreement, ties, differ = None, 0, 0
+    if y.ndim == 2 and y.shape[1] > 1:
+        other = np.flatnonzero(y.argmax(1) != z.argmax(1))
+        agreement = 100.0 * (1 - len(other) / n)
+        best = np.sort(y[other].astype(np.float64), axis=1)
+        ties = int((best[:, -1] - best[:, -2] <= 2 * tolerance * np.abs(y).max()).sum())
+        differ = len(other) - ties
+    reasons = [f"{differ} samples have another top-1"] if differ else []
+    if not error <= tolerance:  # NaN is no answer
+        reasons.insert(0, f"the error is above {tolerance:g}")
+    return Parity("mismatch" if reasons else "equal", error, agreement, n, ties, tolerance, " and ".join(reasons))
+
+
+def _relative(y: Array, z: Array) -> float:
+    a, b = y.astype(np.float64), z.astype(np.float64)
+    if not a.size:
+        return 0.0
+    if not np.isfinite(a).all():
+        return 0.0 if np.array_equal(a, b, equal_nan=True) else float("inf")
+    error = np.abs(a - b).max()
+    return float(error / max(np.abs(a).max(), np.finfo(np.float32).tiny)) if np.isfinite(error) else float("inf")
+
+
+def check_parity(
+    runtime: str, path: Path, inputs: Sequence[Tensor], expected: Sequence[Array], *, batch: int = AT_ONCE,
+    tolerance: float = TOLERANCE,
+) -> Parity:  # fmt: skip
+    """Run a file in a fresh process and compare its answers with those that are expected.
+
+    Args:
+        runtime: a name of `RUNTIMES`.
+        path: the file.
+        inputs: what it is asked, tensors with one row a sample.
+        expected: what the network answers, see `answers`.
+        batch: samples at once; for a file of a fixed batch, that one.
+        tolerance: largest relative error that counts as equal.
+
+    Raises:
+        ExportError: the runtime refuses the file, or its process dies.
+    """
+    reason = why_not(runtime)
+    if reason:
+        return Parity("not run", tolerance=tolerance, why=reason)
+    return compare(expected, fresh_answers(runtime, path, inputs, batch), tolerance)
+
+
+def plain(parity: Parity) -> dict[str, object]:
+    """Give a parity as parity.json holds it."""
+    return asdict(parity)

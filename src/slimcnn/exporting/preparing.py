@@ -1,0 +1,173 @@
+"""From a network to what formats write: a simplified graph of a copy, with names for its inputs and outputs."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from slimcnn.errors import ExportError, SlimcnnError
+from slimcnn.exporting.format import Contents
+from slimcnn.exporting.simplifying import simplify
+from slimcnn.importing import one_line
+from slimcnn.measuring.examples import Example, batch_size, describe, run, undisturbed, with_batch
+
+
+class PerChannel(Protocol):
+    """A normalization x = (pixels / 255 - mean) / std, such as `Dataset.normalisation`."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """One number a channel."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """One number a channel."""
+
+
+class FlatCall(nn.Module):
+    """A network called with tensors in a row; its outputs are the tensors among what it returns, in a row.
+
+    With a normalization, the first tensor is uint8 pixels (n, c, h, w).
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module, example: Example, normalization: PerChannel | None) -> None:
+        super().__init__()
+        self.model = model
+        _, self._call = tree_flatten(_arguments(example))
+        self.pixels = normalization is not None
+        if normalization is not None:
+            mean, std = (torch.tensor(each, dtype=torch.float64) for each in (normalization.mean, normalization.std))
+            self.register_buffer("scale", (1 / (255 * std)).float().view(1, -1, 1, 1))
+            self.register_buffer("shift", (-mean / std).float().view(1, -1, 1, 1))
+
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run the network."""
+        if self.pixels:
+            tensors = (tensors[0].float() * self.scale + self.shift, *tensors[1:])
+        args, kwargs = tree_unflatten(list(tensors), self._call)
+        outputs = [leaf for leaf in tree_leaves(self.model(*args, **kwargs)) if isinstance(leaf, Tensor)]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (tuple(example), {}) if isinstance(example, tuple | list) else ((example,), {})
+
+
+def inputs_of(example: Example) -> tuple[Tensor, ...]:
+    """List the tensors of an example, float32 where they are numbers with a point, on the CPU.
+
+    Raises:
+        ExportError: something in it is no tensor.
+    """
+    leaves = tree_leaves(_arguments(example))
+    strange = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]
+    if strange or not leaves:
+        found = strange[0] if strange else "nothing"
+        raise ExportError(f"an exported file takes tensors, and the example holds {found}: bind it before the export")
+    return tuple(leaf.detach().cpu().float() if leaf.is_floating_point() else leaf.detach().cpu() for leaf in leaves)
+
+
+def prepare(
+    model: nn.Module, example: Example, *, dynamic_batch: bool = True, dynamic_size: bool = False,
+    normalization: PerChannel | None = None, facts: Mapping[str, str] | None = None,
+) -> Contents:  # fmt: skip
+    """Turn a copy of a network into a graph, and simplify it; the network itself is not changed.
+
+    Args:
+        model: any network.
+        example: one tensor (n, c, h, w), arguments in order, or by name.
+        dynamic_batch: for any number of samples; else for as many as the example has.
+        dynamic_size: for images of any height and width.
+        normalization: to be part of the graph, which then takes uint8 pixels instead of its first input.
+        facts: text to store in the file.
+
+    Raises:
+        ExportError: the network's code cannot be turned into a graph, or not for sizes of any length.
+        ModelError: the network does not accept the example.
+    """
+    tensors = inputs_of(example)
+    size = batch_size(example)
+    if dynamic_batch and size < 2:  # a length of 1 would be taken for a constant
+        example = with_batch(example, 2)
+        size, tensors = 2, inputs_of(example)
+    if normalization is not None:
+        tensors = (torch.zeros(tensors[0].shape, dtype=torch.uint8), *tensors[1:])
+    flat = FlatCall(copied(model), example, normalization).eval()
+    with undisturbed(flat):
+        answers = tree_leaves(run(flat, tensors))
+    if not answers:
+        raise ExportError(f"{type(model).__name__} returns no tensor that a file could give")
+    axes = [_dynamic_axes(x, size, dynamic_batch, dynamic_size) for x in tensors]
+    program = _program(flat, tensors, axes, type(model).__name__)
+    simple = program.module(check_guards=False)
+    simplify(simple)
+    program = _program(simple, tensors, axes, type(model).__name__)
+    names = ("input", "output")
+    inputs, outputs = (
+        tuple(f"{name}{i}" for i in range(n)) if n > 1 else (name,)
+        for name, n in zip(names, (len(tensors), len(answers)), strict=True)
+    )
+    return Contents(program, tensors, inputs, outputs, tuple(axes), dict(facts or {}))
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Copy a network to the CPU, in float32 and eval mode."""
+    try:
+        return copy.deepcopy(model).cpu().float().eval()
+    except Exception as error:
+        raise ExportError(f"{type(model).__name__} cannot be copied for the export: {one_line(error)}") from error
+
+
+def _dynamic_axes(x: Tensor, size: int, batch: bool, image: bool) -> dict[int, str]:
+    found = {0: "batch"} if batch and x.dim() > 0 and len(x) == size else {}
+    return found | ({2: "height", 3: "width"} if image and x.dim() == 4 else {})
+
+
+def _program(
+    model: nn.Module, tensors: Sequence[Tensor], axes: Sequence[Mapping[int, str]], name: str
+) -> ExportedProgram:
+    shapes = tuple(dict.fromkeys(each, Dim.DYNAMIC) for each in axes)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # PyTorch's own, about its insides
+            return torch.export.export(model, tuple(tensors), dynamic_shapes=(shapes,) if _takes_row(model) else shapes)
+    except SlimcnnError:
+        raise
+    except Exception as error:
+        wanted = sorted({axis for each in axes for axis in each.values()})
+        varying = f" for any {', '.join(wanted)}" if wanted else ""
+        raise ExportError(
+            f"{name} cannot be turned into a graph{varying} ({describe(tuple(tensors))}): {reason_of(error)}"
+        ) from error
+
+
+def _takes_row(model: nn.Module) -> bool:
+    return isinstance(model, FlatCall)
+
+
+def reason_of(error: BaseException) -> str:
+    """Give the first line of an error that says something: PyTorch's exporter begins with decoration."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if any(letter.isalpha() for letter in line)]
+    return said[0] if said else type(error).__name__
+
+
+def layer_of(program: ExportedProgram, node: str) -> str:
+    """Name the layer of the user's network that a node of the graph comes from; empty if it is not known."""
+    for one in program.graph.nodes:
+        if one.name == node:
+            stack = list(one.meta.get("nn_module_stack", {}).values())
+            return str(stack[-1][0]).removeprefix("model.") if stack else ""
+    return ""
