@@ -36,7 +36,13 @@ ALLOWED = {
     "rewriting": {"graph", "layers", "linear", "models"},
     "recovery": {"graph", "layers", "linear", "pruning"},
     "training": {"datasets", "objectives"},
-    "pruning": {"graph", "linear", "objectives"},  # soft pruning chooses filters inside of a training
+    "pruning": {
+        "exporting",
+        "graph",
+        "linear",
+        "measuring",
+        "objectives",
+    },  # times of layers; soft pruning chooses filters inside of a training
     "searching": {"datasets", "graph", "pruning", "training"},
     "reporting": set(),
     "checkpoints": {"graph", "layers", "models"},

@@ -3,6 +3,7 @@
 from slimcnn.exporting.export import entry_of, export, transfer, write_model
 from slimcnn.exporting.exported import PARITY, ExportedFile, read_parity, record
 from slimcnn.exporting.format import Contents, FileFormat, Options, formats
+from slimcnn.exporting.layer_times import LayerShape, LayerTimes
 from slimcnn.exporting.parity import TOLERANCE, Parity, answers, check_parity, compare, fresh_answers
 from slimcnn.exporting.preparing import prepare
 from slimcnn.exporting.runtimes import RUNTIMES, Opened, Runtime, open_in, reader_of, why_not
@@ -15,6 +16,8 @@ __all__ = [
     "Contents",
     "ExportedFile",
     "FileFormat",
+    "LayerShape",
+    "LayerTimes",
     "Opened",
     "Options",
     "Parity",

@@ -2,9 +2,9 @@
 
 T(counts) = T_whole - s (S_whole - S(counts)),  S = sum of the layers' times
 
-S comes from layers timed alone at a few widths (`LayerTimes`).  T_whole is the measured time of the whole network, with
-everything that layers alone do not show (additions, pooling, the call).  s is 1 until a pruned network was measured, and
-then makes the formula true for it.
+S comes from layers timed alone at a few widths (`LayerTimes`).  T_whole is the measured time of the whole network,
+with everything that layers alone do not show (additions, pooling, the call).  s is 1 until a pruned network was
+measured, and then makes the formula true for it.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ def latency_model(
         ExportError: the runtime is not installed, or cannot run the network.
         ModelError: the network does not take one tensor (n, c, h, w).
 
-    >>> import slimcnn
-    >>> net = slimcnn.build("resnet8")
-    >>> graph = slimcnn.trace(net, torch.zeros(1, 3, 32, 32))
-    >>> latency_model(net, graph, "torch", round_to=8).ms(np.zeros(len(graph.groups), dtype=int)) > 0
+    >>> import slimcnn, torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3))
+    >>> graph = slimcnn.trace(net, torch.zeros(1, 3, 8, 8))
+    >>> latency_model(net, graph, "onnxruntime", round_to=4).ms([0]) > 0
     True
     """
     example = with_batch(graph.example, batch)

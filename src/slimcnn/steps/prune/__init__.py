@@ -51,10 +51,11 @@ class Prune(Step):
     params: float | None = None
     """At most this share of the parameters stays."""
     latency: Annotated[str | None, BeforeValidator(lambda given: given if given is None else str(given))] = None
-    """One call takes at most this: milliseconds with their unit, 0.4ms, or a share of the time before, 0.5. Channels and
-    whole blocks are chosen by the times of layers on this machine, and the result is measured."""
+    """One call takes at most this: milliseconds with their unit, 0.4ms, or a share of the time before, 0.5. Channels
+    and whole blocks are chosen by the times of layers on this machine, and the result is measured."""
     runtime: str = ""
-    """What runs the network, for latency: openvino, onnxruntime, executorch, torch; default: the first that is installed."""
+    """What runs the network, for latency: openvino, onnxruntime, executorch, torch. Default: the first of openvino,
+    onnxruntime, torch that is installed."""
     batch: int = Field(default=1, ge=1)
     """Images a call, for latency."""
     threads: int = Field(default=1, ge=1)

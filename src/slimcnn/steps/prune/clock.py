@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import nn
 
 from slimcnn.errors import TargetError
 from slimcnn.exporting import RUNTIMES, Opened, transfer, why_not
 from slimcnn.graph import ChannelGraph
 from slimcnn.measuring import latency
-from slimcnn.measuring.examples import with_batch
+from slimcnn.measuring.examples import Example, with_batch
 from slimcnn.pruning import LatencyModel, Plan, Scores, Target, allocate, latency_model, prune
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.show import Show
@@ -59,7 +59,7 @@ def parsed(asked: str, whole: float = 1.0) -> float:
     (2.0, 1.5, 1.5)
     >>> parsed("fast")
     Traceback (most recent call last):
-    slimcnn.errors.TargetError: latency='fast': give milliseconds, such as 0.4ms, or a share of the original's, such as 0.5
+    slimcnn.errors.TargetError: latency='fast': give milliseconds, such as 0.4ms, or a share, such as 0.5
     """
     text = asked.strip().lower()
     units = {"ms": 1.0, "us": 1e-3, "s": 1e3}
@@ -69,9 +69,7 @@ def parsed(asked: str, whole: float = 1.0) -> float:
     except ValueError:
         number = -1.0
     if not 0 < number < float("inf") or (not unit and number > 1):
-        raise TargetError(
-            f"latency={asked!r}: give milliseconds, such as 0.4ms, or a share of the original's, such as 0.5"
-        )
+        raise TargetError(f"latency={asked!r}: give milliseconds, such as 0.4ms, or a share, such as 0.5")
     return number * units[unit] if unit else number * whole
 
 
@@ -149,7 +147,7 @@ def _nearest(found: Sequence[Timed], asked: float) -> Timed:
     return max(good, key=lambda one: one.measured_ms) if good else min(found, key=lambda one: one.measured_ms)
 
 
-def _time(original: Opened, small: nn.Module, example: Tensor, clock: Clock, whole_ms: float) -> float:
+def _time(original: Opened, small: nn.Module, example: Example, clock: Clock, whole_ms: float) -> float:
     """Milliseconds of a network: its share of the original's time, side by side, times the original's."""
     opened = transfer(small, example, clock.runtime, clock.threads, dynamic_batch=False)
     times = latency({"original": original, "small": opened}, example, seconds=SECONDS, threads=clock.threads)
@@ -182,8 +180,7 @@ def about_clock(found: ClockResult, clock: Clock) -> Section:
     if found.model.round_to > 1:
         blocks.append(
             Text(
-                text=f"Kept channels are multiples of {found.model.round_to}: numbers in between are not faster in this "
-                "runtime, or were asked for so.",
+                text=f"Kept channels are multiples of {found.model.round_to}, as these are fast in this runtime.",
                 tone="note",
             )
         )
@@ -200,6 +197,6 @@ def about_clock(found: ClockResult, clock: Clock) -> Section:
                 (number, one.macs, one.predicted_ms, one.measured_ms, "chosen" if one is chosen else "")
                 for number, one in enumerate(found.timed, 1)
             ),
-        )  # fmt: skip
+        )
     )
     return Section(title="Latency target", blocks=tuple(blocks))
