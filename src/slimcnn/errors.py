@@ -27,7 +27,7 @@ Every message is one line.  The command line prints it and exits with 2; nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -89,7 +89,11 @@ class TargetError(SlimcnnError):
 
 
 class TargetUnreachable(TargetError):
-    """A target that this network cannot meet."""
+    """A target that this network cannot meet; `best` is what it can, such as {"macs": 0.31}."""
+
+    def __init__(self, message: str, best: Mapping[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.best = dict(best or {})
 
 
 class SearchError(SlimcnnError):

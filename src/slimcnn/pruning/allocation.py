@@ -112,7 +112,7 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: Laten
     if target.min_channels == 0:
         _empty_what_nothing_reads(graph, counts)
     if target.ratio and not counts.any():
-        raise TargetUnreachable(_why_unreachable(graph, target, counts, limits))
+        raise _unreachable(graph, target, counts, limits)
     removed = {}
     for i in map(int, np.flatnonzero(counts)):
         group = graph.groups[i]
@@ -298,7 +298,7 @@ def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal
 
     met = _test_of(graph, target, limits)
     if not met(after(len(steps))):
-        raise TargetUnreachable(_why_unreachable(graph, target, after(len(steps)), limits))
+        raise _unreachable(graph, target, after(len(steps)), limits)
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high) // 2
@@ -351,15 +351,15 @@ def _test_of(graph: ChannelGraph, target: Target, limits: Sequence[Limit]) -> Ca
     return met
 
 
-def _why_unreachable(graph: ChannelGraph, target: Target, most: Counts, limits: Sequence[Limit]) -> str:
-    best = []
+def _unreachable(graph: ChannelGraph, target: Target, most: Counts, limits: Sequence[Limit]) -> TargetUnreachable:
     none = np.zeros_like(most)
-    for limit in limits:
-        whole = max(limit.cost(none), 1) if limit.name in SHARES else 1
-        best.append(f"{limit.name}={written(limit.name, limit.cost(most) / whole)}")
+    best = {
+        limit.name: limit.cost(most) / (max(limit.cost(none), 1) if limit.name in SHARES else 1) for limit in limits
+    }
+    said = [f"{name}={written(name, value)}" for name, value in best.items()]
     if target.ratio is not None:
-        channels = sum(group.channels for group in graph.groups)
-        best.append(f"ratio={int(most.sum()) / max(channels, 1):.3f}")
+        best["ratio"] = int(most.sum()) / max(sum(group.channels for group in graph.groups), 1)
+        said.append(f"ratio={best['ratio']:.3f}")
     blocks = [f"{lock.layer} ({lock.reason})" for lock in graph.locked[:4]]
     widest = max((group.channels for group in graph.groups), default=0)
     if target.ratio is not None and widest * target.ratio < 1 and graph.groups:
@@ -369,9 +369,10 @@ def _why_unreachable(graph: ChannelGraph, target: Target, most: Counts, limits: 
     blocks += [f"min_share={target.min_share:g}"] if target.min_share else []
     blocks += [f"min_channels={target.min_channels}"] if target.min_channels > 1 else []
     more = f" and {len(graph.locked) - 4} more" if len(graph.locked) > 4 else ""
-    return (
-        f"cannot reach {target.describe()}: the best possible is {', '.join(best)}; "
-        f"in the way: {'; '.join(blocks) or 'nothing else can go'}{more}"
+    return TargetUnreachable(
+        f"cannot reach {target.describe()}: the best possible is {', '.join(said)}; "
+        f"in the way: {'; '.join(blocks) or 'nothing else can go'}{more}",
+        best,
     )
 
 

@@ -26,7 +26,7 @@ from slimcnn.measuring.examples import with_batch
 
 Milliseconds = Callable[[int, int], float]
 """(input channels, output channels) → time of a layer with so many."""
-Counts = Sequence[int] | NDArray[np.int64]
+RemovedCounts = Sequence[int] | NDArray[np.int64]
 
 SECONDS = 1.5
 """For which whole networks are timed."""
@@ -55,7 +55,7 @@ class TimedLayer:
         """Milliseconds of one call before any cut."""
         return float(self.curves[0][self.axes[0].size])
 
-    def ms(self, removed: Counts) -> float:
+    def ms(self, removed: RemovedCounts) -> float:
         """Milliseconds of all calls when each group loses so many channels: a product of one factor an axis."""
         time = self.whole
         for share, curve in zip(self.axes, self.curves, strict=True):
@@ -79,15 +79,15 @@ class LatencyModel:
     scale: float = 1.0
     """s in the formula at the top."""
 
-    def ms(self, removed: Counts) -> float:
+    def ms(self, removed: RemovedCounts) -> float:
         """Predict the milliseconds of one call when each group loses `removed[group]` channels."""
         return self.whole_ms - self.scale * self.saved(removed)
 
-    def saved(self, removed: Counts) -> float:
+    def saved(self, removed: RemovedCounts) -> float:
         """Sum up what the layers save when they run alone."""
         return sum(layer.whole * layer.calls - layer.ms(removed) for layer in self.layers)
 
-    def corrected(self, removed: Counts, measured_ms: float) -> LatencyModel:
+    def corrected(self, removed: RemovedCounts, measured_ms: float) -> LatencyModel:
         """Make the formula true for a pruned network that was measured; s stays within 1/4 and 4."""
         alone = self.saved(removed)
         if alone <= 0:

@@ -13,17 +13,17 @@ from itertools import pairwise
 
 import numpy as np
 
-Point = tuple[int, float, float]
+Offer = tuple[int, float, float]
 """Channels removed, saving, error."""
 
 
-def worthwhile(points: Sequence[Point]) -> list[tuple[int, int, float]]:
+def worthwhile(points: Sequence[Offer]) -> list[tuple[int, int, float]]:
     """List the removals on the lower convex hull, as (from, to, error per saving), by rising price.
 
     >>> worthwhile([(8, 1.0, 1.0), (16, 1.5, 3.0), (32, 4.0, 6.0)])  # 16 is dearer than going on to 32
     [(0, 8, 1.0), (8, 32, 1.6666666666666667)]
     """
-    hull: list[Point] = [(0, 0.0, 0.0)]
+    hull: list[Offer] = [(0, 0.0, 0.0)]
     for point in sorted(points, key=lambda each: (each[1], each[2])):
         if point[1] <= hull[-1][1]:
             continue  # it saves nothing more
@@ -33,7 +33,7 @@ def worthwhile(points: Sequence[Point]) -> list[tuple[int, int, float]]:
     return [(a[0], b[0], _price(a, b)) for a, b in pairwise(hull) if b[0] > a[0]]
 
 
-def _price(a: Point, b: Point) -> float:
+def _price(a: Offer, b: Offer) -> float:
     return (b[2] - a[2]) / (b[1] - a[1])
 
 

@@ -171,9 +171,11 @@ class Prune(Step):
         if self.plan is not None:
             return prune(whole, graph, Plan.load(Path(self.plan), graph), verify=False)
         target = self.target_for(state)
-        target = replace(target, scope="local" if target.scope == "sensitivity" else target.scope, latency_ms=None)
-        if not (target.sized or target.ratio or target.per_layer):
-            return state.model  # milliseconds are measured, not foreseen
+        if target.latency_ms is not None:
+            if target.sized == ("latency_ms",):
+                return state.model  # milliseconds are measured, not foreseen
+            target = replace(target, latency_ms=None)
+        target = replace(target, scope="local" if target.scope == "sensitivity" else target.scope)
         plan = allocate(graph, score(whole, graph, "l2"), target)
         return prune(whole, graph, plan, verify=False)
 

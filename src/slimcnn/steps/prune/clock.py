@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from slimcnn.errors import TargetError
+from slimcnn.errors import TargetError, TargetUnreachable
 from slimcnn.exporting import RUNTIMES, Opened, transfer, why_not
 from slimcnn.graph import ChannelGraph
 from slimcnn.measuring import latency
@@ -115,7 +115,7 @@ def plan_by_clock(
     The plan that is nearest below the target (or at most 5 % above it) is chosen; if none is, the fastest.
 
     Raises:
-        TargetUnreachable: the smallest possible plan is predicted to be slower.
+        TargetUnreachable: the smallest possible network is slower, as measured.
     """
     asked = clock.milliseconds(times.whole_ms)
     example = with_batch(graph.example, clock.batch)
@@ -124,7 +124,7 @@ def plan_by_clock(
     found: list[Timed] = []
     model = times
     while len(found) < ROUNDS:
-        plan = allocate(graph, scores, target, model)
+        plan = _plan_or_smallest(graph, scores, target, model)
         counts = plan.counts(graph)
         if any(plan.removed == other.plan.removed for other in found):
             break
@@ -137,9 +137,26 @@ def plan_by_clock(
         )
         if abs(measured / asked - 1) <= CLOSE / 2:
             break
+        if model.ms(counts) > asked < measured:
+            raise TargetUnreachable(
+                f"cannot reach {asked:.4g} ms in {RUNTIMES[clock.runtime].title}: the smallest network that these "
+                f"settings allow takes {measured:.4g} ms, the original {times.whole_ms:.4g}",
+                {"latency_ms": measured},
+            )
         model = model.corrected(counts, measured)
     chosen = _nearest(found, asked)
     return ClockResult(chosen.plan, tuple(found), chosen, asked, times)
+
+
+def _plan_or_smallest(graph: ChannelGraph, scores: Scores, target: Target, model: LatencyModel) -> Plan:
+    """Allocate; where the target is predicted to be out of reach, give the fastest plan, for the clock to judge."""
+    try:
+        return allocate(graph, scores, target, model)
+    except TargetUnreachable as error:
+        fastest = error.best.get("latency_ms", 0.0)
+        if target.latency_ms is None or fastest <= target.latency_ms:
+            raise  # another target is in the way
+        return allocate(graph, scores, replace(target, latency_ms=fastest * (1 + 1e-9)), model)
 
 
 def _nearest(found: Sequence[Timed], asked: float) -> Timed:
