@@ -99,7 +99,7 @@ class Prune(Step):
             raise ValueError("a search finds the size: leave macs, params and pruning_ratio out")
         if self.latency is not None and (self.pruning_ratio is not None or self.search is not None or self.per_layer):
             raise ValueError(
-                "latency says how fast, pruning_ratio, per_layer and search how small: give one or the other"
+                "latency says how fast; pruning_ratio, per_layer and search how small: give one of them"
             )
         if self.latency is None and (self.runtime or {"batch", "threads"} & self.model_fields_set):
             raise ValueError("runtime, batch and threads say where latency is measured: give latency, such as 0.4ms")
