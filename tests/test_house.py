@@ -49,7 +49,8 @@ ALLOWED = {
     "running": BELOW,  # not steps: they come by the registry
     "steps": BELOW | {"running"},
     "views": BELOW | {"running"},  # the registry of steps, to list them
-    "cli": BELOW | {"running", "steps", "views"},
+    "playground": {"checkpoints", "datasets", "measuring", "reporting", "running"},
+    "cli": BELOW | {"running", "steps", "views", "playground"},
     "__init__": BELOW | {"running"},
 }
 """Who may know whom. The free rooms may be known by all."""

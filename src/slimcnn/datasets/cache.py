@@ -46,7 +46,7 @@ def cached(path: Path, expected: str, make: Callable[[], Parts]) -> Parts:
     kept = _read(path)
     if kept is not None and fingerprint(kept) == expected:
         return kept
-    _require_writable(path.parent)
+    require_writable(path.parent)
     remove_leftovers(path.parent, path.name)
     try:
         parts = make()
@@ -62,7 +62,8 @@ def cached(path: Path, expected: str, make: Callable[[], Parts]) -> Parts:
     return parts
 
 
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
+    """Make the cache folder and check that it can be written to; `RunError` if not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()

@@ -1,0 +1,156 @@
+"""What the page of a run shows: its networks as ONNX files, and some images of the test part."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.checkpoints import load, read_information
+from slimcnn.datasets import Dataset, Normalisation, load_dataset
+from slimcnn.errors import ModelError, RunError, SlimcnnError
+from slimcnn.files import kind_of
+from slimcnn.measuring.runtimes import onnx_of
+from slimcnn.reporting import read_report
+from slimcnn.reporting.formatting import count, percent, ratio
+from slimcnn.reporting.schema import CurveReport, Numbers, Report
+from slimcnn.running.folder import COMPRESSED, ORIGINAL, RECIPE
+from slimcnn.running.loading import blank_of
+from slimcnn.running.recipe import Recipe, read_recipe
+from slimcnn.show import SILENT, Show
+
+INT8 = "model_int8.onnx"
+"""The file that `slimcnn quantize` writes; where the run has one, it is the third network on the page."""
+
+
+@dataclass(frozen=True)
+class ShownNetwork:
+    """A network on the page."""
+
+    title: str
+    onnx: bytes
+    """Input (1, c, h, w): normalized float32, or uint8 pixels; first output (1, classes): scores before softmax."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """More lines under the network, name and value."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image that lies on the page."""
+
+    png: bytes
+    label: str
+
+
+@dataclass(frozen=True)
+class Playground:
+    """Everything that one page shows."""
+
+    title: str
+    networks: tuple[ShownNetwork, ...]
+    classes: tuple[str, ...]
+    input: tuple[int, int, int]
+    """Channels, height and width."""
+    normalisation: Normalisation
+    samples: tuple[Sample, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def playground_of(folder: Path, *, samples: int = 12, show: Show = SILENT) -> Playground:
+    """Collect what the page of a finished run shows.
+
+    Raises:
+        RunError: the folder holds no finished run, or a curve (show one of its sizes).
+        ModelError: a network cannot be exported, takes images that no browser gives, or does not classify.
+    """
+    report = _finished(folder)
+    recipe = read_recipe(folder / RECIPE)
+    information = read_information(folder / COMPRESSED)
+    data, notes = _images(recipe)
+    networks, shape = [], tuple(information["input"])
+    for title, name, numbers in (("original", ORIGINAL, report.before), ("compressed", COMPRESSED, report.after)):
+        show.say(f"exporting {title}")
+        network = load(folder / name, _blank(recipe, data))
+        networks.append(ShownNetwork(title, onnx_of(network, _example(network, shape)), _facts(report.before, numbers)))
+    if kind_of(folder / INT8) == "file":
+        networks.append(ShownNetwork("compressed, int8", (folder / INT8).read_bytes()))
+    return Playground(
+        title=report.title,
+        networks=tuple(networks),
+        classes=tuple(information["classes"]),
+        input=shape,
+        normalisation=Normalisation(**{name: tuple(values) for name, values in information["normalisation"].items()}),
+        samples=_samples(data, samples) if data is not None else (),
+        notes=notes,
+    )
+
+
+def _finished(folder: Path) -> Report:
+    if kind_of(folder) != "folder":
+        raise RunError(f"no folder {folder}: pass the folder of a finished run")
+    report = read_report(folder)
+    if isinstance(report, CurveReport):
+        sizes = ", ".join(str(folder / Path(point.report).parent) for point in report.points)
+        raise RunError(f"{folder} holds several sizes: show one of them: {sizes}")
+    return report
+
+
+def _images(recipe: Recipe) -> tuple[Dataset | None, tuple[str, ...]]:
+    """Load the run's images for the samples; the page works without them."""
+    settings = recipe.data
+    try:
+        return load_dataset(settings.name, image_size=settings.image_size, seed=settings.seed), ()
+    except SlimcnnError as error:
+        return None, (f"No sample images: {error}.",)
+
+
+def _blank(recipe: Recipe, data: Dataset | None) -> nn.Module | None:
+    build = blank_of(recipe.network, data) if data is not None else None
+    return build() if build is not None else None
+
+
+def _example(network: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Check that a browser's images fit the network and that it answers with scores; give an input (1, c, h, w)."""
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ModelError(f"the network takes images {shape}: a browser gives grey (1, h, w) or color (3, h, w) ones")
+    example = torch.zeros(1, *shape)
+    with torch.no_grad():
+        scores: Any = network(example)
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ModelError(f"the network returns {found} for one image: the page shows classifiers, scores (1, classes)")
+    return example
+
+
+def _facts(before: Numbers, numbers: Numbers) -> tuple[tuple[str, str], ...]:
+    def left(old: float, new: float) -> str:
+        return "" if numbers is before else f" (× {ratio(old, new)})"
+
+    return (
+        ("test top-1", f"{percent(numbers.top1)} %"),
+        ("MACs", count(numbers.macs) + left(before.macs, numbers.macs)),
+        ("parameters", count(numbers.params) + left(before.params, numbers.params)),
+    )
+
+
+def _samples(data: Dataset, n: int) -> tuple[Sample, ...]:
+    """Take images of the test part, as many classes as possible in turn."""
+    some = data.test.limit(min(n, len(data.test)))
+    return tuple(
+        Sample(png_of(pixels), data.classes[label])
+        for pixels, label in zip(some.pixels, some.labels.tolist(), strict=True)
+    )
+
+
+def png_of(pixels: Tensor) -> bytes:
+    """Write pixels `(c, h, w)` in uint8 as a PNG, lossless."""
+    from PIL import Image
+
+    array = pixels.permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
+    return buffer.getvalue()
