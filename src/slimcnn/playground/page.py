@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ def render_playground(what: Playground, runtime: Mapping[str, bytes]) -> str:
         settings=_settings(what),
         data=[
             ("runtime-script", _base64(runtime[SCRIPT])),
-            ("runtime-binary", _base64(gzip.compress(runtime[BINARY], 6, mtime=0))),
+            ("runtime-binary", _packed(runtime[BINARY])),
             *((f"network-{number}", _base64(network.onnx)) for number, network in enumerate(what.networks)),
         ],
         version=VERSION,
@@ -78,6 +78,12 @@ def _settings(what: Playground) -> dict[str, Any]:
         "networks": [network.title for network in what.networks],
         "samples": [{"png": _base64(sample.png), "label": sample.label} for sample in what.samples],
     }
+
+
+@lru_cache(maxsize=1)
+def _packed(binary: bytes) -> str:
+    """Compress the runtime; kept, as it takes longer than the rest of a page and is the same on all pages."""
+    return _base64(gzip.compress(binary, 6, mtime=0))
 
 
 def _base64(content: bytes) -> str:

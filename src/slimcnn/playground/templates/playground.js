@@ -61,8 +61,9 @@ async function start() {
     runtime.env.logLevel = "error";
     runtime.env.wasm.numThreads = 1;
     runtime.env.wasm.wasmBinary = await unpacked(taken("runtime-binary"));
+    const options = { executionProviders: ["wasm"], logSeverityLevel: 3 };
     for (const [number, title] of settings.networks.entries()) {
-      const session = await runtime.InferenceSession.create(taken(`network-${number}`), { executionProviders: ["wasm"] });
+      const session = await runtime.InferenceSession.create(taken(`network-${number}`), options);
       networks.push({ title, session, pixels: session.inputMetadata[0].type === "uint8" });
     }
   } catch (error) {
