@@ -335,7 +335,8 @@ function tell(calls) {
     say(`spread-${i}`, `${digits(low[i])} to ${digits(high[i])}${i ? against(i) : ""}`);
   });
   const rounds = networks[0].times.length;
-  say("timing", `Median and quartiles of ${rounds} rounds in turns, ${Math.min(...calls)} calls or more each, batch 1, one thread, here in your browser.`);
+  const least = Math.min(...calls) === 1 ? "1 call" : `${Math.min(...calls)} calls`;
+  say("timing", `Median and quartiles of ${rounds} rounds in turns, at least ${least} each; batch 1, one thread, here in your browser. × is the median share of the original's time, round by round.`);
 }
 
 /** The share of the first network's time, round by round: other work on the machine slows both down. */
