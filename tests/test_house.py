@@ -49,7 +49,7 @@ ALLOWED = {
     "running": BELOW,  # not steps: they come by the registry
     "steps": BELOW | {"running"},
     "views": BELOW | {"running"},  # the registry of steps, to list them
-    "playground": {"checkpoints", "datasets", "measuring", "reporting", "running"},
+    "playground": {"checkpoints", "datasets", "exporting", "reporting", "running"},
     "cli": BELOW | {"running", "steps", "views", "playground"},
     "__init__": BELOW | {"running"},
 }

@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contents, "onnx_of", lambda model, example: b"onnx of a network")
+    monkeypatch.setattr(contents, "exported", lambda *_: (b"onnx of a network", 1e-7))
 
 
 @pytest.mark.usefixtures("_no_export")

