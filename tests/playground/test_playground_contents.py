@@ -98,6 +98,7 @@ def test_a_curve_is_refused_with_the_folders_of_its_sizes(tmp_path: Path, monkey
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "reporting")
     from synthetic_reports import curve
 
+    monkeypatch.setattr(storing, "render_curve", lambda report: report.title)
     storing.write_report(curve(), tmp_path)
     with pytest.raises(RunError, match=r"holds several sizes: show one of them: .*/0.8, .*/0.6, .*/0.4"):
         playground_of(tmp_path)
@@ -154,7 +155,8 @@ def test_the_page_of_a_run_answers_what_its_checkpoints_answer(finished: Path, t
         pytest.skip("no Chromium on this machine")
     with pytest.MonkeyPatch.context() as patch:
         call(f"show {finished} --no-open", patch)
-    what = playground_of(finished)
+        patch.setattr(contents, "exported", lambda *_: (b"", 0.0))
+        what = playground_of(finished)
     with tab(program, tmp_path / "profile") as view:
         view.visit((finished / "show" / "index.html").as_uri())
         view.wait("document.body?.dataset.shown == 1")
