@@ -101,7 +101,8 @@ class Prune(Step):
             raise ValueError(
                 "latency says how fast; pruning_ratio, per_layer and search how small: give one of them"
             )
-        if self.latency is None and (self.runtime or {"batch", "threads"} & self.model_fields_set):
+        # Values, not fields that were set: a written recipe spells every value out, and must be read again.
+        if self.latency is None and (self.runtime or self.batch != 1 or self.threads != 1):
             raise ValueError("runtime, batch and threads say where latency is measured: give latency, such as 0.4ms")
         if self.latency is not None:
             parsed(self.latency)
