@@ -275,7 +275,9 @@ def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal
 
 def limits_of(graph: ChannelGraph, target: Target) -> list[Limit]:
     """List what a target bounds, in the order of `SIZES`."""
-    costs: dict[str, Callable[[Counts], float]] = {"macs": graph.macs, "params": graph.params, "bytes": graph.bytes}
+    costs: dict[str, Callable[[Counts], float]] = {
+        "macs": graph.macs, "params": graph.params, "bytes": graph.bytes, "memory": graph.peak_memory,
+    }  # fmt: skip
     none = np.zeros(len(graph.groups), dtype=np.int64)
     return [
         Limit(name, getattr(target, name) * (costs[name](none) if name in SHARES else 1), costs[name])
