@@ -154,6 +154,7 @@ class GraphBuilder:
         groups, owner, channel = self._groups(model)
         self.owner, self.channel = owner, channel
         owners = Owners.of(self.component, owner)
+        shared = self._shares(owners)
         contractions = tuple(
             Contraction(
                 module=record.module,
@@ -175,8 +176,8 @@ class GraphBuilder:
             groups=groups,
             locked=self._locked(),
             contractions=contractions,
-            parameters=self._parameters(model, owners),
-            stored=self._stored(model, owners),
+            parameters={name: _shares_of(name, one, shared) for name, one in named_parameters(model).items()},
+            stored=_stored(model, shared),
             sizes=tuple(sizes.values()),
             bundles=self.bundles,
             fingerprint=_fingerprint(self.atoms, groups),
@@ -340,20 +341,6 @@ class GraphBuilder:
         axes = self.atoms.locate(numbers)
         return {int(axis): numbers[axes == axis] for axis in dict.fromkeys(axes.tolist()) if axis >= 0}
 
-    def _parameters(self, model: nn.Module, owners: Owners) -> dict[str, tuple[Share, ...]]:
-        shared = self._shares(owners)
-        return {name: _shares_of(name, parameter, shared) for name, parameter in named_parameters(model).items()}
-
-    def _stored(self, model: nn.Module, owners: Owners) -> tuple[StoredTensor, ...]:
-        """List what `state_dict` holds; buffers that it leaves out are in no weights file."""
-        shared = self._shares(owners)
-        held = {id(tensor) for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)}
-        return tuple(
-            StoredTensor(_shares_of(name, tensor, shared), tensor.element_size())
-            for name, tensor in named_tensors(model)
-            if id(tensor) in held
-        )
-
     def _shares(self, owners: Owners) -> dict[tuple[str, int], Share]:
         """Say for every axis of every tensor how it is shared; an axis of size 1 has no channels."""
         atoms = self.atoms
@@ -418,6 +405,16 @@ def _pads_of_one_module(ledger: Ledger) -> np.ndarray[Any, np.dtype[np.int64]]:
         ids = torch.cat(sides)
         pairs.append(torch.stack([first.setdefault(name, ids), ids], dim=1).numpy())
     return np.concatenate(pairs)
+
+
+def _stored(model: nn.Module, shared: Mapping[tuple[str, int], Share]) -> tuple[StoredTensor, ...]:
+    """List what `state_dict` holds; buffers that it leaves out are in no weights file."""
+    held = {id(tensor) for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)}
+    return tuple(
+        StoredTensor(_shares_of(name, tensor, shared), tensor.element_size())
+        for name, tensor in named_tensors(model)
+        if id(tensor) in held
+    )
 
 
 def _shares_of(name: str, tensor: Tensor, shared: Mapping[tuple[str, int], Share]) -> tuple[Share, ...]:
