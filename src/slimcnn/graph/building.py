@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from slimcnn.graph.activations import LiveTensor, Timeline
 from slimcnn.graph.atoms import Atoms
 from slimcnn.graph.branches import branches, feeding, needed
 from slimcnn.graph.cells import Cells, same_rows, same_value
@@ -26,15 +27,15 @@ from slimcnn.graph.channels import (
     Locked,
     Mask,
     Positions,
-    Share,
     SizeAttribute,
     StoredTensor,
     layer_of,
 )
 from slimcnn.graph.guesses import SizeGuess, guess_sizes, modules_at
-from slimcnn.graph.ids import ids_in
+from slimcnn.graph.ids import core, ids_in, varying
 from slimcnn.graph.ledger import EqualParts, Ledger, LockRecord, as_pairs
 from slimcnn.graph.locks import Locks
+from slimcnn.graph.sharing import Owners, Share
 from slimcnn.graph.walking import named_parameters, named_tensors
 
 UNMADE, TRAINED = "no layer produces these", "runs in training mode only"
@@ -152,12 +153,13 @@ class GraphBuilder:
         """Assemble the graph from what is not locked."""
         groups, owner, channel = self._groups(model)
         self.owner, self.channel = owner, channel
-        channels = self._channels(owner)
+        owners = Owners.of(self.component, owner)
+        shared = self._shares(owners)
         contractions = tuple(
             Contraction(
                 module=record.module,
                 macs=record.macs // (2 * batch) if record.per_batch else record.macs,  # traced on every sample twice
-                shares=tuple(self._share(ids, owner, channels) for ids in record.shares),
+                shares=tuple(map(owners.share, record.shares)),
             )
             for record in self.ledger.contractions
         )
@@ -174,12 +176,13 @@ class GraphBuilder:
             groups=groups,
             locked=self._locked(),
             contractions=contractions,
-            parameters=self._parameters(model, owner, channels),
-            stored=self._stored(model, owner, channels),
+            parameters={name: _shares_of(name, one, shared) for name, one in named_parameters(model).items()},
+            stored=_stored(model, shared),
             sizes=tuple(sizes.values()),
             bundles=self.bundles,
             fingerprint=_fingerprint(self.atoms, groups),
             example=example,
+            timeline=self._timeline(owners, len(groups), batch),
             batch=batch,
         )
 
@@ -338,38 +341,21 @@ class GraphBuilder:
         axes = self.atoms.locate(numbers)
         return {int(axis): numbers[axes == axis] for axis in dict.fromkeys(axes.tolist()) if axis >= 0}
 
-    def _share(self, ids: Tensor, owner: Positions, channels: Positions) -> Share:
-        known = ids.numpy()
-        owners = owner[self.component[known[known >= 0]]]
-        return Share(len(ids), _per_channel(owners, channels))
-
-    def _channels(self, owner: Positions) -> Positions:
-        return np.bincount(owner[owner >= 0], minlength=int(owner.max(initial=-1)) + 1)
-
-    def _parameters(self, model: nn.Module, owner: Positions, channels: Positions) -> dict[str, tuple[Share, ...]]:
-        shared = self._shares(owner, channels)
-        return {name: _shares_of(name, parameter, shared) for name, parameter in named_parameters(model).items()}
-
-    def _stored(self, model: nn.Module, owner: Positions, channels: Positions) -> tuple[StoredTensor, ...]:
-        """List what `state_dict` holds; buffers that it leaves out are in no weights file."""
-        shared = self._shares(owner, channels)
-        held = {id(tensor) for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)}
-        return tuple(
-            StoredTensor(_shares_of(name, tensor, shared), tensor.element_size())
-            for name, tensor in named_tensors(model)
-            if id(tensor) in held
-        )
-
-    def _shares(self, owner: Positions, channels: Positions) -> dict[tuple[str, int], Share]:
+    def _shares(self, owners: Owners) -> dict[tuple[str, int], Share]:
         """Say for every axis of every tensor how it is shared; an axis of size 1 has no channels."""
-        shared: dict[tuple[str, int], Share] = {}
         atoms = self.atoms
-        for name, axis, start, size, blocks in zip(
-            atoms.names, atoms.axes, atoms.starts, atoms.sizes, atoms.blocks, strict=True
-        ):
-            counts = _per_channel(owner[self.component[start : start + size]], channels)
-            shared[name, axis] = Share(int(size) // blocks, counts, blocks)
-        return shared
+        ids = torch.arange(len(atoms)).split(atoms.sizes.tolist())
+        rows = zip(atoms.names, atoms.axes, ids, atoms.blocks, strict=True)
+        return {(name, axis): owners.share(here, len(here) // blocks, blocks) for name, axis, here, blocks in rows}
+
+    def _timeline(self, owners: Owners, groups: int, batch: int) -> Timeline:
+        """Take the activations of the run, which was one of every sample twice, for one image."""
+        found = []
+        for life, label in self.ledger.activations:
+            shares = tuple(owners.share(core(facet).reshape(-1)) for facet in label if varying(facet))
+            whole = life.elements // (2 * batch) if life.elements % (2 * batch) == 0 else life.elements
+            found.append(LiveTensor(life, whole, shares))
+        return Timeline(found, groups)
 
     def _pairs(self, ids: Tensor, owner: Positions, channel: Positions) -> Positions:
         components = self.component[ids.numpy()]
@@ -421,13 +407,18 @@ def _pads_of_one_module(ledger: Ledger) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.concatenate(pairs)
 
 
+def _stored(model: nn.Module, shared: Mapping[tuple[str, int], Share]) -> tuple[StoredTensor, ...]:
+    """List what `state_dict` holds; buffers that it leaves out are in no weights file."""
+    held = {id(tensor) for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)}
+    return tuple(
+        StoredTensor(_shares_of(name, tensor, shared), tensor.element_size())
+        for name, tensor in named_tensors(model)
+        if id(tensor) in held
+    )
+
+
 def _shares_of(name: str, tensor: Tensor, shared: Mapping[tuple[str, int], Share]) -> tuple[Share, ...]:
     return tuple(shared.get((name, axis), Share(size, {})) for axis, size in enumerate(tensor.shape))
-
-
-def _per_channel(owners: Positions, channels: Positions) -> dict[int, int]:
-    counts = np.bincount(owners[owners >= 0], minlength=len(channels))
-    return {int(g): int(counts[g] // channels[g]) for g in np.flatnonzero(counts)}
 
 
 def _ranges(positions: Positions) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimcnn.graph.activations import Timeline
+from slimcnn.graph.sharing import Share
 from slimcnn.notebook import html_table
 
 Positions = npt.NDArray[np.int64]
@@ -92,20 +94,6 @@ def layer_of(parameter: str) -> str:
 
 
 @dataclass(frozen=True)
-class Share:
-    """How many positions of an axis each group owns, per channel."""
-
-    size: int
-    per_channel: Mapping[int, int]
-    blocks: int = 1
-    """Blocks that share the positions of the axis (see `Axis`): a position goes when every block loses one."""
-
-    def left(self, removed: Sequence[int] | npt.NDArray[np.int64]) -> int:
-        """Count the positions that stay when each group loses `removed[group]` channels."""
-        return self.size - sum(int(removed[g]) * k for g, k in self.per_channel.items()) // self.blocks
-
-
-@dataclass(frozen=True)
 class Contraction:
     """A convolution or matrix product: MACs for one image, and the axes that they are proportional to."""
 
@@ -171,6 +159,8 @@ class ChannelGraph:
     """Groups (by index) whose parts must all lose equally many channels; most groups are alone."""
     fingerprint: str
     example: Any = field(repr=False, compare=False)
+    timeline: Timeline = field(repr=False, compare=False)
+    """When the activations of the traced run are alive, and whose channels they hold."""
     batch: int = 1
 
     def __repr__(self) -> str:
@@ -231,6 +221,13 @@ class ChannelGraph:
         """
         gone = self._nothing if removed is None else removed
         return sum(tensor.element_bytes * _size_left(tensor.shares, gone) for tensor in self.stored)
+
+    def peak_memory(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None, float_bytes: int = 4) -> int:
+        """Count the bytes of live activations at their peak when each group loses `removed[group]` channels.
+
+        As `measure(...).peak_memory`: one image, operation by operation as traced; `float_bytes=1` for int8.
+        """
+        return int(self.timeline.at(self._nothing if removed is None else removed, float_bytes).max())
 
     @property
     def _nothing(self) -> npt.NDArray[np.int64]:

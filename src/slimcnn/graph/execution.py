@@ -17,6 +17,7 @@ from slimcnn.graph.ledger import Ledger, Mark, NeedsValues
 from slimcnn.graph.rules import apply_rule
 from slimcnn.graph.tracer import SKIPPED_FOLDERS, Tracer
 from slimcnn.graph.walking import named_modules, named_tensors
+from slimcnn.measuring.lifetimes import Lifetimes
 
 
 def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, inexact: bool = False) -> Tracer:
@@ -48,9 +49,10 @@ def watch_this(
     tensors = named_tensors(model, modules)
     for name, tensor in tensors:
         tracer.set_mark(tensor, Mark(labels.get(name, ()), hollow=False, fixed=True))
-    for tensor in tree_leaves(example):
-        if isinstance(tensor, Tensor):
-            tracer.set_mark(tensor, Mark(()))
+    inputs = [tensor for tensor in tree_leaves(example) if isinstance(tensor, Tensor)]
+    for tensor in inputs:
+        tracer.set_mark(tensor, Mark(()))
+    tracer.lifetimes = Lifetimes([tensor for _, tensor in tensors], inputs)
     try:
         with tracer.watching():
             tracer.outputs = outputs_of(call_model(model, example))
@@ -59,6 +61,7 @@ def watch_this(
     except Exception as error:
         raise Broken(error, tracer.ledger, example) from error
     tracer.unread = {name for name, tensor in tensors if id(tensor) not in tracer.used}
+    tracer.ledger.activations = tracer.activations()
     for tensor in tracer.outputs:
         tracer.lock_label(tracer.label(tensor), "the network's output", None)
     return tracer

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from slimcnn.graph.ids import Label
+from slimcnn.measuring.lifetimes import Lifetime
 
 
 class NeedsValues(Exception):
@@ -153,6 +154,8 @@ class Ledger:
     """Channels were picked or parted by numbers, which may be computed from how many there are."""
     cut_blind: bool = True
     """Nothing in the network's code depends on how many channels there are, so that it cannot tell a cut copy."""
+    activations: list[tuple[Lifetime, Label]] = field(default_factory=list)
+    """What lives in memory while the network runs, and whose channels it holds."""
     current: Site | None = None
     """The last operation that began: the culprit when the run breaks off inside it."""
     finished: bool = True

@@ -21,6 +21,7 @@ from slimcnn.graph.hollow import SKIPPED, SKIPPED_IF_HOLLOW, needs_numbers, stan
 from slimcnn.graph.ids import NONE, Label, compact, core, distinct, ids_in, same, varying
 from slimcnn.graph.ledger import Call, EqualParts, Ledger, LockRecord, Mark, Meeting, NeedsValues, Site
 from slimcnn.graph.sizes_asked import SizesAsked
+from slimcnn.measuring.lifetimes import Lifetime, Lifetimes
 
 SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 """Code that is not the user's."""
@@ -58,6 +59,9 @@ class Tracer(TorchDispatchMode):
         """`id` of every tensor that was read, and thus of every weight."""
         self.outputs: list[Tensor] = []
         """What the network returned."""
+        self.lifetimes = Lifetimes(weights=(), inputs=())
+        self._held: dict[Lifetime, Label] = {}
+        """Whose channels the memory of an activation holds."""
         self._marks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._here: dict[int, Mark | None] = {}
         """The marks of the arguments of the operation that is running, by `id`: quicker than the table of all."""
@@ -165,7 +169,9 @@ class Tracer(TorchDispatchMode):
         self._here = {id(tensor): self._marks.get(tensor) for tensor in tensors}
         marks = [mark for mark in map(self.mark, tensors) if mark is not None]
         if not marks:
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            self.lifetimes.note(tensors, tensors_in(out if isinstance(out, tuple | list) else (out,)))
+            return out
         name = func._schema.name.removeprefix("aten::")
         hollow = any(mark.hollow for mark in marks)
         if hollow and needs_numbers(name, args, [t for t in tensors if not self.computed(t)]):
@@ -178,6 +184,7 @@ class Tracer(TorchDispatchMode):
         out = stand_in(name, func, args, kwargs) if skip else func(*args, **kwargs)
         self.ledger.finished = True
         outputs = tensors_in(out if isinstance(out, tuple | list) else (out,))
+        self.lifetimes.note(tensors, outputs)
         call = Call(func, _bind(func, args, kwargs), tensors, outputs, site)
         self._note_alone(call, marks)
         labels = self._rules(self, call)
@@ -228,6 +235,11 @@ class Tracer(TorchDispatchMode):
         if written_in_place and base is not None and not _same(mark, self._marks.get(tensor)):
             self._write_through(base, tensor, mark, call)
         self._marks[tensor] = mark
+        if base is None or written_in_place:
+            whole = tensor if base is None else base
+            life = self.lifetimes.of(whole)
+            if whole.numel() == life.elements:  # a piece of `chunk` does not say what it is a view of
+                self._held[life] = self.label(whole)
 
     def _write_through(self, base: Tensor, view: Tensor, mark: Mark, call: Call) -> None:
         """Carry ids that were written into a view over to the tensor that it is a view of."""
@@ -242,6 +254,10 @@ class Tracer(TorchDispatchMode):
         fixed = mark.fixed and (before is None or before.fixed)
         hollow = mark.hollow or (before is not None and before.hollow)
         self._marks[base] = Mark((compact(whole),), hollow, fixed)
+
+    def activations(self) -> list[tuple[Lifetime, Label]]:
+        """List what lived in memory during the run, and whose channels it held."""
+        return [(life, self._held.get(life, ())) for life in self.lifetimes.activations(self.outputs)]
 
     @contextmanager
     def watching(self) -> Iterator[None]:

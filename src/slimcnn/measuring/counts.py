@@ -1,8 +1,12 @@
-"""How big a network is: parameters, MACs for one sample, bytes, layer by layer.
+"""How big a network is: parameters, MACs for one sample, bytes, running memory, layer by layer.
 
 MACs are the multiply-accumulates of convolutions, linear layers and matrix products (attention too), at batch 1,
 as `torch.utils.flop_counter` counts them: 1 MAC = 2 FLOPs.  Bias, batch norm, activation and pooling count
 nothing; papers that count them print up to 9 % more.  A `Measurement` names what ran and was not counted.
+
+Running memory is the peak of the live activations at batch 1, operation by operation in the order in which the
+network's code runs them (see `lifetimes.py`).  A runtime that fuses operations needs less, and its own working memory
+and the weights come on top.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from slimcnn.measuring.examples import Example, run, shape_of, undisturbed, with_batch
+from slimcnn.measuring.lifetimes import LifetimeWatch, peak, tensors_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class Measurement:
     """Of one sample."""
     bytes: int
     """Of all tensors that a weights file would hold, shared ones once, without the file's header."""
+    peak_memory: int
+    """Bytes of the live activations of one sample at their peak, in float32; weights are not included."""
+    peak_memory_int8: int
+    """The same where every activation takes one byte instead of four."""
     layers: tuple[LayerCounts, ...]
     """Those with parameters or MACs; their numbers add up to `params` and `macs`."""
     not_counted: tuple[str, ...]
@@ -57,7 +66,7 @@ class Measurement:
 
 
 def measure(model: nn.Module, example: Example) -> Measurement:
-    """Count parameters, MACs and bytes of `model` by running it on the first sample of `example`.
+    """Count parameters, MACs, bytes and running memory of `model` by running it on the first sample of `example`.
 
     `example` is a tensor ``(n, c, h, w)``, a tuple of tensors, or a dict for arguments by name.  The model runs in
     eval mode and is as before afterwards.  An example that it does not accept raises `ModelError`.
@@ -67,16 +76,23 @@ def measure(model: nn.Module, example: Example) -> Measurement:
     (224, 3456, 896, ('relu',))
     >>> size.layers[0].output
     (1, 8, 4, 4)
+    >>> size.peak_memory  # during ReLU: 8 x 4 x 4 numbers read and as many made, four bytes each
+    1024
     """
     sample = with_batch(example, 1)
     counter = FlopCounterMode(display=False, custom_mapping=MISSING)
     uncounted = _Uncounted()
-    with undisturbed(model), _open_attention(), uncounted, counter, _watching(model, counter) as calls:
-        run(model, sample)
+    with undisturbed(model), _open_attention():
+        watch = LifetimeWatch([*model.parameters(), *model.buffers()], tensors_of(sample))
+        with watch, uncounted, counter, _watching(model, counter) as calls:
+            outputs = tensors_of(run(model, sample))
+    lives = watch.lifetimes.activations(outputs)
     return Measurement(
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=counter.get_total_flops() // 2,
         bytes=state_bytes(model),
+        peak_memory=peak(lives),
+        peak_memory_int8=peak(lives, float_bytes=1),
         layers=tuple(_layers(model, calls)),
         not_counted=tuple(sorted(uncounted.kinds - {_kind(packet) for packet in counter.flop_counts["Global"]})),
     )

@@ -327,7 +327,9 @@ def _no_more_than_needed(
 
 def limits_of(graph: ChannelGraph, target: Target, latency: LatencyModel | None = None) -> list[Limit]:
     """List what a target bounds, in the order of `SIZES`."""
-    costs: dict[str, Callable[[Counts], float]] = {"macs": graph.macs, "params": graph.params, "bytes": graph.bytes}
+    costs: dict[str, Callable[[Counts], float]] = {
+        "macs": graph.macs, "params": graph.params, "bytes": graph.bytes, "memory": graph.peak_memory,
+    }  # fmt: skip
     if target.latency_ms is not None:
         if latency is None:
             raise TargetError(
