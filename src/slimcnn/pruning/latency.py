@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from slimcnn.errors import ModelError
 from slimcnn.exporting import LayerShape, LayerTimes, transfer
 from slimcnn.graph import ChannelGraph
-from slimcnn.graph.channels import Share
+from slimcnn.graph.sharing import Share
 from slimcnn.measuring import latency, measure
 from slimcnn.measuring.examples import with_batch
 
