@@ -40,6 +40,7 @@ def export(
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
     opset: int = 18,
+    compared_on: str = "",
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[ExportedFile, ...]:
@@ -61,6 +62,7 @@ def export(
         dynamic_batch: files take any number of samples, where the runtime has it; else as many as the example has.
         dynamic_size: files take images of any height and width.
         opset: version of the ONNX operators.
+        compared_on: what the images are, for parity.json.
         force: replace the export of another network.
         say: is told each file when it is done.
 
@@ -107,7 +109,8 @@ def export(
         contents = prepared[batch]
         at_once = AT_ONCE if batch else batch_size(example)
         usable = [one[: len(one) // at_once * at_once] for one in inputs] if not batch else inputs
-        known = facts | {"batch": "any" if batch else at_once}
+        where = compared_on or ("random numbers" if images is None else "images that were given")
+        known = facts | {"batch": "any" if batch else at_once, "compared_on": where}
         found = _write_checked(name, one, contents, options, folder, usable, expected, at_once, known)
         say(f"  {name}: {found}")
         written.append(found)
