@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,7 @@ import slimcnn
 from slimcnn.cli import main
 
 QUICK = "--data digits --limit 300 --deterministic --set latency_seconds=0.2"
+CUT = "compress --to none"
 COMPRESS = f"compress --model resnet8 --pretrain 1 --epochs 1 {QUICK}"
 
 
@@ -45,7 +47,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stdout.index("fewer MACs") < done.stdout.index("The cut is exact") < done.stdout.index("top-1, %")
     assert "report.html" in done.stdout
+    (folder / "said").write_text(done.stdout)
     return folder
+
+
+def test_a_run_ends_with_a_file_that_two_lines_of_python_run_without_slimcnn(finished: Path, tmp_path: Path) -> None:
+    known = json.loads((finished / "parity.json").read_text())["onnx"]
+    assert (known["status"], known["agreement"], known["images"]) == ("equal", 100.0, 256)
+    assert known["max_error"] < 1e-5
+    assert set(known["files"]) == {"model.onnx"}
+    lines = [line.strip() for line in (finished / "said").read_text().splitlines()[-2:]]
+    data = slimcnn.load_dataset("digits")
+    images = data.normalisation(data.test.pixels[:5])
+    np.save(tmp_path / "images.npy", images.numpy())
+    start = "import sys, numpy; sys.modules['torch'] = sys.modules['slimcnn'] = None; images = numpy.load('images.npy')"
+    code = "\n".join([start, *lines, "numpy.save('scores.npy', scores)"])
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    small = slimcnn.load(finished / "compressed.safetensors")
+    with torch.no_grad():
+        assert np.allclose(np.load(tmp_path / "scores.npy"), small(images).numpy(), atol=1e-4)
 
 
 def test_a_run_leaves_report_checkpoint_plan_and_recipe(finished: Path) -> None:
@@ -55,7 +75,7 @@ def test_a_run_leaves_report_checkpoint_plan_and_recipe(finished: Path) -> None:
         assert set(report[when]) == {"top1", "params", "macs", "bytes", "latency_ms"}
     assert report["verdict"]["equal"]
     assert report["locked"][0]["reason"] == "the network's output"
-    assert [step["name"] for step in report["steps"]] == ["train", "prune", "least_squares", "distill"]
+    assert [step["name"] for step in report["steps"]] == ["train", "prune", "least_squares", "distill", "export"]
     assert all(step["seconds"] > 0 and 0 <= step["top1"] <= 100 for step in report["steps"])
     assert report["after"]["bytes"] == (finished / "compressed.safetensors").stat().st_size
     small = slimcnn.load(finished / "compressed.safetensors")
@@ -78,7 +98,7 @@ def test_steps_that_need_no_training_are_taken_in_their_order(
     options: str, names: list[str], told: str,
 ) -> None:  # fmt: skip
     out = tmp_path / "quick"
-    command = f"compress --weights {finished / 'original.safetensors'} {options} {QUICK} --out {out}"
+    command = f"{CUT} --weights {finished / 'original.safetensors'} {options} {QUICK} --out {out}"
     code, _, said = call(command, capsys, monkeypatch)
     assert code == 0, said
     report = json.loads((out / "report.json").read_text())
@@ -110,7 +130,7 @@ def test_the_recipe_repeats_the_run_and_the_plan_can_be_passed_back(
     assert code == 0
     assert json.loads(out)["after"]["macs"] == json.loads((finished / "report.json").read_text())["after"]["macs"]
     plan = finished / "plan.json"
-    command = f"compress --weights {finished / 'original.safetensors'} --recover none --plan {plan} {QUICK}"
+    command = f"{CUT} --weights {finished / 'original.safetensors'} --recover none --plan {plan} {QUICK}"
     code, out, _ = call(f"{command} --out {tmp_path / 'plan'} --json", capsys, monkeypatch)
     assert code == 0
     assert (tmp_path / "plan" / "plan.json").read_text() == plan.read_text()
@@ -120,7 +140,7 @@ def test_a_dry_run_shows_and_writes_the_plan_and_its_folder_can_be_used(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = finished / "original.safetensors"
-    base = f"compress --weights {weights} --pruning-ratio 0.25 --recover recalibrate {QUICK} --out {tmp_path / 'r'}"
+    base = f"{CUT} --weights {weights} --pruning-ratio 0.25 --recover recalibrate {QUICK} --out {tmp_path / 'r'}"
     code, out, _ = call(f"{base} --dry-run", capsys, monkeypatch)
     assert code == 0
     assert "layer1.0.conv1" in out
@@ -171,7 +191,7 @@ def test_commands_that_look_answer_people_and_machines(
 def test_streams_keep_their_width_and_filters_are_chosen_anew_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = f"compress --model resnet8 --pretrain 1 --pruning-ratio 0.5 --residual scatter --soft-epochs 2 {QUICK}"
+    command = f"{CUT} --model resnet8 --pretrain 1 --pruning-ratio 0.5 --residual scatter --soft-epochs 2 {QUICK}"
     code, out, err = call(f"{command} --recover recalibrate --out {tmp_path}/r", capsys, monkeypatch)
     assert code == 0, err
     assert "The cut is exact" in out
@@ -192,7 +212,7 @@ def test_gfr_trains_sparsely_searches_cuts_and_folds_away_and_others_may_join(
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     quick = "--deterministic --set latency_seconds=0.2 --limit 500"
-    command = f"compress --model resnet8 --method gfr --sparsity-epochs 12 --max-drop 60 {quick}"
+    command = f"{CUT} --model resnet8 --method gfr --sparsity-epochs 12 --max-drop 60 {quick}"
     code, out, err = call(f"{command} --out {first}", capsys, monkeypatch)
     assert code == 0, err
     assert "The cut is exact" in out
@@ -210,7 +230,7 @@ def test_gfr_trains_sparsely_searches_cuts_and_folds_away_and_others_may_join(
     code, out, _ = call(f"search --join {first}", capsys, monkeypatch)
     assert (code, out) == (0, "0 points tried here; the search has ended\n")
     sparse = first / "1-sparsify" / "model.safetensors"
-    again = f"compress --weights {sparse} --method gfr --max-drop 60 {quick} --out {second}"
+    again = f"{CUT} --weights {sparse} --method gfr --max-drop 60 {quick} --out {second}"
     code, out, err = call(again, capsys, monkeypatch)
     assert code == 0, err
     assert "taken as trained sparsely" in " ".join(err.split())
@@ -221,7 +241,7 @@ def test_gfr_trains_sparsely_searches_cuts_and_folds_away_and_others_may_join(
 def test_a_search_needs_neither_gfr_nor_sparsity_training(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = f"compress --weights {finished}/original.safetensors --max-drop 5 --recover recalibrate {QUICK}"
+    command = f"{CUT} --weights {finished}/original.safetensors --max-drop 5 --recover recalibrate {QUICK}"
     ratios = "--set prune.scope=local --set prune.search.pruning_ratios=[0.1,0.3,0.5] --set prune.search.refine=0"
     code, _, err = call(
         f"{command} {ratios} --storage sqlite:///{tmp_path}/s.db --out {tmp_path}/run", capsys, monkeypatch
@@ -255,7 +275,7 @@ def test_a_trained_network_is_rewritten_begins_from_its_features_and_is_cut_afte
     code, again, _ = call(run, capsys, monkeypatch)
     assert code == 0
     assert out == again
-    cut = f"compress --weights {tmp_path}/fr/compressed.safetensors {QUICK} --recover none --out {tmp_path}/cut"
+    cut = f"{CUT} --weights {tmp_path}/fr/compressed.safetensors {QUICK} --recover none --out {tmp_path}/cut"
     code, out, err = call(cut, capsys, monkeypatch)
     assert code == 0, err
     assert "The cut is exact" in out
@@ -438,7 +458,7 @@ def test_a_folder_of_another_run_is_refused(
 def test_an_unreachable_target_says_what_is_possible(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = f"compress --weights {finished / 'original.safetensors'} {QUICK} --out {tmp_path / 'r'} --macs 0.5"
+    base = f"{CUT} --weights {finished / 'original.safetensors'} {QUICK} --out {tmp_path / 'r'} --macs 0.5"
     code, _, err = call(f"{base} --protect '*'", capsys, monkeypatch)
     assert code == 2
     assert "the best possible is macs=1.000" in err
@@ -462,7 +482,7 @@ def test_weights_that_hold_nan_or_code_are_refused(
 
 
 def test_ctrl_c_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
-    line = f"compress --model resnet8 --pretrain 500 {QUICK} --out {tmp_path / 'out'}"
+    line = f"{CUT} --model resnet8 --pretrain 500 {QUICK} --out {tmp_path / 'out'}"
     process = subprocess.Popen(
         [sys.executable, "-m", "slimcnn.cli", *shlex.split(line)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from slimcnn.checkpoints import load, save
     from slimcnn.datasets import Dataset, load_dataset
     from slimcnn.errors import SlimcnnError
+    from slimcnn.exporting import export
     from slimcnn.graph import ChannelGraph, ChannelGroup, trace
     from slimcnn.measuring import latency, measure
     from slimcnn.models import build, load_weights, resolve
@@ -49,6 +50,7 @@ _HOMES = {
     "checkpoints": ["load", "save"],
     "datasets": ["Dataset", "load_dataset"],
     "errors": ["SlimcnnError"],
+    "exporting": ["export"],
     "graph": ["ChannelGraph", "ChannelGroup", "trace"],
     "measuring": ["latency", "measure"],
     "models": ["build", "load_weights", "resolve"],
@@ -96,6 +98,7 @@ __all__ = [
     "carry",
     "chain",
     "evaluate",
+    "export",
     "feature_reuse",
     "fit",
     "fold_constants",

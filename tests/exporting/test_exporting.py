@@ -17,8 +17,18 @@ import slimcnn
 from at_hand import Net, randomise
 from slimcnn.datasets import Normalisation
 from slimcnn.errors import ExportError, SlimcnnError, UnknownName
-from slimcnn.exporting import RUNTIMES, FileFormat, Options, export, formats, open_in, read_parity, source_digest
-from slimcnn.exporting import export as exporting
+from slimcnn.exporting import (
+    RUNTIMES,
+    FileFormat,
+    Options,
+    export,
+    formats,
+    open_in,
+    prepare,
+    read_parity,
+    source_digest,
+    writing,
+)
 from slimcnn.exporting.readers import onnxruntime as reader
 
 READERS = Path(reader.__file__).parent
@@ -150,8 +160,7 @@ def test_a_file_that_answers_otherwise_is_an_error_and_is_kept_aside(
     net, other = small(), small()
     with torch.no_grad():
         other.head.bias += torch.tensor([0.0, 9.0, 0.0, 0.0])
-    prepare = exporting.__globals__["prepare"]
-    monkeypatch.setitem(exporting.__globals__, "prepare", lambda model, *a, **k: prepare(other, *a, **k))
+    monkeypatch.setattr(writing, "prepare", lambda model, *args, **options: prepare(other, *args, **options))
     with pytest.raises(ExportError, match=r"answers otherwise .* another top-1.*model.mismatch.onnx") as refusal:
         export(net, torch.zeros(1, 3, 8, 8), out=tmp_path)
     assert "\n" not in str(refusal.value)

@@ -167,6 +167,14 @@ Storage = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+To = Annotated[
+    str | None,
+    typer.Option(
+        help="Formats of model files (*slimcnn list formats*), separated by commas, or none. Default: onnx, if its "
+        "packages are installed; with --curve none.",
+        rich_help_panel=RUN,
+    ),
+]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.", rich_help_panel=BACK)]
 LearningRate = Annotated[
     float | None,

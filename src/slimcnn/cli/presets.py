@@ -43,6 +43,20 @@ def beginning(pretrain: int | None, seed: int) -> list[StepSettings]:
     return [{"step": "train", "epochs": pretrain, "seed": seed}] if pretrain is not None else []
 
 
+def delivering(to: str | None, curve: str) -> list[StepSettings]:
+    """The export at the end: what the user names, else ONNX where it is possible.
+
+    >>> delivering("onnx,openvino", ""), delivering("none", "")
+    ([{'step': 'export', 'to': ['onnx', 'openvino']}], [])
+    >>> delivering(None, "")
+    [{'step': 'export', 'to': ['onnx'], 'optional': True}]
+    """
+    if to is None:
+        return [] if curve else [{"step": "export", "to": ["onnx"], "optional": True}]
+    names = [name.strip() for name in to.split(",") if name.strip()]
+    return [{"step": "export", "to": names}] if names != ["none"] else []
+
+
 def pruning(
     target: StepSettings, recovery: list[StepSettings], method: str | None, sparsity_epochs: int | None,
     max_drop: float | None, storage: str | None, seed: int,

@@ -11,7 +11,7 @@ import typer
 
 from slimcnn.cli import options
 from slimcnn.cli.app import app
-from slimcnn.cli.presets import beginning, pruning, recovering
+from slimcnn.cli.presets import beginning, delivering, pruning, recovering
 from slimcnn.cli.reading import arguments_of, given, network_and_data, recipe_of, shape_of
 from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
@@ -54,6 +54,7 @@ def compress(
     sparsity_epochs: options.SparsityEpochs = None,
     max_drop: options.MaxDrop = None,
     storage: options.Storage = None,
+    to: options.To = None,
     out: options.Out = Path("runs/compressed"),
     seed: options.Seed = 0,
     deterministic: options.Deterministic = False,
@@ -62,7 +63,7 @@ def compress(
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
-    """Cut a trained network to a target, prove the cut, recover accuracy, and report.
+    """Cut a trained network to a target, prove the cut, recover accuracy, write model.onnx, and report.
 
     Example: slimcnn compress --model resnet56 --weights resnet56.safetensors --data cifar10 --macs 0.5 --out runs/r56
     """
@@ -75,7 +76,7 @@ def compress(
     )  # fmt: skip
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     recovery = recovering(recover, training, "fold_constants" if method == "gfr" else "least_squares")
-    rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed)
+    rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed) + delivering(to, curve)
     plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed)
     plain |= {"steps": [*beginning(pretrain, seed), *seeded(rows, seed)], "out": str(out)}
     if curve:
@@ -300,6 +301,21 @@ def _run(recipe: Recipe, devices: int, as_json: bool) -> None:
     typer.echo(f"report:     {found.folder / 'report.html'}\n            {found.folder / 'report.json'}")
     if not recipe.curve:
         typer.echo(f"checkpoint: {found.folder / COMPRESSED}")
+        _say_files(found.folder)
+
+
+def _say_files(folder: Path) -> None:
+    """Name the files for runtimes, and the two lines of Python that run the first without slimcnn."""
+    from slimcnn.exporting import how_to_run, read_parity
+
+    known = read_parity(folder)
+    for name, entry in known.items():
+        path = folder / next(iter(entry["files"]))
+        error = f"largest relative error {entry['max_error']:.1e} on {entry['images']} images"
+        typer.echo(f"{name + ':':11} {path}   ({entry['status']}{': ' + error if entry['images'] else ''})")
+    for name, entry in list(known.items())[:1]:
+        for line in how_to_run(name, folder / next(iter(entry["files"])), entry):
+            typer.echo(f"            {line}")
 
 
 def _show_rewrite(

@@ -1,13 +1,17 @@
 """Files for runtimes: ONNX, OpenVINO and others, each proven to answer as the network does."""
 
-from slimcnn.exporting.export import entry_of, export, transfer, write_model
-from slimcnn.exporting.exported import PARITY, ExportedFile, read_parity, record
+# First, so that the registry of that name replaces the folder in this namespace.
+import slimcnn.exporting.formats  # noqa: F401
+
+# isort: split
+from slimcnn.exporting.exported import PARITY, ExportedFile, how_to_run, read_parity, record
 from slimcnn.exporting.format import Contents, FileFormat, Options, formats
 from slimcnn.exporting.layer_times import LayerShape, LayerTimes
 from slimcnn.exporting.parity import TOLERANCE, Parity, answers, check_parity, compare, fresh_answers
 from slimcnn.exporting.preparing import prepare
 from slimcnn.exporting.runtimes import RUNTIMES, Opened, Runtime, open_in, reader_of, why_not
 from slimcnn.exporting.source import file_digest, source_digest
+from slimcnn.exporting.writing import entry_of, export, transfer, write_model
 
 __all__ = [
     "PARITY",
@@ -30,6 +34,7 @@ __all__ = [
     "file_digest",
     "formats",
     "fresh_answers",
+    "how_to_run",
     "open_in",
     "prepare",
     "read_parity",

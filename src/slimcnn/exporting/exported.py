@@ -58,6 +58,37 @@ def record(folder: Path | str, name: str, entry: Mapping[str, Any]) -> Path:
     return path
 
 
+def how_to_run(name: str, path: Path | str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Give the two lines of Python that run a file without slimcnn; none for runtimes of phones.
+
+    Args:
+        name: the format.
+        path: the file, as it is to be written in the code.
+        entry: what parity.json holds of it.
+
+    >>> print(*how_to_run("onnx", "model.onnx", {"facts": {"dtype": "float32", "input": ["n", 3, 32, 32]}}), sep="\\n")
+    import onnxruntime; network = onnxruntime.InferenceSession("model.onnx")
+    scores = network.run(None, {"input": images})[0]  # images: float32 (n, 3, 32, 32)
+    """
+    facts = entry.get("facts", {})
+    shape = ", ".join(map(str, facts.get("input", ())))
+    normal = facts.get("normalization")
+    made = f", (pixels / 255 - {normal['mean']}) / {normal['std']}" if normal else ""
+    images = f"  # images: {facts.get('dtype', 'float32')} ({shape}){made}"
+    hints = '{"INFERENCE_PRECISION_HINT": "f32"}'
+    lines = {
+        "onnx": (
+            f'import onnxruntime; network = onnxruntime.InferenceSession("{path}")',
+            'scores = network.run(None, {"input": images})[0]',
+        ),
+        "openvino": (
+            f'import openvino; network = openvino.compile_model("{path}", "CPU", {hints})',
+            "scores = network(images)[0]",
+        ),
+    }
+    return (lines[name][0], lines[name][1] + images) if name in lines else ()
+
+
 def refuse_another(folder: Path, source: str, force: bool) -> None:
     """Refuse a folder that holds the export of another network; with `force`, forget what is known of it.
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ExportError
-from slimcnn.exporting.export import transfer
 from slimcnn.exporting.runtimes import RUNTIMES, open_in, why_not
+from slimcnn.exporting.writing import transfer
 from slimcnn.files import cache_folder, write_text
 from slimcnn.measuring.environment import cpu_name
 

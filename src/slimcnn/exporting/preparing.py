@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from slimcnn.errors import ExportError, SlimcnnError
 from slimcnn.exporting.format import Contents
+from slimcnn.exporting.quiet import quiet
 from slimcnn.exporting.simplifying import simplify
 from slimcnn.importing import one_line
 from slimcnn.measuring.examples import Example, batch_size, describe, run, undisturbed, with_batch
@@ -140,8 +141,7 @@ def _program(
 ) -> ExportedProgram:
     shapes = tuple(dict.fromkeys(each, Dim.DYNAMIC) for each in axes)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # PyTorch's own, about its insides
+        with quiet(), torch.no_grad():
             return torch.export.export(model, tuple(tensors), dynamic_shapes=(shapes,) if _takes_row(model) else shapes)
     except SlimcnnError:
         raise
@@ -164,10 +164,22 @@ def reason_of(error: BaseException) -> str:
     return said[0] if said else type(error).__name__
 
 
-def layer_of(program: ExportedProgram, node: str) -> str:
-    """Name the layer of the user's network that a node of the graph comes from; empty if it is not known."""
-    for one in program.graph.nodes:
-        if one.name == node:
-            stack = list(one.meta.get("nn_module_stack", {}).values())
-            return str(stack[-1][0]).removeprefix("model.") if stack else ""
+def unknown_operation(program: ExportedProgram, error: BaseException) -> str:
+    """Name the operation that a converter complains of, with its layer; empty if it complains of none."""
+    said = []
+    cause: BaseException | None = error
+    while cause is not None:
+        said.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(said)
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        name = str(getattr(node.target, "_opname", "")) or getattr(node.target, "__name__", "")
+        if name and re.search(rf"(?:\b(?:aten|prims)(?:::|\.)|\bnode %?){re.escape(name)}\b", text):
+            stack = list(node.meta.get("nn_module_stack", {}).values())
+            layer, kind = stack[-1] if stack else ("", "")
+            layer = layer.removeprefix("model").removeprefix(".")
+            where = f"layer {layer!r} ({str(kind).rpartition('.')[2]})" if layer else "the network itself"
+            return f"the operation {name} of {where}"
     return ""

@@ -20,6 +20,7 @@ from slimcnn.reporting.schema import CurveReport, CutVerdict, LockedLayer, Numbe
 from slimcnn.reporting.sections import Column, Section, Table
 from slimcnn.running import folder as disk
 from slimcnn.running.advice import next_steps
+from slimcnn.running.delivering import deliver
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.saving import Done, information_of, read_state, sections_of
 from slimcnn.running.step import Cut, State
@@ -89,6 +90,7 @@ def write_results(
         (files["before"], state.reference, final["reference_top1"]), (files["after"], state.model, final["top1"]),
     ):  # fmt: skip
         save(network, path, information=information_of(state.data) | {"validation_top1": top1})
+    deliver(job.root, state, folder)
     plans = [job.root / done["origin"]["plan"] for done in results if done["origin"] and done["origin"]["plan"]]
     if plans:
         shutil.copyfile(plans[-1], folder / disk.PLAN)

@@ -17,6 +17,7 @@ REGISTRIES = {
     "rewrites": "slimcnn.rewriting",
     "losses": "slimcnn.distillation",
     "datasets": "slimcnn.datasets",
+    "formats": "slimcnn.exporting",
 }
 """Kind → the room that has a registry of that name."""
 

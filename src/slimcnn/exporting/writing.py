@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +16,8 @@ from slimcnn.errors import ExportError, SlimcnnError
 from slimcnn.exporting.exported import ExportedFile, record, refuse_another
 from slimcnn.exporting.format import Contents, FileFormat, Options, facts_of, formats
 from slimcnn.exporting.parity import AT_ONCE, Array, answers, check_parity, plain
-from slimcnn.exporting.preparing import FlatCall, PerChannel, copied, inputs_of, prepare, reason_of
+from slimcnn.exporting.preparing import FlatCall, PerChannel, copied, inputs_of, prepare, reason_of, unknown_operation
+from slimcnn.exporting.quiet import quiet
 from slimcnn.exporting.runtimes import Opened, open_in, why_not
 from slimcnn.exporting.source import file_digest, source_digest
 from slimcnn.files import part_of, write_text
@@ -40,6 +40,7 @@ def export(
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
     opset: int = 18,
+    compared_on: str = "",
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[ExportedFile, ...]:
@@ -61,6 +62,7 @@ def export(
         dynamic_batch: files take any number of samples, where the runtime has it; else as many as the example has.
         dynamic_size: files take images of any height and width.
         opset: version of the ONNX operators.
+        compared_on: what the images are, for parity.json.
         force: replace the export of another network.
         say: is told each file when it is done.
 
@@ -107,7 +109,8 @@ def export(
         contents = prepared[batch]
         at_once = AT_ONCE if batch else batch_size(example)
         usable = [one[: len(one) // at_once * at_once] for one in inputs] if not batch else inputs
-        known = facts | {"batch": "any" if batch else at_once}
+        where = compared_on or ("random numbers" if images is None else "images that were given")
+        known = facts | {"batch": "any" if batch else at_once, "compared_on": where}
         found = _write_checked(name, one, contents, options, folder, usable, expected, at_once, known)
         say(f"  {name}: {found}")
         written.append(found)
@@ -222,12 +225,16 @@ def _facts(
 
 def _write(name: str, one: FileFormat, contents: Contents, path: Path, options: Options) -> None:
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # the converters' own, about their insides
+        with quiet(), torch.no_grad():
             one.write(contents, path, options)
     except SlimcnnError:
         raise
     except Exception as error:
+        unknown = unknown_operation(contents.program, error)
+        if unknown:
+            raise ExportError(
+                f"{one.title} ({name}) does not know {unknown}: replace it, or choose another format"
+            ) from error
         raise ExportError(f"{one.title} ({name}) cannot hold this network: {reason_of(error)}") from error
 
 

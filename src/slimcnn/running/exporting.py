@@ -1,0 +1,91 @@
+"""What is exported: a run's final network, a checkpoint, or a network by name, with images to compare on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.checkpoints import is_checkpoint, read_information
+from slimcnn.datasets import Dataset, Normalisation, datasets, load_dataset
+from slimcnn.errors import ExportError
+from slimcnn.files import kind_of
+from slimcnn.models import preprocessing
+from slimcnn.running.loading import load_subject
+from slimcnn.running.opening import images_of, open_run
+from slimcnn.show import SILENT, Show
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and what files of it should know."""
+
+    model: nn.Module
+    example: Tensor
+    """(1, c, h, w)"""
+    home: Path
+    """Where its files go by default."""
+    images: Tensor | None = None
+    """Test images, uint8 pixels (n, c, h, w); None: random numbers are used."""
+    compared_on: str = ""
+    classes: tuple[str, ...] = ()
+    normalization: Normalisation | None = None
+
+
+def subject_of(
+    source: Path | None, model: str = "", weights: Path | None = None, arguments: Mapping[str, Any] | None = None,
+    data: str = "", input_shape: tuple[int, ...] | None = None, *, images: int = 256, show: Show = SILENT,
+) -> Subject:  # fmt: skip
+    """Find what to export.
+
+    Args:
+        source: a run's folder or a checkpoint; else `model` and `weights` say which network.
+        model: a name, as for `load_subject`.
+        weights: its weights, or a checkpoint.
+        arguments: of the function that builds the network.
+        data: images to compare on; by default those that the run or the checkpoint names.
+        input_shape: (c, h, w) of one image, where nothing else says it.
+        images: how many test images.
+        show: how to tell what happens.
+
+    Raises:
+        SlimcnnError: it cannot be read, or nothing is named.
+    """
+    if source is None and not model and weights is None:
+        raise ExportError("what is to be exported? give a run's folder, a checkpoint, or --model")
+    if source is not None and kind_of(source, ExportError) == "folder":
+        state = open_run(source, show)
+        return _with_images(Subject(state.model, state.example, source), state.data, images)
+    found, example = load_subject(model, source or weights, arguments, "", input_shape)
+    subject = Subject(found, example, Path("exported"))
+    stated = preprocessing(found)
+    if stated.mean is not None and stated.std is not None:
+        subject = replace(subject, normalization=Normalisation(tuple(stated.mean), tuple(stated.std)))
+    file = source or weights
+    if file is not None and is_checkpoint(file):
+        information = read_information(file)
+        normal = information.get("normalisation")
+        subject = replace(subject, classes=tuple(information.get("classes", ())))
+        if normal:
+            subject = replace(subject, normalization=Normalisation(tuple(normal["mean"]), tuple(normal["std"])))
+        named = str(information.get("dataset", "")).partition(":")[0]
+        if data or named in datasets:
+            show.say(f"loading {data or named}")
+            return _with_images(subject, images_of(file, data), images)
+    if data:
+        show.say(f"loading {data}")
+        loaded = load_dataset(data, image_size=example.shape[2])
+        usual = subject.normalization or loaded.normalisation
+        return _with_images(subject, replace(loaded, normalisation=usual), images)
+    return subject
+
+
+def _with_images(subject: Subject, data: Dataset, images: int) -> Subject:
+    return replace(
+        subject, images=data.test.limit(images).pixels, compared_on=f"{data.name}, test",
+        classes=data.classes, normalization=data.normalisation, example=torch.zeros(1, *data.shape),
+    )  # fmt: skip

@@ -1,0 +1,65 @@
+"""A finished run, opened again: its networks and its images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from slimcnn.checkpoints import read_information
+from slimcnn.datasets import Dataset, Normalisation, load_dataset
+from slimcnn.errors import RunError
+from slimcnn.running import folder as disk
+from slimcnn.running.recipe import read_recipe
+from slimcnn.running.saving import read_state
+from slimcnn.running.step import State
+from slimcnn.show import SILENT, Show
+
+
+def open_run(path: Path | str, show: Show = SILENT) -> State:
+    """Read the final state of a finished run from its folder.
+
+    Raises:
+        RunError: the folder holds no run, or one that has not finished, or one of several sizes.
+        SlimcnnError: its images or its files cannot be read.
+    """
+    root = Path(path)
+    if not (root / disk.RUN).exists():
+        raise RunError(f"{root} is no folder of a run: give the --out of a slimcnn command, or a checkpoint")
+    finished = disk.read_json(root / disk.RUN).get("finished")
+    if isinstance(finished, list):
+        raise RunError(
+            f"{root} holds several sizes: give the checkpoint of one, such as {root}/macs-0.5/{disk.COMPRESSED}"
+        )
+    known = [disk.read_json(one) for one in root.glob(f"*/{disk.DONE}")]
+    done = next((one for one in known if one["digest"] == finished), None)
+    if done is None:
+        raise RunError(f"{root} holds a run that has not finished: run `slimcnn run {root / disk.RECIPE}`")
+    recipe = read_recipe(root / disk.RECIPE)
+    show.say(f"loading {recipe.data.name}")
+    data = images_of(root / disk.COMPRESSED, recipe.data.name, recipe.data.seed)
+    if recipe.data.limit:
+        data = data.limit(recipe.data.limit)
+    return read_state(root, done, data)
+
+
+def images_of(checkpoint: Path, name: str = "", seed: int = 0) -> Dataset:
+    """Load the images that a checkpoint was made for, in its size and with its normalization.
+
+    Args:
+        checkpoint: the file.
+        name: the dataset; by default the one that the file names.
+        seed: chooses the validation images.
+
+    Raises:
+        RunError: the file names no dataset.
+        SlimcnnError: the images cannot be read.
+    """
+    information = read_information(checkpoint)
+    name = name or str(information.get("dataset", ""))
+    if not name:
+        raise RunError(f"{checkpoint} names no dataset: give --data")
+    shape, normal = information.get("input"), information.get("normalisation")
+    data = load_dataset(name, image_size=int(shape[1]) if shape else None, seed=seed)
+    if normal:
+        data = replace(data, normalisation=Normalisation(tuple(normal["mean"]), tuple(normal["std"])))
+    return data

@@ -1,0 +1,104 @@
+"""Files for runtimes, each proven to answer as the network does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+from torch import nn
+
+from slimcnn.errors import ExportError
+from slimcnn.exporting import RUNTIMES, ExportedFile, Options, entry_of, export, formats, how_to_run
+from slimcnn.reporting.sections import Column, Section, Table, Text
+from slimcnn.running.folder import RUN
+from slimcnn.running.step import Artifact, Context, State, Step, steps
+from slimcnn.training.processes import from_rank_zero
+
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda names: (names,) if isinstance(names, str) else names)]
+
+
+@steps.add("export", source="onnx.ai; the converters of the runtimes")
+class Export(Step):
+    """Write the network for runtimes, and compare each file with it on test images."""
+
+    to: Names = ("onnx",)
+    """Formats (slimcnn list formats)."""
+    bake_normalization: bool = False
+    """Make the normalization part of the files, which then take uint8 pixels."""
+    dynamic_batch: bool = True
+    """Any number of images at once, where the runtime has it; otherwise one."""
+    dynamic_size: bool = False
+    """Images of any height and width."""
+    opset: int = Field(default=18, ge=18, le=25)
+    """Version of the ONNX operators."""
+    images: int = Field(default=256, ge=1)
+    """Test images on which files and network are compared; labels are not used."""
+    optional: bool = False
+    """Go on without a file where a package is missing or the network cannot be exported; the report says why."""
+
+    def rehearse(self, state: State) -> nn.Module:
+        """Refuse formats that do not exist or whose packages are missing."""
+        self._check()
+        return state.model
+
+    def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
+        """Write every format into the step's folder."""
+        self._check()
+        results = from_rank_zero(at.fabric, lambda: [self._written(name, state, at) for name in self.to])
+        artifacts = [artifact for artifact, _ in results if artifact is not None]
+        reasons = [reason for _, reason in results if reason]
+        blocks: list[Any] = [_table(artifacts)] if artifacts else []
+        blocks += [Text(text="\n".join(how_to_run(one.name, Path(one.path).name, one.facts))) for one in artifacts[:1]]
+        blocks += [Text(text=reason, tone="bad") for reason in reasons]
+        names = {one.name for one in artifacts}
+        others = tuple(one for one in state.artifacts if one.name not in names)
+        return replace(state, artifacts=(*others, *artifacts)), [
+            Section(title="Files for runtimes", blocks=tuple(blocks))
+        ]
+
+    def _check(self) -> None:
+        for name in self.to:
+            one = formats[name].value()
+            if not self.optional:
+                one.check(name, Options(self.dynamic_batch, self.dynamic_size, self.opset), self.bake_normalization)
+
+    def _written(self, name: str, state: State, at: Context) -> tuple[Artifact | None, str]:
+        """One format: what was written, or why it was not."""
+        data = state.data
+        pixels = data.test.limit(self.images).pixels
+        try:
+            (found,) = export(
+                state.model, state.example, name, out=at.folder, images=pixels, compared_on=f"{data.name}, test",
+                classes=data.classes, normalization=data.normalisation, bake_normalization=self.bake_normalization,
+                dynamic_batch=self.dynamic_batch, dynamic_size=self.dynamic_size, opset=self.opset, force=True,
+                say=at.show.say,
+            )  # fmt: skip
+        except ExportError as error:
+            if not self.optional:
+                raise
+            at.show.say(f"  no file for {name}: {error}")
+            return None, f"No file for {name}: {error}."
+        return _artifact(found, at.folder), ""
+
+
+def _artifact(found: ExportedFile, folder: Path) -> Artifact:
+    root = next(parent for parent in folder.parents if (parent / RUN).exists())
+    return Artifact(found.format, found.path.relative_to(root).as_posix(), entry_of(found))
+
+
+def _table(artifacts: Sequence[Artifact]) -> Table:
+    titles: Mapping[str, Any] = {
+        "format": "name", "runs in": "text", "file": "name", "bytes": "exact", "largest relative error": "small",
+        "top-1 agrees, %": "percent", "images": "exact",
+    }  # fmt: skip
+    rows = [
+        (
+            one.name, RUNTIMES[one.facts["runtime"]].title, Path(one.path).name, one.facts["bytes"],
+            one.facts["max_error"], one.facts["agreement"], one.facts["images"],
+        )
+        for one in artifacts
+    ]  # fmt: skip
+    return Table(columns=tuple(Column(title=title, format=kind) for title, kind in titles.items()), rows=tuple(rows))

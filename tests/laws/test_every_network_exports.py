@@ -1,0 +1,39 @@
+"""Every network of ours, pruned at half, answers in ONNX Runtime and OpenVINO as in PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import slimcnn
+from at_hand import randomise
+from laws.test_every_network import SMALL
+from slimcnn.exporting import prepare, write_model
+from slimcnn.exporting.parity import compare
+from slimcnn.exporting.runtimes import open_in
+from slimcnn.models import networks, preprocessing
+
+OFTEN = {"resnet8", "shufflenet_v1", "shift_resnet20"}
+
+
+@pytest.mark.parametrize(
+    "name", [one.name if one.name in OFTEN else pytest.param(one.name, marks=pytest.mark.slow) for one in networks]
+)
+def test_a_pruned_network_answers_in_every_runtime_as_in_pytorch(name: str, tmp_path: object) -> None:
+    net = slimcnn.build(name, **SMALL.get(name, {}))
+    randomise(net)
+    shape = preprocessing(net).input
+    assert shape is not None
+    graph = slimcnn.trace(net, torch.zeros(1, *shape))
+    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(ratio=0.5))
+    small = slimcnn.prune(net, graph, plan, verify=False).eval()
+    x = torch.randn(3, *shape)
+    with torch.no_grad():
+        expected = small(x).numpy()
+    names = {str(node.target) for node in prepare(small, x[:1]).program.graph.nodes}
+    assert not {"aten.batch_norm.default", "aten.slice.Tensor"} & names - {"aten.slice.Tensor"}
+    for runtime, to in (("onnxruntime", "onnx"), ("openvino", "openvino")):
+        path = write_model(small, x[:1], to, f"{tmp_path}/model")[0]
+        found = open_in(runtime, path, threads=1)(x).numpy()
+        assert str(compare([expected], [found]))
+        assert compare([expected], [found]).status == "equal", (runtime, str(compare([expected], [found])))
