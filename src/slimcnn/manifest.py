@@ -85,10 +85,12 @@ def files_in(folder: Path) -> list[str]:
 
 
 def claim(*paths: Path) -> None:
-    """Claim files that were just written, where they lie in the folder of a finished run; others are left alone."""
-    for folder in {found for path in paths if (found := _run_of(path)) is not None}:
+    """Claim files (of a folder: all in it) that were just written, where they lie in the folder of a finished run."""
+    for folder in {run for path in paths if (run := _run_of(path)) is not None}:
         known = read_manifest(folder)
-        names = [path.relative_to(folder).as_posix() for path in paths if _run_of(path) == folder]
+        mine = [path for path in paths if _run_of(path) == folder]
+        found = [file for path in mine for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+        names = [file.relative_to(folder).as_posix() for file in found]
         files = dict(known.files) | {name: _claim_of(folder / name) for name in names}
         write_text(folder / MANIFEST, Manifest(files, known.images).to_json())
 

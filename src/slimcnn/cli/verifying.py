@@ -15,12 +15,15 @@ from slimcnn.show import watched
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished run, or of exported files.")],
     data: Annotated[str, typer.Option(help="The test images; default: those of the recipe.")] = "auto",
     no_data: Annotated[bool, typer.Option("--no-data", help="Do not evaluate; the certificate says so.")] = False,
     model: Annotated[
         str, typer.Option(help="For a network of your own, package.module:function as in the recipe; it is run.")
     ] = "",
+    source: Annotated[
+        Optional[Path], typer.Option(help="The checkpoint that exported files came from, if it lies elsewhere.")  # noqa: UP045
+    ] = None,
     manifest: Annotated[
         str, typer.Option(help="SHA-256 of manifest.json, noted when the run ended, to compare with.")
     ] = "",
@@ -40,8 +43,9 @@ def verify(
 
     with watched(as_json) as show:
         found = verify_folder(
-            folder, data=None if no_data else data, model=model or None, manifest=manifest, out=out, show=show
-        )
+            folder, data=None if no_data else data, model=model or None, source=source, manifest=manifest, out=out,
+            show=show,
+        )  # fmt: skip
     view = View(found.title, found.headline, (found.section,), found.model_dump(mode="json"))
     print_view(view, as_json, page=page)
     if not as_json:

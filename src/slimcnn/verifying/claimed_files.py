@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_users_code, load, read_architecture, read_information
+from slimcnn.datasets import Normalisation
 from slimcnn.errors import RunError
 from slimcnn.manifest import Manifest, inside
 from slimcnn.models import resolve
@@ -62,23 +63,8 @@ class ClaimedFiles:
     def network(self, name: str) -> nn.Module:
         """Open a checkpoint; nothing is unpickled, and no code of the user's runs that the caller did not give."""
         if name not in self.networks:
-            self.networks[name] = self._open(name)
+            self.networks[name] = open_network(self.path(name), self.blank)
         return self.networks[name]
-
-    def _open(self, name: str) -> nn.Module:
-        path, blank = self.path(name), self.blank
-        spec, arguments = read_architecture(path) or ("", {})
-        if spec and not is_users_code(spec):
-            return load(path)
-        if isinstance(blank, nn.Module):
-            return load(path, blank)
-        if spec and spec == blank:
-            return load(path, resolve(spec, **arguments))
-        who = f"was built by {spec}" if spec else "does not say how to build its network"
-        raise NotCheckable(
-            f"{name} {who}, and a file may not choose which code runs: give --model package.module:function, or "
-            "verify(..., model=...)"
-        )
 
     def information(self, name: str) -> dict[str, Any]:
         """Read what travels along with a checkpoint: dataset, classes, input, normalisation."""
@@ -90,6 +76,33 @@ class ClaimedFiles:
         if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(size, int) for size in shape)):
             raise NotCheckable(f"{name} does not say which input its network expects")
         return torch.zeros(1, *shape)
+
+
+def open_network(path: Path, blank: nn.Module | str | None) -> nn.Module:
+    """Open a checkpoint without running code of the user's that the caller did not allow (see `ClaimedFiles.blank`)."""
+    spec, arguments = read_architecture(path) or ("", {})
+    if spec and not is_users_code(spec):
+        return load(path)
+    if isinstance(blank, nn.Module):
+        return load(path, blank)
+    if spec and spec == blank:
+        return load(path, resolve(spec, **arguments))
+    who = f"was built by {spec}" if spec else "does not say how to build its network"
+    raise NotCheckable(
+        f"{path.name} {who}, and a file may not choose which code runs: give --model package.module:function, or "
+        "verify(..., model=...)"
+    )
+
+
+def normalization_in(information: Mapping[str, Any]) -> Normalisation | None:
+    """Read the normalization that travels along with a checkpoint; None where there is none."""
+    stated = information.get("normalisation")
+    if not stated:
+        return None
+    try:
+        return Normalisation(tuple(stated["mean"]), tuple(stated["std"]))
+    except (KeyError, TypeError) as error:
+        raise RunError(f"a checkpoint states the normalization {stated!r:.100}: it needs mean and std") from error
 
 
 class OriginRecord(BaseModel):

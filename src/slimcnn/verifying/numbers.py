@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from slimcnn.datasets import Dataset, Normalisation, load_dataset
+from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.datasets.cache import fingerprint
 from slimcnn.errors import RunError, SlimcnnError
 from slimcnn.measuring import environment, file_bytes, measure
@@ -21,7 +21,7 @@ from slimcnn.running.folder import COMPRESSED, ORIGINAL, RECIPE, REPORTS
 from slimcnn.running.settings import Data
 from slimcnn.training import evaluate
 from slimcnn.verifying.certificate import Check, NotCheckable, Refuted, attempt
-from slimcnn.verifying.claimed_files import ClaimedFiles, StepRecord
+from slimcnn.verifying.claimed_files import ClaimedFiles, StepRecord, normalization_in
 
 SIZES = ("params", "macs")
 """Fields of a measurement that a report states too."""
@@ -142,8 +142,9 @@ def check_top1(files: ClaimedFiles, report: Report, images: TestImages, folder: 
 def _top1(files: ClaimedFiles, report: Report, images: TestImages, name: str, claimed: float) -> str:
     if images.data is None:
         raise NotCheckable(images.why_not)
-    stated, test = files.information(name).get("normalisation") or {}, images.data.test
-    normalisation = Normalisation(tuple(stated.get("mean", ())), tuple(stated.get("std", ())))
+    normalisation, test = normalization_in(files.information(name)), images.data.test
+    if normalisation is None:
+        raise NotCheckable("the checkpoint does not say which normalization its network expects")
     found = evaluate(files.network(name), test, normalisation).top1
     differing = round(abs(found - claimed) * len(test) / 100)
     allowed = 0 if _rounds_alike(report.environment) else math.ceil(TOLERANCE * len(test))

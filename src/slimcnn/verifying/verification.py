@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from slimcnn.datasets import Dataset
+from slimcnn.datasets import Dataset, load_dataset
+from slimcnn.datasets.cache import fingerprint
 from slimcnn.errors import RunError
+from slimcnn.exporting import PARITY, source_digest
 from slimcnn.files import kind_of
 from slimcnn.manifest import MANIFEST, RUN, Manifest, differences, digest_of_file, files_in, read_manifest
 from slimcnn.reporting import CurveReport, Report, read_report
-from slimcnn.running.folder import COMPRESSED, REPORTS
+from slimcnn.running.folder import COMPRESSED, OLD, REPORTS
 from slimcnn.show import SILENT, Show
 from slimcnn.verifying.certificate import Certificate, Check, Refuted, attempt
-from slimcnn.verifying.claimed_files import ClaimedFiles, steps_of
+from slimcnn.verifying.claimed_files import ClaimedFiles, normalization_in, steps_of
 from slimcnn.verifying.cuts import check_cuts, check_results
+from slimcnn.verifying.exports import Source, check_exports, source_of
 from slimcnn.verifying.numbers import TestImages, check_numbers, check_top1, find_images
 
 NOT_REPEATED = Check(
@@ -26,68 +30,112 @@ NOT_REPEATED = Check(
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a verification may use besides the folder; see `verify`."""
+
+    data: Dataset | str | None = "auto"
+    model: nn.Module | str | None = None
+    source: Path | None = None
+    manifest: str = ""
+    show: Show = SILENT
+
+
 def verify(
-    path: Path | str, *, data: Dataset | str | None = "auto", model: nn.Module | str | None = None, manifest: str = "",
-    out: Path | str | None = None, show: Show = SILENT,
+    path: Path | str, *, data: Dataset | str | None = "auto", model: nn.Module | str | None = None,
+    source: Path | str | None = None, manifest: str = "", out: Path | str | None = None, show: Show = SILENT,
 ) -> Certificate:  # fmt: skip
     """Check again what a finished run claimed, from its files alone, and write certificate.json.
 
     Checked are the digest of every file, `prune == mask` for every cut, the networks against the plans, the sizes and
-    the test accuracy in the report.  What cannot be checked is listed with the reason.  Nothing is unpickled,
-    and no code of yours runs because a file names it.
+    the test accuracy in the report, and the answers of exported files.  What cannot be checked is listed with the
+    reason.  Nothing is unpickled, and no code of yours runs because a file names it.
 
     Args:
-        path: the folder of a run.
+        path: the folder of a run, or a folder of exported files (with parity.json).
         data: the test images: "auto" for those of the recipe, a dataset's name or folder, the dataset itself, or None
             to leave the accuracy out.
         model: a freshly built network, where the run's checkpoints do not say how to build theirs; or the name of the
             function of yours that they name (package.module:function), which is then run.
+        source: the checkpoint that exported files came from, where it does not lie in the folder.
         manifest: the digest of manifest.json (SHA-256) that somebody noted when the run ended, to compare with.
         out: the folder for certificate.json; default: the run's.
         show: how to tell what happens.
 
     Raises:
-        RunError: the folder holds no finished run.
+        RunError: the folder holds no finished run and no exported files.
     """
     root = Path(path)
+    asked = Asked(data, model, Path(source) if source is not None else None, manifest, show)
     if kind_of(root) != "folder":
-        raise RunError(f"no folder {root}: give the folder of a finished run")
-    certificate = _verify_run(root, data, model, manifest, show)
+        raise RunError(f"no folder {root}: give the folder of a finished run, or of exported files")
+    exports = (root / PARITY).exists() and not (root / MANIFEST).exists() and not (root / RUN).exists()
+    certificate = _verify_exports(root, asked) if exports else _verify_run(root, asked)
     certificate.write(Path(out) if out is not None else root)
     return certificate
 
 
-def _verify_run(
-    root: Path, data: Dataset | str | None, blank: nn.Module | str | None, noted: str, show: Show
-) -> Certificate:
+def _verify_exports(root: Path, asked: Asked) -> Certificate:
+    """Check a folder that holds exported files and nothing else."""
+    data = asked.data if isinstance(asked.data, Dataset) else None
+    if isinstance(asked.data, str) and asked.data != "auto":
+        data = load_dataset(asked.data)
+    sources = dict([source_of(asked.source, asked.model)]) if asked.source is not None else {}
+    asked.show.say("asking the exported files in fresh processes")
+    images = TestImages(data, fingerprint((data.test.to("cpu"),))) if data is not None else TestImages(None)
+    name = root.resolve().name
+    checks = tuple(check_exports(root, "", sources, data))
+    return Certificate(title=f"exported files in {name}", folder=name, images=images.described, checks=checks)
+
+
+def _verify_run(root: Path, asked: Asked) -> Certificate:
     _require_run(root)
-    digest = digest_of_file(root / MANIFEST)
+    digest, name = digest_of_file(root / MANIFEST), root.resolve().name
     found: list[Check] = []
-    if noted and noted != digest:
-        found.append(
-            Check(what="digest that was noted", where=MANIFEST, status="failed", why=f"{digest}, noted {noted}")
-        )
-    try:
-        known = read_manifest(root)
-    except RunError as error:
-        found.append(Check(what="digest", where=MANIFEST, status="failed", why=str(error)))
-        return Certificate(title=root.name, folder=root.name, manifest_sha256=digest, checks=tuple(found))
-    show.say(f"comparing {len(known.files)} files with the manifest")
+    if asked.manifest and asked.manifest != digest:
+        why = f"{digest}, noted {asked.manifest}"
+        found.append(Check(what="digest that was noted", where=MANIFEST, status="failed", why=why))
+    readable = attempt("digest", MANIFEST, lambda: f"{len(read_manifest(root).files)} files")
+    if readable.status != "passed":
+        return Certificate(title=name, folder=name, manifest_sha256=digest, checks=(*found, readable))
+    known = read_manifest(root)
+    asked.show.say(f"comparing {len(known.files)} files with the manifest")
     different = differences(root, known)
     found += _digests(root, known, different)
-    files = ClaimedFiles(root, known, different, blank)
-    title, images = root.resolve().name, TestImages(None)
+    files, title, images = ClaimedFiles(root, known, different, asked.model), name, TestImages(None)
     readable = attempt("can be read", REPORTS[0], lambda: read_report(files.path(REPORTS[0])).title)
     if readable.status == "passed":
         title = readable.why
-        images, checks = _verify_report(files, read_report(files.path(REPORTS[0])), data, show)
+        images, checks = _verify_report(files, read_report(files.path(REPORTS[0])), asked)
         found += checks
     else:
         found.append(readable)
+    found += _exports_of_run(files, images, asked)
     return Certificate(
-        title=title, folder=root.resolve().name, manifest_sha256=digest, images=images.described,
-        checks=(*found, NOT_REPEATED),
-    )  # fmt: skip
+        title=title, folder=name, manifest_sha256=digest, images=images.described, checks=(*found, NOT_REPEATED)
+    )
+
+
+def _exports_of_run(files: ClaimedFiles, images: TestImages, asked: Asked) -> list[Check]:
+    """Check exported files in a run's folder against the networks of the run, and the one that the caller names."""
+    folders = [Path(name).parent for name in files_in(files.root) if Path(name).name == PARITY]
+    folders = [folder for folder in folders if folder.parts[:1] != (OLD,)]
+    if not folders:
+        return []
+    asked.show.say("asking the exported files in fresh processes")
+    sources = {
+        source_digest(network): Source(name, network, normalization_in(files.information(name)))
+        for name, network in files.networks.items()
+    }
+    if asked.source is not None:
+        sources |= [source_of(asked.source, asked.model)]
+    return [
+        check
+        for folder in folders
+        for check in check_exports(
+            files.root / folder, f"{folder.as_posix()}/" if folder.parts else "", sources, images.data
+        )
+    ]
 
 
 def _require_run(root: Path) -> None:
@@ -115,14 +163,14 @@ def _digests(root: Path, manifest: Manifest, different: dict[str, str]) -> list[
 
 
 def _verify_report(
-    files: ClaimedFiles, report: Report | CurveReport, data: Dataset | str | None, show: Show
+    files: ClaimedFiles, report: Report | CurveReport, asked: Asked
 ) -> tuple[TestImages, list[Check]]:
     """Check a run, or each size of a curve."""
     folders = [f"macs-{point.label}" for point in report.points] if isinstance(report, CurveReport) else [""]
-    show.say("loading the test images")
+    asked.show.say("loading the test images")
     first = f"{folders[0]}/{COMPRESSED}" if folders[0] else COMPRESSED
-    images = find_images(files, data, first)
-    found = [check for folder in folders for check in _verify_size(files, images, folder, show)]
+    images = find_images(files, asked.data, first)
+    found = [check for folder in folders for check in _verify_size(files, images, folder, asked.show)]
     if isinstance(report, CurveReport):
         found.append(attempt("says what the reports of its sizes say", REPORTS[0], partial(_curve, files, report)))
     return images, list({(check.what, check.where): check for check in found}.values())  # sizes share their first steps
