@@ -13,8 +13,8 @@ import slimcnn
 
 SOURCE = Path(slimcnn.__file__).parent
 FREE = {"errors", "registry", "files", "modes", "process_ids", "notebook", "importing", "show"}
-BELOW = {"datasets", "distillation", "exporting", "graph", "layers", "linear", "measuring", "models", "objectives",
-         "pruning", "recovery", "reporting", "rewriting", "searching", "training", "checkpoints", "manifest"}  # fmt: skip
+BELOW = {"checkpoints", "datasets", "distillation", "exporting", "graph", "layers", "linear", "manifest", "measuring",
+         "models", "objectives", "pruning", "recovery", "reporting", "rewriting", "searching", "training"}  # fmt: skip
 ALLOWED = {
     "errors": set(),
     "registry": {"errors", "importing"},

@@ -140,7 +140,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def differences(folder: Path, manifest: Manifest | None = None) -> dict[str, str]:
-    """Compare every claimed file with its claim; gives the files that differ, with "is missing" or "has changed"."""
+    """Compare every claimed file with its claim; gives the files that differ, with "is missing" or "has changed".
+
+    A log (`*.log`) may have grown: processes that help a search write to its log after the run has ended.
+    """
     manifest = manifest or read_manifest(folder)
     found = {}
     for name, claimed in manifest.files.items():

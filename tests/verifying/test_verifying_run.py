@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import slimcnn
 from slimcnn.checkpoints import read_information
@@ -20,6 +19,7 @@ from slimcnn.manifest import MANIFEST, files_in, read_manifest, write_manifest
 from slimcnn.measuring import environment
 from slimcnn.steps import LeastSquares, Prune
 from slimcnn.verifying import Certificate
+from verifying.small_network import SmallNetwork
 
 FILES = [
     *(f"0-start/{name}" for name in ("done.json", "model.safetensors")),
@@ -263,28 +263,33 @@ def test_a_structure_that_changed_after_the_last_cut_is_not_compared_with_the_pl
     assert shapes.why == "3-rewrite changed the structure after the last cut, 2-prune"
 
 
-class Small(nn.Module):
-    """A network that slimcnn cannot name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm, self.linear = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.norm(self.conv(x)).relu().mean((2, 3)))
-
-
 def test_a_network_of_the_users_own_is_checked_with_a_fresh_copy_and_not_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("slimcnn.reporting.storing.render", lambda report: report.title)
     data = slimcnn.load_dataset("digits").limit(100)
     steps = [Prune(macs=0.5, batches=1), LeastSquares(images=64)]
-    slimcnn.chain(Small(), data, steps, out=tmp_path / "run", latency_seconds=0.01)
+    slimcnn.chain(SmallNetwork(), data, steps, out=tmp_path / "run", latency_seconds=0.01)
     without = slimcnn.verify(tmp_path / "run", data=data)
     assert not without.failed
     assert [check.status for check in without.checks if check.where == "1-prune"] == ["not checked"] * 2
     assert any("a file may not choose which code runs" in check.why for check in without.checks)
-    found = slimcnn.verify(tmp_path / "run", data=data, model=Small())
+    found = slimcnn.verify(tmp_path / "run", data=data, model=SmallNetwork())
     assert not found.failed, found.failed
     assert [check.where for check in found.checks if check.status == "not checked"] == ["report.json"]
+
+
+def test_a_network_built_by_the_users_function_is_checked_only_if_the_caller_names_the_function(
+    tmp_path: Path, again: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "verifying.small_network:build"
+    root = again(tmp_path / "run", "train:epochs=1 + prune:batches=1", network={"model": name})
+    found = slimcnn.verify(root, model=name)
+    assert not found.failed, found.failed
+    assert [check.where for check in found.checks if check.status == "not checked"] == ["report.json"]
+    monkeypatch.setattr("verifying.small_network.build", lambda **_: pytest.fail("code that nobody allowed was run"))
+    for other in (None, "os:system"):
+        found = slimcnn.verify(root, model=other, data=None)
+        checks = [check for check in found.checks if check.where == "2-prune"]
+        assert [check.status for check in checks] == ["not checked"] * 2
+        assert name in checks[0].why

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +17,10 @@ from torch import Tensor, nn
 
 from slimcnn.checkpoints import read_information
 from slimcnn.datasets import Dataset, Normalisation
-from slimcnn.exporting import PARITY, TOLERANCE, answers, check_parity, file_digest, source_digest, why_not
+from slimcnn.exporting import PARITY, RUNTIMES, TOLERANCE, answers, check_parity, file_digest, source_digest, why_not
 from slimcnn.exporting.parity import AT_ONCE
 from slimcnn.exporting.preparing import FlatCall
-from slimcnn.manifest import inside
+from slimcnn.manifest import files_in, inside
 from slimcnn.verifying.certificate import Check, NotCheckable, Refuted, attempt
 from slimcnn.verifying.claimed_files import normalization_in, open_network
 
@@ -76,7 +78,18 @@ def source_of(path: Path, blank: nn.Module | str | None) -> tuple[str, Source]:
     return source_digest(network), Source(path.name, network, normalization_in(read_information(path)))
 
 
-def check_exports(folder: Path, where: str, sources: Mapping[str, Source], data: Dataset | None) -> list[Check]:
+def runtime_versions() -> dict[str, str]:
+    """Give the versions of the runtimes that are installed."""
+    found = {}
+    for package in [package for runtime in RUNTIMES.values() for package in runtime.packages]:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def check_exports(
+    folder: Path, where: str, sources: Mapping[str, Source], data: Dataset | None, alone: bool = False
+) -> list[Check]:
     """Check every file that a folder's parity.json names.
 
     Args:
@@ -84,6 +97,7 @@ def check_exports(folder: Path, where: str, sources: Mapping[str, Source], data:
         where: the same, relative to what is verified: empty, or with a slash at the end.
         sources: networks by the digest of their weights.
         data: test images to compare on, if they are at hand; otherwise random samples.
+        alone: the folder holds nothing but exports; other files are named.
     """
     readable = attempt("can be read", where + PARITY, lambda: f"{len(_read(folder))} formats")
     if readable.status != "passed":
@@ -95,7 +109,18 @@ def check_exports(folder: Path, where: str, sources: Mapping[str, Source], data:
             attempt(f"digest of the {name} export", first, partial(_digests, folder, entry)),
             attempt(f"{name} answers like the network", first, partial(_parity, folder, entry, sources, data)),
         ]
-    return found
+    return found + _foreign(folder) if alone else found
+
+
+def _foreign(folder: Path) -> list[Check]:
+    """Name the files of a folder of exports that parity.json does not name."""
+    named = {name for entry in _read(folder).values() for name in entry.files}
+    why = f"{PARITY} does not name this file: nothing is said of it"
+    return [
+        Check(what="digest", where=name, status="not checked", why=why)
+        for name in files_in(folder)
+        if name != PARITY and name.partition("/")[0] not in named
+    ]
 
 
 def _read(folder: Path) -> dict[str, ExportRecord]:
@@ -125,7 +150,9 @@ def _parity(
     if entry.status == "mismatch":
         raise Refuted(f"{PARITY} says that it does not: {entry.why}")
     if entry.source not in sources:
-        raise NotCheckable(f"the network that it came from (weights {entry.source[:12]}) is not here: give --source FILE")
+        raise NotCheckable(
+            f"the network that it came from (weights {entry.source[:12]}) is not here: give --source FILE"
+        )
     source, path = sources[entry.source], inside(folder, next(iter(entry.files)))
     if entry.runtime == "torch":
         raise NotCheckable("PyTorch's own formats hold pickles and code, which is not loaded here")

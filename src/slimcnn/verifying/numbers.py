@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.datasets.cache import fingerprint
@@ -23,8 +23,6 @@ from slimcnn.training import evaluate
 from slimcnn.verifying.certificate import Check, NotCheckable, Refuted, attempt
 from slimcnn.verifying.claimed_files import ClaimedFiles, StepRecord, normalization_in
 
-SIZES = ("params", "macs")
-"""Fields of a measurement that a report states too."""
 TOLERANCE = 0.001
 """Share of the test images whose answer may differ on another machine, where sums are rounded otherwise."""
 ROUNDING = ("commit", "slimcnn", "python")
@@ -41,9 +39,15 @@ def check_numbers(files: ClaimedFiles, report: Report, steps: Sequence[StepRecor
     return [*found, attempt(said, folder + REPORTS[0], partial(_steps, files, report, steps))]
 
 
+def _measured(files: ClaimedFiles, name: str, claimed: BaseModel) -> dict[str, Any]:
+    """Measure a network: every size that the report states of it and that no file is needed for."""
+    found = measure(files.network(name), files.example(name))
+    shared = [field.name for field in fields(found) if field.name in type(claimed).model_fields]
+    return {size: getattr(found, size) for size in shared if size != "bytes"}  # a report's bytes are those of the file
+
+
 def _sizes(files: ClaimedFiles, name: str, claimed: Numbers) -> str:
-    measured = measure(files.network(name), files.example(name))
-    now = {size: getattr(measured, size) for size in SIZES} | {"bytes": file_bytes(files.path(name))}
+    now = _measured(files, name, claimed) | {"bytes": file_bytes(files.path(name))}
     _refute(_differing(name, now, claimed))
     return ", ".join(f"{size} {value:,}" for size, value in now.items())
 
@@ -67,9 +71,9 @@ def _steps(files: ClaimedFiles, report: Report, steps: Sequence[StepRecord]) -> 
     _refute([f"its steps are {', '.join(told)}; those of the folder {', '.join(left)}"] if told != left else [])
     wrong: list[str] = []
     for claimed, step in zip(report.steps, taken, strict=True):
-        measured = measure(files.network(step.model), files.example(step.model))
-        wrong += _differing(step.folder, {name: getattr(step, name) for name in ("top1", "seconds", *SIZES)}, claimed)
-        wrong += _differing(step.model, {size: getattr(measured, size) for size in SIZES}, claimed)
+        left_by_step = {name: getattr(step, name) for name in ("top1", "seconds", "macs", "params")}
+        wrong += _differing(step.folder, left_by_step, claimed)
+        wrong += _differing(step.model, _measured(files, step.model, claimed), claimed)
     equal = [cut.equal for cut in steps[-1].cuts]
     if (report.verdict.equal if report.verdict else None) != (all(equal) if equal else None):
         wrong.append(f"its verdict is not that of the {len(equal)} cuts")

@@ -14,13 +14,14 @@ from slimcnn.errors import RunError
 from slimcnn.exporting import PARITY, source_digest
 from slimcnn.files import kind_of
 from slimcnn.manifest import MANIFEST, RUN, Manifest, differences, digest_of_file, files_in, read_manifest
+from slimcnn.measuring import environment
 from slimcnn.reporting import CurveReport, Report, read_report
 from slimcnn.running.folder import COMPRESSED, OLD, REPORTS
 from slimcnn.show import SILENT, Show
 from slimcnn.verifying.certificate import Certificate, Check, Refuted, attempt
 from slimcnn.verifying.claimed_files import ClaimedFiles, normalization_in, steps_of
 from slimcnn.verifying.cuts import check_cuts, check_results
-from slimcnn.verifying.exports import Source, check_exports, source_of
+from slimcnn.verifying.exports import Source, check_exports, runtime_versions, source_of
 from slimcnn.verifying.numbers import TestImages, check_numbers, check_top1, find_images
 
 NOT_REPEATED = Check(
@@ -84,8 +85,11 @@ def _verify_exports(root: Path, asked: Asked) -> Certificate:
     asked.show.say("asking the exported files in fresh processes")
     images = TestImages(data, fingerprint((data.test.to("cpu"),))) if data is not None else TestImages(None)
     name = root.resolve().name
-    checks = tuple(check_exports(root, "", sources, data))
-    return Certificate(title=f"exported files in {name}", folder=name, images=images.described, checks=checks)
+    checks = tuple(check_exports(root, "", sources, data, alone=True))
+    return Certificate(
+        title=f"exported files in {name}", folder=name, images=images.described, checks=checks,
+        environment=environment() | runtime_versions(),
+    )  # fmt: skip
 
 
 def _verify_run(root: Path, asked: Asked) -> Certificate:
@@ -110,10 +114,12 @@ def _verify_run(root: Path, asked: Asked) -> Certificate:
         found += checks
     else:
         found.append(readable)
-    found += _exports_of_run(files, images, asked)
+    exports = _exports_of_run(files, images, asked)
     return Certificate(
-        title=title, folder=name, manifest_sha256=digest, images=images.described, checks=(*found, NOT_REPEATED)
-    )
+        title=title, folder=name, manifest_sha256=digest, images=images.described,
+        checks=(*found, *exports, NOT_REPEATED),
+        environment=environment() | (runtime_versions() if exports else {}),
+    )  # fmt: skip
 
 
 def _exports_of_run(files: ClaimedFiles, images: TestImages, asked: Asked) -> list[Check]:
@@ -123,9 +129,12 @@ def _exports_of_run(files: ClaimedFiles, images: TestImages, asked: Asked) -> li
     if not folders:
         return []
     asked.show.say("asking the exported files in fresh processes")
+    names = sorted(files.networks, key=lambda name: name.count("/"), reverse=True)  # the files of the run's end win
     sources = {
-        source_digest(network): Source(name, network, normalization_in(files.information(name)))
-        for name, network in files.networks.items()
+        source_digest(files.networks[name]): Source(
+            name, files.networks[name], normalization_in(files.information(name))
+        )
+        for name in names
     }
     if asked.source is not None:
         sources |= [source_of(asked.source, asked.model)]
@@ -162,9 +171,7 @@ def _digests(root: Path, manifest: Manifest, different: dict[str, str]) -> list[
     return found
 
 
-def _verify_report(
-    files: ClaimedFiles, report: Report | CurveReport, asked: Asked
-) -> tuple[TestImages, list[Check]]:
+def _verify_report(files: ClaimedFiles, report: Report | CurveReport, asked: Asked) -> tuple[TestImages, list[Check]]:
     """Check a run, or each size of a curve."""
     folders = [f"macs-{point.label}" for point in report.points] if isinstance(report, CurveReport) else [""]
     asked.show.say("loading the test images")
