@@ -13,13 +13,14 @@ import slimcnn
 
 SOURCE = Path(slimcnn.__file__).parent
 FREE = {"errors", "registry", "files", "modes", "process_ids", "notebook", "importing", "show"}
-BELOW = {"datasets", "distillation", "exporting", "graph", "layers", "linear", "measuring", "models", "objectives",
-         "pruning", "recovery", "reporting", "rewriting", "searching", "training", "checkpoints"}  # fmt: skip
+BELOW = {"checkpoints", "datasets", "distillation", "exporting", "graph", "layers", "linear", "manifest", "measuring",
+         "models", "objectives", "pruning", "recovery", "reporting", "rewriting", "searching", "training"}  # fmt: skip
 ALLOWED = {
     "errors": set(),
     "registry": {"errors", "importing"},
     "files": {"errors", "process_ids"},
     "process_ids": set(),
+    "manifest": set(),
     "modes": set(),
     "notebook": set(),
     "importing": {"errors"},
@@ -50,8 +51,9 @@ ALLOWED = {
     "steps": BELOW | {"running"},
     "views": BELOW | {"running"},  # the registry of steps, to list them
     "playground": {"checkpoints", "datasets", "exporting", "reporting", "running"},
-    "cli": BELOW | {"running", "steps", "views", "playground"},
-    "__init__": BELOW | {"running"},
+    "verifying": BELOW | {"running"},
+    "cli": BELOW | {"playground", "running", "steps", "verifying", "views"},
+    "__init__": BELOW | {"running", "verifying"},
 }
 """Who may know whom. The free rooms may be known by all."""
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from slimcnn.running import Recipe, Step, run
     from slimcnn.running.python import chain
     from slimcnn.training import Training, evaluate, fit
+    from slimcnn.verifying import Certificate, verify
 
 __version__ = "0.1.0"
 
@@ -74,10 +75,12 @@ _HOMES = {
     "running": ["Recipe", "Step", "run"],
     "running.python": ["chain"],
     "training": ["Training", "evaluate", "fit"],
+    "verifying": ["Certificate", "verify"],
 }
 _HOME = {name: f"slimcnn.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Certificate",
     "ChannelGraph",
     "ChannelGroup",
     "Criterion",
@@ -124,6 +127,7 @@ __all__ = [
     "sensitivity",
     "synthesise",
     "trace",
+    "verify",
 ]
 
 

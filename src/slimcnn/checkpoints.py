@@ -98,7 +98,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     """
     path = Path(path)
     content, tensors = _read(path)
-    network = copy.deepcopy(model).cpu() if model is not None else _build(path, content.get("architecture"))
+    network = copy.deepcopy(model).cpu() if model is not None else _build(path, content)
     _rewrite(path, network, content)
     _fit(path, network, content, tensors)
     if getattr(network, "architecture", None) is None and content.get("architecture") is not None:
@@ -121,6 +121,22 @@ def is_checkpoint(path: str | Path) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def read_architecture(path: str | Path) -> tuple[str, dict[str, Any]] | None:
+    """Read by which name and arguments a checkpoint's network was built; None for a network without a name."""
+    content = _header(Path(path))
+    spec = _architecture(content)
+    return None if spec is None else (spec, dict(content["architecture"].get("arguments", {})))
+
+
+def is_users_code(spec: str) -> bool:
+    """Ask whether a name is that of a Python function of the user's, which a file may not choose.
+
+    >>> is_users_code("package.module:function"), is_users_code("timm:resnet18"), is_users_code("resnet20")
+    (True, False, False)
+    """
+    return ":" in spec and not spec.startswith(("timm:", "torchvision:"))
 
 
 def _in_fixed_order(file: bytes) -> bytes:
@@ -192,19 +208,25 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return content, tensors
 
 
-def _build(path: Path, architecture: Any) -> nn.Module:
-    if not isinstance(architecture, dict) or not isinstance(architecture.get("model"), str):
+def _architecture(content: Mapping[str, Any]) -> str | None:
+    architecture = content.get("architecture")
+    spec = architecture.get("model") if isinstance(architecture, dict) else None
+    return spec if isinstance(spec, str) else None
+
+
+def _build(path: Path, content: Mapping[str, Any]) -> nn.Module:
+    spec = _architecture(content)
+    if spec is None:
         raise CheckpointError(
             f"{path} does not say how to build its network: pass a freshly built original, load(path, model=...)"
         )
-    spec, arguments = architecture["model"], architecture.get("arguments", {})
-    if ":" in spec and not spec.startswith(("timm:", "torchvision:")):
+    if is_users_code(spec):
         raise CheckpointError(
             f"{path} was built by {spec}, and a file may not choose which Python code runs: pass a freshly built "
             "original, load(path, model=...), or --model on the command line"
         )
     try:
-        return resolve(spec, **arguments)
+        return resolve(spec, **content["architecture"].get("arguments", {}))
     except ModelError as error:
         raise CheckpointError(f"{path} cannot be built here: {error}") from error
 

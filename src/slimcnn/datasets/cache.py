@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +23,7 @@ Parts = tuple[Images, Images]
 HINT = "root= or the environment variable SLIMCNN_CACHE choose where datasets are kept"
 
 
-def fingerprint(parts: Parts) -> str:
+def fingerprint(parts: Iterable[Images]) -> str:
     """Take the SHA-256 of labels (one byte each) and pixels, training images first; their order counts.
 
     >>> images = Images(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))

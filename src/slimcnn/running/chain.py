@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from slimcnn.files import write_text
+from slimcnn.manifest import withdraw
 from slimcnn.measuring import measure
 from slimcnn.running import folder as disk
 from slimcnn.running.job import FROM_WEIGHTS, Job
@@ -78,6 +79,7 @@ def follow(job: Job, chain: Sequence[Step], state: State, start: Done, folder: P
 def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlace) -> Done:
     """Take one step, evaluate what it made, and write everything down."""
     if job.fabric.is_global_zero:
+        withdraw(job.root)
         write_text(place.folder / disk.STEP, json.dumps({"digest": place.digest, "step": step.name}) + "\n")
     facts = frozenset(before["facts"])
     context = Context(

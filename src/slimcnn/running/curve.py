@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slimcnn.manifest import RUN, withdraw
 from slimcnn.measuring import environment, latency
 from slimcnn.reporting import CurveReport, read_report, write_report
 from slimcnn.reporting.schema import CurvePoint
@@ -59,12 +60,13 @@ def _reported(
     job: Job, start: Done, common: list[Done], ends: dict[str, list[Done]], states: dict[str, State]
 ) -> CurveReport:
     digests = [done[-1]["digest"] for done in ends.values()]
-    known = disk.read_json(job.root / disk.RUN).get("finished")
+    known = disk.read_json(job.root / RUN).get("finished")
     if known == digests and all((job.root / name).exists() for name in disk.REPORTS):
         found = read_report(job.root)
         assert isinstance(found, CurveReport)
         return found
     disk.require(job.root)
+    withdraw(job.root)
     job.show.say(f"measuring {len(ends) + 1} networks and reading the test images")
     some = next(iter(states.values()))
     networks = {REFERENCE: some.reference} | {label: state.model for label, state in states.items()}

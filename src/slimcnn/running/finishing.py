@@ -13,6 +13,7 @@ from torch import nn
 
 from slimcnn.checkpoints import save
 from slimcnn.layers.reusing import FeatureReuse
+from slimcnn.manifest import RUN, withdraw
 from slimcnn.measuring import Latency, Measurement, environment, file_bytes, latency, measure
 from slimcnn.reporting import fragment, write_report
 from slimcnn.reporting.curve import curve_headline, curve_sections
@@ -64,12 +65,13 @@ def finish(job: Job, results: list[Done], start: Done) -> Result:
     def reported() -> Report:
         from slimcnn.reporting import read_report
 
-        known = disk.read_json(job.root / disk.RUN).get("finished")
+        known = disk.read_json(job.root / RUN).get("finished")
         if known == results[-1]["digest"] and all((job.root / name).exists() for name in disk.REPORTS):
             found = read_report(job.root)
             assert isinstance(found, Report)
             return found
         disk.require(job.root)
+        withdraw(job.root)
         job.show.say("measuring both networks and reading the test images")
         networks = {"before": state.reference, "after": state.model}
         times = latency(networks, state.example, seconds=job.recipe.latency_seconds)

@@ -10,6 +10,7 @@
       1-prune/ 2-distill/ ...  one folder a step: step.json (digest), model.safetensors, done.json, its own files
       old/                     steps of earlier settings; they come back when the settings do
       report.html report.json original.safetensors compressed.safetensors plan.json
+      manifest.json            the digests of all these files, written last; slimcnn verify adds certificate.json
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from filelock import FileLock, Timeout
 
 from slimcnn.errors import RunError
 from slimcnn.files import remove_leftovers, require_folder, write_text
+from slimcnn.manifest import RUN
 from slimcnn.running.recipe import Recipe, read_recipe, write_recipe
 
-RECIPE, RUN, LOCK, HOLDER, OLD = "recipe.toml", "run.json", ".lock", ".holder.json", "old"
+RECIPE, LOCK, HOLDER, OLD = "recipe.toml", ".lock", ".holder.json", "old"
 DECISION = "decision.json"
 START, STEP, DONE, MODEL = "0-start", "step.json", "done.json", "model.safetensors"
 ORIGINAL, COMPRESSED, PLAN = "original.safetensors", "compressed.safetensors", "plan.json"

@@ -7,7 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slimcnn.datasets import Dataset
+from slimcnn.datasets.cache import fingerprint
 from slimcnn.distillation.answers import digest_of
+from slimcnn.manifest import MANIFEST, claim, write_manifest
 from slimcnn.running import folder as disk
 from slimcnn.running.chain import begin, digest, follow
 from slimcnn.running.curve import run_curve
@@ -61,9 +64,11 @@ def run(
         job = Job(recipe, root, loaded, fabric, show, command, loaded.model if given else None)
         state, start = begin(job, base, known)
         if recipe.curve:
-            return run_curve(job, state, start)
-        done = follow(job, recipe.steps, state, start, root, 1)
-        return finish(job, done, start)
+            found = run_curve(job, state, start)
+        else:
+            found = finish(job, follow(job, recipe.steps, state, start, root, 1), start)
+        from_rank_zero(fabric, lambda: _claim_files(root, loaded.data))
+        return found
 
 
 def _load(recipe: Recipe, show: Show, fabric: Fabric) -> Loaded:
@@ -71,6 +76,15 @@ def _load(recipe: Recipe, show: Show, fabric: Fabric) -> Loaded:
         # One process fetches; the others find the cache filled.
         from_rank_zero(fabric, lambda: load_with_data(recipe.network, recipe.data).normalization)
     return load_with_data(recipe.network, recipe.data, show)
+
+
+def _claim_files(root: Path, data: Dataset) -> None:
+    """Write the manifest of a run that has just finished; of one that was finished before, only the recipe is new."""
+    if (root / MANIFEST).exists():
+        claim(root / disk.RECIPE)
+        return
+    images = {"dataset": data.name, "part": "test", "n": len(data.test), "sha256": fingerprint((data.test.to("cpu"),))}
+    write_manifest(root, images)
 
 
 def _base(recipe: Recipe, given: Loaded | None) -> str:

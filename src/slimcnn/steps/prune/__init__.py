@@ -98,9 +98,7 @@ class Prune(Step):
         if self.search is not None and (self.macs, self.params, self.pruning_ratio) != (None, None, None):
             raise ValueError("a search finds the size: leave macs, params and pruning_ratio out")
         if self.latency is not None and (self.pruning_ratio is not None or self.search is not None or self.per_layer):
-            raise ValueError(
-                "latency says how fast; pruning_ratio, per_layer and search how small: give one of them"
-            )
+            raise ValueError("latency says how fast; pruning_ratio, per_layer and search how small: give one of them")
         # Values, not fields that were set: a written recipe spells every value out, and must be read again.
         if self.latency is None and (self.runtime or self.batch != 1 or self.threads != 1):
             raise ValueError("runtime, batch and threads say where latency is measured: give latency, such as 0.4ms")

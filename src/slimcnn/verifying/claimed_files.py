@@ -1,0 +1,173 @@
+"""Files of a run as its manifest claims them: read only where they did not change, never outside of the folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from slimcnn.checkpoints import is_users_code, load, read_architecture, read_information
+from slimcnn.datasets import Normalisation
+from slimcnn.errors import RunError
+from slimcnn.manifest import Manifest, inside
+from slimcnn.models import resolve
+from slimcnn.running.folder import DONE
+from slimcnn.verifying.certificate import NotCheckable
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class ClaimedFiles:
+    """A run's folder, with what its manifest says and which files differ from that."""
+
+    root: Path
+    manifest: Manifest
+    different: Mapping[str, str]
+    """Files that differ from their claim, each with how."""
+    blank: nn.Module | str | None = None
+    """A freshly built network, for checkpoints that do not say how to build theirs; or the name of the user's function
+    that the caller allows to run."""
+    networks: dict[str, nn.Module] = field(default_factory=dict)
+    """Those that were opened."""
+
+    def path(self, name: str) -> Path:
+        """Give the path of a file that is what it was when the run ended.
+
+        Raises:
+            NotCheckable: it changed since, or is gone.
+            RunError: the run does not claim it; such as any file outside of its folder.
+        """
+        if name in self.different:
+            raise NotCheckable(f"{name} {self.different[name]}")
+        if name not in self.manifest.files:
+            raise RunError(f"{name!r} is named in the run's files, but the manifest does not claim it")
+        return inside(self.root, name)
+
+    def read(self, name: str, kind: type[Record]) -> Record:
+        """Read a JSON file of a known form."""
+        path = self.path(name)
+        try:
+            return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, ValidationError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{name} is no {kind.__name__}: {reason[:200]}") from error
+
+    def network(self, name: str) -> nn.Module:
+        """Open a checkpoint; nothing is unpickled, and no code of the user's runs that the caller did not give."""
+        if name not in self.networks:
+            self.networks[name] = open_network(self.path(name), self.blank)
+        return self.networks[name]
+
+    def information(self, name: str) -> dict[str, Any]:
+        """Read what travels along with a checkpoint: dataset, classes, input, normalisation."""
+        return read_information(self.path(name))
+
+    def example(self, name: str) -> Tensor:
+        """Give an input (1, c, h, w) of the shape that a checkpoint names."""
+        shape = self.information(name).get("input")
+        if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(size, int) for size in shape)):
+            raise NotCheckable(f"{name} does not say which input its network expects")
+        return torch.zeros(1, *shape)
+
+
+def open_network(path: Path, blank: nn.Module | str | None) -> nn.Module:
+    """Open a checkpoint without running code of the user's that the caller did not allow (see `ClaimedFiles.blank`)."""
+    spec, arguments = read_architecture(path) or ("", {})
+    if spec and not is_users_code(spec):
+        return load(path)
+    if isinstance(blank, nn.Module):
+        return load(path, blank)
+    if spec and spec == blank:
+        return load(path, resolve(spec, **arguments))
+    who = f"was built by {spec}" if spec else "does not say how to build its network"
+    raise NotCheckable(
+        f"{path.name} {who}, and a file may not choose which code runs: give --model package.module:function, or "
+        "verify(..., model=...)"
+    )
+
+
+def normalization_in(information: Mapping[str, Any]) -> Normalisation | None:
+    """Read the normalization that travels along with a checkpoint; None where there is none."""
+    stated = information.get("normalisation")
+    if not stated:
+        return None
+    try:
+        return Normalisation(tuple(stated["mean"]), tuple(stated["std"]))
+    except (KeyError, TypeError) as error:
+        raise RunError(f"a checkpoint states the normalization {stated!r:.100}: it needs mean and std") from error
+
+
+class OriginRecord(BaseModel):
+    """The network before a cut or rewrite, in done.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    whole: str
+    plan: str | None
+    inexact: bool
+
+
+class CutRecord(BaseModel):
+    """What a run claims of a cut, in done.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    equal: bool
+    error: float
+
+
+class StepRecord(BaseModel):
+    """What a step left, as its done.json says."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    top1: float | None
+    seconds: float
+    macs: int
+    params: int
+    model: str
+    reference: str
+    origin: OriginRecord | None
+    cuts: tuple[CutRecord, ...]
+    folder: str = ""
+    """Relative to the run's folder; "2-prune"."""
+
+
+def steps_of(files: ClaimedFiles, size: str = "") -> list[StepRecord]:
+    """Read what the steps of a run left, in order, the start first; `size` is a curve's folder, such as macs-0.5."""
+    pattern = re.compile(rf"(?:{re.escape(size)}/)?(\d+)-\w+/{DONE}" if size else rf"(\d+)-\w+/{DONE}")
+    found = [(int(match[1]), name) for name in files.manifest.files if (match := pattern.fullmatch(name))]
+    records = [
+        files.read(name, StepRecord).model_copy(update={"folder": name.removesuffix(f"/{DONE}")})
+        for _, name in sorted(found)
+    ]
+    if not records:
+        raise RunError(f"the manifest claims no step ({DONE}): the folder is not the one that the run wrote")
+    return records
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Give every parameter and buffer by name."""
+    return {name: tensor.detach() for name, tensor in network.state_dict().items()}
+
+
+def first_difference(one: nn.Module, other: nn.Module, only_shapes: bool = False) -> str:
+    """Name the first tensor that two networks do not have alike, bit by bit or in shape alone; empty if none."""
+    a, b = tensors_of(one), tensors_of(other)
+    names: Sequence[str] = list(dict.fromkeys([*a, *b]))
+    for name in names:
+        if name not in a or name not in b:
+            return name
+        same = a[name].shape == b[name].shape and a[name].dtype == b[name].dtype
+        if not (same and (only_shapes or torch.equal(a[name], b[name]))):
+            return name
+    return ""

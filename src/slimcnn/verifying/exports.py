@@ -1,0 +1,190 @@
+"""Exported files, checked again: digests, the network that they came from, and their answers in a fresh process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from slimcnn.checkpoints import read_information
+from slimcnn.datasets import Dataset, Normalisation
+from slimcnn.exporting import PARITY, RUNTIMES, TOLERANCE, answers, check_parity, file_digest, source_digest, why_not
+from slimcnn.exporting.parity import AT_ONCE
+from slimcnn.exporting.preparing import FlatCall
+from slimcnn.manifest import files_in, inside
+from slimcnn.verifying.certificate import Check, NotCheckable, Refuted, attempt
+from slimcnn.verifying.claimed_files import normalization_in, open_network
+
+IMAGES = 64
+"""Test images on which exported files are compared with the network."""
+RANDOM = 16
+"""Random samples, where there are no images."""
+
+
+class ExportFacts(BaseModel):
+    """What parity.json says of an exported file's input."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input: tuple[str | int, ...] = Field(min_length=2)
+    batch: int | Literal["any"] = "any"
+    normalization: Normalisation | None = None
+    normalization_baked_in: Normalisation | None = None
+
+
+class ExportRecord(BaseModel):
+    """What parity.json says of one format."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Literal["equal", "mismatch", "not run"]
+    max_error: float | None
+    tolerance: float = TOLERANCE
+    runtime: str
+    files: dict[str, str] = Field(min_length=1)
+    """Name → SHA-256; the first is opened."""
+    source: str
+    """Digest of the network's weights."""
+    facts: ExportFacts
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network that files may have come from."""
+
+    name: str
+    """Its checkpoint."""
+    network: nn.Module
+    normalization: Normalisation | None = None
+
+
+def source_of(path: Path, blank: nn.Module | str | None) -> tuple[str, Source]:
+    """Open a checkpoint that files may have come from; gives the digest of its weights too.
+
+    Raises:
+        NotCheckable: it names code of the user's that the caller did not allow.
+    """
+    network = open_network(path, blank)
+    return source_digest(network), Source(path.name, network, normalization_in(read_information(path)))
+
+
+def runtime_versions() -> dict[str, str]:
+    """Give the versions of the runtimes that are installed."""
+    found = {}
+    for package in [package for runtime in RUNTIMES.values() for package in runtime.packages]:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def check_exports(
+    folder: Path, where: str, sources: Mapping[str, Source], data: Dataset | None, alone: bool = False
+) -> list[Check]:
+    """Check every file that a folder's parity.json names.
+
+    Args:
+        folder: where parity.json lies.
+        where: the same, relative to what is verified: empty, or with a slash at the end.
+        sources: networks by the digest of their weights.
+        data: test images to compare on, if they are at hand; otherwise random samples.
+        alone: the folder holds nothing but exports; other files are named.
+    """
+    readable = attempt("can be read", where + PARITY, lambda: f"{len(_read(folder))} formats")
+    if readable.status != "passed":
+        return [readable]
+    found = []
+    for name, entry in _read(folder).items():
+        first = where + next(iter(entry.files))
+        found += [
+            attempt(f"digest of the {name} export", first, partial(_digests, folder, entry)),
+            attempt(f"{name} answers like the network", first, partial(_parity, folder, entry, sources, data)),
+        ]
+    return found + _foreign(folder) if alone else found
+
+
+def _foreign(folder: Path) -> list[Check]:
+    """Name the files of a folder of exports that parity.json does not name."""
+    named = {name for entry in _read(folder).values() for name in entry.files}
+    why = f"{PARITY} does not name this file: nothing is said of it"
+    return [
+        Check(what="digest", where=name, status="not checked", why=why)
+        for name in files_in(folder)
+        if name != PARITY and name.partition("/")[0] not in named
+    ]
+
+
+def _read(folder: Path) -> dict[str, ExportRecord]:
+    try:
+        text = inside(folder, PARITY).read_text(encoding="utf-8")
+        return TypeAdapter(dict[str, ExportRecord]).validate_python(json.loads(text))
+    except (OSError, ValueError, ValidationError, RecursionError) as error:
+        raise Refuted(f"it is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
+def _digests(folder: Path, entry: ExportRecord) -> str:
+    wrong = []
+    for name, digest in entry.files.items():
+        path = inside(folder, name)
+        if not path.exists():
+            wrong.append(f"{name} is missing")
+        elif file_digest(path) != digest:
+            wrong.append(f"{name} has changed")
+    if wrong:
+        raise Refuted("; ".join(wrong))
+    return f"{', '.join(entry.files)} as {PARITY} says"
+
+
+def _parity(
+    folder: Path, entry: ExportRecord, sources: Mapping[str, Source], data: Dataset | None
+) -> tuple[str, float]:
+    if entry.status == "mismatch":
+        raise Refuted(f"{PARITY} says that it does not: {entry.why}")
+    if entry.source not in sources:
+        raise NotCheckable(
+            f"the network that it came from (weights {entry.source[:12]}) is not here: give --source FILE"
+        )
+    source, path = sources[entry.source], inside(folder, next(iter(entry.files)))
+    if entry.runtime == "torch":
+        raise NotCheckable("PyTorch's own formats hold pickles and code, which is not loaded here")
+    if (reason := why_not(entry.runtime)) or not _intact(folder, entry):
+        raise NotCheckable(reason or "its files have changed")
+    inputs, what = _inputs(entry.facts, source, data)
+    at_once = AT_ONCE if entry.facts.batch == "any" else entry.facts.batch
+    inputs = inputs[: max(len(inputs) // at_once, 1) * at_once] if entry.facts.batch != "any" else inputs
+    expected = answers(FlatCall(source.network, inputs[:1], entry.facts.normalization_baked_in), [inputs])
+    # A quantized file states a tolerance of its own, which the certificate repeats.
+    tolerance = max(entry.tolerance, TOLERANCE)
+    parity = check_parity(entry.runtime, path, [inputs], expected, batch=at_once, tolerance=tolerance)
+    if parity.status != "equal":
+        raise Refuted(f"{parity} ({what}, {source.name})")
+    return f"{parity}: {what}, tolerance {tolerance:g}, against {source.name}", parity.max_error or 0.0
+
+
+def _intact(folder: Path, entry: ExportRecord) -> bool:
+    try:
+        return bool(_digests(folder, entry))
+    except Refuted:
+        return False
+
+
+def _inputs(facts: ExportFacts, source: Source, data: Dataset | None) -> tuple[Tensor, str]:
+    """Give what the file is asked, (n, c, h, w), and what that is."""
+    baked, stated = facts.normalization_baked_in is not None, facts.normalization or source.normalization
+    if data is not None and (baked or stated) and data.shape[0] == facts.input[1]:
+        pixels = data.test.to("cpu").pixels[:IMAGES]
+        return (pixels if baked or stated is None else stated(pixels)), f"{len(pixels)} test images"
+    shape = [size if isinstance(size, int) else 32 for size in facts.input[1:]]
+    draw = torch.Generator().manual_seed(0)
+    if baked:
+        return torch.randint(0, 256, (RANDOM, *shape), dtype=torch.uint8, generator=draw), f"{RANDOM} random images"
+    return torch.randn(RANDOM, *shape, generator=draw), f"{RANDOM} random samples"

@@ -1,0 +1,165 @@
+"""The numbers of a report, computed again: sizes exactly, top-1 on the same test images."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from slimcnn.datasets import Dataset, load_dataset
+from slimcnn.datasets.cache import fingerprint
+from slimcnn.errors import RunError, SlimcnnError
+from slimcnn.measuring import environment, file_bytes, measure
+from slimcnn.reporting import Report
+from slimcnn.reporting.outcome import Numbers
+from slimcnn.running.folder import COMPRESSED, ORIGINAL, RECIPE, REPORTS
+from slimcnn.running.settings import Data
+from slimcnn.training import evaluate
+from slimcnn.verifying.certificate import Check, NotCheckable, Refuted, attempt
+from slimcnn.verifying.claimed_files import ClaimedFiles, StepRecord, normalization_in
+
+TOLERANCE = 0.001
+"""Share of the test images whose answer may differ on another machine, where sums are rounded otherwise."""
+ROUNDING = ("commit", "slimcnn", "python")
+"""What an environment says that does not change how sums are rounded."""
+
+
+def check_numbers(files: ClaimedFiles, report: Report, steps: Sequence[StepRecord], folder: str) -> list[Check]:
+    """Measure both networks of a report again, and compare what it says of its steps with what these left."""
+    sizes, said = "params, MACs and bytes of the report", "the report says what the steps left"
+    found = [
+        attempt(sizes, folder + name, partial(_sizes, files, folder + name, claimed))
+        for name, claimed in ((ORIGINAL, report.before), (COMPRESSED, report.after))
+    ]
+    return [*found, attempt(said, folder + REPORTS[0], partial(_steps, files, report, steps))]
+
+
+def _measured(files: ClaimedFiles, name: str, claimed: BaseModel) -> dict[str, Any]:
+    """Measure a network: every size that the report states of it and that no file is needed for."""
+    found = measure(files.network(name), files.example(name))
+    shared = [field.name for field in fields(found) if field.name in type(claimed).model_fields]
+    return {size: getattr(found, size) for size in shared if size != "bytes"}  # a report's bytes are those of the file
+
+
+def _sizes(files: ClaimedFiles, name: str, claimed: Numbers) -> str:
+    now = _measured(files, name, claimed) | {"bytes": file_bytes(files.path(name))}
+    _refute(_differing(name, now, claimed))
+    return ", ".join(f"{size} {value:,}" for size, value in now.items())
+
+
+def _differing(name: str, now: Mapping[str, Any], claimed: object) -> list[str]:
+    return [
+        f"{name}: {size} is {value}, the report says {getattr(claimed, size)}"
+        for size, value in now.items()
+        if value != getattr(claimed, size)
+    ]
+
+
+def _refute(wrong: Sequence[str]) -> None:
+    if wrong:
+        raise Refuted("; ".join(wrong))
+
+
+def _steps(files: ClaimedFiles, report: Report, steps: Sequence[StepRecord]) -> str:
+    taken = steps[1:]
+    told, left = [step.name for step in report.steps], [step.name for step in taken]
+    _refute([f"its steps are {', '.join(told)}; those of the folder {', '.join(left)}"] if told != left else [])
+    wrong: list[str] = []
+    for claimed, step in zip(report.steps, taken, strict=True):
+        left_by_step = {name: getattr(step, name) for name in ("top1", "seconds", "macs", "params")}
+        wrong += _differing(step.folder, left_by_step, claimed)
+        wrong += _differing(step.model, _measured(files, step.model, claimed), claimed)
+    equal = [cut.equal for cut in steps[-1].cuts]
+    if (report.verdict.equal if report.verdict else None) != (all(equal) if equal else None):
+        wrong.append(f"its verdict is not that of the {len(equal)} cuts")
+    _refute(wrong)
+    return f"verdict, and top-1, params and MACs of {len(taken)} steps; params and MACs were measured again"
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """The test images of a run, if they can be had."""
+
+    __test__ = False  # no test of pytest's
+
+    data: Dataset | None
+    digest: str = ""
+    why_not: str = ""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a certificate says of them; empty if there are none."""
+        if self.data is None:
+            return {}
+        return {"dataset": self.data.name, "part": "test", "n": len(self.data.test), "sha256": self.digest}
+
+
+def find_images(files: ClaimedFiles, asked: Dataset | str | None, network: str) -> TestImages:
+    """Load the test images that a run read, and compare them with their digest in the manifest.
+
+    Args:
+        files: the run's.
+        asked: "auto" for those of the recipe, a dataset's name or folder, the dataset itself, or None for none.
+        network: a checkpoint of the run, which says the images' size.
+    """
+    if asked is None:
+        return TestImages(None, why_not="left out by --no-data")
+    try:
+        data = asked if isinstance(asked, Dataset) else _load(files, asked, network)
+        digest = fingerprint((data.test.to("cpu"),))
+    except (NotCheckable, SlimcnnError) as error:
+        return TestImages(None, why_not=f"the test images cannot be had: {error}")
+    claimed = files.manifest.images
+    if digest != claimed.get("sha256"):
+        why = f"the {len(data.test):,} test images of {data.name} are not the {claimed.get('n', 0):,} that the run read"
+        return TestImages(None, why_not=f"{why} (their digests differ): give the right ones with --data")
+    return TestImages(data, digest)
+
+
+def _load(files: ClaimedFiles, asked: str, network: str) -> Dataset:
+    try:
+        plain = tomllib.loads(files.path(RECIPE).read_text(encoding="utf-8"))
+        settings = Data.model_validate(plain.get("data", {}))
+    except (OSError, ValueError, ValidationError) as error:
+        raise RunError(f"{RECIPE} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    name = settings.name if asked == "auto" else asked
+    height, width = files.example(network).shape[2:]
+    data = load_dataset(name, image_size=height if height == width else None, seed=settings.seed)
+    return data.limit(settings.limit) if settings.limit else data
+
+
+def check_top1(files: ClaimedFiles, report: Report, images: TestImages, folder: str) -> list[Check]:
+    """Evaluate both networks of a report again."""
+    return [
+        attempt(
+            "top-1 on the test images", folder + name, partial(_top1, files, report, images, folder + name, claimed)
+        )
+        for name, claimed in ((ORIGINAL, report.before.top1), (COMPRESSED, report.after.top1))
+    ]
+
+
+def _top1(files: ClaimedFiles, report: Report, images: TestImages, name: str, claimed: float) -> str:
+    if images.data is None:
+        raise NotCheckable(images.why_not)
+    normalisation, test = normalization_in(files.information(name)), images.data.test
+    if normalisation is None:
+        raise NotCheckable("the checkpoint does not say which normalization its network expects")
+    found = evaluate(files.network(name), test, normalisation).top1
+    differing = round(abs(found - claimed) * len(test) / 100)
+    allowed = 0 if _rounds_alike(report.environment) else math.ceil(TOLERANCE * len(test))
+    said = f"{found:.2f} % of {len(test):,} images, the report says {claimed:.2f} %"
+    if differing:
+        said += f"; {differing} images differ, and on {'another' if allowed else 'this'} machine {allowed} may"
+    _refute([said] if differing > allowed else [])
+    return said
+
+
+def _rounds_alike(there: dict[str, str]) -> bool:
+    here = environment()
+    names = (here.keys() | there.keys()) - set(ROUNDING)
+    return all(here.get(name) == there.get(name) for name in names)
