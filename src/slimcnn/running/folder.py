@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from slimcnn.errors import RunError
 from slimcnn.files import remove_leftovers, require_folder, write_text
-from slimcnn.manifest import RUN
+from slimcnn.manifest import RUN as RUN  # the files of a run are named here
 from slimcnn.running.recipe import Recipe, read_recipe, write_recipe
 
 RECIPE, LOCK, HOLDER, OLD = "recipe.toml", ".lock", ".holder.json", "old"
