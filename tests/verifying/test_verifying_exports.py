@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -11,6 +13,7 @@ import onnx.numpy_helper
 import pytest
 
 import slimcnn
+from slimcnn.cli import main
 from slimcnn.errors import RunError
 from slimcnn.exporting import export, file_digest
 from slimcnn.manifest import claim, read_manifest, write_manifest
@@ -125,3 +128,17 @@ def test_formats_that_hold_pickles_are_compared_by_digest_alone(exported: Path, 
     assert outcome(found, ANSWERS) == (
         "not checked", "PyTorch's own formats hold pickles and code, which is not loaded here"
     )  # fmt: skip
+
+
+def test_the_files_of_the_step_and_of_the_command_export_are_claimed_and_verified(
+    tmp_path: Path, again: Callable[[Path, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = again(tmp_path / "run", "train:epochs=1 + prune:macs=0.6,batches=1,scope=local + export")
+    monkeypatch.setattr(sys, "argv", ["slimcnn", "export", str(root), "--to", "onnx", "--out", str(root / "mine")])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    found = slimcnn.verify(root)
+    assert not found.failed, found.failed
+    assert [check.where for check in found.checks if check.status == "not checked"] == ["report.json"]
+    places = {check.where for check in found.checks if check.what == ANSWERS}
+    assert {"model.onnx", "mine/model.onnx"} <= places
