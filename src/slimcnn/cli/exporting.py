@@ -55,8 +55,9 @@ def export(
 
     Example: slimcnn export runs/r56 --to onnx,openvino
     """
+    from slimcnn.exporting import PARITY, how_to_run, read_parity
     from slimcnn.exporting import export as write
-    from slimcnn.exporting import how_to_run, read_parity
+    from slimcnn.manifest import claim
     from slimcnn.running.exporting import subject_of
 
     with watched(as_json) as show:
@@ -70,6 +71,7 @@ def export(
             bake_normalization=bake_normalization, dynamic_batch=not fixed_batch, dynamic_size=dynamic_size,
             opset=opset, force=force, say=show.say,
         )  # fmt: skip
+    claim(folder / PARITY, *(path for file in written for path in file.files))
     known = read_parity(folder)
     if as_json:
         print_json({file.format: known[file.format] | {"path": str(file.path)} for file in written})
