@@ -8,6 +8,7 @@
       decision.json            the layout and precision in which it trains, timed at the first start
       0-start/                 the network before the first step
       1-prune/ 2-distill/ ...  one folder a step: step.json (digest), model.safetensors, done.json, its own files
+      model.onnx parity.json   files for runtimes of the final network (a step `export`), and how near their answers are
       old/                     steps of earlier settings; they come back when the settings do
       report.html report.json original.safetensors compressed.safetensors plan.json
       manifest.json            the digests of all these files, written last; slimcnn verify adds certificate.json

@@ -8,6 +8,7 @@ from pathlib import Path
 from slimcnn.checkpoints import read_information
 from slimcnn.datasets import Dataset, Normalisation, load_dataset
 from slimcnn.errors import RunError
+from slimcnn.manifest import RUN
 from slimcnn.running import folder as disk
 from slimcnn.running.recipe import read_recipe
 from slimcnn.running.saving import read_state
@@ -23,9 +24,9 @@ def open_run(path: Path | str, show: Show = SILENT) -> State:
         SlimcnnError: its images or its files cannot be read.
     """
     root = Path(path)
-    if not (root / disk.RUN).exists():
+    if not (root / RUN).exists():
         raise RunError(f"{root} is no folder of a run: give the --out of a slimcnn command, or a checkpoint")
-    finished = disk.read_json(root / disk.RUN).get("finished")
+    finished = disk.read_json(root / RUN).get("finished")
     if isinstance(finished, list):
         raise RunError(
             f"{root} holds several sizes: give the checkpoint of one, such as {root}/macs-0.5/{disk.COMPRESSED}"

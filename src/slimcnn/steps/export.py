@@ -12,8 +12,8 @@ from torch import nn
 
 from slimcnn.errors import ExportError
 from slimcnn.exporting import RUNTIMES, ExportedFile, Options, entry_of, export, formats, how_to_run
+from slimcnn.manifest import RUN
 from slimcnn.reporting.sections import Column, Section, Table, Text
-from slimcnn.running.folder import RUN
 from slimcnn.running.step import Artifact, Context, State, Step, steps
 from slimcnn.training.processes import from_rank_zero
 
