@@ -25,7 +25,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,29 +32,14 @@ import torch
 from slimcnn.errors import SlimcnnError, TargetError, TargetUnreachable
 from slimcnn.graph import ChannelGraph, ChannelGroup
 from slimcnn.pruning.latency import LatencyModel
+from slimcnn.pruning.limits import Counts, Limit, limits_of, reached_by, unreachable
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.scores import Scores
-from slimcnn.pruning.targets import SHARES, UNEVEN, Target, written
+from slimcnn.pruning.targets import UNEVEN, Target
 from slimcnn.pruning.tradeoff import error_at, worthwhile
 
 INSIDE_FIRST = 2 / 3
 """Share of the channels inside residual blocks that goes before the first channel between them."""
-
-Counts = np.ndarray[Any, np.dtype[np.int64]]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A quantity that a target bounds: what it is after a removal, and how much it may be at most."""
-
-    name: str
-    most: float
-    cost: Callable[[Counts], float]
-    """Removed channels of every group → the quantity, in the unit of `most`."""
-
-    def met(self, counts: Counts) -> bool:
-        """Ask whether the quantity is small enough when each group loses so many channels."""
-        return self.cost(counts) <= self.most
 
 
 @dataclass(frozen=True)
@@ -123,7 +107,7 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: Laten
     if target.min_channels == 0:
         _empty_what_nothing_reads(graph, counts)
     if target.ratio and not counts.any():
-        raise _unreachable(graph, target, counts, limits)
+        raise unreachable(graph, target, counts, limits)
     removed = {}
     for i in map(int, np.flatnonzero(counts)):
         group = graph.groups[i]
@@ -320,9 +304,9 @@ def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal
         np.add.at(counts, groups[: ends[n]], channels[: ends[n]])
         return counts
 
-    met = _test_of(graph, target, limits)
+    met = reached_by(graph, target, limits)
     if not met(after(len(steps))):
-        raise _unreachable(graph, target, after(len(steps)), limits)
+        raise unreachable(graph, target, after(len(steps)), limits)
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high) // 2
@@ -366,59 +350,6 @@ def _no_more_than_needed(
         if met(counts):
             return counts
     raise AssertionError("the whole removal meets the target")
-
-
-def limits_of(graph: ChannelGraph, target: Target, latency: LatencyModel | None = None) -> list[Limit]:
-    """List what a target bounds, in the order of `SIZES`."""
-    costs: dict[str, Callable[[Counts], float]] = {
-        "macs": graph.macs, "params": graph.params, "bytes": graph.bytes, "memory": graph.peak_memory,
-    }  # fmt: skip
-    if target.latency_ms is not None:
-        if latency is None:
-            raise TargetError(
-                f"latency_ms={target.latency_ms:g} needs the times of layers: pass latency_model(model, graph, runtime)"
-            )
-        costs["latency_ms"] = latency.ms
-    none = np.zeros(len(graph.groups), dtype=np.int64)
-    return [
-        Limit(name, getattr(target, name) * (costs[name](none) if name in SHARES else 1), costs[name])
-        for name in target.sized
-    ]
-
-
-def _test_of(graph: ChannelGraph, target: Target, limits: Sequence[Limit]) -> Callable[[Counts], bool]:
-    channels = sum(group.channels for group in graph.groups)
-
-    def met(counts: Counts) -> bool:
-        enough = target.ratio is None or int(counts.sum()) >= np.floor(channels * target.ratio + 1e-9)
-        return enough and all(limit.met(counts) for limit in limits)
-
-    return met
-
-
-def _unreachable(graph: ChannelGraph, target: Target, most: Counts, limits: Sequence[Limit]) -> TargetUnreachable:
-    none = np.zeros_like(most)
-    best = {
-        limit.name: limit.cost(most) / (max(limit.cost(none), 1) if limit.name in SHARES else 1) for limit in limits
-    }
-    said = [f"{name}={written(name, value)}" for name, value in best.items()]
-    if target.ratio is not None:
-        best["ratio"] = int(most.sum()) / max(sum(group.channels for group in graph.groups), 1)
-        said.append(f"ratio={best['ratio']:.3f}")
-    blocks = [f"{lock.layer} ({lock.reason})" for lock in graph.locked[:4]]
-    widest = max((group.channels for group in graph.groups), default=0)
-    if target.ratio is not None and widest * target.ratio < 1 and graph.groups:
-        blocks.append(f"of {widest} channels, the most in a layer, {target.ratio:g} is less than one")
-    blocks += [f"protected: {', '.join(target.protect)}"] if target.protect else []
-    blocks += [f"round_to={target.round_to}"] if target.round_to > 1 else []
-    blocks += [f"min_share={target.min_share:g}"] if target.min_share else []
-    blocks += [f"min_channels={target.min_channels}"] if target.min_channels > 1 else []
-    more = f" and {len(graph.locked) - 4} more" if len(graph.locked) > 4 else ""
-    return TargetUnreachable(
-        f"cannot reach {target.describe()}: the best possible is {', '.join(said)}; "
-        f"in the way: {'; '.join(blocks) or 'nothing else can go'}{more}",
-        best,
-    )
 
 
 def _assert_equal_on_all_processes(plan: Plan, graph: ChannelGraph) -> None:
