@@ -107,8 +107,8 @@ def tiny() -> Report:
         network="tiny",
         dataset="digits",
         images={"train": 1200, "validation": 237, "test": 360},
-        before=Numbers(top1=98.61, params=19442, macs=1234567, bytes=81234, latency_ms=0.8125),
-        after=Numbers(top1=97.5, params=9713, macs=610987, bytes=42101, latency_ms=0.5432),
+        before=Numbers(top1=98.61, params=19442, macs=1234567, bytes=81234, peak_memory=16384, latency_ms=0.8125),
+        after=Numbers(top1=97.5, params=9713, macs=610987, bytes=42101, peak_memory=12288, latency_ms=0.5432),
         reference_top1=98.31,
         steps=(
             StepResult(name="prune", top1=41.77, seconds=0.21, macs=610987, params=9713),
@@ -289,7 +289,14 @@ def huge() -> Report:
                 for n, name in enumerate(names)
                 for part in ("first", "second")
             ),
-            "before": Numbers(top1=76.13, params=1887436800, macs=5919001804800, bytes=7549747200, latency_ms=1234.5),
+            "before": Numbers(
+                top1=76.13,
+                params=1887436800,
+                macs=5919001804800,
+                bytes=7549747200,
+                peak_memory=98304000,
+                latency_ms=1234.5,
+            ),
         }
     )
 
@@ -405,6 +412,7 @@ def curve() -> CurveReport:
             params=int(before.params * share),
             macs=int(before.macs * share),
             bytes=int(before.bytes * share),
+            peak_memory=int(before.peak_memory * share),
             latency_ms=latency_ms,
         )
         steps = tuple(

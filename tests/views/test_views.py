@@ -171,6 +171,8 @@ def test_a_plan_tells_what_stays_of_channels_macs_and_parameters() -> None:
         "groups": [{"group": "0", "channels": 16, "kept": 3}],
         "macs": {"before": 36 * 16 * 9 + 16 * 32 * 9, "after": 36 * 3 * 9 + 16 * 6 * 9},
         "params": {"before": 16 * 9 + 32 * 9, "after": 3 * 9 + 6 * 9},
+        "bytes": {"before": 4 * (16 * 9 + 32 * 9), "after": 4 * (3 * 9 + 6 * 9)},
+        "peak_memory": {"before": 4 * 2 * 16 * 36, "after": 4 * 2 * 3 * 36},
     }  # fmt: skip
     groups, saved = tables_of(view)
     assert groups.rows == (("0", 16, 3, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 …"),)
@@ -190,7 +192,7 @@ def test_a_measurement_lists_layers_only_where_they_are_asked_for() -> None:
     net = nn.Sequential(nn.Linear(8, 3))
     view = views.measure(net, torch.zeros(1, 8), seconds=0)
     assert {name: view.data[name] for name in ("params", "macs")} == {"params": 27, "macs": 24}
-    assert set(view.data) == {"params", "macs", "bytes", "not_counted", "latency"}
+    assert set(view.data) == {"params", "macs", "bytes", "peak_memory", "peak_memory_int8", "not_counted", "latency"}
     assert view.data["latency"]["median_ms"] > 0
     layers = views.measure(net, torch.zeros(1, 8), layers=True, seconds=0)
     assert set(layers.data) == set(view.data) | {"layers"}

@@ -61,6 +61,18 @@ Macs = Annotated[
 Params = Annotated[
     float | None, typer.Option(help="At most this share of the parameters stays.", rich_help_panel=HOW_SMALL)
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(help="At most so large a file of weights, such as 500kB or 1MiB.", rich_help_panel=HOW_SMALL),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="At most so much running memory, such as 8MB: bytes of live activations at their peak, one image,"
+        " float32, without the weights.",
+        rich_help_panel=HOW_SMALL,
+    ),
+]
 Latency = Annotated[
     str | None,
     typer.Option(

@@ -67,11 +67,10 @@ def pruning(
 
     if method not in (None, "gfr"):
         raise RecipeError(f"--method {method!r}: the method with a name is gfr; others are criteria (--criterion)")
-    sized = [name for name in ("macs", "params", "latency", "pruning_ratio") if name in target]
+    sized = [name for name in ("macs", "params", "size", "memory", "latency", "pruning_ratio") if name in target]
     if max_drop is not None and sized:
         raise RecipeError(
-            "--max-drop searches for how small the network can be: leave --macs, --params, --latency and "
-            "--pruning-ratio out"
+            f"--max-drop searches for how small the network can be: leave --{sized[0].replace('_', '-')} out"
         )
     prune: StepSettings = {"step": "prune"} | target
     rows: list[StepSettings] = []

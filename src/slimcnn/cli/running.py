@@ -31,6 +31,8 @@ def compress(
     criterion: options.Criterion = None,
     macs: options.Macs = None,
     params: options.Params = None,
+    size: options.Size = None,
+    memory: options.Memory = None,
     latency: options.Latency = None,
     runtime: options.Runtime = None,
     batch: options.LatencyBatch = None,
@@ -68,8 +70,8 @@ def compress(
     Example: slimcnn compress --model resnet56 --weights resnet56.safetensors --data cifar10 --macs 0.5 --out runs/r56
     """
     target = given(
-        criterion=criterion, macs=macs, params=params, latency=latency, runtime=runtime, batch=batch, threads=threads,
-        pruning_ratio=pruning_ratio, scope=scope, residual=residual,
+        criterion=criterion, macs=macs, params=params, size=size, memory=memory, latency=latency,
+        runtime=runtime, batch=batch, threads=threads, pruning_ratio=pruning_ratio, scope=scope, residual=residual,
         round_to=round_to, min_channels=min_channels, inexact=inexact or None, protect=protect or None,
         plan=str(plan) if plan else None,
         soft={"epochs": soft_epochs, "learning_rate": 0.01, "seed": seed} if soft_epochs is not None else None,

@@ -14,6 +14,9 @@ SHARES = ("macs", "params")
 AMOUNTS = ("bytes", "memory")
 """What a target bounds in bytes."""
 
+UNEVEN = ("memory",)
+"""What most removals do not lower: only the channels that are alive at the peak count."""
+
 SIZES = (*SHARES, *AMOUNTS, "latency_ms")
 """What a target may bound, in the order in which the sensitivity of several is asked: the first that is given; but
 milliseconds decide wherever they are given."""

@@ -50,10 +50,11 @@ def verdict_in_words(run: Comparison) -> list[str]:
 
 
 def size_in_words(before: Numbers, after: Numbers) -> str:
-    """Say what became of MACs, parameters and file size.
+    """Say what became of MACs, parameters, file size and running memory.
 
-    >>> old = Numbers(top1=90, params=100, macs=1000, bytes=480, latency_ms=2)
-    >>> size_in_words(old, Numbers(top1=90, params=80, macs=500, bytes=400, latency_ms=2))
+    >>> old = Numbers(top1=90, params=100, macs=1000, bytes=480, peak_memory=64, latency_ms=2)
+    >>> new = Numbers(top1=90, params=80, macs=500, bytes=400, peak_memory=64, latency_ms=2)
+    >>> size_in_words(old, new)
     'The network needs 50 % fewer MACs and 20 % fewer parameters; its file is 17 % smaller.'
     >>> size_in_words(old, old)
     'The network is as large as before: 1.000 k MACs and 100 parameters.'
@@ -65,7 +66,9 @@ def size_in_words(before: Numbers, after: Numbers) -> str:
     params = _many(before.params, after.params, "parameters")
     file = _change(before.bytes, after.bytes)
     ending = f"{file[0]} {'smaller' if file[1] else 'larger'}" if file else "as large as before"
-    return f"The network needs {macs} and {params}; its file is {ending}."
+    memory = _change(before.peak_memory, after.peak_memory)
+    running = f" It runs in {memory[0]} {'less' if memory[1] else 'more'} memory." if memory else ""
+    return f"The network needs {macs} and {params}; its file is {ending}.{running}"
 
 
 def time_in_words(before: float, after: float, measured: Conditions) -> str:
@@ -128,7 +131,7 @@ def exactness_in_words(verdict: CutVerdict | None) -> str:
 
 
 def rows(before: Numbers, after: Numbers) -> tuple[Row, ...]:
-    """The five numbers of both networks; `change` is after / before, for top-1 the difference in points."""
+    """The six numbers of both networks; `change` is after / before, for top-1 the difference in points."""
     top1 = Row(
         "top-1, %",
         formatting.percent(before.top1),
@@ -153,6 +156,7 @@ def rows(before: Numbers, after: Numbers) -> tuple[Row, ...]:
             ("parameters", formatting.count, before.params, after.params),
             ("MACs", formatting.count, before.macs, after.macs),
             ("bytes on disk", formatting.size, before.bytes, after.bytes),
+            ("running memory", formatting.size, before.peak_memory, after.peak_memory),
         )
     )
     return (top1, *sizes, time)

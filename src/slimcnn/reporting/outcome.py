@@ -6,7 +6,7 @@ from slimcnn.reporting.sections import Part
 
 
 class Numbers(Part):
-    """One network in five numbers."""
+    """One network in six numbers."""
 
     top1: float
     """Percent, on the test images."""
@@ -15,6 +15,8 @@ class Numbers(Part):
     """Of one image."""
     bytes: int
     """Of the checkpoint file on disk."""
+    peak_memory: int
+    """Bytes of the live activations of one image at their peak, float32, without the weights."""
     latency_ms: float
     """Median of one call."""
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 REFERENCE = "original"
 
+OTHER_TARGETS = ("params", "size", "memory", "pruning_ratio")
+"""Settings of a prune step that a curve's sizes take the place of."""
+
 
 def run_curve(job: Job, state: State, start: Done) -> Result:
     """Follow the chain for every size of the recipe's curve, time all networks in turns, and report them together.
@@ -50,7 +53,7 @@ def at_size(recipe: Recipe, size: float) -> Recipe:
     """The recipe of one size: its first prune keeps that share of the MACs."""
     chain = list(recipe.steps)
     place = [step.name for step in chain].index("prune")
-    chain[place] = chain[place].model_copy(update={"macs": size, "params": None, "pruning_ratio": None})
+    chain[place] = chain[place].model_copy(update={"macs": size, **dict.fromkeys(OTHER_TARGETS)})
     return recipe.model_copy(
         update={"steps": tuple(chain), "curve": (), "out": str(Path(recipe.out) / f"macs-{size:g}")}
     )

@@ -104,7 +104,7 @@ def write_results(
     numbers = {
         when: Numbers(
             top1=top1[when], params=sizes[when].params, macs=sizes[when].macs, bytes=file_bytes(files[when]),
-            latency_ms=times[when].median_ms,
+            peak_memory=sizes[when].peak_memory, latency_ms=times[when].median_ms,
         )
         for when in networks
     }  # fmt: skip

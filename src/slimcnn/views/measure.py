@@ -1,4 +1,4 @@
-"""What a network costs: parameters, MACs, bytes, and the time of one call."""
+"""What a network costs: parameters, MACs, bytes, running memory, and the time of one call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slimcnn.views.view import View, table
 
 
 def measure(model: nn.Module, example: Any, *, layers: bool = False, seconds: float = 4.0) -> View:
-    """Count parameters, MACs and bytes of a network, and time it on `example`.
+    """Count parameters, MACs, bytes and running memory of a network, and time it on `example`.
 
     Args:
         model: the network; not changed.
@@ -43,11 +43,18 @@ def measure(model: nn.Module, example: Any, *, layers: bool = False, seconds: fl
 
 def _counts(found: Measurement) -> Section:
     counts = table(
-        {"params": "exact", "MACs, one image": "exact", "bytes of weights": "exact"},
-        [(found.params, found.macs, found.bytes)],
+        {
+            "params": "exact",
+            "MACs, one image": "exact",
+            "bytes of weights": "exact",
+            "running memory": "exact",
+            "in int8": "exact",
+        },
+        [(found.params, found.macs, found.bytes, found.peak_memory, found.peak_memory_int8)],
     )
+    memory = Text(text="Running memory: bytes of the live activations at their peak, one image, float32.", tone="note")
     ignored = Text(text=f"Counted as 0 MACs: {', '.join(found.not_counted)}.", tone="note")
-    return Section(title="Counts", blocks=(counts, ignored) if found.not_counted else (counts,))
+    return Section(title="Counts", blocks=(counts, memory, ignored) if found.not_counted else (counts, memory))
 
 
 def _time(timed: Latency) -> Section:

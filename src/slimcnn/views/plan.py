@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan
 from slimcnn.reporting.sections import Section, Text
@@ -12,14 +15,13 @@ SHOWN = 12
 
 
 def plan(graph: ChannelGraph, chosen: Plan) -> View:
-    """Show how many channels of every group a plan keeps, and MACs and parameters before and after.
+    """Show how many channels of every group a plan keeps, and what the network costs before and after.
 
-    Data: `criterion`, `target`, `macs` and `params` (each `before` and `after`), `groups` (`group`, `channels`,
-    `kept`) and `notes`.
+    Data: `criterion`, `target`, `macs`, `params`, `bytes` and `peak_memory` (each `before` and `after`), `groups`
+    (`group`, `channels`, `kept`) and `notes`.
     """
     counts = chosen.counts(graph)
-    before = {"macs": graph.macs(), "params": graph.params()}
-    after = {"macs": graph.macs(counts), "params": graph.params(counts)}
+    before, after = _costs(graph, 0 * counts), _costs(graph, counts)
     groups = [
         (group.name, group.channels, group.channels - int(n)) for group, n in zip(graph.groups, counts, strict=True)
     ]
@@ -40,6 +42,13 @@ def plan(graph: ChannelGraph, chosen: Plan) -> View:
             "notes": list(chosen.notes),
         },
     )  # fmt: skip
+
+
+def _costs(graph: ChannelGraph, removed: npt.NDArray[np.int64]) -> dict[str, int]:
+    return {
+        "macs": graph.macs(removed), "params": graph.params(removed), "bytes": graph.bytes(removed),
+        "peak_memory": graph.peak_memory(removed),
+    }  # fmt: skip
 
 
 def _listed(channels: tuple[int, ...]) -> str:

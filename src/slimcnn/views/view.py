@@ -45,8 +45,11 @@ def table(
     return Table(columns=heads, rows=tuple(tuple(row) for row in rows), title=title, folded=folded)
 
 
+COSTS = {"macs": "MACs", "params": "params", "bytes": "bytes of weights", "peak_memory": "running memory"}
+
+
 def costs(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
-    """Show MACs and parameters before and after, and the share that stays.
+    """Show costs before and after, and the share that stays.
 
     >>> costs({"macs": 40, "params": 9}, {"macs": 10, "params": 9}).rows
     (('MACs', 40, 10, 0.25), ('params', 9, 9, 1.0))
@@ -55,6 +58,7 @@ def costs(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
         {"": "text", "before": "exact", "after": "exact", "stays": "share"},
         [
             (title, before[name], after[name], after[name] / max(before[name], 1))
-            for title, name in (("MACs", "macs"), ("params", "params"))
+            for name, title in COSTS.items()
+            if name in before
         ],
     )

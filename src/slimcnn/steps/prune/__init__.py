@@ -6,25 +6,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, model_validator
 from torch import Tensor, nn
 
+from slimcnn.checkpoints import save
 from slimcnn.datasets import batches
 from slimcnn.errors import TargetError
 from slimcnn.exporting import why_not
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.copying import duplicate
 from slimcnn.layers.relating import relating_of
-from slimcnn.measuring import measure
+from slimcnn.measuring import file_bytes, measure, state_bytes
 from slimcnn.objectives import cross_entropy
 from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, mask, prune, score, sensitivity
 from slimcnn.pruning.scores import criterion_named
+from slimcnn.pruning.targets import written
 from slimcnn.pruning.verify import law
 from slimcnn.reporting.sections import Section
 from slimcnn.rewriting import fold_relations, scatter
 from slimcnn.running.epochs import about_training, count, learn
+from slimcnn.running.saving import information_of
 from slimcnn.running.settings import FilePath
 from slimcnn.running.step import BATCH, Context, Cut, Facts, Origin, State, Step, steps
 from slimcnn.searching import Search
@@ -50,6 +54,10 @@ class Prune(Step):
     """At most this share of the MACs stays; default 0.5 where no other target is given."""
     params: float | None = None
     """At most this share of the parameters stays."""
+    size: ByteSize | None = None
+    """The checkpoint file of the cut network is at most so large: 500kB, 1MiB."""
+    memory: ByteSize | None = None
+    """Live activations take at most so many bytes at their peak, one image, float32: 8MB."""
     latency: Annotated[str | None, BeforeValidator(lambda given: given if given is None else str(given))] = None
     """One call takes at most this: milliseconds with their unit, 0.4ms, or a share of the time before, 0.5. Channels
     and whole blocks are chosen by the times of layers on this machine, and the result is measured."""
@@ -68,7 +76,7 @@ class Prune(Step):
     """Whose MACs and parameters are meant: those of the network that comes in, or of the run's reference."""
     scope: Literal["sensitivity", "local", "global"] | None = None
     """sensitivity: first what costs the output least, measured on images; local: the same share of every layer;
-    global: all channels ranked together. Default: sensitivity with macs or params, else local."""
+    global: all channels ranked together. Default: local with pruning_ratio, else sensitivity."""
     residual: Literal["auto", "inner", "cut", "scatter"] = "auto"
     """Channels between residual blocks: auto (kept where the target can be met without them, else cut last), inner
     (kept), cut (like all others), scatter (blocks add into them at the places that they keep)."""
@@ -95,10 +103,10 @@ class Prune(Step):
     def _possible(self) -> Prune:
         if self.soft is not None and self.soft.ema is not None:
             raise ValueError("soft filter pruning zeroes the weights, not their moving average: leave ema out")
-        if self.search is not None and (self.macs, self.params, self.pruning_ratio) != (None, None, None):
-            raise ValueError("a search finds the size: leave macs, params and pruning_ratio out")
-        if self.latency is not None and (self.pruning_ratio is not None or self.search is not None or self.per_layer):
-            raise ValueError("latency says how fast; pruning_ratio, per_layer and search how small: give one of them")
+        if self.search is not None and (self._sized or self.pruning_ratio is not None):
+            raise ValueError("a search finds the size: leave macs, params, size, memory, latency and pruning_ratio out")
+        if self.latency is not None and (self.pruning_ratio is not None or self.per_layer):
+            raise ValueError("latency says how fast; pruning_ratio and per_layer how small: give one of them")
         # Values, not fields that were set: a written recipe spells every value out, and must be read again.
         if self.latency is None and (self.runtime or self.batch != 1 or self.threads != 1):
             raise ValueError("runtime, batch and threads say where latency is measured: give latency, such as 0.4ms")
@@ -112,39 +120,61 @@ class Prune(Step):
         return self
 
     @property
+    def _sized(self) -> bool:
+        return any(value is not None for value in (self.macs, self.params, self.size, self.memory, self.latency))
+
+    @property
     def target(self) -> Target:
-        """The target that these settings ask for."""
+        """The target that these settings ask for, as if a file held nothing but tensors."""
         macs, ratio = self.macs, self.pruning_ratio
         if self.search is not None:
             ratio = 0.5  # the search varies it
-        elif self.latency is None and macs is None and self.params is None and ratio is None and not self.per_layer:
+        elif not self._sized and ratio is None and not self.per_layer:
             macs = 0.5
-        sized = any(one is not None for one in (macs, self.params, self.latency))
-        scope = self.scope or ("sensitivity" if sized else "local")
+        scope = self.scope or ("sensitivity" if macs is not None or self._sized else "local")
         least = self.min_channels if self.min_channels is not None else int(self.latency is None)
         milliseconds = None if self.latency is None else parsed(self.latency)  # a share, until the network was timed
         return Target(
-            macs=macs, params=self.params, ratio=ratio, per_layer=self.per_layer, scope=scope,
-            residual=self.residual, min_channels=least, min_share=self.min_share, round_to=self.round_to or 1,
-            protect=self.protect, latency_ms=milliseconds, runtime=self.runtime,
+            macs=macs, params=self.params, bytes=self.size, memory=self.memory, latency_ms=milliseconds,
+            runtime=self.runtime, ratio=ratio, per_layer=self.per_layer, scope=scope, residual=self.residual,
+            min_channels=least, min_share=self.min_share, round_to=self.round_to or 1, protect=self.protect,
         )  # fmt: skip
 
     def target_for(self, state: State) -> Target:
-        """The target as shares of the network that comes in."""
+        """The target as shares of the network that comes in, and as bytes of tensors."""
+        target = self.target if self.size is None else replace(self.target, bytes=self._tensor_bytes(state))
         if self.of == "model":
-            return self.target
+            return target
         mine, whole = (measure(network, state.example) for network in (state.model, state.reference))
         shares = {"macs": mine.macs / whole.macs, "params": mine.params / whole.params}
         scaled: dict[str, Any] = {}
         for name, share in shares.items():
-            asked = getattr(self.target, name)
+            asked = getattr(target, name)
             if asked is not None and asked >= share:
                 raise TargetError(
                     f"{name}={asked:g} of the reference: the network that comes in has only {share:.3f} of its {name}, "
                     "there is nothing left to cut"
                 )
             scaled[name] = None if asked is None else asked / share
-        return replace(self.target, **scaled)
+        return replace(target, **scaled)
+
+    def _tensor_bytes(self, state: State) -> int:
+        """What `size` leaves for tensors: a checkpoint also holds a header that names them, and what we know of them.
+
+        Raises:
+            TargetError: no bytes are left.
+        """
+        assert self.size is not None
+        with TemporaryDirectory() as folder:
+            known = information_of(state.data) | {"validation_top1": 100 / 3}
+            file = file_bytes(save(state.model, Path(folder) / "whole.safetensors", information=known))
+        header = file - state_bytes(state.model)
+        if header >= self.size:
+            raise TargetError(
+                f"size={written('bytes', self.size)}: the header of this network's file alone has "
+                f"{written('bytes', header)}; ask for more"
+            )
+        return self.size - header
 
     @property
     def trains(self) -> bool:  # type: ignore[override]
