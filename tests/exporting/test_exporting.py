@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from slimcnn.exporting import (
     FileFormat,
     Options,
     export,
+    file_digest,
     formats,
     open_in,
     prepare,
@@ -34,6 +36,14 @@ from slimcnn.exporting.readers import onnxruntime as reader
 READERS = Path(reader.__file__).parent
 NAMES = [entry.name for entry in formats]
 RUN_HERE = [name for name in NAMES if not RUNTIMES[formats[name].value.runtime].here]
+
+
+OFTEN = {"onnx", "openvino", "torchscript"}
+"""Formats with which `make test` tries every option."""
+
+
+def often(names: list[str]) -> list[Any]:
+    return [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def small(channels: int = 3) -> nn.Module:
@@ -70,7 +80,7 @@ def test_a_fresh_process_answers_as_the_network_does_on_real_images(name: str, t
     assert torch.allclose(there, net(x).detach(), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if formats[name].value.dynamic_batch])
+@pytest.mark.parametrize("name", often([name for name in NAMES if formats[name].value.dynamic_batch]))
 def test_a_file_takes_any_number_of_images_where_its_runtime_can(name: str, tmp_path: Path) -> None:
     net = small()
     (file,) = export(net, torch.zeros(1, 3, 8, 8), name, out=tmp_path)
@@ -80,7 +90,7 @@ def test_a_file_takes_any_number_of_images_where_its_runtime_can(name: str, tmp_
         assert torch.allclose(opened(x), net(x).detach(), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", often(NAMES))
 def test_images_of_any_size_work_or_are_refused(name: str, tmp_path: Path) -> None:
     net = small()
     if not formats[name].value.dynamic_size:
@@ -92,7 +102,7 @@ def test_images_of_any_size_work_or_are_refused(name: str, tmp_path: Path) -> No
     assert torch.allclose(open_in(file.runtime, file.path, 1)(x), net(x).detach(), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", often(NAMES))
 def test_with_its_normalization_inside_a_file_takes_pixels_or_the_format_refuses(name: str, tmp_path: Path) -> None:
     net, normal = small(), Normalisation((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
@@ -122,6 +132,27 @@ def test_facts_are_inside_the_file_and_no_path_of_this_machine(tmp_path: Path) -
     assert str(Path(__file__).parent).encode() not in file.path.read_bytes()
     assert [node.name for node in model.graph.node][:2] == ["stem/Conv", "Relu"]
     assert "MaxPool" in [node.op_type for node in model.graph.node]
+
+
+def test_what_cannot_run_here_is_written_and_says_so(tmp_path: Path) -> None:
+    if sys.platform == "darwin":
+        pytest.skip("needs a machine without Core ML")
+    net = small()
+    (file,) = export(net, torch.zeros(1, 3, 8, 8), "coreml", out=tmp_path, classes=("a", "b", "c", "d"))
+    assert (file.parity.status, file.parity.why) == ("not run", "Core ML does not run on linux")
+    known = read_parity(tmp_path)["coreml"]
+    assert (known["status"], known["max_error"]) == ("not run", None)
+    assert known["bytes"] > 4 * sum(parameter.numel() for parameter in net.parameters())
+    assert known["files"] == {"model.mlpackage": file_digest(tmp_path / "model.mlpackage")}
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "ncnn", pytest.param("executorch", marks=pytest.mark.slow)])
+def test_an_operation_that_a_format_does_not_know_is_named_with_its_layer(name: str, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), Net(lambda n, x: torch.igamma(x.abs() + 1, x.abs())), nn.Conv2d(4, 2, 1))
+    with pytest.raises(ExportError, match=r"does not know the operation igamma of layer '1' \(Net\)") as refusal:
+        export(net, torch.zeros(1, 3, 8, 8), name, out=tmp_path)
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_openvino_files_hold_facts_too(tmp_path: Path) -> None:

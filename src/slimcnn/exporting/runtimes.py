@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ExportError, UnknownName
+from slimcnn.exporting.quiet import quiet
 from slimcnn.importing import one_line
 
 
@@ -114,6 +115,7 @@ def open_in(runtime: str, path: Path | str, threads: int | None = None) -> Opene
         raise ExportError(f"no file {path} for {RUNTIMES[runtime].title}: export the network first")
     reader = importlib.import_module(f"slimcnn.exporting.readers.{runtime}")
     try:
-        return Opened(reader.open_model(str(path), threads or torch.get_num_threads()), runtime)
+        with quiet():
+            return Opened(reader.open_model(str(path), threads or torch.get_num_threads()), runtime)
     except Exception as error:
         raise ExportError(f"{RUNTIMES[runtime].title} cannot open {path}: {one_line(error)}") from error
