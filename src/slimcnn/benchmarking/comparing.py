@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from slimcnn.benchmarking.candidate import Candidate, runtime_of_file
-from slimcnn.benchmarking.choice import DROP
-from slimcnn.benchmarking.results import TITLES, Benchmark
+from slimcnn.benchmarking.recommending import DROP
+from slimcnn.benchmarking.results import Benchmark
+from slimcnn.benchmarking.rows import TITLES
 from slimcnn.benchmarking.runtime_files import RuntimeFiles, format_for
 from slimcnn.benchmarking.session import Session
 from slimcnn.datasets import Images, Normalisation
@@ -42,6 +43,7 @@ def benchmark(networks: Mapping[str, nn.Module | Path | str], example: Tensor, *
         ExportError: a runtime is not installed, or nothing can be run in any.
         ModelError, DataError: the example, the batch sizes or the images cannot be used.
 
+    >>> import torch
     >>> nets = {"small": nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()).eval()}
     >>> found = benchmark(nets, torch.zeros(1, 1, 8, 8), runtimes=["torch"], seconds=0.01, processes=1)
     >>> found.rows[0].network, found.rows[0].speed, found.complete

@@ -1,7 +1,8 @@
-"""A finished run, as far as a benchmark reads it: its checkpoints, recipe and input."""
+"""A finished run, as far as a benchmark reads it: its checkpoints, images and input."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from slimcnn.errors import RunError
 from slimcnn.files import kind_of
 from slimcnn.reporting import CurveReport, read_report
 from slimcnn.running.folder import COMPRESSED, ORIGINAL
-from slimcnn.running.recipe import Recipe, parse_recipe
+from slimcnn.running.settings import Data, Network
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class FinishedRun:
     """What a run's folder holds."""
 
     folder: Path
-    recipe: Recipe
+    network: Network
+    """What the run began with."""
+    data: Data
     checkpoints: Mapping[str, Path]
     """original and compressed"""
     shape: tuple[int, ...]
@@ -42,9 +45,10 @@ def finished_run(folder: Path) -> FinishedRun:
     for path in checkpoints.values():
         if kind_of(path) != "file":
             raise RunError(f"{folder} has no {path.name}: run the same command again, or give a checkpoint itself")
+    recipe = tomllib.loads(report.recipe)  # not as a Recipe: what the steps were does not matter here
     information = read_information(checkpoints["compressed"])
     known = information["normalisation"]
     return FinishedRun(
-        folder, parse_recipe(report.recipe), checkpoints, tuple(information["input"]),
+        folder, Network(**recipe["network"]), Data(**recipe["data"]), checkpoints, tuple(information["input"]),
         Normalisation(tuple(known["mean"]), tuple(known["std"])),
     )  # fmt: skip

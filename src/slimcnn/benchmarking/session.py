@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from slimcnn.benchmarking.candidate import Candidate
 from slimcnn.benchmarking.opening import Asked, Ready, hits, ready
-from slimcnn.benchmarking.results import TITLES, BenchmarkRow
+from slimcnn.benchmarking.rows import TITLES, BenchmarkRow
 from slimcnn.benchmarking.runtime_files import RuntimeFiles
 from slimcnn.datasets import Images
 from slimcnn.errors import SlimcnnError

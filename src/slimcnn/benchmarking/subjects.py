@@ -39,7 +39,7 @@ class Subjects:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Subject:
     """One candidate, and what is known of it."""
 
     candidate: Candidate
@@ -78,7 +78,7 @@ def subjects_of(
     runs = {path: finished_run(path) for path in paths if kind_of(path) == "folder"}
     shapes = [run.shape for run in runs.values()] + [_stated_shape(path) for path in paths if path not in runs]
     dataset, notes = _dataset(list(runs.values()), data, next(filter(None, shapes), None), show)
-    found: list[Found] = []
+    found: list[Subject] = []
     for path in paths:
         show.say(f"loading {path}")
         if path in runs:
@@ -100,7 +100,7 @@ def _dataset(
     runs: Sequence[FinishedRun], data: Data | None, shape: Shape | None, show: Show
 ) -> tuple[Dataset | None, tuple[str, ...]]:
     """Load the images; those of a run may be away, top-1 is then not measured."""
-    asked = [data] if data is not None else [run.recipe.data for run in runs]
+    asked = [data] if data is not None else [run.data for run in runs]
     if not asked:
         return None, ("Top-1 is not measured: give --data.",)
     if len({(one.name, one.image_size, one.seed) for one in asked}) > 1:
@@ -121,16 +121,16 @@ def _dataset(
     return (found.limit(settings.limit) if settings.limit else found), ()
 
 
-def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Found], tuple[str, ...]]:
+def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Subject], tuple[str, ...]]:
     """The original network, the compressed one, and the compressed one in int8."""
-    blank = blank_of(run.recipe.network, dataset) if dataset is not None else None
+    blank = blank_of(run.network, dataset) if dataset is not None else None
     networks = {name: load(path, blank() if blank is not None else None) for name, path in run.checkpoints.items()}
     found, notes = [], []
     for name, model in networks.items():
         digest = source_digest(model)
         files = _exported_from(run.folder, digest) if name == "compressed" else {}
         size = run.checkpoints[name].stat().st_size
-        found.append(Found(Candidate(name, model, files, run.normalization, size), run.shape, digest))
+        found.append(Subject(Candidate(name, model, files, run.normalization, size), run.shape, digest))
     int8: dict[str, Path] = {}
     for runtime, path in _files_called(run.folder, INT8).items():
         made_from = facts_of_file(path).get("source")
@@ -139,11 +139,11 @@ def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Found], tup
         else:
             int8[runtime] = path
     if int8:
-        found.append(Found(Candidate("int8", files=int8, normalization=run.normalization), run.shape))
+        found.append(Subject(Candidate("int8", files=int8, normalization=run.normalization), run.shape))
     return found, tuple(notes)
 
 
-def _labelled(found: Sequence[Found], folder: Path, several: bool, before: Sequence[Found]) -> list[Found]:
+def _labelled(found: Sequence[Subject], folder: Path, several: bool, before: Sequence[Subject]) -> list[Subject]:
     """Leave out an original that is there already; say which run a network is of, where there are several."""
     known = {one.digest for one in before if one.digest}
     new = [one for one in found if one.digest not in known]
@@ -174,7 +174,7 @@ def _files_called(folder: Path, stem: str) -> dict[str, Path]:
     return {runtime: path for runtime, path in paths.items() if path.exists()}
 
 
-def _of_file(path: Path, dataset: Dataset | None) -> Found:
+def _of_file(path: Path, dataset: Dataset | None) -> Subject:
     """A checkpoint, or an exported file."""
     if kind_of(path) == "nothing":
         raise RunError(f"no file or folder {path}: give the folder of a finished run, a checkpoint or an exported file")
@@ -185,22 +185,22 @@ def _of_file(path: Path, dataset: Dataset | None) -> Found:
         information = read_information(path)
         model: nn.Module = load(path)
         candidate = Candidate(path.stem, model, {}, normalization_of(information) or usual, path.stat().st_size)
-        return Found(candidate, _stated_shape(path), source_digest(model))
+        return Subject(candidate, _stated_shape(path), source_digest(model))
     facts = facts_of_file(path).get("facts", {})
     normalization = normalization_of({"normalisation": facts.get("normalization")}) or usual
     candidate = Candidate(path.name, files={runtime_of_file(path): path}, normalization=normalization)
-    return Found(candidate, _stated_shape(path))
+    return Subject(candidate, _stated_shape(path))
 
 
-def _of_network(network: Network, data: Data | None, input_shape: Shape | None, show: Show) -> Found:
+def _of_network(network: Network, data: Data | None, input_shape: Shape | None, show: Show) -> Subject:
     label = network.model or Path(network.weights or "").stem
     if data is not None:
         loaded = load_with_data(network, data, show)
         candidate = Candidate(label, loaded.model, normalization=loaded.data.normalisation)
-        return Found(candidate, loaded.data.shape)
+        return Subject(candidate, loaded.data.shape)
     weights = Path(network.weights) if network.weights else None
     model, example = load_subject(network.model, weights, network.arguments, network.rewrite, input_shape)
-    return Found(Candidate(label, model), tuple(example.shape[1:]))
+    return Subject(Candidate(label, model), tuple(example.shape[1:]))
 
 
 def _stated_shape(path: Path) -> Shape | None:
@@ -212,7 +212,7 @@ def _stated_shape(path: Path) -> Shape | None:
     return tuple(found) if found and all(isinstance(n, int) for n in found) else None
 
 
-def _one_shape(found: Sequence[Found], input_shape: Shape | None, dataset: Dataset | None) -> Shape:
+def _one_shape(found: Sequence[Subject], input_shape: Shape | None, dataset: Dataset | None) -> Shape:
     shapes = {one.candidate.name: one.shape for one in found if one.shape is not None}
     if dataset is not None:
         shapes["the images"] = dataset.shape

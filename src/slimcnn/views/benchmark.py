@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from math import nan
 
-from slimcnn.benchmarking import TITLES, Benchmark, BenchmarkRow, Choice, choices, rule
+from slimcnn.benchmarking import TITLES, Benchmark, BenchmarkRow, Recommendation, rule
 from slimcnn.reporting.figures.benchmark import TimedNetwork, Timings
 from slimcnn.reporting.formatting import plural
 from slimcnn.reporting.sections import Format, Section, Table, Text, Value
@@ -22,8 +22,8 @@ def benchmark(found: Benchmark) -> View:
     Data: `rows` (the fields of each row, with `speed`), `ship` (a sentence and a row for each batch size and number of
     threads), `rule`, `images`, `part`, `notes`, `environment` and `complete`.
     """
-    chosen = choices(found)
-    said = [choice.sentence for choice in chosen] or ["Nothing could be run."]
+    chosen = found.recommendations
+    said = [one.sentence for one in chosen] or ["Nothing could be run."]
     return View(
         title="Benchmark",
         headline=said[0],
@@ -48,15 +48,15 @@ def _plain(row: BenchmarkRow) -> dict[str, object]:
 
 
 def _shipped(found: Benchmark, said: Sequence[str]) -> Section:
-    blocks = [Text(text=sentence) for sentence in said]
+    blocks = [Text(text=sentence) for sentence in said[1:]]  # the first is the headline
     blocks.append(Text(text=f"The rule: {rule(found.max_drop, found.images > 0)}", tone="note"))
     if not found.complete:
         blocks.append(Text(text="The benchmark was interrupted: these are the rows so far.", tone="bad"))
     return Section(title="What to ship", blocks=tuple(blocks))
 
 
-def _picture(found: Benchmark, chosen: Sequence[Choice]) -> tuple[Section, ...]:
-    shipped = [choice.row for choice in chosen]
+def _picture(found: Benchmark, chosen: Sequence[Recommendation]) -> tuple[Section, ...]:
+    shipped = [one.row for one in chosen]
     points = tuple(
         TimedNetwork(
             network=row.network, runtime=TITLES[row.runtime], top1=nan if row.top1 is None else row.top1,

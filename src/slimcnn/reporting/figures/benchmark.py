@@ -111,13 +111,18 @@ def _plot(axes: Axes, own: Sequence[TimedNetwork], color: str, mark: str, label:
 def _label(axes: Axes, points: Sequence[TimedNetwork], low: float, high: float, bottom: float, top: float) -> None:
     """Write the runtime beside each point."""
     wide, tall = WIDTH - MARGINS[0] - MARGINS[2], HEIGHT - MARGINS[1] - MARGINS[3]
-    places = [
-        (wide * math.log(one.milliseconds[1] / low) / math.log(high / low),
-         tall * (one.top1 - bottom) / (top - bottom))
-        for one in points
-    ]  # fmt: skip
+
+    def across(milliseconds: float) -> float:
+        return wide * math.log(milliseconds / low) / math.log(high / low)
+
+    heights = [tall * (one.top1 - bottom) / (top - bottom) for one in points]
+    places = [(across(one.milliseconds[1]), y) for one, y in zip(points, heights, strict=True)]
+    bars = [
+        (across(one.milliseconds[0]), across(one.milliseconds[2]), y - 2, y + 2)
+        for one, y in zip(points, heights, strict=True)
+    ]
     words = [one.runtime for one in points]
-    for one, text, (dx, dy) in zip(points, words, names_beside(places, words, wide), strict=True):
+    for one, text, (dx, dy) in zip(points, words, names_beside(places, words, wide, bars), strict=True):
         axes.annotate(
             text, (one.milliseconds[1], one.top1), xytext=(dx, dy), textcoords="offset points", ha="left", va="center",
             color=MUTED, fontsize=9,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slimcnn.benchmarking.results import TITLES, Benchmark, BenchmarkRow
+from slimcnn.benchmarking.rows import TITLES, BenchmarkRow
 
 DROP = 1.0
 """Points of top-1 that the network to ship may be below the best, where the user says nothing."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class Recommendation:
     """The row to ship at one batch size and number of threads."""
 
     row: BenchmarkRow
@@ -40,26 +40,26 @@ apart (their quartiles overlap), the most accurate, then the smallest file.'
     )
 
 
-def choices(found: Benchmark) -> list[Choice]:
+def recommendations(rows: Sequence[BenchmarkRow], max_drop: float) -> list[Recommendation]:
     """Apply the rule at every batch size and number of threads, in the order in which they were measured."""
-    settings = dict.fromkeys((row.batch, row.threads) for row in found.rows)
-    chosen = (_choice([row for row in found.rows if (row.batch, row.threads) == one], found) for one in settings)
-    return [one for one in chosen if one is not None]
+    settings = dict.fromkeys((row.batch, row.threads) for row in rows)
+    alone = ([row for row in rows if (row.batch, row.threads) == setting] for setting in settings)
+    found = (_recommendation(some, max_drop) for some in alone)
+    return [one for one in found if one is not None]
 
 
-def _choice(rows: Sequence[BenchmarkRow], found: Benchmark) -> Choice | None:
+def _recommendation(rows: Sequence[BenchmarkRow], max_drop: float) -> Recommendation | None:
     timed = [row for row in rows if row.latency is not None]
     known = [row.top1 for row in timed if row.top1 is not None]
-    allowed = [row for row in timed if row.top1 is not None and row.top1 >= max(known) - found.max_drop - 1e-9]
+    allowed = [row for row in timed if row.top1 is not None and row.top1 >= max(known) - max_drop - 1e-9]
     allowed = allowed if known else timed
     if not allowed:
         return None
     fastest = min(allowed, key=lambda row: _times(row)[1])
     close = [row for row in allowed if _overlap(row, fastest)]
     row = min(close, key=lambda one: (-(one.top1 or 0), one.bytes or 0, _times(one)[1]))
-    return Choice(
-        row, tuple(one for one in close if one is not row), _sentence(row, [one for one in close if one is not row])
-    )
+    alike = tuple(one for one in close if one is not row)
+    return Recommendation(row, alike, _sentence(row, alike))
 
 
 def _times(row: BenchmarkRow) -> tuple[float, float, float]:
@@ -77,7 +77,7 @@ def _sentence(row: BenchmarkRow, alike: Sequence[BenchmarkRow]) -> str:
     facts = [f"{row.latency.median_ms:.3g} ms a call", _speed(row), _accuracy(row)]
     if row.bytes is not None:
         facts.append(f"{row.bytes / 1e6:.3g} MB on disk")
-    said = f"At batch {row.batch} and {threads}, ship {_named(row)}: {', '.join(filter(None, facts))}."
+    said = f"At batch {row.batch} with {threads}, ship {_named(row)}: {', '.join(filter(None, facts))}."
     if alike:
         others = "; ".join(_named(one) for one in alike)
         said += f" Within the noise as fast: {others}."
