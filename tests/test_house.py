@@ -49,11 +49,12 @@ ALLOWED = {
     "checkpoints": {"graph", "layers", "models"},
     "running": BELOW,  # not steps: they come by the registry
     "steps": BELOW | {"running"},
-    "views": BELOW | {"running"},  # the registry of steps, to list them
+    "benchmarking": {"checkpoints", "datasets", "exporting", "measuring", "reporting", "running", "training"},
+    "views": BELOW | {"benchmarking", "running"},  # the registry of steps, to list them
     "playground": {"checkpoints", "datasets", "exporting", "reporting", "running"},
     "verifying": BELOW | {"running"},
-    "cli": BELOW | {"playground", "running", "steps", "verifying", "views"},
-    "__init__": BELOW | {"running", "verifying"},
+    "cli": BELOW | {"benchmarking", "playground", "running", "steps", "verifying", "views"},
+    "__init__": BELOW | {"benchmarking", "running", "verifying"},
 }
 """Who may know whom. The free rooms may be known by all."""
 

@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slimcnn.benchmarking import benchmark
     from slimcnn.checkpoints import load, save
     from slimcnn.datasets import Dataset, load_dataset
     from slimcnn.errors import SlimcnnError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "benchmarking": ["benchmark"],
     "checkpoints": ["load", "save"],
     "datasets": ["Dataset", "load_dataset"],
     "errors": ["SlimcnnError"],
@@ -97,6 +99,7 @@ __all__ = [
     "Target",
     "Training",
     "allocate",
+    "benchmark",
     "build",
     "carry",
     "chain",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from slimcnn.reporting import CurveReport, Report, ks_distance
 from slimcnn.reporting.figures import Drawing
+from slimcnn.reporting.figures.benchmark import TimedNetwork, Timings
 from slimcnn.reporting.figures.choice import Choice, KeptNorms, LayerChoices
 from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.figures.norms import LayerNorms, Norms
@@ -205,6 +206,22 @@ def drawings() -> dict[str, Drawing]:
                 )
                 for norms in (layer("conv1"), layer("layer3.0.conv2"))
             )
+        ),
+        "benchmark": Timings(
+            images="360 test images",
+            points=tuple(
+                TimedNetwork(
+                    network=network,
+                    runtime=runtime,
+                    milliseconds=(0.9 * time * part, time * part, 1.2 * time * part),
+                    top1=top1,
+                    setting=f"batch {batch}, 1 thread",
+                    ship=network == "int8" and runtime == "OpenVINO",
+                )
+                for network, top1, part in (("original", 93.4, 1.0), ("compressed", 93.0, 0.7), ("int8", 92.8, 0.5))
+                for runtime, time in (("PyTorch eager", 11.0), ("ONNX Runtime", 2.9), ("OpenVINO", 2.6))
+                for batch in (1, 64)
+            ),
         ),
         "trade": Trade(
             runtimes=("torch eager", "ONNX Runtime"),

@@ -60,6 +60,17 @@ def of_evaluate() -> views.View:
     return views.evaluate(resnet8()[0], digits.test, digits.normalisation)
 
 
+def of_benchmark() -> views.View:
+    digits = load_dataset("digits").limit(40)
+    nets = {"original": resnet8()[0], "compressed": resnet8()[0]}
+    return views.benchmark(
+        slimcnn.benchmark(
+            nets, EXAMPLE, runtimes=["torch"], batches=[1, 2], seconds=0, processes=1, images=digits.test,
+            normalization=digits.normalisation,
+        )
+    )  # fmt: skip
+
+
 EVERY: dict[str, Callable[[], views.View]] = {
     "inspect": lambda: views.inspect(resnet8()[1]),
     "measure": lambda: views.measure(resnet8()[0], EXAMPLE, layers=True, seconds=0),
@@ -70,6 +81,7 @@ EVERY: dict[str, Callable[[], views.View]] = {
     "plan": of_plan,
     "rewrite": of_rewrite,
     "evaluate": of_evaluate,
+    "benchmark": of_benchmark,
 }
 
 

@@ -80,6 +80,8 @@ def test_what_is_shown_are_the_counts_and_times_themselves() -> None:
             lower_ms=ms,
             upper_ms=ms,
             relative=1.0,
+            relative_lower=1.0,
+            relative_upper=1.0,
             n=5,
             batch=1,
             threads=2,
@@ -103,7 +105,7 @@ def test_what_is_shown_are_the_counts_and_times_themselves() -> None:
 
 
 def test_eighty_columns_are_enough_for_three_runtimes_and_the_longest_name() -> None:
-    time = Latency(1234.5, 1.0, 1.0, 1.0, 5, 1, 1, "torch eager", "a chip")
+    time = Latency(1234.5, 1.0, 1.0, 1.0, 1.0, 1.0, 5, 1, 1, "torch eager", "a chip")
     times = {"eager": time, "onnxruntime": time, "openvino": time}
     row = Published("shufflenet_v2", {"width": 0.5}, "1.95 M", "0.84 G", 65.4, "megvii's repository; 60.55 torchvision")
     here = view_of([Compared(row, "spatial", 9_999_999, 999_900_000, times)]).sections[1]
@@ -117,7 +119,7 @@ def test_eighty_columns_are_enough_for_three_runtimes_and_the_longest_name() -> 
 
 
 def test_names_from_outside_are_escaped() -> None:
-    time = Latency(1.0, 1.0, 1.0, 1.0, 5, 1, 1, "<em>", "<b>here")
+    time = Latency(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 5, 1, 1, "<em>", "<b>here")
     row = Published("<b>x", {}, "<i>p", "", 50.0, "<u>s", "<s>n")
     view = view_of([Compared(row, "shift", 1, 2, {"eager": time})] * 2)
     page = render_page(view.title, view.headline, view.sections)

@@ -9,6 +9,7 @@ from slimcnn.exporting.format import Contents, FileFormat, Options, formats
 from slimcnn.exporting.layer_times import LayerShape, LayerTimes
 from slimcnn.exporting.parity import TOLERANCE, Parity, answers, check_parity, compare, fresh_answers
 from slimcnn.exporting.preparing import prepare
+from slimcnn.exporting.process_memory import ProcessMemory, process_memory
 from slimcnn.exporting.runtimes import RUNTIMES, Opened, Runtime, open_in, reader_of, why_not
 from slimcnn.exporting.source import file_digest, source_digest
 from slimcnn.exporting.writing import entry_of, export, transfer, write_model
@@ -25,6 +26,7 @@ __all__ = [
     "Opened",
     "Options",
     "Parity",
+    "ProcessMemory",
     "Runtime",
     "answers",
     "check_parity",
@@ -37,6 +39,7 @@ __all__ = [
     "how_to_run",
     "open_in",
     "prepare",
+    "process_memory",
     "read_parity",
     "reader_of",
     "record",

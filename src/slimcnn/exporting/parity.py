@@ -87,12 +87,21 @@ def fresh_answers(
             [sys.executable, "-P", str(script), str(home / "job.json")], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip()]
-            died = f"its process died of signal {-done.returncode}" if done.returncode < 0 else ""
-            reason = died or (said[-1].strip() if said else f"exit code {done.returncode}")
-            raise ExportError(f"{known.title} cannot run {path.name}: {reason}")
+            raise ExportError(f"{known.title} cannot run {path.name}: {reason_of_death(done)}")
         with np.load(home / "outputs.npz") as held:
             return tuple(held[f"output{i}"] for i in range(len(held.files)))
+
+
+def reason_of_death(done: subprocess.CompletedProcess[str]) -> str:
+    """Say why a process that runs a file failed: its signal, or the last line that it wrote on stderr.
+
+    >>> reason_of_death(subprocess.CompletedProcess([], -11, stdout="", stderr=""))
+    'its process died of signal 11'
+    """
+    if done.returncode < 0:
+        return f"its process died of signal {-done.returncode}"
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return said[-1] if said else f"exit code {done.returncode}"
 
 
 def compare(expected: Sequence[Array], found: Sequence[Array], tolerance: float = TOLERANCE) -> Parity:

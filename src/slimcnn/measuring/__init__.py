@@ -1,6 +1,7 @@
 """Numbers with units: parameters, MACs, bytes, latency, and the machine they were measured on."""
 
 from slimcnn.measuring.counts import LayerCounts, Measurement, file_bytes, measure, state_bytes
+from slimcnn.measuring.energy import energy, why_no_energy
 from slimcnn.measuring.environment import environment
 from slimcnn.measuring.examples import Example
 from slimcnn.measuring.latency import Latency, latency
@@ -10,9 +11,11 @@ __all__ = [
     "Latency",
     "LayerCounts",
     "Measurement",
+    "energy",
     "environment",
     "file_bytes",
     "latency",
     "measure",
     "state_bytes",
+    "why_no_energy",
 ]

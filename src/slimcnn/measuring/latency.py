@@ -34,6 +34,10 @@ class Latency:
     """A quarter of the calls were slower."""
     relative: float
     """Median over the rounds of this network's time / the first network's time in the same round."""
+    relative_lower: float
+    """In a quarter of the rounds that ratio was lower ..."""
+    relative_upper: float
+    """... and in a quarter higher: where 1 lies between both, the difference is below the noise."""
     n: int
     """Timed calls."""
     batch: int
@@ -67,12 +71,15 @@ def latency(
         used_threads = torch.get_num_threads()
         times = _rounds(list(models.values()), example, device, seconds)
     lower, median, upper = np.quantile(times, (0.25, 0.5, 0.75), axis=0)
+    ratios = np.quantile(times / times[:, :1], (0.25, 0.5, 0.75), axis=0)
     return {
         name: Latency(
             median_ms=float(median[index]),
             lower_ms=float(lower[index]),
             upper_ms=float(upper[index]),
-            relative=float(np.median(times[:, index] / times[:, 0])),
+            relative=float(ratios[1, index]),
+            relative_lower=float(ratios[0, index]),
+            relative_upper=float(ratios[2, index]),
             n=len(times),
             batch=size,
             threads=used_threads,

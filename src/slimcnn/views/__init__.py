@@ -1,5 +1,6 @@
 """Looks at networks and runs that change nothing; the command line prints them, notebooks show them."""
 
+from slimcnn.views.benchmark import benchmark
 from slimcnn.views.closeness import closeness
 from slimcnn.views.evaluate import evaluate
 from slimcnn.views.inspect import inspect
@@ -11,4 +12,16 @@ from slimcnn.views.rewrite import rewrite
 from slimcnn.views.view import View
 from slimcnn.views.zoo import zoo
 
-__all__ = ["View", "closeness", "evaluate", "inspect", "measure", "names", "norms", "plan", "rewrite", "zoo"]
+__all__ = [
+    "View",
+    "benchmark",
+    "closeness",
+    "evaluate",
+    "inspect",
+    "measure",
+    "names",
+    "norms",
+    "plan",
+    "rewrite",
+    "zoo",
+]

@@ -115,21 +115,24 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 Pixels = tuple[float, float]
+Box = tuple[float, float, float, float]
+"""Left, right, bottom and top, pixels."""
 
 
-def names_beside(points: Sequence[Pixels], words: Sequence[str], wide: float) -> list[Pixels]:
+def names_beside(points: Sequence[Pixels], words: Sequence[str], wide: float, bars: Sequence[Box] = ()) -> list[Pixels]:
     """Choose where each name starts, seen from its point: right, left, above or below, where nothing else is.
 
     Names are centred vertically on their place; a name for which no place is free goes where it covers least.
+    `bars` are places that are taken already.
 
     >>> [(round(x), y) for x, y in names_beside([(50.0, 0.0), (60.0, 0.0)], ["one", "two"], 500.0)]
     [(-22, 0), (7, 0)]
     """
-    taken = [(x - 4, x + 4, y - 4, y + 4) for x, y in points]
+    taken: list[Box] = [*bars, *((x - 4, x + 4, y - 4, y + 4) for x, y in points)]
     found = []
     for (x, y), text in zip(points, words, strict=True):
         size = LETTER * len(text)
-        best: tuple[float, Pixels, tuple[float, float, float, float]] | None = None
+        best: tuple[float, Pixels, Box] | None = None
         offsets = ((7, 0), (-7 - size, 0), (-size / 2, 11), (-size / 2, -11), (7, 11), (7, -11), (-7 - size, 11),
                    (-7 - size, -11), (-size / 2, 22), (-size / 2, -22))  # fmt: skip
         for dx, dy in offsets:
@@ -143,7 +146,7 @@ def names_beside(points: Sequence[Pixels], words: Sequence[str], wide: float) ->
     return found
 
 
-def _shared(one: tuple[float, float, float, float], two: tuple[float, float, float, float]) -> float:
+def _shared(one: Box, two: Box) -> float:
     across = min(one[1], two[1]) - max(one[0], two[0])
     down = min(one[3], two[3]) - max(one[2], two[2])
     return max(0.0, across) * max(0.0, down)

@@ -1,0 +1,154 @@
+"""The benchmark itself: networks side by side in every runtime, batch size and number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor, nn
+
+from slimcnn.benchmarking.candidate import Candidate, runtime_of_file
+from slimcnn.benchmarking.recommending import DROP
+from slimcnn.benchmarking.results import Benchmark
+from slimcnn.benchmarking.rows import TITLES
+from slimcnn.benchmarking.runtime_files import RuntimeFiles, format_for
+from slimcnn.benchmarking.session import Session
+from slimcnn.datasets import Images, Normalisation
+from slimcnn.errors import DataError, ExportError, ModelError, SlimcnnError, UnknownName
+from slimcnn.exporting import Options, formats, why_not
+from slimcnn.measuring import environment, why_no_energy
+from slimcnn.measuring.examples import describe
+from slimcnn.show import SILENT, Show
+
+
+def benchmark(networks: Mapping[str, nn.Module | Path | str], example: Tensor, **options: Any) -> Benchmark:
+    """Compare networks in the runtimes that will run them: time, top-1, file size, memory and energy.
+
+    In each runtime all networks are timed in turns (A B A B ...), and each is opened by fresh processes that measure
+    how much memory that takes. What cannot run becomes a row with the reason.
+
+    Args:
+        networks: name → network, or a file that `export` wrote; ratios and points compare with the first.
+        example: one input, (n, c, h, w), on the CPU; n does not matter.
+        options: `runtimes` (of `TITLES`; default: PyTorch eager and what is installed), `batches` and `threads` (one
+            or several numbers; default 1), `images` with `normalization` (for top-1; default none), `part` (what these
+            images are called), `seconds` (for timing, at each runtime, batch and threads), `processes` (that measure
+            memory), `max_drop` (points of top-1 that the network to ship may be below the best), `show`.
+
+    Raises:
+        UnknownName: there is no such runtime.
+        ExportError: a runtime is not installed, or nothing can be run in any.
+        ModelError, DataError: the example, the batch sizes or the images cannot be used.
+
+    >>> import torch
+    >>> nets = {"small": nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()).eval()}
+    >>> found = benchmark(nets, torch.zeros(1, 1, 8, 8), runtimes=["torch"], seconds=0.01, processes=1)
+    >>> found.rows[0].network, found.rows[0].speed, found.complete
+    ('small', 'first', True)
+    """
+    normalization = options.pop("normalization", None)
+    if options.get("images") is not None and normalization is None:
+        raise DataError("images need the normalization that the networks expect: give normalization=")
+    candidates = [_candidate(name, network, normalization) for name, network in networks.items()]
+    *_, found = compare(candidates, example, **options)
+    return found
+
+
+def compare(
+    candidates: Sequence[Candidate],
+    example: Tensor,
+    *,
+    runtimes: Sequence[str] = (),
+    batches: Sequence[int] = (1,),
+    threads: Sequence[int] = (1,),
+    images: Images | None = None,
+    part: str = "test",
+    seconds: float = 4.0,
+    processes: int = 3,
+    max_drop: float = DROP,
+    show: Show = SILENT,
+) -> Iterator[Benchmark]:
+    """Run a benchmark, and give what is known after each runtime, batch size and number of threads.
+
+    Arguments and errors as for `benchmark`; wrong ones raise before anything is measured.
+    """
+    chosen = check(candidates, example, runtimes, batches, threads, processes)
+    if images is not None and not len(images):
+        raise DataError("there are no images to measure top-1 on")
+    found = Benchmark(
+        rows=(), images=0 if images is None else len(images), part=part, max_drop=max_drop, seconds=seconds,
+        no_energy=why_no_energy(), environment=environment(), complete=False,
+    )  # fmt: skip
+    settings = [(name, batch, n) for name in chosen for batch in batches for n in threads]
+    return _in_turns(candidates, example, images, settings, processes, found, show)
+
+
+def _in_turns(
+    candidates: Sequence[Candidate], example: Tensor, images: Images | None, settings: Sequence[tuple[str, int, int]],
+    processes: int, found: Benchmark, show: Show,
+) -> Iterator[Benchmark]:  # fmt: skip
+    with TemporaryDirectory(prefix="slimcnn-", ignore_cleanup_errors=True) as folder:
+        session = Session(candidates, RuntimeFiles(Path(folder), example), images, found.seconds, processes, show)
+        for number, (runtime, batch, threads) in enumerate(settings, 1):
+            rows = session.rows(runtime, batch, threads)
+            found = replace(found, rows=(*found.rows, *rows), complete=number == len(settings))
+            yield found
+
+
+def check(
+    candidates: Sequence[Candidate], example: Tensor, runtimes: Sequence[str], batches: Sequence[int],
+    threads: Sequence[int], processes: int = 1,
+) -> tuple[str, ...]:  # fmt: skip
+    """Refuse what cannot be measured, before anything is; give the names of the runtimes."""
+    if not isinstance(example, Tensor):
+        raise ModelError(f"a benchmark takes networks with one input, a tensor; found {describe(example)}")
+    for what, numbers in (("batch", batches), ("threads", threads), ("processes", [processes])):
+        if not numbers or min(numbers) < 1:
+            raise ModelError(f"{what} {', '.join(map(str, numbers)) or 'without a number'}: give 1 or more")
+    chosen = tuple(dict.fromkeys(runtimes)) or _usable(candidates)
+    for name in chosen:
+        if name not in TITLES:
+            raise UnknownName("runtime", name, TITLES)
+        if name not in ("torch", "torch_compile"):
+            if why := why_not(name):
+                raise ExportError(why)
+            if not any(name in one.files for one in candidates):
+                _writable(name)
+    if not any(one.runs_in(name) for one in candidates for name in chosen):
+        can = sorted({name for one in candidates for name in one.files})
+        raise ExportError(f"nothing here runs in {', '.join(chosen)}: the files are for {', '.join(can)}")
+    return chosen
+
+
+def _usable(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """PyTorch eager, and the runtimes that are installed and something can be run in; not what compiles for minutes."""
+    found = []
+    for name in TITLES:
+        if name in ("torch_compile",) or (name != "torch" and why_not(name)):
+            continue
+        try:
+            if name != "torch" and not any(name in one.files for one in candidates):
+                _writable(name)
+        except SlimcnnError:
+            continue
+        if any(one.runs_in(name) for one in candidates):
+            found.append(name)
+    return tuple(found)
+
+
+def _writable(runtime: str) -> None:
+    """Refuse a runtime whose files cannot be written here."""
+    name = format_for(runtime)
+    formats[name].value().check(name, Options(), pixels=False)
+
+
+def _candidate(name: str, network: nn.Module | Path | str, normalization: Normalisation | None) -> Candidate:
+    if isinstance(network, nn.Module):
+        return Candidate(name, network, normalization=normalization)
+    path = Path(network)
+    if not path.exists():
+        raise ExportError(f"no file {path}: export the network first")
+    return Candidate(name, files={runtime_of_file(path): path}, normalization=normalization)

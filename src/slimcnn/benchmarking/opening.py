@@ -1,0 +1,129 @@
+"""A candidate ready to be called in a runtime, and its answers there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.benchmarking.candidate import Candidate, repeated
+from slimcnn.benchmarking.runtime_files import RuntimeFile, RuntimeFiles
+from slimcnn.datasets import Images
+from slimcnn.errors import ExportError, SlimcnnError
+from slimcnn.exporting import ProcessMemory, open_in, process_memory
+from slimcnn.exporting.parity import AT_ONCE
+from slimcnn.importing import one_line
+from slimcnn.measuring import state_bytes
+from slimcnn.measuring.examples import undisturbed
+from slimcnn.show import SILENT, Show
+from slimcnn.training.evaluation import scores
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A candidate in a runtime, at one batch size and number of threads."""
+
+    candidate: Candidate
+    module: nn.Module
+    x: Tensor
+    """One batch of what it takes."""
+    bytes: int
+    memory: ProcessMemory | None
+    pixels: bool
+    """It takes uint8 pixels."""
+    at_once: int
+    """Images at once where answers are collected: as many as it was opened for, if that is fixed."""
+
+
+class Asked(nn.Module):
+    """A network with what it is asked, so that networks which take different inputs can be timed side by side."""
+
+    def __init__(self, ready: Ready) -> None:
+        super().__init__()
+        self.module, self.x = ready.module, ready.x
+
+    def forward(self, _: Tensor) -> object:
+        """Run the network on its own input."""
+        return self.module(self.x)
+
+
+def ready(
+    candidate: Candidate, runtime: str, files: RuntimeFiles, images: Images | None, batch: int, threads: int,
+    processes: int,
+) -> Ready:  # fmt: skip
+    """Open a candidate in a runtime.
+
+    A file is first run by fresh processes, which measure memory: one that kills its process is never opened in this
+    one.
+
+    Raises:
+        SlimcnnError: the network cannot be exported, opened, compiled or run there; one line says why.
+    """
+    pixels = repeated(images.pixels[:batch], batch) if images is not None else None
+    example = repeated(files.example, batch)
+    if runtime in ("torch", "torch_compile"):
+        if candidate.model is None:
+            raise ExportError(f"{candidate.name} is a file for another runtime")
+        x = candidate.inputs(pixels, example, takes_pixels=False)
+        size = candidate.bytes if candidate.bytes is not None else state_bytes(candidate.model)
+        if runtime == "torch":
+            memory = _memory_in_torch(candidate, files, x, threads, processes)
+            return Ready(candidate, candidate.model, x, size, memory, False, AT_ONCE)
+        return Ready(candidate, _compiled(candidate.model, x), x, size, None, False, batch)
+    file = files.of(candidate, runtime, batch)
+    x = candidate.inputs(pixels, example, file.pixels)
+    memory = _memory(runtime, file, files, x, threads, processes)
+    module = open_in(runtime, file.path, threads)
+    _try(module, x)
+    return Ready(candidate, module, x, file.bytes, memory, file.pixels, file.batch or AT_ONCE)
+
+
+def hits(ready: Ready, images: Images, show: Show = SILENT, what: str = "") -> Tensor:
+    """Tell for each image whether the highest score is the label's: a bool tensor (n,).
+
+    Raises:
+        ModelError: the network does not answer with scores of the classes.
+    """
+    classes, n, found = int(images.labels.max()) + 1, len(images), []
+    with undisturbed(ready.module):
+        for start in range(0, n, ready.at_once):
+            part = images.pixels[start : start + ready.at_once]
+            x = repeated(ready.candidate.inputs(part, part, ready.pixels), ready.at_once)  # files may fix it
+            found.append(scores(ready.module, x, classes)[: len(part)].argmax(1).cpu())
+            show.progress(what, min(start + ready.at_once, n), n)
+    return torch.cat(found) == images.labels
+
+
+def _memory(
+    runtime: str, file: RuntimeFile, files: RuntimeFiles, x: Tensor, threads: int, processes: int
+) -> ProcessMemory:
+    probe, probed = files.probe(runtime)
+    return process_memory(runtime, file.path, x, probe=probe.path, probed=probed, threads=threads, processes=processes)
+
+
+def _memory_in_torch(
+    candidate: Candidate, files: RuntimeFiles, x: Tensor, threads: int, processes: int
+) -> ProcessMemory | None:
+    """Measure the memory of the same network as a file that PyTorch opens; None where it cannot be written as one."""
+    try:
+        return _memory("torch", files.of(candidate, "torch", len(x)), files, x, threads, processes)
+    except SlimcnnError:
+        return None
+
+
+def _compiled(model: nn.Module, x: Tensor) -> nn.Module:
+    found: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+    _try(found, x)
+    return found
+
+
+def _try(module: nn.Module, x: Tensor) -> None:
+    """Call a network once, so that the clock meets nothing that fails."""
+    try:
+        with undisturbed(module):
+            module(x)
+    except SlimcnnError:
+        raise
+    except Exception as error:
+        raise ExportError(one_line(error)) from error

@@ -1,0 +1,108 @@
+"""Which network to ship in which runtime: a rule, and a sentence that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slimcnn.benchmarking.rows import TITLES, BenchmarkRow
+
+DROP = 1.0
+"""Points of top-1 that the network to ship may be below the best, where the user says nothing."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The row to ship at one batch size and number of threads."""
+
+    row: BenchmarkRow
+    alike: tuple[BenchmarkRow, ...]
+    """Others that the rule allows and whose times cannot be told apart from it."""
+    sentence: str
+
+
+def rule(max_drop: float, known: bool) -> str:
+    """State the rule.
+
+    >>> rule(0.5, known=True)
+    'The fastest whose top-1 is at most 0.5 points below the best of the table; of those whose times cannot be told \
+apart (their quartiles overlap), the most accurate, then the smallest file.'
+    """
+    allowed = (
+        f"The fastest whose top-1 is at most {max_drop:g} {'point' if max_drop == 1 else 'points'} below the best of "
+        "the table"
+        if known
+        else "The fastest (top-1 is not known)"
+    )
+    return (
+        f"{allowed}; of those whose times cannot be told apart (their quartiles overlap), the most accurate, then the "
+        "smallest file."
+    )
+
+
+def recommendations(rows: Sequence[BenchmarkRow], max_drop: float) -> list[Recommendation]:
+    """Apply the rule at every batch size and number of threads, in the order in which they were measured."""
+    settings = dict.fromkeys((row.batch, row.threads) for row in rows)
+    alone = ([row for row in rows if (row.batch, row.threads) == setting] for setting in settings)
+    found = (_recommendation(some, max_drop) for some in alone)
+    return [one for one in found if one is not None]
+
+
+def _recommendation(rows: Sequence[BenchmarkRow], max_drop: float) -> Recommendation | None:
+    timed = [row for row in rows if row.latency is not None]
+    known = [row.top1 for row in timed if row.top1 is not None]
+    allowed = [row for row in timed if row.top1 is not None and row.top1 >= max(known) - max_drop - 1e-9]
+    allowed = allowed if known else timed
+    if not allowed:
+        return None
+    fastest = min(allowed, key=lambda row: _times(row)[1])
+    close = [row for row in allowed if _overlap(row, fastest)]
+    row = min(close, key=lambda one: (-(one.top1 or 0), one.bytes or 0, _times(one)[1]))
+    alike = tuple(one for one in close if one is not row)
+    return Recommendation(row, alike, _sentence(row, alike))
+
+
+def _times(row: BenchmarkRow) -> tuple[float, float, float]:
+    assert row.latency is not None
+    return row.latency.lower_ms, row.latency.median_ms, row.latency.upper_ms
+
+
+def _overlap(one: BenchmarkRow, two: BenchmarkRow) -> bool:
+    return one is two or (_times(one)[0] <= _times(two)[2] and _times(two)[0] <= _times(one)[2])
+
+
+def _sentence(row: BenchmarkRow, alike: Sequence[BenchmarkRow]) -> str:
+    assert row.latency is not None
+    threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
+    facts = [f"{row.latency.median_ms:.3g} ms a call", _speed(row), _accuracy(row)]
+    if row.bytes is not None:
+        facts.append(f"{row.bytes / 1e6:.3g} MB on disk")
+    said = f"At batch {row.batch} with {threads}, ship {_named(row)}: {', '.join(filter(None, facts))}."
+    if alike:
+        others = "; ".join(_named(one) for one in alike)
+        said += f" Within the noise as fast: {others}."
+    return said
+
+
+def _named(row: BenchmarkRow) -> str:
+    return f"{row.network} in {TITLES.get(row.runtime, row.runtime)}"
+
+
+def _speed(row: BenchmarkRow) -> str:
+    assert row.latency is not None
+    if row.speed == "first":
+        return ""
+    if row.speed == "alike":
+        return f"within the noise as fast as {row.reference} there"
+    times = 1 / row.latency.relative if row.speed == "faster" else row.latency.relative
+    return f"{times:.3g} times {'as fast' if row.speed == 'faster' else 'as long'} as {row.reference} there"
+
+
+def _accuracy(row: BenchmarkRow) -> str:
+    if row.top1 is None:
+        return "top-1 not known"
+    said = f"top-1 {row.top1:.2f} %"
+    if row.points is None or row.points_error is None or row.speed == "first":
+        return said
+    points = f"{row.points:+.2f} ± {row.points_error:.2f} points".replace("-", "−")
+    return f"{said} ({points}{', below the noise' if abs(row.points) <= 2 * row.points_error else ''})"

@@ -1,0 +1,104 @@
+"""The files that runtimes are given: those that a candidate brings, and others exported once a benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.benchmarking.candidate import Candidate, facts_of_file, repeated
+from slimcnn.errors import ExportError
+from slimcnn.exporting import formats, write_model
+
+
+@dataclass(frozen=True)
+class RuntimeFile:
+    """A network in a file."""
+
+    path: Path
+    bytes: int
+    """Of all its files."""
+    batch: int | None
+    """Images that it takes at once; None: any number."""
+    pixels: bool
+    """It takes uint8 pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class RuntimeFiles:
+    """Exports networks for runtimes, each once, into a folder."""
+
+    folder: Path
+    example: Tensor
+    _made: dict[tuple[str, str, int | None], RuntimeFile] = field(default_factory=dict)
+
+    def of(self, candidate: Candidate, runtime: str, batch: int) -> RuntimeFile:
+        """Give a candidate's file for a runtime, one that takes `batch` images at once.
+
+        Raises:
+            ExportError, ModelError: it brings none that does, and cannot be exported.
+        """
+        if runtime in candidate.files:
+            held = _held(candidate.files[runtime])
+            if held.batch in (None, batch):
+                return held
+            if candidate.model is None:
+                raise ExportError(f"{held.path.name} takes {held.batch} images at once")
+        assert candidate.model is not None
+        return self._exported(candidate.name, candidate.model, self.example, runtime, batch)
+
+    def probe(self, runtime: str) -> tuple[RuntimeFile, Tensor]:
+        """Give a file that holds a network of one layer, and what it is asked."""
+        example = self.example[:1].float()
+        layer = nn.Conv2d(example.shape[1], 1, 1) if example.dim() == 4 else nn.Linear(example.shape[-1], 1)
+        return self._exported("one layer", layer.eval(), example, runtime, 1), torch.zeros_like(example)
+
+    def _exported(self, name: str, model: nn.Module, example: Tensor, runtime: str, batch: int) -> RuntimeFile:
+        format_ = format_for(runtime)
+        fixed = None if formats[format_].value.dynamic_batch else batch
+        if (name, runtime, fixed) not in self._made:
+            path = self.folder / str(len(self._made)) / "model"
+            files = write_model(model, repeated(example, fixed or 1), format_, path)
+            self._made[name, runtime, fixed] = RuntimeFile(files[0], bytes_of(files), fixed, pixels=False)
+        return self._made[name, runtime, fixed]
+
+
+def format_for(runtime: str) -> str:
+    """Name the format that a runtime is given; TorchScript for PyTorch, whose reader needs the least beside it.
+
+    Raises:
+        ExportError: no format is written for it.
+    """
+    names = [entry.name for entry in formats if entry.value.runtime == runtime]
+    if not names:
+        raise ExportError(f"no format of files is known for {runtime}")
+    return "torchscript" if "torchscript" in names else names[0]
+
+
+def bytes_of(files: tuple[Path, ...]) -> int:
+    """Sum the bytes of files, and of all files in folders."""
+    every = [inner for path in files for inner in (path.rglob("*") if path.is_dir() else [path])]
+    return sum(path.stat().st_size for path in every if path.is_file())
+
+
+def _held(path: Path) -> RuntimeFile:
+    entry = facts_of_file(path)
+    names = entry.get("files") or _companions(path)
+    facts = entry.get("facts", {})
+    batch = facts.get("batch", "any")
+    return RuntimeFile(
+        path, bytes_of(tuple(path.parent / name for name in names)), batch if isinstance(batch, int) else None,
+        pixels=facts.get("dtype") == "uint8 pixels",
+    )  # fmt: skip
+
+
+def _companions(path: Path) -> list[str]:
+    """Name all files of an export by the first: model.xml and model.bin."""
+    for entry in formats:
+        suffixes = entry.value.suffixes
+        stem = path.name.removesuffix(suffixes[0])
+        if stem != path.name and all((path.parent / f"{stem}{suffix}").exists() for suffix in suffixes):
+            return [f"{stem}{suffix}" for suffix in suffixes]
+    return [path.name]

@@ -1,0 +1,242 @@
+"""From what a user names (runs, checkpoints, exported files, a network) to the candidates of a benchmark."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.benchmarking.candidate import Candidate, facts_of_file, runtime_of_file
+from slimcnn.benchmarking.finished_runs import FinishedRun, finished_run
+from slimcnn.checkpoints import is_checkpoint, load, read_information
+from slimcnn.datasets import Dataset, Images, Normalisation, datasets, load_dataset
+from slimcnn.errors import ModelError, RunError, SlimcnnError
+from slimcnn.exporting import formats, read_parity, source_digest
+from slimcnn.files import kind_of
+from slimcnn.running.loading import UNNAMED, blank_of, load_subject, load_with_data
+from slimcnn.running.settings import Data, Network
+from slimcnn.show import SILENT, Show
+
+INT8 = "model_int8"
+"""What the files of `slimcnn quantize` are called, before the suffix."""
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Subjects:
+    """What a benchmark is about."""
+
+    candidates: tuple[Candidate, ...]
+    example: Tensor
+    """(1, c, h, w)"""
+    images: Images | None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One candidate, and what is known of it."""
+
+    candidate: Candidate
+    shape: Shape | None
+    """Of one image; None: not known."""
+    digest: str = ""
+    """Of its weights."""
+
+
+def subjects_of(
+    paths: Sequence[Path],
+    network: Network | None = None,
+    *,
+    data: Data | None = None,
+    input_shape: Shape | None = None,
+    images: int | None = None,
+    part: str = "test",
+    show: Show = SILENT,
+) -> Subjects:
+    """Load everything that is to be compared.
+
+    Args:
+        paths: folders of finished runs (original, compressed and int8 network), checkpoints, exported files.
+        network: one more network, by name.
+        data: the images for top-1; None: those of the runs, and none without a run.
+        input_shape: of one image, where no file says it.
+        images: at most so many.
+        part: which images: test, validation or train.
+        show: how progress is told.
+
+    Raises:
+        SlimcnnError: something cannot be read, or does not fit together; one line says what.
+    """
+    if not paths and network is None:
+        raise ModelError(f"what is to be measured? give the folder of a run, a file, or --model; {UNNAMED}")
+    runs = {path: finished_run(path) for path in paths if kind_of(path) == "folder"}
+    shapes = [run.shape for run in runs.values()] + [_stated_shape(path) for path in paths if path not in runs]
+    dataset, notes = _dataset(list(runs.values()), data, next(filter(None, shapes), None), show)
+    found: list[Subject] = []
+    for path in paths:
+        show.say(f"loading {path}")
+        if path in runs:
+            more, left_out = _of_run(runs[path], dataset)
+            found, notes = found + _labelled(more, path, len(paths) > 1, found), (*notes, *left_out)
+        else:
+            found.append(_of_file(path, dataset))
+    if network is not None:
+        found.append(_of_network(network, data, input_shape, show))
+    shape = _one_shape(found, input_shape, dataset)
+    _refuse_equal_names([one.candidate.name for one in found])
+    some = getattr(dataset, part).limit(images or len(getattr(dataset, part))) if dataset is not None else None
+    drawn = torch.Generator().manual_seed(0)
+    example = torch.randn(1, *shape, generator=drawn)
+    return Subjects(tuple(one.candidate for one in found), example, some, notes)
+
+
+def _dataset(
+    runs: Sequence[FinishedRun], data: Data | None, shape: Shape | None, show: Show
+) -> tuple[Dataset | None, tuple[str, ...]]:
+    """Load the images; those of a run may be away, top-1 is then not measured."""
+    asked = [data] if data is not None else [run.data for run in runs]
+    if not asked:
+        return None, ("Top-1 is not measured: give --data.",)
+    if len({(one.name, one.image_size, one.seed) for one in asked}) > 1:
+        names = ", ".join(dict.fromkeys(one.name for one in asked))
+        raise RunError(f"the runs are on different images ({names}): give --data, or measure them one by one")
+    settings = asked[0]
+    # Images in a user's folder come in any size: scale them to what the network takes.
+    size = settings.image_size
+    if size is None and settings.name.partition(":")[0] not in datasets and shape is not None:
+        size = shape[1]
+    try:
+        show.say(f"loading {settings.name}")
+        found = load_dataset(settings.name, image_size=size, seed=settings.seed)
+    except SlimcnnError as error:
+        if data is not None:
+            raise
+        return None, (f"Top-1 is not measured: {error}.",)
+    return (found.limit(settings.limit) if settings.limit else found), ()
+
+
+def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Subject], tuple[str, ...]]:
+    """The original network, the compressed one, and the compressed one in int8."""
+    blank = blank_of(run.network, dataset) if dataset is not None else None
+    networks = {name: load(path, blank() if blank is not None else None) for name, path in run.checkpoints.items()}
+    found, notes = [], []
+    for name, model in networks.items():
+        digest = source_digest(model)
+        files = _exported_from(run.folder, digest) if name == "compressed" else {}
+        size = run.checkpoints[name].stat().st_size
+        found.append(Subject(Candidate(name, model, files, run.normalization, size), run.shape, digest))
+    int8: dict[str, Path] = {}
+    for runtime, path in _files_called(run.folder, INT8).items():
+        made_from = facts_of_file(path).get("source")
+        if made_from not in (None, found[-1].digest):
+            notes.append(f"{path} was made from other weights than {run.checkpoints['compressed'].name}: left out.")
+        else:
+            int8[runtime] = path
+    if int8:
+        found.append(Subject(Candidate("int8", files=int8, normalization=run.normalization), run.shape))
+    return found, tuple(notes)
+
+
+def _labelled(found: Sequence[Subject], folder: Path, several: bool, before: Sequence[Subject]) -> list[Subject]:
+    """Leave out an original that is there already; say which run a network is of, where there are several."""
+    known = {one.digest for one in before if one.digest}
+    new = [one for one in found if one.digest not in known]
+    if not several:
+        return new
+    first = not before
+    return [
+        one
+        if first and one.candidate.name == "original"
+        else replace(one, candidate=replace(one.candidate, name=f"{folder.resolve().name}/{one.candidate.name}"))
+        for one in new
+    ]
+
+
+def _exported_from(folder: Path, digest: str) -> dict[str, Path]:
+    """The exports in a folder that hold these weights, one a runtime."""
+    found = {}
+    for name, entry in read_parity(folder).items():
+        if name in formats and entry.get("source") == digest:
+            path = folder / f"model{formats[name].value.suffixes[0]}"
+            if path.exists():
+                found[formats[name].value.runtime] = path
+    return found
+
+
+def _files_called(folder: Path, stem: str) -> dict[str, Path]:
+    paths = {entry.value.runtime: folder / f"{stem}{entry.value.suffixes[0]}" for entry in formats}
+    return {runtime: path for runtime, path in paths.items() if path.exists()}
+
+
+def _of_file(path: Path, dataset: Dataset | None) -> Subject:
+    """A checkpoint, or an exported file."""
+    if kind_of(path) == "nothing":
+        raise RunError(f"no file or folder {path}: give the folder of a finished run, a checkpoint or an exported file")
+    usual = dataset.normalisation if dataset is not None else None
+    if path.suffix == ".safetensors":
+        if not is_checkpoint(path):
+            raise ModelError(f"{path} is no checkpoint of slimcnn, so its network is not known: give --model --weights")
+        information = read_information(path)
+        model: nn.Module = load(path)
+        candidate = Candidate(path.stem, model, {}, normalization_of(information) or usual, path.stat().st_size)
+        return Subject(candidate, _stated_shape(path), source_digest(model))
+    facts = facts_of_file(path).get("facts", {})
+    normalization = normalization_of({"normalisation": facts.get("normalization")}) or usual
+    candidate = Candidate(path.name, files={runtime_of_file(path): path}, normalization=normalization)
+    return Subject(candidate, _stated_shape(path))
+
+
+def _of_network(network: Network, data: Data | None, input_shape: Shape | None, show: Show) -> Subject:
+    label = network.model or Path(network.weights or "").stem
+    if data is not None:
+        loaded = load_with_data(network, data, show)
+        candidate = Candidate(label, loaded.model, normalization=loaded.data.normalisation)
+        return Subject(candidate, loaded.data.shape)
+    weights = Path(network.weights) if network.weights else None
+    model, example = load_subject(network.model, weights, network.arguments, network.rewrite, input_shape)
+    return Subject(Candidate(label, model), tuple(example.shape[1:]))
+
+
+def _stated_shape(path: Path) -> Shape | None:
+    """The shape of one image, as a checkpoint or parity.json says it."""
+    if path.suffix == ".safetensors":
+        found = read_information(path).get("input") if kind_of(path) == "file" and is_checkpoint(path) else None
+    else:
+        found = facts_of_file(path).get("facts", {}).get("input", [])[1:]
+    return tuple(found) if found and all(isinstance(n, int) for n in found) else None
+
+
+def _one_shape(found: Sequence[Subject], input_shape: Shape | None, dataset: Dataset | None) -> Shape:
+    shapes = {one.candidate.name: one.shape for one in found if one.shape is not None}
+    if dataset is not None:
+        shapes["the images"] = dataset.shape
+    elif input_shape is not None:
+        shapes["--input"] = input_shape
+    if not shapes:
+        raise ModelError("what do the networks expect? give --input, for example --input 3x224x224, or --data")
+    if len(set(shapes.values())) > 1:
+        said = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        raise ModelError(f"only networks for the same input can be compared: {said}")
+    return next(iter(shapes.values()))
+
+
+def _refuse_equal_names(names: Sequence[str]) -> None:
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise ModelError(f"two networks would be called {twice[0]}: rename a file or a folder")
+
+
+def normalization_of(information: dict[str, Any]) -> Normalisation | None:
+    """What travels along with a checkpoint or an export; None where it says nothing.
+
+    >>> normalization_of({"normalisation": {"mean": [0.5], "std": [0.25]}})
+    Normalisation(mean=(0.5,), std=(0.25,))
+    """
+    known = information.get("normalisation")
+    return Normalisation(tuple(known["mean"]), tuple(known["std"])) if known else None

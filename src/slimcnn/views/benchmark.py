@@ -1,0 +1,159 @@
+"""Networks side by side in the runtimes that will run them, and which to ship."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import nan
+
+from slimcnn.benchmarking import TITLES, Benchmark, BenchmarkRow, Recommendation, rule
+from slimcnn.reporting.figures.benchmark import TimedNetwork, Timings
+from slimcnn.reporting.formatting import plural
+from slimcnn.reporting.sections import Format, Section, Table, Text, Value
+from slimcnn.views.view import View, table
+
+
+def benchmark(found: Benchmark) -> View:
+    """Show a benchmark: what to ship, a picture, a table for each batch size and number of threads, and the spread.
+
+    Args:
+        found: from `slimcnn.benchmark`.
+
+    Data: `rows` (the fields of each row, with `speed`), `ship` (a sentence and a row for each batch size and number of
+    threads), `rule`, `images`, `part`, `notes`, `environment` and `complete`.
+    """
+    chosen = found.recommendations
+    said = [one.sentence for one in chosen] or ["Nothing could be run."]
+    return View(
+        title="Benchmark",
+        headline=said[0],
+        sections=(_shipped(found, said), *_picture(found, chosen), _tables(found), _spread(found), _how(found)),
+        data={
+            "ship": [{"sentence": one.sentence, "row": _plain(one.row)} for one in chosen],
+            "rule": rule(found.max_drop, found.images > 0),
+            "rows": [_plain(row) for row in found.rows],
+            "images": found.images, "part": found.part, "seconds": found.seconds, "no_energy": found.no_energy,
+            "notes": list(found.notes), "environment": dict(found.environment), "complete": found.complete,
+        },
+    )  # fmt: skip
+
+
+def setting_of(row: BenchmarkRow) -> str:
+    """Batch size and threads, in words."""
+    return f"batch {row.batch}, {plural(row.threads, 'thread')}"
+
+
+def _plain(row: BenchmarkRow) -> dict[str, object]:
+    return asdict(row) | {"speed": row.speed}
+
+
+def _shipped(found: Benchmark, said: Sequence[str]) -> Section:
+    blocks = [Text(text=sentence) for sentence in said[1:]]  # the first is the headline
+    blocks.append(Text(text=f"The rule: {rule(found.max_drop, found.images > 0)}", tone="note"))
+    if not found.complete:
+        blocks.append(Text(text="The benchmark was interrupted: these are the rows so far.", tone="bad"))
+    return Section(title="What to ship", blocks=tuple(blocks))
+
+
+def _picture(found: Benchmark, chosen: Sequence[Recommendation]) -> tuple[Section, ...]:
+    shipped = [one.row for one in chosen]
+    points = tuple(
+        TimedNetwork(
+            network=row.network, runtime=TITLES[row.runtime], top1=nan if row.top1 is None else row.top1,
+            milliseconds=(row.latency.lower_ms, row.latency.median_ms, row.latency.upper_ms),
+            setting=setting_of(row), ship=row in shipped,
+        )
+        for row in found.rows
+        if row.latency is not None
+    )  # fmt: skip
+    if all(point.top1 != point.top1 for point in points):  # NaN: nothing to draw
+        return ()
+    drawn = Timings(points=points, images=_images(found))
+    return (Section(title="Accuracy against milliseconds", blocks=(drawn.block(),)),)
+
+
+def _tables(found: Benchmark) -> Section:
+    blocks: list[Text | Table] = []
+    energy = any(row.joules is not None for row in found.rows)
+    for setting in dict.fromkeys(map(setting_of, found.rows)):
+        rows = [row for row in found.rows if setting_of(row) == setting]
+        blocks.append(_table(rows, setting, energy))
+        blocks += [
+            Text(text=f"{row.network} in {TITLES[row.runtime]}: {row.why}.", tone="note") for row in rows if row.why
+        ]
+    return Section(title="Networks", blocks=tuple(blocks) or (Text(text="Nothing was measured.", tone="note"),))
+
+
+def _table(rows: Sequence[BenchmarkRow], setting: str, energy: bool) -> Table:
+    columns: dict[str, Format] = {
+        "network": "name", "runtime": "text", "ms": "milliseconds", "ratio": "share", "speed": "text",
+        "top-1": "percent", "file": "bytes", "memory": "bytes",
+    }  # fmt: skip
+    values = [_cells(row, energy) for row in rows]
+    return table(columns | ({"mJ": "small"} if energy else {}), values, title=setting.capitalize())
+
+
+def _cells(row: BenchmarkRow, energy: bool) -> tuple[Value, ...]:
+    time = (row.latency.median_ms, row.latency.relative) if row.latency is not None else (None, None)
+    speed = "" if row.speed == "first" else row.speed
+    memory = row.memory.bytes if row.memory is not None else None
+    joules = () if not energy else (None if row.joules is None else 1000 * row.joules,)
+    return (row.network, TITLES[row.runtime], *time, speed, row.top1, row.bytes, memory, *joules)
+
+
+def _spread(found: Benchmark) -> Section:
+    columns: dict[str, Format] = {
+        "network": "name", "runtime": "text", "batch": "exact", "threads": "exact", "lower, ms": "milliseconds",
+        "upper, ms": "milliseconds", "ratio, lower": "share", "upper": "share", "calls": "exact", "points": "points",
+        "± points": "percent", "least memory": "bytes", "most": "bytes", "whole process": "bytes",
+    }  # fmt: skip
+    values: list[tuple[Value, ...]] = [
+        (
+            row.network, TITLES[row.runtime], row.batch, row.threads, row.latency.lower_ms, row.latency.upper_ms,
+            row.latency.relative_lower, row.latency.relative_upper, row.latency.n, row.points, row.points_error,
+            *((row.memory.least, row.memory.most, row.memory.whole) if row.memory is not None else (None,) * 3),
+        )
+        for row in found.rows
+        if row.latency is not None
+    ]  # fmt: skip
+    if not values:
+        return Section(title="Spread", blocks=(Text(text="Nothing was measured.", tone="note"),))
+    title = "Quartiles of times and ratios, differences of top-1, least and most memory"
+    return Section(title="Spread", blocks=(table(columns, values, title=title, folded=True),))
+
+
+def _how(found: Benchmark) -> Section:
+    first = {row.reference for row in found.rows if row.reference}
+    reference = next(iter(first)) if len(first) == 1 else "the first network that runs there"
+    times = (
+        f"ms: median time of one call. All networks of a runtime are called in turns, for {found.seconds:g} s at each "
+        "batch size and number of threads, after a warm-up. ratio: median over the rounds of the time divided by that "
+        f"of {reference} in the same round. alike: the quartiles of that ratio lie on both sides of 1; the difference "
+        "is below the noise."
+    )
+    top1 = f"top-1: percent, in that runtime, on {_images(found)}." if found.images else ""
+    file = "file: all bytes of the file that the runtime opens; for PyTorch, of the checkpoint."
+    energy = (
+        f"energy: not measured, {found.no_energy}."
+        if found.no_energy
+        else "mJ: energy of the processor package for one image, idle power included, over one second of calls."
+    )
+    known = found.environment
+    machine = ", ".join(f"{name} {known[name]}" for name in ("cpu", "cores", "torch", "os") if name in known)
+    said = (times, top1, file, _memory(found), energy, *found.notes, machine and f"Machine: {machine}.")
+    return Section(title="How it was measured", blocks=tuple(Text(text=one, tone="note") for one in said if one))
+
+
+def _memory(found: Benchmark) -> str:
+    n = max((row.memory.processes for row in found.rows if row.memory is not None), default=0)
+    if not n:
+        return "memory: not measured."
+    return (
+        "memory: what opening the file and predicting three times adds to the resident memory of a fresh process in "
+        f"which the same runtime has run a network of one layer; the highest moment, median of {n} "
+        f"{'process' if n == 1 else 'processes'}. For PyTorch eager, of the same network as a TorchScript file."
+    )
+
+
+def _images(found: Benchmark) -> str:
+    return plural(found.images, f"{found.part} image")
