@@ -60,15 +60,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
         "odd": Odd(),
     }  # fmt: skip
     return slimcnn.benchmark(
-        nets, EXAMPLE, runtimes=["torch", "onnxruntime", "openvino"], batches=[3], images=pictures(),
-        normalization=PLAIN, seconds=0.05, processes=1,
+        nets, EXAMPLE, runtimes=["onnxruntime", "openvino"], batches=[3], images=pictures(), normalization=PLAIN,
+        seconds=0.05, processes=1,
     )  # fmt: skip
 
 
 def test_every_network_is_measured_in_every_runtime_that_it_has_something_for(measured: Benchmark) -> None:
     assert measured.complete
     assert [(row.network, row.runtime, row.speed != "not run") for row in measured.rows] == [
-        ("original", "torch", True), ("compressed", "torch", True), ("odd", "torch", True),
         ("original", "onnxruntime", True), ("compressed", "onnxruntime", True), ("pixels", "onnxruntime", True),
         ("broken", "onnxruntime", False), ("odd", "onnxruntime", False),
         ("original", "openvino", True), ("compressed", "openvino", True), ("odd", "openvino", False),
@@ -91,7 +90,7 @@ def test_a_file_that_the_runtime_refuses_is_a_row_that_says_so(measured: Benchma
 
 
 def test_top1_is_that_of_the_network_on_these_images_in_every_runtime(measured: Benchmark) -> None:
-    nets = {"original": network(16), "compressed": network(4), "pixels": network(4), "odd": Odd()}
+    nets = {"original": network(16), "compressed": network(4), "pixels": network(4)}
     ran = [row for row in measured.rows if row.latency is not None]
     assert {row.network for row in ran} == set(nets)  # also the file that takes pixels
     for row in ran:
@@ -109,7 +108,27 @@ def test_files_and_memory_are_those_of_the_network(measured: Benchmark) -> None:
             assert row.memory is not None
             assert 0 <= row.memory.least <= row.memory.bytes <= row.memory.most < row.memory.whole
             assert row.memory.processes == 1
-    assert by["compressed", "torch"].bytes == sum(4 * p.numel() for p in network(4).parameters())
+
+
+def test_pytorch_runs_the_module_itself_also_where_no_file_can_hold_it() -> None:
+    nets = {"original": network(16), "odd": Odd()}
+    found = slimcnn.benchmark(
+        nets, EXAMPLE, runtimes=["torch"], images=pictures(), normalization=PLAIN, seconds=0, processes=0
+    )
+    assert [row.top1 for row in found.rows] == [pytest.approx(top1(net, pictures())) for net in nets.values()]
+    assert found.rows[0].bytes == sum(4 * p.numel() for p in network(16).parameters())
+    assert found.rows[0].memory is None
+
+
+@pytest.mark.slow
+def test_memory_in_pytorch_is_that_of_a_file_of_the_same_network_or_is_not_known() -> None:
+    found = slimcnn.benchmark(
+        {"original": network(16), "odd": Odd()}, EXAMPLE, runtimes=["torch"], seconds=0, processes=1
+    )
+    assert found.rows[0].memory is not None
+    assert 0 < found.rows[0].memory.bytes < found.rows[0].memory.whole
+    assert found.rows[1].memory is None
+    assert found.rows[1].latency is not None
 
 
 def test_a_large_network_needs_the_memory_of_its_weights(tmp_path: Path) -> None:
@@ -131,7 +150,7 @@ def test_a_large_network_needs_the_memory_of_its_weights(tmp_path: Path) -> None
 def test_networks_that_do_not_classify_are_timed_without_top1() -> None:
     found = slimcnn.benchmark(
         {"features": nn.Conv2d(1, 2, 3)}, EXAMPLE, runtimes=["torch"], images=pictures(), normalization=PLAIN,
-        seconds=0, processes=1,
+        seconds=0, processes=0,
     )  # fmt: skip
     assert found.rows[0].latency is not None
     assert found.rows[0].top1 is None
@@ -140,7 +159,7 @@ def test_networks_that_do_not_classify_are_timed_without_top1() -> None:
 
 def test_what_is_known_so_far_comes_after_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = [Candidate("one", network()), Candidate("two", network())]
-    turns = compare(candidates, EXAMPLE, runtimes=["torch"], batches=[1, 2], seconds=0, processes=1)
+    turns = compare(candidates, EXAMPLE, runtimes=["torch"], batches=[1, 2], seconds=0, processes=0)
     first = next(turns)
     assert (len(first.rows), first.complete) == (2, False)
     second = next(turns)
@@ -150,7 +169,7 @@ def test_what_is_known_so_far_comes_after_every_setting(monkeypatch: pytest.Monk
 
 def test_energy_is_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "energy", lambda call, seconds: 6.0)
-    found = slimcnn.benchmark({"one": network()}, EXAMPLE, runtimes=["torch"], batches=[3], seconds=0, processes=1)
+    found = slimcnn.benchmark({"one": network()}, EXAMPLE, runtimes=["torch"], batches=[3], seconds=0, processes=0)
     assert found.rows[0].joules == 2.0
 
 
@@ -158,7 +177,7 @@ def test_energy_is_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_compiled_network_is_timed_too() -> None:
     found = slimcnn.benchmark(
         {"one": network()}, EXAMPLE, runtimes=["torch_compile"], images=pictures(), normalization=PLAIN, seconds=0,
-        processes=1,
+        processes=0,
     )  # fmt: skip
     assert found.rows[0].why == ""
     assert found.rows[0].top1 == pytest.approx(top1(network(), pictures()))
@@ -172,7 +191,7 @@ def test_a_network_that_does_not_compile_is_a_row_with_the_reason(monkeypatch: p
         forward = fails
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: Compiled())
-    found = slimcnn.benchmark({"one": network()}, EXAMPLE, runtimes=["torch_compile"], seconds=0, processes=1)
+    found = slimcnn.benchmark({"one": network()}, EXAMPLE, runtimes=["torch_compile"], seconds=0, processes=0)
     assert "no C++ compiler" in found.rows[0].why
 
 
@@ -246,7 +265,7 @@ def test_the_error_of_a_difference_is_that_of_resampled_images() -> None:
         ({"runtimes": ["openvin"]}, UnknownName, "did you mean 'openvino'"),
         ({"batches": [0]}, ModelError, "batch 0"),
         ({"threads": [1, 0]}, ModelError, "threads 1, 0"),
-        ({"processes": 0}, ModelError, "processes 0"),
+        ({"processes": -1}, ModelError, "processes -1"),
         ({"images": pictures()}, DataError, "normalization"),
         ({"runtimes": ["coreml"]}, ExportError, "Core ML"),
     ],

@@ -18,6 +18,7 @@ from slimcnn.benchmarking import Benchmark, BenchmarkRow, subjects_of
 from slimcnn.cli import main
 from slimcnn.errors import ModelError, RunError
 from slimcnn.exporting import record, source_digest, write_model
+from slimcnn.manifest import differences, read_manifest
 from slimcnn.running.settings import Network
 from slimcnn.show import SILENT
 from slimcnn.steps import Prune
@@ -57,7 +58,7 @@ def call(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 def test_a_run_is_compared_with_its_original_on_its_own_images(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = f"benchmark {run} --runtime torch --batch 1,2 --images 30 --seconds 0 --processes 1"
+    command = f"benchmark {run} --runtime torch --batch 1,2 --images 30 --seconds 0 --processes 0"
     code, out, err = call(command, capsys, monkeypatch)
     assert code == 0, err
     assert "with 1 thread, ship" in out
@@ -73,6 +74,8 @@ def test_a_run_is_compared_with_its_original_on_its_own_images(
         normal = slimcnn.load_dataset("digits").normalisation
         assert found["top1"] == pytest.approx(slimcnn.evaluate(model, images, normal).top1)
         assert found["bytes"] == (run / f"{name}.safetensors").stat().st_size
+    assert {"benchmark.html", "benchmark.json"} <= set(read_manifest(run).files)
+    assert differences(run) == {}
     page = (run / "benchmark.html").read_text()
     assert "Accuracy against milliseconds" in page
     assert "30 test images" in page
@@ -143,8 +146,8 @@ def test_checkpoints_exported_files_and_networks_by_name_are_measured_without_im
 
 
 def test_networks_for_different_inputs_are_refused(run: Path) -> None:
-    with pytest.raises(ModelError, match=r"compressed 1x8x8, resnet8 3x32x32"):
-        subjects_of([run / "compressed.safetensors"], Network(model="resnet8"))
+    with pytest.raises(ModelError, match=r"compressed 1x8x8, resnet20 3x32x32"):
+        subjects_of([run / "compressed.safetensors"], Network(model="resnet20"))
     with pytest.raises(ModelError, match="two networks would be called compressed"):
         subjects_of([run / "compressed.safetensors", run / "compressed.safetensors"])
 

@@ -65,7 +65,7 @@ def of_benchmark() -> views.View:
     nets = {"original": resnet8()[0], "compressed": resnet8()[0]}
     return views.benchmark(
         slimcnn.benchmark(
-            nets, EXAMPLE, runtimes=["torch"], batches=[1, 2], seconds=0, processes=1, images=digits.test,
+            nets, EXAMPLE, runtimes=["torch"], batches=[1, 2], seconds=0, processes=0, images=digits.test,
             normalization=digits.normalisation,
         )
     )  # fmt: skip

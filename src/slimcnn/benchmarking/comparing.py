@@ -36,7 +36,7 @@ def benchmark(networks: Mapping[str, nn.Module | Path | str], example: Tensor, *
         options: `runtimes` (of `TITLES`; default: PyTorch eager and what is installed), `batches` and `threads` (one
             or several numbers; default 1), `images` with `normalization` (for top-1; default none), `part` (what these
             images are called), `seconds` (for timing, at each runtime, batch and threads), `processes` (that measure
-            memory), `max_drop` (points of top-1 that the network to ship may be below the best), `show`.
+            memory; 0: none), `max_drop` (points of top-1 that the network to ship may be below the best), `show`.
 
     Raises:
         UnknownName: there is no such runtime.
@@ -45,7 +45,7 @@ def benchmark(networks: Mapping[str, nn.Module | Path | str], example: Tensor, *
 
     >>> import torch
     >>> nets = {"small": nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()).eval()}
-    >>> found = benchmark(nets, torch.zeros(1, 1, 8, 8), runtimes=["torch"], seconds=0.01, processes=1)
+    >>> found = benchmark(nets, torch.zeros(1, 1, 8, 8), runtimes=["torch"], seconds=0.01, processes=0)
     >>> found.rows[0].network, found.rows[0].speed, found.complete
     ('small', 'first', True)
     """
@@ -105,9 +105,11 @@ def check(
     """Refuse what cannot be measured, before anything is; give the names of the runtimes."""
     if not isinstance(example, Tensor):
         raise ModelError(f"a benchmark takes networks with one input, a tensor; found {describe(example)}")
-    for what, numbers in (("batch", batches), ("threads", threads), ("processes", [processes])):
+    for what, numbers in (("batch", batches), ("threads", threads)):
         if not numbers or min(numbers) < 1:
             raise ModelError(f"{what} {', '.join(map(str, numbers)) or 'without a number'}: give 1 or more")
+    if processes < 0:
+        raise ModelError(f"processes {processes}: give 1 or more, or 0 to leave memory out")
     chosen = tuple(dict.fromkeys(runtimes)) or _usable(candidates)
     for name in chosen:
         if name not in TITLES:

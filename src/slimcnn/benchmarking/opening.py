@@ -36,7 +36,7 @@ class Ready:
     """Images at once where answers are collected: as many as it was opened for, if that is fixed."""
 
 
-class Asked(nn.Module):
+class WithInput(nn.Module):
     """A network with what it is asked, so that networks which take different inputs can be timed side by side."""
 
     def __init__(self, ready: Ready) -> None:
@@ -55,7 +55,7 @@ def ready(
     """Open a candidate in a runtime.
 
     A file is first run by fresh processes, which measure memory: one that kills its process is never opened in this
-    one.
+    one. With `processes` 0 neither is done.
 
     Raises:
         SlimcnnError: the network cannot be exported, opened, compiled or run there; one line says why.
@@ -97,7 +97,9 @@ def hits(ready: Ready, images: Images, show: Show = SILENT, what: str = "") -> T
 
 def _memory(
     runtime: str, file: RuntimeFile, files: RuntimeFiles, x: Tensor, threads: int, processes: int
-) -> ProcessMemory:
+) -> ProcessMemory | None:
+    if not processes:
+        return None
     probe, probed = files.probe(runtime)
     return process_memory(runtime, file.path, x, probe=probe.path, probed=probed, threads=threads, processes=processes)
 
@@ -106,6 +108,8 @@ def _memory_in_torch(
     candidate: Candidate, files: RuntimeFiles, x: Tensor, threads: int, processes: int
 ) -> ProcessMemory | None:
     """Measure the memory of the same network as a file that PyTorch opens; None where it cannot be written as one."""
+    if not processes:
+        return None
     try:
         return _memory("torch", files.of(candidate, "torch", len(x)), files, x, threads, processes)
     except SlimcnnError:

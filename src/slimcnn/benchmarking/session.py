@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.benchmarking.candidate import Candidate
-from slimcnn.benchmarking.opening import Asked, Ready, hits, ready
+from slimcnn.benchmarking.opening import Ready, WithInput, hits, ready
 from slimcnn.benchmarking.rows import TITLES, BenchmarkRow
 from slimcnn.benchmarking.runtime_files import RuntimeFiles
 from slimcnn.datasets import Images
@@ -43,7 +43,7 @@ class Session:
                 opened[one.name] = self._open(one, runtime, batch, threads)
         able = {name: one for name, one in opened.items() if isinstance(one, Ready)}
         self.show.say(f"{said}: timing {len(able)} in turns")
-        asked: dict[str, nn.Module] = {name: Asked(one) for name, one in able.items()}
+        asked: dict[str, nn.Module] = {name: WithInput(one) for name, one in able.items()}
         example = torch.zeros(batch)
         times = latency(asked, example, seconds=self.seconds, threads=threads) if asked else {}
         rows = []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from slimcnn.benchmarking.candidate import Candidate, facts_of_file, runtime_of_file
 from slimcnn.benchmarking.finished_runs import FinishedRun, finished_run
 from slimcnn.checkpoints import is_checkpoint, load, read_information
-from slimcnn.datasets import Dataset, Images, Normalisation, datasets, load_dataset
+from slimcnn.datasets import Dataset, Images, Normalisation, load_dataset
 from slimcnn.errors import ModelError, RunError, SlimcnnError
 from slimcnn.exporting import formats, read_parity, source_digest
 from slimcnn.files import kind_of
@@ -39,7 +39,7 @@ class Subjects:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Contender:
     """One candidate, and what is known of it."""
 
     candidate: Candidate
@@ -78,7 +78,7 @@ def subjects_of(
     runs = {path: finished_run(path) for path in paths if kind_of(path) == "folder"}
     shapes = [run.shape for run in runs.values()] + [_stated_shape(path) for path in paths if path not in runs]
     dataset, notes = _dataset(list(runs.values()), data, next(filter(None, shapes), None), show)
-    found: list[Subject] = []
+    found: list[Contender] = []
     for path in paths:
         show.say(f"loading {path}")
         if path in runs:
@@ -107,10 +107,7 @@ def _dataset(
         names = ", ".join(dict.fromkeys(one.name for one in asked))
         raise RunError(f"the runs are on different images ({names}): give --data, or measure them one by one")
     settings = asked[0]
-    # Images in a user's folder come in any size: scale them to what the network takes.
-    size = settings.image_size
-    if size is None and settings.name.partition(":")[0] not in datasets and shape is not None:
-        size = shape[1]
+    size = settings.image_size or (shape[1] if shape else None)
     try:
         show.say(f"loading {settings.name}")
         found = load_dataset(settings.name, image_size=size, seed=settings.seed)
@@ -121,7 +118,7 @@ def _dataset(
     return (found.limit(settings.limit) if settings.limit else found), ()
 
 
-def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Subject], tuple[str, ...]]:
+def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Contender], tuple[str, ...]]:
     """The original network, the compressed one, and the compressed one in int8."""
     blank = blank_of(run.network, dataset) if dataset is not None else None
     networks = {name: load(path, blank() if blank is not None else None) for name, path in run.checkpoints.items()}
@@ -130,7 +127,7 @@ def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Subject], t
         digest = source_digest(model)
         files = _exported_from(run.folder, digest) if name == "compressed" else {}
         size = run.checkpoints[name].stat().st_size
-        found.append(Subject(Candidate(name, model, files, run.normalization, size), run.shape, digest))
+        found.append(Contender(Candidate(name, model, files, run.normalization, size), run.shape, digest))
     int8: dict[str, Path] = {}
     for runtime, path in _files_called(run.folder, INT8).items():
         made_from = facts_of_file(path).get("source")
@@ -139,11 +136,11 @@ def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Subject], t
         else:
             int8[runtime] = path
     if int8:
-        found.append(Subject(Candidate("int8", files=int8, normalization=run.normalization), run.shape))
+        found.append(Contender(Candidate("int8", files=int8, normalization=run.normalization), run.shape))
     return found, tuple(notes)
 
 
-def _labelled(found: Sequence[Subject], folder: Path, several: bool, before: Sequence[Subject]) -> list[Subject]:
+def _labelled(found: Sequence[Contender], folder: Path, several: bool, before: Sequence[Contender]) -> list[Contender]:
     """Leave out an original that is there already; say which run a network is of, where there are several."""
     known = {one.digest for one in before if one.digest}
     new = [one for one in found if one.digest not in known]
@@ -174,7 +171,7 @@ def _files_called(folder: Path, stem: str) -> dict[str, Path]:
     return {runtime: path for runtime, path in paths.items() if path.exists()}
 
 
-def _of_file(path: Path, dataset: Dataset | None) -> Subject:
+def _of_file(path: Path, dataset: Dataset | None) -> Contender:
     """A checkpoint, or an exported file."""
     if kind_of(path) == "nothing":
         raise RunError(f"no file or folder {path}: give the folder of a finished run, a checkpoint or an exported file")
@@ -185,22 +182,22 @@ def _of_file(path: Path, dataset: Dataset | None) -> Subject:
         information = read_information(path)
         model: nn.Module = load(path)
         candidate = Candidate(path.stem, model, {}, normalization_of(information) or usual, path.stat().st_size)
-        return Subject(candidate, _stated_shape(path), source_digest(model))
+        return Contender(candidate, _stated_shape(path), source_digest(model))
     facts = facts_of_file(path).get("facts", {})
     normalization = normalization_of({"normalisation": facts.get("normalization")}) or usual
     candidate = Candidate(path.name, files={runtime_of_file(path): path}, normalization=normalization)
-    return Subject(candidate, _stated_shape(path))
+    return Contender(candidate, _stated_shape(path))
 
 
-def _of_network(network: Network, data: Data | None, input_shape: Shape | None, show: Show) -> Subject:
+def _of_network(network: Network, data: Data | None, input_shape: Shape | None, show: Show) -> Contender:
     label = network.model or Path(network.weights or "").stem
     if data is not None:
         loaded = load_with_data(network, data, show)
         candidate = Candidate(label, loaded.model, normalization=loaded.data.normalisation)
-        return Subject(candidate, loaded.data.shape)
+        return Contender(candidate, loaded.data.shape)
     weights = Path(network.weights) if network.weights else None
     model, example = load_subject(network.model, weights, network.arguments, network.rewrite, input_shape)
-    return Subject(Candidate(label, model), tuple(example.shape[1:]))
+    return Contender(Candidate(label, model), tuple(example.shape[1:]))
 
 
 def _stated_shape(path: Path) -> Shape | None:
@@ -212,7 +209,7 @@ def _stated_shape(path: Path) -> Shape | None:
     return tuple(found) if found and all(isinstance(n, int) for n in found) else None
 
 
-def _one_shape(found: Sequence[Subject], input_shape: Shape | None, dataset: Dataset | None) -> Shape:
+def _one_shape(found: Sequence[Contender], input_shape: Shape | None, dataset: Dataset | None) -> Shape:
     shapes = {one.candidate.name: one.shape for one in found if one.shape is not None}
     if dataset is not None:
         shapes["the images"] = dataset.shape

@@ -55,7 +55,10 @@ def benchmark(
         typer.Option(min=0, help="For timing, in each runtime at each batch and threads.", rich_help_panel=MEASURED),
     ] = 4.0,
     processes: Annotated[
-        int, typer.Option(min=1, help="Fresh processes that measure memory.", rich_help_panel=MEASURED)
+        int,
+        typer.Option(
+            min=0, help="Fresh processes that measure memory; 0: it is not measured.", rich_help_panel=MEASURED
+        ),
     ] = 3,
     max_drop: Annotated[
         float,
@@ -121,16 +124,18 @@ def _measured(folder: Path, subjects: Any, **settings: Any) -> Benchmark:
 
 
 def write_benchmark(found: Benchmark, folder: Path) -> None:
-    """Write benchmark.html and benchmark.json."""
+    """Write benchmark.html and benchmark.json; in the folder of a run, its manifest lists them."""
     import json
 
     from slimcnn import views
     from slimcnn.files import write_text
+    from slimcnn.manifest import claim
     from slimcnn.reporting import render_page
 
     view = views.benchmark(found)
     write_text(folder / DATA, json.dumps(view.data, indent=1) + "\n")
     write_text(folder / PAGE, render_page(view.title, view.headline, view.sections))
+    claim(folder / DATA, folder / PAGE)
 
 
 def numbers_of(text: str, option: str) -> list[int]:
