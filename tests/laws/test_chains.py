@@ -26,7 +26,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "recalibrate": {"images": 64},
     "prune": {"batches": 1, "scope": "local"},
     "fold_constants": {},
-    "export": {"to": ["torchscript"], "images": 8},
+    "export": {"images": 8},
 }
 NAMES = sorted(entry.name for entry in steps)
 PAIRS = list(product(NAMES, NAMES))
