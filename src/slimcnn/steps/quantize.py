@@ -101,9 +101,9 @@ def about_quantized(found: Quantized) -> Section:
     judged = "Validation top-1" if found.labels else "Share of calibration images answered as by float"
     tuned = ", then fine-tuned" if found.fine_tuned else ""
     lead = (
-        f"Quantized by {engines[found.engine].value.title} on {found.calibrated_on:,} images without labels{tuned}. {judged} in {title}: {lost:.2f} points lost (standard error "
-        f"{error:.2f}, {len(found.after.hits):,} images), {found.max_drop:g} allowed. {len(found.kept)} of "
-        f"{len(found.layers)} layers stay in float."
+        f"Quantized by {engines[found.engine].value.title} on {found.calibrated_on:,} images without labels{tuned}. "
+        f"{judged} in {title}: {lost:.2f} points lost (standard error {error:.2f}, {len(found.after.hits):,} images), "
+        f"{found.max_drop:g} allowed. {len(found.kept)} of {len(found.layers)} layers stay in float."
     )
     if not found.within:
         lead += " Too much is lost: the float file stays the product."

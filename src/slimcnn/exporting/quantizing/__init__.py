@@ -8,7 +8,7 @@ from slimcnn.exporting.quantizing.accuracy import Accuracy, loss_of
 from slimcnn.exporting.quantizing.engine import Engine, engines
 from slimcnn.exporting.quantizing.int8 import INT8, quantize
 from slimcnn.exporting.quantizing.quantized import LayerError, Quantized
-from slimcnn.exporting.quantizing.speed import Speed, compare_speed
+from slimcnn.exporting.quantizing.speed import SpeedComparison, compare_speed
 
 __all__ = [
     "INT8",
@@ -16,7 +16,7 @@ __all__ = [
     "Engine",
     "LayerError",
     "Quantized",
-    "Speed",
+    "SpeedComparison",
     "compare_speed",
     "engines",
     "loss_of",

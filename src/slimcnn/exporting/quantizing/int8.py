@@ -23,7 +23,7 @@ from slimcnn.exporting.quantizing.engine import Rows, engines
 from slimcnn.exporting.quantizing.float_file import FloatFile, float_file, refuse_calibration
 from slimcnn.exporting.quantizing.keeping import Kept, Work, search
 from slimcnn.exporting.quantizing.quantized import LayerError, Quantized
-from slimcnn.exporting.quantizing.speed import compare_speed
+from slimcnn.exporting.quantizing.speed import SpeedComparison, compare_speed
 from slimcnn.exporting.runtimes import open_in
 from slimcnn.exporting.source import file_digest, source_digest
 from slimcnn.files import part_of
@@ -38,7 +38,7 @@ LAYERS_ON = 32
 """Calibration samples on which the outputs of layers are compared."""
 Labelled = tuple[Tensor, Tensor]
 """Images as `images`, and labels (n,)."""
-Train = Callable[[nn.Module], None]
+FineTune = Callable[[nn.Module], None]
 
 
 def quantize(
@@ -53,7 +53,7 @@ def quantize(
     test: Labelled | None = None,
     normalization: PerChannel | None = None,
     classes: Sequence[str] = (),
-    fine_tune: Train | None = None,
+    fine_tune: FineTune | None = None,
     threads: int = 1,
     seconds: float = 2.0,
     force: bool = False,
@@ -110,14 +110,13 @@ def quantize(
         layers = _layers(work, kept, names, sensitivity)
         files = _placed(chosen.files(kept.path.with_suffix("")), chosen.files(folder / f"model{INT8}"))
     say(f"  timing {known.path.name} and {files[0].name}")
-    one_call = [one[: known.batch or 1] for one in calibration]
-    calls = [open_in(chosen.runtime, one, threads).predict for one in (known.path, files[0])]
     found = Quantized(
-        engine=engine, format=chosen.format, runtime=chosen.runtime, float_path=known.path, float_files=chosen.files(known.path.with_suffix("")), float_bytes=known.bytes,
-        path=files[0], files=files, bytes=sum(one.stat().st_size for one in files), before=work.before,
-        after=kept.accuracy, max_drop=max_drop, labels=labels is not None, layers=layers,
+        engine=engine, format=chosen.format, runtime=chosen.runtime, float_path=known.path,
+        float_files=chosen.files(known.path.with_suffix("")), float_bytes=known.bytes,
+        path=files[0], files=files, bytes=sum(one.stat().st_size for one in files),
+        before=work.before, after=kept.accuracy, max_drop=max_drop, labels=labels is not None, layers=layers,
         parity=_parity(chosen.runtime, known, files[0], tuple(one[:COMPARED] for one in asked)),
-        speed=compare_speed(calls, one_call, seconds=seconds, threads=threads, runtime=chosen.runtime),
+        speed=_speed(chosen.runtime, known, files[0], calibration, threads, seconds),
         calibrated_on=len(calibration[0]), fine_tuned=tuned is not None,
     )  # fmt: skip
     if test is not None:
@@ -154,8 +153,8 @@ def _judge(runtime: str, known: FloatFile, asked: Rows, labels: Tensor | None) -
     return lambda path: judged(scores_in(runtime, path, asked, known.batch), right)
 
 
-def _fine_tuned(work: Work, kept: Kept, model: nn.Module, example: Example, fine_tune: Train) -> Kept | None:
-    """Train a network that simulates int8, and write it; None if it is no better than what there is."""
+def _fine_tuned(work: Work, kept: Kept, model: nn.Module, example: Example, fine_tune: FineTune) -> Kept | None:
+    """FineTune a network that simulates int8, and write it; None if it is no better than what there is."""
     simulated = work.engine.simulated(model, example, work.calibration)
     fine_tune(simulated)
     stem = work.folder / "trained"
@@ -192,6 +191,12 @@ def _placed(made: Sequence[Path], places: Sequence[Path]) -> tuple[Path, ...]:
     for path, place in zip(made, places, strict=True):
         os.replace(path, place)
     return tuple(places)
+
+
+def _speed(runtime: str, known: FloatFile, path: Path, samples: Rows, threads: int, seconds: float) -> SpeedComparison:
+    calls = [open_in(runtime, one, threads).predict for one in (known.path, path)]
+    one_call = [one[: known.batch or 1] for one in samples]
+    return compare_speed(calls, one_call, seconds=seconds, threads=threads, runtime=runtime)
 
 
 def _parity(runtime: str, known: FloatFile, path: Path, samples: Rows) -> Parity:

@@ -9,7 +9,7 @@ from typing import Any
 
 from slimcnn.exporting.parity import Parity
 from slimcnn.exporting.quantizing.accuracy import Accuracy, loss_of
-from slimcnn.exporting.quantizing.speed import Speed
+from slimcnn.exporting.quantizing.speed import SpeedComparison
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Quantized:
     """Without labels, `before` and `after` count where int8 answers as float does, which bounds the loss."""
     parity: Parity
     layers: tuple[LayerError, ...]
-    speed: Speed
+    speed: SpeedComparison
     calibrated_on: int
     """Samples."""
     fine_tuned: bool = False

@@ -19,7 +19,7 @@ LEAST = 20
 
 
 @dataclass(frozen=True)
-class Speed:
+class SpeedComparison:
     """Times of the float and the int8 file, one call of each a round."""
 
     float_ms: tuple[float, float, float]
@@ -52,7 +52,7 @@ class Speed:
 
 def compare_speed(
     calls: Sequence[Callable[..., Any]], arrays: Sequence[Any], *, seconds: float, threads: int, runtime: str
-) -> Speed:
+) -> SpeedComparison:
     """Time two functions of the same arrays in turns, float first, int8 second, for about `seconds`.
 
     Which of the two begins a round changes from round to round, so that neither always finds a warm cache.
@@ -69,7 +69,7 @@ def compare_speed(
     return speed_of(np.array(rounds), len(arrays[0]), threads, runtime)
 
 
-def speed_of(rounds: NDArray[np.float64], batch: int, threads: int, runtime: str) -> Speed:
+def speed_of(rounds: NDArray[np.float64], batch: int, threads: int, runtime: str) -> SpeedComparison:
     """Summarize rounds (n, 2) of milliseconds, float and int8.
 
     The confidence interval of the median is made of order statistics, so no distribution is assumed.
@@ -84,7 +84,7 @@ def speed_of(rounds: NDArray[np.float64], batch: int, threads: int, runtime: str
     half = 0.98 * math.sqrt(n)  # 1.96 standard deviations of a binomial count with p = 1/2
     low, high = max(int(n / 2 - half), 0), min(math.ceil(n / 2 + half), n - 1)
     first, second = (tuple(float(value) for value in quartiles[:, i]) for i in (0, 1))
-    return Speed(
+    return SpeedComparison(
         float_ms=(first[0], first[1], first[2]), int8_ms=(second[0], second[1], second[2]),
         ratio=(float(ratios[low]), float(np.median(ratios)), float(ratios[high])),
         n=n, batch=batch, threads=threads, runtime=runtime,

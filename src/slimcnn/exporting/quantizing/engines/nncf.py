@@ -35,12 +35,7 @@ class Nncf(Engine):
 
     def layers(self, source: Path) -> tuple[str, ...]:
         """Name what may be quantized."""
-        operations = _read(source).get_ordered_ops()
-        return tuple(
-            one.get_friendly_name()
-            for one in operations
-            if one.get_type_name() in WEIGHTED or (one.get_type_name() == "Add" and _adds_branches(one))
-        )
+        return tuple(one.get_friendly_name() for one in _layers(_read(source)))
 
     def outputs(self, path: Path, layers: Sequence[str]) -> LayerOutputs:
         """Open a file so that it gives what layers give."""
@@ -88,13 +83,14 @@ class Nncf(Engine):
             plain = nncf.strip(trained.eval(), do_copy=True, example_input=inputs)
             model = openvino.convert_model(FlatCall(plain, example, None).eval(), example_input=inputs)
             known = _read(source)
+            for port, like in zip(model.inputs, known.inputs, strict=True):
+                port.get_node().set_partial_shape(like.get_partial_shape())
             for port, like in zip((*model.inputs, *model.outputs), (*known.inputs, *known.outputs), strict=True):
                 port.tensor.set_names(like.get_names())
-                if like in known.inputs:
-                    port.get_node().set_partial_shape(like.get_partial_shape())
             for name, fact in known.get_rt_info(["slimcnn"]).astype(dict).items():
                 model.set_rt_info(fact, ["slimcnn", name])
             model.validate_nodes_and_infer_types()
+            _name_alike(model, known)
             openvino.save_model(model, self.files(path)[0], compress_to_fp16=False)
 
 
@@ -102,6 +98,25 @@ def _read(path: Path) -> Any:
     import openvino
 
     return openvino.Core().read_model(path)
+
+
+def _layers(model: Any) -> list[Any]:
+    return [
+        one
+        for one in model.get_ordered_ops()
+        if one.get_type_name() in WEIGHTED or (one.get_type_name() == "Add" and _adds_branches(one))
+    ]
+
+
+def _name_alike(model: Any, known: Any) -> None:
+    """Call layers as in the float file, where both files have the same layers in the same order."""
+    kinds = [
+        [(one.get_type_name(), str(one.get_output_partial_shape(0))) for one in _layers(each)]
+        for each in (model, known)
+    ]
+    if kinds[0] == kinds[1]:
+        for one, like in zip(_layers(model), _layers(known), strict=True):
+            one.set_friendly_name(like.get_friendly_name())
 
 
 def _opened_at(path: Path, layer: str) -> Callable[[Rows], Array]:
