@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from slimcnn.datasets import Dataset, load_dataset
     from slimcnn.errors import SlimcnnError
     from slimcnn.exporting import export
+    from slimcnn.exporting.quantizing import quantize
     from slimcnn.graph import ChannelGraph, ChannelGroup, trace
     from slimcnn.measuring import latency, measure
     from slimcnn.models import build, load_weights, resolve
@@ -54,6 +55,7 @@ _HOMES = {
     "datasets": ["Dataset", "load_dataset"],
     "errors": ["SlimcnnError"],
     "exporting": ["export"],
+    "exporting.quantizing": ["quantize"],
     "graph": ["ChannelGraph", "ChannelGroup", "trace"],
     "measuring": ["latency", "measure"],
     "models": ["build", "load_weights", "resolve"],
@@ -119,6 +121,7 @@ __all__ = [
     "mask",
     "measure",
     "prune",
+    "quantize",
     "recalibrate",
     "replace",
     "resolve",

@@ -90,7 +90,7 @@ def export(
     folder, source = Path(out), source_digest(model)
     refuse_another(folder, source, force)
     baked = normalization if bake_normalization else None
-    inputs = _samples(example, images, normalization, bake_normalization)
+    inputs = samples_of(example, images, normalization, bake_normalization)
     expected = answers(FlatCall(_on_cpu(model), example, baked), inputs)
     facts = _facts(model, inputs_of(example), source, classes, normalization, options, bake_normalization)
     prepared: dict[bool, Contents] = {}
@@ -169,7 +169,7 @@ def _on_cpu(model: nn.Module) -> nn.Module:
     return copied(model)
 
 
-def _samples(
+def samples_of(
     example: Example, images: Tensor | Sequence[Tensor] | None, normalization: PerChannel | None, pixels: bool
 ) -> list[Tensor]:
     """What files are asked, tensors with one row a sample."""

@@ -18,6 +18,7 @@ REGISTRIES = {
     "losses": "slimcnn.distillation",
     "datasets": "slimcnn.datasets",
     "formats": "slimcnn.exporting",
+    "engines": "slimcnn.exporting.quantizing",
 }
 """Kind → the room that has a registry of that name."""
 

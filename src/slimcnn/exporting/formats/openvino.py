@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from slimcnn.exporting.format import Contents, FileFormat, Options, formats
+from slimcnn.exporting.naming import name_operations
 
 
 @formats.add("openvino", source="openvino.ai; openvino.convert_model")
@@ -27,6 +28,7 @@ class OpenVino(FileFormat):
         import openvino
 
         model = openvino.convert_model(contents.program)
+        name_operations(model, contents.program)
         for port, name in zip((*model.inputs, *model.outputs), (*contents.inputs, *contents.outputs), strict=True):
             port.tensor.set_names({name})
         for name, text in contents.facts.items():

@@ -1,0 +1,76 @@
+"""How good a file is, asked of its runtime."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slimcnn.errors import ExportError
+from slimcnn.exporting.parity import AT_ONCE, Array
+from slimcnn.exporting.quantizing.engine import Rows
+from slimcnn.exporting.runtimes import RUNTIMES, open_in
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """Which samples a file answers correctly."""
+
+    hits: NDArray[np.bool_]
+
+    @property
+    def top1(self) -> float:
+        """Percent, 0 to 100."""
+        return 100 * float(self.hits.mean())
+
+
+def scores_in(runtime: str, path: Path, samples: Rows, batch: int | None = None, threads: int | None = None) -> Array:
+    """Let a file answer samples, `batch` in one call (None: it takes any number): scores (n, classes).
+
+    Raises:
+        ExportError: the runtime refuses the file, or its first output is no table of scores.
+    """
+    predict = open_in(runtime, path, threads).predict
+    parts, at_once = [], batch or AT_ONCE
+    for start in range(0, len(samples[0]), at_once):
+        found = predict(*[one[start : start + at_once] for one in samples])
+        first = found[0] if isinstance(found, tuple) else found
+        if first.ndim != 2 or first.shape[1] < 2:
+            raise ExportError(
+                f"int8 is judged by top-1, and {path.name} in {RUNTIMES[runtime].title} gives {first.shape} instead of "
+                "scores (n, classes): quantize the part of the network that classifies"
+            )
+        parts.append(first)
+    return np.concatenate(parts)
+
+
+def judged(scores: Array, labels: Array) -> Accuracy:
+    """Compare scores (n, classes) with labels (n,); scores that are not finite are misses."""
+    return Accuracy((scores.argmax(1) == labels) & np.isfinite(scores).all(1))
+
+
+def loss_of(before: Accuracy, after: Accuracy) -> tuple[float, float]:
+    """Points of top-1 that are lost, and their standard error: both files answered the same samples.
+
+    >>> hits = np.arange(100) % 10 > 0
+    >>> loss_of(Accuracy(hits), Accuracy(hits & (np.arange(100) != 1)))
+    (1.0, 1.0)
+    """
+    lost = before.hits.astype(float) - after.hits.astype(float)
+    error = lost.std(ddof=1) / math.sqrt(len(lost)) if len(lost) > 1 else float("nan")
+    return round(100 * float(lost.mean()), 9), round(100 * float(error), 9)
+
+
+def divergence(expected: Array, found: Array) -> float:
+    """Mean KL divergence of the class probabilities, in nats; what int8 does to decisions, whatever the scores' scale.
+
+    >>> divergence(np.array([[0.0, 1.0]]), np.array([[5.0, 6.0]]))
+    0.0
+    """
+    y, z = (torch.from_numpy(np.asarray(each, np.float64)).log_softmax(1) for each in (expected, found))
+    value = float((y.exp() * (y - z)).sum(1).mean())
+    return value if math.isfinite(value) else math.inf

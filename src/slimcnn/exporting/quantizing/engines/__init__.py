@@ -1,0 +1,1 @@
+"""One file an engine that quantizes; see `slimcnn.exporting.quantizing.engine`."""

@@ -1,0 +1,147 @@
+"""NNCF on OpenVINO files."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from slimcnn.exporting.parity import Array
+from slimcnn.exporting.preparing import FlatCall, inputs_of
+from slimcnn.exporting.quantizing.engine import Engine, LayerOutputs, Rows, engines
+from slimcnn.exporting.quantizing.nncf_settings import nncf_settings
+from slimcnn.exporting.quiet import quiet
+from slimcnn.measuring.examples import Example
+
+WEIGHTED = (
+    "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul",
+)  # fmt: skip
+
+
+@engines.add("nncf", source="github.com/openvinotoolkit/nncf")
+class Nncf(Engine):
+    """NNCF on the OpenVINO file; can fine-tune."""
+
+    title: ClassVar = "NNCF"
+    format: ClassVar = "openvino"
+    packages: ClassVar = ("openvino", "nncf")
+    extra: ClassVar = "openvino"
+    trains: ClassVar = True
+
+    def layers(self, source: Path) -> tuple[str, ...]:
+        """Name what may be quantized."""
+        return tuple(one.get_friendly_name() for one in _layers(_read(source)))
+
+    def outputs(self, path: Path, layers: Sequence[str]) -> LayerOutputs:
+        """Open a file so that it gives what layers give."""
+        there = {one.get_friendly_name() for one in _read(path).get_ordered_ops()}
+        # One layer at a time: behind a convolution whose output is asked for too, the plugin computes int8 wrongly
+        # (OpenVINO 2026.4; the output itself is right).
+        opened = {name: _opened_at(path, name) for name in layers if name in there}
+
+        def give(samples: Rows) -> Mapping[str, Array]:
+            return {name: run(samples) for name, run in opened.items()}
+
+        return give
+
+    def write(self, source: Path, path: Path, calibration: Rows, batch: int | None, keep: Sequence[str]) -> None:
+        """Quantize by NNCF's defaults for a processor."""
+        with quiet():
+            import openvino
+
+            nncf, settings = nncf_settings(calibration, batch, keep)
+            made = nncf.quantize(_read(source), **settings)
+            openvino.save_model(made, self.files(path)[0], compress_to_fp16=False)
+
+    def simulated(self, model: nn.Module, example: Example, calibration: Rows) -> nn.Module:
+        """Put NNCF's quantizers, which are trained along, into a copy of a network.
+
+        The first call compiles NNCF's kernels by the C++ compiler, which takes a minute or more; without a compiler
+        NNCF uses slower ones.
+        """
+        os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")  # a busy machine compiles longer than its minute
+        with quiet():
+            nncf, settings = nncf_settings(calibration, None, ())
+            whole = settings["calibration_dataset"]
+            rows = [torch.from_numpy(one) for one in whole.get_inference_data()]
+            settings |= {"calibration_dataset": nncf.Dataset(rows)}
+            found: nn.Module = nncf.quantize(copy.deepcopy(model).eval(), **settings)
+        return found
+
+    def write_trained(self, trained: nn.Module, example: Example, source: Path, path: Path) -> None:
+        """Let NNCF replace its quantizers by plain operations, and OpenVINO convert these."""
+        with quiet(), torch.no_grad():
+            import nncf
+            import openvino
+
+            inputs = inputs_of(example)
+            plain = nncf.strip(trained.eval(), do_copy=True, example_input=inputs)
+            model = openvino.convert_model(FlatCall(plain, example, None).eval(), example_input=inputs)
+            known = _read(source)
+            for port, like in zip(model.inputs, known.inputs, strict=True):
+                port.get_node().set_partial_shape(like.get_partial_shape())
+            for port, like in zip((*model.inputs, *model.outputs), (*known.inputs, *known.outputs), strict=True):
+                port.tensor.set_names(like.get_names())
+            for name, fact in known.get_rt_info(["slimcnn"]).astype(dict).items():
+                model.set_rt_info(fact, ["slimcnn", name])
+            model.validate_nodes_and_infer_types()
+            _name_alike(model, known)
+            openvino.save_model(model, self.files(path)[0], compress_to_fp16=False)
+
+
+def _read(path: Path) -> Any:
+    import openvino
+
+    return openvino.Core().read_model(path)
+
+
+def _layers(model: Any) -> list[Any]:
+    return [
+        one
+        for one in model.get_ordered_ops()
+        if one.get_type_name() in WEIGHTED or (one.get_type_name() == "Add" and _adds_branches(one))
+    ]
+
+
+def _name_alike(model: Any, known: Any) -> None:
+    """Call layers as in the float file, where both files have the same layers in the same order."""
+    kinds = [
+        [(one.get_type_name(), str(one.get_output_partial_shape(0))) for one in _layers(each)]
+        for each in (model, known)
+    ]
+    if kinds[0] == kinds[1]:
+        for one, like in zip(_layers(model), _layers(known), strict=True):
+            one.set_friendly_name(like.get_friendly_name())
+
+
+def _opened_at(path: Path, layer: str) -> Callable[[Rows], Array]:
+    """Open a file so that it gives what one layer gives."""
+    import openvino
+
+    model = _read(path)
+    (operation,) = (one for one in model.get_ordered_ops() if one.get_friendly_name() == layer)
+    last = len(model.outputs)
+    model.add_outputs([operation.output(0)])
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(samples: Rows) -> Array:
+        made: Array = compiled(list(samples))[last].copy()
+        return made
+
+    return run
+
+
+def _adds_branches(operation: Any) -> bool:
+    """Ask whether an addition adds two things that depend on the image: biases are constants."""
+    for i in range(2):
+        made = operation.input_value(i).get_node()
+        while made.get_type_name() in ("Convert", "Reshape"):
+            made = made.input_value(0).get_node()
+        if made.get_type_name() == "Constant":
+            return False
+    return True

@@ -1,0 +1,42 @@
+"""NNCF on ONNX files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from slimcnn.exporting.quantizing.engine import Engine, LayerOutputs, Rows, engines
+from slimcnn.exporting.quantizing.nncf_settings import nncf_settings
+from slimcnn.exporting.quantizing.onnx_layers import keep_facts, layers_of, outputs_of
+from slimcnn.exporting.quiet import quiet
+
+
+@engines.add("nncf_onnx", source="github.com/openvinotoolkit/nncf")
+class NncfOnnx(Engine):
+    """NNCF on the ONNX file, for ONNX Runtime and what else reads ONNX."""
+
+    title: ClassVar = "NNCF on ONNX"
+    format: ClassVar = "onnx"
+    packages: ClassVar = ("onnx", "nncf")
+    extra: ClassVar = "export,openvino"
+
+    def layers(self, source: Path) -> tuple[str, ...]:
+        """Name what may be quantized."""
+        return layers_of(source)
+
+    def outputs(self, path: Path, layers: Sequence[str]) -> LayerOutputs:
+        """Open a file so that it gives what layers give."""
+        return outputs_of(path, layers)
+
+    def write(self, source: Path, path: Path, calibration: Rows, batch: int | None, keep: Sequence[str]) -> None:
+        """Quantize by NNCF's defaults for a processor."""
+        with quiet():
+            import onnx
+
+            model = onnx.load(source)
+            names = [one.name for one in model.graph.input]
+            nncf, settings = nncf_settings(calibration, batch, keep, names)
+            made = nncf.quantize(model, **settings)
+            keep_facts(made, source)
+            onnx.save(made, self.files(path)[0])

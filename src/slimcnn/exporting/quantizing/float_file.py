@@ -1,0 +1,92 @@
+"""The float file that is quantized, and what it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimcnn.errors import ExportError
+from slimcnn.exporting.exported import read_parity
+from slimcnn.exporting.preparing import PerChannel
+from slimcnn.exporting.quantizing.engine import Rows
+from slimcnn.exporting.source import file_digest, source_digest
+from slimcnn.exporting.writing import entry_of, export, samples_of
+from slimcnn.measuring.examples import Example
+
+COMPARED = 64
+"""Calibration samples on which a new float file is compared with the network."""
+
+
+@dataclass(frozen=True)
+class FloatFile:
+    """An exported network in float32."""
+
+    path: Path
+    bytes: int
+    facts: Mapping[str, Any]
+    """As in parity.json."""
+    example: Example
+    normalization: PerChannel | None
+
+    @property
+    def batch(self) -> int | None:
+        """Samples that it takes in one call; None: any number."""
+        found = self.facts["batch"]
+        return None if found == "any" else int(found)
+
+    def rows(self, given: Tensor | Sequence[Tensor]) -> Rows:
+        """Give samples as the file takes them, whole calls only."""
+        pixels = self.facts["dtype"] == "uint8 pixels"
+        size = self.batch or 1
+        return tuple(
+            one[: len(one) // size * size].numpy()
+            for one in samples_of(self.example, given, self.normalization, pixels)
+        )
+
+
+def float_file(
+    model: nn.Module, example: Example, to: str, folder: Path, images: Tensor | Sequence[Tensor],
+    normalization: PerChannel | None, classes: Sequence[str], say: Callable[[str], None],
+) -> FloatFile:  # fmt: skip
+    """Use the file of this very network that is in the folder, or export one."""
+    entry = read_parity(folder).get(to, {})
+    files: Mapping[str, str] = entry.get("files", {})
+    there = entry.get("source") == source_digest(model) and entry.get("status") == "equal"
+    if not there or any(not (folder / name).exists() or file_digest(folder / name) != files[name] for name in files):
+        few = images[:COMPARED] if isinstance(images, Tensor) else [one[:COMPARED] for one in images]
+        (made,) = export(
+            model, example, to, out=folder, images=few, normalization=normalization, classes=classes, force=True,
+            compared_on="calibration images", say=say,
+        )  # fmt: skip
+        entry = entry_of(made)
+    return FloatFile(folder / next(iter(entry["files"])), int(entry["bytes"]), entry["facts"], example, normalization)
+
+
+def refuse_calibration(
+    example: Example, images: Tensor | Sequence[Tensor] | None, normalization: PerChannel | None
+) -> None:
+    """Refuse calibration samples that would spoil every scale.
+
+    Raises:
+        ExportError: there are none, they do not look like the example, or a number is not finite.
+    """
+    given = [images] if isinstance(images, Tensor) else list(images or ())
+    if not given or any(len(one) == 0 for one in given):
+        raise ExportError("calibration images are missing: int8 needs a few hundred images, without labels (images=)")
+    for one in samples_of(example, given, normalization, pixels=False):
+        bad = (
+            ~torch.isfinite(one).flatten(1).all(1)
+            if one.is_floating_point()
+            else torch.zeros(len(one), dtype=torch.bool)
+        )
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            raise ExportError(
+                f"{int(bad.sum())} of {len(one)} calibration images hold NaN or infinite numbers, first number {first}"
+                ": leave them out"
+            )

@@ -1,0 +1,229 @@
+"""From a network to an int8 file that is within the accuracy asked, or an honest miss."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from slimcnn.errors import ExportError
+from slimcnn.exporting.exported import record, refuse_another
+from slimcnn.exporting.parity import AT_ONCE, Array, Parity, compare, fresh_answers, plain
+from slimcnn.exporting.preparing import PerChannel
+from slimcnn.exporting.quantizing.accuracy import Accuracy, judged, loss_of, scores_in
+from slimcnn.exporting.quantizing.engine import Rows, engines
+from slimcnn.exporting.quantizing.float_file import FloatFile, float_file, refuse_calibration
+from slimcnn.exporting.quantizing.keeping import Kept, Work, search
+from slimcnn.exporting.quantizing.quantized import LayerError, Quantized
+from slimcnn.exporting.quantizing.speed import SpeedComparison, compare_speed
+from slimcnn.exporting.runtimes import open_in
+from slimcnn.exporting.source import file_digest, source_digest
+from slimcnn.files import part_of
+from slimcnn.measuring.environment import cpu_name
+from slimcnn.measuring.examples import Example
+
+INT8 = "_int8"
+"""What the names of int8 files and of their entries in parity.json end with: model_int8.onnx, onnx_int8."""
+COMPARED = 256
+"""Samples on which a fresh process compares int8 with float."""
+LAYERS_ON = 32
+"""Calibration samples on which the outputs of layers are compared."""
+Labelled = tuple[Tensor, Tensor]
+"""Images as `images`, and labels (n,)."""
+FineTune = Callable[[nn.Module], None]
+
+
+def quantize(
+    model: nn.Module,
+    example: Example,
+    *,
+    out: Path | str,
+    images: Tensor | Sequence[Tensor],
+    engine: str = "nncf",
+    max_drop: float = 0.5,
+    validation: Labelled | None = None,
+    test: Labelled | None = None,
+    normalization: PerChannel | None = None,
+    classes: Sequence[str] = (),
+    fine_tune: FineTune | None = None,
+    threads: int = 1,
+    seconds: float = 2.0,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Quantized:
+    """Write a network in int8, beside its float file, and say which of the two to ship on this machine.
+
+    Accuracy is asked of the runtime before and after.  Where int8 loses more than `max_drop`, the layers whose int8
+    hurts most stay in float, as few as are needed and at most half; if that is not enough, `fine_tune` is called.  A
+    file that still loses more is kept, and `within` is False.
+
+    Args:
+        model: any classifier; it is not changed.
+        example: one tensor (n, c, h, w), arguments in order, or by name.
+        out: the folder: model.xml and model_int8.xml, or .onnx, and parity.json.  A float file of the same network
+            that is there already is used.
+        images: calibration samples, a few hundred: as the network expects them, or uint8 pixels with a normalization.
+        engine: by name (`slimcnn list engines`).
+        max_drop: points of top-1 that int8 may lose.
+        validation: images and labels by which layers are chosen.  None: `images`, and the share of them on which int8
+            gives another top-1 than float counts as lost, which is an upper bound.
+        test: images and labels that are read once, at the end.
+        normalization: x = (pixels / 255 - mean) / std.
+        classes: names, stored in the float file.
+        fine_tune: trains in place a network that simulates int8; only for engines that can.
+        threads: CPU threads for timing.
+        seconds: for timing.
+        force: replace files of another network in the folder.
+        say: is told what was found.
+        progress: is told (done, in all) while layers are tried one by one.
+
+    Raises:
+        UnknownName: there is no such engine.
+        ExportError: a package is missing, the calibration images cannot be used, or the network cannot be exported or
+            gives no scores.
+    """
+    chosen = engines[engine].value()
+    chosen.check(engine, fine_tune is not None)
+    folder, source = Path(out), source_digest(model)
+    refuse_another(folder, source, force)
+    refuse_calibration(example, images, normalization)
+    known = float_file(model, example, chosen.format, folder, images, normalization, classes, say)
+    calibration = known.rows(images)
+    asked, labels = (known.rows(validation[0]), validation[1]) if validation else (calibration, None)
+    judge = _judge(chosen.runtime, known, asked, labels)
+    with _workshop(folder, engine) as place:
+        work = Work(chosen, known.path, place, calibration, known.batch, judge(known.path), judge)
+        names = chosen.layers(known.path)
+        kept, sensitivity = search(work, names, max_drop, progress)
+        say(f"  {len(kept.layers)} of {len(names)} layers in float, {kept.drop:.2f} points lost")
+        tuned = _fine_tuned(work, kept, model, example, fine_tune) if fine_tune and kept.drop > max_drop else None
+        kept = tuned or kept
+        layers = _layers(work, kept, names, sensitivity)
+        files = _placed(chosen.files(kept.path.with_suffix("")), chosen.files(folder / f"model{INT8}"))
+    say(f"  timing {known.path.name} and {files[0].name}")
+    found = Quantized(
+        engine=engine, format=chosen.format, runtime=chosen.runtime, float_path=known.path,
+        float_files=chosen.files(known.path.with_suffix("")), float_bytes=known.bytes,
+        path=files[0], files=files, bytes=sum(one.stat().st_size for one in files),
+        before=work.before, after=kept.accuracy, max_drop=max_drop, labels=labels is not None, layers=layers,
+        parity=_parity(chosen.runtime, known, files[0], tuple(one[:COMPARED] for one in asked)),
+        speed=_speed(chosen.runtime, known, files[0], calibration, threads, seconds),
+        calibrated_on=len(calibration[0]), fine_tuned=tuned is not None,
+    )  # fmt: skip
+    if test is not None:
+        judge = _judge(chosen.runtime, known, known.rows(test[0]), test[1])
+        found = replace(found, test=(judge(known.path), judge(found.path)))
+    found = replace(found, entry=_entry(found, source, known.facts))
+    record(folder, chosen.format + INT8, found.entry)
+    say(f"  {found}")
+    say(f"  {found.advice}")
+    return found
+
+
+@contextmanager
+def _workshop(folder: Path, engine: str) -> Iterator[Path]:
+    """A temporary folder for trials."""
+    temporary = part_of(folder / f"quantize_{engine}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _judge(runtime: str, known: FloatFile, asked: Rows, labels: Tensor | None) -> Callable[[Path], Accuracy]:
+    """How files are judged: by labels, or, without them, by what the float file answers."""
+    if labels is not None and len(labels) < len(asked[0]):
+        raise ExportError(f"{len(asked[0])} images have {len(labels)} labels: give one label an image")
+    right = (
+        labels[: len(asked[0])].cpu().numpy()
+        if labels is not None
+        else scores_in(runtime, known.path, asked, known.batch).argmax(1)
+    )
+    return lambda path: judged(scores_in(runtime, path, asked, known.batch), right)
+
+
+def _fine_tuned(work: Work, kept: Kept, model: nn.Module, example: Example, fine_tune: FineTune) -> Kept | None:
+    """FineTune a network that simulates int8, and write it; None if it is no better than what there is."""
+    simulated = work.engine.simulated(model, example, work.calibration)
+    fine_tune(simulated)
+    stem = work.folder / "trained"
+    work.engine.write_trained(simulated, example, work.source, stem)
+    path = work.engine.files(stem)[0]
+    accuracy = work.judge(path)
+    drop = loss_of(work.before, accuracy)[0]
+    return Kept(path, (), accuracy, drop) if drop < kept.drop else None
+
+
+def _layers(work: Work, kept: Kept, names: Sequence[str], sensitivity: Mapping[str, float]) -> tuple[LayerError, ...]:
+    """Compare what each layer gives in float and in int8, a call at a time: activations of all layers are large."""
+    engine, size = work.engine, work.batch or 1
+    n = max(min(len(work.calibration[0]), LAYERS_ON) // size, 1) * size
+    before, after = (engine.outputs(path, names) for path in (work.source, kept.path))
+    sums: dict[str, Array] = {}
+    for start in range(0, n, size):
+        few = tuple(one[start : start + size] for one in work.calibration)
+        whole, found = before(few), after(few)
+        for name in found:
+            y, z = whole[name].astype(np.float64), found[name].astype(np.float64)
+            if y.shape == z.shape:
+                sums[name] = sums.get(name, np.zeros(2)) + np.array([((y - z) ** 2).sum(), (y**2).sum()])
+    return tuple(
+        LayerError(
+            layer=name, error=float(np.sqrt(sums[name][0] / max(sums[name][1], 1e-30))) if name in sums else None,
+            sensitivity=sensitivity.get(name), kept=name in kept.layers,
+        )
+        for name in names
+    )  # fmt: skip
+
+
+def _placed(made: Sequence[Path], places: Sequence[Path]) -> tuple[Path, ...]:
+    for path, place in zip(made, places, strict=True):
+        os.replace(path, place)
+    return tuple(places)
+
+
+def _speed(runtime: str, known: FloatFile, path: Path, samples: Rows, threads: int, seconds: float) -> SpeedComparison:
+    calls = [open_in(runtime, one, threads).predict for one in (known.path, path)]
+    one_call = [one[: known.batch or 1] for one in samples]
+    return compare_speed(calls, one_call, seconds=seconds, threads=threads, runtime=runtime)
+
+
+def _parity(runtime: str, known: FloatFile, path: Path, samples: Rows) -> Parity:
+    """Compare int8 with float in a fresh process; the tolerance is twice the error that was found."""
+    given = [torch.from_numpy(one) for one in samples]
+    expected = fresh_answers(runtime, known.path, given, known.batch or AT_ONCE)
+    found = fresh_answers(runtime, path, given, known.batch or AT_ONCE)
+    error = compare(expected, found).max_error
+    return compare(expected, found, tolerance=2 * error) if error else compare(expected, found)
+
+
+def _entry(found: Quantized, source: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What parity.json holds of an int8 file."""
+    lost, error = loss_of(found.before, found.after)
+    entry = plain(found.parity) | {
+        "runtime": found.runtime, "engine": found.engine,
+        "files": {path.name: file_digest(path) for path in found.files}, "bytes": found.bytes, "source": source,
+        "top1": {
+            "before": found.before.top1, "after": found.after.top1, "images": len(found.after.hits), "drop": lost,
+            "standard_error": error, "max_drop": found.max_drop, "within": found.within,
+            "against": "labels" if found.labels else "answers in float",
+        },
+        "calibration_images": found.calibrated_on, "kept_in_float": list(found.kept), "fine_tuned": found.fine_tuned,
+        "speed": asdict(found.speed) | {"int8_is": found.speed.verdict, "cpu": cpu_name()}, "ship": found.ship.name,
+        "facts": dict(facts),
+    }  # fmt: skip
+    if found.test is not None:
+        before, after = found.test
+        entry["test_top1"] = {"before": before.top1, "after": after.top1, "images": len(after.hits)}
+    return entry

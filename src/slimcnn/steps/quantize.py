@@ -1,0 +1,143 @@
+"""The network in int8, for the runtime that it will run in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from slimcnn.distillation import Teacher, objective_named
+from slimcnn.errors import ExportError
+from slimcnn.exporting import RUNTIMES
+from slimcnn.exporting.quantizing import INT8, Quantized, engines, loss_of, quantize
+from slimcnn.manifest import RUN
+from slimcnn.reporting.sections import Column, Section, Table, Text
+from slimcnn.running.epochs import about_training, learn
+from slimcnn.running.step import Artifact, Context, State, Step, steps
+from slimcnn.training import Epoch, Training
+from slimcnn.training.processes import from_rank_zero
+
+LOSS = "0.1*cross_entropy+0.9*kd:temperature=4"
+"""How fine-tuning is taught by the network that the run began with."""
+VALIDATION = 2000
+"""Validation images by which layers are chosen."""
+
+
+@steps.add("quantize", source="NNCF, github.com/openvinotoolkit/nncf; ONNX Runtime")
+class Quantize(Step):
+    """Write the network in int8 after training; sensitive layers stay in float."""
+
+    needs: ClassVar = {"trained": "int8 needs trained weights: give --weights FILE, or put train in front"}
+
+    engine: str = "nncf"
+    """What quantizes (slimcnn list engines)."""
+    max_drop: float = Field(default=0.5, ge=0)
+    """Points of validation top-1 that int8 may lose, in the runtime; layers stay in float until that is met."""
+    images: int = Field(default=300, ge=1)
+    """Training images for calibration; labels are not used."""
+    epochs: int = Field(default=0, ge=0)
+    """Fine-tune so long with simulated int8 where int8 after training loses more; engine nncf."""
+    learning_rate: float = Field(default=0.001, gt=0)
+    """Of fine-tuning, the peak."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads on which float and int8 are timed."""
+    seconds: float = Field(default=2.0, gt=0)
+    """For timing."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Quantize:
+        engines[self.engine]
+        return self
+
+    def rehearse(self, state: State) -> nn.Module:
+        """Refuse an engine whose packages are missing."""
+        engines[self.engine].value().check(self.engine, fine_tune=self.epochs > 0)
+        return state.model
+
+    def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
+        """Write float and int8 file into the step's folder; the network itself stays as it is."""
+        self.rehearse(state)
+        if self.epochs and at.fabric.world_size > 1:
+            raise ExportError("fine-tuning in int8 runs in one process: leave --devices or epochs out")
+        told: list[Epoch] = []
+        found = from_rank_zero(at.fabric, lambda: self.quantized(state, at, at.folder, told))
+        root = next(parent for parent in at.folder.parents if (parent / RUN).exists())
+        path = found.path.relative_to(root).as_posix()
+        artifact = Artifact(found.format + INT8, path, dict(found.entry))
+        others = tuple(one for one in state.artifacts if one.name != artifact.name)
+        sections = [about_quantized(found)]
+        if told:
+            sections.append(about_training("Fine-tuning in int8", f"Taught by the original, loss {LOSS}", told, None))
+        return replace(state, artifacts=(*others, artifact)), sections
+
+    def quantized(self, state: State, at: Context, out: Path, told: list[Epoch], force: bool = True) -> Quantized:
+        """Write the files into `out`; epochs of fine-tuning, if there are any, are appended to `told`."""
+        data = state.data
+        validation = data.validation.limit(VALIDATION)
+
+        def fine_tune(simulated: nn.Module) -> None:
+            # Quantizers are made for float32 and one layout; a timed choice of others would not be about them.
+            training = Training(epochs=self.epochs, learning_rate=self.learning_rate, layout="nchw", precision="32")
+            objective = objective_named(LOSS, Teacher([state.reference]))
+            told.extend(learn(simulated, state, training, at, "fine-tuning in int8", objective))
+
+        return quantize(
+            state.model, state.example, out=out, images=data.train.limit(self.images).pixels,
+            engine=self.engine, max_drop=self.max_drop, validation=(validation.pixels, validation.labels),
+            test=(data.test.pixels, data.test.labels), normalization=data.normalisation, classes=data.classes,
+            fine_tune=fine_tune if self.epochs else None, threads=self.threads, seconds=self.seconds, force=force,
+            say=at.show.say, progress=at.show.counting("trying layers in float"),
+        )  # fmt: skip
+
+
+def about_quantized(found: Quantized) -> Section:
+    """Say what int8 costs and gives: accuracy, bytes, time, which file to ship, layers."""
+    lost, error = loss_of(found.before, found.after)
+    title = RUNTIMES[found.runtime].title
+    judged = "Validation top-1" if found.labels else "Share of calibration images answered as by float"
+    tuned = ", then fine-tuned" if found.fine_tuned else ""
+    lead = (
+        f"Quantized by {engines[found.engine].value.title} on {found.calibrated_on:,} images without labels{tuned}. "
+        f"{judged} in {title}: {lost:.2f} points lost (standard error {error:.2f}, {len(found.after.hits):,} images), "
+        f"{found.max_drop:g} allowed. {len(found.kept)} of {len(found.layers)} layers stay in float."
+    )
+    if not found.within:
+        lead += " Too much is lost: the float file stays the product."
+    blocks = (
+        Text(text=lead),
+        Text(text=f"{found.advice[0].upper()}{found.advice[1:]}.", tone="good" if found.within else "bad"),
+        Text(text=f"{str(found.speed)[0].upper()}{str(found.speed)[1:]}; {found.speed.n} rounds, batch "
+             f"{found.speed.batch}, {found.speed.threads} thread(s), {title}.", tone="note"),
+        _files(found), _layers(found),
+    )  # fmt: skip
+    return Section(title="Int8", blocks=blocks)
+
+
+def _files(found: Quantized) -> Table:
+    tests = [one.top1 for one in found.test] if found.test else [None, None]
+    columns = (
+        Column(title="file", format="name"), Column(title="validation top-1, %" if found.labels else "as float, %",
+        format="percent"), Column(title="test top-1, %", format="percent"), Column(title="bytes", format="exact"),
+        Column(title="ms", format="milliseconds"), Column(title="quartiles", format="milliseconds"),
+        Column(title="", format="milliseconds"),
+    )  # fmt: skip
+    rows = (
+        (found.float_path.name, found.before.top1, tests[0], found.float_bytes, found.speed.float_ms[1],
+         found.speed.float_ms[0], found.speed.float_ms[2]),
+        (found.path.name, found.after.top1, tests[1], found.bytes, found.speed.int8_ms[1],
+         found.speed.int8_ms[0], found.speed.int8_ms[2]),
+    )  # fmt: skip
+    return Table(columns=columns, rows=rows)
+
+
+def _layers(found: Quantized) -> Table:
+    columns = (
+        Column(title="layer", format="name"), Column(title="relative error of its output", format="small"),
+        Column(title="divergence saved in float, nats", format="small"), Column(title="computes in"),
+    )  # fmt: skip
+    rows = tuple((one.layer, one.error, one.sensitivity, "float" if one.kept else "int8") for one in found.layers)
+    return Table(columns=columns, rows=rows, title=f"{len(rows)} layers in int8 against float", folded=True)
