@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.fx import Graph
 
 import slimcnn
 from at_hand import randomise
@@ -14,6 +15,14 @@ from slimcnn.exporting import prepare, write_model
 from slimcnn.exporting.parity import compare
 from slimcnn.exporting.runtimes import open_in
 from slimcnn.models import networks, preprocessing
+
+
+def foldable(graph: Graph) -> list[str]:
+    """Batch norms that alone read a convolution whose weight is a parameter."""
+    norms = [node for node in graph.nodes if node.target is torch.ops.aten.batch_norm.default]
+    behind = [node for node in norms if "conv" in str(node.args[0].target) and len(node.args[0].users) == 1]
+    return [node.name for node in behind if node.args[0].args[1].op == "placeholder"]
+
 
 OFTEN = {"resnet8"}
 """tests/models/test_compact.py exports some others."""
@@ -33,8 +42,7 @@ def test_a_pruned_network_answers_in_every_runtime_as_in_pytorch(name: str, tmp_
     x = torch.randn(3, *shape)
     with torch.no_grad():
         expected = small(x).numpy()
-    left = {str(node.target) for node in prepare(small, x[:1]).program.graph.nodes}
-    assert "aten.batch_norm.default" not in left
+    assert not foldable(prepare(small, x[:1]).program.graph)
     for runtime, to in (("onnxruntime", "onnx"), ("openvino", "openvino")):
         path = write_model(small, x[:1], to, tmp_path / "model")[0]
         found = open_in(runtime, path, threads=1)(x).numpy()
