@@ -59,7 +59,9 @@ def assert_law(subject: zoo_networks.Subject, ratio: float = 0.5) -> float:
     assert verdict.equal, str(verdict)
     assert verdict.error < 1e-9
     counts = plan.counts(graph)
-    assert graph.macs(counts) == measure(small, example).macs < graph.macs()
+    size = measure(small, example)
+    assert graph.macs(counts) == size.macs < graph.macs()
+    assert (graph.peak_memory(counts), graph.bytes(counts)) == (size.peak_memory, size.bytes)
     assert graph.params(counts) == sum(p.numel() for p in small.parameters()) < graph.params()
     left = graph.macs(counts) / graph.macs()
     judgement = zoo_law.judge(copy.deepcopy(model), small, codes, example)

@@ -279,3 +279,81 @@ def test_half_of_the_inner_channels_is_half_of_the_macs_of_a_cifar_resnet(name: 
     assert graph.macs() == inner - narrower + stem_and_head
     assert cut == pytest.approx((inner - narrower) / 2 / graph.macs())
     assert 0.49 < cut < 0.5
+
+
+# --- bytes and running memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("wanted", [0.9, 0.6])
+def test_bytes_are_met_and_missed_with_one_step_less(scope: Any, wanted: float) -> None:
+    graph, scores = setting(residual(24, 36))
+    most = int(wanted * graph.bytes())
+    counts = allocate(graph, scores, Target(bytes=most, scope=scope)).counts(graph)
+    assert graph.bytes(counts) <= most
+    assert max(graph.bytes(np.maximum(counts - step, 0)) for step in np.eye(len(counts), dtype=np.int64)) > most
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("wanted", [0.9, 0.7, 0.4])
+def test_memory_is_met_and_nothing_goes_that_does_not_help(scope: Any, wanted: float) -> None:
+    graph, scores = setting(residual(24, 36))
+    most = int(wanted * graph.peak_memory())
+    counts = allocate(graph, scores, Target(memory=most, scope=scope)).counts(graph)
+    assert graph.peak_memory(counts) <= most
+    for step in np.eye(len(counts), dtype=np.int64):
+        assert not (counts @ step) or graph.peak_memory(counts - step) > most, "a channel could have stayed"
+
+
+def test_memory_spares_layers_that_are_not_alive_at_the_peak() -> None:
+    wide_then_small = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.MaxPool2d(4), nn.Conv2d(16, 32, 1), nn.Conv2d(32, 8, 1), nn.Flatten(),
+        nn.Linear(32, 5),
+    )  # fmt: skip
+    graph, scores = setting(wide_then_small, size=8)
+    most = graph.peak_memory() // 2
+    assert set(allocate(graph, scores, Target(memory=most)).removed) == {"0"}
+    assert set(allocate(graph, scores, Target(macs=0.5)).removed) == {"0", "2", "3"}
+
+
+def test_memory_by_sensitivity_costs_less_than_the_same_memory_by_macs() -> None:
+    torch.manual_seed(0)
+    model = slimcnn.build("resnet8", in_channels=3)
+    graph = trace(model, torch.zeros(1, 3, 16, 16))
+    scores = slimcnn.sensitivity(model, graph, score(model, graph, "l2"), [torch.randn(24, 3, 16, 16)])
+
+    def cost(plan: Plan) -> float:
+        return sum(float(scores.costs[name][: len(gone)].sum()) for name, gone in plan.removed.items())
+
+    most = int(0.7 * graph.peak_memory())
+    ours = allocate(graph, scores, Target(memory=most, scope="sensitivity", residual="cut"))
+    targets = (Target(macs=m / 50, scope="sensitivity", residual="cut") for m in range(49, 0, -1))
+    by_macs = (allocate(graph, scores, target) for target in targets)
+    enough = next(plan for plan in by_macs if graph.peak_memory(plan.counts(graph)) <= most)
+    assert cost(ours) < 0.7 * cost(enough)
+
+
+def test_all_quantities_hold_together() -> None:
+    graph, scores = setting(residual(24, 36))
+    whole = graph.bytes(), graph.peak_memory()
+    for shares in ((0.8, 0.9, 0.9, 0.5), (0.8, 0.9, 0.4, 0.9), (0.4, 0.9, 0.9, 0.9), (0.8, 0.4, 0.9, 0.8)):
+        target = Target(
+            macs=shares[0], params=shares[1], bytes=int(shares[2] * whole[0]), memory=int(shares[3] * whole[1])
+        )
+        counts = allocate(graph, scores, target).counts(graph)
+        assert graph.macs(counts) <= shares[0] * graph.macs()
+        assert graph.params(counts) <= shares[1] * graph.params()
+        assert graph.bytes(counts) <= shares[2] * whole[0]
+        assert graph.peak_memory(counts) <= shares[3] * whole[1]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "memory"])
+def test_bytes_out_of_reach_say_what_is_possible_and_asking_for_that_succeeds(kind: str) -> None:
+    graph, scores = setting(plain(24, 24), size=8)
+    with pytest.raises(TargetUnreachable, match=rf"cannot reach {kind} <= 10 B.*best possible is {kind}=") as caught:
+        allocate(graph, scores, Target(**{kind: 10}))  # type: ignore[arg-type]
+    number, unit = str(caught.value).partition(f"{kind}=")[2].split(";")[0].split()
+    possible = round(float(number) * {"B": 1, "kB": 1000}[unit])
+    assert allocate(graph, scores, Target(**{kind: possible})).removed  # type: ignore[arg-type]
+    if kind == "memory":
+        assert "the input alone takes 768 B of memory" in str(caught.value)

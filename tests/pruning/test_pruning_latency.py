@@ -178,3 +178,20 @@ def test_sensitivity_measures_what_a_whole_branch_costs_and_leaves_the_other_cos
     for group in graph.groups:
         assert (group.channels in scores.errors[group.name]) == group.branch
         assert len(scores.costs[group.name]) == group.channels
+
+
+def test_milliseconds_and_running_memory_hold_together(network: tuple[nn.Module, ChannelGraph]) -> None:
+    model, graph = network
+    latency = ms_by_macs(model, graph, stairs=8)
+    scores = slimcnn.score(model, graph, "l2")
+    rising = {group.name: torch.arange(1.0, len(group.parts[0]) + 1) for group in graph.groups}
+    errors = {name: {n + 1: float(total) for n, total in enumerate(costs.cumsum(0))} for name, costs in rising.items()}
+    scores = replace(scores, costs=rising, errors=errors)
+    for fast, small in ((0.9, 0.5), (0.5, 0.9)):
+        most = int(small * graph.peak_memory())
+        target = Target(
+            latency_ms=fast * latency.whole_ms, memory=most, scope="sensitivity", residual="cut", round_to=8
+        )
+        counts = slimcnn.allocate(graph, scores, target, latency).counts(graph)
+        assert latency.ms(counts) <= fast * latency.whole_ms
+        assert graph.peak_memory(counts) <= most

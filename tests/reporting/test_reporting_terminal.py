@@ -29,7 +29,7 @@ def lines_of(text: str) -> list[str]:
     return [line for line in (" ".join(line.split()) for line in text.splitlines()) if line]
 
 
-def test_a_terminal_shows_the_verdict_and_then_the_five_numbers() -> None:
+def test_a_terminal_shows_the_verdict_and_then_the_six_numbers() -> None:
     lines = lines_of(printed(summary(tiny()), width=200))
     assert lines[:5] == verdict_in_words(tiny())
     assert lines[5] == "tiny on digits"
@@ -38,6 +38,7 @@ def test_a_terminal_shows_the_verdict_and_then_the_five_numbers() -> None:
         "parameters 19.44 k 9.713 k × 0.50",
         "MACs 1.235 M 611.0 k × 0.49",
         "bytes on disk 81.23 kB 42.10 kB × 0.52",
+        "running memory 16.38 kB 12.29 kB × 0.75",
         "latency, ms 0.812 0.543 × 0.67",
     ]
 

@@ -248,7 +248,7 @@ def _by_price(
     """
     limit = limits[-1]
     none = np.zeros(len(graph.groups), dtype=np.int64)
-    steps = []
+    whole, steps = limit.cost(none), []
     for bundle in free:
         groups = [graph.groups[i] for i in bundle]
         parts = np.array([len(group.parts) for group in groups])
@@ -256,7 +256,7 @@ def _by_price(
         for gone in _may_go(groups, target).tolist():
             counts = none.copy()
             counts[list(bundle)] = gone * parts
-            saving = limit.cost(none) - limit.cost(counts)
+            saving = whole - limit.cost(counts)
             points.append((gone, saving, error_at(scores.errors[groups[0].name], gone)))
         errors = {0: 0.0} | {gone: error for gone, _, error in points}
         offers = [(before, after, (False, price)) for before, after, price in worthwhile(points)]

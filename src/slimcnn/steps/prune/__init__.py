@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slimcnn.checkpoints import save
 from slimcnn.datasets import batches
-from slimcnn.errors import TargetError
+from slimcnn.errors import TargetError, TargetUnreachable
 from slimcnn.exporting import why_not
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.copying import duplicate
@@ -176,6 +176,20 @@ class Prune(Step):
             )
         return self.size - header
 
+    def _allocate(self, graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
+        """Choose channels; what is out of reach is also said in bytes of the file."""
+        try:
+            return allocate(graph, scores, target)
+        except TargetUnreachable as error:
+            if self.size is None or target.bytes is None:
+                raise
+            header = self.size - target.bytes
+            size = written("bytes", error.best["bytes"] + header)
+            raise TargetUnreachable(
+                f"{error}; with the file's header of {written('bytes', header)} the best possible is size={size}",
+                error.best,
+            ) from error
+
     @property
     def trains(self) -> bool:  # type: ignore[override]
         """Soft filter pruning does."""
@@ -205,7 +219,7 @@ class Prune(Step):
                 return state.model  # milliseconds are measured, not foreseen
             target = replace(target, latency_ms=None)
         target = replace(target, scope="local" if target.scope == "sensitivity" else target.scope)
-        plan = allocate(graph, score(whole, graph, "l2"), target)
+        plan = self._allocate(graph, score(whole, graph, "l2"), target)
         return prune(whole, graph, plan, verify=False)
 
     def propose(self, state: State, at: Context) -> tuple[nn.Module, ChannelGraph, Plan]:
@@ -220,7 +234,7 @@ class Prune(Step):
             return whole, graph, Plan.load(Path(self.plan), graph), []
         scores = self._scores(whole, graph, state, at)
         if self.latency is None:
-            return whole, graph, allocate(graph, scores, self.target_for(state)), []
+            return whole, graph, self._allocate(graph, scores, self.target_for(state)), []
         clock = Clock(self.latency, self.runtime or default_runtime(), self.batch, self.threads)
         times = at.once(f"times {at.before} {clock}", lambda: times_for(clock, whole, graph, self.round_to, at.show))
         target = replace(self.target_for(state), round_to=times.round_to)
