@@ -223,7 +223,7 @@ def test_the_fastest_within_the_allowed_drop_is_shipped() -> None:
 
 
 def test_of_networks_that_cannot_be_told_apart_by_time_the_most_accurate_then_the_smallest_is_shipped() -> None:
-    rows = row("original", 1.0, 93.0, spread=0.1), row("compressed", 0.95, 92.5, spread=0.1)
+    rows = row("original", 1.0, 93.0, spread=0.3), row("compressed", 0.95, 92.5, spread=0.3)
     assert shipped(*rows) == "original"
     assert shipped(*(replace(one, top1=93.0, bytes=n) for n, one in zip((9, 3), rows, strict=True))) == "compressed"
     text = str(Benchmark(rows, 100, "test", 1.0, 1.0))
@@ -231,13 +231,35 @@ def test_of_networks_that_cannot_be_told_apart_by_time_the_most_accurate_then_th
 
 
 def test_a_difference_below_the_noise_is_called_that() -> None:
-    assert row("compressed", 0.97, 93.0, spread=0.05, ratio=0.97).speed == "alike"
+    assert row("compressed", 0.99, 93.0, spread=0.01, ratio=0.99).speed == "alike"
+    assert row("compressed", 0.9, 93.0, spread=0.5, ratio=0.9).speed == "alike"
     assert row("compressed", 0.9, 93.0, spread=0.05, ratio=0.9).speed == "faster"
     assert row("compressed", 1.1, 93.0, spread=0.05, ratio=1.1).speed == "slower"
     one = row("compressed", 0.5, 92.9, ratio=0.5, points=-0.1, points_error=0.2)
     text = str(Benchmark((row("original", 1.0, 93.0), one), 100, "test", 1.0, 1.0))
     assert "ship compressed in OpenVINO: 0.5 ms a call, 2 times as fast as original there" in text
     assert "top-1 92.90 % (−0.10 ± 0.20 points, below the noise)" in text
+
+
+def test_times_of_different_runtimes_are_alike_where_their_quartiles_overlap() -> None:
+    here, there = (
+        row("original", 1.0, 93.0, spread=0.03),
+        row("original", 0.95, 93.0, spread=0.03, runtime="onnxruntime"),
+    )
+    small = replace(there, bytes=1)
+    found = Benchmark((replace(here, bytes=2), small), 100, "test", 1.0, 1.0).recommendations[0]
+    assert (found.row, found.alike) == (small, (replace(here, bytes=2),))
+    apart = Benchmark((here, row("original", 0.9, 93.0, runtime="onnxruntime")), 100, "test", 1.0, 1.0)
+    assert apart.recommendations[0].alike == ()
+
+
+def test_the_noise_of_a_ratio_is_that_of_repeated_medians() -> None:
+    draw = np.random.default_rng(0)
+    ratios = np.exp(draw.normal(-0.3, 0.4, (2000, 200)))  # 2000 benchmarks of 200 rounds
+    lower, medians, upper = np.quantile(ratios, (0.25, 0.5, 0.75), axis=1)
+    time = Latency(1, 1, 1, medians[0], lower[0], upper[0], 200, 1, 1, "x", "a chip")
+    noise = replace(row("compressed", 1.0, None), latency=time).noise
+    assert noise == pytest.approx(1.96 * medians.std(), rel=0.25)
 
 
 def test_without_accuracy_the_fastest_is_shipped_and_the_rule_says_so() -> None:

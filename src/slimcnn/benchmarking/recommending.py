@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slimcnn.benchmarking.rows import TITLES, BenchmarkRow
+from slimcnn.benchmarking.rows import AGAIN, TITLES, BenchmarkRow
 
 DROP = 1.0
 """Points of top-1 that the network to ship may be below the best, where the user says nothing."""
@@ -26,7 +26,7 @@ def rule(max_drop: float, known: bool) -> str:
 
     >>> rule(0.5, known=True)
     'The fastest whose top-1 is at most 0.5 points below the best of the table; of those whose times cannot be told \
-apart (their quartiles overlap), the most accurate, then the smallest file.'
+apart, the most accurate, then the smallest file.'
     """
     allowed = (
         f"The fastest whose top-1 is at most {max_drop:g} {'point' if max_drop == 1 else 'points'} below the best of "
@@ -34,10 +34,7 @@ apart (their quartiles overlap), the most accurate, then the smallest file.'
         if known
         else "The fastest (top-1 is not known)"
     )
-    return (
-        f"{allowed}; of those whose times cannot be told apart (their quartiles overlap), the most accurate, then the "
-        "smallest file."
-    )
+    return f"{allowed}; of those whose times cannot be told apart, the most accurate, then the smallest file."
 
 
 def recommendations(rows: Sequence[BenchmarkRow], max_drop: float) -> list[Recommendation]:
@@ -55,20 +52,26 @@ def _recommendation(rows: Sequence[BenchmarkRow], max_drop: float) -> Recommenda
     allowed = allowed if known else timed
     if not allowed:
         return None
-    fastest = min(allowed, key=lambda row: _times(row)[1])
-    close = [row for row in allowed if _overlap(row, fastest)]
-    row = min(close, key=lambda one: (-(one.top1 or 0), one.bytes or 0, _times(one)[1]))
+    fastest = min(allowed, key=_median)
+    close = [row for row in allowed if _alike(row, fastest)]
+    row = min(close, key=lambda one: (-(one.top1 or 0), one.bytes or 0, _median(one)))
     alike = tuple(one for one in close if one is not row)
     return Recommendation(row, alike, _sentence(row, alike))
 
 
-def _times(row: BenchmarkRow) -> tuple[float, float, float]:
+def _median(row: BenchmarkRow) -> float:
     assert row.latency is not None
-    return row.latency.lower_ms, row.latency.median_ms, row.latency.upper_ms
+    return row.latency.median_ms
 
 
-def _overlap(one: BenchmarkRow, two: BenchmarkRow) -> bool:
-    return one is two or (_times(one)[0] <= _times(two)[2] and _times(two)[0] <= _times(one)[2])
+def _alike(one: BenchmarkRow, two: BenchmarkRow) -> bool:
+    """Whether two times cannot be told apart: in one runtime by their ratios, else where their quartiles overlap."""
+    assert one.latency is not None
+    assert two.latency is not None
+    if one.runtime == two.runtime:
+        noise = max(AGAIN, (one.noise**2 + two.noise**2) ** 0.5)
+        return one is two or abs(one.latency.relative / two.latency.relative - 1) <= noise
+    return one.latency.lower_ms <= two.latency.upper_ms and two.latency.lower_ms <= one.latency.upper_ms
 
 
 def _sentence(row: BenchmarkRow, alike: Sequence[BenchmarkRow]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,9 @@ TITLES: Mapping[str, str] = {"torch": "PyTorch eager", "torch_compile": "torch.c
 }
 """Everything that can run a network here, by name: `torch` runs the module itself, `torch_compile` compiles it by
 inductor, all others open an exported file."""
+
+AGAIN = 0.02
+"""Ratios nearer to 1 are called alike however many calls were timed: measuring again moves them as much."""
 
 Speed = Literal["first", "faster", "slower", "alike", "not run"]
 
@@ -45,12 +49,23 @@ class BenchmarkRow:
     """Of one image."""
 
     @property
+    def noise(self) -> float:
+        """Half of the 95 % interval of the median ratio to the reference, by its quartiles: 1.57 (q3 - q1) / sqrt(n).
+
+        (McGill, Tukey and Larsen, "Variations of box plots", 1978.) At least `AGAIN`; 0 for the reference itself.
+        """
+        if self.latency is None or self.network == self.reference:
+            return 0.0
+        time = self.latency
+        return max(AGAIN, 1.57 * (time.relative_upper - time.relative_lower) / math.sqrt(time.n))
+
+    @property
     def speed(self) -> Speed:
-        """Compare with the reference: `alike` where the quartiles of the ratio lie on both sides of 1."""
+        """Compare with the reference: `alike` where the ratio differs from 1 by no more than the noise."""
         if self.latency is None:
             return "not run"
         if self.network == self.reference:
             return "first"
-        if self.latency.relative_lower <= 1 <= self.latency.relative_upper:
+        if abs(self.latency.relative - 1) <= self.noise:
             return "alike"
         return "faster" if self.latency.relative < 1 else "slower"

@@ -37,7 +37,7 @@ class Latency:
     relative_lower: float
     """In a quarter of the rounds that ratio was lower ..."""
     relative_upper: float
-    """... and in a quarter higher: where 1 lies between both, the difference is below the noise."""
+    """... and in a quarter higher."""
     n: int
     """Timed calls."""
     batch: int

@@ -1,10 +1,10 @@
 """Milliseconds of a pruned network before it exists: from the times of its layers, and corrected by what was measured.
 
-T(counts) = T_whole - s (S_whole - S(counts)),  S = sum of the layers' times
+T(counts) = f(S_whole - S(counts)),  S = sum of the layers' times,  f(0) = T_whole
 
 S comes from layers timed alone at a few widths (`LayerTimes`).  T_whole is the measured time of the whole network,
-with everything that layers alone do not show (additions, pooling, the call).  s is 1 until a pruned network was
-measured, and then makes the formula true for it.
+with everything that layers alone do not show (additions, pooling, the call).  f falls by a millisecond for every
+millisecond that layers save, until pruned networks were measured; then it is straight between what was measured.
 """
 
 from __future__ import annotations
@@ -76,23 +76,44 @@ class LatencyModel:
     threads: int
     round_to: int = 1
     """The number that kept channels should be a multiple of, as this runtime's times say."""
-    scale: float = 1.0
-    """s in the formula at the top."""
+    measured: tuple[tuple[float, float], ...] = ()
+    """Pruned networks: milliseconds that their layers save when they run alone, and their time."""
 
     def ms(self, removed: RemovedCounts) -> float:
         """Predict the milliseconds of one call when each group loses `removed[group]` channels."""
-        return self.whole_ms - self.scale * self.saved(removed)
+        points = self._points
+        saved = self.saved(removed)
+        if saved > points[-1][0]:
+            return points[-1][1] - self._slope * (saved - points[-1][0])
+        return float(np.interp(saved, [x for x, _ in points], [y for _, y in points]))
+
+    @property
+    def _points(self) -> list[tuple[float, float]]:
+        """What is known of f, never rising: a network that saves more is not slower, whatever the noise says."""
+        found = [(0.0, self.whole_ms), *sorted(self.measured)]
+        times = np.minimum.accumulate([time for _, time in found])
+        return [(saved, float(time)) for (saved, _), time in zip(found, times, strict=True)]
+
+    @property
+    def _slope(self) -> float:
+        """Milliseconds saved for one that layers save, beyond what was measured."""
+        saved, time = self._points[-1]
+        if saved > 0:
+            return max((self.whole_ms - time) / saved, 0.05)
+        alone = sum(layer.whole * layer.calls for layer in self.layers)
+        return min(self.whole_ms / max(alone, 1e-9), 1.0)
 
     def saved(self, removed: RemovedCounts) -> float:
         """Sum up what the layers save when they run alone."""
         return sum(layer.whole * layer.calls - layer.ms(removed) for layer in self.layers)
 
     def corrected(self, removed: RemovedCounts, measured_ms: float) -> LatencyModel:
-        """Make the formula true for a pruned network that was measured; s stays within 1/4 and 4."""
-        alone = self.saved(removed)
-        if alone <= 0:
+        """Make the formula true for a pruned network that was measured."""
+        saved = self.saved(removed)
+        if saved <= 0:
             return self
-        return replace(self, scale=float(np.clip((self.whole_ms - measured_ms) / alone, 0.25, 4.0)))
+        others = tuple(point for point in self.measured if abs(point[0] - saved) > 1e-9)
+        return replace(self, measured=(*others, (saved, measured_ms)))
 
 
 def latency_model(

@@ -19,8 +19,8 @@ def benchmark(found: Benchmark) -> View:
     Args:
         found: from `slimcnn.benchmark`.
 
-    Data: `rows` (the fields of each row, with `speed`), `ship` (a sentence and a row for each batch size and number of
-    threads), `rule`, `images`, `part`, `notes`, `environment` and `complete`.
+    Data: `rows` (the fields of each row, with `speed` and `noise`), `ship` (a sentence and a row for each batch size
+    and number of threads), `rule`, `images`, `part`, `notes`, `environment` and `complete`.
     """
     chosen = found.recommendations
     said = [one.sentence for one in chosen] or ["Nothing could be run."]
@@ -44,7 +44,7 @@ def setting_of(row: BenchmarkRow) -> str:
 
 
 def _plain(row: BenchmarkRow) -> dict[str, object]:
-    return asdict(row) | {"speed": row.speed}
+    return asdict(row) | {"speed": row.speed, "noise": row.noise}
 
 
 def _shipped(found: Benchmark, said: Sequence[str]) -> Section:
@@ -95,7 +95,7 @@ def _table(rows: Sequence[BenchmarkRow], setting: str, energy: bool) -> Table:
 
 def _cells(row: BenchmarkRow, energy: bool) -> tuple[Value, ...]:
     time = (row.latency.median_ms, row.latency.relative) if row.latency is not None else (None, None)
-    speed = "" if row.speed == "first" else row.speed
+    speed = {"first": "", "not run": "failed"}.get(row.speed, row.speed)
     memory = row.memory.bytes if row.memory is not None else None
     joules = () if not energy else (None if row.joules is None else 1000 * row.joules,)
     return (row.network, TITLES[row.runtime], *time, speed, row.top1, row.bytes, memory, *joules)
@@ -104,13 +104,14 @@ def _cells(row: BenchmarkRow, energy: bool) -> tuple[Value, ...]:
 def _spread(found: Benchmark) -> Section:
     columns: dict[str, Format] = {
         "network": "name", "runtime": "text", "batch": "exact", "threads": "exact", "lower, ms": "milliseconds",
-        "upper, ms": "milliseconds", "ratio, lower": "share", "upper": "share", "calls": "exact", "points": "points",
-        "± points": "percent", "least memory": "bytes", "most": "bytes", "whole process": "bytes",
+        "upper, ms": "milliseconds", "ratio, lower": "share", "upper": "share", "noise": "share", "calls": "exact",
+        "points": "points", "± points": "percent", "least memory": "bytes", "most": "bytes", "whole process": "bytes",
     }  # fmt: skip
     values: list[tuple[Value, ...]] = [
         (
             row.network, TITLES[row.runtime], row.batch, row.threads, row.latency.lower_ms, row.latency.upper_ms,
-            row.latency.relative_lower, row.latency.relative_upper, row.latency.n, row.points, row.points_error,
+            row.latency.relative_lower, row.latency.relative_upper, row.noise, row.latency.n, row.points,
+            row.points_error,
             *((row.memory.least, row.memory.most, row.memory.whole) if row.memory is not None else (None,) * 3),
         )
         for row in found.rows
@@ -128,8 +129,9 @@ def _how(found: Benchmark) -> Section:
     times = (
         f"ms: median time of one call. All networks of a runtime are called in turns, for {found.seconds:g} s at each "
         "batch size and number of threads, after a warm-up. ratio: median over the rounds of the time divided by that "
-        f"of {reference} in the same round. alike: the quartiles of that ratio lie on both sides of 1; the difference "
-        "is below the noise."
+        f"of {reference} in the same round. alike: it differs from 1 by less than the noise, the 95 % interval of the "
+        "median by the quartiles of the n ratios, 1.57 (q3 - q1) / sqrt(n), at least 0.02. Runtimes are not timed in "
+        "turns: times in two of them are alike where their quartiles overlap."
     )
     top1 = f"top-1: percent, in that runtime, on {_images(found)}." if found.images else ""
     file = "file: all bytes of the file that the runtime opens; for PyTorch, of the checkpoint."

@@ -23,7 +23,7 @@ from slimcnn.show import Show
 CLOSE = 0.05
 """The share of the target by which the measured time may be off."""
 
-ROUNDS = 5
+ROUNDS = 7
 """Plans that are timed at most."""
 
 SECONDS = 1.5
@@ -112,7 +112,7 @@ def plan_by_clock(
     clock: Clock, target: Target, whole: nn.Module, graph: ChannelGraph, scores: Scores, times: LatencyModel,
     show: Show,
 ) -> ClockResult:  # fmt: skip
-    """Allocate, cut, export and measure, until the time is within 5 % of the target or five plans were timed.
+    """Allocate, cut, export and measure, until the time is within 5 % of the target or seven plans were timed.
 
     The plan that is nearest below the target (or at most 5 % above it) is chosen; if none is, the fastest.
 
