@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 
 from slimcnn.distillation import Teacher, objective_named
 from slimcnn.errors import ExportError
-from slimcnn.exporting import RUNTIMES
+from slimcnn.exporting import RUNTIMES, read_parity, record, source_digest
 from slimcnn.exporting.quantizing import INT8, Quantized, engines, loss_of, quantize
 from slimcnn.manifest import RUN
 from slimcnn.reporting.sections import Column, Section, Table, Text
@@ -64,15 +65,26 @@ class Quantize(Step):
         if self.epochs and at.fabric.world_size > 1:
             raise ExportError("fine-tuning in int8 runs in one process: leave --devices or epochs out")
         told: list[Epoch] = []
-        found = from_rank_zero(at.fabric, lambda: self.quantized(state, at, at.folder, told))
         root = next(parent for parent in at.folder.parents if (parent / RUN).exists())
-        path = found.path.relative_to(root).as_posix()
-        artifact = Artifact(found.format + INT8, path, dict(found.entry))
-        others = tuple(one for one in state.artifacts if one.name != artifact.name)
+        found = from_rank_zero(at.fabric, lambda: self._written(state, at, root, told))
+        entries = {found.format: read_parity(at.folder)[found.format], found.format + INT8: dict(found.entry)}
+        paths = {found.format: found.float_path, found.format + INT8: found.path}
+        made = [Artifact(name, paths[name].relative_to(root).as_posix(), entries[name]) for name in entries]
+        others = tuple(one for one in state.artifacts if one.name not in entries)
         sections = [about_quantized(found)]
         if told:
             sections.append(about_training("Fine-tuning in int8", f"Taught by the original, loss {LOSS}", told, None))
-        return replace(state, artifacts=(*others, artifact)), sections
+        return replace(state, artifacts=(*others, *made)), sections
+
+    def _written(self, state: State, at: Context, root: Path, told: list[Epoch]) -> Quantized:
+        """Quantize the file that an earlier step exported, if there is one of this very network."""
+        to, source = engines[self.engine].value.format, source_digest(state.model)
+        for one in state.artifacts:
+            if one.name == to and one.facts.get("source") == source:
+                for name in one.facts["files"]:
+                    shutil.copyfile((root / one.path).with_name(name), at.folder / name)
+                record(at.folder, to, one.facts)
+        return self.quantized(state, at, at.folder, told)
 
     def quantized(self, state: State, at: Context, out: Path, told: list[Epoch], force: bool = True) -> Quantized:
         """Write the files into `out`; epochs of fine-tuning, if there are any, are appended to `told`."""

@@ -31,6 +31,12 @@ class OpenVino(FileFormat):
         name_operations(model, contents.program)
         for port, name in zip((*model.inputs, *model.outputs), (*contents.inputs, *contents.outputs), strict=True):
             port.tensor.set_names({name})
+        # The converter lets every axis vary, whatever the program says.
+        shapes = [
+            [-1 if axis in dynamic else size for axis, size in enumerate(x.shape)]
+            for x, dynamic in zip(contents.example, contents.dynamic, strict=True)
+        ]
+        model.reshape(dict(zip(model.inputs, shapes, strict=True)))
         for name, text in contents.facts.items():
             model.set_rt_info(text, ["slimcnn", name])
         openvino.save_model(model, self.files(path)[0], compress_to_fp16=False)
