@@ -21,7 +21,7 @@ from slimcnn.exporting.preparing import PerChannel
 from slimcnn.exporting.quantizing.accuracy import Accuracy, judged, loss_of, scores_in
 from slimcnn.exporting.quantizing.engine import Rows, engines
 from slimcnn.exporting.quantizing.float_file import FloatFile, float_file, refuse_calibration
-from slimcnn.exporting.quantizing.keeping import Kept, Work, search
+from slimcnn.exporting.quantizing.keeping import MixedFile, Work, search
 from slimcnn.exporting.quantizing.quantized import LayerError, Quantized
 from slimcnn.exporting.quantizing.speed import SpeedComparison, compare_speed
 from slimcnn.exporting.runtimes import open_in
@@ -153,7 +153,9 @@ def _judge(runtime: str, known: FloatFile, asked: Rows, labels: Tensor | None) -
     return lambda path: judged(scores_in(runtime, path, asked, known.batch), right)
 
 
-def _fine_tuned(work: Work, kept: Kept, model: nn.Module, example: Example, fine_tune: FineTune) -> Kept | None:
+def _fine_tuned(
+    work: Work, kept: MixedFile, model: nn.Module, example: Example, fine_tune: FineTune
+) -> MixedFile | None:
     """FineTune a network that simulates int8, and write it; None if it is no better than what there is."""
     simulated = work.engine.simulated(model, example, work.calibration)
     fine_tune(simulated)
@@ -162,10 +164,12 @@ def _fine_tuned(work: Work, kept: Kept, model: nn.Module, example: Example, fine
     path = work.engine.files(stem)[0]
     accuracy = work.judge(path)
     drop = loss_of(work.before, accuracy)[0]
-    return Kept(path, (), accuracy, drop) if drop < kept.drop else None
+    return MixedFile(path, (), accuracy, drop) if drop < kept.drop else None
 
 
-def _layers(work: Work, kept: Kept, names: Sequence[str], sensitivity: Mapping[str, float]) -> tuple[LayerError, ...]:
+def _layers(
+    work: Work, kept: MixedFile, names: Sequence[str], sensitivity: Mapping[str, float]
+) -> tuple[LayerError, ...]:
     """Compare what each layer gives in float and in int8, a call at a time: activations of all layers are large."""
     engine, size = work.engine, work.batch or 1
     n = max(min(len(work.calibration[0]), LAYERS_ON) // size, 1) * size
