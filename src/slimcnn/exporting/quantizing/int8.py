@@ -156,7 +156,7 @@ def _judge(runtime: str, known: FloatFile, asked: Rows, labels: Tensor | None) -
 def _fine_tuned(
     work: Work, kept: MixedFile, model: nn.Module, example: Example, fine_tune: FineTune
 ) -> MixedFile | None:
-    """FineTune a network that simulates int8, and write it; None if it is no better than what there is."""
+    """Train a network that simulates int8, and write it; None if it is no better than what there is."""
     simulated = work.engine.simulated(model, example, work.calibration)
     fine_tune(simulated)
     stem = work.folder / "trained"
