@@ -21,7 +21,7 @@ from slimcnn.exporting.preparing import PerChannel
 from slimcnn.exporting.quantizing.accuracy import Accuracy, judged, loss_of, scores_in
 from slimcnn.exporting.quantizing.engine import Rows, engines
 from slimcnn.exporting.quantizing.float_file import FloatFile, float_file, refuse_calibration
-from slimcnn.exporting.quantizing.keeping import FloatLayers, Work, search
+from slimcnn.exporting.quantizing.keeping import MixedFile, Work, search
 from slimcnn.exporting.quantizing.quantized import LayerError, Quantized
 from slimcnn.exporting.quantizing.speed import SpeedComparison, compare_speed
 from slimcnn.exporting.runtimes import open_in
@@ -154,9 +154,9 @@ def _judge(runtime: str, known: FloatFile, asked: Rows, labels: Tensor | None) -
 
 
 def _fine_tuned(
-    work: Work, kept: FloatLayers, model: nn.Module, example: Example, fine_tune: FineTune
-) -> FloatLayers | None:
-    """FineTune a network that simulates int8, and write it; None if it is no better than what there is."""
+    work: Work, kept: MixedFile, model: nn.Module, example: Example, fine_tune: FineTune
+) -> MixedFile | None:
+    """Train a network that simulates int8, and write it; None if it is no better than what there is."""
     simulated = work.engine.simulated(model, example, work.calibration)
     fine_tune(simulated)
     stem = work.folder / "trained"
@@ -164,11 +164,11 @@ def _fine_tuned(
     path = work.engine.files(stem)[0]
     accuracy = work.judge(path)
     drop = loss_of(work.before, accuracy)[0]
-    return FloatLayers(path, (), accuracy, drop) if drop < kept.drop else None
+    return MixedFile(path, (), accuracy, drop) if drop < kept.drop else None
 
 
 def _layers(
-    work: Work, kept: FloatLayers, names: Sequence[str], sensitivity: Mapping[str, float]
+    work: Work, kept: MixedFile, names: Sequence[str], sensitivity: Mapping[str, float]
 ) -> tuple[LayerError, ...]:
     """Compare what each layer gives in float and in int8, a call at a time: activations of all layers are large."""
     engine, size = work.engine, work.batch or 1

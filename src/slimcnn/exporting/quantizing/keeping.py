@@ -18,7 +18,7 @@ PROBED = 256
 
 
 @dataclass(frozen=True)
-class FloatLayers:
+class MixedFile:
     """An int8 file with some layers in float."""
 
     path: Path
@@ -45,18 +45,18 @@ class Work:
     """Of the float file."""
     judge: Callable[[Path], Accuracy]
 
-    def kept(self, layers: tuple[str, ...]) -> FloatLayers:
+    def kept(self, layers: tuple[str, ...]) -> MixedFile:
         """Quantize all but these layers."""
         stem = self.folder / f"keep{len(layers)}"
         self.engine.write(self.source, stem, self.calibration, self.batch, layers)
         path = self.engine.files(stem)[0]
         accuracy = self.judge(path)
-        return FloatLayers(path, layers, accuracy, loss_of(self.before, accuracy)[0])
+        return MixedFile(path, layers, accuracy, loss_of(self.before, accuracy)[0])
 
 
 def search(
     work: Work, layers: tuple[str, ...], max_drop: float, progress: Callable[[int, int], None]
-) -> tuple[FloatLayers, Mapping[str, float]]:
+) -> tuple[MixedFile, Mapping[str, float]]:
     """Find the fewest layers to keep in float, most sensitive first; gives the sensitivities too, if measured.
 
     The number is doubled until the loss is within `max_drop`, or half of the layers are in float; then halved between
