@@ -212,6 +212,9 @@ def shipped(*rows: BenchmarkRow, max_drop: float = 1.0) -> str:
     found = Benchmark(rows, 100, "test", max_drop, 1.0)
     (one,) = found.recommendations
     assert one.sentence in str(found)
+    assert one.sentence.startswith(one.headline.split(",")[0])
+    assert len(one.headline) < 120
+    assert one.sentence.count("noise as fast") <= 1
     return one.row.network
 
 

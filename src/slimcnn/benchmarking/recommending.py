@@ -18,7 +18,10 @@ class Recommendation:
     row: BenchmarkRow
     alike: tuple[BenchmarkRow, ...]
     """Others that the rule allows and whose times cannot be told apart from it."""
+    headline: str
+    """In a few words."""
     sentence: str
+    """With everything that decided it."""
 
 
 def rule(max_drop: float, known: bool) -> str:
@@ -56,7 +59,7 @@ def _recommendation(rows: Sequence[BenchmarkRow], max_drop: float) -> Recommenda
     close = [row for row in allowed if _alike(row, fastest)]
     row = min(close, key=lambda one: (-(one.top1 or 0), one.bytes or 0, _median(one)))
     alike = tuple(one for one in close if one is not row)
-    return Recommendation(row, alike, _sentence(row, alike))
+    return Recommendation(row, alike, _headline(row), _sentence(row, alike))
 
 
 def _median(row: BenchmarkRow) -> float:
@@ -74,26 +77,34 @@ def _alike(one: BenchmarkRow, two: BenchmarkRow) -> bool:
     return one.latency.lower_ms <= two.latency.upper_ms and two.latency.lower_ms <= one.latency.upper_ms
 
 
+def _headline(row: BenchmarkRow) -> str:
+    top1 = f", top-1 {row.top1:.2f} %" if row.top1 is not None else ""
+    return f"{_setting(row)}, ship {_named(row)}: {_median(row):.3g} ms a call{top1}"
+
+
 def _sentence(row: BenchmarkRow, alike: Sequence[BenchmarkRow]) -> str:
-    assert row.latency is not None
-    threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
-    facts = [f"{row.latency.median_ms:.3g} ms a call", _speed(row), _accuracy(row)]
+    facts = [f"{_median(row):.3g} ms a call", _speed(row, alike), _accuracy(row)]
     if row.bytes is not None:
         facts.append(f"{row.bytes / 1e6:.3g} MB on disk")
-    said = f"At batch {row.batch} with {threads}, ship {_named(row)}: {', '.join(filter(None, facts))}."
+    said = f"{_setting(row)}, ship {_named(row)}: {', '.join(filter(None, facts))}."
     if alike:
         others = "; ".join(_named(one) for one in alike)
         said += f" Within the noise as fast: {others}."
     return said
 
 
+def _setting(row: BenchmarkRow) -> str:
+    return f"At batch {row.batch} with {'1 thread' if row.threads == 1 else f'{row.threads} threads'}"
+
+
 def _named(row: BenchmarkRow) -> str:
     return f"{row.network} in {TITLES.get(row.runtime, row.runtime)}"
 
 
-def _speed(row: BenchmarkRow) -> str:
+def _speed(row: BenchmarkRow, alike: Sequence[BenchmarkRow]) -> str:
     assert row.latency is not None
-    if row.speed == "first":
+    named = any((one.network, one.runtime) == (row.reference, row.runtime) for one in alike)
+    if row.speed == "first" or (row.speed == "alike" and named):
         return ""
     if row.speed == "alike":
         return f"within the noise as fast as {row.reference} there"
@@ -108,4 +119,4 @@ def _accuracy(row: BenchmarkRow) -> str:
     if row.points is None or row.points_error is None or row.speed == "first":
         return said
     points = f"{row.points:+.2f} ± {row.points_error:.2f} points".replace("-", "−")
-    return f"{said} ({points}{', below the noise' if abs(row.points) <= 2 * row.points_error else ''})"
+    return f"{said} ({points}{', below the noise' if abs(row.points) <= 2 * row.points_error > 0 else ''})"

@@ -26,7 +26,7 @@ def benchmark(found: Benchmark) -> View:
     said = [one.sentence for one in chosen] or ["Nothing could be run."]
     return View(
         title="Benchmark",
-        headline=said[0],
+        headline=chosen[0].headline if chosen else said[0],
         sections=(_shipped(found, said), *_picture(found, chosen), _tables(found), _spread(found), _how(found)),
         data={
             "ship": [{"sentence": one.sentence, "row": _plain(one.row)} for one in chosen],
@@ -48,7 +48,7 @@ def _plain(row: BenchmarkRow) -> dict[str, object]:
 
 
 def _shipped(found: Benchmark, said: Sequence[str]) -> Section:
-    blocks = [Text(text=sentence) for sentence in said[1:]]  # the first is the headline
+    blocks = [Text(text=sentence) for sentence in said]
     blocks.append(Text(text=f"The rule: {rule(found.max_drop, found.images > 0)}", tone="note"))
     if not found.complete:
         blocks.append(Text(text="The benchmark was interrupted: these are the rows so far.", tone="bad"))
