@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,10 +59,15 @@ class TimedLayer:
     def ms(self, removed: RemovedCounts) -> float:
         """Milliseconds of all calls when each group loses so many channels: a product of one factor an axis."""
         time = self.whole
-        for share, curve in zip(self.axes, self.curves, strict=True):
+        for share, (widths, times) in zip(self.axes, self._tables, strict=True):
             left = share.left(removed)
-            time *= 0.0 if left == 0 else _between(curve, left) / self.whole
+            time *= 0.0 if left == 0 else float(np.interp(left, widths, times)) / self.whole
         return time * self.calls
+
+    @cached_property
+    def _tables(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """The curves as arrays: straight between their points, level below the first."""
+        return [(np.array([*curve], dtype=float), np.array([*curve.values()])) for curve in self.curves]
 
 
 @dataclass(frozen=True)
@@ -259,8 +265,3 @@ def _never_rising(curve: Mapping[int, float]) -> dict[int, float]:
     widths = sorted(curve)
     least = np.minimum.accumulate([curve[width] for width in reversed(widths)])[::-1]
     return dict(zip(widths, map(float, least), strict=True))
-
-
-def _between(curve: Mapping[int, float], left: int) -> float:
-    """Read a curve at a width: straight between its points, level below the first."""
-    return float(np.interp(left, list(curve), list(curve.values())))
