@@ -163,6 +163,7 @@ def test_openvino_files_hold_facts_too(tmp_path: Path) -> None:
     model = openvino.Core().read_model(file.path)
     assert json.loads(model.get_rt_info(["slimcnn", "classes"]).astype(str)) == ["a", "b", "c", "d"]
     assert model.input(0).get_any_name() == "input"
+    assert str(model.input(0).partial_shape) == "[?,3,8,8]"
     assert str(model.input(0).get_partial_shape()) == "[?,3,8,8]"
 
 
