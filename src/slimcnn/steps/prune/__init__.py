@@ -239,6 +239,8 @@ class Prune(Step):
         times = at.once(f"times {at.before} {clock}", lambda: times_for(clock, whole, graph, self.round_to, at.show))
         target = replace(self.target_for(state), round_to=times.round_to)
         found = plan_by_clock(clock, target, whole, graph, scores, times, at.show)
+        if found.miss:
+            at.show.say(f"  {found.miss}")
         return whole, graph, found.plan, [about_clock(found, clock)]
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:

@@ -103,9 +103,14 @@ class ClockResult:
     """Whether milliseconds were the only target: then a faster plan than asked for cut more than it had to."""
 
     @property
-    def missed(self) -> float:
-        """By which share of the target the chosen plan is slower; 0 if it is not."""
-        return max(self.chosen.measured_ms / self.target_ms - 1, 0.0)
+    def miss(self) -> str:
+        """By how much the chosen plan misses the target, in a sentence; empty within 5 %."""
+        off = self.chosen.measured_ms / self.target_ms - 1
+        if off > CLOSE:
+            return f"The chosen plan is {off:.0%} slower than asked: the target is missed."
+        if off < -CLOSE and self.alone:
+            return f"The chosen plan is {-off:.0%} faster than asked: it cuts more than it had to."
+        return ""
 
 
 def plan_by_clock(
@@ -192,10 +197,8 @@ def about_clock(found: ClockResult, clock: Clock) -> Section:
         f"{chosen.measured_ms / whole:.2f} of the original's {whole:.3f} ms, with {chosen.macs:.2f} of its MACs."
     )
     blocks: list[Text | Table] = [Text(text=said)]
-    off = chosen.measured_ms / found.target_ms - 1
-    if off > CLOSE or (off < -CLOSE and found.alone):
-        how = "slower than asked: the target is missed" if off > 0 else "faster than asked: plans in between miss it"
-        blocks.append(Text(text=f"The chosen plan is {abs(off):.0%} {how}.", tone="bad" if off > 0 else "note"))
+    if found.miss:
+        blocks.append(Text(text=found.miss, tone="bad"))
     if found.model.round_to > 1:
         blocks.append(
             Text(
