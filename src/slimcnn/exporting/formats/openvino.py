@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +23,6 @@ class OpenVino(FileFormat):
 
     def write(self, contents: Contents, path: Path, options: Options) -> None:
         """Write the graph (.xml) and the weights (.bin)."""
-        os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
         import openvino
 
         model = openvino.convert_model(contents.program)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 
 def open_model(path: str, threads: int | None = None) -> Callable[..., Any]:
     """Open `path` on the CPU with this many threads (None: the runtime's choice); gives a function of arrays."""
-    os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
     import openvino
 
     core = openvino.Core()
