@@ -17,7 +17,7 @@
     ├── PlanError             a plan for another network, or an impossible one
     ├── ExportError           a network that a format cannot hold, a runtime that is missing or answers otherwise
     ├── OptimizerError        an optimizer that trains another network than the one in hand
-    ├── LawBroken             prune(model) and mask(model) disagree: a bug of ours, never handed over
+    ├── NotEqual             prune(model) and mask(model) disagree: a bug of ours, never handed over
     ├── TrainingDiverged      a loss that is not finite
     ├── RunError              an output folder that cannot be used, or a full disk
     └── RecipeError           a recipe file that cannot be understood
@@ -112,7 +112,7 @@ class OptimizerError(SlimcnnError):
     """An optimizer that does not train the network in hand."""
 
 
-class LawBroken(SlimcnnError):
+class NotEqual(SlimcnnError):
     """The pruned network is not the masked network."""
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
-from slimcnn.graph.copying import duplicate, sketch
+from slimcnn.graph.copying import duplicate, shallow_copy
 
 
 class Furnished(nn.Module):
@@ -58,7 +58,7 @@ def look(model: Furnished) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("way", [duplicate, sketch, copy.deepcopy])
+@pytest.mark.parametrize("way", [duplicate, shallow_copy, copy.deepcopy])
 @pytest.mark.parametrize("ran", [False, True])
 def test_a_copy_is_complete_and_leaves_the_original_alone(way: Any, ran: bool) -> None:
     model = Furnished()
@@ -76,14 +76,14 @@ def test_a_copy_is_complete_and_leaves_the_original_alone(way: Any, ran: bool) -
     assert copied.again is copied.a is not model.a
     assert copied.plain_list_of_modules[0] is copied.b
     assert copied.method.__self__ is copied
-    assert (copied.a.weight is model.a.weight) == (way is sketch)
+    assert (copied.a.weight is model.a.weight) == (way is shallow_copy)
     copied.train()(torch.rand(5, 3, 4, 4))
     copied.loose.zero_()
     assert look(model) == before
     assert copied.seen[-1] == 5, "the copied hook writes to the copy"
 
 
-@pytest.mark.parametrize("way", [duplicate, sketch])
+@pytest.mark.parametrize("way", [duplicate, shallow_copy])
 def test_results_kept_from_a_run_come_along_detached(way: Any) -> None:
     model = Furnished()
     model(torch.rand(2, 3, 4, 4))
@@ -99,7 +99,7 @@ def test_what_was_written_on_a_parameter_comes_along() -> None:
     assert duplicate(Furnished()).a.weight.no_decay
 
 
-@pytest.mark.parametrize("way", [duplicate, sketch])
+@pytest.mark.parametrize("way", [duplicate, shallow_copy])
 def test_modules_that_say_themselves_how_they_are_copied_are_asked(way: Any) -> None:
     class Special(nn.Module):
         def __init__(self) -> None:

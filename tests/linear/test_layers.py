@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from at_hand import Net
 from slimcnn.linear.layers import LinearLayer, Norm, layers_of
-from slimcnn.linear.stretches import computes
+from slimcnn.linear.layerwise_replay import computes
 
 Conv = nn.Conv2d
 IMAGE = torch.ones(2, 3, 6, 6)

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from at_hand import Net, randomise
-from slimcnn.linear.stretches import Operation, Shelf, Stretches, computes
+from slimcnn.linear.layerwise_replay import LayerwiseReplay, Operation, Shelf, computes
 
 Conv = nn.Conv2d
 
@@ -65,7 +65,7 @@ def begins(total: int, step: int) -> list[int]:
     return [*range(step - 1, total - 1, step), total - 1]
 
 
-def go_through(model: nn.Module, batches: list[Tensor], step: int, limit: int = 2**30) -> Stretches:
+def go_through(model: nn.Module, batches: list[Tensor], step: int, limit: int = 2**30) -> LayerwiseReplay:
     """Go in stretches of so many operations, and hold every result that is seen against a single run."""
     expected = [Recorded.run(model, batch) for batch in batches]
     total = len(expected[0].outs)
@@ -77,7 +77,7 @@ def go_through(model: nn.Module, batches: list[Tensor], step: int, limit: int = 
         assert name.startswith("empty") or same(values(operation.out), expected[batch].outs[n]), f"{n}: {name}"
         seen.add((batch, n))
 
-    with Stretches(model, batches, limit) as way:
+    with LayerwiseReplay(model, batches, limit) as way:
         for begin in begins(total, step):
             way.go(begin, begin, range(total), look)
     assert seen == {(batch, n) for batch in range(len(batches)) for n in range(total)}
@@ -232,7 +232,7 @@ def test_a_number_that_was_read_is_read_anew_when_weights_change():
 
     model, x, last = small(forward), torch.randn(2, 3, 5, 5), []
     names = Recorded.run(model, x).names
-    with Stretches(model, [x]) as way:
+    with LayerwiseReplay(model, [x]) as way:
         way.go(0, names.index("max"), [], lambda *_: None)
         model.a.weight.data.mul_(-3)
         end = len(names) - 1
@@ -273,7 +273,7 @@ def chain(length: int) -> nn.Sequential:
 @pytest.mark.parametrize("batches", [1, 3])
 def test_every_operation_is_computed_once_where_stretches_do_not_overlap(batches):
     """A stretch begins with the operation that the last one ended on: 10 operations in three stretches are 12."""
-    way = Stretches(chain(10), [torch.randn(1, 3, 2, 2)] * batches)
+    way = LayerwiseReplay(chain(10), [torch.randn(1, 3, 2, 2)] * batches)
     counted = Counted()
     with counted:
         for begin in (2, 5, 9):
@@ -282,7 +282,7 @@ def test_every_operation_is_computed_once_where_stretches_do_not_overlap(batches
 
 
 def test_an_end_beyond_the_next_begin_is_computed_again():
-    way = Stretches(chain(6), [torch.randn(1, 3, 2, 2)])
+    way = LayerwiseReplay(chain(6), [torch.randn(1, 3, 2, 2)])
     seen: list[int] = []
     way.go(1, 3, range(6), lambda _, n, operation: seen.append(n))
     way.go(4, 5, range(6), lambda _, n, operation: seen.append(n))
@@ -290,14 +290,14 @@ def test_an_end_beyond_the_next_begin_is_computed_again():
 
 
 def test_only_the_wanted_operations_are_shown():
-    way = Stretches(chain(4), [torch.randn(1, 3, 2, 2), torch.randn(2, 3, 2, 2)])
+    way = LayerwiseReplay(chain(4), [torch.randn(1, 3, 2, 2), torch.randn(2, 3, 2, 2)])
     seen: list[tuple[int, int]] = []
     way.go(3, 3, [1, 3], lambda batch, n, operation: seen.append((batch, n)))
     assert seen == [(0, 1), (0, 3), (1, 1), (1, 3)]
 
 
 def test_nothing_beyond_the_end_is_computed():
-    counted, way = Counted(), Stretches(chain(9), [torch.randn(1, 3, 2, 2)])
+    counted, way = Counted(), LayerwiseReplay(chain(9), [torch.randn(1, 3, 2, 2)])
     with counted:
         way.go(0, 2, [], lambda *_: None)
     assert counted.counts["aten::convolution"] == 3
@@ -310,7 +310,7 @@ def test_weights_changed_from_the_begin_on_are_what_comes_next():
     model.run = lambda net, x: long_kept(Net(long_kept, a=net.a, b=lambda y: net.b(F.relu(net.c(y)))), x)
     names = Recorded.run(model, x).names
     convolutions = [n for n, name in enumerate(names) if name == "convolution"]
-    way, last = Stretches(model, [x]), []
+    way, last = LayerwiseReplay(model, [x]), []
     for n, layer in zip(convolutions, (model.a, model.c, model.b), strict=True):
         way.go(n, n + 1, [], lambda *_: None)
         layer.weight.data.mul_(-2)
@@ -325,7 +325,7 @@ def test_views_of_weights_show_the_weights_as_they_are_now():
         return F.conv_transpose2d(net.a(x).relu(), turned.transpose(0, 1)[:, :, :1].transpose(0, 1))
 
     model, x, last = small(forward), torch.randn(2, 3, 5, 5), []
-    way, total = Stretches(model, [x]), len(Recorded.run(model, x).outs)
+    way, total = LayerwiseReplay(model, [x]), len(Recorded.run(model, x).outs)
     way.go(2, 2, [], lambda *_: None)
     model.b.weight.data.mul_(-2)
     way.go(total - 1, total - 1, [total - 1], lambda _, n, operation: last.append(operation.out))
@@ -344,7 +344,7 @@ def test_the_network_is_left_as_it_was():
 
 def test_an_error_of_the_network_is_passed_on():
     with pytest.raises(RuntimeError, match="channels"):
-        Stretches(chain(2), [torch.randn(1, 4, 2, 2)]).go(1, 1, [], lambda *_: None)
+        LayerwiseReplay(chain(2), [torch.randn(1, 4, 2, 2)]).go(1, 1, [], lambda *_: None)
 
 
 # --- the shelf ----------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from at_hand import Net
+from slimcnn.linear.im2col import as_matrix, as_weight, inputs_at, outputs_at, positions_of
 from slimcnn.linear.layers import LinearLayer, layers_of
-from slimcnn.linear.stretches import Operation, Stretches
-from slimcnn.linear.windows import as_matrix, as_weight, inputs_at, outputs_at, positions_of
+from slimcnn.linear.layerwise_replay import LayerwiseReplay, Operation
 
 KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "1d": (nn.Conv1d(4, 6, 3), (2, 4, 7)),
@@ -59,7 +59,9 @@ def recorded(module: nn.Module, shape: tuple[int, ...]) -> tuple[LinearLayer, Te
     model, x = Net(lambda net, x: net.a(x), a=module).double().eval(), torch.randn(shape, dtype=torch.float64)
     layer = layers_of(model, x)["a.weight"]
     seen: list[Operation] = []
-    Stretches(model, [x]).go(0, layer.operation, [layer.operation], lambda _, n, operation: seen.append(operation))
+    LayerwiseReplay(model, [x]).go(
+        0, layer.operation, [layer.operation], lambda _, n, operation: seen.append(operation)
+    )
     bias: Any = module.bias.detach() if module.bias is not None else torch.zeros(1).double()
     return layer, module.weight.detach(), bias, seen[0]
 

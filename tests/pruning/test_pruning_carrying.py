@@ -16,7 +16,7 @@ from torch.optim import LBFGS, SGD, Adam, Optimizer, lr_scheduler
 from slimcnn.errors import OptimizerError, PlanError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, mask, prune
-from slimcnn.pruning.carrying import Passage, _group, carry
+from slimcnn.pruning.optimizer_transfer import ParameterMap, _group, carry
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -275,7 +275,7 @@ def test_an_optimizer_that_never_stepped_is_carried_with_all_that_it_holds() -> 
 
 def test_parameters_that_a_cut_took_away_leave_their_group() -> None:
     a, b, c = (nn.Parameter(torch.ones(n)) for n in (1, 2, 3))
-    passage = Passage("SGD", {id(a): "a", id(b): "b"}, {id(a): None, id(b): c}, {})
+    passage = ParameterMap("SGD", {id(a): "a", id(b): "b"}, {id(a): None, id(b): c}, {})
     carried = _group({"params": [a, b], "lr": 0.1, "param_names": ["a", "b"]}, passage)
     assert carried["params"][0] is c
     assert carried == {"params": carried["params"], "lr": 0.1, "param_names": ["b"]}

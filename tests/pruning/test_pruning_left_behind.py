@@ -17,8 +17,8 @@ from torch.optim import optimizer as torch_optimizer
 
 from slimcnn.errors import OptimizerError
 from slimcnn.graph import trace
-from slimcnn.pruning import carrying
-from slimcnn.pruning.carrying import watch_optimizers
+from slimcnn.pruning import optimizer_transfer
+from slimcnn.pruning.optimizer_transfer import watch_optimizers
 
 
 def two_networks() -> tuple[nn.Module, nn.Module, SGD]:
@@ -113,7 +113,7 @@ def test_with_a_closure_the_question_is_asked_after_the_step() -> None:
 def test_other_optimizers_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     _old, new, sgd = two_networks()
     looked: list[Tensor | None] = []
-    monkeypatch.setattr(carrying, "_is_nonzero", lambda gradient: looked.append(gradient) or True)
+    monkeypatch.setattr(optimizer_transfer, "_is_nonzero", lambda gradient: looked.append(gradient) or True)
     SGD(new.parameters(), lr=0.1).step()  # without any gradient, as PyTorch allows
     assert not looked
     sgd.step()
@@ -130,10 +130,10 @@ def test_hooks_are_registered_once_and_networks_are_forgotten() -> None:
     loss_of(old).backward()
     sgd.step()
     parameters = [weakref.ref(p) for model in (*more, old) for p in model.parameters()]
-    numbers, optimizers = {id(there()) for there in parameters}, len(carrying._LAST)
-    assert numbers <= carrying._CUT.keys()
+    numbers, optimizers = {id(there()) for there in parameters}, len(optimizer_transfer._LAST)
+    assert numbers <= optimizer_transfer._CUT.keys()
     del model, more, old, sgd
     gc.collect()
     assert not any(there() for there in parameters)
-    assert not numbers & carrying._CUT.keys()
-    assert len(carrying._LAST) < optimizers
+    assert not numbers & optimizer_transfer._CUT.keys()
+    assert len(optimizer_transfer._LAST) < optimizers

@@ -13,9 +13,9 @@ import slimcnn
 from at_hand import Net, randomise
 from slimcnn.errors import CriterionError, DataError, TargetError
 from slimcnn.pruning.criteria.reconstruction import removal_costs
-from slimcnn.pruning.curves import rising
-from slimcnn.pruning.readings import Reading, readings_of
+from slimcnn.pruning.input_statistics import Reading, readings_of
 from slimcnn.pruning.scores import Evidence, criteria
+from slimcnn.pruning.sensitivity_curves import rising
 
 Conv = nn.Conv2d
 

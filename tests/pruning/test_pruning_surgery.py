@@ -12,7 +12,7 @@ from networks_to_prune import Block, image, plain, residual
 from torch import Tensor, nn
 
 import slimcnn
-from slimcnn.errors import LawBroken, ModelError, WeightsError
+from slimcnn.errors import ModelError, NotEqual, WeightsError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, Target, allocate, mask, prune, score, verify
 from slimcnn.pruning.verify import law
@@ -108,7 +108,7 @@ def test_numbers_in_the_wrong_place_are_found_and_the_layer_is_named(layer: str,
     verdict = verify(masked, small, graph, plan)
     assert not verdict.equal
     assert verdict.layer == layer
-    with pytest.raises(LawBroken, match=f"wrong at {layer}: relative error .* protect '{layer}'"):
+    with pytest.raises(NotEqual, match=f"wrong at {layer}: relative error .* protect '{layer}'"):
         law(masked, small, graph, plan)
 
 
@@ -163,7 +163,7 @@ def test_prune_refuses_to_hand_over_a_broken_network(monkeypatch: pytest.MonkeyP
     plan = Plan(graph.fingerprint, {"0": (0, 1)})
     assert prune(model, graph, plan)
     monkeypatch.setattr(surgery, "shrink", wrong)
-    with pytest.raises(LawBroken) as caught:
+    with pytest.raises(NotEqual) as caught:
         prune(model, graph, plan)
     assert "\n" not in str(caught.value)
     assert prune(model, graph, plan, verify=False) is not None

@@ -20,7 +20,7 @@ from slimcnn.errors import DataError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, Target, allocate, prune, score
 from slimcnn.recovery import Recovered, least_squares
-from slimcnn.recovery.resolving import HELD_OUT
+from slimcnn.recovery.refit import HELD_OUT
 
 Conv = nn.Conv2d
 SIDE = 5
@@ -613,7 +613,7 @@ def test_fewer_positions_than_there_are_will_do(monkeypatch):
     full, part = ordinary(), ordinary()
     images = full.images(400)
     full.solve([images])
-    monkeypatch.setattr(importlib.import_module("slimcnn.linear.windows"), "ROWS", 900)
+    monkeypatch.setattr(importlib.import_module("slimcnn.linear.im2col"), "ROWS", 900)
     part.solve([images])
     assert not torch.equal(full.small[3].weight, part.small[3].weight)
     x = full.images(64)

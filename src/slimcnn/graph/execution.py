@@ -11,44 +11,45 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimcnn.errors import ModelError
-from slimcnn.graph.copying import sketch
+from slimcnn.graph import fast
+from slimcnn.graph.copying import shallow_copy
+from slimcnn.graph.fast.module_tree import named_modules, named_tensors
 from slimcnn.graph.ids import Label
-from slimcnn.graph.ledger import Ledger, Mark, NeedsValues
 from slimcnn.graph.rules import apply_rule
+from slimcnn.graph.trace_record import Mark, NeedsValues, TraceRecord
 from slimcnn.graph.tracer import SKIPPED_FOLDERS, Tracer
-from slimcnn.graph.walking import named_modules, named_tensors
 from slimcnn.measuring.lifetimes import Lifetimes
 
 
 def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, inexact: bool = False) -> Tracer:
     """Run a copy of the network, in the mode that it is in, under the tracer.
 
-    Once more with real numbers if numbers steer the program.
+    Run it again with values if values steer the program.
 
     Raises:
         Broken: the network failed.
     """
     try:
-        return watch_this(sketch(model), example, labels, next_id, hollow=True, inexact=inexact)
+        return watch_this(shallow_copy(model), example, labels, next_id, shape_only=fast.is_on(), inexact=inexact)
     except NeedsValues:
-        return watch_this(sketch(model), example, labels, next_id, hollow=False, inexact=inexact)
+        return watch_this(shallow_copy(model), example, labels, next_id, shape_only=False, inexact=inexact)
 
 
 def watch_this(
-    model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, hollow: bool, inexact: bool
+    model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, shape_only: bool, inexact: bool
 ) -> Tracer:
     """Run this very network under the tracer, which may leave its traces on it.
 
     Raises:
         Broken: the network failed.
-        NeedsValues: numbers that a hollow run does not compute steer the program.
+        NeedsValues: values that a shape-only run does not compute steer the program.
     """
     modules = named_modules(model)
     names = {module: name for name, module in modules}
-    tracer = Tracer(apply_rule, names, next_id, hollow, model.training, inexact)
+    tracer = Tracer(apply_rule, names, next_id, shape_only, model.training, inexact)
     tensors = named_tensors(model, modules)
     for name, tensor in tensors:
-        tracer.set_mark(tensor, Mark(labels.get(name, ()), hollow=False, fixed=True))
+        tracer.set_mark(tensor, Mark(labels.get(name, ()), fixed=True))
     inputs = [tensor for tensor in tree_leaves(example) if isinstance(tensor, Tensor)]
     for tensor in inputs:
         tracer.set_mark(tensor, Mark(()))
@@ -59,23 +60,23 @@ def watch_this(
     except (NeedsValues, ModelError):
         raise
     except Exception as error:
-        raise Broken(error, tracer.ledger, example) from error
+        raise Broken(error, tracer.record, example) from error
     tracer.unread = {name for name, tensor in tensors if id(tensor) not in tracer.used}
-    tracer.ledger.activations = tracer.activations()
+    tracer.record.memory = tracer.memory()
     for tensor in tracer.outputs:
         tracer.lock_label(tracer.label(tensor), "the network's output", None)
     return tracer
 
 
 class Broken(ModelError):
-    """The run broke off; the ledger knows how far it came."""
+    """The run failed; the record tells how far it came."""
 
-    def __init__(self, cause: Exception, ledger: Ledger, example: Any) -> None:
-        self.ledger = ledger
+    def __init__(self, cause: Exception, record: TraceRecord, example: Any) -> None:
+        self.record = record
         self.function = _failing_function(cause)
         """File and function of the user's code in which the run broke off."""
         self.reason = first_line(cause)
-        place = f" at {ledger.current}" if ledger.current else ""
+        place = f" at {record.last.site}" if record.last else ""
         super().__init__(
             f"the network does not accept an input of {shapes_of(example)}: it failed{place}: {self.reason}; "
             "pass an example of the shape that it was made for"

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from slimcnn.graph.channels import Mask, Positions
-from slimcnn.graph.ledger import LockRecord
+from slimcnn.graph.trace_record import LockRecord
 
 FREE = -1
 
 
+@dataclass(frozen=True)
 class Locks:
     """The reason for every component that must stay: the first one, or the first that names a place.
 
     >>> import torch
-    >>> locks = Locks(4)
-    >>> locks.add(LockRecord(torch.empty(0), "compared with each other", None), np.array([1, 2, 2]))
+    >>> record = LockRecord(torch.tensor([7, 8]), "compared with each other", None)
+    >>> locks = Locks.none(4).add([(record, np.array([1, 2]))])
     >>> len(locks), locks.mask.tolist()
     (2, [False, True, True, False])
     >>> [(record.reason, n) for record, n in locks.counted(np.array([0, 1, 2, 3]))]
     [('compared with each other', 2)]
     """
 
-    def __init__(self, components: int) -> None:
-        self._why: Positions = np.full(components, FREE, dtype=np.int64)
-        """Number of the record of every component."""
-        self._records: list[LockRecord] = []
-        self._placed = np.zeros(components, dtype=np.bool_)
-        """Whether that record names a place."""
+    why: Positions
+    """The number of the record of every component."""
+    placed: Mask
+    """Whether that record names a place."""
+    records: tuple[LockRecord, ...] = ()
 
-    def add(self, record: LockRecord, components: Positions) -> None:
-        """Lock components, unless they are locked for a reason that says as much."""
-        new = self._why[components] == FREE
-        if record.site is not None:
-            new |= ~self._placed[components]
-        self._why[components[new]] = len(self._records)
-        self._placed[components[new]] = record.site is not None
-        self._records.append(record)
+    @classmethod
+    def none(cls, components: int) -> Locks:
+        """Begin with free components."""
+        return cls(np.full(components, FREE, dtype=np.int64), np.zeros(components, dtype=np.bool_))
+
+    def add(self, more: Sequence[tuple[LockRecord, Positions]]) -> Locks:
+        """Lock the components of each record, unless they are locked for a reason that tells as much."""
+        why, placed = self.why.copy(), self.placed.copy()
+        for number, (record, components) in enumerate(more, start=len(self.records)):
+            new = why[components] == FREE
+            if record.site is not None:
+                new |= ~placed[components]
+            why[components[new]] = number
+            placed[components[new]] = record.site is not None
+        return Locks(why, placed, (*self.records, *(record for record, _ in more)))
 
     def __len__(self) -> int:
         return int(self.mask.sum())
@@ -44,16 +54,16 @@ class Locks:
     @property
     def mask(self) -> Mask:
         """Whether each component is locked."""
-        locked: Mask = self._why != FREE
+        locked: Mask = self.why != FREE
         return locked
 
     def of(self, component: int) -> LockRecord | None:
-        """Why a component is locked; None if it is free."""
-        number = int(self._why[component])
-        return None if number == FREE else self._records[number]
+        """Say why a component is locked; None if it is free."""
+        number = int(self.why[component])
+        return None if number == FREE else self.records[number]
 
     def counted(self, components: Positions) -> list[tuple[LockRecord, int]]:
         """Count the locked ones among components by their reason, in the order in which the reasons come."""
-        numbers = self._why[components]
+        numbers = self.why[components]
         kinds, first, counts = np.unique(numbers[numbers != FREE], return_index=True, return_counts=True)
-        return [(self._records[kinds[i]], int(counts[i])) for i in np.argsort(first).tolist()]
+        return [(self.records[kinds[i]], int(counts[i])) for i in np.argsort(first).tolist()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.graph.channels import layer_of
-from slimcnn.graph.walking import named_modules
+from slimcnn.graph.fast.module_tree import named_modules
 from slimcnn.layers.channel_pad import ChannelPad
 from slimcnn.layers.emptied import make_empty
 

@@ -1,10 +1,10 @@
-"""The tracer: watches every operation of one run at the dispatcher and keeps the channel ids up to date."""
+"""The tracer: follows channel ids through every operation of one run, at PyTorch's dispatcher."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -17,10 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from slimcnn.graph.hollow import SKIPPED, SKIPPED_IF_HOLLOW, needs_numbers, stand_in
+from slimcnn.graph.fast.shape_only import stand_in, values_of
+from slimcnn.graph.fast.size_queries import SizeQueries
 from slimcnn.graph.ids import NONE, Label, compact, core, distinct, ids_in, same, varying
-from slimcnn.graph.ledger import Call, EqualParts, Ledger, LockRecord, Mark, Meeting, NeedsValues, Site
-from slimcnn.graph.sizes_asked import SizesAsked
+from slimcnn.graph.operations import Operation, Rule, name_of, operation
+from slimcnn.graph.trace_record import (
+    Call,
+    EqualParts,
+    LockRecord,
+    Mark,
+    Meeting,
+    NeedsValues,
+    OperationRun,
+    Site,
+    TraceRecord,
+)
 from slimcnn.measuring.lifetimes import Lifetime, Lifetimes
 
 SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
@@ -29,34 +40,33 @@ SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__f
 WATCHING = os.path.join(os.path.dirname(__file__), "execution.py")
 """Who calls the network: whatever called this is not the network's code."""
 
-PARTING = {"split", "split_with_sizes", "chunk", "slice", "view"}
-"""Operations that cut channels up by numbers."""
-
-Rules = Callable[["Tracer", Call], list[Label] | None]
-
 
 class Tracer(TorchDispatchMode):
-    """Run the network's own operations on channel ids (rules/ has the few that need a rule).
+    """Run the network's own operations on channel ids (rules/ holds what is known about each).
 
-    `rules` gives the labels of an operation's outputs; `names` are the qualified names of the modules; fresh ids
-    start at `next_id`.  A `hollow` run does not compute what nobody needs (see `hollow.py`); a `training` run is one
-    of a network in training mode; an `inexact` one lets channels go that are normalised together.
+    Args:
+        rules: gives the labels of an operation's outputs.
+        names: the qualified names of the modules.
+        next_id: fresh ids start here.
+        shape_only: do not compute what nobody needs (see `fast/shape_only.py`).
+        training: the network is in training mode.
+        inexact: let channels go that are normalized together.
     """
 
     def __init__(
-        self, rules: Rules, names: Mapping[nn.Module, str], next_id: int, hollow: bool, training: bool, inexact: bool
+        self, rules: Rule, names: Mapping[nn.Module, str], next_id: int, shape_only: bool, training: bool, inexact: bool
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rules = rules
-        self.ledger = Ledger()
-        self.hollow = hollow
+        self.record = TraceRecord()
+        self.shape_only = shape_only
         self.training = training
         self.inexact = inexact
         self.next_id = next_id
         self.used: set[int] = set()
+        """`id` of every tensor that was read, and thus of every weight."""
         self.unread: set[str] = set()
         """Parameters and buffers that nothing has read, known after the run."""
-        """`id` of every tensor that was read, and thus of every weight."""
         self.outputs: list[Tensor] = []
         """What the network returned."""
         self.lifetimes = Lifetimes(weights=(), inputs=())
@@ -67,9 +77,9 @@ class Tracer(TorchDispatchMode):
         """The marks of the arguments of the operation that is running, by `id`: quicker than the table of all."""
         self._names = names
         self._stack: list[nn.Module] = []
-        self._sizes = SizesAsked(self.ledger)
+        self._sizes = SizeQueries(self.record)
 
-    # what rules may ask and say ------------------------------------------------------------------------------
+    # what rules may read and write ------------------------------------------------------------------------------
 
     def label(self, tensor: Tensor | None) -> Label:
         """Read a tensor's label; empty for a tensor without channels."""
@@ -77,7 +87,7 @@ class Tracer(TorchDispatchMode):
         return mark.label if mark else ()
 
     def mark(self, tensor: Tensor) -> Mark | None:
-        """Read all that is known of a tensor; None for a constant made on the way."""
+        """Read all that is known about a tensor; None for a constant made on the way."""
         number = id(tensor)
         found: Mark | None = self._here[number] if number in self._here else self._marks.get(tensor)
         return found
@@ -88,17 +98,17 @@ class Tracer(TorchDispatchMode):
         return mark is None or mark.fixed
 
     def known(self, tensor: Tensor) -> bool:
-        """Ask whether a tensor is fixed and its numbers were computed."""
+        """Ask whether a tensor is fixed and its values were computed."""
         mark = self.mark(tensor)
-        return mark is None or (mark.fixed and not mark.hollow)
+        return mark is None or (mark.fixed and mark.computed)
 
     def computed(self, tensor: Tensor) -> bool:
-        """Ask whether a tensor's numbers were computed."""
+        """Ask whether a tensor's values were computed."""
         mark = self.mark(tensor)
-        return mark is None or not mark.hollow
+        return mark is None or mark.computed
 
     def set_mark(self, tensor: Tensor, mark: Mark) -> None:
-        """Write what is known of a tensor."""
+        """Set what is known about a tensor."""
         self._marks[tensor] = mark
 
     def fresh(self, n: int) -> Tensor:
@@ -108,10 +118,10 @@ class Tracer(TorchDispatchMode):
         return ids
 
     def unify(self, a: Tensor, b: Tensor, call: Call) -> None:
-        """Say that ids at equal positions are the same channel; -1 on one side locks the other."""
+        """Record that ids at equal positions are the same channel; -1 on one side locks the other."""
         a, b = a.reshape(-1), b.reshape(-1)
         if len(a) > 1:
-            self.ledger.met.append(Meeting(a, b, call.site))
+            self.meet(a, b)
         if torch.equal(a, b):
             return
         known = np.minimum(a.numpy(), b.numpy()) != NONE
@@ -119,7 +129,14 @@ class Tracer(TorchDispatchMode):
             self.lock(torch.maximum(a, b)[~known], "joined with a tensor whose channels must stay", call)
             a, b = a[known], b[known]
         if len(a):
-            self.ledger.equal.append((a, b, call.site))
+            self.record.equal.append((a, b, call.site))
+
+    def meet(self, a: Tensor, b: Tensor | None) -> None:
+        """Record ids that the running operation combines, position by position, or (without `b`) selects.
+
+        A trial cut must see the same ids here, except for removed ones.
+        """
+        self.record.runs[-1].meetings.append(Meeting(a, b))
 
     def tie(self, a: Tensor, b: Tensor, call: Call) -> None:
         """Unify two compact facets of one shape, looking only along dimensions in which one of them changes."""
@@ -127,19 +144,19 @@ class Tracer(TorchDispatchMode):
         self.unify(core(a, both), core(b, both), call)
 
     def part(self, rows: Tensor, call: Call) -> None:
-        """Say that every row of ids (parts, n) must keep the same number of channels."""
+        """Record that every row of ids (parts, n) must keep the same number of channels."""
         if len(rows) < 2:
             return
         if bool((rows == NONE).any()):
             self.unify(rows[:1].expand(len(rows) - 1, -1), rows[1:], call)
         else:
-            self.ledger.parts.append(EqualParts(rows, call.site))
+            self.record.parts.append(EqualParts(rows, call.site))
 
     def lock(self, ids: Tensor, reason: str, call: Call | None) -> None:
-        """Say that ids must stay."""
+        """Record that ids must stay."""
         ids = distinct(ids)
         if len(ids):
-            self.ledger.locks.append(LockRecord(ids, reason, call.site if call else None))
+            self.record.locks.append(LockRecord(ids, reason, call.site if call else None))
 
     def lock_label(self, label: Label, reason: str, call: Call | None) -> None:
         """Lock every id of a label."""
@@ -156,7 +173,7 @@ class Tracer(TorchDispatchMode):
         """The qualified name of the module that is running."""
         return self._names.get(self._stack[-1], "") if self._stack else ""
 
-    # the watching itself -------------------------------------------------------------------------------------
+    # following the run -------------------------------------------------------------------------------------
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -172,56 +189,61 @@ class Tracer(TorchDispatchMode):
             out = func(*args, **kwargs)
             self.lifetimes.note(tensors, tensors_in(out if isinstance(out, tuple | list) else (out,)))
             return out
-        name = func._schema.name.removeprefix("aten::")
-        hollow = any(mark.hollow for mark in marks)
-        if hollow and needs_numbers(name, args, [t for t in tensors if not self.computed(t)]):
-            raise NeedsValues(name)
-        site = self._begin(name, marks)
+        op = operation(name_of(func))
+        uncomputed = [t for t in tensors if not self.computed(t)]
+        skip = self.shape_only and self._skips(op, args, uncomputed)
+        run = self._begin(op, marks)
         if any(mark.label for mark in marks):
-            self._sizes.note(name, func, (*args, *kwargs.values()), self.module, constants=len(marks) < len(tensors))
+            self._sizes.note(op, func, (*args, *kwargs.values()), self.module, constants=len(marks) < len(tensors))
         self.used.update(map(id, tensors))
-        skip = self.hollow and (name in SKIPPED or (hollow and name in SKIPPED_IF_HOLLOW))
-        out = stand_in(name, func, args, kwargs) if skip else func(*args, **kwargs)
-        self.ledger.finished = True
+        out = stand_in(op, func, args, kwargs) if skip else func(*args, **kwargs)
+        run.finished = True
         outputs = tensors_in(out if isinstance(out, tuple | list) else (out,))
         self.lifetimes.note(tensors, outputs)
-        call = Call(func, _bind(func, args, kwargs), tensors, outputs, site)
-        self._note_alone(call, marks)
+        call = Call(func, _bind(func, args, kwargs), tensors, outputs, run.site)
+        run.alone = self._alone(call, marks)
         labels = self._rules(self, call)
         if torch.Tag.pointwise in func.tags:
-            self._note_numbers(call)
+            run.numbers = self._numbers(call)
         if labels is not None:
-            if name in PARTING:
-                self.ledger.parted.append((site, labels))
+            if op.parts:
+                run.pieces = labels
             fixed = all(map(self.fixed, tensors))
             self._here = {}
             for tensor, label in zip(outputs, labels, strict=True):
-                self._assign(tensor, Mark(label, hollow or skip, fixed), call)
+                self._assign(tensor, Mark(label, not (uncomputed or skip), fixed), call)
         return out
 
-    def _begin(self, name: str, marks: list[Mark]) -> Site:
-        site, ledger = Site(name, self.module_name, *_user_frame()), self.ledger
-        ledger.current, ledger.finished = site, False
-        ledger.current_labels = [mark.label for mark in marks if mark.label and not mark.fixed]
-        ledger.current_weights = [mark.label for mark in marks if mark.label and mark.fixed]
-        ledger.passed += [(site, label) for label in ledger.current_labels]
-        return site
+    def _skips(self, op: Operation, args: tuple[Any, ...], uncomputed: list[Tensor]) -> bool:
+        """Decide whether an operation of a shape-only run is left out."""
+        values = values_of(op, args, uncomputed)
+        if values == "needed" and uncomputed:
+            raise NeedsValues(op.name)
+        return values == "skipped" or (values == "as inputs" and bool(uncomputed))
 
-    def _note_numbers(self, call: Call) -> None:
+    def _begin(self, op: Operation, marks: list[Mark]) -> OperationRun:
+        run = OperationRun(
+            Site(op.name, self.module_name, *_user_frame()),
+            activations=[mark.label for mark in marks if mark.label and not mark.fixed],
+            weights=[mark.label for mark in marks if mark.label and mark.fixed],
+        )
+        self.record.runs.append(run)
+        return run
+
+    def _numbers(self, call: Call) -> list[float]:
+        """List the numbers that an operation was given beside its tensors."""
         made = [t.item() for t in call.tensors if t.numel() == 1 and self.mark(t) is None]
-        given = [value for value in call.arguments.values() if isinstance(value, int | float)]
-        if made or given:
-            self.ledger.numbers.append((call.site, [*given, *made], self.ledger.current_labels))
+        return [*(value for value in call.arguments.values() if isinstance(value, int | float)), *made]
 
-    def _note_alone(self, call: Call, marks: list[Mark]) -> None:
+    def _alone(self, call: Call, marks: list[Mark]) -> list[tuple[int, str]]:
+        """List ids of which an input holds one alone, with everything that the operation does to it."""
         single = [core(facet).reshape(-1) for mark in marks for facet in mark.label if not varying(facet)]
-        for ids in single:
-            if len(ids) and int(ids[0]) != NONE:
-                self.ledger.alone[int(ids[0])].append(self._said(call))
-                self.ledger.delicate = True
+        found = [(int(ids[0]), self._described(call)) for ids in single if len(ids) and int(ids[0]) != NONE]
+        self.record.delicate |= bool(found)
+        return found
 
-    def _said(self, call: Call) -> str:
-        """Write an operation down with its numbers: what is done to a channel may depend on where it is."""
+    def _described(self, call: Call) -> str:
+        """Describe an operation with its numbers: what is done to a channel may depend on its position."""
         constants = (t for t in call.tensors if self.mark(t) is None)
         numbers = [leaf for leaf in tree_leaves(list(call.arguments.values())) if not isinstance(leaf, Tensor)]
         return repr((call.site.op, numbers, [t.tolist() for t in constants]))
@@ -252,11 +274,11 @@ class Tracer(TorchDispatchMode):
         part.copy_(mark.label[0] if mark.label else torch.tensor(NONE))
         before = self._marks.get(base)
         fixed = mark.fixed and (before is None or before.fixed)
-        hollow = mark.hollow or (before is not None and before.hollow)
-        self._marks[base] = Mark((compact(whole),), hollow, fixed)
+        computed = mark.computed and (before is None or before.computed)
+        self._marks[base] = Mark((compact(whole),), computed, fixed)
 
-    def activations(self) -> list[tuple[Lifetime, Label]]:
-        """List what lived in memory during the run, and whose channels it held."""
+    def memory(self) -> list[tuple[Lifetime, Label]]:
+        """List the tensors that were alive in memory during the run, and whose channels they held."""
         return [(life, self._held.get(life, ())) for life in self.lifetimes.activations(self.outputs)]
 
     @contextmanager
@@ -277,7 +299,7 @@ class Tracer(TorchDispatchMode):
 
 
 def _same(a: Mark, b: Mark | None) -> bool:
-    return b is not None and (a.hollow, a.fixed) == (b.hollow, b.fixed) and same(a.label, b.label)
+    return b is not None and (a.computed, a.fixed) == (b.computed, b.fixed) and same(a.label, b.label)
 
 
 def tensors_in(arguments: Iterable[Any]) -> list[Tensor]:

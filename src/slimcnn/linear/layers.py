@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from slimcnn.linear.recording import RecordedOp, Version, names_of_tensors, record
+from slimcnn.linear.op_trace import RecordedOp, Version, names_of_tensors, record
 
 NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "batch_norm", "cudnn_batch_norm")
 

@@ -3,11 +3,11 @@
 # The folder before the registry of the same name: imported later, it would take the name back.
 import slimcnn.pruning.criteria  # noqa: F401
 from slimcnn.pruning.allocation import allocate
-from slimcnn.pruning.carrying import carry
-from slimcnn.pruning.curves import sensitivity
 from slimcnn.pruning.latency import LatencyModel, latency_model
+from slimcnn.pruning.optimizer_transfer import carry
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.scores import Criterion, Evidence, Scores, criteria, score
+from slimcnn.pruning.sensitivity_curves import sensitivity
 from slimcnn.pruning.soft import SoftPruning
 from slimcnn.pruning.surgery import mask, prune
 from slimcnn.pruning.targets import Target

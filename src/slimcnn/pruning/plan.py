@@ -13,7 +13,7 @@ import numpy as np
 from slimcnn.errors import PlanError
 from slimcnn.files import write_text
 from slimcnn.graph import ChannelGraph, ChannelGroup
-from slimcnn.graph.trial import Removed
+from slimcnn.graph.removal import Removed
 from slimcnn.notebook import html_table
 
 FORMAT = 1

@@ -16,9 +16,9 @@ from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.execution import first_line, outputs_of
-from slimcnn.graph.walking import named_tensors
+from slimcnn.graph.fast.module_tree import named_tensors
 from slimcnn.notebook import html_table
-from slimcnn.pruning.readings import Reading, not_followed, readings_of
+from slimcnn.pruning.input_statistics import Reading, not_followed, readings_of
 from slimcnn.registry import Registry
 
 Batches = Iterable[tuple[Tensor, Tensor]]

@@ -10,19 +10,19 @@ from torch import nn
 from slimcnn.errors import PlanError
 from slimcnn.graph import Axis, ChannelGraph
 from slimcnn.graph.channels import Positions
-from slimcnn.graph.collecting import uncollected
 from slimcnn.graph.copying import duplicate
+from slimcnn.graph.fast.collection import collection_paused
+from slimcnn.graph.fast.module_tree import named_parameters
+from slimcnn.graph.removal import kept_counts, kept_positions
 from slimcnn.graph.shrinking import shrink
-from slimcnn.graph.trial import kept_counts, kept_positions
-from slimcnn.graph.walking import named_parameters
-from slimcnn.pruning.carrying import watch_optimizers
+from slimcnn.pruning.optimizer_transfer import watch_optimizers
 from slimcnn.pruning.plan import Plan, check
 from slimcnn.pruning.verify import law
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-@uncollected()
+@collection_paused()
 def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) -> Network:
     """Build the network without the plan's channels; the model itself is not changed.
 
@@ -37,7 +37,7 @@ def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) 
         verify: check in float64 that the result equals `mask(model, graph, plan)` on an input like the example.
 
     Raises:
-        PlanError: the plan is for another network; LawBroken: the check failed, with the first layer that differs.
+        PlanError: the plan is for another network; NotEqual: the check failed, with the first layer that differs.
 
     >>> import slimcnn
     >>> net = slimcnn.build("resnet20")

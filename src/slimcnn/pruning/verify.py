@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from slimcnn.errors import LawBroken, ModelError, WeightsError
+from slimcnn.errors import ModelError, NotEqual, WeightsError
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.execution import call_model, first_line, outputs_of
-from slimcnn.graph.trial import kept_positions
+from slimcnn.graph.removal import kept_positions
 from slimcnn.pruning.plan import Plan
 
 TOLERANCE = 1e-9
@@ -126,10 +126,10 @@ def _compare(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Pla
 
 
 def law(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
-    """Verify, and raise `LawBroken` where the networks differ otherwise than the user allows."""
+    """Verify, and raise `NotEqual` where the networks differ otherwise than the user allows."""
     verdict = verify(masked, small, graph, plan)
     if not verdict.holds:
-        raise LawBroken(
+        raise NotEqual(
             f"the pruned network is not the masked network, {verdict}; nothing is handed over. This is a bug: please "
             f"report the network, and protect {verdict.layer!r} until it is mended"
         )

@@ -3,7 +3,7 @@
 from slimcnn.recovery.batch_norm import recalibrate
 from slimcnn.recovery.constants import FoldedConstants, fold_constants
 from slimcnn.recovery.least_squares import least_squares
-from slimcnn.recovery.resolving import Recovered, Solved
+from slimcnn.recovery.refit import Recovered, Solved
 from slimcnn.recovery.reuse import reuse_features
 from slimcnn.recovery.synthetic import synthesise
 

@@ -13,7 +13,7 @@ from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.execution import call_model
-from slimcnn.graph.trial import kept_positions
+from slimcnn.graph.removal import kept_positions
 from slimcnn.linear.layers import LinearLayer, layers_of
 from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.surgery import fill_with_zeros

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
-from slimcnn.graph.trial import kept_positions
+from slimcnn.graph.removal import kept_positions
+from slimcnn.linear.im2col import MOST_INPUTS, as_matrix
 from slimcnn.linear.layers import layers_of
-from slimcnn.linear.windows import MOST_INPUTS, as_matrix
 from slimcnn.pruning.plan import Plan
-from slimcnn.recovery.resolving import Pair, Recovered, Solved, pair_of, re_solve
+from slimcnn.recovery.refit import Pair, Recovered, Solved, pair_of, re_solve
 
 
 def least_squares(

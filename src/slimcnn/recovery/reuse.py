@@ -17,9 +17,9 @@ from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.channels import ChannelGroup, layer_of
 from slimcnn.graph.copying import duplicate
 from slimcnn.layers.reusing import FeatureReuse, NewFeatures, ReusingBlock, Unit
+from slimcnn.linear.im2col import MOST_INPUTS, as_matrix
 from slimcnn.linear.layers import layers_of
-from slimcnn.linear.windows import MOST_INPUTS, as_matrix
-from slimcnn.recovery.resolving import Pair, Recovered, Solved, images_of, pair_of, re_solve
+from slimcnn.recovery.refit import Pair, Recovered, Solved, images_of, pair_of, re_solve
 
 
 def reuse_features(

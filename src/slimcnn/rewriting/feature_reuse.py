@@ -14,7 +14,7 @@ from slimcnn.errors import ModelError
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.execution import call_model, outputs_of
 from slimcnn.layers.reusing import Unit, reuse, units_in
-from slimcnn.linear.recording import ModuleCall, Version
+from slimcnn.linear.op_trace import ModuleCall, Version
 from slimcnn.rewriting.finding import (
     Activation,
     Convolution,

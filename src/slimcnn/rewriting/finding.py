@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from slimcnn.graph.channels import layer_of
 from slimcnn.linear.layers import NORMS, POOLINGS, LinearLayer, layers_of
-from slimcnn.linear.recording import ModuleCall, RecordedOp, Recorder, Version, names_of_tensors, record
+from slimcnn.linear.op_trace import ModuleCall, RecordedOp, Recorder, Version, names_of_tensors, record
 from slimcnn.modes import modes_restored
 
 RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_")

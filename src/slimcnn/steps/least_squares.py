@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slimcnn.graph.copying import duplicate
 from slimcnn.recovery import least_squares, reuse_features, synthesise
-from slimcnn.recovery.resolving import Recovered
+from slimcnn.recovery.refit import Recovered
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.step import BATCH, Context, State, Step, steps
 from slimcnn.training.processes import from_rank_zero

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from slimcnn.graph.fast import shape_only as shapes
 from slimcnn.graph.ids import NONE, Label, along, axis_facet, compact, core, varying
-from slimcnn.graph.ledger import Call, Meeting
-from slimcnn.graph.rules.table import Labels, rule
+from slimcnn.graph.operations import Labels, aten, rule
+from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
 from slimcnn.layers.channel_pad import ChannelPad
 from slimcnn.layers.placing import Gathering, Scattering
 
-MOVES = """alias detach transpose t permute unsqueeze select unbind expand flip repeat pixel_unshuffle diagonal
-    unfold""".split()
 
-
-@rule(*MOVES)
+@rule("aten.alias", "aten.detach", ordered=True, passes_empty=True, moves=True)
+@rule("aten.t", kind="transpose", ordered=True, passes_empty=(nn.Linear,), moves=True)
+@rule(*aten("transpose permute unsqueeze select unbind flip pixel_unshuffle diagonal"), moves=True)
+@rule(*aten("expand repeat unfold"), moves=True, sized=True)
 def move(tracer: Tracer, call: Call) -> Labels:
     """Run the operation itself on the ids of its input."""
-    remember(tracer, call)
     source, *rest = call.arguments
     indices = [t for name in rest for t in tree_leaves(call[name]) if isinstance(t, Tensor)]
     for index in indices:
@@ -32,7 +32,8 @@ def move(tracer: Tracer, call: Call) -> Labels:
     return [tuple(facets) for facets in zip(*moved, strict=True)]
 
 
-@rule("index", "index_select", "narrow_copy", "roll")
+@rule("aten.index", "aten.index_select", moves=True, sized=True, values=shapes.indices_needed)
+@rule("aten.narrow_copy", "aten.roll", moves=True)
 def pick(tracer: Tracer, call: Call) -> Labels:
     """Run the operation on the ids; positions that are counted may fit one cut by luck."""
     if isinstance(tracer.module, Gathering) and not tracer.label(call["self"]):
@@ -48,7 +49,7 @@ def _gathered(tracer: Tracer, call: Call) -> Labels:
     return [tuple(axis_facet(one, tuple(call.out.shape), 1) for one in ids if one is not None)]
 
 
-@rule("index_copy", "index_copy_")
+@rule("aten.index_copy", "aten.index_copy_", kind="placement")
 def index_copy(tracer: Tracer, call: Call) -> Labels:
     """Channels that are put into a stream belong to the places where they lie; the stream keeps its width."""
     made, places = tracer.label(call["source"]), tracer.label(call["index"])
@@ -68,16 +69,11 @@ def _note_picked(tracer: Tracer, call: Call, labels: list[Label]) -> None:
     A trial cut compares: whatever is done to these channels must be done to the same ones after a cut.
     """
     for facet in (facet for label in labels for facet in label if varying(facet)):
-        tracer.ledger.met.append(Meeting(core(facet).reshape(-1), None, call.site))
-        tracer.ledger.delicate = True
+        tracer.meet(core(facet).reshape(-1), None)
+        tracer.record.delicate = True
 
 
-def remember(tracer: Tracer, call: Call) -> None:
-    """Note what passed an operation whose sizes may be written into the code."""
-    tracer.ledger.moves += [(call.site, tracer.label(tensor)) for tensor in call.tensors if tracer.label(tensor)]
-
-
-@rule("squeeze")
+@rule("aten.squeeze", moves=True)
 def squeeze(tracer: Tracer, call: Call) -> Labels:
     """Squeeze the ids; an axis of channels must not shrink to 1, or it would vanish."""
     source: Tensor = call["self"]
@@ -85,14 +81,15 @@ def squeeze(tracer: Tracer, call: Call) -> Labels:
     given = range(source.dim()) if dims is None else dims if isinstance(dims, list | tuple) else [dims]
     for facet in tracer.label(source):
         if varying(facet) & {d % source.dim() for d in given}:
-            tracer.ledger.squeezed.append((facet,))
+            tracer.record.squeezed.append((facet,))
     return move(tracer, call)
 
 
-@rule("view", "_unsafe_view", "_reshape_alias", "reshape")
+@rule("aten.view", kind="view", moves=True, sized=True, parts=True, passes_empty=(nn.Linear,))
+@rule("aten._unsafe_view", kind="view", moves=True, sized=True)
+@rule("aten._reshape_alias", "aten.reshape", moves=True)
 def reshape(tracer: Tracer, call: Call) -> Labels:
     """Reshape the ids; a view may need a copy where the ids have stride 0."""
-    remember(tracer, call)
     facets = []
     for facet in tracer.label(call["self"]):
         moved = compact(facet.reshape(call.out.shape))
@@ -108,14 +105,15 @@ def _part(tracer: Tracer, call: Call, table: Tensor) -> None:
     Which of the two numbers is the number of parts is not known here; it is taken to be the smaller, and a trial cut
     will tell.  Parts that lie alternating, as (channels, parts), lose equal offsets.
     """
-    tracer.ledger.delicate = True
+    tracer.record.delicate = True
     if table.size(0) > table.size(1):
         tracer.unify(table[:, :1].expand(-1, table.size(1) - 1), table[:, 1:], call)
     else:
         tracer.part(table, call)
 
 
-@rule("split", "split_with_sizes", "chunk")
+@rule("aten.split", "aten.split_with_sizes", moves=True, sized=True, parts=True)
+@rule("aten.chunk", moves=True, parts=True)
 def split(tracer: Tracer, call: Call) -> Labels:
     """Run the split on the ids; parts of equal size keep equally many."""
     labels = move(tracer, call) or []
@@ -147,10 +145,10 @@ def _separate(tracer: Tracer, pieces: Iterable[Tensor], d: int) -> None:
     for piece in pieces:
         ids = along(piece, d) if piece.numel() and d in varying(piece) else None
         if ids is not None:
-            tracer.ledger.pieces.append(ids[ids >= 0])
+            tracer.record.pieces.append(ids[ids >= 0])
 
 
-@rule("slice")
+@rule("aten.slice", moves=True, sized=True, parts=True)
 def take_slice(tracer: Tracer, call: Call) -> Labels:
     """Run the slice on the ids; `x[:, c // 2:]` is one of equal parts, which keep equally many."""
     labels = move(tracer, call) or []
@@ -169,10 +167,10 @@ def take_slice(tracer: Tracer, call: Call) -> Labels:
     return labels
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
+@rule("aten.channel_shuffle", "aten.native_channel_shuffle", moves=True)
 def channel_shuffle(tracer: Tracer, call: Call) -> Labels:
     """Shuffle the ids; every group keeps equally many."""
-    tracer.ledger.delicate = True
+    tracer.record.delicate = True
     for facet in tracer.label(call["self"]):
         ids = along(facet, 1)
         if ids is not None and 1 in varying(facet):
@@ -180,10 +178,9 @@ def channel_shuffle(tracer: Tracer, call: Call) -> Labels:
     return move(tracer, call)
 
 
-@rule("pixel_shuffle")
+@rule("aten.pixel_shuffle", moves=True)
 def pixel_shuffle(tracer: Tracer, call: Call) -> Labels:
     """The r^2 channels that become one go together."""
-    remember(tracer, call)
     axis = call["self"].dim() - 3
     facets = []
     for facet in tracer.label(call["self"]):
@@ -197,10 +194,10 @@ def pixel_shuffle(tracer: Tracer, call: Call) -> Labels:
     return [tuple(facets)]
 
 
-@rule("cat", "stack")
+@rule("aten.cat", moves=True, ordered=True, passes_empty=True, values="as inputs")
+@rule("aten.stack", moves=True)
 def join(tracer: Tracer, call: Call) -> Labels:
     """Join ids as the tensors are joined; a part without channels contributes -1."""
-    remember(tracer, call)
     tensors: list[Tensor] = call["tensors"]
     axis = call["dim"] % call.out.dim()
     parts = [(t, tracer.label(t)) for t in tensors if t.numel()]
@@ -220,10 +217,9 @@ def narrowed(facet: Tensor, dims: set[int]) -> Tensor:
     return facet
 
 
-@rule("constant_pad_nd")
+@rule("aten.constant_pad_nd", moves=True)
 def pad(tracer: Tracer, call: Call) -> Labels:
     """Pad channels with fresh ids, space with the same channel's id."""
-    remember(tracer, call)
     amounts = call["pad"]
     facets = []
     for facet in tracer.label(call["self"]):
@@ -246,7 +242,7 @@ def pad(tracer: Tracer, call: Call) -> Labels:
 def _pad_channels(tracer: Tracer, call: Call, facet: Tensor, d: int, front: int, back: int) -> Tensor:
     first, last = tracer.fresh(front), tracer.fresh(back)
     if isinstance(tracer.module, ChannelPad):
-        tracer.ledger.pads.append((tracer.module_name, first, last))
+        tracer.record.pads.append((tracer.module_name, first, last))
     else:
         tracer.lock(torch.cat([first, last]), "channels padded by a number written in the code", call)
     middle = along(facet, d)
@@ -256,15 +252,17 @@ def _pad_channels(tracer: Tracer, call: Call, facet: Tensor, d: int, front: int,
     return axis_facet(torch.cat([first, middle, last]), tuple(shape), d)
 
 
-@rule("copy_")
+@rule("aten.copy_")
 def copy(tracer: Tracer, call: Call) -> Labels:
     """Overwrite the ids of the destination with those of the source."""
     shape = call["self"].shape
     return [tuple(facet.expand(shape) for facet in tracer.label(call["src"]))]
 
 
-@rule("clone", "_to_copy", "contiguous", "lift_fresh", "zeros_like", "ones_like", "empty_like", "full_like",
-      "fill_", "zero_")  # fmt: skip
+@rule("aten.clone", kind="copy", ordered=True, passes_empty=True)
+@rule("aten._to_copy", kind="copy", passes_empty=True)
+@rule("aten.contiguous", kind="copy")
+@rule(*aten("lift_fresh zeros_like ones_like empty_like full_like fill_ zero_"))
 def keep(tracer: Tracer, call: Call) -> Labels:
     """Pass the ids of the first tensor on: the result shrinks with it, whatever its numbers are."""
     first, *others = call.tensors
@@ -273,14 +271,15 @@ def keep(tracer: Tracer, call: Call) -> Labels:
     return [tracer.label(first)]
 
 
-@rule("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided", "empty_strided")
+@rule(*aten("new_zeros new_ones new_empty new_full new_empty_strided empty_strided"))
 def constant(tracer: Tracer, call: Call) -> Labels:
     """Make a constant of a size that is given in numbers."""
     return None
 
 
-@rule("native_dropout", "dropout", "bernoulli", "bernoulli_", "rand_like", "randn_like", "randint_like", "uniform_",
-      "normal_", "exponential_")  # fmt: skip
+@rule("aten.native_dropout", "aten.dropout", passes_empty=True)
+@rule("aten.bernoulli", values="needed")
+@rule(*aten("bernoulli_ rand_like randn_like randint_like uniform_ normal_ exponential_"))
 def random(tracer: Tracer, call: Call) -> Labels:
     """Lock channels for which random numbers are drawn: with fewer of them, the others would draw differently.
 

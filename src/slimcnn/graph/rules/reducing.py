@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from slimcnn.graph.fast import shape_only as shapes
 from slimcnn.graph.ids import core, varying
-from slimcnn.graph.ledger import Call
-from slimcnn.graph.rules.meeting import pointwise
+from slimcnn.graph.operations import Labels, aten, rule
 from slimcnn.graph.rules.moving import narrowed
-from slimcnn.graph.rules.table import Labels, rule
+from slimcnn.graph.rules.pointwise import pointwise
+from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
 
 
-@rule("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "logsumexp",
-      "argmax", "argmin", "any", "all", "prod", "median", "max", "min", "nanmean", "nansum")  # fmt: skip
+@rule("aten.mean", ordered=True, passes_empty=True, values="as inputs", shape=shapes.averaged)
+@rule("aten.var", values="as inputs", shape=shapes.varied)
+@rule(
+    *aten("""sum amax amin std var_mean std_mean linalg_vector_norm norm logsumexp argmax argmin any all prod
+        median max min nanmean nansum"""),
+)
 def reduce(tracer: Tracer, call: Call) -> Labels:
     """Pass ids on where they do not change along the reduced axes, lock them where they do."""
     source: Tensor = call["self"]
@@ -51,7 +56,7 @@ def _reduced(call: Call, source: Tensor) -> set[int]:
     return {d % source.dim() for d in (dims if isinstance(dims, list | tuple) else [dims])}
 
 
-@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "sort", "topk", "cumprod")
+@rule(*aten("_softmax _log_softmax softmax log_softmax cumsum sort topk cumprod"))
 def mix_along(tracer: Tracer, call: Call) -> Labels:
     """Lock ids along the axis whose numbers look at each other; the others pass."""
     source: Tensor = call["self"]
@@ -65,13 +70,21 @@ def mix_along(tracer: Tracer, call: Call) -> Labels:
     return [tuple(facets)] * 2
 
 
-SPATIAL = """max_pool{n}d_with_indices max_pool{n}d avg_pool{n}d adaptive_avg_pool{n}d _adaptive_avg_pool{n}d
-    adaptive_max_pool{n}d upsample_nearest{n}d _upsample_nearest_exact{n}d reflection_pad{n}d replication_pad{n}d
-    upsample_bilinear{n}d upsample_bicubic{n}d upsample_linear{n}d upsample_trilinear{n}d _upsample_bilinear{n}d_aa
+SPATIAL = """max_pool{n}d adaptive_avg_pool{n}d adaptive_max_pool{n}d _upsample_nearest_exact{n}d reflection_pad{n}d
+    replication_pad{n}d upsample_bicubic{n}d upsample_linear{n}d upsample_trilinear{n}d _upsample_bilinear{n}d_aa
     _upsample_bicubic{n}d_aa grid_sampler_{n}d"""
+ELSE_IN_1D_AND_3D = """max_pool{n}d_with_indices avg_pool{n}d _adaptive_avg_pool{n}d upsample_nearest{n}d
+    upsample_bilinear{n}d"""
 
 
-@rule(*(name.format(n=n) for n in (1, 2, 3) for name in SPATIAL.split()))
+def _in_dimensions(names: str, *dimensions: int) -> list[str]:
+    return [name for n in dimensions for name in aten(names.format(n=n))]
+
+
+@rule("aten.max_pool2d_with_indices", "aten.avg_pool2d", kind="pooling", ordered=True, values="as inputs")
+@rule("aten._adaptive_avg_pool2d", kind="pooling", ordered=True, passes_empty=True, values="as inputs")
+@rule("aten.upsample_nearest2d", "aten.upsample_bilinear2d", ordered=True, values="as inputs")
+@rule(*_in_dimensions(SPATIAL, 1, 2, 3), *_in_dimensions(ELSE_IN_1D_AND_3D, 1, 3))
 def spatial(tracer: Tracer, call: Call) -> Labels:
     """Pass ids on when they do not change over space."""
     n = next(int(c) for c in reversed(call.site.op) if c.isdigit())

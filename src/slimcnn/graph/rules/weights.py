@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import conv_flop_count, sdpa_flop_count
 
+from slimcnn.graph.fast import shape_only as shapes
 from slimcnn.graph.ids import Label, along, axis_facet, core, varying
-from slimcnn.graph.ledger import Call, ContractionRecord, LockRecord
-from slimcnn.graph.rules.meeting import Guest, guest, meet
-from slimcnn.graph.rules.table import Labels, rule
+from slimcnn.graph.operations import Labels, aten, rule
+from slimcnn.graph.rules.pointwise import Operand, combine, operand
+from slimcnn.graph.trace_record import Call, ContractionRecord, LockRecord
 from slimcnn.graph.tracer import Tracer
+from slimcnn.layers.emptied import EMPTY
 
 TOGETHER = "normalised together: the statistics would change"
 PER_CHANNEL = "one value per channel that must stay"
 ASIDE = "channels do not lie along the channel axis"
 
 
-@rule("convolution")
+@rule(
+    "aten.convolution",
+    kind="convolution",
+    ordered=True,
+    passes_empty=(*EMPTY,),
+    values="skipped",
+    shape=shapes.convolved,
+)
 def convolution(tracer: Tracer, call: Call) -> Labels:
     """Input ids meet the weight's input axis; the output has the ids of the weight's output axis.
 
@@ -46,7 +55,7 @@ def convolution(tracer: Tracer, call: Call) -> Labels:
     read = None if w_in is out_ids else w_in
     shares = [ids for ids in (out_ids, read) if ids is not None]
     lost = call.out.size(1) if out_ids is None and produces and call.out.size(1) > 1 else 0
-    tracer.ledger.contractions.append(
+    tracer.record.contractions.append(
         ContractionRecord(call.site.module, macs, tuple(shares), out_ids if produces else None, read, lost)
     )
     return [(axis_facet(out_ids, call.out.shape, 1),) if out_ids is not None else ()]
@@ -180,7 +189,7 @@ def _join_parameters(tracer: Tracer, call: Call, names: Iterable[str], channels:
         tracer.unify(torch.cat(known), channels.expand(len(known), -1), call)
 
 
-@rule("slimcnn::shift", "slimcnn::interpolate")
+@rule("slimcnn.shift", "slimcnn.interpolate", passes_empty=True)
 def per_channel_move(tracer: Tracer, call: Call) -> Labels:
     """Tie displacements to the channels that they move (`slimcnn.layers.shifting`)."""
     channels = _ids_along(tracer, call, call["x"], 1, ASIDE)
@@ -188,19 +197,28 @@ def per_channel_move(tracer: Tracer, call: Call) -> Labels:
     return [(axis_facet(channels, call.out.shape, 1),)] if channels is not None else []
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit",
-      "_native_batch_norm_legit_functional", "cudnn_batch_norm")  # fmt: skip
+@rule(
+    "aten.native_batch_norm",
+    kind="norm",
+    ordered=True,
+    passes_empty=(*EMPTY,),
+    values="skipped",
+    shape=shapes.normalized,
+)
+@rule("aten._native_batch_norm_legit_no_training", kind="norm", ordered=True, passes_empty=(*EMPTY,))
+@rule("aten.cudnn_batch_norm", kind="norm")
+@rule("aten._native_batch_norm_legit", "aten._native_batch_norm_legit_functional")
 def batch_norm(tracer: Tracer, call: Call) -> Labels:
     """Tie scale, shift and statistics to the channels that they normalise."""
     channels = _ids_along(tracer, call, call["input"], 1, ASIDE)
     _join_parameters(tracer, call, ("weight", "bias", "running_mean", "running_var"), channels)
     scales = _ids_along(tracer, call, call["weight"], 0, PER_CHANNEL) if call["weight"] is not None else None
     if scales is not None:
-        tracer.ledger.norms.append(scales)
+        tracer.record.norms.append(scales)
     return [(axis_facet(channels, call["input"].shape, 1),)] if channels is not None else []
 
 
-@rule("native_layer_norm", "native_group_norm", "_fused_rms_norm")
+@rule(*aten("native_layer_norm native_group_norm _fused_rms_norm"))
 def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
     """Lock channels that are normalised together: taking one away changes the statistics of the others.
 
@@ -232,11 +250,11 @@ def _normalised_anyway(tracer: Tracer, call: Call, axis: int) -> Labels:
         return []
     if "group" in call.arguments:
         tracer.part(channels.view(call["group"], -1), call)
-    tracer.ledger.inexact.append(LockRecord(channels[channels >= 0], TOGETHER, call.site))
+    tracer.record.inexact.append(LockRecord(channels[channels >= 0], TOGETHER, call.site))
     return [(axis_facet(channels, x.shape, axis),)]
 
 
-@rule("_weight_norm_interface")
+@rule("aten._weight_norm_interface")
 def weight_norm(tracer: Tracer, call: Call) -> Labels:
     """Lock a weight w = g v / ||v||: without some of its inputs, the norm and thus all other weights would change."""
     for name in ("v", "g"):
@@ -244,7 +262,9 @@ def weight_norm(tracer: Tracer, call: Call) -> Labels:
     return []
 
 
-@rule("mm", "bmm", "addmm", "baddbmm", "mv", "addmv")
+@rule("aten.mm", "aten.addmm", kind="matrix product", ordered=True, passes_empty=(nn.Linear,), values="skipped")
+@rule("aten.bmm", "aten.baddbmm", kind="matrix product", values="skipped")
+@rule("aten.mv", "aten.addmv", kind="matrix product")
 def matrix_product(tracer: Tracer, call: Call) -> Labels:
     """Contract the last axis of the first factor with the second-last of the second."""
     a, b = _factors(call)
@@ -265,7 +285,7 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
     shape = call.out.shape
     label: Label = tuple(facet.expand(shape) for facet in facets)
     if "add" in call.site.op:
-        label = meet(tracer, call, [Guest(tuple(shape), label), guest(tracer, call["self"], shape)], shape)
+        label = combine(tracer, call, [Operand(tuple(shape), label), operand(tracer, call["self"], shape)], shape)
     return [label]
 
 
@@ -304,18 +324,20 @@ def _record_product(tracer: Tracer, call: Call, one: Factor, two: Factor) -> Non
         produced = next((along(f, axis) for f in outer if varying(f) == {axis}), None)
         lost = weight.size(axis) if produced is None and weight.size(axis) > 1 else 0
     per_batch = not (tracer.fixed(a) and tracer.fixed(b))
-    tracer.ledger.contractions.append(
+    tracer.record.contractions.append(
         ContractionRecord(call.site.module, a.numel() * b.size(-1), tuple(shares), produced, read, lost, per_batch)
     )
 
 
-@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")  # fmt: skip
+@rule(
+    *aten("""_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
+        _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"""),
+)
 def attention(tracer: Tracer, call: Call) -> Labels:
     """Lock queries, keys and values, and count the two products."""
     tensors = [call[name] for name in ("query", "key", "value")]
     for tensor in tensors:
         tracer.lock_label(tracer.label(tensor), "compared with each other (attention)", call)
     macs = int(sdpa_flop_count(*(t.shape for t in tensors))) // 2
-    tracer.ledger.contractions.append(ContractionRecord(call.site.module, macs, (), None))
+    tracer.record.contractions.append(ContractionRecord(call.site.module, macs, (), None))
     return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slimcnn.pruning.readings import Reading
+from slimcnn.pruning.input_statistics import Reading
 from slimcnn.pruning.scores import Criterion, criteria
 
 RIDGE = 1e-4
@@ -29,7 +29,7 @@ def reconstruction() -> Criterion:
     one that went before).  So redundant channels go together with what makes them redundant staying.  Scores are
     comparable between layers.  Needs `data` (labels are not looked at).
 
-    >>> from slimcnn.pruning.readings import Reading
+    >>> from slimcnn.pruning.input_statistics import Reading
     >>> from slimcnn.pruning.scores import Evidence
     >>> x = torch.randn(1000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     >>> x[:, 2] = x[:, 0] + x[:, 1]  # all that is read is x0 + x1 + x2 = 2 x2

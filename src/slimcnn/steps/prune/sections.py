@@ -6,7 +6,7 @@ from torch import nn
 
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
-from slimcnn.graph.walking import named_tensors
+from slimcnn.graph.fast.module_tree import named_tensors
 from slimcnn.pruning import Plan
 from slimcnn.pruning.norms import norms_kept
 from slimcnn.pruning.scores import rows

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from slimcnn.errors import DataError
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.execution import call_model, first_line, outputs_of
+from slimcnn.linear.im2col import as_matrix, as_weight, by_image, outputs_at, rows_of
 from slimcnn.linear.layers import LinearLayer
+from slimcnn.linear.layerwise_replay import LayerwiseReplay, Operation
 from slimcnn.linear.ridge import Solution, Sums, best
-from slimcnn.linear.stretches import Operation, Stretches
-from slimcnn.linear.windows import as_matrix, as_weight, by_image, outputs_at, rows_of
 from slimcnn.modes import modes_restored
 
 HELD_OUT = 4
@@ -128,7 +128,7 @@ def re_solve(
         held = _held_out(images)
         judges = [x[out] for x, out in zip(images, held, strict=True) if out.any()] or images
         before = _distance(model, original, judges)
-        with Stretches(model, images) as small, Stretches(original, images) as whole:
+        with LayerwiseReplay(model, images) as small, LayerwiseReplay(original, images) as whole:
             del images
             for number, pair in enumerate(pairs):
                 progress(number, len(pairs))
@@ -141,7 +141,7 @@ def re_solve(
     return Recovered(tuple(left), before, before if undone else after, undone)
 
 
-def _solve(pair: Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor]) -> Solved:
+def _solve(pair: Pair, small: LayerwiseReplay, whole: LayerwiseReplay, held: Sequence[Tensor]) -> Solved:
     """Give one layer new weights if held-out images approve."""
     sums = _sums(pair, small, whole, held)
     if True not in sums or False not in sums:
@@ -153,7 +153,7 @@ def _solve(pair: Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor
     return Solved(layer_of(pair.name), found.before, found.after, found.penalty)
 
 
-def _sums(pair: Pair, small: Stretches, whole: Stretches, held: Sequence[Tensor]) -> dict[bool, Sums]:
+def _sums(pair: Pair, small: LayerwiseReplay, whole: LayerwiseReplay, held: Sequence[Tensor]) -> dict[bool, Sums]:
     """Sum up what the layer reads and its output error, for images held out and for others."""
     layer, images = pair.small, sum(map(len, held))
     waiting: dict[int, tuple[Tensor, Tensor]] = {}

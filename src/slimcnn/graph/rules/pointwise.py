@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from slimcnn.graph.fast import shape_only as shapes
 from slimcnn.graph.ids import NONE, Label, core, varying
-from slimcnn.graph.ledger import Call
-from slimcnn.graph.rules.moving import remember
-from slimcnn.graph.rules.table import Labels, rule
+from slimcnn.graph.operations import Labels, aten, rule
+from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
 
 
 @dataclass(frozen=True)
-class Guest:
+class Operand:
     """A tensor at a meeting, seen in the shape of the result."""
 
     sizes: tuple[int, ...]
@@ -31,24 +31,40 @@ class Guest:
         return c is not None and all(bool((c == c.narrow(d, 0, 1)).all()) for d in dims)
 
 
-@rule("hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_", "_prelu_kernel", "where", "masked_fill", "masked_fill_",
-      "hardtanh", "hardtanh_", "clamp", "clamp_", "prelu", "rsub")  # fmt: skip
+@rule("aten.add", "aten.sub", kind="sum", passes_empty=True, values="as inputs", shape=shapes.elementwise)
+@rule("aten.add_", "aten.sub_", kind="sum", passes_empty=True, values="as inputs", shape=shapes.elementwise_in_place)
+@rule(
+    *aten("relu hardtanh silu sigmoid leaky_relu elu mish tanh mul hardswish hardsigmoid gelu"),
+    passes_empty=True,
+    values="as inputs",
+    shape=shapes.elementwise,
+)
+@rule(
+    *aten("relu_ hardtanh_ silu_ sigmoid_ leaky_relu_ elu_ mish_ tanh_ mul_ hardswish_ hardsigmoid_"),
+    passes_empty=True,
+    values="as inputs",
+    shape=shapes.elementwise_in_place,
+)
+@rule(*aten("div sqrt rsqrt"), values="as inputs", shape=shapes.elementwise)
+@rule("aten.div_", values="as inputs", shape=shapes.elementwise_in_place)
+@rule("aten.round", passes_empty=True)
+@rule(*aten("_prelu_kernel where masked_fill masked_fill_ clamp clamp_ prelu rsub"))
 def pointwise(tracer: Tracer, call: Call) -> Labels:
     """Unify the channels that meet."""
     shape = call.out.shape
     different = {id(t): t for t in call.tensors}.values()
-    return [meet(tracer, call, [guest(tracer, t, shape) for t in different], shape)] * len(call.outputs)
+    return [combine(tracer, call, [operand(tracer, t, shape) for t in different], shape)] * len(call.outputs)
 
 
-def guest(tracer: Tracer, tensor: Tensor, shape: torch.Size) -> Guest:
+def operand(tracer: Tracer, tensor: Tensor, shape: torch.Size) -> Operand:
     """See a tensor in the shape of the result that it is broadcast to."""
     offset = len(shape) - tensor.dim()
     own = (1 if stride == 0 else size for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     constant = tensor.expand(shape) if tracer.mark(tensor) is None else None
-    return Guest((1,) * offset + tuple(own), tuple(f.expand(shape) for f in tracer.label(tensor)), constant)
+    return Operand((1,) * offset + tuple(own), tuple(f.expand(shape) for f in tracer.label(tensor)), constant)
 
 
-def meet(tracer: Tracer, call: Call, guests: list[Guest], shape: torch.Size) -> Label:
+def combine(tracer: Tracer, call: Call, operands: list[Operand], shape: torch.Size) -> Label:
     """Unify the facets of tensors that are broadcast together to one shape, and give the label of the result.
 
     Facets that change along the same dimensions meet.  A tensor that has many positions where a facet changes,
@@ -56,18 +72,18 @@ def meet(tracer: Tracer, call: Call, guests: list[Guest], shape: torch.Size) -> 
     """
     result: list[Tensor] = []
     single: list[Tensor] = []
-    for i, one in enumerate(guests):
+    for i, one in enumerate(operands):
         for facet in one.facets:
             if not varying(facet):
                 single.append(core(facet).reshape(-1)[:1])
                 continue
-            met = [_meet_one(tracer, call, facet, other) for j, other in enumerate(guests) if j != i]
+            met = [_meet_one(tracer, call, facet, other) for j, other in enumerate(operands) if j != i]
             if None not in met and not any(met[:i]):
                 result.append(facet)
     return (*result, *_one_channel(tracer, call, single, shape))
 
 
-def _meet_one(tracer: Tracer, call: Call, facet: Tensor, other: Guest) -> bool | None:
+def _meet_one(tracer: Tracer, call: Call, facet: Tensor, other: Operand) -> bool | None:
     """Let a facet meet a tensor: True if facets met, False if there was nothing to meet, None if it was locked."""
     dims = varying(facet)
     if all(other.sizes[d] == 1 for d in dims):
@@ -91,10 +107,9 @@ def _one_channel(tracer: Tracer, call: Call, ids: list[Tensor], shape: torch.Siz
     return tuple(channel.expand(shape) for channel in known[:1])
 
 
-@rule("glu")
+@rule("aten.glu", moves=True)
 def glu(tracer: Tracer, call: Call) -> Labels:
     """Tie channel j of the first half to channel j of the gate."""
-    remember(tracer, call)
     d = call["dim"] % call["self"].dim()
     halves = [facet.chunk(2, dim=d) for facet in tracer.label(call["self"])]
     for a, b in halves:

@@ -133,12 +133,12 @@ class Shelf:
         return self._folder / f"{number}.pt"
 
 
-class Stretches:
+class LayerwiseReplay:
     """Many batches on their way through one network; close it afterwards.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).eval()
     >>> seen = []
-    >>> with Stretches(net, [torch.ones(1, 2)]) as way:
+    >>> with LayerwiseReplay(net, [torch.ones(1, 2)]) as way:
     ...     way.go(begin=1, end=1, wanted=[1], look=lambda batch, n, operation: seen.append((batch, n)))
     >>> seen
     [(0, 1)]
@@ -158,7 +158,7 @@ class Stretches:
         for number, batch in enumerate(batches):
             self._shelf.put(number, [_memory(batch.clone())])
 
-    def __enter__(self) -> Stretches:
+    def __enter__(self) -> LayerwiseReplay:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -197,7 +197,7 @@ class _Walk(TorchDispatchMode):
     """One batch on one stretch: what lies before it is not computed, what is alive there is put in."""
 
     def __init__(
-        self, way: Stretches, number: int, tensors: dict[Place, Tensor], begin: int, end: int,
+        self, way: LayerwiseReplay, number: int, tensors: dict[Place, Tensor], begin: int, end: int,
         wanted: Collection[int], look: Callable[[int, int, Operation], None],
     ) -> None:  # fmt: skip
         super().__init__()  # type: ignore[no-untyped-call]

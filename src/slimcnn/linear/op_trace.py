@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimcnn.graph.execution import call_model, outputs_of
-from slimcnn.graph.walking import named_modules
-from slimcnn.linear.stretches import computes
+from slimcnn.graph.fast.module_tree import named_modules
+from slimcnn.linear.layerwise_replay import computes
 
 Version = tuple[int, int]
 """A tensor (by `id`) and how often it was written into."""

@@ -1,4 +1,4 @@
-"""Numbers of channels that modules keep as attributes: `self.width`, by which their code splits.
+"""Attributes of modules that are a number of channels: `self.width`, by which their code splits.
 
 Where the code of a module fails on a cut network, an attribute of that module that is the length of a channel
 axis there is taken to say how many channels there are.  It is a guess until trial cuts succeed with it.
@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from slimcnn.graph.fast.module_tree import named_modules
 from slimcnn.graph.ids import Label, along, varying
-from slimcnn.graph.ledger import Ledger, Site
 from slimcnn.graph.shrinking import MARKER, sizes
-from slimcnn.graph.walking import named_modules
+from slimcnn.graph.trace_record import Site, TraceRecord
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,22 @@ class SizeGuess:
         return self.module, self.name, self.index
 
 
-def modules_at(ledger: Ledger, sites: list[Site]) -> list[str]:
+def modules_at(record: TraceRecord, sites: list[Site]) -> list[str]:
     """List the modules in which these lines of code ran."""
     lines = {site.code for site in sites}
-    return list(dict.fromkeys(site.module for site, _ in ledger.passed if site.code in lines))
+    return list(dict.fromkeys(run.site.module for run in record.runs if run.activations and run.site.code in lines))
 
 
-def guess_sizes(model: nn.Module, ledger: Ledger, places: list[str]) -> list[SizeGuess]:
+def guess_sizes(model: nn.Module, record: TraceRecord, places: list[str]) -> list[SizeGuess]:
     """Look for numbers of channels among the attributes of modules."""
     modules = dict(named_modules(model))
-    return [guess for place in places for guess in _guesses_in(place, modules[place], ledger)]
+    return [guess for place in places for guess in _guesses_in(place, modules[place], record)]
 
 
-def _guesses_in(place: str, module: nn.Module, ledger: Ledger) -> Iterator[SizeGuess]:
-    parted = [[_channels(label) for label in labels] for site, labels in ledger.parted if site.module == place]
-    passed = [_channels(label) for site, label in ledger.passed if site.module == place]
+def _guesses_in(place: str, module: nn.Module, record: TraceRecord) -> Iterator[SizeGuess]:
+    here = [run for run in record.runs if run.site.module == place]
+    parted = [[_channels(label) for label in run.pieces] for run in here if run.pieces]
+    passed = [_channels(label) for run in here for label in run.activations]
     axes = [ids for ids in (*(ids for pieces in parted for ids in pieces), *passed) if ids is not None]
     by_length = {len(ids): ids for ids in reversed(axes)}
     found_before = vars(module).get(MARKER, ())

@@ -1,16 +1,20 @@
-"""Walks through a network: its modules and tensors by name, as PyTorch names them, but without its recursion."""
+"""List modules and tensors by name, as PyTorch names them, but without its recursion: four times as quick."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from slimcnn.graph import fast
+
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """List a network and everything in it, each module once, in PyTorch's order; four times as quick.
+    """List a network and everything in it, each module once, in PyTorch's order.
 
     >>> [name for name, _ in named_modules(nn.Sequential(nn.ReLU(), nn.Sequential(nn.Tanh())))]
     ['', '0', '1', '1.0']
     """
+    if not fast.is_on():
+        return list(model.named_modules())
     found: list[tuple[str, nn.Module]] = []
     seen: set[int] = set()
     ahead: list[tuple[str, nn.Module]] = [("", model)]
@@ -31,6 +35,8 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     >>> list(named_parameters(nn.BatchNorm1d(2)))
     ['weight', 'bias']
     """
+    if not fast.is_on():
+        return dict(model.named_parameters())
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for prefix, module in named_modules(model):
@@ -44,11 +50,13 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def named_tensors(model: nn.Module, modules: list[tuple[str, nn.Module]] | None = None) -> list[tuple[str, Tensor]]:
     """List parameters and then buffers, shared ones once, with the names that PyTorch gives them.
 
-    Whoever has listed the modules already passes them on.
+    `modules`: from `named_modules`, if it was called before.
 
     >>> [name for name, _ in named_tensors(nn.BatchNorm1d(2))]
     ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
     """
+    if not fast.is_on():
+        return [*model.named_parameters(), *model.named_buffers()]
     parameters: dict[int, tuple[str, Tensor]] = {}
     buffers: dict[int, tuple[str, Tensor]] = {}
     for prefix, module in modules or named_modules(model):

@@ -1,4 +1,4 @@
-"""Atoms: one id for every position of every axis of every parameter and buffer."""
+"""AxisIds: one id for every position of every axis of every parameter and buffer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.graph.channels import Positions
+from slimcnn.graph.fast.module_tree import named_modules, named_tensors
 from slimcnn.graph.ids import Label, axis_facet
 from slimcnn.graph.shrinking import Kept
-from slimcnn.graph.walking import named_modules, named_tensors
 
 
 @dataclass(frozen=True)
-class Atoms:
+class AxisIds:
     """Ids by position: tensor `names[i]`, axis `axes[i]` has the ids starts[i] ... starts[i] + sizes[i] - 1.
 
     The input axis of a grouped convolution has ids of its own for each of its groups, `blocks[i]` times as many as
@@ -31,7 +31,7 @@ class Atoms:
     shapes: Mapping[str, torch.Size]
 
     @classmethod
-    def of(cls, model: nn.Module) -> Atoms:
+    def of(cls, model: nn.Module) -> AxisIds:
         """Number the axes of a network's tensors; axes of size 1 have no channels."""
         names, axes, sizes, blocks = [], [], [], []
         tensors = named_tensors(model)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slimcnn.linear.layers import LinearLayer
-from slimcnn.linear.stretches import Operation
+from slimcnn.linear.layerwise_replay import Operation
 
 ROWS = 32768
 """Rows that a layer is looked at in, where there are so many; eight for each of its inputs if that is more."""

@@ -24,10 +24,10 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counting(*given: object) -> object:
         made.append(given[-1])  # type: ignore[arg-type]
-        return trial_cut(*given)  # type: ignore[arg-type]
+        return trial_prune(*given)  # type: ignore[arg-type]
 
-    trial_cut = tracing.trial_cut
-    monkeypatch.setattr(tracing, "trial_cut", counting)
+    trial_prune = tracing.trial_prune
+    monkeypatch.setattr(tracing, "trial_prune", counting)
     return made
 
 

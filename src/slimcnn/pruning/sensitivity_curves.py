@@ -14,9 +14,9 @@ from slimcnn.errors import DataError
 from slimcnn.graph import ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.execution import call_model, outputs_of
+from slimcnn.linear.im2col import as_matrix, as_weight
 from slimcnn.linear.layers import LinearLayer, layers_of
-from slimcnn.linear.windows import as_matrix, as_weight
-from slimcnn.pruning.readings import Reading, not_followed, readings_of
+from slimcnn.pruning.input_statistics import Reading, not_followed, readings_of
 from slimcnn.pruning.scores import Scores
 from slimcnn.pruning.surgery import fill_with_zeros
 

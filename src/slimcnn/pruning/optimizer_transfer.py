@@ -22,16 +22,16 @@ from torch.utils.weak import WeakIdRef
 
 from slimcnn.errors import OptimizerError, PlanError
 from slimcnn.graph import ChannelGraph
+from slimcnn.graph.fast.module_tree import named_parameters
+from slimcnn.graph.removal import kept_positions
 from slimcnn.graph.shrinking import Kept, cut
-from slimcnn.graph.trial import kept_positions
-from slimcnn.graph.walking import named_parameters
 from slimcnn.pruning.plan import Plan, check
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 
 
 @dataclass(frozen=True)
-class Passage:
+class ParameterMap:
     """The way from an optimizer's parameters to those of the pruned network."""
 
     optimizer: str
@@ -102,7 +102,7 @@ def carry(
     return carried
 
 
-def _passage(optimizer: Optimizer, old: nn.Module, new: nn.Module, graph: ChannelGraph, plan: Plan) -> Passage:
+def _passage(optimizer: Optimizer, old: nn.Module, new: nn.Module, graph: ChannelGraph, plan: Plan) -> ParameterMap:
     """Find the new parameter for every one that the optimizer holds, and check that it is the old one cut."""
     check(plan, graph)
     kept = kept_positions(graph, plan.by_index(graph))
@@ -130,14 +130,14 @@ def _passage(optimizer: Optimizer, old: nn.Module, new: nn.Module, graph: Channe
                 f"{'missing' if there is None else tuple(there.shape)}; pass what prune(old, graph, plan) returned"
             )
         renewed[id(parameter)] = there
-    return Passage(type(optimizer).__name__, names, renewed, kept)
+    return ParameterMap(type(optimizer).__name__, names, renewed, kept)
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _attribute(name: str, value: Any, passage: Passage) -> Any:
+def _attribute(name: str, value: Any, passage: ParameterMap) -> Any:
     """Exchange the parameters in whatever an optimizer keeps besides its state."""
 
     def exchange(leaf: Any) -> Any:
@@ -154,7 +154,7 @@ def _attribute(name: str, value: Any, passage: Passage) -> Any:
     return value if name in ("state", "param_groups") else tree_map(exchange, value)
 
 
-def _group(group: Mapping[str, Any], passage: Passage) -> dict[str, Any]:
+def _group(group: Mapping[str, Any], passage: ParameterMap) -> dict[str, Any]:
     """Copy a parameter group with the new parameters; it may become empty, as schedulers count groups."""
     pairs = [(index, passage.renewed[id(parameter)]) for index, parameter in enumerate(group["params"])]
     stay = [(index, there) for index, there in pairs if there is not None]
@@ -165,7 +165,7 @@ def _group(group: Mapping[str, Any], passage: Passage) -> dict[str, Any]:
     return carried
 
 
-def _entry(entry: str, value: Any, parameter: Tensor, passage: Passage) -> Any:
+def _entry(entry: str, value: Any, parameter: Tensor, passage: ParameterMap) -> Any:
     """Cut one entry of a parameter's state, or copy it if it is about no axis."""
     if isinstance(value, Tensor) and value.dim() == parameter.dim():
         lengths = list(zip(value.shape, parameter.shape, strict=True))

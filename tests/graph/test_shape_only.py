@@ -1,4 +1,4 @@
-"""A hollow run gives the shapes and types of the real one, and fails where the real one fails."""
+"""A shape-only run gives the shapes and types of the real one, and fails where the real one fails."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimcnn.graph.hollow import NEED_NUMBERS, SKIPPED, SKIPPED_IF_HOLLOW, blank, needs_numbers, stand_in
+from slimcnn.graph.fast.shape_only import blank, stand_in, values_of
+from slimcnn.graph.operations import known_operations, name_of, operation
 
 
 class Both(TorchDispatchMode):
-    """Run every operation for real and hollow, and compare."""
+    """Run every operation with values and without, and compare."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,22 +24,22 @@ class Both(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name.removeprefix("aten::")
-        if name not in SKIPPED | SKIPPED_IF_HOLLOW:
+        op = operation(name_of(func))
+        if op.values not in ("skipped", "as inputs"):
             return func(*args, **kwargs)
         try:
             real = func(*args, **kwargs)
         except RuntimeError:
             with pytest.raises(RuntimeError):
-                stand_in(name, func, args, kwargs)
-            self.compared.append(f"{name} fails")
+                stand_in(op, func, args, kwargs)
+            self.compared.append(f"{op.name} fails")
             raise
-        hollow = stand_in(name, func, args, kwargs)
-        pairs = zip(real, hollow, strict=True) if isinstance(real, tuple) else [(real, hollow)]
+        blanks = stand_in(op, func, args, kwargs)
+        pairs = zip(real, blanks, strict=True) if isinstance(real, tuple) else [(real, blanks)]
         for index, (one, other) in enumerate(pairs):
-            if index == 0 or "batch_norm" not in name:  # statistics that nobody reads
-                assert (one.shape, one.dtype) == (other.shape, other.dtype), name
-        self.compared.append(name)
+            if index == 0 or op.kind != "norm":  # statistics that nobody reads
+                assert (one.shape, one.dtype) == (other.shape, other.dtype), op
+        self.compared.append(op.name)
         return real
 
 
@@ -75,7 +76,7 @@ RUNS: list[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("number", range(len(RUNS)))
-def test_a_hollow_operation_gives_what_the_real_one_gives(number: int) -> None:
+def test_an_operation_without_values_gives_what_the_real_one_gives(number: int) -> None:
     with torch.no_grad(), Both() as both:
         RUNS[number]()
     assert both.compared
@@ -99,20 +100,22 @@ WRONG: list[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("number", range(len(WRONG)))
-def test_a_hollow_operation_fails_where_the_real_one_fails(number: int) -> None:
+def test_an_operation_without_values_fails_where_the_real_one_fails(number: int) -> None:
     with torch.no_grad(), pytest.raises(RuntimeError), Both() as both:
         WRONG[number]()
     assert both.compared[-1].endswith("fails")
 
 
-def test_a_hollow_batch_norm_looks_at_its_parameters() -> None:
+def test_a_batch_norm_without_values_looks_at_its_parameters() -> None:
     """PyTorch's own computation of shapes does not."""
     from torch.ops import aten  # type: ignore[attr-defined]
 
     x, right, wrong = image(2, 5, 3, 3), torch.ones(5), torch.ones(4)
     for parameters in ((wrong, right, right, right), (right, wrong, right, right), (None, None, wrong, right)):
         with pytest.raises(RuntimeError, match="a batch norm for 4 channels got 5"):
-            stand_in("native_batch_norm", aten.native_batch_norm.default, (x, *parameters, False, 0.1, 1e-5), {})
+            stand_in(
+                operation("native_batch_norm"), aten.native_batch_norm.default, (x, *parameters, False, 0.1, 1e-5), {}
+            )
 
 
 def test_small_stand_ins_are_zero_so_that_a_trace_is_repeatable() -> None:
@@ -120,13 +123,22 @@ def test_small_stand_ins_are_zero_so_that_a_trace_is_repeatable() -> None:
     assert blank((128, 128, 3), torch.bfloat16).dtype == torch.bfloat16
 
 
-def test_operations_that_need_numbers_are_not_run_hollow() -> None:
-    assert not (SKIPPED | SKIPPED_IF_HOLLOW) & set(NEED_NUMBERS)
+def test_operations_that_steer_the_program_are_not_run_without_values() -> None:
     x, table = image(2, 3), torch.tensor([0])
-    assert needs_numbers("_local_scalar_dense", (x,), [x])
-    assert needs_numbers("linalg_inv_ex", (x,), [x])
-    assert not needs_numbers("linalg_vector_norm", (x,), [x])
-    assert needs_numbers("index", (x, [None, table]), [table])
-    assert not needs_numbers("index", (x, [None, table]), [x])
-    assert needs_numbers("index", (x, [x > 0]), [x])
-    assert not needs_numbers("relu", (x,), [x])
+    assert values_of(operation("_local_scalar_dense"), (x,), [x]) == "needed"
+    assert values_of(operation("linalg_inv_ex"), (x,), [x]) == "needed"
+    assert values_of(operation("linalg_vector_norm"), (x,), [x]) == "computed"
+    assert values_of(operation("index"), (x, [None, table]), [table]) == "needed"
+    assert values_of(operation("index"), (x, [None, table]), [x]) == "computed"
+    assert values_of(operation("index"), (x, [x > 0]), [x]) == "needed"
+    assert values_of(operation("index_select"), (x, 0, table), [table]) == "needed"
+    assert values_of(operation("index_select"), (x, 0, table), [x]) == "computed"
+    assert values_of(operation("relu"), (x,), [x]) == "as inputs"
+
+
+def test_an_operation_that_may_be_skipped_has_outputs_that_can_be_allocated() -> None:
+    """Only those with a function of their own, or a meta kernel of PyTorch."""
+    for op in known_operations():
+        if op.values in ("skipped", "as inputs") and op.shape is None:
+            overloads = getattr(torch.ops.aten, op.name)
+            assert any(getattr(overloads, o).has_kernel_for_dispatch_key("Meta") for o in overloads.overloads()), op

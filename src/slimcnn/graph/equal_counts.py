@@ -1,4 +1,4 @@
-"""Cells: channels that look alike and lie in the same part of everything that the code parts.
+"""EqualCounts: channels that look alike and lie in the same part of everything that the code parts.
 
 Code that parts channels by their number (`chunk`, a grouped convolution, a shuffle) goes on to part them in the same
 places after a cut if every part loses equally many channels; which ones is free.  Where several such parts cross,
@@ -20,10 +20,10 @@ LOCKED = -1
 
 
 @dataclass
-class Cells:
+class EqualCounts:
     """The cell of every component; -1 for locked ones.
 
-    >>> cells = Cells.of([np.array([0, 1, 2, 3])], 4)
+    >>> cells = EqualCounts.of([np.array([0, 1, 2, 3])], 4)
     >>> halves = np.array([[0, 1], [2, 3]])
     >>> cells.refine(halves)
     >>> cells.cell.tolist(), cells.even(halves), cells.bundles([halves]).tolist()
@@ -34,7 +34,7 @@ class Cells:
     number: int
 
     @classmethod
-    def of(cls, classes: Sequence[Positions], components: int) -> Cells:
+    def of(cls, classes: Sequence[Positions], components: int) -> EqualCounts:
         """Begin with one cell for each class of components that look alike."""
         cell = np.full(components, LOCKED, dtype=np.int64)
         for index, members in enumerate(classes):

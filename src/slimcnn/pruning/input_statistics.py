@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from slimcnn.errors import CriterionError
 from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
+from slimcnn.linear.im2col import MOST_INPUTS, as_matrix, rows_of
 from slimcnn.linear.layers import LinearLayer, layers_of
+from slimcnn.linear.layerwise_replay import LayerwiseReplay, Operation
 from slimcnn.linear.ridge import Sums
-from slimcnn.linear.stretches import Operation, Stretches
-from slimcnn.linear.windows import MOST_INPUTS, as_matrix, rows_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _moments(
         sums[name] = sums[name] + new if name in sums else new
 
     if at:
-        with Stretches(model, batches) as way:
+        with LayerwiseReplay(model, batches) as way:
             way.go(0, max(at), at, look)
     means = {name: found.x / found.n for name, found in sums.items()}
     return {

@@ -1,0 +1,138 @@
+"""Shape-only runs: outputs are allocated, not computed.
+
+Tracing needs shapes, not values. An operation that is skipped returns a tensor with whatever was in memory, but fails
+where the real one would fail: a trial cut looks for exactly that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from slimcnn.graph.operations import Operation, Values
+
+SMALL = 4096
+"""Largest number of values that are filled with zeros, since that costs nothing."""
+
+
+def values_of(op: Operation, args: tuple[Any, ...], uncomputed: list[Tensor]) -> Values:
+    """Look up what to do with an operation, some of whose inputs may not have been computed."""
+    return op.values(args, uncomputed) if callable(op.values) else op.values
+
+
+def stand_in(op: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Allocate what an operation would return, without computing it."""
+    found = op.shape(args, kwargs) if op.shape is not None else None
+    if found is not None:
+        return found
+    shapes = func(*tree_map_only(Tensor, lambda t: t.to("meta"), args), **kwargs)
+    return tree_map_only(Tensor, lambda t: blank(t.shape, t.dtype), shapes)
+
+
+def blank(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Make a tensor whose values do not matter.
+
+    >>> blank((2, 3), torch.float16).tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    empty = torch.empty(shape, dtype=dtype)
+    return empty.zero_() if empty.numel() < SMALL else empty
+
+
+def indices_needed(args: tuple[Any, ...], uncomputed: list[Tensor]) -> Values:
+    """Decide for `index` and `index_select`: the shape may depend on a mask, or on an index that was not computed."""
+    indices = args[1] if isinstance(args[1], list | tuple) else args[2:]
+    masks = isinstance(args[1], list | tuple) and any(
+        isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1]
+    )
+    return "needed" if masks or any(index is tensor for index in indices for tensor in uncomputed) else "computed"
+
+
+def averaged(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Allocate a mean over some dimensions; PyTorch's meta kernel takes 1 ms."""
+    if len(args) != 3 or kwargs or not args[0].is_floating_point():
+        return None
+    return _reduced(args[0], args[1], args[2])
+
+
+def varied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Allocate a variance over some dimensions."""
+    if len(args) != 2 or not args[0].is_floating_point():
+        return None
+    return _reduced(args[0], args[1], kwargs.get("keepdim", False))
+
+
+def _reduced(x: Tensor, dims: list[int] | None, keep: bool) -> Tensor:
+    gone = {d % x.dim() for d in dims or range(x.dim())}
+    sizes = [1 if d in gone else size for d, size in enumerate(x.shape) if keep or d not in gone]
+    return blank(tuple(sizes), x.dtype)
+
+
+def elementwise(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Allocate the result of a pointwise operation; None where its type is not obvious."""
+    tensors = [t for t in args[:2] if isinstance(t, Tensor)]
+    first = tensors[0]
+    if not first.is_floating_point() or any(t.dtype != first.dtype for t in tensors):
+        return None
+    shape = _broadcast(tensors)
+    return blank(shape, first.dtype)
+
+
+def elementwise_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Return the first argument of a pointwise operation that overwrites it."""
+    tensors = [t for t in args[:2] if isinstance(t, Tensor)]
+    first = tensors[0]
+    if not first.is_floating_point() or any(t.dtype != first.dtype for t in tensors):
+        return None
+    if _broadcast(tensors) != first.shape:
+        raise RuntimeError(f"in place on a shape of {tuple(first.shape)}: it would become {_broadcast(tensors)}")
+    return first
+
+
+def _broadcast(tensors: list[Tensor]) -> torch.Size:
+    shapes = [t.shape for t in tensors]
+    if len(shapes) == 1 or shapes[0] == shapes[1]:
+        return shapes[0]
+    try:
+        return torch.Size(torch.broadcast_shapes(*shapes))
+    except RuntimeError:
+        raise RuntimeError(f"shapes {' and '.join(str(tuple(s)) for s in shapes)} do not match") from None
+
+
+def convolved(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Allocate the output of a convolution; PyTorch's meta kernel does it for a transposed one, once it is checked."""
+    x, weight, bias, stride, padding, dilation, transposed, _, groups = args
+    _check_convolution(x, weight, bias, groups, transposed)
+    if transposed:
+        return None
+    space = range(x.dim() - 2)
+    s, p, d = ([given[0]] * len(space) if len(given) == 1 else given for given in (stride, padding, dilation))
+    spans = [x.size(i + 2) + 2 * p[i] - d[i] * (weight.size(i + 2) - 1) for i in space]
+    if min(spans, default=1) < 1:
+        raise RuntimeError(f"a kernel of {tuple(weight.shape[2:])} does not fit on {tuple(x.shape[2:])}")
+    return blank((x.size(0), weight.size(0), *((spans[i] - 1) // s[i] + 1 for i in space)), x.dtype)
+
+
+def _check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, transposed: bool) -> None:
+    # PyTorch's meta kernel does not check the channels of a transposed convolution.
+    read, made = (weight.size(0), weight.size(1) * groups) if transposed else (weight.size(1) * groups, weight.size(0))
+    if x.size(1) != read or weight.size(0) % groups:
+        raise RuntimeError(
+            f"a convolution with weight {tuple(weight.shape)} and {groups} groups got {x.size(1)} channels"
+        )
+    if bias is not None and bias.numel() != made:
+        raise RuntimeError(f"a convolution to {made} channels got a bias for {bias.numel()}")
+    if x.dtype != weight.dtype:
+        raise RuntimeError(f"a convolution with weight of {weight.dtype} got an input of {x.dtype}")
+
+
+def normalized(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Allocate the outputs of a batch norm."""
+    x = args[0]
+    for tensor in args[1:5]:
+        if tensor is not None and tensor.numel() != x.size(1):
+            raise RuntimeError(f"a batch norm for {tensor.numel()} channels got {x.size(1)}")
+    return blank(x.shape, x.dtype), x.new_empty(0), x.new_empty(0)

@@ -1,0 +1,68 @@
+"""Detect whether a network's code depends on tensor sizes: only then can a trial cut teach anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from slimcnn.graph import fast
+from slimcnn.graph.operations import Operation
+from slimcnn.graph.trace_record import TraceRecord
+
+TORCH = torch.__path__[0]
+
+ASKING = {getattr(Tensor, name).__get__ for name in ("shape", "nbytes")} | {
+    Tensor.size, Tensor.numel, Tensor.nelement, Tensor.__len__, Tensor.stride, Tensor.is_same_size, Tensor.storage,
+    Tensor.untyped_storage, torch.numel, torch.is_same_size,
+}  # fmt: skip
+"""Calls that tell how many channels there are."""
+
+FLATTENING = {torch.flatten, Tensor.flatten}
+"""Calls that arrive as a `view` with sizes that PyTorch computed."""
+
+
+class SizeQueries(TorchFunctionMode):
+    """Watch a run for sizes: does the user's code ask a tensor for its size, or pass one to an operation?
+
+    Code that does neither runs on a cut copy as on the original, and `TraceRecord.size_blind` stays true.
+    """
+
+    def __init__(self, record: TraceRecord) -> None:
+        super().__init__()
+        self._record = record
+        record.size_blind = fast.is_on()
+        self._flattening = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in FLATTENING:
+            self._flattening = True
+            try:
+                return func(*args, **(kwargs or {}))
+            finally:
+                self._flattening = False
+        if func in ASKING and not sys._getframe(1).f_code.co_filename.startswith(TORCH):
+            self._record.size_blind = False
+        return func(*args, **(kwargs or {}))
+
+    def note(
+        self, op: Operation, func: Any, arguments: Iterable[Any], module: nn.Module | None, constants: bool
+    ) -> None:
+        """Look at an operation: its arguments, and whether tensors made on the way are among them."""
+        plain = op.ordered or (self._flattening and op.kind == "view")
+        if constants or not (plain or (_pointwise(func) and _numbers_are_built_in(arguments, module))):
+            self._record.size_blind = False
+
+
+def _pointwise(func: Any) -> bool:
+    return torch.Tag.pointwise in func.tags
+
+
+def _numbers_are_built_in(arguments: Iterable[Any], module: nn.Module | None) -> bool:
+    """Ask whether an operation has no numbers but those that a layer of PyTorch was made with (the 6 of a ReLU6)."""
+    made_with = type(module).__module__ == "torch.nn.modules.activation"
+    return made_with or not any(isinstance(value, int | float) for value in arguments)

@@ -1,0 +1,264 @@
+"""Channel groups: what is not locked, in channels that look alike and are bound alike."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from slimcnn.graph.axis_ids import AxisIds
+from slimcnn.graph.branches import branches, feeding, needed
+from slimcnn.graph.channels import Axis, ChannelGroup, Mask, Positions, layer_of
+from slimcnn.graph.equal_counts import EqualCounts, same_rows, same_value
+from slimcnn.graph.partition import Constraints, Partition
+from slimcnn.graph.trace_record import LockRecord, TraceRecord
+
+UNMADE, TRAINED = "no layer produces these", "runs in training mode only"
+
+TOO_FEW = "its channels hang together in one or two parts: too few to try a cut"
+
+ONE_EACH = "a single channel in a part of its own: without it the part would be empty"
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The axes of a network, what its runs taught, and what follows from that whatever is locked."""
+
+    axis_ids: AxisIds
+    record: TraceRecord
+    ids: int
+    """Number of ids, with those that the run made."""
+    makers: Mapping[int, int]
+    """Axes (by their index in `axis_ids`) of weights that make channels, and their rank in the network's order."""
+    trained: frozenset[int]
+    """Axes of weights that make channels in training mode only."""
+    norms: frozenset[int]
+    """Axes of batch-norm scales."""
+    reads: frozenset[int]
+    """Axes by which weights read channels."""
+    needed: Mask
+    """Ids that cannot all go."""
+
+    @classmethod
+    def of(cls, model: nn.Module, axis_ids: AxisIds, record: TraceRecord, ids: int) -> Traced:
+        """Sort the axes of a network by what its layers do with them."""
+        makers: dict[int, int] = {}
+        for axes in produced(axis_ids, record):
+            for axis in axes:
+                makers.setdefault(axis, len(makers))
+        readers = [c.read for c in record.contractions if c.read is not None and not c.training]
+        return cls(
+            axis_ids,
+            record,
+            ids,
+            makers,
+            trained=frozenset(axis for axes in produced(axis_ids, record, training=True) for axis in axes),
+            norms=frozenset(axis for one in record.norms for axis in axes_of(axis_ids, one)),
+            reads=frozenset(axis for read in readers for axis in axes_of(axis_ids, read)),
+            needed=needed(model, record, ids),
+        )
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Components that own equally many positions of the same axes."""
+
+    axes: tuple[int, ...]
+    """The axis of every column."""
+    components: Positions
+    ids: Positions
+    """(components, columns)."""
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The groups, where every id went, and the constraints under which that can be cut."""
+
+    groups: tuple[ChannelGroup, ...]
+    bundles: tuple[tuple[int, ...], ...]
+    partition: Partition
+    constraints: Constraints
+
+
+def produced(axis_ids: AxisIds, record: TraceRecord, training: bool = False) -> Iterator[dict[int, Positions]]:
+    """Give for every layer, in the order of the network, the weight axes that make its channels, with their ids.
+
+    Either for those that run in eval mode, or for those that run in training mode only.
+    """
+    for contraction in record.contractions:
+        if contraction.produced is not None and contraction.training == training:
+            yield axes_of(axis_ids, contraction.produced)
+
+
+def axes_of(axis_ids: AxisIds, ids: Tensor) -> dict[int, Positions]:
+    """Sort ids by the axis that they belong to; ids of no axis (zeros that were padded) are left out."""
+    numbers = ids.numpy()
+    if len(numbers):
+        first, last = axis_ids.locate(np.array([numbers.min(), numbers.max()])).tolist()
+        if first == last:
+            return {first: numbers} if first >= 0 else {}
+    axes = axis_ids.locate(numbers)
+    return {int(axis): numbers[axes == axis] for axis in dict.fromkeys(axes.tolist()) if axis >= 0}
+
+
+def group(traced: Traced, constraints: Constraints) -> Grouped:
+    """Gather free components that look alike and are bound alike."""
+    constraints, alike, cell, bundle = _settle(traced, constraints)
+    component = constraints.components.component
+    found = []
+    for one in alike:
+        makers = [axis for axis in dict.fromkeys(one.axes) if axis in traced.makers]
+        first = min(makers, key=traced.makers.__getitem__)
+        for bound in np.unique(bundle[one.components]):
+            here = bundle[one.components] == bound
+            first_ids = one.ids[here][:, np.array(one.axes) == first].min(axis=1)
+            rows = np.flatnonzero(here)[np.argsort(first_ids)]
+            place = (traced.makers[first], int(first_ids.min()))
+            found.append((place, first, Alike(one.axes, one.components[rows], one.ids[rows]), int(bound)))
+    found.sort(key=lambda item: item[0])
+    owner = np.full(constraints.components.number, -1, dtype=np.int64)
+    channel = owner.copy()
+    bundles: dict[int, list[int]] = defaultdict(list)
+    groups: list[ChannelGroup] = []
+    for index, (_, first, one, bound) in enumerate(found):
+        owner[one.components], channel[one.components] = index, np.arange(len(one.components))
+        bundles[bound].append(index)
+        made = _group(traced, constraints, first, one)
+        taken = any(made.name == other.name for other in groups)
+        name = f"{made.name}:{traced.axis_ids.axes[first]}" if taken else made.name
+        parts = same_value(cell[one.components])
+        groups.append(replace(made, name=name, parts=parts, least=max(made.least, len(parts))))
+    partition = Partition(component, owner, channel)
+    return Grouped(
+        _with_branches(traced, partition, groups), tuple(map(tuple, bundles.values())), partition, constraints
+    )
+
+
+def _with_branches(traced: Traced, partition: Partition, groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
+    """Add which groups every group feeds, and whether it may go altogether."""
+    feeds = feeding(traced.record, partition, len(groups))
+    free = branches(traced.needed, partition, feeds, [one.residual for one in groups])
+    return tuple(replace(g, feeds=made, branch=may) for g, made, may in zip(groups, feeds, free, strict=True))
+
+
+def _settle(traced: Traced, constraints: Constraints) -> tuple[Constraints, list[Alike], Positions, Positions]:
+    """Lock and tie until what is left can be cut: components that look alike, and the cell and bundle of each.
+
+    A cell is what lies in the same part of everything that is parted; all cells of a bundle lose equally many.
+    """
+    while True:
+        alike = _alike(traced.axis_ids, constraints)
+        wrong = [
+            LockRecord(torch.from_numpy(one.ids.reshape(-1)), reason, None)
+            for one in alike
+            if (reason := _why_not(traced, one))
+        ]
+        if wrong:
+            constraints = constraints.lock(wrong)
+            continue
+        component = constraints.components.component
+        cells = EqualCounts.of([one.components for one in alike], constraints.components.number)
+        tables = [component[part.rows.numpy()] for part in constraints.parts]
+        for table in tables:
+            cells.refine(table)
+        for piece in traced.record.pieces:
+            cells.separate(component[piece.numpy()])
+        uneven = [part for part, table in zip(constraints.parts, tables, strict=True) if not cells.even(table)]
+        if uneven:
+            constraints = constraints.tie(uneven)
+            continue
+        lonely = cells.lonely(tables)
+        if not len(lonely):
+            return constraints, alike, cells.cell, cells.bundles(tables)
+        members = np.flatnonzero(np.isin(component[: len(traced.axis_ids)], lonely))
+        constraints = constraints.lock([LockRecord(torch.from_numpy(members), ONE_EACH, None)])
+
+
+def _why_not(traced: Traced, one: Alike) -> str:
+    """Say why components cannot be a group; empty if they can."""
+    if traced.makers.keys().isdisjoint(one.axes):
+        return UNMADE if traced.trained.isdisjoint(one.axes) else TRAINED
+    return TOO_FEW if _leaves_one(one.axes, len(one.components)) else ""
+
+
+def _leaves_one(axes: tuple[int, ...], channels: int) -> bool:
+    """Ask whether an axis has a single position left without one channel: too few to see where they arrive."""
+    return min(map(axes.count, set(axes))) * (channels - 1) < 2
+
+
+def _alike(axis_ids: AxisIds, constraints: Constraints) -> list[Alike]:
+    """Sort free components by the axes that they own positions of."""
+    component = constraints.components.component
+    ids = np.arange(len(axis_ids), dtype=np.int64)
+    ids = ids[~constraints.locks.mask[component[ids]]]
+    ids = ids[np.argsort(component[ids], kind="stable")]
+    axes, components = axis_ids.locate(ids), component[ids]
+    borders = np.flatnonzero(np.r_[True, np.diff(components) > 0, True]) if len(ids) else np.zeros(0, np.int64)
+    alike = []
+    lengths = np.diff(borders)
+    for length in np.unique(lengths).tolist():
+        firsts = borders[:-1][lengths == length]
+        index = firsts[:, None] + np.arange(length)
+        for signature, rows in same_rows(axes[index]):
+            alike.append(Alike(tuple(signature.tolist()), components[firsts[rows]], ids[index[rows]]))
+    return alike
+
+
+def _group(traced: Traced, constraints: Constraints, first: int, one: Alike) -> ChannelGroup:
+    """Describe components as a group, named after the first axis that makes them."""
+    axis_ids, components, makers = traced.axis_ids, constraints.components, traced.makers
+    owned = {axis: _axis(axis_ids, axis, one) for axis in dict.fromkeys(one.axes)}
+    name = name_of_channels(owned[first].parameter)
+    if owned[first].positions.size < axis_ids.sizes[first]:
+        name += f"[{_ranges(np.sort(owned[first].positions.reshape(-1)))}]"
+    any_component = int(one.components[0])
+    return ChannelGroup(
+        name=name,
+        channels=len(one.components),
+        axes=tuple(owned.values()),
+        filters=tuple(owned[axis] for axis in sorted(owned, key=lambda a: makers.get(a, -1)) if axis in makers),
+        norms=_those(owned, traced.norms),
+        reads=_those(owned, traced.reads),
+        residual=sum(axis in makers for axis in owned) > 1 and bool(components.added[any_component]),
+        inexact=components.inexact.get(any_component, ""),
+        least=2 if components.squeezed[any_component] else 1,
+    )
+
+
+def _axis(axis_ids: AxisIds, axis: int, one: Alike) -> Axis:
+    return Axis(
+        parameter=axis_ids.names[axis],
+        axis=axis_ids.axes[axis],
+        size=int(axis_ids.sizes[axis]),
+        positions=one.ids[:, np.array(one.axes) == axis] - axis_ids.starts[axis],
+        blocks=axis_ids.blocks[axis],
+    )
+
+
+def _those(owned: Mapping[int, Axis], wanted: Collection[int]) -> tuple[Axis, ...]:
+    return tuple(axis for number, axis in owned.items() if number in wanted)
+
+
+def name_of_channels(parameter: str) -> str:
+    """Name the channels that a parameter makes: by its layer if that is the layer's weight, or by its own name.
+
+    >>> name_of_channels("stem.conv.weight"), name_of_channels("stem.mixing")
+    ('stem.conv', 'stem.mixing')
+    """
+    layer, own = layer_of(parameter), parameter.rpartition(".")[2]
+    return layer if layer and (own in ("weight", "weight_v") or own.startswith("original")) else parameter
+
+
+def _ranges(positions: Positions) -> str:
+    """Write positions briefly.
+
+    >>> _ranges(np.array([0, 1, 2, 7]))
+    '0-2,7'
+    """
+    breaks = np.flatnonzero(np.diff(positions) > 1)
+    starts, ends = np.r_[positions[0], positions[breaks + 1]], np.r_[positions[breaks], positions[-1]]
+    return ",".join(f"{a}-{b}" if a != b else f"{a}" for a, b in zip(starts, ends, strict=True))

@@ -1,0 +1,24 @@
+"""Operations whose effect on channels is not followed, but whose values steer the program."""
+
+from __future__ import annotations
+
+from slimcnn.graph.operations import Labels, aten, rule
+from slimcnn.graph.rules import unknown
+from slimcnn.graph.trace_record import Call
+from slimcnn.graph.tracer import Tracer
+
+STEERING = """_local_scalar_dense is_nonzero nonzero equal masked_select _unique2 unique_dim multinomial poisson
+    binomial gather scatter scatter_ index_put index_put_ index_add index_add_ repeat_interleave histc bincount
+    embedding"""
+
+LINEAR_ALGEBRA = """_linalg_det _linalg_eigh _linalg_eigvals _linalg_slogdet _linalg_solve_ex _linalg_svd
+    linalg_cholesky_ex linalg_cross linalg_det linalg_eig linalg_eigh linalg_eigvals linalg_inv linalg_inv_ex
+    linalg_ldl_factor_ex linalg_ldl_solve linalg_lstsq linalg_lu linalg_lu_factor_ex linalg_lu_solve linalg_matrix_exp
+    linalg_qr linalg_slogdet linalg_solve_ex linalg_solve_triangular linalg_svd linalg_svdvals"""
+"""These fail on values that make no sense."""
+
+
+@rule(*aten(STEERING), *aten(LINEAR_ALGEBRA), values="needed")
+def lock_inputs(tracer: Tracer, call: Call) -> Labels:
+    """Lock all channels that enter."""
+    return unknown(tracer, call)

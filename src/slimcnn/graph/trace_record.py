@@ -1,0 +1,200 @@
+"""Everything the tracer records in one run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slimcnn.graph.ids import Label
+from slimcnn.measuring.lifetimes import Lifetime
+
+
+class NeedsValues(Exception):
+    """The network's control flow depends on values that a shape-only run does not compute."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where in the user's code an operation was called."""
+
+    op: str
+    module: str
+    file: str
+    line: int
+    function: str = ""
+
+    def __str__(self) -> str:
+        place = f" ({os.path.basename(self.file)}:{self.line})" if self.file else ""
+        return f"{self.op} in {self.module or 'the network itself'}{place}"
+
+    @property
+    def code(self) -> tuple[str, int]:
+        """The same line of code, in whichever module it ran."""
+        return (self.file, self.line)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation with its arguments by name."""
+
+    func: Any
+    arguments: dict[str, Any]
+    tensors: list[Tensor]
+    """Every tensor among the arguments."""
+    outputs: list[Tensor]
+    """Every tensor among the results."""
+    site: Site
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    @property
+    def out(self) -> Tensor:
+        """The first result."""
+        return self.outputs[0]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What the tracer knows about a tensor."""
+
+    label: Label
+    computed: bool = True
+    """Its values were computed; false for an output of a shape-only run."""
+    fixed: bool = False
+    """It does not depend on the network's input: a parameter, or computed from parameters alone."""
+
+
+@dataclass(frozen=True)
+class ContractionRecord:
+    """A convolution or matrix product: its MACs, and the axes that they are proportional to."""
+
+    module: str
+    macs: int
+    shares: tuple[Tensor, ...]
+    produced: Tensor | None
+    """Ids of the channels that are made here; None for a depthwise convolution, which passes channels on."""
+    read: Tensor | None = None
+    """Ids of the weight's axis that reads channels."""
+    lost: int = 0
+    """Number of channels that are made here by a weight whose ids could not be followed."""
+    per_batch: bool = True
+    """Every sample costs the same again; false for a product of weights."""
+    training: bool = False
+    """It only runs in training mode: what is made here and nowhere else stays as it is."""
+
+
+@dataclass(frozen=True)
+class LockRecord:
+    """Ids that must stay, and why."""
+
+    ids: Tensor
+    reason: str
+    site: Site | None
+
+
+@dataclass(frozen=True)
+class EqualParts:
+    """Rows of ids, (parts, n): every row must keep the same number of channels, or the code splits them elsewhere."""
+
+    rows: Tensor
+    site: Site
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Ids at equal positions of two tensors that an operation combined; without `b`, ids that it selected."""
+
+    a: Tensor
+    b: Tensor | None
+
+
+@dataclass
+class OperationRun:
+    """One operation on tensors of the network, filled in while it runs."""
+
+    site: Site
+    activations: list[Label]
+    """Labels of the inputs that depend on the network's input."""
+    weights: list[Label]
+    """Labels of the other inputs."""
+    finished: bool = False
+    numbers: list[float] = field(default_factory=list)
+    """Numbers by which a pointwise operation scaled or shifted channels: they must not depend on how many there are."""
+    pieces: list[Label] = field(default_factory=list)
+    """Outputs of an operation that cuts channels into parts."""
+    meetings: list[Meeting] = field(default_factory=list)
+    """A trial cut must see the same, except for removed channels."""
+    alone: list[tuple[int, str]] = field(default_factory=list)
+    """Ids of which an input holds one alone (`x[:, i]`), and what was done to it."""
+
+
+@dataclass
+class TraceRecord:
+    """Everything that one run taught: every operation in order, and what follows from them."""
+
+    runs: list[OperationRun] = field(default_factory=list)
+    """If the network fails, it fails in the last one or behind it."""
+    equal: list[tuple[Tensor, Tensor, Site]] = field(default_factory=list)
+    """Ids that are the same channel."""
+    locks: list[LockRecord] = field(default_factory=list)
+    parts: list[EqualParts] = field(default_factory=list)
+    contractions: list[ContractionRecord] = field(default_factory=list)
+    pieces: list[Tensor] = field(default_factory=list)
+    """Ids of pieces of any size: none may become empty."""
+    inexact: list[LockRecord] = field(default_factory=list)
+    """Channels that are normalized together: without some of them the statistics of the others change."""
+    pads: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
+    """(module, ids of the zeros in front, ids of the zeros behind) of every ChannelPad."""
+    norms: list[Tensor] = field(default_factory=list)
+    """Ids of batch-norm scales, one tensor per call."""
+    squeezed: list[Label] = field(default_factory=list)
+    """Channels on an axis that a `squeeze` would drop if only one were left."""
+    delicate: bool = False
+    """Channels were selected or split by numbers, which may be computed from how many there are."""
+    size_blind: bool = True
+    """No code of the network depends on how many channels there are: it runs on a cut copy as on the original."""
+    memory: list[tuple[Lifetime, Label]] = field(default_factory=list)
+    """Tensors that were alive in memory, and whose channels they held."""
+
+    @property
+    def last(self) -> OperationRun | None:
+        """The operation that ran last, or failed."""
+        return self.runs[-1] if self.runs else None
+
+    def with_training(self, other: TraceRecord) -> TraceRecord:
+        """Add what a run of the same network in training mode taught.
+
+        What runs in training mode only costs nothing and stays in memory never, so that its MACs, its batch-norm
+        scales and its memory are left out.
+        """
+        known = {contraction.module for contraction in self.contractions}
+        more = [replace(one, macs=0, training=True) for one in other.contractions if one.module not in known]
+        return TraceRecord(
+            runs=self.runs + other.runs,
+            equal=self.equal + other.equal,
+            locks=self.locks + other.locks,
+            parts=self.parts + other.parts,
+            contractions=self.contractions + more,
+            pieces=self.pieces + other.pieces,
+            inexact=self.inexact + other.inexact,
+            pads=self.pads + other.pads,
+            norms=self.norms,
+            squeezed=self.squeezed + other.squeezed,
+            delicate=self.delicate or other.delicate,
+            size_blind=self.size_blind and other.size_blind,
+            memory=self.memory,
+        )
+
+    def pairs(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Stack every equality as rows (a, b)."""
+        if not self.equal:
+            return np.empty((0, 2), dtype=np.int64)
+        a = torch.cat([pair[0] for pair in self.equal])
+        b = torch.cat([pair[1] for pair in self.equal])
+        return torch.stack([a, b], dim=1).numpy()
