@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slimcnn.errors import SlimcnnError
     from slimcnn.exporting import export
     from slimcnn.exporting.quantizing import quantize
-    from slimcnn.graph import ChannelGraph, ChannelGroup, trace
+    from slimcnn.graph import ChannelGraph, ChannelGroup, rule, trace
     from slimcnn.measuring import latency, measure
     from slimcnn.models import build, load_weights, resolve
     from slimcnn.objectives import Loss, Objective, SparseScales
@@ -56,7 +56,7 @@ _HOMES = {
     "errors": ["SlimcnnError"],
     "exporting": ["export"],
     "exporting.quantizing": ["quantize"],
-    "graph": ["ChannelGraph", "ChannelGroup", "trace"],
+    "graph": ["ChannelGraph", "ChannelGroup", "rule", "trace"],
     "measuring": ["latency", "measure"],
     "models": ["build", "load_weights", "resolve"],
     "objectives": ["Loss", "Objective", "SparseScales"],
@@ -126,6 +126,7 @@ __all__ = [
     "replace",
     "resolve",
     "reuse_features",
+    "rule",
     "run",
     "save",
     "scatter",

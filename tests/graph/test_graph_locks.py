@@ -46,7 +46,7 @@ def line_here(text: str) -> int:
     (lambda y: F.local_response_norm(y, 3), "pooled or resampled together"),
     (lambda y: y + torch.linspace(0, 1, y.shape[1]).view(1, -1, 1, 1), "meets a tensor whose channels must stay"),
     (lambda y: torch.fft.fft(y, dim=1).real, "an operation whose effect on channels is not known"),
-    (lambda y: y * float(y[0, 2, 0, 0]), "an operation whose effect on channels is not known"),
+    (lambda y: y * float(y[0, 2, 0, 0]), "read by the program, or indexed in a way that is not followed"),
     (lambda y: F.dropout(y, 0.5, training=True), "random numbers are drawn for these channels"),
     (lambda y: y + 0.1 * torch.randn_like(y), "random numbers are drawn for these channels"),
     (lambda y: (y.flatten(2) @ (y.flatten(2).transpose(1, 2) @ y.flatten(2))).unflatten(2, (8, 8)),
@@ -55,7 +55,7 @@ def line_here(text: str) -> int:
 def test_channels_that_look_at_each_other_stay(middle: object, reason: str) -> None:
     graph = through(middle)
     assert sizes(graph) == {}
-    assert reason in reasons(graph)["a"]
+    assert any(one.startswith(reason) for one in reasons(graph)["a"])
 
 
 def test_layer_norm_over_channels_last_stays_with_its_reason() -> None:

@@ -26,7 +26,20 @@ Labels = list[Label] | None
 
 Rule = Callable[["Tracer", "Call"], Labels]
 
-Kind = Literal["", "convolution", "matrix product", "norm", "pooling", "sum", "transpose", "view", "copy", "placement"]
+Kind = Literal[
+    "",
+    "convolution",
+    "matrix product",
+    "norm",
+    "pooling",
+    "sum",
+    "difference",
+    "transpose",
+    "view",
+    "copy",
+    "placement",
+]
+"""What code outside of the graph looks for, instead of names."""
 
 Values = Literal["computed", "as inputs", "skipped", "needed"]
 """What a shape-only run does with an operation: compute it; compute it only if all its inputs were computed; never
@@ -58,6 +71,8 @@ class Operation:
     """It keeps channels in order, and none of its arguments depends on how many there are."""
     passes_empty: bool | tuple[type[nn.Module], ...] = False
     """A tensor without channels passes it: always, or only inside these layers."""
+    keeps_sign: bool = False
+    """Outputs are 0 or more where all inputs are."""
     values: Values | ValuesOf = "computed"
     shape: ShapeOf | None = None
 
@@ -76,6 +91,7 @@ def rule(
     parts: bool = False,
     ordered: bool = False,
     passes_empty: bool | tuple[type[nn.Module], ...] = False,
+    keeps_sign: bool = False,
     values: Values | ValuesOf = "computed",
     shape: ShapeOf | None = None,
 ) -> Callable[[Rule], Rule]:
@@ -92,6 +108,7 @@ def rule(
         parts: it cuts channels into parts by numbers.
         ordered: it keeps channels in order, and no argument depends on how many there are.
         passes_empty: a tensor without channels passes it, always or only inside these layers.
+        keeps_sign: its outputs are 0 or more where all inputs are.
         values: whether it is computed in a run that needs shapes only.
         shape: allocates its outputs in such a run; by default PyTorch's meta kernel does.
 
@@ -105,7 +122,7 @@ def rule(
     Traceback (most recent call last):
     slimcnn.errors.PluginError: operation 'my_ops.leaky' has an entry already: remove one of the two rules
     """
-    entry = Operation("", None, kind, moves, sized, parts, ordered, passes_empty, values, shape)
+    entry = Operation("", None, kind, moves, sized, parts, ordered, passes_empty, keeps_sign, values, shape)
     if like:
         _fill()
         known = _OPERATIONS.get(_key(like))

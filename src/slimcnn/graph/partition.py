@@ -43,7 +43,7 @@ class Components:
         number = int(component.max(initial=-1)) + 1
         added, squeezed = np.zeros(number, dtype=np.bool_), np.zeros(number, dtype=np.bool_)
         for a, _, site in record.equal:
-            if operation(site.op).kind == "sum":
+            if operation(site.op).kind in ("sum", "difference"):
                 added[component[a.numpy()]] = True
         for label in record.squeezed:
             squeezed[component[ids_in(label).numpy()]] = True

@@ -10,10 +10,6 @@ from torch import Tensor, nn
 
 from slimcnn.linear.op_trace import RecordedOp, Version, names_of_tensors, record
 
-NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "batch_norm", "cudnn_batch_norm")
-
-POOLINGS = ("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d")
-
 
 @dataclass(frozen=True)
 class Norm:
@@ -82,7 +78,7 @@ def layers_of(model: nn.Module, example: Any) -> dict[str, LinearLayer]:
     found: dict[str, list[LinearLayer]] = defaultdict(list)
     turned: dict[int, str] = {}
     for step in recorder.steps:
-        if step.name == "t" and step.reads[0][0] in names and len(readers[step.reads[0]]) == 1:
+        if step.kind == "transpose" and step.reads[0][0] in names and len(readers[step.reads[0]]) == 1:
             turned[step.makes[0][0]] = names[step.reads[0][0]]
         layer = _layer(step, names, turned)
         if layer is not None and _only_used_here(layer, step, readers):
@@ -108,12 +104,12 @@ def readers_of(model: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
     for step in recorder.steps:
         sources = {origin.get(version, "") for version in step.reads if version[0] not in names}
         source = sources.pop() if len(sources) == 1 else ""
-        if step.name == "convolution" and id(step.args[1]) in names:
+        if step.kind == "convolution" and id(step.args[1]) in names:
             weight = names[id(step.args[1])]
             if source and step.args[8] == 1:
                 found[source].append(weight)
             origin[step.makes[0]] = weight
-        elif source and (step.pointwise or step.name in (*NORMS, *POOLINGS)):
+        elif source and (step.pointwise or step.kind in ("norm", "pooling")):
             origin[step.makes[0]] = source
     return {name: tuple(readers) for name, readers in found.items()}
 
@@ -132,17 +128,18 @@ def _unshared(layer: LinearLayer, step: RecordedOp, readers: dict[Version, list[
 
 
 def _layer(step: RecordedOp, names: dict[int, str], turned: dict[int, str]) -> LinearLayer | None:
-    if step.name == "convolution":
+    if step.kind == "convolution":
         _, weight, bias, stride, padding, dilation, transposed, extra, groups = step.args
         if id(weight) in names and (bias is None or id(bias) in names):
             space = weight.dim() - 2
             s, p, d, e = (tuple(v) * (space // len(v)) for v in (stride, padding, dilation, extra))
             known = None if bias is None else names[id(bias)]
             return LinearLayer(names[id(weight)], known, step.number, s, p, d, e, transposed, groups)
-    if step.name == "addmm" and len(step.args) == 3 and id(step.args[2]) in turned and id(step.args[0]) in names:
-        return LinearLayer(turned[id(step.args[2])], names[id(step.args[0])], step.number)
-    if step.name == "mm" and id(step.args[1]) in turned:
-        return LinearLayer(turned[id(step.args[1])], None, step.number)
+    if step.kind != "matrix product" or id(step.args[-1]) not in turned:
+        return None
+    weight, bias = turned[id(step.args[-1])], step.args[0] if len(step.args) == 3 else None
+    if bias is None or id(bias) in names:
+        return LinearLayer(weight, None if bias is None else names[id(bias)], step.number)
     return None
 
 
@@ -158,7 +155,7 @@ def _with_followers(
     if len(readers[made]) != 1 or readers[made][0] == len(steps):
         return layer
     after = readers[made][0]
-    if steps[after].name in NORMS:
+    if steps[after].kind == "norm":
         _, scale, _, mean, variance, *_, eps = [a for a in steps[after].args if not isinstance(a, bool)]
         if id(mean) not in names or id(variance) not in names:
             return layer
@@ -170,7 +167,7 @@ def _with_followers(
         if len(readers[made]) != 1 or readers[made][0] == len(steps):
             return layer
         after = readers[made][0]
-    placed = steps[after].name == "index_copy_" and id(steps[after].args[2]) in names
+    placed = steps[after].kind == "placement" and id(steps[after].args[2]) in names
     if placed:
         made = steps[after].makes[0]
         if len(readers[made]) != 1 or readers[made][0] == len(steps):
@@ -183,6 +180,6 @@ def _with_followers(
 
 def _adds_two(step: RecordedOp) -> bool:
     """Ask whether an operation adds two different tensors of one shape."""
-    if step.name not in ("add", "add_") or len(step.args) != 2 or not step.plain or len(set(step.reads)) != 2:
+    if step.kind != "sum" or len(step.args) != 2 or not step.plain or len(set(step.reads)) != 2:
         return False
     return all(isinstance(a, Tensor) and a.shape == step.args[0].shape for a in step.args)

@@ -26,6 +26,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
+from slimcnn.graph.operations import name_of, operation
+
 INPUT = (-1, 0)
 """The place of the batch itself among the results of operations."""
 
@@ -53,7 +55,7 @@ def _items(argument: Any) -> Sequence[Any]:
 
 @cache
 def _may_compute(func: Any) -> bool:
-    if func._schema.name in ("aten::clone", "aten::_unsafe_view", "aten::_to_copy", "aten::contiguous"):
+    if operation(name_of(func)).kind in ("copy", "view"):
         return False
     return all(result.alias_info is None or result.alias_info.is_write for result in func._schema.returns)
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimcnn.graph.execution import call_model, outputs_of
 from slimcnn.graph.fast.module_tree import named_modules
+from slimcnn.graph.operations import Kind, name_of, operation
 from slimcnn.linear.layerwise_replay import computes
 
 Version = tuple[int, int]
@@ -36,6 +37,11 @@ class RecordedOp:
     pointwise: bool
     reads: tuple[Version, ...]
     makes: tuple[Version, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """What the table of operations calls it."""
+        return operation(self.name).kind
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Recorder(TorchDispatchMode):
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
                 self._versions[id(value)] += 1
-        name = func._schema.name.removeprefix("aten::")
+        name = name_of(func)
         self.steps.append(
             RecordedOp(
                 name, number, counts, args, not kwargs, torch.Tag.pointwise in func.tags, reads, self.versions_of(out)

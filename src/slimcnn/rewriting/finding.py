@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from slimcnn.graph.channels import layer_of
-from slimcnn.linear.layers import NORMS, POOLINGS, LinearLayer, layers_of
+from slimcnn.graph.operations import operation
+from slimcnn.linear.layers import LinearLayer, layers_of
 from slimcnn.linear.op_trace import ModuleCall, RecordedOp, Recorder, Version, names_of_tensors, record
 from slimcnn.modes import modes_restored
 
@@ -114,7 +115,7 @@ class Structure:
     def _step_in_training(self, convolution: str) -> int:
         weight = id(self.model.get_submodule(convolution).weight)
         steps = self.training.steps if self.training else []
-        found = (k for k, step in enumerate(steps) if step.name == "convolution" and id(step.args[1]) == weight)
+        found = (k for k, step in enumerate(steps) if step.kind == "convolution" and id(step.args[1]) == weight)
         return next(found, OUTSIDE)
 
     def _random(self, begin: int, end: int) -> str:
@@ -211,7 +212,7 @@ def _steps_of_convolutions(recorder: Recorder, names: dict[int, str]) -> list[tu
     return [
         (number, layer_of(names[id(step.args[1])]))
         for number, step in enumerate(recorder.steps)
-        if step.name == "convolution" and id(step.args[1]) in names
+        if step.kind == "convolution" and id(step.args[1]) in names
     ]
 
 
@@ -232,20 +233,20 @@ def _convolution(structure: Structure, name: str, number: int, layer: LinearLaye
     weight, out, steps = step.args[1], step.makes[0], [number]
     norm = ""
     behind = _only_reader(structure, out)
-    if behind is not None and behind[1].name in NORMS and layer is not None and layer.norm is not None:
+    if behind is not None and behind[1].kind == "norm" and layer is not None and layer.norm is not None:
         norm = layer_of(layer.norm.mean)
         if type(structure.model.get_submodule(norm)) not in (nn.BatchNorm2d, nn.SyncBatchNorm):
             why = why or f"its norm {norm} is no plain nn.BatchNorm2d"
         out = behind[1].makes[0]
         steps.append(behind[0])
         behind = _only_reader(structure, out)
-    elif behind is not None and behind[1].name in NORMS:
+    elif behind is not None and behind[1].kind == "norm":
         why = why or "its norm is used more than once"
     activation = activation_behind(structure, out)
     if activation is not None:
         out = activation.out
         steps.append(activation.step)
-    added = behind[0] if behind is not None and activation is None and behind[1].name in ("add", "add_") else None
+    added = behind[0] if behind is not None and activation is None and behind[1].kind == "sum" else None
     if activation is None and added is None:
         why = why or "no activation of its own follows"
     return Convolution(
@@ -302,7 +303,7 @@ def _not_below_zero(structure: Structure, version: Version) -> bool:
         return False
     if step.name.removesuffix("_") in ("relu", "hardtanh", "sigmoid"):
         return step.name.removesuffix("_") != "hardtanh" or step.args[1:] == (0.0, 6.0)
-    if step.name in (*POOLINGS, "cat", "add", "mean"):
+    if operation(step.name).keeps_sign:
         return all(_not_below_zero(structure, one) for one in step.reads)
     return False
 

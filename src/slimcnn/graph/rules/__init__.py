@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from slimcnn.graph.operations import Labels
     from slimcnn.graph.tracer import Tracer
 
+UNKNOWN = "an operation whose effect on channels is not known"
+
 
 def apply_rule(tracer: Tracer, call: Call) -> Labels:
     """Find the labels of an operation's outputs, one for each output tensor."""
@@ -32,6 +34,10 @@ def apply_rule(tracer: Tracer, call: Call) -> Labels:
 
 def unknown(tracer: Tracer, call: Call) -> Labels:
     """Lock all channels that enter an operation without a rule."""
+    name = call.site.op if "." in call.site.op else f"aten.{call.site.op}"
+    reason = (
+        f"{UNKNOWN} (if it works element by element: slimcnn.rule({name!r}, like='aten.relu'); else see docs/graph.md)"
+    )
     for tensor in call.tensors:
-        tracer.lock_label(tracer.label(tensor), "an operation whose effect on channels is not known", call)
+        tracer.lock_label(tracer.label(tensor), reason, call)
     return []

@@ -194,7 +194,7 @@ def pixel_shuffle(tracer: Tracer, call: Call) -> Labels:
     return [tuple(facets)]
 
 
-@rule("aten.cat", moves=True, ordered=True, passes_empty=True, values="as inputs")
+@rule("aten.cat", moves=True, ordered=True, passes_empty=True, keeps_sign=True, values="as inputs")
 @rule("aten.stack", moves=True)
 def join(tracer: Tracer, call: Call) -> Labels:
     """Join ids as the tensors are joined; a part without channels contributes -1."""

@@ -31,8 +31,10 @@ class Operand:
         return c is not None and all(bool((c == c.narrow(d, 0, 1)).all()) for d in dims)
 
 
-@rule("aten.add", "aten.sub", kind="sum", passes_empty=True, values="as inputs", shape=shapes.elementwise)
-@rule("aten.add_", "aten.sub_", kind="sum", passes_empty=True, values="as inputs", shape=shapes.elementwise_in_place)
+@rule("aten.add", kind="sum", passes_empty=True, keeps_sign=True, values="as inputs", shape=shapes.elementwise)
+@rule("aten.add_", kind="sum", passes_empty=True, values="as inputs", shape=shapes.elementwise_in_place)
+@rule("aten.sub", kind="difference", passes_empty=True, values="as inputs", shape=shapes.elementwise)
+@rule("aten.sub_", kind="difference", passes_empty=True, values="as inputs", shape=shapes.elementwise_in_place)
 @rule(
     *aten("relu hardtanh silu sigmoid leaky_relu elu mish tanh mul hardswish hardsigmoid gelu"),
     passes_empty=True,

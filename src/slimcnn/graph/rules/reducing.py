@@ -13,7 +13,7 @@ from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
 
 
-@rule("aten.mean", ordered=True, passes_empty=True, values="as inputs", shape=shapes.averaged)
+@rule("aten.mean", ordered=True, passes_empty=True, keeps_sign=True, values="as inputs", shape=shapes.averaged)
 @rule("aten.var", values="as inputs", shape=shapes.varied)
 @rule(
     *aten("""sum amax amin std var_mean std_mean linalg_vector_norm norm logsumexp argmax argmin any all prod
@@ -81,8 +81,10 @@ def _in_dimensions(names: str, *dimensions: int) -> list[str]:
     return [name for n in dimensions for name in aten(names.format(n=n))]
 
 
-@rule("aten.max_pool2d_with_indices", "aten.avg_pool2d", kind="pooling", ordered=True, values="as inputs")
-@rule("aten._adaptive_avg_pool2d", kind="pooling", ordered=True, passes_empty=True, values="as inputs")
+@rule(
+    "aten.max_pool2d_with_indices", "aten.avg_pool2d", kind="pooling", ordered=True, keeps_sign=True, values="as inputs"
+)
+@rule("aten._adaptive_avg_pool2d", kind="pooling", ordered=True, passes_empty=True, keeps_sign=True, values="as inputs")
 @rule("aten.upsample_nearest2d", "aten.upsample_bilinear2d", ordered=True, values="as inputs")
 @rule(*_in_dimensions(SPATIAL, 1, 2, 3), *_in_dimensions(ELSE_IN_1D_AND_3D, 1, 3))
 def spatial(tracer: Tracer, call: Call) -> Labels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from slimcnn.graph.operations import Labels, aten, rule
-from slimcnn.graph.rules import unknown
 from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
 
@@ -21,4 +20,6 @@ LINEAR_ALGEBRA = """_linalg_det _linalg_eigh _linalg_eigvals _linalg_slogdet _li
 @rule(*aten(STEERING), *aten(LINEAR_ALGEBRA), values="needed")
 def lock_inputs(tracer: Tracer, call: Call) -> Labels:
     """Lock all channels that enter."""
-    return unknown(tracer, call)
+    for tensor in call.tensors:
+        tracer.lock_label(tracer.label(tensor), "read by the program, or indexed in a way that is not followed", call)
+    return []
