@@ -45,13 +45,13 @@ def resnet(depth: int, shortcut: str) -> nn.Module:
 
 def ours(model: nn.Module, example: torch.Tensor) -> nn.Module:
     graph = slimcnn.trace(model, example)
-    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "l1"), slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "l1"), slimcnn.Target(pruning_ratio=0.5))
     return slimcnn.prune(model, graph, plan, verify=False)
 
 
 def ours_verified(model: nn.Module, example: torch.Tensor) -> nn.Module:
     graph = slimcnn.trace(model, example)
-    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "l1"), slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "l1"), slimcnn.Target(pruning_ratio=0.5))
     return slimcnn.prune(model, graph, plan)
 
 

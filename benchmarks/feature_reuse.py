@@ -120,7 +120,7 @@ def wrong_counts(name: str) -> int:
 def law_error(name: str) -> float:
     small = with_numbers(slimcnn.replace(NETWORKS[name](), "feature_reuse", EXAMPLE))
     graph = slimcnn.trace(small, EXAMPLE)
-    plan = slimcnn.allocate(graph, slimcnn.score(small, graph, "l2"), slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(small, graph, "l2"), slimcnn.Target(pruning_ratio=0.5))
     cut = slimcnn.prune(small, graph, plan, verify=False)
     verdict = verify(slimcnn.mask(small, graph, plan), cut, graph, plan)
     return verdict.error if verdict.equal else float("inf")

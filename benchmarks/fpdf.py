@@ -96,7 +96,7 @@ def _random(name: str) -> nn.Module:
 def _cut(model: nn.Module, accounting: str, criterion: str = "fpdf", rate: float = 0.5, seed: int = 0) -> tuple:
     whole = slimcnn.scatter(model, EXAMPLE) if accounting == "scatter" else model
     graph = slimcnn.trace(whole, EXAMPLE)
-    target = slimcnn.Target(ratio=rate, residual=accounting)
+    target = slimcnn.Target(pruning_ratio=rate, residual=accounting)
     plan = slimcnn.allocate(graph, slimcnn.score(whole, graph, criterion, seed=seed), target)
     return whole, graph, plan
 
@@ -111,7 +111,7 @@ def _share_cut(name: str) -> float:
 def _ks() -> float:
     model = slimcnn.scatter(_random("resnet110"), EXAMPLE)
     graph = slimcnn.trace(model, EXAMPLE)
-    layers = views.norms(model, graph, ["fpdf"], slimcnn.Target(ratio=0.5, residual="scatter")).data
+    layers = views.norms(model, graph, ["fpdf"], slimcnn.Target(pruning_ratio=0.5, residual="scatter")).data
     return max(choice["ks"] * len(choice["kept"]) for layer in layers for choice in layer["choices"])
 
 

@@ -103,7 +103,7 @@ def slimming_difference() -> int:
 def law_error() -> float:
     model = taught("resnet56")
     graph = slimcnn.trace(model, EXAMPLE.double())
-    target = slimcnn.Target(ratio=0.4, scope="global", residual="inner")
+    target = slimcnn.Target(pruning_ratio=0.4, scope="global", residual="inner")
     plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "gfr"), target)
     small = slimcnn.prune(model, graph, plan, verify=False)
     verdict = verify(slimcnn.mask(model, graph, plan), small, graph, plan)
@@ -182,7 +182,7 @@ def common(facts: dict) -> dict:
 def row(
     facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, criterion: str, ratio: float, data: Dataset
 ) -> dict:
-    target = slimcnn.Target(ratio=ratio, scope="global", residual="inner", min_channels=2, min_share=0.05)
+    target = slimcnn.Target(pruning_ratio=ratio, scope="global", residual="inner", min_channels=2, min_share=0.05)
     plan = slimcnn.allocate(graph, slimcnn.score(model, graph, criterion), target)
     small = slimcnn.prune(model, graph, plan)
     top1 = {"cut": test(small, data)}
@@ -207,7 +207,7 @@ def border(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, criterion
     """
     found = {}
     for ratio in RATIOS:
-        target = slimcnn.Target(ratio=ratio, scope="global", residual="inner", min_channels=2, min_share=0.05)
+        target = slimcnn.Target(pruning_ratio=ratio, scope="global", residual="inner", min_channels=2, min_share=0.05)
         plan = slimcnn.allocate(graph, slimcnn.score(model, graph, criterion), target)
         silent = copy.deepcopy(model)
         scales = dict(silent.named_parameters())
@@ -224,7 +224,7 @@ def border(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, criterion
 
 def searched(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, data: Dataset) -> dict:
     """The search as `compress --method gfr` makes it; then seconds per point, masked and cut, on the same points."""
-    target = slimcnn.Target(ratio=0.5, scope="global", residual="inner", min_channels=2, min_share=0.05)
+    target = slimcnn.Target(pruning_ratio=0.5, scope="global", residual="inner", min_channels=2, min_share=0.05)
 
     def constants(small: nn.Module, plan: Plan) -> None:
         slimcnn.fold_constants(small, model, graph, plan)

@@ -1,6 +1,6 @@
 """Time from a network to its cut: trace + score + allocate + cut, against torch-pruning 1.6.1, in one run.
 
-Both remove half of the channels of every layer by L1 (ours: `Target(ratio=0.5)`; theirs: `MagnitudePruner` with
+Both remove half of the channels of every layer by L1 (ours: `Target(pruning_ratio=0.5)`; theirs: `MagnitudePruner` with
 `pruning_ratio=0.5`, the classifier ignored), on fresh copies, in turns.  Ours is given with and without the check
 that the cut is exact; theirs has none.
 
@@ -39,7 +39,7 @@ PATIENCE = 10
 
 def ours(model: nn.Module, example: torch.Tensor, verify: bool) -> nn.Module:
     graph = slimcnn.trace(model, example)
-    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "l1"), slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "l1"), slimcnn.Target(pruning_ratio=0.5))
     return slimcnn.prune(model, graph, plan, verify=verify)
 
 

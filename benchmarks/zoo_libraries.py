@@ -35,7 +35,7 @@ def with_slimcnn(subject: Subject) -> Found:
     }
     if not graph.groups:
         return subject.model, facts | {"seconds": traced - began}
-    plan = allocate(graph, score(subject.model, graph, "l1"), Target(ratio=0.5))
+    plan = allocate(graph, score(subject.model, graph, "l1"), Target(pruning_ratio=0.5))
     small = prune(subject.model, graph, plan, verify=False)
     cut = time.process_time()
     verdict = verify(mask(subject.model, graph, plan), small, graph, plan)

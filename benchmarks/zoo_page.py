@@ -44,7 +44,7 @@ HOW = """
 * **Crash**: an exception while cutting or when the cut network runs, or memory beyond the limit. **No end**: a stage
   (building, cutting, running, judging) that went on beyond the limit of time, which is named
   with every case above (the last sweep's: {seconds} s; with more, some would end). **Nothing cut**: not one channel was removed.
-* **slimcnn**: `trace`, `score("l1")`, `allocate(Target(ratio=0.5))`, `prune`. *Seconds* are without verification, which has a
+* **slimcnn**: `trace`, `score("l1")`, `allocate(Target(pruning_ratio=0.5))`, `prune`. *Seconds* are without verification, which has a
   column of its own. A layer is *locked* where its output channels, or some of them, have to stay; the outputs of the network always do.
 * **torch-pruning**: `MagnitudePruner`, `MagnitudeImportance(p=1)`, `pruning_ratio=0.5`, the classifiers in `ignored_layers`.
 * **torch-kirigami**: layer by layer, the lower half of its filters through `Pruner.plan_remove`, where a layer's refusal keeps

@@ -26,7 +26,7 @@ def pruned(name: str, shape: tuple[int, ...], **arguments: object) -> nn.Module:
     net = slimcnn.build(name, **arguments)
     graph = slimcnn.trace(net, torch.zeros(1, *shape))
     return slimcnn.prune(
-        net, graph, slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(ratio=0.4))
+        net, graph, slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(pruning_ratio=0.4))
     )
 
 
@@ -57,7 +57,7 @@ def test_a_loaded_network_can_be_traced_and_pruned_again(tmp_path: Path) -> None
 def test_a_pruned_torchvision_network_loads_by_its_file_alone(name: str, tmp_path: Path) -> None:
     net = slimcnn.resolve(f"torchvision:{name}", num_classes=10)
     graph = slimcnn.trace(net, torch.zeros(1, 3, 64, 64))
-    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(pruning_ratio=0.5))
     small = slimcnn.prune(net, graph, plan, verify=False).eval()
     loaded = slimcnn.load(slimcnn.save(small, tmp_path / "net.safetensors"))
     x = torch.randn(1, 3, 64, 64)
@@ -89,7 +89,7 @@ def test_ties_layout_and_buffers_that_state_dict_forgets_come_back(tmp_path: Pat
 def test_a_network_of_the_user_needs_a_fresh_original_and_leaves_it_alone(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4))
     graph = slimcnn.trace(net, torch.zeros(1, 3, 8, 8))
-    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l1"), slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l1"), slimcnn.Target(pruning_ratio=0.5))
     small = slimcnn.prune(net, graph, plan)
     path = slimcnn.save(small, tmp_path / "net.safetensors")
     with pytest.raises(CheckpointError, match=r"pass a freshly built original"):

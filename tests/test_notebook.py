@@ -46,7 +46,7 @@ def shown() -> dict[str, Any]:
     net = slimcnn.resolve("torchvision:resnet18")
     graph = slimcnn.trace(net, torch.zeros(1, 3, 64, 64))
     scores = slimcnn.score(net, graph, "l2")
-    plan = slimcnn.allocate(graph, scores, slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, scores, slimcnn.Target(pruning_ratio=0.5))
     digits = slimcnn.load_dataset("digits")
     return {
         "graph": graph, "group": graph.groups[0], "scores": scores, "plan": plan, "dataset": digits,

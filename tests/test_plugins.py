@@ -64,7 +64,7 @@ print(criteria["last_first"].summary, "last_first" in [entry.name for entry in c
 print(losses["nothing"].summary, losses.split("nothing:factor=0.25", ValueError)[1])
 net = slimcnn.build("resnet8", in_channels=1)
 graph = slimcnn.trace(net, torch.zeros(1, 1, 8, 8))
-plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "last_first"), slimcnn.Target(ratio=0.25))
+plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "last_first"), slimcnn.Target(pruning_ratio=0.25))
 print(plan.removed[graph.groups[0].name])
 """
 

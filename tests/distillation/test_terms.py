@@ -157,7 +157,7 @@ def test_every_registered_loss_teaches_a_network_and_a_cut_copy_of_it(name: str,
     _, teacher, x, y = networks()
     graph = slimcnn.trace(teacher, x)
     plan = slimcnn.allocate(
-        graph, slimcnn.score(teacher, graph, "l2"), slimcnn.Target(ratio=0.5, protect=("layer3.*",))
+        graph, slimcnn.score(teacher, graph, "l2"), slimcnn.Target(pruning_ratio=0.5, protect=("layer3.*",))
     )
     student = slimcnn.prune(teacher, graph, plan).train()
     spec = f"{name}:layer=layer3" if name in ("attention", "rkd", "fitnet") else name

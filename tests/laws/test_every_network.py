@@ -35,7 +35,7 @@ def test_the_pruned_network_is_the_masked_network(name: str) -> None:
     assert shape is not None
     before = {key: value.clone() for key, value in net.state_dict().items()}
     graph = slimcnn.trace(net, torch.zeros(1, *shape))
-    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(ratio=0.4))
+    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(pruning_ratio=0.4))
     small = slimcnn.prune(net, graph, plan, verify=False)
     verdict = verify(slimcnn.mask(net, graph, plan), small, graph, plan)
     assert verdict.equal, str(verdict)

@@ -37,7 +37,7 @@ def test_a_pruned_network_answers_in_every_runtime_as_in_pytorch(name: str, tmp_
     shape = preprocessing(net).input
     assert shape is not None
     graph = slimcnn.trace(net, torch.zeros(1, *shape))
-    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(pruning_ratio=0.5))
     small = slimcnn.prune(net, graph, plan, verify=False).eval()
     x = torch.randn(3, *shape)
     with torch.no_grad():

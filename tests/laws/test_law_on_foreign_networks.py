@@ -53,7 +53,7 @@ def assert_law(subject: zoo_networks.Subject, ratio: float = 0.5) -> float:
     assert all(lock.reason for lock in graph.locked)
     if not graph.groups:
         return 1.0
-    plan = allocate(graph, score(model, graph, "random"), Target(ratio=ratio))
+    plan = allocate(graph, score(model, graph, "random"), Target(pruning_ratio=ratio))
     small = prune(model, graph, plan, verify=False)
     verdict = verify(mask(model, graph, plan), small, graph, plan)
     assert verdict.equal, str(verdict)
@@ -102,7 +102,7 @@ def assert_detector(name: str) -> None:
     if hasattr(subject.model.detector, "roi_heads"):
         subject.model.detector.roi_heads.score_thresh = 0.0  # untrained, it is sure of nothing
     graph = trace(subject.model, subject.example)
-    plan = allocate(graph, score(subject.model, graph, "random"), Target(ratio=0.5))
+    plan = allocate(graph, score(subject.model, graph, "random"), Target(pruning_ratio=0.5))
     small = prune(subject.model, graph, plan)
     assert graph.macs(plan.counts(graph)) < 0.45 * graph.macs()
     image = torch.rand(3, 96, 96, dtype=torch.float64)

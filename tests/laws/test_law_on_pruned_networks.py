@@ -45,7 +45,7 @@ def test_a_network_that_was_cut_unevenly_is_cut_again_and_both_cuts_together_are
     once, first = cut(subject.model, subject.example, Target(macs=0.6, scope="global"), "l1")
     assert 0.5 < first <= 0.6
     assert len(left_of_each(subject.model, once)) > 3
-    twice, second = cut(once, subject.example, Target(ratio=0.5), "random")
+    twice, second = cut(once, subject.example, Target(pruning_ratio=0.5), "random")
     assert second < 0.5
     judgement = zoo_law.judge(subject.model, twice, codes, subject.example)
     assert judgement.equal, judgement

@@ -77,7 +77,7 @@ def test_the_pruned_network_is_the_masked_network(name: str, criterion: str) -> 
         assert criterion in ("bn_scale", "gfr")
         assert not any(group.norms for group in graph.groups) or (criterion == "gfr" and not relating_of(model))
         return
-    plan = allocate(graph, scores, Target(ratio=0.4))
+    plan = allocate(graph, scores, Target(pruning_ratio=0.4))
     small = prune(model, graph, plan, verify=False)
     masked = mask(model, graph, plan)
     verdict = verify(masked, small, graph, plan)
@@ -97,7 +97,9 @@ def test_the_pruned_network_is_the_masked_network(name: str, criterion: str) -> 
 def test_the_law_holds_at_every_rate_and_the_result_trains(name: str) -> None:
     model, graph = prepared(name)
     example = graph.example
-    for seed, target in enumerate((Target(ratio=0.2), Target(ratio=0.5, scope="global"), Target(ratio=0.95))):
+    for seed, target in enumerate(
+        (Target(pruning_ratio=0.2), Target(pruning_ratio=0.5, scope="global"), Target(pruning_ratio=0.95))
+    ):
         plan = allocate(graph, score(model, graph, "random", seed=seed), target)
         small = prune(model, graph, plan)
         assert_trains(small, example)
@@ -195,7 +197,7 @@ def zeroing(positions: list[int]) -> Callable[[nn.Module, tuple[Tensor]], tuple[
 @pytest.mark.parametrize("name", WIRING)
 def test_the_pruned_network_is_the_users_network_with_zeros_in_front_of_the_readers(name: str) -> None:
     model, graph = prepared(name)
-    plan = allocate(graph, score(model, graph, "random", seed=3), Target(ratio=0.4))
+    plan = allocate(graph, score(model, graph, "random", seed=3), Target(pruning_ratio=0.4))
     plan = Plan(plan.network, {group: plan.removed[group] for group in WIRING[name] if group in plan.removed})
     assert len(plan.removed) == len(WIRING[name]) > 1
     zeroed = copy.deepcopy(model).double().eval()

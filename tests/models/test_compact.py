@@ -210,7 +210,7 @@ def test_pruned_it_saves_loads_and_exports(name: str, tmp_path: Path) -> None:
     randomise(net)
     x = torch.randn(2, 3, 32, 32)
     graph = slimcnn.trace(net, x[:1])
-    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(ratio=0.4))
+    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(pruning_ratio=0.4))
     small = slimcnn.prune(net, graph, plan).eval()
     save(small, tmp_path / "small.safetensors")
     again = load(tmp_path / "small.safetensors")

@@ -25,7 +25,7 @@ PLAIN = {"layout": "nchw", "precision": "32", "batch_size": 32}
 
 def soft_pruning(inner: Objective) -> Objective:
     graph = slimcnn.trace(NETWORK, torch.zeros(1, 1, 8, 8))
-    plan = slimcnn.allocate(graph, slimcnn.score(NETWORK, graph, "l2"), slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(NETWORK, graph, "l2"), slimcnn.Target(pruning_ratio=0.5))
     return slimcnn.SoftPruning(NETWORK, graph, plan).objective(inner)
 
 

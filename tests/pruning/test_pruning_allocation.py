@@ -60,7 +60,7 @@ def test_both_targets_are_met_when_both_are_given() -> None:
 
 def test_a_target_of_everything_removes_nothing() -> None:
     graph, scores = setting(plain(8, 8))
-    for target in (Target(macs=1.0), Target(params=1), Target(ratio=0)):
+    for target in (Target(macs=1.0), Target(params=1), Target(pruning_ratio=0)):
         assert removed(allocate(graph, scores, target)) == {}
 
 
@@ -77,31 +77,31 @@ def test_a_local_target_takes_the_same_share_of_every_layer() -> None:
 )
 def test_a_ratio_is_rounded_down_without_the_trap_of_binary_fractions(channels: int, ratio: float, left: int) -> None:
     graph, scores = setting(plain(channels))
-    assert removed(allocate(graph, scores, Target(ratio=ratio))) == {"0": channels - left}
+    assert removed(allocate(graph, scores, Target(pruning_ratio=ratio))) == {"0": channels - left}
 
 
 def test_a_global_ratio_takes_that_share_of_all_channels_together() -> None:
     graph, scores = setting(plain(12, 16, 24))
-    assert sum(removed(allocate(graph, scores, Target(ratio=0.5, scope="global"))).values()) == 26
+    assert sum(removed(allocate(graph, scores, Target(pruning_ratio=0.5, scope="global"))).values()) == 26
 
 
 def test_a_global_target_takes_the_lowest_scores_first() -> None:
     graph, _ = setting(plain(4, 4))
     values = {"0": torch.tensor([5.0, 1.0, 6.0, 7.0]), "3": torch.tensor([2.0, 8.0, 3.0, 0.5])}
-    plan = allocate(graph, Scores("mine", values, comparable=True), Target(ratio=0.5, scope="global"))
+    plan = allocate(graph, Scores("mine", values, comparable=True), Target(pruning_ratio=0.5, scope="global"))
     assert plan.removed == {"0": (1,), "3": (0, 2, 3)}
 
 
 def test_a_global_target_compares_layers_after_dividing_by_their_mean() -> None:
     graph, _ = setting(plain(4, 4))
     values = {"0": 100 * torch.tensor([1.0, 1.1, 1.2, 1.3]), "3": torch.tensor([0.1, 0.1, 3.0, 3.0])}
-    plan = allocate(graph, Scores("mine", values), Target(ratio=0.25, scope="global"))
+    plan = allocate(graph, Scores("mine", values), Target(pruning_ratio=0.25, scope="global"))
     assert plan.removed == {"3": (0, 1)}
 
 
 def test_of_equal_scores_the_earlier_channel_stays() -> None:
     graph, _ = setting(plain(6))
-    plan = allocate(graph, Scores("mine", {"0": torch.ones(6)}), Target(ratio=0.5))
+    plan = allocate(graph, Scores("mine", {"0": torch.ones(6)}), Target(pruning_ratio=0.5))
     assert plan.removed == {"0": (3, 4, 5)}
 
 
@@ -125,15 +125,15 @@ def test_kept_counts_respect_rounding_and_the_least_number(scope: Any, round_to:
 @pytest.mark.parametrize("round_to", [4, 8])
 def test_a_ratio_with_rounding_keeps_the_next_multiple(round_to: int) -> None:
     graph, scores = setting(plain(20))
-    left = 20 - removed(allocate(graph, scores, Target(ratio=0.5, round_to=round_to)))["0"]
+    left = 20 - removed(allocate(graph, scores, Target(pruning_ratio=0.5, round_to=round_to)))["0"]
     assert left == {4: 12, 8: 16}[round_to]
 
 
 def test_protected_layers_keep_all_their_channels() -> None:
     graph, scores = setting(plain(12, 16, 24))
     for pattern in ("3", "4", "[34]"):
-        for target in (Target(macs=0.5, protect=(pattern,)), Target(ratio=0.5, protect=(pattern,)),
-                       Target(ratio=0.3, scope="global", protect=(pattern,))):  # fmt: skip
+        for target in (Target(macs=0.5, protect=(pattern,)), Target(pruning_ratio=0.5, protect=(pattern,)),
+                       Target(pruning_ratio=0.3, scope="global", protect=(pattern,))):  # fmt: skip
             assert "3" not in removed(allocate(graph, scores, target))
 
 
@@ -143,7 +143,7 @@ def test_a_layer_may_have_a_ratio_of_its_own() -> None:
     with_rest = removed(allocate(graph, scores, Target(macs=0.5, per_layer={"3": 0.25})))
     assert with_rest["3"] == 4
     assert with_rest["0"] > 0
-    assert removed(allocate(graph, scores, Target(ratio=0.5, per_layer={"3": 0.0}))) == {"0": 6, "6": 12}
+    assert removed(allocate(graph, scores, Target(pruning_ratio=0.5, per_layer={"3": 0.0}))) == {"0": 6, "6": 12}
 
 
 def test_of_two_patterns_the_later_and_over_both_protection_wins() -> None:
@@ -158,7 +158,7 @@ def test_channels_between_blocks_wait_for_those_inside() -> None:
     assert "0" not in removed(allocate(graph, scores, Target(macs=0.6)))
     assert "0" in removed(allocate(graph, scores, Target(macs=0.05)))
     assert "0" in removed(allocate(graph, scores, Target(macs=0.6, residual="cut")))
-    for target in (Target(macs=0.3, residual="inner"), Target(ratio=0.5, residual="inner")):
+    for target in (Target(macs=0.3, residual="inner"), Target(pruning_ratio=0.5, residual="inner")):
         assert "0" not in removed(allocate(graph, scores, target))
     assert removed(allocate(graph, scores, Target(per_layer={"0": 0.5}, residual="inner"))) == {"0": 6}
 
@@ -174,7 +174,7 @@ def test_a_squeeze_keeps_two_channels() -> None:
 
     model = Squeezing()
     graph, scores = setting(model)
-    for target in (Target(ratio=0.99), Target(ratio=0.75, scope="global"), Target(macs=0.3)):
+    for target in (Target(pruning_ratio=0.99), Target(pruning_ratio=0.75, scope="global"), Target(macs=0.3)):
         plan = allocate(graph, scores, target)
         assert removed(plan) == {"a": 6}
         slimcnn.prune(model, graph, plan)
@@ -215,18 +215,20 @@ def test_an_unreachable_target_names_what_is_in_the_way() -> None:
 
 
 @pytest.mark.parametrize("target", [
-    Target(macs=0.5, protect=("*",)), Target(params=0.5, protect=("*",)), Target(ratio=0.5, protect=("*",)),
-    Target(ratio=0.5, scope="global", protect=("*",)), Target(ratio=0.5, min_channels=8),
+    Target(macs=0.5, protect=("*",)), Target(params=0.5, protect=("*",)), Target(pruning_ratio=0.5, protect=("*",)),
+    Target(pruning_ratio=0.5, scope="global", protect=("*",)), Target(pruning_ratio=0.5, min_channels=8),
 ])  # fmt: skip
 def test_when_nothing_may_go_the_target_is_unreachable(target: Target) -> None:
     assert "cannot reach" in refused(plain(8, 8), target)
 
 
 def test_a_ratio_of_less_than_one_channel_says_so() -> None:
-    assert "of 8 channels, the most in a layer, 0.1 is less than one" in refused(plain(8, 8), Target(ratio=0.1))
+    assert "of 8 channels, the most in a layer, 0.1 is less than one" in refused(plain(8, 8), Target(pruning_ratio=0.1))
 
 
-@pytest.mark.parametrize("target", [Target(macs=0.5), Target(ratio=0.5), Target(ratio=0.5, scope="global")])
+@pytest.mark.parametrize(
+    "target", [Target(macs=0.5), Target(pruning_ratio=0.5), Target(pruning_ratio=0.5, scope="global")]
+)
 def test_a_network_without_any_free_channel_cannot_be_made_smaller(target: Target) -> None:
     assert "in the way" in refused(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Softmax(1), nn.Conv2d(8, 5, 1)), target)
 
@@ -241,14 +243,14 @@ def test_a_pattern_that_matches_nothing_is_refused_and_names_are_shown(target: T
 def test_cutting_a_locked_layer_is_refused_with_the_reason() -> None:
     assert "is locked: the network's output" in refused(plain(8, 8), Target(per_layer={"8": 0.5}))
     graph, scores = setting(plain(8, 8))
-    assert removed(allocate(graph, scores, Target(ratio=0.5, protect=("8",)))), "protecting it is no mistake"
+    assert removed(allocate(graph, scores, Target(pruning_ratio=0.5, protect=("8",)))), "protecting it is no mistake"
 
 
 def test_cutting_what_the_criterion_cannot_score_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 5, 1))
     assert "bn_scale cannot score" in refused(model, Target(per_layer={"2": 0.5}), "bn_scale")
     graph, scores = setting(model, "bn_scale")
-    plan = allocate(graph, scores, Target(ratio=0.5))
+    plan = allocate(graph, scores, Target(pruning_ratio=0.5))
     assert removed(plan) == {"0": 4}
     assert plan.notes == ("2 keeps all channels: no batch norm with a scale on these channels",)
 
@@ -257,7 +259,7 @@ def test_scores_of_another_network_are_refused() -> None:
     graph, _ = setting(plain(8, 8))
     for other in (plain(8), plain(8, 9)):
         with pytest.raises(TargetError, match="the scores are of another network: '3' has 8 channels"):
-            allocate(graph, setting(other)[1], Target(ratio=0.5))
+            allocate(graph, setting(other)[1], Target(pruning_ratio=0.5))
 
 
 # --- facts about published networks --------------------------------------------------------------------------------
@@ -267,7 +269,7 @@ def test_scores_of_another_network_are_refused() -> None:
 def test_half_of_the_inner_channels_is_half_of_the_macs_of_a_cifar_resnet(name: str) -> None:
     model = slimcnn.build(name)
     graph = trace(model, torch.zeros(1, 3, 32, 32))
-    plan = allocate(graph, score(model, graph, "random"), Target(ratio=0.5, residual="inner"))
+    plan = allocate(graph, score(model, graph, "random"), Target(pruning_ratio=0.5, residual="inner"))
     cut = 1 - share(graph, plan, "macs")
     n = (int(name.removeprefix("resnet")) - 2) // 6
     stages = [(16, 32, n), (32, 16, n), (64, 8, n)]

@@ -60,7 +60,7 @@ def test_a_branch_without_channels_adds_its_constant_and_costs_nothing(name: str
     loaded = slimcnn.load(tmp_path / "net.safetensors")
     assert torch.equal(loaded(x), small.eval()(x))
     again = graph_of(small)
-    half = allocate(again, score(small, again, "l2"), Target(ratio=0.5))
+    half = allocate(again, score(small, again, "l2"), Target(pruning_ratio=0.5))
     assert prune(small, again, half)(x).shape == (2, 10)
 
 

@@ -85,7 +85,12 @@ def test_predicted_macs_and_params_are_those_of_the_cut_network(name: str) -> No
     assert graph.macs() == macs_of(model, example)
     assert graph.params() == sum(p.numel() for p in model.parameters())
     for seed, target in enumerate(
-        (Target(ratio=0.3), Target(ratio=0.5, scope="global"), Target(ratio=0.8), Target(macs=0.7))
+        (
+            Target(pruning_ratio=0.3),
+            Target(pruning_ratio=0.5, scope="global"),
+            Target(pruning_ratio=0.8),
+            Target(macs=0.7),
+        )
     ):
         plan = allocate(graph, score(model, graph, "random", seed=seed), target)
         small, counts = prune(model, graph, plan, verify=False), plan.counts(graph)
@@ -99,7 +104,7 @@ def test_the_graph_of_the_cut_network_agrees_with_the_prediction(name: str) -> N
     build, example = NETWORKS[name]
     model = build()
     graph = trace(model, example)
-    plan = allocate(graph, score(model, graph, "l1"), Target(ratio=0.25))
+    plan = allocate(graph, score(model, graph, "l1"), Target(pruning_ratio=0.25))
     again = trace(prune(model, graph, plan, verify=False), example)
     assert (again.macs(), again.params()) == (graph.macs(plan.counts(graph)), graph.params(plan.counts(graph)))
 

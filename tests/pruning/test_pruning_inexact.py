@@ -51,7 +51,7 @@ def test_with_inexact_they_go_and_the_verdict_says_why_equality_cannot_be() -> N
     assert {group.name: group.channels for group in graph.groups} == {"stem": 8, "widen": 16}
     assert "native_layer_norm in norm" in graph["stem"].inexact
     assert graph["widen"].inexact == ""
-    plan = allocate(graph, score(model, graph, "l1"), Target(ratio=0.5))
+    plan = allocate(graph, score(model, graph, "l1"), Target(pruning_ratio=0.5))
     small = prune(model, graph, plan)
     assert small.norm.normalized_shape == (4,)
     assert small.norm.weight.shape == small.scale.shape == (4,)

@@ -144,7 +144,7 @@ def test_a_duplicated_channel_is_cut_and_least_squares_makes_up_for_it_exactly()
     images = torch.randn(16, 3, 10, 10)
     graph = slimcnn.trace(model, images[:1])
     scores = slimcnn.score(model, graph, "reconstruction", data=labelled(images))
-    plan = slimcnn.allocate(graph, scores, slimcnn.Target(ratio=0.34))
+    plan = slimcnn.allocate(graph, scores, slimcnn.Target(pruning_ratio=0.34))
     assert len({0, 4} & set(plan.removed["0"])) == 1
     assert len({1, 5} & set(plan.removed["0"])) == 1
     small = slimcnn.prune(model, graph, plan)

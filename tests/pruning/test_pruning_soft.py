@@ -35,7 +35,7 @@ def network(seed: int = 0) -> nn.Module:
 def prepared(criterion: str = "fpdf") -> tuple[nn.Module, slimcnn.ChannelGraph, SoftPruning]:
     model = network()
     graph = slimcnn.trace(model, IMAGE)
-    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, criterion), Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, criterion), Target(pruning_ratio=0.5))
     return model, graph, SoftPruning(model, graph, plan)
 
 

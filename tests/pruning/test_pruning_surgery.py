@@ -15,13 +15,13 @@ import slimcnn
 from slimcnn.errors import ModelError, NotEqual, WeightsError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, Target, allocate, mask, prune, score, verify
-from slimcnn.pruning.verify import law
+from slimcnn.pruning.verify import check_equal
 
 
 def case(model: nn.Module, example: Any = None) -> tuple[nn.Module, nn.Module, ChannelGraph, Plan]:
     """A masked and a pruned network, with graph and plan."""
     graph = trace(model, image() if example is None else example)
-    plan = allocate(graph, score(model, graph, "random"), Target(ratio=0.5))
+    plan = allocate(graph, score(model, graph, "random"), Target(pruning_ratio=0.5))
     return mask(model, graph, plan), prune(model, graph, plan, verify=False), graph, plan
 
 
@@ -94,7 +94,7 @@ def test_equal_networks_are_called_equal_with_the_error() -> None:
     assert verdict.equal
     assert verdict.error < 1e-12
     assert str(verdict).startswith("equal: the pruned network is the masked network")
-    assert law(masked, small, graph, plan) == verdict
+    assert check_equal(masked, small, graph, plan) == verdict
 
 
 @pytest.mark.parametrize("layer", ["0", "3", "6"])
@@ -109,7 +109,7 @@ def test_numbers_in_the_wrong_place_are_found_and_the_layer_is_named(layer: str,
     assert not verdict.equal
     assert verdict.layer == layer
     with pytest.raises(NotEqual, match=f"wrong at {layer}: relative error .* protect '{layer}'"):
-        law(masked, small, graph, plan)
+        check_equal(masked, small, graph, plan)
 
 
 def test_a_wrong_choice_of_inputs_is_found_although_it_only_shows_one_layer_on() -> None:

@@ -34,7 +34,7 @@ def main(rank: int, folder: str) -> None:
     }
     mine = {group.name: torch.arange(group.channels).double().roll(rank) for group in graph.groups}
     try:
-        allocate(graph, Scores("mine", mine), Target(ratio=0.5))
+        allocate(graph, Scores("mine", mine), Target(pruning_ratio=0.5))
     except SlimcnnError as error:
         found["refused"] = str(error)
     other = plain(8, 6) if rank == 0 else plain(8)

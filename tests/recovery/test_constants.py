@@ -17,7 +17,7 @@ def silenced(model: nn.Module, example: Tensor, ratio: float = 0.5) -> tuple[sli
     """Half of the channels inside blocks have scale 0 and a shift; exactly those go."""
     graph = slimcnn.trace(model, example)
     bare = tuple(group.name for group in graph.groups if not group.norms)
-    target = slimcnn.Target(ratio=ratio, residual="inner", protect=bare)
+    target = slimcnn.Target(pruning_ratio=ratio, residual="inner", protect=bare)
     plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "random"), target)
     tensors = dict(model.named_parameters())
     with torch.no_grad():

@@ -555,7 +555,7 @@ def test_emptied_branches_are_passed_by():
 def test_a_target_may_empty_branches():
     model = Blocks()
     randomise(model)
-    target = Target(ratio=0.3, per_layer={"first.0": 1.0}, min_channels=0)
+    target = Target(pruning_ratio=0.3, per_layer={"first.0": 1.0}, min_channels=0)
     case = Case(model, lambda graph: allocate(graph, score(model, graph, "l1"), target))
     assert any(len(gone) == 6 for gone in case.plan.removed.values())
     found = case.solve([case.images(100)])

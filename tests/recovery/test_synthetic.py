@@ -43,7 +43,7 @@ def test_norms_see_on_them_what_they_remember() -> None:
 def test_least_squares_on_them_helps_on_real_images() -> None:
     net = trained_looking()
     graph = slimcnn.trace(net, torch.zeros(1, 3, 12, 12))
-    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(pruning_ratio=0.5))
     small = slimcnn.prune(net, graph, plan)
     judges = real_images(64, seed=2)
     before = (small(judges) - net(judges)).square().mean()

@@ -161,7 +161,7 @@ def drawings() -> dict[str, Drawing]:
         return LayerScales(layer=name, gamma=gamma, sr=sr, kept=kept)
 
     def trial(macs: float, top1: float | None) -> Trial:
-        return Trial(point={"ratio": macs, "criterion": "l2"}, macs=macs, top1=top1)
+        return Trial(point={"pruning_ratio": macs, "criterion": "l2"}, macs=macs, top1=top1)
 
     forms = [("input", ""), ("first", "sum"), ("first", ""), ("half", "sum")]
     widest = (16, 32, 64, 128, 256, 512)

@@ -261,7 +261,7 @@ def test_the_gradient_reaches_the_input_past_silent_convolutions() -> None:
 def test_the_law_holds_on_rewritten_networks(kind: str, variant: str) -> None:
     _, small, x = prepared(kind, f"feature_reuse:variant={variant},transition=concat")
     graph = slimcnn.trace(small, x)
-    plan = slimcnn.allocate(graph, slimcnn.score(small, graph, "l2"), slimcnn.Target(ratio=0.5))
+    plan = slimcnn.allocate(graph, slimcnn.score(small, graph, "l2"), slimcnn.Target(pruning_ratio=0.5))
     cut = slimcnn.prune(small, graph, plan)
     verdict = verify(slimcnn.mask(small, graph, plan), cut, graph, plan)
     assert verdict.equal
@@ -276,7 +276,7 @@ def test_it_is_saved_and_loads_bit_for_bit_cut_or_not(variant: str, cut: bool, t
         _, small, x = prepared(kind, f"feature_reuse:variant={variant},transition=concat")
         if cut:
             graph = slimcnn.trace(small, x)
-            plan = slimcnn.allocate(graph, slimcnn.score(small, graph, "l2"), slimcnn.Target(ratio=0.3))
+            plan = slimcnn.allocate(graph, slimcnn.score(small, graph, "l2"), slimcnn.Target(pruning_ratio=0.3))
             small = slimcnn.prune(small, graph, plan)
         slimcnn.save(small, tmp_path / "net.safetensors")
         loaded = slimcnn.load(tmp_path / "net.safetensors")

@@ -215,7 +215,7 @@ def planted() -> tuple[nn.Module, slimcnn.ChannelGraph]:
 def test_a_dead_channel_goes_first_and_outputs_stay_bit_for_bit(a: float) -> None:
     model, graph = planted()
     scores = slimcnn.score(model, graph, f"gfr:a={a}")
-    plan = slimcnn.allocate(graph, scores, slimcnn.Target(ratio=1 / 24, scope="global"))
+    plan = slimcnn.allocate(graph, scores, slimcnn.Target(pruning_ratio=1 / 24, scope="global"))
     assert plan.removed == {"0": (3,)}
     x = torch.randn(8, 3, 32, 32)
     assert torch.equal(slimcnn.mask(model, graph, plan)(x), model(x))
@@ -227,8 +227,8 @@ def test_all_layers_are_ranked_together_and_not_each_by_itself() -> None:
         model[1].weight.copy_(torch.linspace(0.1, 0.2, 8))
         model[4].weight.copy_(torch.linspace(1, 2, 16))
     scores = slimcnn.score(model, graph, "gfr")
-    together = slimcnn.allocate(graph, scores, slimcnn.Target(ratio=0.25, scope="global"))
-    apart = slimcnn.allocate(graph, scores, slimcnn.Target(ratio=0.25))
+    together = slimcnn.allocate(graph, scores, slimcnn.Target(pruning_ratio=0.25, scope="global"))
+    apart = slimcnn.allocate(graph, scores, slimcnn.Target(pruning_ratio=0.25))
     assert together.removed == {"0": (0, 1, 2, 3, 4, 5)}
     assert {name: len(gone) for name, gone in apart.removed.items()} == {"0": 2, "3": 4}
 
@@ -236,7 +236,7 @@ def test_all_layers_are_ranked_together_and_not_each_by_itself() -> None:
 def test_with_a_1_it_removes_what_network_slimming_removes() -> None:
     _, related, x = prepared("resnet20")
     graph = slimcnn.trace(taught(related), x[:1])
-    target = slimcnn.Target(ratio=0.4, scope="global", residual="inner")
+    target = slimcnn.Target(pruning_ratio=0.4, scope="global", residual="inner")
     slimming, ours = (
         slimcnn.allocate(graph, slimcnn.score(related, graph, c), target) for c in ("bn_scale", "gfr:a=1")
     )
@@ -249,7 +249,7 @@ def test_a_share_of_every_layer_stays() -> None:
     with torch.no_grad():
         model[1].weight.fill_(1e-6)
     scores = slimcnn.score(model, graph, "gfr")
-    target = slimcnn.Target(ratio=0.3, scope="global", min_share=0.5)
+    target = slimcnn.Target(pruning_ratio=0.3, scope="global", min_share=0.5)
     assert {n: len(gone) for n, gone in slimcnn.allocate(graph, scores, target).removed.items()} == {"0": 4, "3": 3}
 
 
@@ -263,7 +263,7 @@ def test_groups_without_relations_keep_their_channels() -> None:
     graph = slimcnn.trace(related, IMAGE)
     scores = slimcnn.score(related, graph, "gfr")
     assert list(scores.unscored) == ["layer1.0.conv1"]
-    assert "layer1.0.conv1" not in slimcnn.allocate(graph, scores, slimcnn.Target(ratio=0.5)).removed
+    assert "layer1.0.conv1" not in slimcnn.allocate(graph, scores, slimcnn.Target(pruning_ratio=0.5)).removed
     with pytest.raises(CriterionError, match="a=2 is impossible"):
         slimcnn.score(model, graph, "gfr:a=2")
 

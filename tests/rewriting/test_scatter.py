@@ -106,7 +106,9 @@ def test_half_of_every_layer_saves_what_sfp_and_fpgm_count(name: str, share: flo
     """The published accounting: (1 - r) of a first convolution's MACs stay, (1 - r)^2 of a last one's."""
     model = slimcnn.scatter(slimcnn.build(name), SMALL)
     graph = slimcnn.trace(model, SMALL)
-    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "l2"), slimcnn.Target(ratio=0.5, residual="scatter"))
+    plan = slimcnn.allocate(
+        graph, slimcnn.score(model, graph, "l2"), slimcnn.Target(pruning_ratio=0.5, residual="scatter")
+    )
     assert round(100 * (1 - graph.macs(plan.counts(graph)) / graph.macs()), 2) == share
 
 
@@ -124,7 +126,7 @@ def test_a_cut_network_is_saved_with_its_places_and_loads_anywhere(tmp_path: Pat
 
 def test_a_network_that_was_cut_before_it_was_rewritten_is_saved_and_loads(tmp_path: Path) -> None:
     graph = slimcnn.trace(model := slimcnn.build("resnet20"), SMALL)
-    target = slimcnn.Target(ratio=0.25, residual="cut")
+    target = slimcnn.Target(pruning_ratio=0.25, residual="cut")
     narrow = slimcnn.prune(model, graph, slimcnn.allocate(graph, slimcnn.score(model, graph, "l2"), target))
     rewritten = slimcnn.scatter(narrow, SMALL)
     graph = slimcnn.trace(rewritten, SMALL)
@@ -216,7 +218,9 @@ def test_mode_and_layout_of_the_original_stay(training: bool) -> None:
 def test_least_squares_brings_a_cut_network_nearer() -> None:
     torch.manual_seed(0)
     _, rewritten, graph = prepared("resnet20")
-    plan = slimcnn.allocate(graph, slimcnn.score(rewritten, graph, "l2"), slimcnn.Target(ratio=0.3, residual="scatter"))
+    plan = slimcnn.allocate(
+        graph, slimcnn.score(rewritten, graph, "l2"), slimcnn.Target(pruning_ratio=0.3, residual="scatter")
+    )
     small, x = slimcnn.prune(rewritten, graph, plan), torch.randn(64, 3, 32, 32)
     found = slimcnn.least_squares(small, rewritten, graph, plan, [x])
     assert found.after < 0.8 * found.before
@@ -262,4 +266,6 @@ def test_the_target_says_when_the_network_was_not_rewritten() -> None:
     model = slimcnn.build("resnet20")
     graph = slimcnn.trace(model, SMALL)
     with pytest.raises(TargetError, match=r"slimcnn\.scatter"):
-        slimcnn.allocate(graph, slimcnn.score(model, graph, "l2"), slimcnn.Target(ratio=0.5, residual="scatter"))
+        slimcnn.allocate(
+            graph, slimcnn.score(model, graph, "l2"), slimcnn.Target(pruning_ratio=0.5, residual="scatter")
+        )

@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 def evaluator(way: str = "cut") -> Evaluator:
     model, data = trained(), digits()
     graph = slimcnn.trace(model, torch.zeros(1, 1, 8, 8))
-    target = Target(ratio=0.5, scope="global", residual="inner")
+    target = Target(pruning_ratio=0.5, scope="global", residual="inner")
     return Evaluator(model, graph, data.validation, data.normalisation, "gfr", target, way=way, batch=30)  # type: ignore[arg-type]
 
 
@@ -67,7 +67,7 @@ def brute_force(way: Evaluator, settings: Search) -> tuple[float, dict[str, obje
     good = []
     for point in settings.grid():
         scores = slimcnn.score(model, graph, f"gfr:a={point['a']}")
-        target = Target(ratio=float(point["pruning_ratio"]), scope="global", residual="inner")
+        target = Target(pruning_ratio=float(point["pruning_ratio"]), scope="global", residual="inner")
         plan = slimcnn.allocate(graph, scores, target)
         small = slimcnn.prune(model, graph, plan)
         top1 = slimcnn.evaluate(small, way.images, way.normalisation).top1
@@ -160,7 +160,7 @@ def test_any_criterion_target_and_recovery_can_be_searched(tmp_path: Path) -> No
     def recover(small: nn.Module, plan: slimcnn.Plan) -> None:
         recalibrated.append(slimcnn.recalibrate(small, [torch.randn(32, 1, 8, 8)]))
 
-    way.criterion, way.target, way.recover = "l2", Target(ratio=0.5, round_to=2), recover
+    way.criterion, way.target, way.recover = "l2", Target(pruning_ratio=0.5, round_to=2), recover
     settings = Search(max_drop=100, pruning_ratios=(0.2, 0.5), refine=0, complete=True)
     found = search(way, settings, StudyStorage.open(tmp_path / "points.log", "one", settings))
     assert found.best.point == {"pruning_ratio": 0.5}

@@ -27,7 +27,7 @@ def look() -> views.View:
     torch.manual_seed(0)
     model = slimcnn.build("resnet8")
     graph = slimcnn.trace(model, torch.zeros(1, 1, 8, 8))
-    return views.norms(model, graph, CRITERIA, slimcnn.Target(ratio=0.5), "resnet8")
+    return views.norms(model, graph, CRITERIA, slimcnn.Target(pruning_ratio=0.5), "resnet8")
 
 
 def test_every_layer_that_loses_filters_has_every_criterion_with_distances_that_scipy_finds_too() -> None:
@@ -61,7 +61,7 @@ def test_norms_of_filters_known_in_advance() -> None:
         FilterNorms("0", "0", (3.0, 1.0, 4.0, 2.0), (3.0, 4.0))
     ]
     assert norms_kept(net, graph, Plan(graph.fingerprint, {})) == []
-    (layer,) = views.norms(net, graph, ["l2"], slimcnn.Target(ratio=0.5)).data
+    (layer,) = views.norms(net, graph, ["l2"], slimcnn.Target(pruning_ratio=0.5)).data
     assert layer == {
         "layer": "0",
         "original": [3.0, 1.0, 4.0, 2.0],

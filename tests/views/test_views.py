@@ -35,7 +35,7 @@ def resnet8() -> tuple[nn.Module, slimcnn.ChannelGraph]:
 
 
 def of_norms() -> views.View:
-    return views.norms(*resnet8(), ["l2", "fpgm"], slimcnn.Target(ratio=0.5), "resnet8")
+    return views.norms(*resnet8(), ["l2", "fpgm"], slimcnn.Target(pruning_ratio=0.5), "resnet8")
 
 
 def of_plan() -> views.View:
@@ -151,7 +151,7 @@ def test_eighty_columns_of_a_terminal_are_enough_for_every_heading_and_name(
 
 def test_names_from_outside_are_escaped() -> None:
     model, graph = resnet8()
-    view = views.norms(model, graph, ["l2"], slimcnn.Target(ratio=0.5), "<script>x")
+    view = views.norms(model, graph, ["l2"], slimcnn.Target(pruning_ratio=0.5), "<script>x")
     plan = views.plan(graph, Plan(graph.fingerprint, {}, criterion="<b>mine", notes=("<i>note",)))
     digits = replace(load_dataset("digits").limit(40), name="<u>data", classes=tuple("<s>x" + n for n in "0123456789"))
     close = views.closeness({"<em>one": model, "<kbd>two": model}, digits)

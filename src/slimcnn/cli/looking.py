@@ -92,7 +92,7 @@ def norms(
     from slimcnn.running.loading import load_subject
 
     network, example = load_subject(model, weights, arguments_of(model_arg), "", shape_of(input_))
-    target = Target(ratio=pruning_ratio, residual=residual)  # type: ignore[arg-type]
+    target = Target(pruning_ratio=pruning_ratio, residual=residual)  # type: ignore[arg-type]
     network = scatter(network, example) if residual == "scatter" else network
     view = views.norms(network, trace(network, example), criteria.split(","), target, model or str(weights))
     print_view(view, as_json, page=out)

@@ -80,7 +80,7 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: Laten
     >>> 0.48 < graph.macs(plan.counts(graph)) / graph.macs() <= 0.5
     True
     """
-    if target.residual == "auto" and target.ratio is None and any(group.residual for group in graph.groups):
+    if target.residual == "auto" and target.pruning_ratio is None and any(group.residual for group in graph.groups):
         try:
             inner = allocate(graph, scores, replace(target, residual="inner"), latency)
             return replace(inner, target=target.describe())
@@ -99,14 +99,14 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: Laten
     counts = np.zeros(len(graph.groups), dtype=np.int64)
     for i, n in fixed.items():
         counts[i] = n
-    if target.ratio is not None and target.scope == "local":
+    if target.pruning_ratio is not None and target.scope == "local":
         for bundle in free:
-            counts[list(bundle)] = _allowed(graph, bundle, target.ratio, target)
+            counts[list(bundle)] = _allowed(graph, bundle, target.pruning_ratio, target)
     else:
         counts = _take(graph, target, counts, _steps(graph, scores, target, free, limits), limits)
     if target.min_channels == 0:
         _empty_what_nothing_reads(graph, counts)
-    if target.ratio and not counts.any():
+    if target.pruning_ratio and not counts.any():
         raise unreachable(graph, target, counts, limits)
     removed = {}
     for i in map(int, np.flatnonzero(counts)):
@@ -181,7 +181,7 @@ def _fixed_counts(graph: ChannelGraph, scores: Scores, target: Target, protected
             )
         for bundle in {graph.companions[i] for i in hits - protected}:
             fixed |= dict(zip(bundle, _allowed(graph, bundle, ratio, target), strict=True))
-    if target.per_layer and not target.sized and target.ratio is None:
+    if target.per_layer and not target.sized and target.pruning_ratio is None:
         fixed |= {i: 0 for i in range(len(graph.groups)) if i not in fixed}
     return fixed
 
@@ -203,7 +203,7 @@ def _steps(
         return _by_price(graph, scores, target, free, limits)
     inside = {i for bundle in free for i in bundle}
     blind = target.residual == "auto" and target.scope != "sensitivity"
-    spared = blind and target.ratio is None and any(graph.groups[i].residual for i in inside)
+    spared = blind and target.pruning_ratio is None and any(graph.groups[i].residual for i in inside)
     steps = []
     for bundle in free:
         groups = [graph.groups[i] for i in bundle]

@@ -53,7 +53,7 @@ def reached_by(graph: ChannelGraph, target: Target, limits: Sequence[Limit]) -> 
     channels = sum(group.channels for group in graph.groups)
 
     def met(counts: Counts) -> bool:
-        enough = target.ratio is None or int(counts.sum()) >= np.floor(channels * target.ratio + 1e-9)
+        enough = target.pruning_ratio is None or int(counts.sum()) >= np.floor(channels * target.pruning_ratio + 1e-9)
         return enough and all(limit.met(counts) for limit in limits)
 
     return met
@@ -66,13 +66,13 @@ def unreachable(graph: ChannelGraph, target: Target, most: Counts, limits: Seque
         limit.name: limit.cost(most) / (max(limit.cost(none), 1) if limit.name in SHARES else 1) for limit in limits
     }
     said = [f"{name}={written(name, value)}" for name, value in best.items()]
-    if target.ratio is not None:
-        best["ratio"] = int(most.sum()) / max(sum(group.channels for group in graph.groups), 1)
-        said.append(f"ratio={best['ratio']:.3f}")
+    if target.pruning_ratio is not None:
+        best["pruning_ratio"] = int(most.sum()) / max(sum(group.channels for group in graph.groups), 1)
+        said.append(f"pruning_ratio={best['pruning_ratio']:.3f}")
     blocks = [f"{lock.layer} ({lock.reason})" for lock in graph.locked[:4]]
     widest = max((group.channels for group in graph.groups), default=0)
-    if target.ratio is not None and widest * target.ratio < 1 and graph.groups:
-        blocks.append(f"of {widest} channels, the most in a layer, {target.ratio:g} is less than one")
+    if target.pruning_ratio is not None and widest * target.pruning_ratio < 1 and graph.groups:
+        blocks.append(f"of {widest} channels, the most in a layer, {target.pruning_ratio:g} is less than one")
     if target.memory is not None:
         blocks.append(f"the input alone takes {written('memory', int(graph.timeline.at(none, 4)[0]))} of memory")
     blocks += [f"protected: {', '.join(target.protect)}"] if target.protect else []

@@ -75,7 +75,7 @@ def carry(
     >>> net(torch.randn(2, 3, 32, 32)).sum().backward()
     >>> sgd.step()
     >>> graph = slimcnn.trace(net, torch.zeros(1, 3, 32, 32))
-    >>> plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(ratio=0.5))
+    >>> plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(pruning_ratio=0.5))
     >>> small = slimcnn.prune(net, graph, plan)
     >>> carried = carry(sgd, net, small, plan)
     >>> carried.state[small.layer1[0].conv1.weight]["momentum_buffer"].shape, carried.param_groups[0]["lr"]

@@ -46,7 +46,7 @@ class SoftPruning:
     >>> import slimcnn, torch
     >>> net, dataset = slimcnn.build("resnet8", in_channels=1), slimcnn.load_dataset("digits")
     >>> graph = slimcnn.trace(net, torch.zeros(1, 1, 8, 8))
-    >>> plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(ratio=0.5))
+    >>> plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(pruning_ratio=0.5))
     >>> soft = SoftPruning(net, graph, plan)
     >>> training = slimcnn.Training(epochs=2, layout="nchw", precision="32")
     >>> for epoch in slimcnn.fit(net, dataset, objective=soft.objective(), training=training):

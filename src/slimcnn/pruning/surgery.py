@@ -17,7 +17,7 @@ from slimcnn.graph.removal import kept_counts, kept_positions
 from slimcnn.graph.shrinking import shrink
 from slimcnn.pruning.optimizer_transfer import watch_optimizers
 from slimcnn.pruning.plan import Plan, check
-from slimcnn.pruning.verify import law
+from slimcnn.pruning.verify import check_equal
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -42,7 +42,7 @@ def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) 
     >>> import slimcnn
     >>> net = slimcnn.build("resnet20")
     >>> graph = slimcnn.trace(net, torch.zeros(1, 3, 32, 32))
-    >>> plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(ratio=0.5))
+    >>> plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(pruning_ratio=0.5))
     >>> small = prune(net, graph, plan)
     >>> net.layer1[0].conv1.weight.shape, small.layer1[0].conv1.weight.shape
     (torch.Size([16, 16, 3, 3]), torch.Size([8, 8, 3, 3]))
@@ -54,7 +54,7 @@ def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) 
     shrink(small, kept, kept_counts(graph, removed))
     small.zero_grad()
     if verify:
-        law(mask(model, graph, plan), small, graph, plan)
+        check_equal(mask(model, graph, plan), small, graph, plan)
     watch_optimizers(model, graph)
     return small
 

@@ -29,7 +29,7 @@ class Target:
     """How small the network shall become.
 
     Give any of `macs`, `params` (share of the original that may stay), `bytes`, `memory` and `latency_ms` (absolute),
-    which then all hold together, or `ratio` (share of the channels that goes), or only `per_layer`.
+    which then all hold together, or `pruning_ratio` (share of the channels that goes), or only `per_layer`.
 
     Args:
         macs: at most this share of the original MACs stays, in (0, 1]; 0.5 means at most half.
@@ -39,7 +39,7 @@ class Target:
             (`measure(...).peak_memory`).
         latency_ms: one call takes at most so many milliseconds, as a `LatencyModel` predicts it for `runtime`.
         runtime: what runs the network: openvino, onnxruntime, ...
-        ratio: share of channels removed, in [0, 1).
+        pruning_ratio: share of channels removed, in [0, 1).
         per_layer: pattern (`layer1.*`, shell style, on group or layer names) → ratio for exactly these groups.
         scope: "local" removes the same share everywhere; "global" ranks all channels of the network together by their
             scores; "sensitivity" takes first what costs the output least for the MACs that it saves, as measured.
@@ -50,8 +50,8 @@ class Target:
         residual: whether channels into which several layers add (the stream of a residual network) go too.
             "inner": never, only those inside the blocks; "cut": like all others; "auto": with macs, params, bytes or
             memory, only where the target cannot be met without them, and then after two thirds of the channels inside
-            the blocks are gone; with ratio like all others; "scatter": the stream keeps its width but each layer that
-            adds into it loses channels of its own, in a network that `scatter` has rewritten.
+            the blocks are gone; with pruning_ratio like all others; "scatter": the stream keeps its width but each
+            layer that adds into it loses channels of its own, in a network that `scatter` has rewritten.
         protect: patterns of groups or layers that keep all their channels.
 
     Raises:
@@ -70,7 +70,7 @@ class Target:
     memory: int | None = None
     latency_ms: float | None = None
     runtime: str = ""
-    ratio: float | None = None
+    pruning_ratio: float | None = None
     per_layer: Mapping[str, float] = field(default_factory=dict)
     scope: Literal["local", "global", "sensitivity"] = "local"
     min_channels: int = 1
@@ -95,18 +95,21 @@ class Target:
                 raise TargetError(f"{name}={value!r}: give a whole number of bytes, 1 or more")
         if self.latency_ms is not None and not (_is_number(self.latency_ms) and 0 < self.latency_ms < float("inf")):
             raise TargetError(f"latency_ms={self.latency_ms!r}: give milliseconds above 0")
-        for name, value in {"ratio": self.ratio, **{f"per_layer[{k!r}]": v for k, v in self.per_layer.items()}}.items():
+        for name, value in {
+            "pruning_ratio": self.pruning_ratio,
+            **{f"per_layer[{k!r}]": v for k, v in self.per_layer.items()},
+        }.items():
             may_be_all = self.min_channels == 0 and value == 1
             if value is not None and not (_is_number(value) and (0 <= value < 1 or may_be_all)):
                 raise TargetError(f"{name}={value}: the share of channels removed must be at least 0 and below 1")
-        if self.ratio is not None and self.sized:
+        if self.pruning_ratio is not None and self.sized:
             raise TargetError(
-                f"ratio says how much goes, {' and '.join(SIZES)} how much may stay: give one or the other"
+                f"pruning_ratio is how much goes, {' and '.join(SIZES)} how much may stay; give one or the other"
             )
-        if self.ratio is None and not self.sized and not self.per_layer:
+        if self.pruning_ratio is None and not self.sized and not self.per_layer:
             raise TargetError(
                 "no target: give macs=0.5 (half of the MACs may stay), params=, bytes=, memory=,"
-                " latency_ms=, ratio= or per_layer="
+                " latency_ms=, pruning_ratio= or per_layer="
             )
         if self.scope not in ("local", "global", "sensitivity"):
             raise TargetError(f"scope={self.scope!r}: choose 'local', 'global' or 'sensitivity'")
@@ -128,8 +131,8 @@ class Target:
         """Say the target in one line."""
         parts = [f"{name} <= {written(name, getattr(self, name))}" for name in self.sized]
         parts[-1:] = [f"{parts[-1]} in {self.runtime}"] if self.latency_ms is not None and self.runtime else parts[-1:]
-        parts += [f"ratio = {self.ratio:g}"] if self.ratio is not None else []
-        parts += [f"{pattern}: ratio = {ratio:g}" for pattern, ratio in self.per_layer.items()]
+        parts += [f"pruning_ratio = {self.pruning_ratio:g}"] if self.pruning_ratio is not None else []
+        parts += [f"{pattern}: pruning_ratio = {ratio:g}" for pattern, ratio in self.per_layer.items()]
         parts += [self.scope]
         parts += [f"residual = {self.residual}"] if self.residual != "auto" else []
         parts += [f"min_share = {self.min_share:g}"] if self.min_share else []

@@ -1,4 +1,4 @@
-"""The law: prune(model) and mask(model) are the same function."""
+"""Check that prune(model) and mask(model) compute the same function."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _compare(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Pla
     return Verdict(False, error, _first_difference(one, two, _kept_outputs(graph, plan), tolerance), name)
 
 
-def law(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
+def check_equal(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
     """Verify, and raise `NotEqual` where the networks differ otherwise than the user allows."""
     verdict = verify(masked, small, graph, plan)
     if not verdict.holds:

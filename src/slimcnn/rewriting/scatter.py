@@ -46,7 +46,7 @@ def scatter(model: Network, example: Any) -> Network:
     >>> net, example = slimcnn.build("resnet20"), torch.zeros(1, 3, 32, 32)
     >>> net = scatter(net, example)
     >>> graph = slimcnn.trace(net, example)
-    >>> plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(ratio=0.5))
+    >>> plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "fpdf"), slimcnn.Target(pruning_ratio=0.5))
     >>> small = slimcnn.prune(net, graph, plan)
     >>> small.layer1[0].bn2.num_features, small.layer1[1].conv1.in_channels, len(small.layer1[0].bn2.places)
     (8, 16, 8)

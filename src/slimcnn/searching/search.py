@@ -30,7 +30,7 @@ class Evaluator:
         images: validation images; never test images.
         normalisation: the normalization that the network's weights expect.
         criterion: a criterion by name, whose options a search may vary.
-        target: everything about the target except `ratio`, which the search varies.
+        target: everything about the target except `pruning_ratio`, which the search varies.
         data: gives batches (x, y) for criteria that look at data.
         recover: recovers accuracy in place, without training: (pruned network, plan) → nothing.
         way: "cut" evaluates the pruned network, "mask" the masked one, which is the same up to rounding; "mask" needs
@@ -43,7 +43,7 @@ class Evaluator:
     images: Images
     normalisation: Normalisation
     criterion: str = "gfr"
-    target: Target = field(default_factory=lambda: Target(ratio=0.5, scope="global", residual="inner"))
+    target: Target = field(default_factory=lambda: Target(pruning_ratio=0.5, scope="global", residual="inner"))
     data: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None
     recover: Callable[[nn.Module, Plan], None] | None = None
     way: Literal["cut", "mask"] = "cut"
@@ -60,7 +60,7 @@ class Evaluator:
         if spec not in self._scores:
             self._scores[spec] = score(self.model, self.graph, spec, data=self.data() if self.data else None)
         unsized: dict[str, Any] = dict.fromkeys(SIZES)
-        target = replace(self.target, ratio=float(point[RATIO]), **unsized)
+        target = replace(self.target, pruning_ratio=float(point[RATIO]), **unsized)
         return allocate(self.graph, self._scores[spec], target)
 
     def attempt(self, point: Point, least: float, most_macs: float) -> tuple[Outcome, float]:

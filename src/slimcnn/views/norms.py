@@ -37,7 +37,7 @@ def norms(model: nn.Module, graph: ChannelGraph, criteria: Sequence[str], target
     >>> from slimcnn.models import build
     >>> net = build("resnet20")
     >>> graph = trace(net, torch.zeros(1, 3, 32, 32))
-    >>> found = norms(net, graph, ["fpdf", "l2"], Target(ratio=0.5, residual="inner")).data[0]
+    >>> found = norms(net, graph, ["fpdf", "l2"], Target(pruning_ratio=0.5, residual="inner")).data[0]
     >>> found["layer"], [round(choice["ks"], 2) for choice in found["choices"]]
     ('layer1.0.conv1', [0.06, 0.5])
     """

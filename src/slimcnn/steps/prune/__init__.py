@@ -24,7 +24,7 @@ from slimcnn.objectives import cross_entropy
 from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, mask, prune, score, sensitivity
 from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.targets import written
-from slimcnn.pruning.verify import law
+from slimcnn.pruning.verify import check_equal
 from slimcnn.reporting.sections import Section
 from slimcnn.rewriting import fold_relations, scatter
 from slimcnn.running.epochs import about_training, count, learn
@@ -136,8 +136,9 @@ class Prune(Step):
         milliseconds = None if self.latency is None else parsed(self.latency)  # a share, until the network was timed
         return Target(
             macs=macs, params=self.params, bytes=self.size, memory=self.memory, latency_ms=milliseconds,
-            runtime=self.runtime, ratio=ratio, per_layer=self.per_layer, scope=scope, residual=self.residual,
-            min_channels=least, min_share=self.min_share, round_to=self.round_to or 1, protect=self.protect,
+            runtime=self.runtime, pruning_ratio=ratio, per_layer=self.per_layer, scope=scope,
+            residual=self.residual, min_channels=least, min_share=self.min_share, round_to=self.round_to or 1,
+            protect=self.protect,
         )  # fmt: skip
 
     def target_for(self, state: State) -> Target:
@@ -261,7 +262,7 @@ class Prune(Step):
             sections.append(section)
         at.show.say(f"  cutting {int(plan.counts(graph).sum())} channels and proving the cut")
         small = prune(whole, graph, plan, verify=False)
-        verdict = law(mask(whole, graph, plan), small, graph, plan)
+        verdict = check_equal(mask(whole, graph, plan), small, graph, plan)
         at.show.say(f"  {verdict}")
         fields = ("layer", "channels", "of", "reason", "where")
         locked = tuple({name: getattr(lock, name) for name in fields} for lock in graph.locked)
