@@ -1,7 +1,7 @@
-"""Is a combination of methods better than the best single one?  ResNet-56 on CIFAR-10, at the same MACs, in one command.
+"""Is a combination of methods better than the best single one? ResNet-56 on CIFAR-10, at the same MACs, in one command.
 
 Every row is a chain of steps, run by `slimcnn run --steps ...` in a folder of its own (so that it may be killed and goes on),
-and combinations/NAME_MACS.json is what its report says.  Test top-1 is read once, at the end of each run.
+and combinations/NAME_MACS.json is what its report says. Test top-1 is read once, at the end of each run.
 
     python benchmarks/combinations.py --weights resnet56_cifar10.safetensors              # no training, 2 to 5 minutes a row
     python benchmarks/combinations.py --weights resnet56_cifar10.safetensors --epochs 6   # 1.5 to 10 minutes an epoch, by processor

@@ -8,7 +8,7 @@
     python benchmarks/compact.py --table     # compact.md from the JSON files
 
 Results are JSON in compact/, one file a row; what is there is not measured again, and a training that was stopped goes
-on.  Times are ratios of medians of calls in turns; `--threads` says on how many cores.
+on. Times are ratios of medians of calls in turns; `--threads` says on how many cores.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def trained(name: str, arguments: dict, epochs: int, state: Path, weight_decay: 
     size = slimcnn.measure(model, torch.zeros(1, 3, 32, 32))
     return {
         "kind": "trained", "network": name, "arguments": arguments, "epochs": epochs, "learning_rate": rate, "history": history,
-        "top1": slimcnn.evaluate(model, data.test, data.normalisation).top1, "params": size.params, "macs": size.macs,
+        "top1": slimcnn.evaluate(model, data.test, data.normalization).top1, "params": size.params, "macs": size.macs,
         "minutes": (time.perf_counter() - began) / 60,
     }  # fmt: skip
 
@@ -346,7 +346,7 @@ LONG = """CIFAR-10, SGD 0.1 one-cycle, batch 128, weight decay 5e-4, bf16 mixed 
 
 
 BUDGET = """Forms for 32x32 images, from scratch: SGD 0.1 (SqueezeNet, which has no batch norm and learns nothing
-then, 0.01) one-cycle, batch 128, weight decay 1e-4, bf16 mixed precision, seed 0, n = 1; the test images read once.  After so few epochs this says how fast networks learn, not how good they become.  Latency: one image, all in turns."""
+then, 0.01) one-cycle, batch 128, weight decay 1e-4, bf16 mixed precision, seed 0, n = 1; the test images read once. After so few epochs this says how fast networks learn, not how good they become. Latency: one image, all in turns."""
 
 
 def times_lines(found: list[dict]) -> list[str]:
@@ -371,7 +371,7 @@ def times_lines(found: list[dict]) -> list[str]:
 
 
 TIMES = """How many times faster: median over rounds of the time of a depthwise 3x3 / the time of a grouped shift of as many channels, and the
-same with a 1x1 convolution behind each.  "each its faster": each in the layout in which it is faster, the input already so.  One thread.  Exported, a shift is a depthwise
+same with a 1x1 convolution behind each.  "each its faster": each in the layout in which it is faster, the input already so. One thread. Exported, a shift is a depthwise
 convolution; "slices" is the other way, slices of a padded image that are concatenated."""
 
 

@@ -1,7 +1,7 @@
 """Which defaults cost the least: top-1 without training by criterion, scope and residual stream, at three sizes.
 
-CIFAR-10, published weights.  The validation images choose; test top-1 stands beside it.  One trace and one score per
-criterion and draw of the calibration images.  Rows are appended to defaults.jsonl; what is there is not run again.
+CIFAR-10, published weights. The validation images choose; test top-1 stands beside it. One trace and one score per
+criterion and draw of the calibration images. Rows are appended to defaults.jsonl; what is there is not run again.
 
     python benchmarks/defaults.py --weights DIR --networks resnet20,resnet56 --seeds 0,1,2
     python benchmarks/defaults.py --table
@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 import slimcnn
-from slimcnn.datasets import Normalisation, batches, load_dataset
+from slimcnn.datasets import Normalization, batches, load_dataset
 from slimcnn.measuring import environment
 from slimcnn.models import load_weights
 
 ROWS = Path(__file__).with_suffix(".jsonl")
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 KEYS = ("network", "criterion", "scope", "residual", "macs", "images", "seed")
 
 
@@ -77,7 +77,7 @@ def main() -> None:
         some = data.train.limit(images, seed=seed)
 
         def pairs(some=some, seed=seed):
-            return batches(some, 128, normalisation=IMAGENET, seed=seed)
+            return batches(some, 128, normalization=IMAGENET, seed=seed)
 
         graph = slimcnn.trace(model, torch.zeros(1, 3, 32, 32))
         began = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Does the cost of a cut grow with depth, or with its square?  CIFAR ResNets of 20 to 1202 layers (He et al. 2015).
+"""Does the cost of a cut grow with depth, or with its square? CIFAR ResNets of 20 to 1202 layers (He et al. 2015).
 
 trace + score (L1) + allocate + cut at ratio 0.5 of `slimcnn`, with torch-pruning 1.6.1 beside it, on fresh copies, each run in a
-process of its own with one thread.  Option B shortcuts, which torch-pruning can cut; slimcnn is timed with the paper's
-option A (zeros for a shortcut), too.  A run that takes longer than the limit is ended, and deeper networks are not tried with
+process of its own with one thread. Option B shortcuts, which torch-pruning can cut; slimcnn is timed with the paper's
+option A (zeros for a shortcut), too. A run that takes longer than the limit is ended, and deeper networks are not tried with
 that library.
 
     pip install torch-pruning==1.6.1

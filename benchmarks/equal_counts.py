@@ -2,7 +2,7 @@
 
 Small networks with grouped convolutions (ResNeXt's block; ShuffleNet's unit) are trained on digits and cut by L2 at
 several ratios, once with every group free to choose (as `allocate` does), once with equal offsets in all of them (as
-other libraries do).  Top-1 on the validation images after recalibration of batch norm, no training.
+other libraries do). Top-1 on the validation images after recalibration of batch norm, no training.
 
     python benchmarks/equal_counts.py
 """
@@ -91,13 +91,13 @@ def run(block: type[nn.Module], seed: int, epochs: int) -> list[dict[str, float]
     for ratio in RATIOS:
         # Only what is parted is cut: elsewhere both ways choose alike.
         target = slimcnn.Target(per_layer=dict.fromkeys(parted, ratio))
-        row = {"ratio": ratio, "base": slimcnn.evaluate(model, data.validation, data.normalisation).top1}
+        row = {"ratio": ratio, "base": slimcnn.evaluate(model, data.validation, data.normalization).top1}
         for way, used in (("counts", scores), ("positions", tied(scores, graph))):
             plan = slimcnn.allocate(graph, used, target)
             small = slimcnn.prune(model, graph, plan)
-            feed = batches(data.train, 256, normalisation=data.normalisation, augmentation=data.augmentation, seed=seed)
+            feed = batches(data.train, 256, normalization=data.normalization, augmentation=data.augmentation, seed=seed)
             slimcnn.recalibrate(small, (x for x, _ in islice(feed, 8)))
-            row[way] = slimcnn.evaluate(small, data.validation, data.normalisation).top1
+            row[way] = slimcnn.evaluate(small, data.validation, data.normalization).top1
             row[f"{way} kept"] = sum(
                 float(scores.values[name].sum() - scores.values[name][list(plan.removed[name])].sum())
                 for name in parted

@@ -34,7 +34,7 @@ from rows import measured, told
 from torch import Tensor, nn
 
 import slimcnn
-from slimcnn.datasets import Dataset, Normalisation, batches, load_dataset
+from slimcnn.datasets import Dataset, Normalization, batches, load_dataset
 from slimcnn.files import write_text
 from slimcnn.models import load_weights
 from slimcnn.pruning import verify
@@ -43,7 +43,7 @@ from slimcnn.training import Training
 HERE = Path(__file__).parent
 RAW = HERE / "feature_reuse"
 EXAMPLE = torch.zeros(1, 3, 32, 32)
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PUBLISHED = {"vgg16": 0.435, "resnet20": 0.609, "resnet50": 0.609}
 """Prediction time of the rewritten network, as a share of the original's (the paper's abstract)."""
 
@@ -150,7 +150,7 @@ def onnx_session(model: nn.Module, x: Tensor, threads: int = 1) -> Callable[[], 
 
 
 def times(name: str, runtime: str, batch: int, seconds: float) -> dict:
-    """Both networks in turns, one thread; the median of the ratios of neighbouring calls."""
+    """Both networks in turns, one thread; the median of the ratios of neighboring calls."""
     torch.set_num_threads(1)
     base = with_numbers(NETWORKS[name]())
     small = with_numbers(slimcnn.replace(base, "feature_reuse", EXAMPLE))
@@ -221,7 +221,7 @@ def trained(name: str, kind: str, seed: int, epochs: int, state: Path, data: Dat
     return {
         "kind": "trained", "network": name, "way": kind, "seed": seed, "epochs": epochs, "params": found.params,
         "macs": found.macs, "arguments": getattr(model, "architecture", {}).get("arguments"), "history": history,
-        "top1": slimcnn.evaluate(model, data.test, data.normalisation).top1,
+        "top1": slimcnn.evaluate(model, data.test, data.normalization).top1,
     }  # fmt: skip
 
 
@@ -233,10 +233,10 @@ def started(weights: Path, init: str, rate: float, epochs: int, state: Path, dat
     small = slimcnn.replace(original, "feature_reuse")
     began = time.perf_counter()
     if init != "random":
-        feed = batches(data.train, 128, normalisation=data.normalisation, seed=0)
+        feed = batches(data.train, 128, normalization=data.normalization, seed=0)
         slimcnn.reuse_features(small, original, (x for x, _ in islice(feed, 8)))
     spent = time.perf_counter() - began
-    before = slimcnn.evaluate(small, data.test, data.normalisation).top1
+    before = slimcnn.evaluate(small, data.test, data.normalization).top1
     training = Training(epochs=epochs, learning_rate=rate, layout="nchw", precision="bf16-mixed")
     history = [
         {"validation_top1": epoch.validation_top1, "seconds": epoch.seconds}
@@ -244,8 +244,8 @@ def started(weights: Path, init: str, rate: float, epochs: int, state: Path, dat
     ]
     return {
         "kind": "start", "network": "resnet20", "init": init, "rate": rate, "epochs": epochs, "images": 1024, "seconds_of_start": spent,
-        "original": slimcnn.evaluate(original, data.test, data.normalisation).top1, "before": before, "history": history,
-        "top1": slimcnn.evaluate(small, data.test, data.normalisation).top1,
+        "original": slimcnn.evaluate(original, data.test, data.normalization).top1, "before": before, "history": history,
+        "top1": slimcnn.evaluate(small, data.test, data.normalization).top1,
     }  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def main() -> None:
                 for batch in (1, 64):
                     path = raw / f"time_{name}_{runtime}_{batch}.json"
                     measured(path, partial(times, name, runtime, batch, seconds=15), "top1", "ratio")
-    data = replace(load_dataset("cifar10"), normalisation=IMAGENET)
+    data = replace(load_dataset("cifar10"), normalization=IMAGENET)
     if options.start:
         for init, rate in STARTS:
             path = raw / f"start_{init}_{rate:g}_{options.epochs}.json"

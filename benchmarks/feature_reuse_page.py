@@ -80,7 +80,7 @@ def times(found: list[dict]) -> list[str]:
         return []
     lines = [
         "## Prediction time", "",
-        "The networks in turns, one thread, 32x32 images; medians, and the median of the ratios of neighbouring calls with its quartiles. "
+        "The networks in turns, one thread, 32x32 images; medians, and the median of the ratios of neighboring calls with its quartiles. "
         "`one tensor`: the rewritten network with both halves written into one preallocated tensor instead of concatenated (eager only).", "",
         "| network | runtime | batch | n | original, ms | rewritten, ms | ratio | one tensor | MACs | published |",
         "|---|---|---|---|---|---|---|---|---|---|",

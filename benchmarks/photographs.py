@@ -3,12 +3,12 @@
     apt-get update && python benchmarks/photographs.py OUT
 
 Needs a machine with apt (Debian 12) and dpkg-deb; about 220 MB are downloaded, once, into OUT/packages, and each
-package must have the sha256 written below.  OUT/photo_0000.jpg and on are the crops: first the middle square of every
-photograph, then the four corners of those large enough for it.  OUT/photographs.json says which photograph each file
+package must have the sha256 written below. OUT/photo_0000.jpg and on are the crops: first the middle square of every
+photograph, then the four corners of those large enough for it. OUT/photographs.json says which photograph each file
 shows: crops of one photograph share pixels, so split by photograph (package and path), never by file.
 
-What they are: animals, buildings, tools and other objects, landscapes, flowers.  What they are not: a labelled set.
-The licences below are the packages' own words; debian/copyright in each has them file by file.
+What they are: animals, buildings, tools and other objects, landscapes, flowers. What they are not: a labeled set.
+The licenses below are the packages' own words; debian/copyright in each has them file by file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from PIL import Image, ImageStat
 SIDE = 256
 SMALLEST = 180  # photographs with a shorter side are left out
 CORNER = 2 / 3  # a corner crop's side, in short sides of the photograph
-PLAIN = 12  # a corner whose grey levels deviate less is nothing but sky or water
+PLAIN = 12  # a corner whose gray levels deviate less is nothing but sky or water
 CORNERS = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
 
 
@@ -43,7 +43,7 @@ class Package:
     name: str
     version: str
     sha256: str
-    licence: str
+    license: str
     photographs: tuple[str, ...]
     without: tuple[str, ...] = ()  # paintings, drawings, patterns, and what another folder has too
 
@@ -130,7 +130,7 @@ def main() -> None:
                 name = f"photo_{len(manifest):04d}.jpg"
                 crop.save(out / name, quality=95)
                 source = {"package": package.name, "version": package.version, "path": path}
-                manifest.append({"file": name, **source, "crop": where, "licence": package.licence})
+                manifest.append({"file": name, **source, "crop": where, "license": package.license})
     (out / "photographs.json").write_text(json.dumps(manifest, indent=1) + "\n")
     print(f"{len(manifest)} crops of {len(pictures)} photographs in {out}")
 

@@ -1,7 +1,7 @@
 """ResNet-56 on CIFAR-10 at half of its MACs: FPDF, L2 and FPGM with the same recovery.
 
 For every criterion and seed: cut, top-1 as it stands, after recalibration of batch norm, after distillation from the
-original.  One JSON file per run; runs whose file exists are not run again.
+original. One JSON file per run; runs whose file exists are not run again.
 
     python benchmarks/resnet56.py --weights resnet56_cifar10.safetensors --epochs 10 --seeds 3
     python benchmarks/resnet56.py --table                     # benchmarks/resnet56.md from the JSON files
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import slimcnn
-from slimcnn.datasets import Normalisation, batches, load_dataset
+from slimcnn.datasets import Normalization, batches, load_dataset
 from slimcnn.distillation import cross_entropy, kd
 from slimcnn.files import write_text
 from slimcnn.measuring import environment
@@ -30,14 +30,14 @@ from slimcnn.training import Training
 HERE = Path(__file__).parent
 RAW = HERE / "resnet56"
 # The published weights were trained with ImageNet's mean and standard deviation.
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def run(
     weights: Path, criterion: str, seed: int, training: Training | None, root: str | None, residual: str, state: Path
 ) -> dict:
     data = load_dataset("cifar10", root=root)
-    data = replace(data, normalisation=IMAGENET)
+    data = replace(data, normalization=IMAGENET)
     original = slimcnn.build("resnet56")
     load_weights(original, weights)
     graph = slimcnn.trace(original, torch.zeros(1, 3, 32, 32))
@@ -45,7 +45,7 @@ def run(
     plan = slimcnn.allocate(graph, scores, slimcnn.Target(macs=0.5, residual=residual))
     small = slimcnn.prune(original, graph, plan)
     found = {"base": test_top1(original, data), "cut": test_top1(small, data)}
-    feed = batches(data.train, 256, normalisation=IMAGENET, augmentation=data.augmentation, seed=seed)
+    feed = batches(data.train, 256, normalization=IMAGENET, augmentation=data.augmentation, seed=seed)
     recalibrate(small, (x for x, _ in islice(feed, 8)))
     found["recalibrated"] = test_top1(small, data)
     epochs = []
@@ -71,7 +71,7 @@ def run(
 
 
 def test_top1(model: torch.nn.Module, data: slimcnn.Dataset) -> float:
-    return slimcnn.evaluate(model, data.test, data.normalisation).top1
+    return slimcnn.evaluate(model, data.test, data.normalization).top1
 
 
 def table() -> None:

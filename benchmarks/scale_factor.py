@@ -5,7 +5,7 @@
     python benchmarks/scale_factor.py --cost                         # what the teacher costs: milliseconds of a step
     python benchmarks/scale_factor.py --table                        # scale_factor.md from the JSON files
 
-`pip install torchdistill` for the comparison with its losses; without it that line says so.  Results are JSON in
+`pip install torchdistill` for the comparison with its losses; without it that line says so. Results are JSON in
 scale_factor/, one file a row; what is there is not measured again, and a training that was stopped goes on.
 """
 
@@ -45,7 +45,7 @@ CONTROLS = {
     "KD": "kd",
     "DKD": "1*cross_entropy+1*dkd:beta=2",
     "NCKD": "1*cross_entropy+1*nckd",
-    "KD + centred logits": "kd+0.1*centred_logit_mse",
+    "KD + centered logits": "kd+0.1*centered_logit_mse",
     "KD, larger step": "0.1*cross_entropy+{factor}*kd",
     "KD + scale factor": "kd+0.5*scale_factor",
     "KD + scale factor, classes": "kd+0.5*scale_factor:level=class",
@@ -158,7 +158,7 @@ def trained_teacher(options: argparse.Namespace, data: Dataset) -> nn.Module:
         for _ in slimcnn.fit(network, data, training=training, folder=options.state / "teacher"):
             pass
         slimcnn.save(network, weights)
-        top1 = slimcnn.evaluate(network, data.test, data.normalisation).top1
+        top1 = slimcnn.evaluate(network, data.test, data.normalization).top1
         return {"kind": "teacher", "network": "resnet32", "epochs": epochs, "top1": top1}
 
     if weights.exists():
@@ -183,7 +183,7 @@ def taught(name: str, spec: str, network: nn.Module, seed: int, options: argpars
     slimcnn.save(student, folder.with_suffix(".safetensors"))
     return {
         "kind": "taught", "way": name, "loss": spec, "seed": seed, "epochs": options.epochs, "history": history,
-        "top1": slimcnn.evaluate(student, data.test, data.normalisation).top1,
+        "top1": slimcnn.evaluate(student, data.test, data.normalization).top1,
     }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def plain(network: str, data: slimcnn.Dataset, turns: Connection) -> None:
     while turns.recv():
         began, images = time.perf_counter(), 0
         feed = batches(
-            data.train, BATCH, normalisation=data.normalisation, augmentation=data.augmentation, seed=0, epoch=epoch
+            data.train, BATCH, normalization=data.normalization, augmentation=data.augmentation, seed=0, epoch=epoch
         )
         for x, y in feed:
             optimizer.zero_grad()

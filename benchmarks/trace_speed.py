@@ -1,7 +1,7 @@
 """Time from a network to its cut: trace + score + allocate + cut, against torch-pruning 1.6.1, in one run.
 
 Both remove half of the channels of every layer by L1 (ours: `Target(pruning_ratio=0.5)`; theirs: `MagnitudePruner` with
-`pruning_ratio=0.5`, the classifier ignored), on fresh copies, in turns.  Ours is given with and without the check
+`pruning_ratio=0.5`, the classifier ignored), on fresh copies, in turns. Ours is given with and without the check
 that the cut is exact; theirs has none.
 
     pip install torch-pruning==1.6.1

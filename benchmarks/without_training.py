@@ -2,7 +2,7 @@
 
 Every line is a process of its own, which writes without_training/NAME.json: top-1 on the test images as cut, after
 recalibration of batch norm, after least squares, on 1,024 training images drawn with the seed (no labels), with times
-and peak memory.  What is there is not run again.
+and peak memory. What is there is not run again.
 
     python benchmarks/without_training.py --weights resnet56_cifar10.safetensors           # everything, about an hour
     python benchmarks/without_training.py --weights resnet56_cifar10.safetensors --epochs 3 # what fine-tuning adds
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import slimcnn
-from slimcnn.datasets import Normalisation, batches, load_dataset
+from slimcnn.datasets import Normalization, batches, load_dataset
 from slimcnn.files import write_text
 from slimcnn.measuring import environment
 from slimcnn.models import load_weights
@@ -36,7 +36,7 @@ from slimcnn.training import Training
 HERE = Path(__file__).parent
 RAW = HERE / "without_training"
 # The published weights were trained with ImageNet's mean and standard deviation.
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 IMAGES = 1024
 SIZES = (0.75, 0.6, 0.5, 0.4)
 SEEDS = (0, 1, 2)
@@ -61,7 +61,7 @@ class Subject:
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         some = self.data.train.limit(IMAGES, seed=self.seed)
-        return batches(some, 128, normalisation=IMAGENET, seed=self.seed)
+        return batches(some, 128, normalization=IMAGENET, seed=self.seed)
 
     def images(self) -> Iterator[Tensor]:
         return (x for x, _ in self.pairs())
@@ -88,7 +88,7 @@ def one(weights: Path, criterion: str, scope: str, macs: float, seed: int, free:
     model = subject.cut(plan)
     if free:
         began = time.perf_counter()
-        made = slimcnn.synthesise(subject.model, (3, 32, 32), seed=seed)
+        made = slimcnn.synthesize(subject.model, (3, 32, 32), seed=seed)
         slimcnn.least_squares(model, subject.model, subject.graph, plan, made.split(128))
         seconds["data_free"] = time.perf_counter() - began
         top1["data_free"] = subject.top1(model)
@@ -124,7 +124,7 @@ def finetune(weights: Path, start: str, epochs: int) -> dict:
         slimcnn.least_squares(model, subject.model, subject.graph, plan, subject.images())
     top1 = [subject.top1(model)]
     training = Training(epochs=epochs, learning_rate=0.01, schedule="step", factor=1.0, warmup_epochs=0)
-    for epoch in slimcnn.fit(model, replace(subject.data, normalisation=IMAGENET), training=training):
+    for epoch in slimcnn.fit(model, replace(subject.data, normalization=IMAGENET), training=training):
         top1.append(subject.top1(model))
         print(f"{start} {epoch.epoch}/{epochs}: {top1[-1]:.2f}", flush=True)
     return {"start": start, "top1": top1, "training": training.model_dump(), "environment": environment()}

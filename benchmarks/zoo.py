@@ -1,7 +1,7 @@
 """The zoo: every network, cut in half by three libraries, each in a process of its own, judged by the same judge.
 
 Results are lines in zoo/LIBRARY.jsonl; what is there is not run again, so a sweep may be stopped and started at any
-time.  `--again LIBRARY` forgets that library's results (of the networks asked for) first.
+time. `--again LIBRARY` forgets that library's results (of the networks asked for) first.
 
     pip install timm torch-pruning==1.6.1 torch-kirigami==0.2.1
     python benchmarks/zoo.py                                  # the sweep, and the page
@@ -66,9 +66,9 @@ def examine(library: str, network: str, tell: Callable[[Result], None]) -> None:
         result |= {"macs_left": left / whole, "stage": "judge"}
         tell(result)
         norms = _cut_norms(original, small)
-        judgement = zoo_law.judge(original, small, codes, example)
-        result |= {"error": judgement.error, "change": judgement.change, "dtype": judgement.dtype}
-        result |= _outcome(judgement, left == whole, norms, result)
+        judgment = zoo_law.judge(original, small, codes, example)
+        result |= {"error": judgment.error, "change": judgment.change, "dtype": judgment.dtype}
+        result |= _outcome(judgment, left == whole, norms, result)
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -78,15 +78,15 @@ def examine(library: str, network: str, tell: Callable[[Result], None]) -> None:
     tell(result)
 
 
-def _outcome(judgement: zoo_law.Judgement, uncut: bool, norms: list[str], result: Result) -> Result:
-    if judgement.note:
-        return {"outcome": "crash", "message": judgement.note}
+def _outcome(judgment: zoo_law.Judgment, uncut: bool, norms: list[str], result: Result) -> Result:
+    if judgment.note:
+        return {"outcome": "crash", "message": judgment.note}
     if uncut:
-        return {"outcome": "nothing cut" if judgement.equal else "wrong"}
-    if result.get("own_equal", judgement.equal) != judgement.equal:
+        return {"outcome": "nothing cut" if judgment.equal else "wrong"}
+    if result.get("own_equal", judgment.equal) != judgment.equal:
         return {"outcome": "wrong", "message": f"the judge and its own check disagree: {result['own_verdict']}"}
-    if judgement.equal:
-        vacuous = judgement.change < 1e-6
+    if judgment.equal:
+        vacuous = judgment.change < 1e-6
         return (
             {"outcome": "exact", "message": "the removed channels had no influence"}
             if vacuous

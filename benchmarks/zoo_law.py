@@ -1,8 +1,8 @@
 """A judge of pruned networks that shares no code with any library: every number carries its own address.
 
 Before a library is let loose on a network, all parameters are filled with numbers that are all different within
-their tensor, and from which their position can be computed.  Afterwards the numbers that are left say which positions
-survived.  The smaller network has to be the function that the original is when everything that did not survive is
+their tensor, and from which their position can be computed. Afterwards the numbers that are left say which positions
+survived. The smaller network has to be the function that the original is when everything that did not survive is
 zero, in float64, in eval mode, on normal input.
 """
 
@@ -70,7 +70,7 @@ def _unmixed(x: Tensor, bits: int) -> Tensor:
 
 @torch.no_grad()
 def address(model: nn.Module) -> dict[str, Code]:
-    """Fill a network's parameters with numbers that say where they stand, and randomise running statistics.
+    """Fill a network's parameters with numbers that say where they stand, and randomize running statistics.
 
     Weights keep their deviation; constants become numbers around 1 (those that were not zero, scales) or around 0, so
     that neither a zero nor a one hides an error.
@@ -117,7 +117,7 @@ def keep_survivors(original: nn.Module, small: nn.Module, codes: dict[str, Code]
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """How far apart a small and a masked network are."""
 
     error: float
@@ -132,7 +132,7 @@ class Judgement:
         return self.error < TOLERANCE[getattr(torch, self.dtype)]
 
 
-def judge(original: nn.Module, small: nn.Module, codes: dict[str, Code], example: Any) -> Judgement:
+def judge(original: nn.Module, small: nn.Module, codes: dict[str, Code], example: Any) -> Judgment:
     """Compare the small network with the original's survivors; both networks are of no other use afterwards.
 
     A network that does not run raises what it raises.
@@ -148,7 +148,7 @@ def judge(original: nn.Module, small: nn.Module, codes: dict[str, Code], example
         keep_survivors(original, small, codes)
         expected, found = _run(original, inputs, dtype), _run(small, inputs, dtype)
         finite = all(bool(torch.isfinite(t).all()) for t in expected)
-        return Judgement(
+        return Judgment(
             _distance(expected, found), _distance(expected, before), str(dtype).removeprefix("torch."),
             "" if finite else "the masked network's output is not finite",
         )  # fmt: skip

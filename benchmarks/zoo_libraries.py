@@ -1,6 +1,6 @@
 """Half of every layer's channels by L1, in three libraries: each changes or copies the network, and says what it found.
 
-Every function gets a subject and returns the smaller network and a dict of what only this library can say.  The
+Every function gets a subject and returns the smaller network and a dict of what only this library can say. The
 clock that the caller runs is around the whole function.
 """
 

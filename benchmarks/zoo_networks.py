@@ -1,7 +1,7 @@
 """The zoo: which networks, how to build them, at which size of image.
 
 Every classification constructor of torchvision, segmentation and detection, and of timm one network per family and
-variant idea.  All are built without weights.
+variant idea. All are built without weights.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Detector(nn.Module):
     """What a detector of torchvision has learned, without the arithmetic of boxes: a batch to a dict of predictions.
 
     Backbone, feature pyramid and heads run as they do in the detector; where a detector looks at regions, it
-    looks at two fixed ones per image.  The detector itself is the attribute `detector`, before and after a cut.
+    looks at two fixed ones per image. The detector itself is the attribute `detector`, before and after a cut.
     """
 
     def __init__(self, detector: nn.Module) -> None:

@@ -40,7 +40,7 @@ HOW = """
   original in which everything that did not survive is zero, to a relative error below 1e-9. *Wrong*: it does not.
   slimcnn's own check has to agree with the judge.
 * **Cut through a norm**: not equal, and a layer whose statistics run over channels (LayerNorm, GroupNorm, weight
-  standardisation, EvoNorm ...) was cut; after that no library can be exact. slimcnn leaves such channels alone unless it is asked.
+  standardization, EvoNorm ...) was cut; after that no library can be exact. slimcnn leaves such channels alone unless it is asked.
 * **Crash**: an exception while cutting or when the cut network runs, or memory beyond the limit. **No end**: a stage
   (building, cutting, running, judging) that went on beyond the limit of time, which is named
   with every case above (the last sweep's: {seconds} s; with more, some would end). **Nothing cut**: not one channel was removed.

@@ -26,7 +26,7 @@ class Net(nn.Module):
         return self.run(self, *args, **kwargs)
 
 
-def randomise(model: nn.Module, seed: int = 1) -> None:
+def randomize(model: nn.Module, seed: int = 1) -> None:
     """Give batch norms statistics and scales that a mistake cannot hide behind."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import slimcnn
-from at_hand import randomise, some_channels
+from at_hand import randomize, some_channels
 from slimcnn.checkpoints import is_checkpoint, read_information
 from slimcnn.errors import CheckpointError, RunError
 
@@ -216,7 +216,7 @@ def test_a_checkpoint_survives_every_stack_of_edits(name: str, stack: str, tmp_p
     """After every edit the network is saved, loaded by the file alone, and edited further."""
     side, arguments = (8, {}) if name == "resnet8" else (32, {"width": 0.25})
     net = slimcnn.build(name, in_channels=1, **arguments).eval()
-    randomise(net)
+    randomize(net)
     example, x = torch.zeros(1, 1, side, side), torch.randn(2, 1, side, side)
     for number, edit in enumerate(stack.split()):
         edited = EDITS[edit](net, example).eval()

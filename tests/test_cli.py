@@ -58,7 +58,7 @@ def test_a_run_ends_with_a_file_that_two_lines_of_python_run_without_slimcnn(fin
     assert set(known["files"]) == {"model.onnx"}
     lines = [line.strip() for line in (finished / "said").read_text().splitlines()[-2:]]
     data = slimcnn.load_dataset("digits")
-    images = data.normalisation(data.test.pixels[:5])
+    images = data.normalization(data.test.pixels[:5])
     np.save(tmp_path / "images.npy", images.numpy())
     start = "import sys, numpy; sys.modules['torch'] = sys.modules['slimcnn'] = None; images = numpy.load('images.npy')"
     code = "\n".join([start, *lines, "numpy.save('scores.npy', scores)"])

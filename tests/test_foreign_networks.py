@@ -32,7 +32,7 @@ def pictures(tmp_path: Path) -> Path:
     """Three classes of noise, each of its own brightness."""
     random = np.random.default_rng(0)
     for part, n in (("train", 20), ("test", 6)):
-        for level, name in enumerate(("dark", "grey", "light")):
+        for level, name in enumerate(("dark", "gray", "light")):
             folder = tmp_path / "pictures" / part / name
             folder.mkdir(parents=True)
             for i in range(n):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         score,
         sensitivity,
     )
-    from slimcnn.recovery import fold_constants, least_squares, recalibrate, reuse_features, synthesise
+    from slimcnn.recovery import fold_constants, least_squares, recalibrate, reuse_features, synthesize
     from slimcnn.rewriting import feature_reuse, fold_relations, insert_relations, replace, scatter
     from slimcnn.running import Recipe, Step, run
     from slimcnn.running.python import chain
@@ -74,7 +74,7 @@ _HOMES = {
         "score",
         "sensitivity",
     ],
-    "recovery": ["fold_constants", "least_squares", "recalibrate", "reuse_features", "synthesise"],
+    "recovery": ["fold_constants", "least_squares", "recalibrate", "reuse_features", "synthesize"],
     "rewriting": ["feature_reuse", "fold_relations", "insert_relations", "replace", "scatter"],
     "running": ["Recipe", "Step", "run"],
     "running.python": ["chain"],
@@ -132,7 +132,7 @@ __all__ = [
     "scatter",
     "score",
     "sensitivity",
-    "synthesise",
+    "synthesize",
     "trace",
     "verify",
 ]

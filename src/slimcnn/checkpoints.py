@@ -1,11 +1,11 @@
 """Networks as files: safetensors, with the structure as JSON beside the weights; nothing is ever unpickled.
 
 A file holds every parameter and buffer, the name and arguments of the network it came from, and what each module
-says of its own size.  Loading builds the network anew and fits it to the file, so that a pruned network opens
+says of its own size. Loading builds the network anew and fits it to the file, so that a pruned network opens
 anywhere, without the weights of the original.
 
 Any stack of edits (rewrite, prune, relate, scatter, fold, train, and again) comes back, because the file describes the
-final network and not its history: units of feature reuse, then relations, then places in streams, then sizes.  Each
+final network and not its history: units of feature reuse, then relations, then places in streams, then sizes. Each
 description names modules of the network that the ones before it have made, so this one order rebuilds every final
 network, whatever the order of the edits was.
 """
@@ -41,7 +41,7 @@ def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] |
     """Write a network to one file, atomically.
 
     Args:
-        model: any network.  One that `build` or `resolve` made (pruned or not) can be loaded by the file alone;
+        model: any network. One that `build` or `resolve` made (pruned or not) can be loaded by the file alone;
             of any other, `load` needs a freshly built original.
         path: where to; `.safetensors` is the custom.
         information: whatever JSON can hold and shall travel along, read again by `information`.
@@ -87,7 +87,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         path: the file.
-        model: a freshly built original, for a network that the file cannot name by itself.  It is copied.
+        model: a freshly built original, for a network that the file cannot name by itself. It is copied.
 
     Returns:
         the network, on the CPU, in eval mode.

@@ -22,7 +22,7 @@
     ├── RunError              an output folder that cannot be used, or a full disk
     └── RecipeError           a recipe file that cannot be understood
 
-Every message is one line.  The command line prints it and exits with 2; nothing else is a user error.
+Every message is one line. The command line prints it and exits with 2; nothing else is a user error.
 """
 
 from __future__ import annotations

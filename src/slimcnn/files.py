@@ -41,7 +41,7 @@ def replacing(path: Path, *, parents: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; what is written there takes `path`'s place only if the block succeeds.
 
     The bytes are on the disk before the name changes, so that a crash, `kill -9` or a full disk at any moment
-    leaves either the old file or the new one.  Temporary files that killed processes left for the same path are
+    leaves either the old file or the new one. Temporary files that killed processes left for the same path are
     removed first (see `remove_leftovers`).
 
     Args:
@@ -91,7 +91,7 @@ def part_of(path: Path) -> Path:
 def remove_leftovers(folder: Path, target: str = "") -> list[Path]:
     """Remove the temporary files and folders that killed processes left; list them.
 
-    Those of a process that still runs stay.  Those of another host, whose processes are not visible from here, go
+    Those of a process that still runs stay. Those of another host, whose processes are not visible from here, go
     when nothing has changed them for a day.
 
     Args:
@@ -126,7 +126,7 @@ def require_folder(folder: Path, holding: str = "") -> None:
 
     Args:
         folder: the folder of a run.
-        holding: a file that the run wrote into it at the start.  Without that file the folder was deleted, and some
+        holding: a file that the run wrote into it at the start. Without that file the folder was deleted, and some
             later write has made it again.
 
     Raises:

@@ -1,6 +1,6 @@
 """The manifest of a run's folder: the SHA-256 of every file that the run claims.
 
-It is written last, when everything else is on the disk, and withdrawn before any of it changes.  Whoever rewrites a
+It is written last, when everything else is on the disk, and withdrawn before any of it changes. Whoever rewrites a
 file of a finished run, or adds one, calls `claim`.
 """
 

@@ -1,7 +1,7 @@
 """Names for things: one mechanism for criteria, networks, datasets, losses and steps.
 
-A folder is a registry's home.  Every file in it that decorates something adds a name; the folder is imported when a
-name is first asked for, so a new method is one new file and no other edit.  Packages of third parties add entries in
+A folder is a registry's home. Every file in it that decorates something adds a name; the folder is imported when a
+name is first asked for, so a new method is one new file and no other edit. Packages of third parties add entries in
 the same way: a package names a module in the entry-point group `slimcnn.plugins`, and `import_plugin` takes a module
 of the user's.
 """

@@ -16,17 +16,17 @@ import slimcnn
 from slimcnn.benchmarking import Benchmark, BenchmarkRow, compare, rule
 from slimcnn.benchmarking import session as sessions
 from slimcnn.benchmarking.candidate import Candidate
-from slimcnn.datasets import Images, Normalisation
+from slimcnn.datasets import Images, Normalization
 from slimcnn.errors import DataError, ExportError, ModelError, SlimcnnError, UnknownName
 from slimcnn.exporting import export, process_memory, write_model
 from slimcnn.measuring import Latency
 
-PLAIN = Normalisation((0.0,), (1.0,))
+PLAIN = Normalization((0.0,), (1.0,))
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 
 
 def network(width: int = 4) -> nn.Module:
-    """Scores of three classes for grey images of 8 x 8; always the same weights for a width."""
+    """Scores of three classes for gray images of 8 x 8; always the same weights for a width."""
     torch.manual_seed(width)
     layers = (nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
     return nn.Sequential(*layers).eval()

@@ -71,7 +71,7 @@ def test_a_run_is_compared_with_its_original_on_its_own_images(
     images = slimcnn.load_dataset("digits").test.limit(30)
     for name, found in rows.items():
         model = slimcnn.load(run / f"{name}.safetensors")
-        normal = slimcnn.load_dataset("digits").normalisation
+        normal = slimcnn.load_dataset("digits").normalization
         assert found["top1"] == pytest.approx(slimcnn.evaluate(model, images, normal).top1)
         assert found["bytes"] == (run / f"{name}.safetensors").stat().st_size
     assert {"benchmark.html", "benchmark.json"} <= set(read_manifest(run).files)
@@ -126,11 +126,11 @@ def test_networks_of_several_runs_are_called_after_them_and_a_common_original_co
     second = Path(shutil.copytree(run, tmp_path / "second"))
     slimcnn.save(
         slimcnn.build("resnet8", in_channels=1, width=0.5), second / "compressed.safetensors",
-        information={"input": [1, 8, 8], "normalisation": {"mean": [0.5], "std": [0.5]}},
+        information={"input": [1, 8, 8], "normalization": {"mean": [0.5], "std": [0.5]}},
     )  # fmt: skip
     found = subjects_of([run, second])
     assert [one.name for one in found.candidates] == ["original", "first/compressed", "second/compressed"]
-    assert found.candidates[2].normalization == slimcnn.datasets.Normalisation((0.5,), (0.5,))
+    assert found.candidates[2].normalization == slimcnn.datasets.Normalization((0.5,), (0.5,))
 
 
 def test_checkpoints_exported_files_and_networks_by_name_are_measured_without_images(run: Path, tmp_path: Path) -> None:

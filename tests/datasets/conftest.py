@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slimcnn.datasets import Augmentation, Normalisation
+from slimcnn.datasets import Augmentation, Normalization
 from slimcnn.datasets.decoding import records, sheets
 from slimcnn.datasets.downloads import FileLayout, PublishedDataset
 
@@ -80,7 +80,7 @@ class Tiny:
             "test_each": TEST_EACH,
             "validation": 3,
             "fingerprint": digest.hexdigest(),
-            "normalisation": Normalisation(
+            "normalization": Normalization(
                 tuple(np.round(scaled.mean((0, 2, 3)), 4).tolist()), tuple(np.round(scaled.std((0, 2, 3)), 4).tolist())
             ),
             "augmentation": Augmentation(crop=4, flip=True),

@@ -19,7 +19,7 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def test_records_hold_the_labels_and_then_the_planes_of_the_colours() -> None:
+def test_records_hold_the_labels_and_then_the_planes_of_the_colors() -> None:
     content = bytes([9, 4, *range(12)]) + bytes([9, 5, *range(12, 24)])
     labels, pixels = records({"train.bin": content}, label_bytes=2, shape=(3, 2, 2))
     assert labels.tolist() == [4, 5]
@@ -45,7 +45,7 @@ def idx_file(shape: tuple[int, ...], data: bytes) -> bytes:
     return gzip.compress(bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + data)
 
 
-def test_idx_files_hold_grey_images_and_labels() -> None:
+def test_idx_files_hold_gray_images_and_labels() -> None:
     labels, pixels = idx(
         {"images.gz": idx_file((2, 1, 3), bytes(range(6))), "labels.gz": idx_file((2,), bytes([4, 2]))}
     )

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from slimcnn.datasets import Dataset, Normalisation
+from slimcnn.datasets import Dataset, Normalization
 from slimcnn.datasets.downloads import PublishedDataset, load_published
 from slimcnn.errors import DataError, RunError, SlimcnnError
 from slimcnn.files import cache_folder
@@ -361,9 +361,9 @@ def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.Mo
     assert tmp_path in cache_folder().parents
 
 
-def test_the_normalisation_is_not_touched_by_loading(tiny: Any, places: list[Path], tmp_path: Path) -> None:
+def test_the_normalization_is_not_touched_by_loading(tiny: Any, places: list[Path], tmp_path: Path) -> None:
     dataset = load(tiny.published(), tmp_path / "cache", places[0])
     everything = np.concatenate([dataset.train.pixels, dataset.validation.pixels]) / 255
-    assert dataset.normalisation == Normalisation(
+    assert dataset.normalization == Normalization(
         tuple(np.round(everything.mean((0, 2, 3)), 4).tolist()), tuple(np.round(everything.std((0, 2, 3)), 4).tolist())
     )

@@ -13,24 +13,24 @@ from PIL import Image
 from slimcnn.datasets import Dataset, load_dataset, sizing
 from slimcnn.errors import DataError
 
-COLOURS = {"blue": (10, 20, 200), "green": (10, 200, 20), "red": (200, 10, 20)}
+COLORS = {"blue": (10, 20, 200), "green": (10, 200, 20), "red": (200, 10, 20)}
 Paint = Callable[..., Path]
 
 
 @pytest.fixture
 def paint(tmp_path: Path) -> Paint:
-    """Write `count` images of one colour, each with its number in the corner, into `photos/part/class`."""
+    """Write `count` images of one color, each with its number in the corner, into `photos/part/class`."""
 
     def paint(
-        part: str, count: int, *, suffix: str = ".png", size: tuple[int, int] = (6, 4), grey: bool = False
+        part: str, count: int, *, suffix: str = ".png", size: tuple[int, int] = (6, 4), gray: bool = False
     ) -> Path:
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             folder = tmp_path / "photos" / part / name
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                image = Image.new("RGB", size, colour)
+                image = Image.new("RGB", size, color)
                 image.putpixel((0, 0), (number, number, number))
-                (image.convert("L") if grey else image).save(folder / f"{number}{suffix}")
+                (image.convert("L") if gray else image).save(folder / f"{number}{suffix}")
         return tmp_path / "photos"
 
     return paint
@@ -49,10 +49,10 @@ def test_a_folder_per_class_is_split_in_three_and_every_image_is_used_once(paint
     parts = [numbers(dataset, part) for part in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [21, 3, 6]
     assert set.union(*parts) == {(label, number) for label in range(3) for number in range(10)}
-    for label, colour in enumerate(COLOURS.values()):
+    for label, color in enumerate(COLORS.values()):
         pixels = dataset.train.pixels[dataset.train.labels == label]
         assert len(pixels) == 7
-        assert pixels[:, :, 1:, 1:].eq(torch.tensor(colour).view(3, 1, 1)).all()
+        assert pixels[:, :, 1:, 1:].eq(torch.tensor(color).view(3, 1, 1)).all()
 
 
 def test_the_seed_chooses_validation_images_and_never_test_images(paint: Paint) -> None:
@@ -70,7 +70,7 @@ def test_which_images_are_held_out_depends_on_their_names_alone(paint: Paint) ->
             sorted(candidates, key=lambda number: sha256(f"{key}/{name}/{number}.png".encode()).digest())[:count]
         )
 
-    for label, name in enumerate(COLOURS):
+    for label, name in enumerate(COLORS):
         held_out = [
             {number for each, number in numbers(dataset, part) if each == label} for part in ("test", "validation")
         ]
@@ -102,8 +102,8 @@ def test_the_usual_formats_are_read(paint: Paint, suffix: str) -> None:
         assert blue.tolist() == [10, 20, 200]
 
 
-def test_grey_images_give_one_channel_and_three_beside_a_coloured_one(paint: Paint) -> None:
-    folder = paint("", 10, grey=True)
+def test_gray_images_give_one_channel_and_three_beside_a_colored_one(paint: Paint) -> None:
+    folder = paint("", 10, gray=True)
     assert load_dataset(folder).shape == (1, 4, 6)
     Image.new("RGB", (6, 4), (1, 2, 3)).save(folder / "red" / "0.png")
     assert load_dataset(folder).shape == (3, 4, 6)
@@ -131,9 +131,9 @@ def test_a_picture_is_turned_the_way_the_camera_was_held(paint: Paint) -> None:
     assert (2, 99) in found
 
 
-def test_normalisation_is_measured_on_the_training_images(paint: Paint) -> None:
+def test_normalization_is_measured_on_the_training_images(paint: Paint) -> None:
     dataset = load_dataset(paint("", 10))
-    x = dataset.normalisation(dataset.train.pixels)
+    x = dataset.normalization(dataset.train.pixels)
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     assert dataset.augmentation.flip
 

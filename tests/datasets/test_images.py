@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimcnn.datasets import Augmentation, Dataset, Images, Normalisation
+from slimcnn.datasets import Augmentation, Dataset, Images, Normalization
 from slimcnn.errors import DataError
 
 
@@ -46,42 +46,42 @@ def test_limit_keeps_the_classes_shares_and_more_than_all_is_all() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 4)])
-def test_measured_normalisation_is_numpys_mean_and_deviation(shape: tuple[int, int, int]) -> None:
+def test_measured_normalization_is_numpys_mean_and_deviation(shape: tuple[int, int, int]) -> None:
     images = some(20, shape)
     scaled = images.pixels.numpy() / 255
-    measured = Normalisation.measured(images.pixels)
+    measured = Normalization.measured(images.pixels)
     np.testing.assert_allclose(measured.mean, scaled.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(measured.std, scaled.std((0, 2, 3)), rtol=1e-10)
 
 
-def test_normalised_pixels_have_mean_zero_and_deviation_one() -> None:
+def test_normalized_pixels_have_mean_zero_and_deviation_one() -> None:
     pixels = some(50).pixels
-    x = Normalisation.measured(pixels)(pixels)
+    x = Normalization.measured(pixels)(pixels)
     assert x.dtype == torch.float32
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
 
 
-def test_normalisation_is_the_usual_formula() -> None:
-    pixels, normal = some().pixels, Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+def test_normalization_is_the_usual_formula() -> None:
+    pixels, normal = some().pixels, Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (normal.mean, normal.std))
     torch.testing.assert_close(normal(pixels), (pixels.float() / 255 - mean) / std, atol=1e-6, rtol=1e-6)
 
 
-def test_images_of_a_single_grey_can_be_normalised() -> None:
+def test_images_of_a_single_gray_can_be_normalized() -> None:
     pixels = torch.full((2, 1, 3, 3), 7, dtype=torch.uint8)
-    assert Normalisation.measured(pixels)(pixels).abs().max() < 1e-5
+    assert Normalization.measured(pixels)(pixels).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(("mean", "std"), [((), ()), ((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((0.5,), (-1.0,))])
-def test_a_normalisation_that_makes_no_sense_is_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def test_a_normalization_that_makes_no_sense_is_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(DataError, match="found"):
-        Normalisation(mean, std)
+        Normalization(mean, std)
 
 
-def test_a_normalisation_for_other_channels_is_refused() -> None:
+def test_a_normalization_for_other_channels_is_refused() -> None:
     with pytest.raises(DataError, match="1 channels cannot serve images of 3"):
-        Normalisation((0.5,), (0.5,))(some().pixels)
+        Normalization((0.5,), (0.5,))(some().pixels)
 
 
 @pytest.mark.parametrize("wrong", [{"crop": -1}, {"cutout": -2}])
@@ -92,8 +92,8 @@ def test_a_negative_augmentation_is_refused(wrong: dict[str, int]) -> None:
 
 def dataset(**changes: object) -> Dataset:
     parts: dict[str, object] = {"train": some(), "validation": some(), "test": some()}
-    normal = Normalisation((0.5,) * 3, (0.5,) * 3)
-    return Dataset("mine", ("a", "b", "c"), **{**parts, **changes}, normalisation=normal, augmentation=Augmentation())  # type: ignore[arg-type]
+    normal = Normalization((0.5,) * 3, (0.5,) * 3)
+    return Dataset("mine", ("a", "b", "c"), **{**parts, **changes}, normalization=normal, augmentation=Augmentation())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

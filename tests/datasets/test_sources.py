@@ -43,7 +43,7 @@ def test_every_published_dataset_is_described_without_contradiction(name: str) -
     assert len(what.classes) * (what.train_each + what.test_each) == facts["images"]
     assert what.shape == facts["shape"]
     assert re.fullmatch("[0-9a-f]{64}", what.fingerprint)
-    assert len(what.normalisation.mean) == what.shape[0]
+    assert len(what.normalization.mean) == what.shape[0]
     assert 0 < what.validation < what.train_each * len(what.classes) / 2
     assert what.layouts
     assert what.origins
@@ -104,9 +104,9 @@ def test_the_seed_chooses_digits_to_validate_and_never_to_test() -> None:
     assert torch.equal(first.validation.pixels, again.validation.pixels)
 
 
-def test_digits_are_normalised_to_mean_zero_and_deviation_one() -> None:
+def test_digits_are_normalized_to_mean_zero_and_deviation_one() -> None:
     dataset = load_dataset("digits")
-    x = torch.cat([x for x, _ in batches(dataset.train, 100, normalisation=dataset.normalisation)])
+    x = torch.cat([x for x, _ in batches(dataset.train, 100, normalization=dataset.normalization)])
     assert abs(float(x.mean())) < 0.02
     assert abs(float(x.std()) - 1) < 0.02
 

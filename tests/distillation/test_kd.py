@@ -40,7 +40,7 @@ def test_equal_answers_cost_nothing_and_any_other_answer_costs_something():
 
 
 def test_the_gradient_is_that_of_the_paper_and_keeps_its_size_at_any_temperature():
-    """dL/dz = T (softmax(z / T) - softmax(v / T)) / n; about (z - v) / classes / n for large T and centred logits."""
+    """dL/dz = T (softmax(z / T) - softmax(v / T)) / n; about (z - v) / classes / n for large T and centered logits."""
     student, teacher = torch.randn(4, 10, requires_grad=True), torch.randn(4, 10)
     with torch.no_grad():
         student -= student.mean(1, keepdim=True)

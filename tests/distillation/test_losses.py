@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slimcnn.distillation.attention import attention_loss
-from slimcnn.distillation.centred_logit_mse import centred_logit_mse_loss
+from slimcnn.distillation.centered_logit_mse import centered_logit_mse_loss
 from slimcnn.distillation.dist import dist_loss
 from slimcnn.distillation.dkd import dkd_loss, nckd_loss, tckd_loss
 from slimcnn.distillation.fitnet import fitnet_loss, regressed
@@ -180,7 +180,7 @@ def test_dist_is_one_minus_correlations() -> None:
     assert dist_loss(student, teacher, T).item() == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_centred_logits_forget_a_constant() -> None:
+def test_centered_logits_forget_a_constant() -> None:
     student, teacher, _ = batch(5)
     expected = (
         sum(
@@ -190,8 +190,8 @@ def test_centred_logits_forget_a_constant() -> None:
         )
         / student.numel()
     )
-    assert centred_logit_mse_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
-    assert centred_logit_mse_loss(teacher + 100, teacher) < 1e-6
+    assert centered_logit_mse_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+    assert centered_logit_mse_loss(teacher + 100, teacher) < 1e-6
 
 
 def test_relations_of_samples_are_their_loops() -> None:
@@ -221,7 +221,7 @@ def test_attention_forgets_widths_and_loudness_and_features_meet_at_the_smaller_
 
 LOSSES = {
     "kd": lambda s, t, y: kd_loss(s, t, T), "scale_factor": scale_factor_loss, "tckd": tckd_loss, "nckd": nckd_loss,
-    "dkd": dkd_loss, "dist": lambda s, t, y: dist_loss(s, t), "centred": lambda s, t, y: centred_logit_mse_loss(s, t),
+    "dkd": dkd_loss, "dist": lambda s, t, y: dist_loss(s, t), "centered": lambda s, t, y: centered_logit_mse_loss(s, t),
 }  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def test_at_the_level_of_classes_the_teacher_sees_all_training_images_once_befor
     assert int(teacher.networks[0].calls) == 1  # a batch of 256 holds all of them
     assert last.terms["scale_factor"] > 0
     with torch.no_grad():
-        answers = network.eval()(data.normalisation(data.train.pixels))
+        answers = network.eval()(data.normalization(data.train.pixels))
     known = class_factors(answers, data.train.labels, 4.0)
     found = objective(student.eval(), x, y).terms["scale_factor"]
     torch.testing.assert_close(found, class_factor_loss(student(x), known, y, 4.0), rtol=1e-4, atol=1e-5)
@@ -150,7 +150,7 @@ def test_at_the_level_of_classes_the_teacher_sees_all_training_images_once_befor
 
 
 @pytest.mark.parametrize(
-    "name", ["kd", "scale_factor", "dkd", "nckd", "dist", "centred_logit_mse", "attention", "rkd", "fitnet"]
+    "name", ["kd", "scale_factor", "dkd", "nckd", "dist", "centered_logit_mse", "attention", "rkd", "fitnet"]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_registered_loss_teaches_a_network_and_a_cut_copy_of_it(name: str, dtype: torch.dtype) -> None:
@@ -230,7 +230,7 @@ def test_views_take_turns_and_images_keep_theirs_in_another_order(tmp_path: Path
     seen: list[dict[int, Tensor]] = []
     for epoch in range(3):
         feed = batches(
-            data.train, 8, normalisation=data.normalisation, augmentation=Augmentation(crop=2, flip=True), seed=5,
+            data.train, 8, normalization=data.normalization, augmentation=Augmentation(crop=2, flip=True), seed=5,
             epoch=epoch, view=epoch % 2,
         )  # fmt: skip
         numbers = indices(data.train, 8, seed=5, epoch=epoch)

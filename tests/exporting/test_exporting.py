@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import slimcnn
-from at_hand import Net, randomise
-from slimcnn.datasets import Normalisation
+from at_hand import Net, randomize
+from slimcnn.datasets import Normalization
 from slimcnn.errors import ExportError, SlimcnnError, UnknownName
 from slimcnn.exporting import (
     RUNTIMES,
@@ -56,7 +56,7 @@ def small(channels: int = 3) -> nn.Module:
 
     net = Net(run, stem=nn.Conv2d(channels, 8, 3, padding=1, bias=False), norm=nn.BatchNorm2d(8),
               down=nn.Conv2d(8, 8, 3, 2, 1), down_norm=nn.BatchNorm2d(8), head=nn.Linear(8, 4))  # fmt: skip
-    randomise(net)
+    randomize(net)
     return net.eval()
 
 
@@ -66,7 +66,7 @@ def test_a_fresh_process_answers_as_the_network_does_on_real_images(name: str, t
     net = small(1)
     before = source_digest(net)
     images = data.test.pixels[:24]
-    (file,) = export(net, torch.zeros(1, 1, 8, 8), name, out=tmp_path, images=images, normalization=data.normalisation,
+    (file,) = export(net, torch.zeros(1, 1, 8, 8), name, out=tmp_path, images=images, normalization=data.normalization,
                      classes=data.classes)  # fmt: skip
     assert (file.parity.status, file.parity.images, file.parity.agreement) == ("equal", 24, 100.0)
     assert file.parity.max_error is not None
@@ -75,7 +75,7 @@ def test_a_fresh_process_answers_as_the_network_does_on_real_images(name: str, t
     known = read_parity(tmp_path)[name]
     assert known["status"] == "equal"
     assert set(known["files"]) == {path.name for path in file.files}
-    x = data.normalisation(images[:1])
+    x = data.normalization(images[:1])
     there = open_in(formats[name].value.runtime, file.path, threads=1)(x)
     assert torch.allclose(there, net(x).detach(), atol=1e-4)
 
@@ -104,7 +104,7 @@ def test_images_of_any_size_work_or_are_refused(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", often(NAMES))
 def test_with_its_normalization_inside_a_file_takes_pixels_or_the_format_refuses(name: str, tmp_path: Path) -> None:
-    net, normal = small(), Normalisation((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    net, normal = small(), Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     options = {"images": pixels, "normalization": normal, "bake_normalization": True}
     if not formats[name].value.pixels:
@@ -120,7 +120,7 @@ def test_with_its_normalization_inside_a_file_takes_pixels_or_the_format_refuses
 def test_facts_are_inside_the_file_and_no_path_of_this_machine(tmp_path: Path) -> None:
     import onnx
 
-    net, normal = small(), Normalisation((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    net, normal = small(), Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     (file,) = export(net, torch.zeros(1, 3, 8, 8), out=tmp_path, classes=("a", "b", "c", "d"), normalization=normal)
     model = onnx.load(file.path)
     facts = {one.key: one.value for one in model.metadata_props}

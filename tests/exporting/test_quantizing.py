@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from at_hand import Net, randomise
-from slimcnn.datasets import Normalisation
+from at_hand import Net, randomize
+from slimcnn.datasets import Normalization
 from slimcnn.errors import ExportError, UnknownName
 from slimcnn.exporting import export, file_digest, formats, fresh_answers, open_in, read_parity, record, source_digest
 from slimcnn.exporting.quantizing import Accuracy, Engine, Quantized, engines, quantize
@@ -37,7 +37,7 @@ def small() -> nn.Module:
     torch.manual_seed(3)
     net = Net(run, stem=nn.Conv2d(3, 16, 3, padding=1, bias=False), norm=nn.BatchNorm2d(16),
               inner=nn.Conv2d(16, 16, 3, padding=1), inner_norm=nn.BatchNorm2d(16), head=nn.Linear(16, 4))  # fmt: skip
-    randomise(net)
+    randomize(net)
     return net.eval()
 
 
@@ -46,7 +46,7 @@ def images(n: int = 48) -> Tensor:
 
 
 def answered(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Images, labelled by the network itself: in float it is always right."""
+    """Images, labeled by the network itself: in float it is always right."""
     with torch.no_grad():
         return x, net(x).argmax(1)
 
@@ -256,7 +256,7 @@ def test_labels_must_be_as_many_as_images(tmp_path: Path) -> None:
 
 
 def test_a_float_file_of_the_same_network_is_used_with_its_fixed_batch_and_its_pixels(tmp_path: Path) -> None:
-    net, normal = small(), Normalisation((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    net, normal = small(), Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     pixels = torch.randint(0, 256, (9, 3, 8, 8), dtype=torch.uint8)
     example = torch.zeros(2, 3, 8, 8)
     (file,) = export(net, example, out=tmp_path, images=pixels, normalization=normal, bake_normalization=True,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import slimcnn
-from at_hand import Net, randomise
+from at_hand import Net, randomize
 from slimcnn.exporting.simplifying import fold_batch_norms, fold_constant_channels, pool_for_slices, simplify
 from slimcnn.layers.emptied import EmptyConv2d
 from slimcnn.pruning import Plan
@@ -31,7 +31,7 @@ def calls(graph: GraphModule) -> Counter[str]:
 
 def simplified(model: nn.Module, x: Tensor, rewrite: Callable[[GraphModule], None]) -> Counter[str]:
     """Apply a rewrite in float64, check that it changes nothing, and count what is left."""
-    randomise(model)
+    randomize(model)
     graph = graph_of(model, x)
     rewrite(graph)
     graph.graph.eliminate_dead_code()
@@ -110,7 +110,7 @@ def test_zeros_that_give_a_sum_its_shape_stay() -> None:
 
 def test_of_a_resnet_whose_blocks_are_emptied_their_work_is_gone() -> None:
     net = slimcnn.build("resnet20")
-    randomise(net)
+    randomize(net)
     graph = slimcnn.trace(net, torch.zeros(1, 3, 32, 32))
     inner = [group for group in graph.groups if group.branch][:4]
     plan = Plan(graph.fingerprint, {group.name: tuple(range(group.channels)) for group in inner})

@@ -122,7 +122,7 @@ def test_a_compiled_forward_is_left_behind() -> None:
     assert duplicate(model)._compiled_call_impl is None
 
 
-def test_parametrised_layers_are_copied() -> None:
+def test_parametrized_layers_are_copied() -> None:
     model = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 1))
     copied = duplicate(model).eval()
     assert torch.allclose(copied.weight, model.eval().weight)

@@ -39,8 +39,8 @@ def line_here(text: str) -> int:
     (lambda y: F.normalize(y, dim=1), "mixed over its channels"),
     (lambda y: y.softmax(1), "compared with each other"),
     (lambda y: y.cumsum(1), "compared with each other"),
-    (lambda y: F.layer_norm(y, y.shape[1:]), "normalised together: the statistics would change"),
-    (lambda y: F.group_norm(y, 2), "normalised together: the statistics would change"),
+    (lambda y: F.layer_norm(y, y.shape[1:]), "normalized together: the statistics would change"),
+    (lambda y: F.group_norm(y, 2), "normalized together: the statistics would change"),
     (lambda y: F.avg_pool1d(y.flatten(2).transpose(1, 2), 2).repeat(1, 1, 2).transpose(1, 2).unflatten(2, (8, 8)),
      "pooled or resampled together"),
     (lambda y: F.local_response_norm(y, 3), "pooled or resampled together"),
@@ -63,7 +63,7 @@ def test_layer_norm_over_channels_last_stays_with_its_reason() -> None:
               b=nn.Linear(8, 5))  # fmt: skip
     graph = traced(net)
     assert sizes(graph) == {}
-    assert reasons(graph) == {"a": {"normalised together: the statistics would change"}}
+    assert reasons(graph) == {"a": {"normalized together: the statistics would change"}}
     assert place_of(graph, "a").startswith("native_layer_norm in norm")
 
 

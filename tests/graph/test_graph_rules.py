@@ -41,11 +41,11 @@ def test_batch_norm_without_scale_has_no_norm_to_score() -> None:
     assert graph["0"].norms == ()
 
 
-def test_batch_norm_without_statistics_normalises_each_channel_by_itself() -> None:
+def test_batch_norm_without_statistics_normalizes_each_channel_by_itself() -> None:
     assert sizes(traced(between(nn.BatchNorm2d(8, track_running_stats=False)))) == {"0": 8}
 
 
-def test_instance_norm_normalises_each_channel_by_itself() -> None:
+def test_instance_norm_normalizes_each_channel_by_itself() -> None:
     graph = traced(between(nn.InstanceNorm2d(8, affine=True)), torch.zeros(2, 3, 8, 8))
     assert sizes(graph) == {"0": 8}
 
@@ -83,7 +83,7 @@ def test_depthwise_convolution_passes_its_channel_on() -> None:
     assert [axis.parameter for axis in graph["0"].filters] == ["0.weight"]
 
 
-def test_depthwise_convolution_with_multiplier_makes_neighbouring_channels() -> None:
+def test_depthwise_convolution_with_multiplier_makes_neighboring_channels() -> None:
     graph = traced(between(Conv(8, 16, 3, groups=8), read=16))
     pairs = [[2 * c, 2 * c + 1] for c in range(8)]
     assert owned(graph, "0")["1.weight 0"] == pairs
@@ -167,7 +167,7 @@ def test_weights_joined_on_the_way_own_their_part() -> None:
     assert owned(graph, "b")["c.weight 1"] == [[c] for c in range(4, 10)]
 
 
-def test_standardised_weights_lock_what_they_read_and_free_what_they_make() -> None:
+def test_standardized_weights_lock_what_they_read_and_free_what_they_make() -> None:
     def run(n: Net, x: torch.Tensor) -> torch.Tensor:
         weight = n.b.weight
         weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / (weight.std((1, 2, 3), keepdim=True) + 1e-5)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from traced import half_of_everything, image, law_holds, reasons, sizes, traced
 
-from at_hand import Net, randomise
+from at_hand import Net, randomize
 from slimcnn.errors import ModelError
 from slimcnn.graph import trace
 
@@ -51,7 +51,7 @@ def guest() -> nn.Module:
     """A network with everything that could be disturbed."""
     model = nn.Sequential(Conv(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(), Conv(8, 6, 1), nn.BatchNorm2d(6),
                           nn.utils.parametrizations.spectral_norm(Conv(6, 6, 1)), Conv(6, 5, 1))  # fmt: skip
-    randomise(model)
+    randomize(model)
     model.train()
     model[1].eval()
     model[4].weight.requires_grad_(False)

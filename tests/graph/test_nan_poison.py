@@ -1,8 +1,8 @@
 """An oracle that knows nothing of channel ids: put NaN into one channel and see where NaN is read.
 
-Each sample of a batch carries the poison of one channel.  Convolutions and linear layers (depthwise ones apart: they
+Each sample of a batch carries the poison of one channel. Convolutions and linear layers (depthwise ones apart: they
 pass channels on) write down which of their input channels hold NaN and go on with zeros instead, so that
-only what reads the channel directly is found.  What is found must be what the graph says.
+only what reads the channel directly is found. What is found must be what the graph says.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from at_hand import randomise, some_channels
+from at_hand import randomize, some_channels
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, mask, prune, verify
 
@@ -57,8 +57,8 @@ def law_holds(model: nn.Module, graph: ChannelGraph, seeds: int = 4) -> int:
 
 
 def traced(model: nn.Module, example: Any = None) -> ChannelGraph:
-    """Trace, and hold the law; networks of these tests have random normalisation."""
-    randomise(model)
+    """Trace, and hold the law; networks of these tests have random normalization."""
+    randomize(model)
     graph = trace(model, image() if example is None else example)
     assert law_holds(model, graph) > 0 or not graph.groups
     return graph

@@ -1,4 +1,4 @@
-"""prune == mask for every network of ours, statistics and affine values randomised first; costs are as predicted."""
+"""prune == mask for every network of ours, statistics and affine values randomized first; costs are as predicted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import slimcnn
-from at_hand import randomise
+from at_hand import randomize
 from slimcnn.models import networks, preprocessing
 from slimcnn.pruning.verify import verify
 
@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", [entry.name for entry in networks])
 def test_the_pruned_network_is_the_masked_network(name: str) -> None:
     net = slimcnn.build(name, **SMALL.get(name, {}))
-    randomise(net)
+    randomize(net)
     shape = preprocessing(net).input
     assert shape is not None
     before = {key: value.clone() for key, value in net.state_dict().items()}

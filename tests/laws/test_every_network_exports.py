@@ -9,7 +9,7 @@ import torch
 from torch.fx import Graph
 
 import slimcnn
-from at_hand import randomise
+from at_hand import randomize
 from laws.test_every_network import SMALL
 from slimcnn.exporting import prepare, write_model
 from slimcnn.exporting.parity import compare
@@ -33,7 +33,7 @@ OFTEN = {"resnet8"}
 )
 def test_a_pruned_network_answers_in_every_runtime_as_in_pytorch(name: str, tmp_path: Path) -> None:
     net = slimcnn.build(name, **SMALL.get(name, {}))
-    randomise(net)
+    randomize(net)
     shape = preprocessing(net).input
     assert shape is not None
     graph = slimcnn.trace(net, torch.zeros(1, *shape))

@@ -64,9 +64,9 @@ def assert_law(subject: zoo_networks.Subject, ratio: float = 0.5) -> float:
     assert (graph.peak_memory(counts), graph.bytes(counts)) == (size.peak_memory, size.bytes)
     assert graph.params(counts) == sum(p.numel() for p in small.parameters()) < graph.params()
     left = graph.macs(counts) / graph.macs()
-    judgement = zoo_law.judge(copy.deepcopy(model), small, codes, example)
-    assert judgement.equal, judgement
-    assert judgement.change > 1e-6, "the removed channels had no influence: nothing was tested"
+    judgment = zoo_law.judge(copy.deepcopy(model), small, codes, example)
+    assert judgment.equal, judgment
+    assert judgment.change > 1e-6, "the removed channels had no influence: nothing was tested"
     return left
 
 

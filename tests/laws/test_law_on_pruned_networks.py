@@ -47,9 +47,9 @@ def test_a_network_that_was_cut_unevenly_is_cut_again_and_both_cuts_together_are
     assert len(left_of_each(subject.model, once)) > 3
     twice, second = cut(once, subject.example, Target(pruning_ratio=0.5), "random")
     assert second < 0.5
-    judgement = zoo_law.judge(subject.model, twice, codes, subject.example)
-    assert judgement.equal, judgement
-    assert judgement.change > 1e-6
+    judgment = zoo_law.judge(subject.model, twice, codes, subject.example)
+    assert judgment.equal, judgment
+    assert judgment.change > 1e-6
 
 
 def test_networks_that_their_authors_pruned_have_uneven_widths() -> None:

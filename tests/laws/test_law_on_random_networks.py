@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from at_hand import randomise, some_channels
+from at_hand import randomize, some_channels
 from slimcnn.graph import trace
 from slimcnn.layers.channel_pad import ChannelPad
 from slimcnn.pruning import mask, prune, verify
@@ -84,7 +84,7 @@ BLOCKS: dict[str, Callable[[int, int], Block]] = {
     "flip": lambda read, width: Block(read, lambda x: x.flip(1)),
     "again and again": lambda read, width: Block(read, lambda x, a: x + a(x + a(x)), made(read, read)),
     "a written size": lambda read, width: Block(read, lambda x: x.view(-1, read, 4, 4)),
-    "normalised": lambda read, width: Block(read, lambda x, a: a(x), nn.GroupNorm(2, read)),
+    "normalized": lambda read, width: Block(read, lambda x, a: a(x), nn.GroupNorm(2, read)),
     "scaled": lambda read, width: Block(read, lambda x, a: a(x), nn.PReLU(read)),
     "unstacked": lambda read, width: Block(read, lambda x: torch.stack([y.relu() for y in x.unbind(1)], 1)),
     "picked": lambda read, width: Block(read, lambda x: x + x[:, 1:2].sigmoid()),
@@ -177,7 +177,7 @@ def network(chain: list[tuple[str, int]]) -> nn.Module:
 def test_the_law_holds_on_any_chain_of_blocks(chain: list[tuple[str, int]], seed: int) -> None:
     torch.manual_seed(seed)
     model = network(chain)
-    randomise(model)
+    randomize(model)
     graph = trace(model, torch.zeros(1, 3, 4, 4))
     event("something to cut" if graph.groups else "nothing to cut")
     for turn in range(2):

@@ -18,7 +18,7 @@ from law_networks import NETWORKS, REGISTERED
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from at_hand import randomise
+from at_hand import randomize
 from slimcnn.errors import CriterionError, ModelError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.execution import outputs_of
@@ -34,11 +34,11 @@ CRITERIA = [entry.name for entry in criteria]
 def prepared(name: str) -> tuple[nn.Module, ChannelGraph]:
     torch.manual_seed(0)
     model = ALL[name]()
-    randomise(model)
+    randomize(model)
     return model, trace(model, torch.zeros(1, 3, 32, 32) if name in REGISTERED else torch.zeros(1, 3, 8, 8))
 
 
-def labelled(model: nn.Module, graph: ChannelGraph) -> list[tuple[Tensor, Tensor]]:
+def labeled(model: nn.Module, graph: ChannelGraph) -> list[tuple[Tensor, Tensor]]:
     """Two batches with labels of whatever shape the network's first output asks for."""
     generator = torch.Generator().manual_seed(4)
     batches = []
@@ -71,7 +71,7 @@ def test_the_pruned_network_is_the_masked_network(name: str, criterion: str) -> 
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     try:
         scores = score(
-            model, graph, criterion, labelled(model, graph) if criterion in ("taylor", "reconstruction") else None
+            model, graph, criterion, labeled(model, graph) if criterion in ("taylor", "reconstruction") else None
         )
     except CriterionError:
         assert criterion in ("bn_scale", "gfr")

@@ -97,7 +97,7 @@ def test_adding_changes_neither_summand():
 
 
 def test_no_change_leaves_less():
-    """The solution is where the penalised sum of squares has its minimum: any step from it makes that larger."""
+    """The solution is where the penalized sum of squares has its minimum: any step from it makes that larger."""
     x, r = rows()
     sums, penalty = Sums.of(x, r), 0.3
     change, shift = solve(sums, penalty, shifting=True)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from at_hand import Net, randomise
+from at_hand import Net, randomize
 from slimcnn.linear.layerwise_replay import LayerwiseReplay, Operation, Shelf, computes
 
 Conv = nn.Conv2d
@@ -183,7 +183,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize(("name", "step"), [("resnet18", 7), ("densenet", 5), ("shufflenet", 23), ("googlenet", 40)])
 def test_the_same_on_networks_of_torchvision(name, step):
     model = NETWORKS[name]().eval()
-    randomise(model)
+    randomize(model)
     go_through(model, [torch.randn(2, 3, 64, 64), torch.randn(3, 3, 64, 64)], step, limit=2**20)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import slimcnn
-from at_hand import randomise
+from at_hand import randomize
 from slimcnn.checkpoints import load, save
 from slimcnn.errors import ModelError
 from slimcnn.layers.shifts import GroupedShift
@@ -171,7 +171,7 @@ def test_an_impossible_image_size_is_refused(name: str) -> None:
 def test_the_two_orders_of_shifts_are_one_network_with_hidden_channels_renamed(name: str) -> None:
     small = {"image_size": 32} if takes(name, "image_size") else {}
     blocks, interleaved = (build(name, num_classes=5, order=order, **small) for order in ("blocks", "interleaved"))
-    randomise(blocks)
+    randomize(blocks)
     state = blocks.state_dict()
     for layer, module in blocks.named_modules():
         if isinstance(module, GroupedShift):
@@ -207,7 +207,7 @@ def test_pruned_it_saves_loads_and_exports(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     arguments = {"image_size": 32} if takes(name, "image_size") else {}
     net = build(name, num_classes=10, width=0.5, **arguments)
-    randomise(net)
+    randomize(net)
     x = torch.randn(2, 3, 32, 32)
     graph = slimcnn.trace(net, x[:1])
     plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(pruning_ratio=0.4))

@@ -18,7 +18,7 @@ from torch import nn
 import slimcnn
 from slimcnn.checkpoints import read_information
 from slimcnn.cli import main
-from slimcnn.datasets import Normalisation
+from slimcnn.datasets import Normalization
 from slimcnn.errors import ModelError, RunError
 from slimcnn.playground import Playground, contents, page, playground_of, render_playground
 from slimcnn.reporting import storing
@@ -52,7 +52,7 @@ def test_the_page_of_a_run_knows_its_networks_classes_numbers_and_test_images(fi
     assert dict(what.networks[0].facts)["test top-1"] == f"{report['before']['top1']:.2f} %"
     assert "(× 0.50)" in dict(what.networks[1].facts)["MACs"]
     assert (what.classes, what.input) == (tuple("0123456789"), (1, 8, 8))
-    assert what.normalisation == slimcnn.load_dataset("digits").normalisation
+    assert what.normalization == slimcnn.load_dataset("digits").normalization
     test = slimcnn.load_dataset("digits").test
     assert len(what.samples) == 7
     for sample in what.samples:
@@ -107,7 +107,7 @@ def test_a_curve_is_refused_with_the_folders_of_its_sizes(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("network", "shape", "message"),
     [
-        (nn.Flatten(), (4, 2, 2), r"takes images \(4, 2, 2\): a browser gives grey"),
+        (nn.Flatten(), (4, 2, 2), r"takes images \(4, 2, 2\): a browser gives gray"),
         (nn.Identity(), (1, 2, 2), r"returns \(1, 1, 2, 2\) for one image: the page shows classifiers"),
     ],
 )
@@ -170,7 +170,7 @@ def test_the_page_of_a_run_answers_what_its_checkpoints_answer(finished: Path, t
 
 def probabilities(checkpoint: Path, what: Playground) -> torch.Tensor:
     pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(what.samples[0].png))))[None, None]
-    information = read_information(checkpoint)["normalisation"]
-    normalize = Normalisation(tuple(information["mean"]), tuple(information["std"]))
+    information = read_information(checkpoint)["normalization"]
+    normalize = Normalization(tuple(information["mean"]), tuple(information["std"]))
     with torch.no_grad():
         return slimcnn.load(checkpoint)(normalize(pixels))[0].softmax(0)

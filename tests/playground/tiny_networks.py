@@ -10,7 +10,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageOps
 
-from slimcnn.datasets import Normalisation
+from slimcnn.datasets import Normalization
 from slimcnn.playground import Playground, Sample, ShownNetwork
 
 CLASSES = ("cat", "dog", "a <b>bold</b> & \"quoted\" 'class'", "</script><script>alert(1)</script>", "ship", "frog")
@@ -71,7 +71,7 @@ def playground(channels: int = 3, height: int = 16, width: int = 16, n_samples: 
         ),
         classes=CLASSES,
         input=(channels, height, width),
-        normalisation=Normalisation(MEANS[channels], STDS[channels]),
+        normalization=Normalization(MEANS[channels], STDS[channels]),
         samples=tuple(samples),
     )
 
@@ -86,7 +86,7 @@ def fitted(image: Image.Image, what: Playground) -> np.ndarray:
 
 def answers(what: Playground, pixels: np.ndarray) -> list[np.ndarray]:
     """Each network's probabilities for pixels (c, h, w), by ONNX Runtime in Python."""
-    mean, std = (np.array(each).reshape(-1, 1, 1) for each in (what.normalisation.mean, what.normalisation.std))
+    mean, std = (np.array(each).reshape(-1, 1, 1) for each in (what.normalization.mean, what.normalization.std))
     found = []
     for network in what.networks:
         session = onnxruntime.InferenceSession(network.onnx, providers=["CPUExecutionProvider"])

@@ -16,7 +16,7 @@ from slimcnn.layers.emptied import EMPTY, make_empty
 from slimcnn.pruning import Plan, Target, allocate, mask, prune, score, verify
 
 
-def randomised(name: str, **options: float) -> nn.Module:
+def randomized(name: str, **options: float) -> nn.Module:
     torch.manual_seed(0)
     model = slimcnn.build(name, **options)
     for module in model.modules():
@@ -38,7 +38,7 @@ def test_the_inside_of_residual_branches_may_go_and_streams_may_not() -> None:
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet164"])
 def test_a_branch_without_channels_adds_its_constant_and_costs_nothing(name: str, tmp_path: Path) -> None:
-    model = randomised(name, **({"width": 0.25} if name == "resnet164" else {}))
+    model = randomized(name, **({"width": 0.25} if name == "resnet164" else {}))
     graph = graph_of(model)
     scores = score(model, graph, "l2")
     gone = Target(per_layer={"layer2.1.*": 1.0, "layer3.0.*": 1.0}, min_channels=0)
@@ -65,14 +65,14 @@ def test_a_branch_without_channels_adds_its_constant_and_costs_nothing(name: str
 
 
 def test_what_only_a_vanished_layer_reads_goes_along() -> None:
-    model = randomised("resnet164", width=0.25)
+    model = randomized("resnet164", width=0.25)
     graph = graph_of(model)
     plan = allocate(graph, score(model, graph, "l2"), Target(per_layer={"layer1.2.conv2": 1.0}, min_channels=0))
     assert len(plan.removed["layer1.2.conv1"]) == graph["layer1.2.conv1"].channels
 
 
 def test_global_ranking_may_remove_branches_where_that_is_allowed() -> None:
-    model = randomised("resnet20")
+    model = randomized("resnet20")
     with torch.no_grad():
         for part in (model.layer1[1].conv1, model.layer1[1].bn1):
             part.weight.mul_(1e-3)
@@ -86,7 +86,7 @@ def test_global_ranking_may_remove_branches_where_that_is_allowed() -> None:
 
 
 def test_lower_targets_come_into_reach() -> None:
-    model = randomised("resnet20")
+    model = randomized("resnet20")
     graph = graph_of(model)
     scores = score(model, graph, "l2")
     with pytest.raises(TargetUnreachable):
@@ -120,7 +120,7 @@ def test_an_empty_convolution_is_one_whose_weights_are_zero(kind: int, options: 
 @pytest.mark.parametrize("name", ["as_net", "shift_resnet20", "shiftnet_b", "fe_net"])
 def test_branches_of_shifts_may_go_too(name: str, tmp_path: Path) -> None:
     small_images = {"image_size": 32, "num_classes": 10} if name in ("shiftnet_b", "fe_net") else {}
-    model = randomised(name, width=0.5, **small_images).eval()
+    model = randomized(name, width=0.5, **small_images).eval()
     graph = graph_of(model)
     names = [group.name for group in graph.groups if group.branch][:2]
     assert len(names) == 2

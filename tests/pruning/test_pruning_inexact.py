@@ -1,4 +1,4 @@
-"""Channels that are normalised together: they stay, or go with a verdict that says why equality cannot be."""
+"""Channels that are normalized together: they stay, or go with a verdict that says why equality cannot be."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def image() -> Tensor:
     return torch.zeros(1, 3, 8, 8)
 
 
-def test_channels_that_are_normalised_together_stay_by_default() -> None:
+def test_channels_that_are_normalized_together_stay_by_default() -> None:
     for model, layer in ((with_group_norm(), "0"), (Channelwise(), "stem")):
         reasons = {lock.layer: lock.reason for lock in trace(model, image()).locked}
-        assert reasons[layer] == "normalised together: the statistics would change"
+        assert reasons[layer] == "normalized together: the statistics would change"
 
 
 def test_with_inexact_they_go_and_the_verdict_says_why_equality_cannot_be() -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import slimcnn
-from at_hand import Net, randomise
+from at_hand import Net, randomize
 from slimcnn.errors import CriterionError, DataError, TargetError
 from slimcnn.pruning.criteria.reconstruction import removal_costs
 from slimcnn.pruning.input_statistics import Reading, readings_of
@@ -32,16 +32,16 @@ def rows(n: int, f: int, seed: int = 0) -> Tensor:
     return torch.randn(n, f, generator=generator, dtype=torch.float64) @ mixing
 
 
-def labelled(images: Tensor) -> list[tuple[Tensor, Tensor]]:
+def labeled(images: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(x, torch.zeros(len(x), dtype=torch.long)) for x in images.split(8)]
 
 
 def least_error(x: Tensor, weight: Tensor, kept: list[int]) -> float:
     """What least squares cannot make of a layer's outputs from some of its inputs, as a share."""
-    centred = x - x.mean(0)
-    made = centred @ weight.T
-    found = torch.linalg.lstsq(centred[:, kept], made, driver="gelsd").solution
-    return float((made - centred[:, kept] @ found).square().sum() / made.square().sum())
+    centered = x - x.mean(0)
+    made = centered @ weight.T
+    found = torch.linalg.lstsq(centered[:, kept], made, driver="gelsd").solution
+    return float((made - centered[:, kept] @ found).square().sum() / made.square().sum())
 
 
 @pytest.mark.parametrize("kernel", [1, 2])
@@ -99,7 +99,7 @@ NETWORKS = {
 def test_readings_make_what_the_layer_makes(kind: str) -> None:
     torch.manual_seed(0)
     model = NETWORKS[kind]().eval()
-    randomise(model)
+    randomize(model)
     images = torch.randn(6, 3, 8, 8)
     graph = slimcnn.trace(model, images[:1])
     found = readings_of(model, graph, [images])
@@ -131,7 +131,7 @@ def test_a_group_that_only_a_computed_weight_reads_keeps_all_its_channels() -> N
                 a=Conv(3, 6, 1), b=Conv(6, 5, 1), c=Conv(5, 4, 1))  # fmt: skip
     images = torch.randn(8, 3, 8, 8)
     graph = slimcnn.trace(model, images[:1])
-    scores = slimcnn.score(model, graph, "reconstruction", data=labelled(images))
+    scores = slimcnn.score(model, graph, "reconstruction", data=labeled(images))
     assert scores.unscored == {"a": "no layer that reads these channels can be followed"}
 
 
@@ -143,7 +143,7 @@ def test_a_duplicated_channel_is_cut_and_least_squares_makes_up_for_it_exactly()
         model[0].bias[4:] = model[0].bias[:2]
     images = torch.randn(16, 3, 10, 10)
     graph = slimcnn.trace(model, images[:1])
-    scores = slimcnn.score(model, graph, "reconstruction", data=labelled(images))
+    scores = slimcnn.score(model, graph, "reconstruction", data=labeled(images))
     plan = slimcnn.allocate(graph, scores, slimcnn.Target(pruning_ratio=0.34))
     assert len({0, 4} & set(plan.removed["0"])) == 1
     assert len({1, 5} & set(plan.removed["0"])) == 1
@@ -209,7 +209,7 @@ def test_channels_are_not_free_where_what_reads_them_cannot_be_followed(ordinary
 def test_channels_that_something_reads_unseen_are_not_scored() -> None:
     model, images = weight_computed(1.0), torch.randn(64, 3, 4, 4)
     graph = slimcnn.trace(model, images[:1])
-    found = slimcnn.score(model, graph, "reconstruction", data=labelled(images))
+    found = slimcnn.score(model, graph, "reconstruction", data=labeled(images))
     assert found.unscored == {"b": "d.weight reads these channels too and cannot be followed"}
 
 
@@ -217,7 +217,7 @@ def test_channels_that_something_reads_unseen_are_not_scored() -> None:
 def test_sensitivity_leaves_the_network_as_it_was_and_its_plans_obey_the_law(kind: str) -> None:
     torch.manual_seed(0)
     model = NETWORKS[kind]().train()
-    randomise(model)
+    randomize(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(12, 3, 8, 8)
     graph = slimcnn.trace(model, images[:1])

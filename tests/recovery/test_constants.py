@@ -7,7 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 import slimcnn
-from at_hand import Net, randomise
+from at_hand import Net, randomize
 from slimcnn.recovery import FoldedConstants, fold_constants
 
 Conv, Norm = nn.Conv2d, nn.BatchNorm2d
@@ -42,7 +42,7 @@ def sequence(padding: int, bias: bool, norm: bool) -> nn.Module:
         Conv(3, 8, 3, bias=False), Norm(8), nn.SiLU(), Conv(8, 8, 3, padding=padding, bias=bias),
         Norm(8) if norm else nn.Identity(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
     ).eval()  # fmt: skip
-    randomise(model)
+    randomize(model)
     return model
 
 
@@ -74,7 +74,7 @@ def test_networks_come_nearer_to_what_they_were() -> None:
     for model, size in ((slimcnn.build("vgg11", width=0.25), 32), (slimcnn.build("resnet20"), 32),
                         (torchvision.models.resnet18(), 64)):  # fmt: skip
         model = model.eval()
-        randomise(model)
+        randomize(model)
         before, after, folded = errors(model, torch.randn(2, 3, size, size))
         assert folded.inside
         assert after < 0.8 * before

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from at_hand import Net, randomise, some_channels
+from at_hand import Net, randomize, some_channels
 from laws.test_law_on_random_networks import network
 from slimcnn.errors import DataError
 from slimcnn.graph import ChannelGraph, trace
@@ -135,7 +135,7 @@ READERS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_what_mixes_from_what_is_left_is_made_again(reader):
     model = READERS[reader]()
-    randomise(model)
+    randomize(model)
     case = Case(model, without("a", 4, 5, 6, 7))
     x = case.images(16)
     before = case.apart(x)
@@ -230,7 +230,7 @@ def test_a_branch_makes_up_through_its_norm():
         lambda n, x: (n.d(n.a(x)) + n.n(n.c(n.b(x)))).relu(), a=Conv(3, 3, 1), d=Conv(3, 4, 1), b=Conv(3, 8, 1),
         c=Conv(8, 4, 1, bias=False), n=nn.BatchNorm2d(4),
     )  # fmt: skip
-    randomise(model)
+    randomize(model)
     model.n.weight.data[1] *= -1
     case = Case(model, without("a", 1))
     x = case.images(16)
@@ -252,7 +252,7 @@ def test_what_a_norm_silences_is_left_alone():
 
 def test_layers_before_the_cut_keep_every_bit():
     model = nn.Sequential(Conv(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), Conv(6, 8, 1), nn.ReLU(), Conv(8, 4, 1))
-    randomise(model)
+    randomize(model)
     case = Case(model, without("3", 0, 1, 2))
     before = {name: tensor.clone() for name, tensor in case.small.state_dict().items()}
     found = case.solve()
@@ -272,7 +272,7 @@ CHAINS: dict[int, list[tuple[str, int]]] = {
     1: [("residual", 12), ("grouped", 16), ("residual", 8)],
     2: [("dense", 8), ("depthwise", 12), ("convolution", 12)],
     3: [("transposed in groups", 8), ("two branches", 16), ("halves", 8)],
-    4: [("gate", 12), ("shuffle", 8), ("transposed", 16), ("normalised", 8)],
+    4: [("gate", 12), ("shuffle", 8), ("transposed", 16), ("normalized", 8)],
     5: [("kept width", 8), ("convolution", 16), ("checkpointed", 8)],
     6: [("weight norm", 8), ("convolution", 12), ("again and again", 8), ("scaled", 8)],
     7: [("assigned", 16), ("pixels", 8), ("parts added", 8), ("residual", 8)],
@@ -288,7 +288,7 @@ CHAINS: dict[int, list[tuple[str, int]]] = {
 def test_on_images_held_out_no_layer_and_no_network_comes_out_worse(seed):
     torch.manual_seed(seed)
     model = network(CHAINS[seed])
-    randomise(model)
+    randomize(model)
     case = Case(model, cut(seed), torch.float32, side=4)
     x = case.images(32)
     held_out = x[HELD_OUT - 1 :: HELD_OUT]
@@ -346,7 +346,7 @@ def ordinary(seed: int = 0, dtype: torch.dtype = torch.float64) -> Case:
         Conv(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), Conv(8, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 4),
     )  # fmt: skip
-    randomise(model)
+    randomize(model)
     return Case(model, cut(2), dtype)
 
 
@@ -362,11 +362,11 @@ def test_how_images_are_cut_into_batches_makes_no_difference(cuts):
 
 
 def test_labels_and_empty_batches_are_passed_over():
-    plain, labelled = ordinary(), ordinary()
+    plain, labeled = ordinary(), ordinary()
     images = plain.images(24)
     plain.solve([images])
-    labelled.solve(iter([(images[:20], torch.zeros(20)), images[:0], (images[20:], torch.zeros(4), "names")]))
-    for one, other in zip(plain.small.state_dict().values(), labelled.small.state_dict().values(), strict=True):
+    labeled.solve(iter([(images[:20], torch.zeros(20)), images[:0], (images[20:], torch.zeros(4), "names")]))
+    for one, other in zip(plain.small.state_dict().values(), labeled.small.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -540,7 +540,7 @@ class Blocks(nn.Module):
 
 def test_emptied_branches_are_passed_by():
     model = Blocks()
-    randomise(model)
+    randomize(model)
     case = Case(model, lambda graph: Plan(graph.fingerprint, {
         **without("stem", 0, 1)(graph).removed, **without("first.0", *range(6))(graph).removed
     }))  # fmt: skip
@@ -554,7 +554,7 @@ def test_emptied_branches_are_passed_by():
 
 def test_a_target_may_empty_branches():
     model = Blocks()
-    randomise(model)
+    randomize(model)
     target = Target(pruning_ratio=0.3, per_layer={"first.0": 1.0}, min_channels=0)
     case = Case(model, lambda graph: allocate(graph, score(model, graph, "l1"), target))
     assert any(len(gone) == 6 for gone in case.plan.removed.values())

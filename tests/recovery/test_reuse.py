@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import slimcnn
-from at_hand import randomise
+from at_hand import randomize
 from slimcnn.errors import DataError, ModelError
 from slimcnn.recovery import reuse_features
 from slimcnn.recovery.reuse import _matched
@@ -100,7 +100,7 @@ VARIANTS = ["pair", "chain", "half", "dense", "pair,transition=concat", "half,tr
 def test_it_brings_every_rewritten_network_nearer_to_the_original(network: str, rewrite: str) -> None:
     torch.manual_seed(0)
     original = slimcnn.build(network, width=0.25).eval()
-    randomise(original)
+    randomize(original)
     state = {name: tensor.clone() for name, tensor in original.state_dict().items()}
     random = slimcnn.replace(original, f"feature_reuse:variant={rewrite}")
     small = slimcnn.replace(original, f"feature_reuse:variant={rewrite}")

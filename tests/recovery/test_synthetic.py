@@ -29,7 +29,7 @@ def real_images(n: int, seed: int = 1) -> torch.Tensor:
 
 def test_norms_see_on_them_what_they_remember() -> None:
     net = trained_looking().requires_grad_(False)
-    made = slimcnn.synthesise(net, (3, 12, 12), images=32, steps=150)
+    made = slimcnn.synthesize(net, (3, 12, 12), images=32, steps=150)
     noise = torch.randn(32, 3, 12, 12)
     for depth in (0, 3):
         norm = net[depth + 1]
@@ -47,7 +47,7 @@ def test_least_squares_on_them_helps_on_real_images() -> None:
     small = slimcnn.prune(net, graph, plan)
     judges = real_images(64, seed=2)
     before = (small(judges) - net(judges)).square().mean()
-    slimcnn.least_squares(small, net, graph, plan, [slimcnn.synthesise(net, (3, 12, 12), images=32, steps=60)])
+    slimcnn.least_squares(small, net, graph, plan, [slimcnn.synthesize(net, (3, 12, 12), images=32, steps=60)])
     assert (small(judges) - net(judges)).square().mean() < 0.5 * before
 
 
@@ -55,7 +55,7 @@ def test_a_seed_makes_the_same_images_and_the_network_stays_as_it_was() -> None:
     net = trained_looking().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     flags = [parameter.requires_grad for parameter in net.parameters()]
-    one, again = (slimcnn.synthesise(net, (3, 12, 12), images=4, steps=3, seed=5) for _ in range(2))
+    one, again = (slimcnn.synthesize(net, (3, 12, 12), images=4, steps=3, seed=5) for _ in range(2))
     assert torch.equal(one, again)
     assert not one.requires_grad
     assert net.training
@@ -65,4 +65,4 @@ def test_a_seed_makes_the_same_images_and_the_network_stays_as_it_was() -> None:
 
 def test_a_network_without_batch_norm_is_refused() -> None:
     with pytest.raises(ModelError, match="give real images"):
-        slimcnn.synthesise(nn.Sequential(nn.Conv2d(3, 4, 1)), (3, 8, 8))
+        slimcnn.synthesize(nn.Sequential(nn.Conv2d(3, 4, 1)), (3, 8, 8))

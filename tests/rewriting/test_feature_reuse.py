@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import slimcnn
-from at_hand import Net, randomise
+from at_hand import Net, randomize
 from slimcnn.errors import CheckpointError, ModelError, UnknownName
 from slimcnn.layers.reusing import FeatureReuse, ReusingBlock, units_in
 from slimcnn.pruning import verify
@@ -67,7 +67,7 @@ def prepared(kind: str, rewrite: str = "feature_reuse") -> tuple[nn.Module, nn.M
     torch.manual_seed(0)
     model = make().eval()
     small = slimcnn.replace(model, rewrite, example)
-    randomise(small)
+    randomize(small)
     return model, small, torch.randn(2, *example.shape[1:])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import slimcnn
-from at_hand import Net, randomise, some_channels
+from at_hand import Net, randomize, some_channels
 from slimcnn.errors import CriterionError, ModelError, RecipeError
 from slimcnn.layers.relating import MOMENTUM, fold, relate, relating_of, relations_in
 from slimcnn.objectives import SparseScales, spread
@@ -43,11 +43,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 
 
 def prepared(kind: str, mode: str = "mean") -> tuple[nn.Module, nn.Module, Tensor]:
-    """A network that hides nothing, its copy with relations as if they had learnt something, and an input."""
+    """A network that hides nothing, its copy with relations as if they had learned something, and an input."""
     make, example = NETWORKS[kind]
     torch.manual_seed(0)
     model = make().eval()
-    randomise(model)
+    randomize(model)
     related = slimcnn.insert_relations(model, example, mode)
     return model, related, torch.randn(4, *example.shape[1:])
 

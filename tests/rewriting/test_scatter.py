@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 import slimcnn
-from at_hand import Net, randomise, some_channels
+from at_hand import Net, randomize, some_channels
 from slimcnn.errors import CheckpointError, ModelError, TargetError
 from slimcnn.layers.placing import Gathering, Scattering, place, placing_of
 from slimcnn.linear.layers import layers_of
@@ -49,7 +49,7 @@ def prepared(kind: str) -> tuple[nn.Module, nn.Module, slimcnn.ChannelGraph]:
     make, example = NETWORKS[kind]
     torch.manual_seed(0)
     model = make().eval()
-    randomise(model)
+    randomize(model)
     rewritten = slimcnn.scatter(model, example)
     return model, rewritten, slimcnn.trace(rewritten, example)
 
@@ -233,7 +233,7 @@ def test_least_squares_matches_the_sum_that_a_scattering_layer_adds_to() -> None
         lambda n, x: n.head(((y := n.stem(x)) + n.norm(n.branch(y.relu())) - 4).relu()),
         stem=Conv(3, 8, 1), branch=Conv(8, 8, 1), norm=nn.BatchNorm2d(8), head=Conv(8, 5, 1),
     ).eval()  # fmt: skip
-    randomise(model)
+    randomize(model)
     with torch.no_grad():
         model.stem.bias.fill_(4.0)  # nothing is lost in the first ReLU: the branch sees all of the stem
         model.stem.weight[7] = model.stem.weight[:3].sum(0)

@@ -34,7 +34,7 @@ def evaluator(way: str = "cut") -> Evaluator:
     model, data = trained(), digits()
     graph = slimcnn.trace(model, torch.zeros(1, 1, 8, 8))
     target = Target(pruning_ratio=0.5, scope="global", residual="inner")
-    return Evaluator(model, graph, data.validation, data.normalisation, "gfr", target, way=way, batch=30)  # type: ignore[arg-type]
+    return Evaluator(model, graph, data.validation, data.normalization, "gfr", target, way=way, batch=30)  # type: ignore[arg-type]
 
 
 def digits() -> Dataset:
@@ -63,14 +63,14 @@ SETTINGS = Search(max_drop=40, pruning_ratios=(0.1, 0.3, 0.5), options={"a": (0.
 def brute_force(way: Evaluator, settings: Search) -> tuple[float, dict[str, object]]:
     """Every point cut, evaluated whole, by functions of the library that know nothing of searching."""
     model, graph = way.model, way.graph
-    base = slimcnn.evaluate(model, way.images, way.normalisation).top1
+    base = slimcnn.evaluate(model, way.images, way.normalization).top1
     good = []
     for point in settings.grid():
         scores = slimcnn.score(model, graph, f"gfr:a={point['a']}")
         target = Target(pruning_ratio=float(point["pruning_ratio"]), scope="global", residual="inner")
         plan = slimcnn.allocate(graph, scores, target)
         small = slimcnn.prune(model, graph, plan)
-        top1 = slimcnn.evaluate(small, way.images, way.normalisation).top1
+        top1 = slimcnn.evaluate(small, way.images, way.normalization).top1
         if top1 >= base - settings.max_drop:
             good.append((graph.macs(plan.counts(graph)) / graph.macs(), -top1, point))
     macs, _, point = min(good, key=lambda one: one[:2])

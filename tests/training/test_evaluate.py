@@ -6,11 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 from training_runs import network, shapes
 
-from slimcnn.datasets import Images, Normalisation
+from slimcnn.datasets import Images, Normalization
 from slimcnn.errors import DataError, ModelError
 from slimcnn.training import evaluate
 
-UNIT = Normalisation(mean=(0.0,), std=(1 / 255,))
+UNIT = Normalization(mean=(0.0,), std=(1 / 255,))
 
 
 def pictures(*rows: list[int], labels: list[int]) -> Images:
@@ -39,7 +39,7 @@ def test_fewer_than_five_classes_are_all_among_the_five():
 
 def test_the_batch_size_does_not_matter():
     data = shapes()
-    results = [evaluate(network(), data.validation, data.normalisation, batch_size=size) for size in (1, 7, 256)]
+    results = [evaluate(network(), data.validation, data.normalization, batch_size=size) for size in (1, 7, 256)]
     for result in results[1:]:
         assert (result.top1, result.n) == (results[0].top1, 61)
         assert result.loss == pytest.approx(results[0].loss)
@@ -50,7 +50,7 @@ def test_modes_and_statistics_stay():
     model[3].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    evaluate(model, data.validation, data.normalisation)
+    evaluate(model, data.validation, data.normalization)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -58,7 +58,7 @@ def test_modes_and_statistics_stay():
 def test_modes_are_restored_after_an_error():
     model = nn.Sequential(nn.Conv2d(5, 1, 1), nn.Dropout())
     with pytest.raises(ModelError, match=r"does not accept images \(61, 2, 8, 8\)"):
-        evaluate(model, shapes().validation, shapes().normalisation)
+        evaluate(model, shapes().validation, shapes().normalization)
     assert model.training
     assert model[1].training
 
@@ -67,7 +67,7 @@ def test_scores_that_are_not_finite_are_counted_not_ranked():
     model = network()
     model[6].weight.data[2, 5] = math.nan
     with pytest.raises(ModelError, match="not finite for 61 of 61 images"):
-        evaluate(model, shapes().validation, shapes().normalisation)
+        evaluate(model, shapes().validation, shapes().normalization)
 
 
 def test_no_images_and_too_few_classes_are_refused():
@@ -85,4 +85,4 @@ def test_an_answer_that_is_no_classifiers_is_refused(output):
             return output(x)
 
     with pytest.raises(ModelError, match="a classifier answers"):
-        evaluate(Odd(), shapes().validation, shapes().normalisation)
+        evaluate(Odd(), shapes().validation, shapes().normalization)

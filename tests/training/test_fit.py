@@ -49,7 +49,7 @@ def test_it_is_the_textbook_loop(optimizer):
     losses = []
     for epoch in range(2):
         feed = batches(
-            data.train, 32, normalisation=data.normalisation, augmentation=data.augmentation, seed=0, epoch=epoch
+            data.train, 32, normalization=data.normalization, augmentation=data.augmentation, seed=0, epoch=epoch
         )
         for x, y in feed:
             descent.zero_grad()
@@ -77,7 +77,7 @@ def test_the_weights_in_hand_are_those_that_were_validated(ema):
     data, model = shapes(), network()
     for epoch in fit(model, data, training=with_settings(epochs=3, ema=ema)):
         assert not model.training
-        assert evaluate(model, data.validation, data.normalisation).loss == pytest.approx(epoch.validation_loss)
+        assert evaluate(model, data.validation, data.normalization).loss == pytest.approx(epoch.validation_loss)
         kept = tensors(model)
         if epoch.epoch == 2:
             break

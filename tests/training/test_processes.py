@@ -38,7 +38,7 @@ def test_both_ranks_end_with_the_same_bits_and_the_same_curve(ranks, name):
 
 @pytest.mark.parametrize("name", ["plain", "taught"])
 def test_two_processes_train_as_one_where_no_batch_norm_looks_at_the_share(ranks, alone, name):
-    """With batch norm each rank normalises by the statistics of its own half of the batch: other numbers by design."""
+    """With batch norm each rank normalizes by the statistics of its own half of the batch: other numbers by design."""
     for key, tensor in alone[name]["weights"].items():
         torch.testing.assert_close(ranks[0][name]["weights"][key], tensor, rtol=1e-4, atol=1e-6)
     for two, one in zip(ranks[0][name]["curve"], alone[name]["curve"], strict=True):

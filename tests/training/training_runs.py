@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from slimcnn.datasets import Augmentation, Dataset, Images, Normalisation
+from slimcnn.datasets import Augmentation, Dataset, Images, Normalization
 from slimcnn.training import Training, fit
 
 PLAIN: dict[str, Any] = {"layout": "nchw", "precision": "32"}
@@ -31,8 +31,8 @@ def shapes(n: int = 203, classes: int = 4, seed: int = 1) -> Dataset:
         return Images(pixels, labels)
 
     names = tuple(f"quarter {i}" for i in range(classes))
-    normalisation = Normalisation(mean=(0.3, 0.3), std=(0.2, 0.2))
-    return Dataset("shapes", names, part(n), part(61), part(50), normalisation, Augmentation(crop=1))
+    normalization = Normalization(mean=(0.3, 0.3), std=(0.2, 0.2))
+    return Dataset("shapes", names, part(n), part(61), part(50), normalization, Augmentation(crop=1))
 
 
 def network(*, batch_norm: bool = True, dropout: float = 0.2, width: int = 6, classes: int = 4) -> nn.Module:

@@ -39,7 +39,7 @@ def one_or_two(out: Path | None, fabric: Fabric) -> dict:
     curve = [(epoch.loss, epoch.train_top1, epoch.validation_top1) for epoch in history]
     results["taught"] = {"weights": tensors(taught), "curve": curve}
     data = shapes()
-    found = evaluate(network(), data.test, data.normalisation, batch_size=7, fabric=fabric)
+    found = evaluate(network(), data.test, data.normalization, batch_size=7, fabric=fabric)
     results["evaluation"] = [found.top1, found.top5, found.loss, found.n]
     return results
 

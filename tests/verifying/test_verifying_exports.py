@@ -30,7 +30,7 @@ def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = slimcnn.load(root / "compressed.safetensors")
     pixels = data.test.pixels[:20]
     (file,) = export(
-        network, data.normalisation(pixels[:1]), ["onnx"], out=root, images=pixels, normalization=data.normalisation
+        network, data.normalization(pixels[:1]), ["onnx"], out=root, images=pixels, normalization=data.normalization
     )
     claim(*file.files, root / "parity.json")
     return root

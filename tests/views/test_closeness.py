@@ -17,7 +17,7 @@ from torch import nn
 import slimcnn
 from slimcnn import views
 from slimcnn.cli import main
-from slimcnn.datasets import Normalisation, load_dataset
+from slimcnn.datasets import Normalization, load_dataset
 from slimcnn.distillation.closeness import closeness_of, closest_pairs
 
 
@@ -33,7 +33,7 @@ def test_it_is_the_mean_log_ratio_over_the_images_of_a_class() -> None:
     data = load_dataset("digits")
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     found = views.closeness({"one": network}, data).data["networks"]["one"]
-    logits = network(data.normalisation(data.validation.pixels)).detach() / 4
+    logits = network(data.normalization(data.validation.pixels)).detach() / 4
     for i, j in ((3, 8), (0, 0), (9, 1)):
         own = logits[data.validation.labels == i]
         assert found[i][j] == pytest.approx(float((own[:, j] - own[:, i]).mean()), abs=1e-3)
@@ -62,9 +62,9 @@ def test_every_network_gets_images_normalized_as_it_expects() -> None:
     torch.manual_seed(0)
     data = load_dataset("digits").limit(60)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    other = Normalisation((0.0,), (1.0,))
+    other = Normalization((0.0,), (1.0,))
     both = views.closeness({"one": network, "two": network}, data, {"two": other}).data["networks"]
-    alone = views.closeness({"two": network}, replace(data, normalisation=other)).data["networks"]
+    alone = views.closeness({"two": network}, replace(data, normalization=other)).data["networks"]
     assert both["two"] == alone["two"]
     assert both["one"] != both["two"]
 

@@ -57,7 +57,7 @@ def of_closeness() -> views.View:
 
 def of_evaluate() -> views.View:
     digits = load_dataset("digits").limit(40)
-    return views.evaluate(resnet8()[0], digits.test, digits.normalisation)
+    return views.evaluate(resnet8()[0], digits.test, digits.normalization)
 
 
 def of_benchmark() -> views.View:
@@ -66,7 +66,7 @@ def of_benchmark() -> views.View:
     return views.benchmark(
         slimcnn.benchmark(
             nets, EXAMPLE, runtimes=["torch"], batches=[1, 2], seconds=0, processes=0, images=digits.test,
-            normalization=digits.normalisation,
+            normalization=digits.normalization,
         )
     )  # fmt: skip
 
@@ -216,7 +216,7 @@ def test_accuracy_is_that_of_scores_known_in_advance() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     net[1].weight.data.zero_()
     net[1].bias.data.copy_(torch.arange(10.0))
-    view = views.evaluate(net, digits.test, digits.normalisation, "test")
+    view = views.evaluate(net, digits.test, digits.normalization, "test")
     labels = digits.test.labels
     assert view.data["n"] == 100
     assert view.data["part"] == "test"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimcnn.datasets import Normalisation
+from slimcnn.datasets import Normalization
 from slimcnn.errors import ExportError
 from slimcnn.exporting import formats, read_parity
 
@@ -24,7 +24,7 @@ class Candidate:
     """On the CPU; runs in PyTorch, and is exported for every runtime of which `files` has none."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """Runtime → exported file, the first of its files (model.onnx, model.xml)."""
-    normalization: Normalisation | None = None
+    normalization: Normalization | None = None
     """What the network expects; None: pixels are not known to fit it, or there are none."""
     bytes: int | None = None
     """Of its checkpoint; None: of its tensors."""

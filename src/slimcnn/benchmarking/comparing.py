@@ -16,7 +16,7 @@ from slimcnn.benchmarking.results import Benchmark
 from slimcnn.benchmarking.rows import TITLES
 from slimcnn.benchmarking.runtime_files import RuntimeFiles, format_for
 from slimcnn.benchmarking.session import Session
-from slimcnn.datasets import Images, Normalisation
+from slimcnn.datasets import Images, Normalization
 from slimcnn.errors import DataError, ExportError, ModelError, SlimcnnError, UnknownName
 from slimcnn.exporting import Options, formats, why_not
 from slimcnn.measuring import environment, why_no_energy
@@ -147,7 +147,7 @@ def _writable(runtime: str) -> None:
     formats[name].value().check(name, Options(), pixels=False)
 
 
-def _candidate(name: str, network: nn.Module | Path | str, normalization: Normalisation | None) -> Candidate:
+def _candidate(name: str, network: nn.Module | Path | str, normalization: Normalization | None) -> Candidate:
     if isinstance(network, nn.Module):
         return Candidate(name, network, normalization=normalization)
     path = Path(network)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimcnn.checkpoints import read_information
-from slimcnn.datasets import Normalisation
+from slimcnn.datasets import Normalization
 from slimcnn.errors import RunError
 from slimcnn.files import kind_of
 from slimcnn.reporting import CurveReport, read_report
@@ -28,7 +28,7 @@ class FinishedRun:
     """original and compressed"""
     shape: tuple[int, ...]
     """Of one image."""
-    normalization: Normalisation
+    normalization: Normalization
 
 
 def finished_run(folder: Path) -> FinishedRun:
@@ -47,8 +47,8 @@ def finished_run(folder: Path) -> FinishedRun:
             raise RunError(f"{folder} has no {path.name}: run the same command again, or give a checkpoint itself")
     recipe = tomllib.loads(report.recipe)  # not as a Recipe: what the steps were does not matter here
     information = read_information(checkpoints["compressed"])
-    known = information["normalisation"]
+    known = information["normalization"]
     return FinishedRun(
         folder, Network(**recipe["network"]), Data(**recipe["data"]), checkpoints, tuple(information["input"]),
-        Normalisation(tuple(known["mean"]), tuple(known["std"])),
+        Normalization(tuple(known["mean"]), tuple(known["std"])),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from slimcnn.benchmarking.candidate import Candidate, facts_of_file, runtime_of_file
 from slimcnn.benchmarking.finished_runs import FinishedRun, finished_run
 from slimcnn.checkpoints import is_checkpoint, load, read_information
-from slimcnn.datasets import Dataset, Images, Normalisation, load_dataset
+from slimcnn.datasets import Dataset, Images, Normalization, load_dataset
 from slimcnn.errors import ModelError, RunError, SlimcnnError
 from slimcnn.exporting import formats, read_parity, source_digest
 from slimcnn.files import kind_of
@@ -83,7 +83,7 @@ def subjects_of(
         show.say(f"loading {path}")
         if path in runs:
             more, left_out = _of_run(runs[path], dataset)
-            found, notes = found + _labelled(more, path, len(paths) > 1, found), (*notes, *left_out)
+            found, notes = found + _labeled(more, path, len(paths) > 1, found), (*notes, *left_out)
         else:
             found.append(_of_file(path, dataset))
     if network is not None:
@@ -140,7 +140,7 @@ def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Contender],
     return found, tuple(notes)
 
 
-def _labelled(found: Sequence[Contender], folder: Path, several: bool, before: Sequence[Contender]) -> list[Contender]:
+def _labeled(found: Sequence[Contender], folder: Path, several: bool, before: Sequence[Contender]) -> list[Contender]:
     """Leave out an original that is there already; say which run a network is of, where there are several."""
     known = {one.digest for one in before if one.digest}
     new = [one for one in found if one.digest not in known]
@@ -175,7 +175,7 @@ def _of_file(path: Path, dataset: Dataset | None) -> Contender:
     """A checkpoint, or an exported file."""
     if kind_of(path) == "nothing":
         raise RunError(f"no file or folder {path}: give the folder of a finished run, a checkpoint or an exported file")
-    usual = dataset.normalisation if dataset is not None else None
+    usual = dataset.normalization if dataset is not None else None
     if path.suffix == ".safetensors":
         if not is_checkpoint(path):
             raise ModelError(f"{path} is no checkpoint of slimcnn, so its network is not known: give --model --weights")
@@ -184,7 +184,7 @@ def _of_file(path: Path, dataset: Dataset | None) -> Contender:
         candidate = Candidate(path.stem, model, {}, normalization_of(information) or usual, path.stat().st_size)
         return Contender(candidate, _stated_shape(path), source_digest(model))
     facts = facts_of_file(path).get("facts", {})
-    normalization = normalization_of({"normalisation": facts.get("normalization")}) or usual
+    normalization = normalization_of({"normalization": facts.get("normalization")}) or usual
     candidate = Candidate(path.name, files={runtime_of_file(path): path}, normalization=normalization)
     return Contender(candidate, _stated_shape(path))
 
@@ -193,7 +193,7 @@ def _of_network(network: Network, data: Data | None, input_shape: Shape | None, 
     label = network.model or Path(network.weights or "").stem
     if data is not None:
         loaded = load_with_data(network, data, show)
-        candidate = Candidate(label, loaded.model, normalization=loaded.data.normalisation)
+        candidate = Candidate(label, loaded.model, normalization=loaded.data.normalization)
         return Contender(candidate, loaded.data.shape)
     weights = Path(network.weights) if network.weights else None
     model, example = load_subject(network.model, weights, network.arguments, network.rewrite, input_shape)
@@ -229,11 +229,11 @@ def _refuse_equal_names(names: Sequence[str]) -> None:
         raise ModelError(f"two networks would be called {twice[0]}: rename a file or a folder")
 
 
-def normalization_of(information: dict[str, Any]) -> Normalisation | None:
+def normalization_of(information: dict[str, Any]) -> Normalization | None:
     """What travels along with a checkpoint or an export; None where it says nothing.
 
-    >>> normalization_of({"normalisation": {"mean": [0.5], "std": [0.25]}})
-    Normalisation(mean=(0.5,), std=(0.25,))
+    >>> normalization_of({"normalization": {"mean": [0.5], "std": [0.25]}})
+    Normalization(mean=(0.5,), std=(0.25,))
     """
-    known = information.get("normalisation")
-    return Normalisation(tuple(known["mean"]), tuple(known["std"])) if known else None
+    known = information.get("normalization")
+    return Normalization(tuple(known["mean"]), tuple(known["std"])) if known else None

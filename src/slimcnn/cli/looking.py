@@ -41,7 +41,7 @@ def evaluate(
     with watched(as_json) as show:
         found = _loaded(model, weights, arguments_of(model_arg), data, image_size, limit, show)
         show.say(f"evaluating on {part} images")
-        view = views.evaluate(found.model, getattr(found.data, part), found.data.normalisation, part)
+        view = views.evaluate(found.model, getattr(found.data, part), found.data.normalization, part)
     print_view(view, as_json)
     if not as_json:
         typer.echo(f"normalization: {found.normalization}")
@@ -118,7 +118,7 @@ def closeness(
     with watched(as_json) as show:
         for name, path in zip(names, checkpoints, strict=True):
             found = _loaded("", path, {}, data, image_size, limit, show)
-            networks[name], expected[name] = found.model, found.data.normalisation
+            networks[name], expected[name] = found.model, found.data.normalization
         view = views.closeness(networks, found.data, expected)
     print_view(view, as_json, page=out)
 

@@ -1,14 +1,14 @@
 """Tensors in memory: where images come from, how they are split, and how they are fed to a network."""
 
 from slimcnn.datasets.batching import batches, indices, steps
-from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
+from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization
 from slimcnn.datasets.loading import datasets, load_dataset
 
 __all__ = [
     "Augmentation",
     "Dataset",
     "Images",
-    "Normalisation",
+    "Normalization",
     "batches",
     "datasets",
     "indices",

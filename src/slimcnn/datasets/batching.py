@@ -1,4 +1,4 @@
-"""Batches of images: cropped, mirrored, cut out and normalised by a few operations on the whole batch."""
+"""Batches of images: cropped, mirrored, cut out and normalized by a few operations on the whole batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimcnn.datasets.images import Augmentation, Images, Normalisation
+from slimcnn.datasets.images import Augmentation, Images, Normalization
 from slimcnn.errors import DataError
 
 
@@ -31,7 +31,7 @@ def batches(
     images: Images,
     size: int,
     *,
-    normalisation: Normalisation,
+    normalization: Normalization,
     augmentation: Augmentation | None = None,
     seed: int | None = None,
     epoch: int = 0,
@@ -45,33 +45,33 @@ def batches(
     """Feed images to a network: pairs of float32 `(m, c, h, w)` and int64 `(m,)` on `device`.
 
     With a `seed`, an epoch for training: every image once, in an order drawn from `(seed, epoch)`, and so are its crop,
-    its mirror and its hole.  Batch number `step` is therefore a function of `(seed, epoch, step)` alone, and `start`
+    its mirror and its hole. Batch number `step` is therefore a function of `(seed, epoch, step)` alone, and `start`
     leaves out the first batches at no cost: nothing needs to be stored to go on in the middle of an epoch.
-    `size` is the batch of all processes together.  Rank `r` of `world` gets images `m r / world` to `m (r + 1) / world`
-    of its `m` images, bit for bit what one process would see there.  `steps` says how many batches there are.
+    `size` is the batch of all processes together. Rank `r` of `world` gets images `m r / world` to `m (r + 1) / world`
+    of its `m` images, bit for bit what one process would see there. `steps` says how many batches there are.
 
     With a `view`, crop, mirror and hole of an image are drawn from `(seed, view)` for that image, whatever the epoch
     and its order: the same image comes again in the same view.
 
-    Without a seed, for evaluation: all images in order, not augmented, the last batch smaller.  A rank for which a
+    Without a seed, for evaluation: all images in order, not augmented, the last batch smaller. A rank for which a
     batch has no image goes without that batch.
 
-    Crops see black pixels around the image (they are padded before they are normalised); holes are filled with the mean
-    colour (zero after normalisation).
+    Crops see black pixels around the image (they are padded before they are normalized); holes are filled with the mean
+    color (zero after normalization).
 
     Raises `DataError` for a batch that cannot be cut into equal parts, a rank or a start that does not exist, no
-    images, or another number of channels than `normalisation` has.
+    images, or another number of channels than `normalization` has.
 
     >>> images = Images(torch.full((5, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(5))
-    >>> normal = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    >>> [labels.tolist() for pixels, labels in batches(images, 2, normalisation=normal)]
+    >>> normal = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    >>> [labels.tolist() for pixels, labels in batches(images, 2, normalization=normal)]
     [[0, 1], [2, 3], [4]]
-    >>> [len(labels) for pixels, labels in batches(images, 2, normalisation=normal, seed=0, start=1)]
+    >>> [len(labels) for pixels, labels in batches(images, 2, normalization=normal, seed=0, start=1)]
     [2, 1]
     """
     _check(images, size, seed, start, rank, world)
     layout = memory_format or torch.contiguous_format
-    scale, shift = (each.to(device).contiguous(memory_format=layout) for each in normalisation.factors(images.shape))
+    scale, shift = (each.to(device).contiguous(memory_format=layout) for each in normalization.factors(images.shape))
     count = steps(images, size, world=world) if seed is not None else -(-len(images) // size)
     draws = None if seed is None else _draw(images, augmentation or Augmentation(), seed, epoch, view)
 
@@ -99,8 +99,8 @@ def indices(
     """Say which images `batches` gives with the same arguments: their numbers, (m,), batch by batch.
 
     >>> images = Images(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.tensor([7, 5, 3, 1, 9]))
-    >>> normal = Normalisation(mean=(0.5,), std=(0.5,))
-    >>> feed = batches(images, 2, normalisation=normal, seed=3, epoch=1)
+    >>> normal = Normalization(mean=(0.5,), std=(0.5,))
+    >>> feed = batches(images, 2, normalization=normal, seed=3, epoch=1)
     >>> which = indices(images, 2, seed=3, epoch=1)
     >>> all(torch.equal(images.labels[i], y) for i, (_, y) in zip(which, feed, strict=True))
     True

@@ -41,7 +41,7 @@ def cached(path: Path, expected: str, make: Callable[[], Parts]) -> Parts:
     """Give the parts kept at `path`, or make and keep them.
 
     A file is whole if its content has the `expected` fingerprint (hashing CIFAR takes 0.1 s); a damaged one is made
-    again and replaced.  A folder that cannot be written to raises `RunError` before `make` is called.
+    again and replaced. A folder that cannot be written to raises `RunError` before `make` is called.
     """
     kept = _read(path)
     if kept is not None and fingerprint(kept) == expected:

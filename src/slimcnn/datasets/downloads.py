@@ -15,7 +15,7 @@ import torch
 from slimcnn.datasets.cache import Parts, cached, fingerprint, workplace
 from slimcnn.datasets.decoding import Bytes, Files
 from slimcnn.datasets.fetching import DownloadSource
-from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
+from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization
 from slimcnn.datasets.progress import progress
 from slimcnn.datasets.splitting import split
 from slimcnn.errors import DataError
@@ -71,7 +71,7 @@ class PublishedDataset:
     """How many training images are held out for validation: stratified, by seed."""
     fingerprint: str
     """The SHA-256 of all labels and pixels in sorted order (see `cache.fingerprint`)."""
-    normalisation: Normalisation
+    normalization: Normalization
     """The published mean and standard deviation of the training images, to four digits."""
     augmentation: Augmentation
     layouts: tuple[FileLayout, ...]
@@ -84,7 +84,7 @@ def load_published(what: PublishedDataset, *, source: Path | None, root: Path, s
     """Give a published dataset from the cache in `root`, or make it first.
 
     It is made from `source` (a folder or an archive) if given, else from files that lie in `root`, in `root/name` or in
-    one of its usual places, else it is fetched from the first origin that works.  Whatever the way, the content is the
+    one of its usual places, else it is fetched from the first origin that works. Whatever the way, the content is the
     published one or `DataError` says what is wrong with it.
     """
     found = None
@@ -107,7 +107,7 @@ def load_published(what: PublishedDataset, *, source: Path | None, root: Path, s
         train=train.take(learned),
         validation=train.take(held_out),
         test=test,
-        normalisation=what.normalisation,
+        normalization=what.normalization,
         augmentation=what.augmentation,
     )
 
@@ -202,7 +202,7 @@ def _prove(what: PublishedDataset, parts: Parts) -> None:
         if counts != [each] * len(what.classes):
             found = f"{len(counts)} classes of {min(counts)} to {max(counts)} {part} images"
             raise DataError(f"{found}, expected {len(what.classes)} of {each}: it is incomplete or another dataset")
-    mean, published = Normalisation.measured(parts[0].pixels).mean, what.normalisation.mean
+    mean, published = Normalization.measured(parts[0].pixels).mean, what.normalization.mean
     if any(abs(found - known) > 6e-5 for found, known in zip(mean, published, strict=True)):
         found_mean = ", ".join(f"{value:.4f}" for value in mean)
         raise DataError(

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import torch
 
-from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
+from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization
 from slimcnn.datasets.pictures import decode, survey
 from slimcnn.datasets.splitting import split
 from slimcnn.errors import DataError
@@ -24,13 +24,13 @@ VALIDATION_SHARE = 0.1
 def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0) -> Dataset:
     """Read `folder/train/CLASS/*.png` (and `validation`, `test` beside `train`), or `folder/CLASS/*.png`.
 
-    Classes are numbered in the order of their names.  PNG, JPEG, BMP and WebP; grey images give one channel, and three
-    as soon as one image has colour; pictures are turned the way their EXIF says, transparency is ignored.  All must be
-    of one size unless `image_size` is given: then the shorter side is scaled to it and the centre is cut out.
+    Classes are numbered in the order of their names. PNG, JPEG, BMP and WebP; gray images give one channel, and three
+    as soon as one image has color; pictures are turned the way their EXIF says, transparency is ignored. All must be
+    of one size unless `image_size` is given: then the shorter side is scaled to it and the center is cut out.
 
     Where there is no test part, a fifth of the images becomes one, the same for every seed; where there is no
-    validation part, a tenth of the images, by seed.  Both are stratified, and depend on the files' names, not on what
-    else is in the folder.  Normalisation is measured on the training images; the usual augmentation is a crop by an
+    validation part, a tenth of the images, by seed. Both are stratified, and depend on the files' names, not on what
+    else is in the folder. Normalization is measured on the training images; the usual augmentation is a crop by an
     eighth of the shorter side and the mirror.
 
     Raises `DataError` for an empty class, a file that is no image, a broken image, mixed sizes, 16-bit images, unknown
@@ -58,7 +58,7 @@ def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0) -
         name=folder.resolve().name,
         classes=classes,
         **images,
-        normalisation=Normalisation.measured(images["train"].pixels),
+        normalization=Normalization.measured(images["train"].pixels),
         augmentation=Augmentation(crop=min(look.shape[1:]) // 8, flip=True),
     )
 

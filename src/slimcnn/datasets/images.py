@@ -68,10 +68,10 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalization:
     """`x = (pixels / 255 - mean) / std`, per channel; `mean` and `std` count in units of white.
 
-    >>> Normalisation(mean=(0.5,), std=(0.25,))(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+    >>> Normalization(mean=(0.5,), std=(0.25,))(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
     tensor([[[[-2.,  2.]]]])
     """
 
@@ -80,29 +80,29 @@ class Normalisation:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
-            raise DataError(f"a normalisation needs one mean and one std a channel, found {self.mean} and {self.std}")
+            raise DataError(f"a normalization needs one mean and one std a channel, found {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise DataError(f"a standard deviation must be above 0, found {self.std}")
 
     @classmethod
-    def measured(cls, pixels: Tensor) -> Normalisation:
+    def measured(cls, pixels: Tensor) -> Normalization:
         """Take mean and standard deviation of uint8 pixels `(n, c, h, w)`, exactly, from their histograms.
 
-        >>> Normalisation.measured(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
-        Normalisation(mean=(0.5,), std=(0.5,))
+        >>> Normalization.measured(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+        Normalization(mean=(0.5,), std=(0.5,))
         """
         counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels.unbind(1)])
         weights = counts.double() / counts.sum(1, keepdim=True)
         levels = torch.arange(256, device=pixels.device).double() / 255
         mean = weights @ levels
         std = (weights @ levels.square() - mean.square()).clamp(min=0).sqrt()
-        # A channel of one single grey has no spread: one grey level then stands in for it.
+        # A channel of one single gray has no spread: one gray level then stands in for it.
         return cls(tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist()))
 
     def factors(self, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """Give `scale` and `shift`, each `(1, c, h, w)` in float32, so that `x = pixels * scale + shift`."""
         if len(self.mean) != shape[0]:
-            raise DataError(f"a normalisation of {len(self.mean)} channels cannot serve images of {shape[0]}")
+            raise DataError(f"a normalization of {len(self.mean)} channels cannot serve images of {shape[0]}")
         mean, std = (torch.tensor(each, dtype=torch.float64).view(1, -1, 1, 1) for each in (self.mean, self.std))
         scale, shift = 1 / (255 * std), -mean / std
         return scale.float().expand(1, *shape).contiguous(), shift.float().expand(1, *shape).contiguous()
@@ -120,7 +120,7 @@ class Augmentation:
 
     crop:   pad with `crop` black pixels on all sides, cut a window of the original size anywhere.
     flip:   mirror left and right, every other image.
-    cutout: a square hole of this side, its centre anywhere in the image, filled with the mean colour
+    cutout: a square hole of this side, its center anywhere in the image, filled with the mean color
             (DeVries and Taylor, "Improved regularization of convolutional neural networks with cutout", 2017).
 
     >>> Augmentation(crop=4, flip=True)
@@ -140,7 +140,7 @@ class Augmentation:
 class Dataset:
     """Images to learn from, to choose by and to be judged on, with the usual way to feed them.
 
-    `normalisation` and `augmentation` are the dataset's defaults.
+    `normalization` and `augmentation` are the dataset's defaults.
     """
 
     name: str
@@ -148,7 +148,7 @@ class Dataset:
     train: Images
     validation: Images
     test: Images
-    normalisation: Normalisation
+    normalization: Normalization
     augmentation: Augmentation
 
     def __post_init__(self) -> None:

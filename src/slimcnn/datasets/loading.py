@@ -33,9 +33,9 @@ def load_dataset(
     """Give a dataset by name (`digits`, `cifar10` ...), or from a folder of images per class (see `load_folder`).
 
     `cifar100:PATH` takes the published files from a folder or an archive of the user's; otherwise they come from the
-    cache folder, where the user may have put them, or are fetched.  The cache folder is `root`, else the environment
-    variable SLIMCNN_CACHE, else the user's cache folder.  `image_size` scales all images to squares of this many
-    pixels.  `seed` chooses the validation images; the test images are the same for every seed.
+    cache folder, where the user may have put them, or are fetched. The cache folder is `root`, else the environment
+    variable SLIMCNN_CACHE, else the user's cache folder. `image_size` scales all images to squares of this many
+    pixels. `seed` chooses the validation images; the test images are the same for every seed.
 
     Raises `UnknownName`, or `DataError` if the data is missing, damaged, or not what it should be, or `RunError` if the
     cache folder cannot be written to.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-GREYS = ("1", "L", "LA")
-COLOURS = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+GRAYS = ("1", "L", "LA")
+COLORS = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held; from 5 on, the picture lies on its side."""
 
@@ -34,7 +34,7 @@ class Survey:
     """What all pictures are to become."""
 
     mode: str
-    """`L` for grey, `RGB` for colour."""
+    """`L` for gray, `RGB` for color."""
     shape: tuple[int, int, int]
     """Channels, height and width."""
     fit: bool
@@ -45,12 +45,12 @@ def survey(paths: Sequence[Path], image_size: int | None) -> Survey:
     """Read the first bytes of every file, so that what does not fit together is said before anything is decoded."""
     seen = _each(paths, lambda _, picture: (picture.mode, _upright_size(picture)), "looking at images")
     for path, (mode, size) in zip(paths, seen, strict=True):
-        if mode not in GREYS + COLOURS:
-            raise DataError(f"{path} has the pixel format {mode}: expected 8 bits, grey or colour; convert it")
+        if mode not in GRAYS + COLORS:
+            raise DataError(f"{path} has the pixel format {mode}: expected 8 bits, gray or color; convert it")
         if image_size is None and size != seen[0][1]:
             sizes = f"{paths[0]} is {_by(seen[0][1])}, {path} is {_by(size)}"
             raise DataError(f"images of mixed sizes: {sizes}; give image_size to scale them")
-    mode = "L" if all(mode in GREYS for mode, _ in seen) else "RGB"
+    mode = "L" if all(mode in GRAYS for mode, _ in seen) else "RGB"
     width, height = (image_size, image_size) if image_size else seen[0][1]
     shape = (1 if mode == "L" else 3, height, width)
     require_memory(len(paths), shape)

@@ -17,9 +17,9 @@ def split(
     """Split positions into those kept and those held out, each class by its share (stratified).
 
     `count` images are held out, the classes' shares rounded by largest remainder, and `leave` images of every class
-    stay.  Within a class those go whose SHA-256 of `key/name` is smallest (`names`: an image's position, unless given),
-    so no version of a library, no device and no other use of random numbers can change a split.  Both answers are int64
-    and ascending.  `DataError` if there are not so many images.
+    stay. Within a class those go whose SHA-256 of `key/name` is smallest (`names`: an image's position, unless given),
+    so no version of a library, no device and no other use of random numbers can change a split. Both answers are int64
+    and ascending. `DataError` if there are not so many images.
 
     >>> kept, held_out = split(torch.tensor([0, 1, 0, 1, 0, 1]), 2, "validation/0")
     >>> kept, held_out

@@ -1,7 +1,7 @@
 """Losses between a teacher and a student: one file per method, pure functions of tensors, and terms that add up."""
 
 from slimcnn.distillation.attention import attention
-from slimcnn.distillation.centred_logit_mse import centred_logit_mse
+from slimcnn.distillation.centered_logit_mse import centered_logit_mse
 from slimcnn.distillation.dist import dist
 from slimcnn.distillation.dkd import dkd, nckd
 from slimcnn.distillation.fitnet import fitnet
@@ -15,7 +15,7 @@ from slimcnn.objectives import cross_entropy
 __all__ = [
     "Teacher",
     "attention",
-    "centred_logit_mse",
+    "centered_logit_mse",
     "cross_entropy",
     "dist",
     "dkd",

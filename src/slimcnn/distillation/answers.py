@@ -18,7 +18,7 @@ from slimcnn.files import replacing, write_text
 class Answers:
     """Logits (views, images, classes) in a memory-mapped file, float32; NaN where none has been computed yet.
 
-    A row is there as a whole or is computed again, so that a run may be killed at any moment.  All of the disk space is
+    A row is there as a whole or is computed again, so that a run may be killed at any moment. All of the disk space is
     taken when the file is made: a full disk under a memory map would end the process with SIGBUS.
 
     Raises:

@@ -20,8 +20,8 @@ TEMPERATURE = 4.0
 def closeness_of(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Matrix:
     """Entry (i, j): the mean, over images of class i, of log(q_j / q_i) with q the softmax at temperature 4.
 
-    0 on the diagonal; the nearer to 0, the closer class j is to images of class i.  A class without images has a
-    row of zeros.  The network runs in eval mode on its own device; its modes are restored afterwards.
+    0 on the diagonal; the nearer to 0, the closer class j is to images of class i. A class without images has a
+    row of zeros. The network runs in eval mode on its own device; its modes are restored afterwards.
 
     Args:
         network: gives logits (n, at least `classes`).

@@ -14,7 +14,7 @@ from slimcnn.objectives import Terms
 def fitnet_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     """Mean of (r(F_s) - F_t)² over everything; (n, c, h, w) each, averaged to the smaller size where sizes differ.
 
-    r is the identity where both have as many channels.  Elsewhere the paper's r is a convolution that learns; here
+    r is the identity where both have as many channels. Elsewhere the paper's r is a convolution that learns; here
     it is the 1x1 convolution that is best for this batch, solved by least squares (`regressed`): nothing more to train,
     to save or to tune, and the gradient is that of the minimum.
 
@@ -38,10 +38,10 @@ def regressed(student: Tensor, teacher: Tensor, ridge: float = 1e-3) -> Tensor:
     inputs, outputs = (features.movedim(1, -1).flatten(0, -2) for features in (student, teacher))
     with torch.no_grad():
         means = inputs.mean(0), outputs.mean(0)
-        centred = (inputs - means[0]).double()
-        gram = centred.T @ centred
+        centered = (inputs - means[0]).double()
+        gram = centered.T @ centered
         gram.diagonal().add_(ridge * gram.diagonal().mean() + 1e-12)
-        weight = torch.linalg.solve(gram, centred.T @ (outputs - means[1]).double()).to(inputs.dtype)
+        weight = torch.linalg.solve(gram, centered.T @ (outputs - means[1]).double()).to(inputs.dtype)
     made = (inputs - means[0]) @ weight + means[1]
     mapped: Tensor = made.unflatten(0, (len(student), *student.shape[2:])).movedim(-1, 1)
     return mapped

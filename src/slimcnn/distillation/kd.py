@@ -15,7 +15,7 @@ from slimcnn.objectives import Seen, Term, Terms
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """T² · KL(q_t ‖ q_s), mean over the batch, with q = softmax(logits / T).
 
-    Both logits are `(n, classes)`; computed in float32, and no gradient reaches the teacher.  T² keeps the gradient's
+    Both logits are `(n, classes)`; computed in float32, and no gradient reaches the teacher. T² keeps the gradient's
     size independent of T (section 2 of the paper).
 
     >>> import torch

@@ -21,7 +21,7 @@ def scale_factor_loss(
     """T² · mean over the batch of Σ_{j≠y} w_j · Huber_δ(ρ_j^s - ρ_j^t): how close each class is to the sample's own.
 
     ρ_j = (z_j - z_y) / T is the logarithm of the scale factor of class j, the ratio of its softened probability to that
-    of the sample's class y; w = softmax over j ≠ y of z^t / T says how close the teacher finds it.  It is 0 only
+    of the sample's class y; w = softmax over j ≠ y of z^t / T says how close the teacher finds it. It is 0 only
     where both give the same logits up to a constant, and its gradient is at most 2 δ T for every sample (L1 norm).
 
     Args:

@@ -17,7 +17,7 @@ from slimcnn.objectives import Seen, Term, Terms, class_scores, layer_named
 class Teacher:
     """One or several trained networks; several answer with the mean of their logits.
 
-    They are copied, in eval mode and without gradients: the caller's are never touched.  The copies follow the student
+    They are copied, in eval mode and without gradients: the caller's are never touched. The copies follow the student
     to its device and memory format at the first batch, and run in its precision.
 
     >>> teacher = Teacher(nn.Flatten())
@@ -40,7 +40,7 @@ class Teacher:
     def cached(self, path: Path | str, images: int, views: int) -> Teacher:
         """Keep answers in a file: for so many training images, and so many views of each (`Training.views`).
 
-        What is there is not computed again, in later epochs or after an interruption.  A file belongs to one teacher,
+        What is there is not computed again, in later epochs or after an interruption. A file belongs to one teacher,
         one dataset and one seed.
 
         Raises:

@@ -1,9 +1,9 @@
 """How long single layers take in a runtime on this machine: measured once, kept in the user's cache.
 
 A layer alone in a file would be hidden by the cost of the call (10 to 40 microseconds, as much as a layer of a small
-network).  So a chain of k pairs is timed against a chain of one pair: c -> d, d -> c, c -> d, ...; the difference
+network). So a chain of k pairs is timed against a chain of one pair: c -> d, d -> c, c -> d, ...; the difference
 divided by the 2 (k - 1) layers is the time of one layer with everything around it that the runtime does there
-(activation, layout).  A pair has a layer and its transpose, which is what a cut inside a block changes: the layer that
+(activation, layout). A pair has a layer and its transpose, which is what a cut inside a block changes: the layer that
 writes the channels, and the one that reads them.
 """
 

@@ -21,7 +21,7 @@ from slimcnn.measuring.examples import Example, batch_size, describe, run, undis
 
 
 class PerChannel(Protocol):
-    """A normalization x = (pixels / 255 - mean) / std, such as `Dataset.normalisation`."""
+    """A normalization x = (pixels / 255 - mean) / std, such as `Dataset.normalization`."""
 
     @property
     def mean(self) -> tuple[float, ...]:

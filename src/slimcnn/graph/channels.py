@@ -84,13 +84,13 @@ def _kind(group: ChannelGroup) -> str:
 
 
 def layer_of(parameter: str) -> str:
-    """Name the module that a parameter belongs to; a parametrised weight belongs to its layer.
+    """Name the module that a parameter belongs to; a parametrized weight belongs to its layer.
 
     >>> layer_of("stem.conv.weight"), layer_of("stem.conv.parametrizations.weight.original0")
     ('stem.conv', 'stem.conv')
     """
-    module, _, parametrised = f".{parameter}".partition(".parametrizations.")
-    return module[1:] if parametrised else parameter.rpartition(".")[0]
+    module, _, parametrized = f".{parameter}".partition(".parametrizations.")
+    return module[1:] if parametrized else parameter.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class SizeAttribute:
 class ChannelGraph:
     """What `trace` found: which channels live and die together, what must stay, and what everything costs.
 
-    `example` is the input that the network was traced with; `batch` its first dimension.  `fingerprint`
+    `example` is the input that the network was traced with; `batch` its first dimension. `fingerprint`
     identifies the structure: a plan made on one graph is refused on another.
     """
 

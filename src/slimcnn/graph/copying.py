@@ -26,7 +26,7 @@ def duplicate(model: Network, shared: Container[str] = ()) -> Network:
     Parameters and buffers with names in `shared` are not copied: whoever will replace them saves that.
 
     Raises:
-        ModelError: not an `nn.Module`, compiled, scripted, or not initialised yet; something in it cannot be copied.
+        ModelError: not an `nn.Module`, compiled, scripted, or not initialized yet; something in it cannot be copied.
 
     >>> net = nn.Conv2d(1, 2, 3)
     >>> duplicate(net).weight is net.weight

@@ -1,7 +1,7 @@
 """EqualCounts: channels that look alike and lie in the same part of everything that the code parts.
 
 Code that parts channels by their number (`chunk`, a grouped convolution, a shuffle) goes on to part them in the same
-places after a cut if every part loses equally many channels; which ones is free.  Where several such parts cross,
+places after a cut if every part loses equally many channels; which ones is free. Where several such parts cross,
 as in a shuffle between two grouped convolutions, a cell is what lies in the same part of all of them.
 """
 
@@ -125,7 +125,7 @@ def same_rows(table: Positions) -> Iterator[tuple[Positions, Positions]]:
     [([5, 6], [0, 2]), ([3, 4], [1])]
     """
     keys = np.ascontiguousarray(table).view([("", table.dtype)] * table.shape[1]).reshape(-1)
-    # Neighbours are mostly alike: look for the borders between runs first, and sort only one row of each.
+    # Neighbors are mostly alike: look for the borders between runs first, and sort only one row of each.
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
     _, first, kinds = np.unique(keys[starts], return_index=True, return_inverse=True)
     kind = np.repeat(kinds.reshape(-1), np.diff(np.r_[starts, len(keys)]))

@@ -147,7 +147,7 @@ def watch_twice(
 ) -> tuple[Tracer, Any]:
     """Run the network on every sample of an example twice: once to trace it, and to see that its output grows along.
 
-    A plan for one batch size would be wrong for another if the network has its batch size written into it.  Gives the
+    A plan for one batch size would be wrong for another if the network has its batch size written into it. Gives the
     tracer and the doubled example.
 
     Raises:

@@ -1,10 +1,10 @@
 """Channel ids: integer tensors that travel beside the network's own tensors.
 
 A *facet* is an int64 tensor of the shape of the tensor that it describes; each entry is the id of the channel
-that the position belongs to, or -1 for none.  A weight of a convolution has two facets (its output and its input
+that the position belongs to, or -1 for none. A weight of a convolution has two facets (its output and its input
 channels), an activation usually one, so a *label* is a tuple of facets.
 
-Facets are kept compact: a dimension along which the id does not change has stride 0.  So "varies along dimension d"
+Facets are kept compact: a dimension along which the id does not change has stride 0. So "varies along dimension d"
 is a look at the strides, and an id tensor for (1, 64, 112, 112) costs 64 numbers.
 """
 

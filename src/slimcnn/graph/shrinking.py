@@ -66,7 +66,7 @@ def recount(module: nn.Module, name: str, index: int | None, count: int) -> None
 def shrink(model: nn.Module, kept: Kept, counts: KeptCounts) -> None:
     """Cut every tensor of `model` down to its kept positions, in place; ties and flags stay.
 
-    `counts` gives the numbers that modules keep of channels.  Call it on a copy: the user's model is never changed.
+    `counts` gives the numbers that modules keep of channels. Call it on a copy: the user's model is never changed.
     """
     done: dict[int, tuple[Tensor, Tensor]] = {}
     changed = set()
@@ -123,7 +123,7 @@ def describe(module: nn.Module) -> None:
     if weight is None:
         weight = module._parameters.get("weight_v")
     if weight is None and "parametrizations" in module._modules:
-        # Not module.weight: in training mode that would run the parametrisation, which may change its own state.
+        # Not module.weight: in training mode that would run the parametrization, which may change its own state.
         weight = vars(module.parametrizations["weight"])["_parameters"].get("original")  # type: ignore[index]
     if weight is None:
         mean = module._buffers.get("running_mean")

@@ -1,7 +1,7 @@
 """Attributes of modules that are a number of channels: `self.width`, by which their code splits.
 
 Where the code of a module fails on a cut network, an attribute of that module that is the length of a channel
-axis there is taken to say how many channels there are.  It is a guess until trial cuts succeed with it.
+axis there is taken to say how many channels there are. It is a guess until trial cuts succeed with it.
 """
 
 from __future__ import annotations

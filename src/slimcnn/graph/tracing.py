@@ -40,13 +40,13 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
 
     The network runs once in eval mode with an id on every number (see `tracer.py`), and again with a trial cut
     on a copy: where the code has a size written into it, the trial breaks or puts channels in the wrong
-    place, and the groups that pass there are locked with the line of code as the reason.  A network with
+    place, and the groups that pass there are locked with the line of code as the reason. A network with
     tensors that only a run in training mode reads (auxiliary heads) is watched in that mode too.
 
     Args:
         model: any `nn.Module`; it is copied, never changed.
-        example: one input batch (n, c, h, w), or a tuple or dict of inputs.  Sizes are traced as they are here.
-        inexact: let channels go that a layer, group or RMS norm normalises together.  The statistics of those that
+        example: one input batch (n, c, h, w), or a tuple or dict of inputs. Sizes are traced as they are here.
+        inexact: let channels go that a layer, group or RMS norm normalizes together. The statistics of those that
             stay change then, so that the pruned network cannot equal the masked one; all else is still proven.
 
     Raises:

@@ -21,7 +21,7 @@ def some_of_each(graph: ChannelGraph, seed: int) -> Removed:
 
     The first trial, often the only one, takes both ends of every group and some between, so that all others move.
     The next ones take the first, so that every boundary that is a share of the channels (`c // 4`) shifts, or the
-    last: of parts that lose equally many, as `_ends` says.  Then comes one that takes any, and so on in turns.
+    last: of parts that lose equally many, as `_ends` says. Then comes one that takes any, and so on in turns.
     """
     random = np.random.default_rng(seed)
     removed = {}
@@ -52,7 +52,7 @@ def some_of_each(graph: ChannelGraph, seed: int) -> Removed:
 def trials_of_parts(graph: ChannelGraph) -> int:
     """Number the trials in a row after which no two parts can have changed their order unseen.
 
-    That holds where code parts channels that must lose equally many.  Those of `_ends`, the one that takes any, and
+    That holds where code parts channels that must lose equally many. Those of `_ends`, the one that takes any, and
     the very first.
     """
     return 2 + max(len(_ends(_places(graph, bundle))) for bundle in graph.bundles)
@@ -68,7 +68,7 @@ def _ends(places: int) -> list[list[bool]]:
 
     Code that merges two parts (a shuffle) gives the channels that stay the same order whichever they are only if all
     of one part come before all of the other: else, taking the first of one and the last of the other, and the reverse,
-    gives two orders.  So for every two places one trial must take them one way round and one the other.  That
+    gives two orders. So for every two places one trial must take them one way round and one the other. That
     holds if every place has its first taken in other, and equally many, trials (Sperner 1928).
 
     >>> for trial in _ends(4):

@@ -1,6 +1,6 @@
 """Convolutions and batch norms that are left without channels: what remains of a residual branch that was removed.
 
-PyTorch's own refuse tensors with no channels, or answer wrongly.  A convolution that reads no channel gives its bias
+PyTorch's own refuse tensors with no channels, or answer wrongly. A convolution that reads no channel gives its bias
 everywhere, exactly as one whose weights are all zero.
 """
 
@@ -64,7 +64,7 @@ EMPTY: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def make_empty(module: nn.Module) -> nn.Module:
-    """Give a layer that has no channels left the behaviour of one, in place; others stay as they are.
+    """Give a layer that has no channels left the behavior of one, in place; others stay as they are.
 
     >>> import torch
     >>> conv = nn.Conv2d(2, 3, 3, padding=1)

@@ -1,4 +1,4 @@
-"""Behaviours that are put above a layer's class, so that the layer keeps its names, its parameters and its nature."""
+"""Behaviors that are put above a layer's class, so that the layer keeps its names, its parameters and its nature."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ _MIXED: dict[tuple[Kind, Kind], Kind] = {}
 _PARTS: dict[Kind, tuple[Kind, Kind]] = {}
 
 
-def mixed(behaviour: Kind, kind: Kind) -> Kind:
-    """Put a behaviour above a class; always the same class for the same two."""
-    if (behaviour, kind) not in _MIXED:
-        mixed = type(f"{behaviour.__name__}{kind.__name__}", (behaviour, kind), {})
-        _MIXED[behaviour, kind] = mixed
-        _PARTS[mixed] = behaviour, kind
+def mixed(behavior: Kind, kind: Kind) -> Kind:
+    """Put a behavior above a class; always the same class for the same two."""
+    if (behavior, kind) not in _MIXED:
+        mixed = type(f"{behavior.__name__}{kind.__name__}", (behavior, kind), {})
+        _MIXED[behavior, kind] = mixed
+        _PARTS[mixed] = behavior, kind
         copyreg.pickle(mixed, _taken_apart)
-    return _MIXED[behaviour, kind]
+    return _MIXED[behavior, kind]
 
 
 def _taken_apart(layer: nn.Module) -> tuple[Any, ...]:
     """Let pickle and copy find a class that no module holds by those that it is made of."""
-    behaviours, kind = [], type(layer)
+    behaviors, kind = [], type(layer)
     while kind in _PARTS:
-        behaviour, kind = _PARTS[kind]
-        behaviours.append(behaviour)
-    return _empty, (kind, *reversed(behaviours)), vars(layer)
+        behavior, kind = _PARTS[kind]
+        behaviors.append(behavior)
+    return _empty, (kind, *reversed(behaviors)), vars(layer)
 
 
-def _empty(kind: Kind, *behaviours: Kind) -> nn.Module:
-    for behaviour in behaviours:
-        kind = mixed(behaviour, kind)
+def _empty(kind: Kind, *behaviors: Kind) -> nn.Module:
+    for behavior in behaviors:
+        kind = mixed(behavior, kind)
     return kind.__new__(kind)
 
 
-def without(behaviour: Kind, kind: Kind) -> Kind:
-    """Take a behaviour away from a class again; others above it stay.
+def without(behavior: Kind, kind: Kind) -> Kind:
+    """Take a behavior away from a class again; others above it stay.
 
     >>> class Loud(nn.Module): pass
     >>> class Slow(nn.Module): pass
@@ -50,4 +50,4 @@ def without(behaviour: Kind, kind: Kind) -> Kind:
     if kind not in _PARTS:
         return kind
     above, below = _PARTS[kind]
-    return below if above is behaviour else mixed(above, without(behaviour, below))
+    return below if above is behavior else mixed(above, without(behavior, below))

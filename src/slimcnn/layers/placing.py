@@ -1,8 +1,8 @@
 """Layers that make, or read, only some channels of a stream that keeps its width, and know at which places they are.
 
-A residual stream is as wide as the widest layer that adds into it.  A layer that lost channels puts those that it
+A residual stream is as wide as the widest layer that adds into it. A layer that lost channels puts those that it
 still makes where they belong, and zeros elsewhere (`Scattering`); one that reads a stream into which only such a layer
-has written takes just those out of it (`Gathering`).  Layers keep their names and their classes, with one more above.
+has written takes just those out of it (`Gathering`). Layers keep their names and their classes, with one more above.
 """
 
 from __future__ import annotations

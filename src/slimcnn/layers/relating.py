@@ -1,7 +1,7 @@
 """Batch norms that weigh their channels by how the channels of a whole layer relate: the module of GFR.
 
 On z = BN(x), (n, c, h, w), a gate looks at all channels together: e = sigmoid(W2 relu(W1 p + b1) + b2) with p the mean
-of z over h and w.  The batch norm keeps its name, its parameters and its class, with one more above.
+of z over h and w. The batch norm keeps its name, its parameters and its class, with one more above.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOMENTUM = 0.1
 class Relating(nn.Module):
     """Weigh what a batch norm makes, (n, c, ...), by the relation of its channels.
 
-    ``sr`` is a buffer (c,): the moving average of the gate's mean over a batch, each between 0 and 1.  In mode "mean"
+    ``sr`` is a buffer (c,): the moving average of the gate's mean over a batch, each between 0 and 1. In mode "mean"
     channels are weighed by that mean in training and by ``sr`` in eval mode, so that it folds into the batch norm; in
     mode "sample" every image has its own weights, as in squeeze and excitation, and ``sr`` only ranks channels.
     """
@@ -43,7 +43,7 @@ class Relating(nn.Module):
     relation: str
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise, and weigh the channels."""
+        """Normalize, and weigh the channels."""
         z: Tensor = super().forward(x)
         weights = self._related(z) if self.training or self.relation == "sample" else self.sr[None]
         return z * weights.to(z.dtype).view(*weights.shape, *[1] * (z.dim() - 2))
@@ -61,7 +61,7 @@ class Relating(nn.Module):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor) -> None:
-        # The first batch initialises; no number is read, so that a compiler and an accelerator need not wait.
+        # The first batch initializes; no number is read, so that a compiler and an accelerator need not wait.
         rate = torch.where(self.batches_related == 0, 1.0, MOMENTUM).to(self.sr.dtype)
         self.sr.copy_(torch.lerp(self.sr, mean.to(self.sr.dtype), rate))
         self.batches_related.add_(1)

@@ -52,7 +52,7 @@ class NewFeatures(nn.Module):
         self.norm = nn.Identity() if norm is None else norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and normalise."""
+        """Convolve and normalize."""
         made: Tensor = self.norm(self.conv(x))
         return made
 
@@ -61,7 +61,7 @@ class FeatureReuse(nn.Module):
     """Join reused features r and new ones along the channels: (n, i, h, w) to (n, C, h/s, w/s), r first.
 
     f_1 = a(N(W_1 x)), f_j = a(N(W_j f_{j-1})), y = [r, f_k], with r = x or r = f_1; `dense`: f_j reads [r, f_1 ...
-    f_{j-1}] and y holds all.  In a residual block the features are joined before their activation, so that both
+    f_{j-1}] and y holds all. In a residual block the features are joined before their activation, so that both
     halves of what is added keep their signs: b_1 = N(W_1 x), b_j = N(W_j a(b_{j-1})), y = [b_1, b_k].
     """
 
@@ -162,7 +162,7 @@ def _refuse_larger(name: str, conv: nn.Module, reads: int, makes: int) -> None:
 def resized(module: nn.Module, reads: int, makes: int) -> nn.Module:
     """Copy a convolution or batch norm with other numbers of channels; its weights are drawn at random.
 
-    Flags, dtype, device and memory format stay.  Kaiming-normal weights (fan out), zero biases, norms as the identity.
+    Flags, dtype, device and memory format stay. Kaiming-normal weights (fan out), zero biases, norms as the identity.
 
     >>> resized(nn.Conv2d(8, 8, 3, stride=2, bias=False), 4, 6)
     Conv2d(4, 6, kernel_size=(3, 3), stride=(2, 2), bias=False)

@@ -1,6 +1,6 @@
 """Shifts as operations: every channel of an image moves by a displacement of its own, zeros come in from outside.
 
-`shift` moves by whole pixels, `interpolate` by any numbers.  Both are operators at the dispatcher (`slimcnn::shift`,
+`shift` moves by whole pixels, `interpolate` by any numbers. Both are operators at the dispatcher (`slimcnn::shift`,
 `slimcnn::interpolate`), so that the channel graph, compilers and counters see one operation with one value per channel,
 and no multiply-accumulates.
 """
@@ -45,7 +45,7 @@ class Grid:
     channels: int
     """m"""
     interleaved: bool
-    """Neighbouring channels move differently; else channels that move alike lie together."""
+    """Neighboring channels move differently; else channels that move alike lie together."""
     backwards: bool = False
 
 
@@ -134,7 +134,7 @@ def _grid_of(slabs: list[Slab]) -> Grid | None:
 
 
 _KNOWN: dict[int, tuple[ref[Tensor], ref[Tensor], tuple[int, int], Moves]] = {}
-"""By the identity of dy, for as long as it lives.  A dictionary of weak keys takes four times as long to ask."""
+"""By the identity of dy, for as long as it lives. A dictionary of weak keys takes four times as long to ask."""
 
 
 def _moves(dy: Tensor, dx: Tensor) -> Moves:
@@ -357,7 +357,7 @@ def kernel_of(dy: Tensor, dx: Tensor, radius: int) -> Tensor:
 
 
 def reach(dy: Tensor, dx: Tensor) -> int:
-    """Count the pixels from the centre to the farthest that is read at these displacements."""
+    """Count the pixels from the center to the farthest that is read at these displacements."""
     both = torch.stack([dy.detach(), dx.detach()])
     return max(1, int(torch.maximum(-both.floor(), both.floor() + 1).max())) if both.numel() else 1
 

@@ -11,7 +11,7 @@ layer            displacements                                  source
 `ChannelShift`   along the channels, not over space             He et al. 2019, AddressNet, arXiv 1809.08458
 ===============  =============================================  ==========================================
 
-All but the last have one displacement (dy, dx) per channel: out[h, w] = in[h + dy, w + dx], zeros outside.  They are
+All but the last have one displacement (dy, dx) per channel: out[h, w] = in[h + dy, w + dx], zeros outside. They are
 tensors that lose their entries when channels are cut.
 """
 
@@ -32,7 +32,7 @@ def grouped_displacements(channels: int, kernel: int, order: Order = "interleave
     """Share channels out over a k x k window: dy and dx of every channel (Wu et al. 2018, section 3.1).
 
     With g = k² and m = floor(C / g), channel c < g m of `"interleaved"` (the authors' code) has dx = c mod k -
-    floor(k / 2) and dy = floor(c / k) mod k - floor(k / 2); the others do not move.  `"blocks"` is the same with
+    floor(k / 2) and dy = floor(c / k) mod k - floor(k / 2); the others do not move. `"blocks"` is the same with
     channels renamed: m that move alike lie together.
 
     Raises:
@@ -54,7 +54,7 @@ def grouped_displacements(channels: int, kernel: int, order: Order = "interleave
 class FixedShift(nn.Module):
     """Move every channel by whole pixels that are given: ``(n, c, h, w)`` to ``(n, c, ceil(h/s), ceil(w/s))``.
 
-    No parameters; `dy` and `dx` are buffers (c,).  With a stride, only the pixels that are kept are moved: the same
+    No parameters; `dy` and `dx` are buffers (c,). With a stride, only the pixels that are kept are moved: the same
     as a 1x1 convolution with that stride behind it.
     """
 
@@ -83,7 +83,7 @@ class FixedShift(nn.Module):
 class GroupedShift(FixedShift):
     """Grouped shift (Wu et al. 2018, arXiv 1711.08141): channels are shared out over a k x k window.
 
-    See `grouped_displacements`.  Copies of channels, no products; far quicker than a depthwise convolution.
+    See `grouped_displacements`. Copies of channels, no products; far quicker than a depthwise convolution.
 
     >>> GroupedShift(18, kernel=3)(torch.ones(1, 18, 5, 5)).shape
     torch.Size([1, 18, 5, 5])
@@ -113,7 +113,7 @@ class ChannelShift(nn.Module):
     """Channel shift (He et al. 2019, arXiv 1809.08458): the last of g groups of channels comes first.
 
     ``(n, c, h, w)`` stays; between grouped convolutions it brings channels to other groups, as a shuffle does, by two
-    copies.  `ModelError` if c is no multiple of g.
+    copies. `ModelError` if c is no multiple of g.
 
     >>> ChannelShift(2)(torch.arange(4.).view(1, 4, 1, 1)).flatten().tolist()
     [2.0, 3.0, 0.0, 1.0]
@@ -167,8 +167,8 @@ class LearnedShift(nn.Module):
 class ActiveShift(LearnedShift):
     """Active shift (Jeon, Kim 2018, arXiv 1806.07370): displacements (alpha, beta) per channel are learned.
 
-    Bilinear sampling with zeros outside; they start from U(-1, 1).  As in the paper, the gradient of every pair
-    (alpha, beta) is normalised to length 1 and the learning rate is lower, by the factor `rate`; None leaves
+    Bilinear sampling with zeros outside; they start from U(-1, 1). As in the paper, the gradient of every pair
+    (alpha, beta) is normalized to length 1 and the learning rate is lower, by the factor `rate`; None leaves
     gradients as they are. Parameters with one axis never decay in our training.
 
     ``(n, c, h, w)`` becomes ``(n, c, ceil(h / s), ceil(w / s))``.
@@ -209,7 +209,7 @@ class SparseShift(LearnedShift):
 
     Forward and for the gradient of the image, the displacement is round(alpha), round(beta); their own gradient is
     that of bilinear sampling at (alpha, beta) as they are, plus `penalty` times their sign: an L1 penalty on
-    displacements, so that a channel moves only if that helps.  They start from U(-1, 1) (the paper does not say how),
+    displacements, so that a channel moves only if that helps. They start from U(-1, 1) (the paper does not say how),
     and halves are rounded to even.
 
     ``(n, c, h, w)`` becomes ``(n, c, ceil(h / s), ceil(w / s))``.

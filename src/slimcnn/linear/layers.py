@@ -90,7 +90,7 @@ def layers_of(model: nn.Module, example: Any) -> dict[str, LinearLayer]:
 def readers_of(model: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
     """Name, for every convolution, those that read what it makes and nothing that was added or joined to it.
 
-    Norms, pooling and element-wise functions may lie between.  Of convolutions in groups none is named.
+    Norms, pooling and element-wise functions may lie between. Of convolutions in groups none is named.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()

@@ -1,7 +1,7 @@
 """Run a network over many batches a stretch at a time, computing every operation only once for each batch.
 
-Layers are solved in the order of the network, each on the outputs of those solved before it.  Running the network
-anew for every layer would cost the square of its depth.  So the tensors that are alive at an operation are put on a
+Layers are solved in the order of the network, each on the outputs of those solved before it. Running the network
+anew for every layer would cost the square of its depth. So the tensors that are alive at an operation are put on a
 shelf, and the next stretch begins there: what lies before is walked through with stand-ins that nobody computes.
 
 Operations are numbered by `computes`: views, copies and constants do not count, since PyTorch makes more or fewer of
@@ -172,7 +172,7 @@ class LayerwiseReplay:
     ) -> None:  # fmt: skip
         """Run every batch on to operation `end`, and let the next stretch begin with operation `begin`.
 
-        Or only the batches with these numbers; every batch goes its own way.  `look` is called with the number of the
+        Or only the batches with these numbers; every batch goes its own way. `look` is called with the number of the
         batch, the number of the operation and the operation, for those of the `wanted` operations that are computed:
         from where the last stretch let this one begin.
         """

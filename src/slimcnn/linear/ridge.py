@@ -15,7 +15,7 @@ PENALTIES = tuple(10.0**k for k in range(-6, 2))
 class Sums:
     """Sums over rows x (inputs) and r (what the outputs lack), for every group of a layer.
 
-    `xx` (groups, f, f), `xr` (groups, f, o), `rr` (groups, o), `x` (groups, f), `r` (groups, o).  Memory does not grow
+    `xx` (groups, f, f), `xr` (groups, f, o), `rr` (groups, o), `x` (groups, f), `r` (groups, o). Memory does not grow
     with the number of rows.
     """
 

@@ -1,11 +1,11 @@
 """How big a network is: parameters, MACs for one sample, bytes, running memory, layer by layer.
 
 MACs are the multiply-accumulates of convolutions, linear layers and matrix products (attention too), at batch 1,
-as `torch.utils.flop_counter` counts them: 1 MAC = 2 FLOPs.  Bias, batch norm, activation and pooling count
-nothing; papers that count them print up to 9 % more.  A `Measurement` names what ran and was not counted.
+as `torch.utils.flop_counter` counts them: 1 MAC = 2 FLOPs. Bias, batch norm, activation and pooling count
+nothing; papers that count them print up to 9 % more. A `Measurement` names what ran and was not counted.
 
 Running memory is the peak of the live activations at batch 1, operation by operation in the order in which the
-network's code runs them (see `lifetimes.py`).  A runtime that fuses operations needs less, and its own working memory
+network's code runs them (see `lifetimes.py`). A runtime that fuses operations needs less, and its own working memory
 and the weights come on top.
 """
 
@@ -68,8 +68,8 @@ class Measurement:
 def measure(model: nn.Module, example: Example) -> Measurement:
     """Count parameters, MACs, bytes and running memory of `model` by running it on the first sample of `example`.
 
-    `example` is a tensor ``(n, c, h, w)``, a tuple of tensors, or a dict for arguments by name.  The model runs in
-    eval mode and is as before afterwards.  An example that it does not accept raises `ModelError`.
+    `example` is a tensor ``(n, c, h, w)``, a tuple of tensors, or a dict for arguments by name. The model runs in
+    eval mode and is as before afterwards. An example that it does not accept raises `ModelError`.
 
     >>> size = measure(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), torch.ones(2, 3, 4, 4))
     >>> size.params, size.macs, size.bytes, size.not_counted

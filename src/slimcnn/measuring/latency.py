@@ -57,8 +57,8 @@ def latency(
     """Time every network on the same example, in turns, for about `seconds` altogether.
 
     `threads` is the number of CPU threads (None: as it is now; restored afterwards), `batch` the number of samples
-    (None: as in `example`).  Networks run in eval mode and are as before afterwards; on an accelerator every call
-    is waited for.  An example that a network does not accept raises `ModelError`.
+    (None: as in `example`). Networks run in eval mode and are as before afterwards; on an accelerator every call
+    is waited for. An example that a network does not accept raises `ModelError`.
 
     >>> times = latency({"small": nn.Linear(8, 8), "large": nn.Linear(8, 800)}, torch.ones(1, 8), seconds=0.01)
     >>> times["small"].relative, times["large"].n >= 5, times["large"].batch

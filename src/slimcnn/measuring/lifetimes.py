@@ -1,7 +1,7 @@
 """When the tensors of one run are alive: from the operation that makes them to the last one that uses them.
 
-Only activations count: the network's input and what is computed from it.  Weights, and what is computed from weights
-alone, do not.  Tensors that share memory (a view, the result of an in-place operation) are one.  A result that nothing
+Only activations count: the network's input and what is computed from it. Weights, and what is computed from weights
+alone, do not. Tensors that share memory (a view, the result of an in-place operation) are one. A result that nothing
 uses, like the indices of max pooling, counts nothing.
 """
 

@@ -1,9 +1,9 @@
 """AddressNet (He et al. 2019, "Shift-based Primitives for Efficient Convolutional Neural Networks", arXiv 1809.08458).
 
 EXPERIMENTAL: the paper's table of blocks is not public; this is built from its abstract, with 100 classes it has 0.09
-M parameters and 15 M MACs at depth 20, 0.23 M and 34 M at 44; published are 0.1 M and 22 M, 0.2 M and 53 M.  Three
+M parameters and 15 M MACs at depth 20, 0.23 M and 34 M at 44; published are 0.1 M and 22 M, 0.2 M and 53 M. Three
 stages of n blocks like ResNet's for 32x32 images (depth 6n + 2): grouped 1x1 (two groups) to six times the channels,
-batch norm, ReLU, channel shift, address shift, grouped 1x1, batch norm; x is added, ReLU.  At stride 2 the block
+batch norm, ReLU, channel shift, address shift, grouped 1x1, batch norm; x is added, ReLU. At stride 2 the block
 makes the channels that are missing and is concatenated with x averaged (the shortcut shift, there without its memory
 trick).
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.layers.shifts import AddressShift, ChannelShift
-from slimcnn.models.building import check_positive, initialise, networks, normalised, scaled
+from slimcnn.models.building import check_positive, initialize, networks, normalized, scaled
 
 SOURCE = "He et al. 2019, arXiv 1809.08458, abstract"
 
@@ -28,8 +28,8 @@ class AddressBlock(nn.Module):
         made = outputs - inputs if self.joins else outputs
         hidden = expansion * outputs
         self.residual = nn.Sequential(
-            *normalised(inputs, hidden, groups=2), nn.ReLU(inplace=True), ChannelShift(2), AddressShift(hidden, stride),
-            *normalised(hidden, made, groups=2),
+            *normalized(inputs, hidden, groups=2), nn.ReLU(inplace=True), ChannelShift(2), AddressShift(hidden, stride),
+            *normalized(hidden, made, groups=2),
         )  # fmt: skip
         self.pool = nn.AvgPool2d(stride, ceil_mode=True)
         self.relu = nn.ReLU(inplace=True)
@@ -48,7 +48,7 @@ class AddressNet(nn.Module):
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels, expansion=expansion)
         inputs = 2 * scaled(8, width)
-        self.stem = nn.Sequential(*normalised(in_channels, inputs, 3), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(*normalized(in_channels, inputs, 3), nn.ReLU(inplace=True))
         blocks = []
         for factor, first in ((1, 1), (2, 2), (4, 2)):
             for index in range((depth - 2) // 6):
@@ -57,7 +57,7 @@ class AddressNet(nn.Module):
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(inputs, num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""

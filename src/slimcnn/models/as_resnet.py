@@ -12,7 +12,7 @@ stage 4   4w     6      2
 stage 5   8w     3      2
 ========  =====  =====  ============
 
-Batch norm, ReLU, global average pooling, one linear layer.  A block is batch norm, ReLU, 1x1, batch norm, ReLU,
+Batch norm, ReLU, global average pooling, one linear layer. A block is batch norm, ReLU, 1x1, batch norm, ReLU,
 active shift (with the stride), 1x1, and x is added; where the shape changes, a 1x1 convolution of the activated x.
 From the authors' prototxt; the two displacements of every channel count as parameters.
 """
@@ -22,7 +22,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from slimcnn.layers.shifts import ActiveShift
-from slimcnn.models.building import check_positive, initialise, keeps_small, networks, scaled
+from slimcnn.models.building import check_positive, initialize, keeps_small, networks, scaled
 
 SOURCE = "Jeon, Kim 2018, arXiv 1806.07370, table 4; the authors' prototxt"
 POSTER = "Jeon, Kim 2018, arXiv 1806.07370, section 4.1, and its poster"
@@ -68,7 +68,7 @@ class ASResNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
         self.classifier = nn.Linear(inputs, num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""

@@ -17,7 +17,7 @@ networks: Registry[Callable[..., nn.Module]] = Registry("network", home="slimcnn
 """Every network of ours.
 
 An entry's facts hold `input` (c, h, w), `params` and `macs` (batch 1) with the default arguments and, where it is
-published, `top1` in % on CIFAR-10 (for ImageNet see `published`).  `family` is "spatial" or "shift" for compact
+published, `top1` in % on CIFAR-10 (for ImageNet see `published`). `family` is "spatial" or "shift" for compact
 networks.
 """
 
@@ -55,7 +55,7 @@ def refuse_unknown(name: str, arguments: Mapping[str, Any], accepted: list[str])
 def label(model: nn.Module, name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Write on a network how to build it again: ``architecture = {"model": name, "arguments": {...}}``.
 
-    It is a plain attribute that can be written as JSON and that `copy.deepcopy` takes along.  Arguments that
+    It is a plain attribute that can be written as JSON and that `copy.deepcopy` takes along. Arguments that
     JSON cannot hold, and a network that uses the attribute for something else, raise `ModelError`.
     """
     try:
@@ -88,7 +88,7 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
-def initialise(model: nn.Module) -> None:
+def initialize(model: nn.Module) -> None:
     """Kaiming-normal weights (He et al. 2015, arXiv 1502.01852), zero biases, in place.
 
     Convolutions keep the variance of the gradients (fan out), as the papers do; linear layers that of the signal
@@ -111,7 +111,7 @@ def initialise(model: nn.Module) -> None:
 def keeps_small(image_size: int) -> bool:
     """Tell whether a compact network is built for small images: stride 1 in the stem and in the first stage.
 
-    The usual form for CIFAR.  `ModelError` for an impossible size.
+    The usual form for CIFAR. `ModelError` for an impossible size.
 
     >>> keeps_small(32), keeps_small(224)
     (True, False)
@@ -129,7 +129,7 @@ def takes(name: str, argument: str) -> bool:
     return name in networks and argument in inspect.signature(networks[name].value).parameters
 
 
-def normalised(inputs: int, outputs: int, kernel: int = 1, **options: Any) -> list[nn.Module]:
+def normalized(inputs: int, outputs: int, kernel: int = 1, **options: Any) -> list[nn.Module]:
     """A convolution without bias that keeps the image size at stride 1, and the batch norm behind it."""
     return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **options), nn.BatchNorm2d(outputs)]
 

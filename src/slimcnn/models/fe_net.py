@@ -14,13 +14,13 @@ FE3         16c → 16c       6x
 conv 1x1    1932
 ==========  ==============  ========
 
-Global average pooling, dropout 0.2, one linear layer.  An inverted bottleneck (IB) is 1x1 to the inner width, batch
-norm, ReLU, sparse shift (SSL) or 2x2 average pooling, 1x1, batch norm.  FE-k: of its k inverted bottlenecks, the
+Global average pooling, dropout 0.2, one linear layer. An inverted bottleneck (IB) is 1x1 to the inner width, batch
+norm, ReLU, sparse shift (SSL) or 2x2 average pooling, 1x1, batch norm. FE-k: of its k inverted bottlenecks, the
 first is residual and sees the last in/2^(k-1) channels, the next sees these and as many again, and so on; the last
 one, which is not residual, sees all.
 
 Deviations, both found by counting: the published code takes the inner width from the channels that come out, which
-contradicts its own counts (4.62 M, 418 M MACs); from those that go in it gives the paper's 563 M at r = 1.375.  At r
+contradicts its own counts (4.62 M, 418 M MACs); from those that go in it gives the paper's 563 M at r = 1.375. At r
 = 1 the paper's 3.7 M and 301 M need a head of about 1500; 1932, which the code has, belongs to r = 1.375 (`head`).
 """
 
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
 from slimcnn.layers.shifts import SparseShift
-from slimcnn.models.building import check_positive, initialise, keeps_small, networks, normalised, scaled
+from slimcnn.models.building import check_positive, initialize, keeps_small, networks, normalized, scaled
 
 SOURCE = "Chen et al. 2019, arXiv 1903.05285, table 2; the authors' repository"
 
@@ -41,9 +41,9 @@ class InvertedBottleneck(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, inner: int, *, pool: bool = False, residual: bool = False) -> None:
         super().__init__()
-        self.expand = nn.Sequential(*normalised(inputs, inner), nn.ReLU(inplace=True))
+        self.expand = nn.Sequential(*normalized(inputs, inner), nn.ReLU(inplace=True))
         self.move = nn.AvgPool2d(2, ceil_mode=True) if pool else SparseShift(inner)
-        self.project = nn.Sequential(*normalised(inner, outputs))
+        self.project = nn.Sequential(*normalized(inner, outputs))
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class FENet(nn.Module):
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels, head=head)
         small, c = keeps_small(image_size), scaled(16, width)
-        self.stem = nn.Sequential(*normalised(in_channels, c, 3, stride=1 if small else 2))
+        self.stem = nn.Sequential(*normalized(in_channels, c, 3, stride=1 if small else 2))
         self.blocks = nn.Sequential(
             InvertedBottleneck(c, c, 4 * c),
             InvertedBottleneck(c, 2 * c, 5 * c, pool=not small),
@@ -99,9 +99,9 @@ class FENet(nn.Module):
             FEBlock(8 * c, 16 * c, 4, pool=True),
             FEBlock(16 * c, 16 * c, 3, pool=False),
         )
-        self.head = nn.Sequential(*normalised(16 * c, head), nn.ReLU(inplace=True))
+        self.head = nn.Sequential(*normalized(16 * c, head), nn.ReLU(inplace=True))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(head, num_classes))
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""

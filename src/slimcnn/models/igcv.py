@@ -1,15 +1,15 @@
 """IGCV3-D (Sun et al. 2018, "Interleaved Low-Rank Group Convolutions", arXiv 1806.00178).
 
 MobileNet v2's table with more blocks, whose expanding and projecting 1x1 convolutions have two groups; the channels
-are permuted after the expansion, so that the two convolutions' groups cross.  ReLU6 after the depthwise convolution
-only.  The first block (t = 1) has its expansion too.
+are permuted after the expansion, so that the two convolutions' groups cross. ReLU6 after the depthwise convolution
+only. The first block (t = 1) has its expansion too.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from slimcnn.models.building import check_positive, initialise, keeps_small, networks, normalised, scaled
+from slimcnn.models.building import check_positive, initialize, keeps_small, networks, normalized, scaled
 
 SOURCE = "Sun et al. 2018, arXiv 1806.00178, section 4; the authors' repository"
 BLOCKS = ((1, 16, 1, 1), (6, 24, 4, 2), (6, 32, 6, 2), (6, 64, 8, 2), (6, 96, 6, 1), (6, 160, 6, 2), (6, 320, 1, 1))
@@ -22,12 +22,12 @@ class InterleavedBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
         hidden = expansion * inputs
-        self.expand = nn.Sequential(*normalised(inputs, hidden, groups=2))
+        self.expand = nn.Sequential(*normalized(inputs, hidden, groups=2))
         self.permute = nn.ChannelShuffle(2)
         self.depthwise = nn.Sequential(
-            *normalised(hidden, hidden, 3, stride=stride, groups=hidden), nn.ReLU6(inplace=True)
+            *normalized(hidden, hidden, 3, stride=stride, groups=hidden), nn.ReLU6(inplace=True)
         )
-        self.project = nn.Sequential(*normalised(hidden, outputs, groups=2))
+        self.project = nn.Sequential(*normalized(hidden, outputs, groups=2))
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class IGCV3(nn.Module):
         check_positive(num_classes=num_classes, in_channels=in_channels)
         small, inputs = keeps_small(image_size), _even(32, width)
         layers: list[nn.Module] = [
-            *normalised(in_channels, inputs, 3, stride=1 if small else 2),
+            *normalized(in_channels, inputs, 3, stride=1 if small else 2),
             nn.ReLU6(inplace=True),
         ]
         for group, (expansion, channels, count, first) in enumerate(BLOCKS):
@@ -54,9 +54,9 @@ class IGCV3(nn.Module):
                 layers.append(InterleavedBlock(inputs, outputs, expansion, stride))
                 inputs = outputs
         last = max(1280, _even(1280, width))
-        self.features = nn.Sequential(*layers, *normalised(inputs, last), nn.ReLU6(inplace=True))
+        self.features = nn.Sequential(*layers, *normalized(inputs, last), nn.ReLU6(inplace=True))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, num_classes))
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""

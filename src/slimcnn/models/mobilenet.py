@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
-from slimcnn.models.building import check_positive, initialise, keeps_small, networks, normalised, scaled
+from slimcnn.models.building import check_positive, initialize, keeps_small, networks, normalized, scaled
 
 V1 = "Howard et al. 2017, arXiv 1704.04861, table 1"
 V2 = "Sandler et al. 2018, arXiv 1801.04381, table 2; torchvision"
@@ -26,16 +26,16 @@ class MobileNetV1(nn.Module):
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels)
         small, inputs = keeps_small(image_size), scaled(32, width)
-        layers = [*normalised(in_channels, inputs, 3, stride=1 if small else 2), nn.ReLU(inplace=True)]
+        layers = [*normalized(in_channels, inputs, 3, stride=1 if small else 2), nn.ReLU(inplace=True)]
         for index, (channels, stride) in enumerate(LAYERS):
             outputs = scaled(channels, width)
             stride = 1 if small and index == 1 else stride
-            layers += [*normalised(inputs, inputs, 3, stride=stride, groups=inputs), nn.ReLU(inplace=True)]
-            layers += [*normalised(inputs, outputs), nn.ReLU(inplace=True)]
+            layers += [*normalized(inputs, inputs, 3, stride=stride, groups=inputs), nn.ReLU(inplace=True)]
+            layers += [*normalized(inputs, outputs), nn.ReLU(inplace=True)]
             inputs = outputs
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(inputs, num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""
@@ -62,7 +62,7 @@ def mobilenet_v2(num_classes: int = 1000, in_channels: int = 3, image_size: int 
     stem = model.get_submodule("features.0")
     assert isinstance(stem, nn.Sequential)
     stem[0] = _stem(stem[0], in_channels, 1 if small else 2)
-    initialise(model)
+    initialize(model)
     return model
 
 

@@ -7,11 +7,11 @@ layers       1 + 2n        2n            2n
 channels     16            32            64
 ===========  ============  ============  ===========
 
-A 3x3 convolution, three stages of n blocks, global average pooling, one linear layer: depth 6n + 2.  The first
-block of the second and third stage has stride 2.  Tensor names are those of akamaster/pytorch_resnet_cifar10,
+A 3x3 convolution, three stages of n blocks, global average pooling, one linear layer: depth 6n + 2. The first
+block of the second and third stage has stride 2. Tensor names are those of akamaster/pytorch_resnet_cifar10,
 so its published weights load as they are.
 
-The first convolution and the blocks have no bias; every convolution is followed by batch norm.  The bottleneck
+The first convolution and the blocks have no bias; every convolution is followed by batch norm. The bottleneck
 network (depth 9n + 2, blocks four times as wide outside) is the post-activation ResNet-164 that He et al. 2016
 ("Identity Mappings", arXiv 1603.05027) take as baseline; its stride sits in the 3x3 convolution.
 """
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from slimcnn.errors import ModelError
 from slimcnn.layers.channel_pad import ChannelPad
-from slimcnn.models.building import check_positive, initialise, networks, scaled
+from slimcnn.models.building import check_positive, initialize, networks, scaled
 
 SOURCE = "He et al. 2015, arXiv 1512.03385, section 4.2; option-A weights: akamaster/pytorch_resnet_cifar10"
 
@@ -137,7 +137,7 @@ class CifarResNet(nn.Module):
         self.layer2 = stage(block, n, outputs[0], widths[1], 2, shortcut)
         self.layer3 = stage(block, n, outputs[1], widths[2], 2, shortcut)
         self.linear = nn.Linear(outputs[2], num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""
@@ -217,5 +217,5 @@ def resnet164(num_classes: int = 10, in_channels: int = 3, shortcut: str = "B", 
     macs=747_136,
 )
 def resnet8(num_classes: int = 10, in_channels: int = 1, shortcut: str = "A", width: float = 1.0) -> nn.Module:
-    """ResNet-8: one block per stage (the rule of He et al. 2015 with n = 1), meant for 8x8 grey images."""
+    """ResNet-8: one block per stage (the rule of He et al. 2015 with n = 1), meant for 8x8 gray images."""
     return _basic(8, num_classes, in_channels, shortcut, width)

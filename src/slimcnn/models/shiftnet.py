@@ -11,10 +11,10 @@ group 3     256       7       3, then 2    3
 group 4     512       3       2, then 1    3
 =========  ========  ======  ===========  ======
 
-Global average pooling, one linear layer.  The stem and the first block of each group have stride 2.  B has half of
-A's channels everywhere.  A block (CSC) is batch norm, ReLU, 1x1, shift, batch norm, ReLU, 1x1, and x is added.  A
+Global average pooling, one linear layer. The stem and the first block of each group have stride 2. B has half of
+A's channels everywhere. A block (CSC) is batch norm, ReLU, 1x1, shift, batch norm, ReLU, 1x1, and x is added. A
 block with stride makes the channels that are missing, and is concatenated with x averaged (3x3); averages leave the
-padding out, which the paper does not say.  C is left out: its counts cannot be reproduced from what is published.
+padding out, which the paper does not say. C is left out: its counts cannot be reproduced from what is published.
 
 The stride stands in the shift, not in the 1x1 behind it: the same function, without moving pixels that nobody reads.
 """
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.layers.shifts import GroupedShift, Order
-from slimcnn.models.building import check_positive, initialise, keeps_small, networks, normalised, scaled
+from slimcnn.models.building import check_positive, initialize, keeps_small, networks, normalized, scaled
 
 SOURCE = "Wu et al. 2018, arXiv 1711.08141, table 5"
 GROUPS = ((64, 5, (4, 4), 5), (128, 6, (4, 3), 5), (256, 7, (3, 2), 3), (512, 3, (2, 1), 3))
@@ -65,7 +65,7 @@ class ShiftNet(nn.Module):
         check_positive(num_classes=num_classes, in_channels=in_channels)
         small = keeps_small(image_size)
         inputs = scaled(32 // share, width)
-        self.stem = nn.Sequential(*normalised(in_channels, inputs, 7, stride=1 if small else 2), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(*normalized(in_channels, inputs, 7, stride=1 if small else 2), nn.ReLU(inplace=True))
         blocks = []
         for group, (channels, count, expansions, kernel) in enumerate(GROUPS):
             for index in range(count):
@@ -75,7 +75,7 @@ class ShiftNet(nn.Module):
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(inputs, num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""
@@ -113,11 +113,11 @@ class ShiftBlock(nn.Module):
         super().__init__()
         hidden = expansion * outputs
         self.residual = nn.Sequential(
-            *normalised(inputs, hidden), nn.ReLU(inplace=True),
-            GroupedShift(hidden, 3, stride, order), *normalised(hidden, outputs), nn.ReLU(inplace=True),
+            *normalized(inputs, hidden), nn.ReLU(inplace=True),
+            GroupedShift(hidden, 3, stride, order), *normalized(hidden, outputs), nn.ReLU(inplace=True),
         )  # fmt: skip
         fits = stride == 1 and inputs == outputs
-        self.shortcut = nn.Sequential(*([] if fits else normalised(inputs, outputs, stride=stride)))
+        self.shortcut = nn.Sequential(*([] if fits else normalized(inputs, outputs, stride=stride)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
@@ -134,7 +134,7 @@ class ShiftResNet(nn.Module):
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels, expansion=expansion)
         inputs = scaled(16, width)
-        self.stem = nn.Sequential(*normalised(in_channels, inputs, 3), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(*normalized(in_channels, inputs, 3), nn.ReLU(inplace=True))
         blocks = []
         for channels, first in ((16, 1), (32, 2), (64, 2)):
             for index in range((depth - 2) // 6):
@@ -143,7 +143,7 @@ class ShiftResNet(nn.Module):
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(inputs, num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""

@@ -2,9 +2,9 @@
 
 v1, three groups: a 3x3 convolution with stride 2 to 24 channels (12, 24, 48 at 0.5, 1.5, 2), max pooling, stages of
 4, 8 and 4 units with 240, 480 and 960 channels, global average pooling, a linear layer without bias (as in the
-authors' repository).  A unit is a grouped 1x1 to a quarter, batch norm, ReLU, channel shuffle, depthwise 3x3, batch
-norm, grouped 1x1, batch norm; x is added, ReLU.  At stride 2 it makes the channels that are missing and is
-concatenated with x averaged (3x3).  The first grouped 1x1 of all has one group.
+authors' repository). A unit is a grouped 1x1 to a quarter, batch norm, ReLU, channel shuffle, depthwise 3x3, batch
+norm, grouped 1x1, batch norm; x is added, ReLU. At stride 2 it makes the channels that are missing and is
+concatenated with x averaged (3x3). The first grouped 1x1 of all has one group.
 
 v2 is torchvision's, with a form for small images.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
-from slimcnn.models.building import check_positive, initialise, keeps_small, networks, normalised, scaled
+from slimcnn.models.building import check_positive, initialize, keeps_small, networks, normalized, scaled
 
 V1 = "Zhang et al. 2018, arXiv 1707.01083, table 1; megvii's ShuffleNet-Series"
 V2 = "Ma et al. 2018, arXiv 1807.11164, table 5; torchvision"
@@ -36,10 +36,10 @@ class ShuffleUnit(nn.Module):
         super().__init__()
         made, hidden = outputs - inputs if joins else outputs, outputs // 4
         self.joins = joins
-        self.squeeze = nn.Sequential(*normalised(inputs, hidden, groups=first_groups), nn.ReLU(inplace=True))
+        self.squeeze = nn.Sequential(*normalized(inputs, hidden, groups=first_groups), nn.ReLU(inplace=True))
         self.shuffle = nn.ChannelShuffle(GROUPS)
-        self.depthwise = nn.Sequential(*normalised(hidden, hidden, 3, stride=stride, groups=hidden))
-        self.expand = nn.Sequential(*normalised(hidden, made, groups=GROUPS))
+        self.depthwise = nn.Sequential(*normalized(hidden, hidden, 3, stride=stride, groups=hidden))
+        self.expand = nn.Sequential(*normalized(hidden, made, groups=GROUPS))
         self.pool = nn.AvgPool2d(3, stride, padding=1)
         self.relu = nn.ReLU(inplace=True)
 
@@ -60,7 +60,7 @@ class ShuffleNetV1(nn.Module):
         inputs = {0.5: 12, 1.5: 24, 2.0: 48}.get(width, scaled(24, width))
         # All are shuffled and grouped by three, and a unit's hidden channels are a quarter.
         widths = [max(1, scaled(20, width)) * 4 * GROUPS * factor for factor in (1, 2, 4)]
-        stem = [*normalised(in_channels, inputs, 3, stride=1 if small else 2), nn.ReLU(inplace=True)]
+        stem = [*normalized(in_channels, inputs, 3, stride=1 if small else 2), nn.ReLU(inplace=True)]
         self.stem = nn.Sequential(*stem, nn.Identity() if small else nn.MaxPool2d(3, 2, padding=1))
         units = []
         for stage, (outputs, count) in enumerate(zip(widths, (4, 8, 4), strict=True)):
@@ -70,7 +70,7 @@ class ShuffleNetV1(nn.Module):
                 inputs = outputs
         self.units = nn.Sequential(*units)
         self.classifier = nn.Linear(inputs, num_classes, bias=False)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""
@@ -104,5 +104,5 @@ def shufflenet_v2(
         model.conv1.register_module("0", nn.Conv2d(in_channels, 24, 3, 1 if small else 2, padding=1, bias=False))  # type: ignore[union-attr]
     if small:
         model.maxpool = nn.Identity()
-    initialise(model)
+    initialize(model)
     return model

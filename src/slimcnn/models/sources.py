@@ -37,7 +37,7 @@ def resolve(spec: str, **arguments: Any) -> nn.Module:
     ===========================  =========================================================================
 
     `num_classes` and `in_channels` are passed where the constructor takes them; every other argument must be one
-    that it takes.  A name that does not exist raises `UnknownName`; a network that cannot be built, `ModelError`.
+    that it takes. A name that does not exist raises `UnknownName`; a network that cannot be built, `ModelError`.
 
     >>> resolve("torchvision:squeezenet1_1", num_classes=10).architecture
     {'model': 'torchvision:squeezenet1_1', 'arguments': {'num_classes': 10}}
@@ -83,11 +83,11 @@ class Preprocessing:
 
 
 def preprocessing(network: str | nn.Module) -> Preprocessing:
-    """Image size and normalisation of a network, given by its spec or as one that `resolve` made.
+    """Image size and normalization of a network, given by its spec or as one that `resolve` made.
 
     timm and torchvision state those of their own weights; for a network of ours only the image size is known,
-    for a function of yours nothing.  A network built for another number of channels than its weights has no
-    known normalisation.  A name that does not exist raises `UnknownName`.
+    for a function of yours nothing. A network built for another number of channels than its weights has no
+    known normalization. A name that does not exist raises `UnknownName`.
 
     >>> preprocessing("resnet56")
     Preprocessing(input=(3, 32, 32), mean=None, std=None)
@@ -153,7 +153,7 @@ def _from_torchvision(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, 
         raise ModelError(f"torchvision:{name} takes 3 input channels, not {arguments['in_channels']}")
     no_weights = {key: None for key in ("weights", "weights_backbone") if key in inspect.signature(make).parameters}
     with warnings.catch_warnings():
-        # googlenet and inception_v3 announce a change of their initialisation at every construction
+        # googlenet and inception_v3 announce a change of their initialization at every construction
         warnings.simplefilter("ignore", FutureWarning)
         return _call(f"torchvision:{name}", lambda: make(**no_weights, **passed)), passed
 

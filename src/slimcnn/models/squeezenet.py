@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from slimcnn.models.building import check_positive, initialise, keeps_small, networks, refuse_vanishing
+from slimcnn.models.building import check_positive, initialize, keeps_small, networks, refuse_vanishing
 
 SOURCE = "Iandola et al. 2016, arXiv 1602.07360, table 1; torchvision"
 LEAST = {"1_0": 21, "1_1": 17}
@@ -30,7 +30,7 @@ def _squeezenet(version: str, kernel: int, num_classes: int, in_channels: int, i
     if small or in_channels != 3:
         stride, padding = (1, kernel // 2) if small else (2, 0)
         features[0] = nn.Conv2d(in_channels, first.out_channels, kernel, stride, padding)
-        initialise(features[0])
+        initialize(features[0])
     if small:
         features[2] = nn.Identity()
     model.register_forward_pre_hook(partial(_refuse_small, 4 if small else LEAST[version]))

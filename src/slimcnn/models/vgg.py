@@ -1,7 +1,7 @@
 """VGG for 32x32 images (Simonyan, Zisserman 2014, "Very Deep Convolutional Networks", arXiv 1409.1556, table 1).
 
 3x3 convolutions, each followed by batch norm (Ioffe, Szegedy 2015, arXiv 1502.03167) and ReLU; five 2x2
-max-poolings take 32x32 pixels to one.  Columns A, B, D and E of the table, with three heads:
+max-poolings take 32x32 pixels to one. Columns A, B, D and E of the table, with three heads:
 
 ==================  =====================================================
 ``head``            linear layers
@@ -11,7 +11,7 @@ max-poolings take 32x32 pixels to one.  Columns A, B, D and E of the table, with
 ``"4096-4096-10"``  two hidden layers of 4096, as in the paper
 ==================  =====================================================
 
-Larger images are averaged over what is left of their space.  Tensor names are torchvision's (`features`, `classifier`).
+Larger images are averaged over what is left of their space. Tensor names are torchvision's (`features`, `classifier`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
-from slimcnn.models.building import check_positive, initialise, networks, scaled
+from slimcnn.models.building import check_positive, initialize, networks, scaled
 
 SOURCE = "Simonyan, Zisserman 2014, arXiv 1409.1556, table 1, with batch norm and 32x32 input"
 
@@ -35,7 +35,7 @@ STAGES: dict[int, tuple[tuple[int, ...], ...]] = {
 def hidden_widths(head: str, num_classes: int) -> list[int]:
     """The hidden linear layers that `head` asks for; its last number stands for the classes, whatever their number.
 
-    So a head keeps its name from the 10 classes of CIFAR-10; the true number is understood as well.  Anything
+    So a head keeps its name from the 10 classes of CIFAR-10; the true number is understood as well. Anything
     else raises `ModelError`.
 
     >>> hidden_widths("4096-4096-10", num_classes=100)
@@ -75,7 +75,7 @@ class VGG(nn.Module):
             layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(0.5)]
             inputs = outputs
         self.classifier = nn.Sequential(*layers, nn.Linear(inputs, num_classes))
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""

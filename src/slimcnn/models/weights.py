@@ -77,7 +77,7 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
     Reads `.safetensors`, and files of `torch.save` (see `PICKLED`) as far as `torch.load(weights_only=True)` can;
     options, paths, dates and numpy values beside the weights are passed over (see `PASSED_OVER`).
     Common nestings and a common prefix are taken off (see `NESTINGS`, `PREFIXES`); `num_batches_tracked` may be
-    missing.  Names are not guessed beyond that.  Raises `WeightsError` for a file that is missing, damaged, not
+    missing. Names are not guessed beyond that. Raises `WeightsError` for a file that is missing, damaged, not
     readable without running code, for another network, or that holds numbers that are not finite.
 
     >>> import tempfile

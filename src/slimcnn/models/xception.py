@@ -2,8 +2,8 @@
 
 Two 3x3 convolutions (32 with stride 2, 64), blocks of separable convolutions with max pooling (3, stride 2) and a 1x1
 shortcut with stride 2: 128, 256, 728; eight blocks of three separable convolutions of 728; one of 728 and 1024 with
-pooling; separable convolutions of 1536 and 2048; global average pooling, one linear layer.  A separable convolution
-is a depthwise 3x3, a 1x1 and a batch norm.  The two first convolutions have no padding, except for small images.
+pooling; separable convolutions of 1536 and 2048; global average pooling, one linear layer. A separable convolution
+is a depthwise 3x3, a 1x1 and a batch norm. The two first convolutions have no padding, except for small images.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from slimcnn.models.building import (
     check_positive,
-    initialise,
+    initialize,
     keeps_small,
     networks,
-    normalised,
+    normalized,
     refuse_vanishing,
     scaled,
 )
@@ -25,7 +25,7 @@ SOURCE = "Chollet 2017, arXiv 1610.02357, figure 5"
 
 def separable(inputs: int, outputs: int) -> list[nn.Module]:
     """A depthwise 3x3, a 1x1, and the batch norm behind both."""
-    return [nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False), *normalised(inputs, outputs)]
+    return [nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False), *normalized(inputs, outputs)]
 
 
 class XceptionBlock(nn.Module):
@@ -37,7 +37,7 @@ class XceptionBlock(nn.Module):
         for made_from, made in zip((inputs, *widths), widths, strict=False):
             layers += [nn.ReLU(), *separable(made_from, made)]
         self.residual = nn.Sequential(*layers, *([nn.MaxPool2d(3, stride, padding=1)] if pools else []))
-        self.shortcut = nn.Sequential(*(normalised(inputs, widths[-1], stride=stride) if pools else []))
+        self.shortcut = nn.Sequential(*(normalized(inputs, widths[-1], stride=stride) if pools else []))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
@@ -71,7 +71,7 @@ class Xception(nn.Module):
             *separable(c[1024], c[1536]), nn.ReLU(inplace=True), *separable(c[1536], c[2048]), nn.ReLU(inplace=True)
         )
         self.classifier = nn.Linear(c[2048], num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of the images `x`."""

@@ -13,7 +13,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> Terms:
     """Cross entropy between the network's softmax and the labels, mean over the batch.
 
     Smoothing `s` in [0, 1) mixes the label with the uniform distribution (Szegedy et al. 2016):
-    `q = (1 - s) · onehot(y) + s / classes`.  Computed in float32 whatever the network's precision.
+    `q = (1 - s) · onehot(y) + s / classes`. Computed in float32 whatever the network's precision.
 
     >>> import torch
     >>> loss = cross_entropy()(torch.nn.Flatten(), torch.zeros(2, 4, 1, 1), torch.tensor([0, 3]))

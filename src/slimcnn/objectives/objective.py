@@ -49,7 +49,7 @@ Feed = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 class Objective(ABC):
     """The loss of one batch; every term is a mean over its images.
 
-    `fit` calls the hooks in the order below.  An objective around another one must pass every hook on to it.
+    `fit` calls the hooks in the order below. An objective around another one must pass every hook on to it.
 
     >>> import torch
     >>> class LogitDecay(Objective):

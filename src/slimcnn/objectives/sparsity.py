@@ -28,7 +28,7 @@ class SparseScales(Objective):
 
     The penalty is differentiated ("subgradient"), or every step of the optimizer is followed by the proximal one
     ("proximal"), gamma ← sign(gamma) max(|gamma| - t, 0) with t = lambda · rate / (1 - momentum), times sr for
-    "product": it has the same minimum and reaches exact zeros.  Scales never decay by `weight_decay` here.
+    "product": it has the same minimum and reaches exact zeros. Scales never decay by `weight_decay` here.
 
     Args:
         objective: what else is minimized, an `Objective` or a function (network, images, labels) → `Loss`; cross
@@ -66,13 +66,13 @@ class SparseScales(Objective):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
         """Give the objective's loss with one more term."""
-        return self._penalised(model, lambda: self._inner(model, x, y))
+        return self._penalized(model, lambda: self._inner(model, x, y))
 
     def mixed(self, model: nn.Module, x: Tensor, labels: Sequence[Tensor], share: float) -> Loss:
         """The same for images mixed of two; see `Terms.mixed`."""
-        return self._penalised(model, lambda: self._inner.mixed(model, x, labels, share))
+        return self._penalized(model, lambda: self._inner.mixed(model, x, labels, share))
 
-    def _penalised(self, model: nn.Module, run: Callable[[], Loss]) -> Loss:
+    def _penalized(self, model: nn.Module, run: Callable[[], Loss]) -> Loss:
         norms = self._norms(model)
         with _watched(norms) as means:
             loss = run()
@@ -106,7 +106,7 @@ class SparseScales(Objective):
             scale.copy_(scale.sign() * (scale.abs() - threshold * weight).clamp_min(0))  # type: ignore[operator]
 
     def _size(self, norm: nn.Module, means: Mapping[nn.Module, Tensor]) -> Tensor:
-        """|gamma|, times the gate's mean over this batch for "product": a gate that opens is penalised too."""
+        """|gamma|, times the gate's mean over this batch for "product": a gate that opens is penalized too."""
         scale: Tensor = norm.weight.abs()  # type: ignore[operator]
         if self.step == "proximal":
             scale = scale.detach()  # its own step comes afterwards

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import load, read_information
-from slimcnn.datasets import Dataset, Images, Normalisation, load_dataset
+from slimcnn.datasets import Dataset, Images, Normalization, load_dataset
 from slimcnn.errors import ModelError, RunError, SlimcnnError
 from slimcnn.exporting import export
 from slimcnn.files import kind_of
@@ -57,7 +57,7 @@ class Playground:
     classes: tuple[str, ...]
     input: tuple[int, int, int]
     """Channels, height and width."""
-    normalisation: Normalisation
+    normalization: Normalization
     samples: tuple[Sample, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -73,7 +73,7 @@ def playground_of(folder: Path, *, samples: int = 12, show: Show = SILENT) -> Pl
     report = _finished(folder)
     recipe = read_recipe(folder / RECIPE)
     information = read_information(folder / COMPRESSED)
-    normalization = Normalisation(**{name: tuple(values) for name, values in information["normalisation"].items()})
+    normalization = Normalization(**{name: tuple(values) for name, values in information["normalization"].items()})
     data, notes = _images(recipe)
     some = data.test.limit(min(samples, len(data.test))) if data is not None else None
     networks, shape, classes = [], tuple(information["input"]), tuple(information["classes"])
@@ -92,7 +92,7 @@ def playground_of(folder: Path, *, samples: int = 12, show: Show = SILENT) -> Pl
         networks=tuple(networks),
         classes=classes,
         input=shape,
-        normalisation=normalization,
+        normalization=normalization,
         samples=_samples(some, classes) if some else (),
         notes=notes,
     )
@@ -125,7 +125,7 @@ def _blank(recipe: Recipe, data: Dataset | None) -> nn.Module | None:
 def _example(network: nn.Module, shape: tuple[int, ...]) -> Tensor:
     """Check that a browser's images fit the network and that it answers with scores; give an input (1, c, h, w)."""
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise ModelError(f"the network takes images {shape}: a browser gives grey (1, h, w) or color (3, h, w) ones")
+        raise ModelError(f"the network takes images {shape}: a browser gives gray (1, h, w) or color (3, h, w) ones")
     example = torch.zeros(1, *shape)
     with torch.no_grad():
         scores: Any = network(example)
@@ -136,7 +136,7 @@ def _example(network: nn.Module, shape: tuple[int, ...]) -> Tensor:
 
 
 def exported(
-    network: nn.Module, example: Tensor, pixels: Tensor | None, classes: tuple[str, ...], normalization: Normalisation
+    network: nn.Module, example: Tensor, pixels: Tensor | None, classes: tuple[str, ...], normalization: Normalization
 ) -> tuple[bytes, float]:
     """Export to ONNX, and compare on the page's own images (on random ones where there are none).
 

@@ -72,8 +72,8 @@ def _settings(what: Playground) -> dict[str, Any]:
     """What the page's script reads."""
     return {
         "input": what.input,
-        "mean": what.normalisation.mean,
-        "std": what.normalisation.std,
+        "mean": what.normalization.mean,
+        "std": what.normalization.std,
         "classes": what.classes,
         "networks": [network.title for network in what.networks],
         "samples": [{"png": _base64(sample.png), "label": sample.label} for sample in what.samples],

@@ -1,17 +1,17 @@
 """From scores and a target to a plan: how many channels of each group go, and which.
 
-Both scopes are an order in which channels leave, taken as far as the target needs.  Local: the channels of every
-group leave at the same rate, so the order is by the share of the group that has left.  Global: by score, divided
+Both scopes are an order in which channels leave, taken as far as the target needs. Local: the channels of every
+group leave at the same rate, so the order is by the share of the group that has left. Global: by score, divided
 by the group's mean unless the criterion's scores mean the same everywhere.
 
 With macs, params, bytes or memory, channels between residual blocks stay where the target can be met without them
-(`Target.residual`): a channel of the stream is read and written by every block.  On ResNet-20 that is worth 0.5 points
-of top-1 at 0.75 of the MACs and 4 at 0.35, without training (benchmarks/defaults.md).  Where the target needs them,
+(`Target.residual`): a channel of the stream is read and written by every block. On ResNet-20 that is worth 0.5 points
+of top-1 at 0.75 of the MACs and 4 at 0.35, without training (benchmarks/defaults.md). Where the target needs them,
 they wait for those inside.
 
-Running memory is a peak: of most channels the removal lowers nothing.  Dividing by what a channel saves at the peak of
-the whole network is worst, because the peak moves on.  So channels leave in the order for MACs until the target is met,
-and then those come back whose removal it does not need, dearest first.  On ResNet-20 at 0.7 of the memory that removes
+Running memory is a peak: of most channels the removal lowers nothing. Dividing by what a channel saves at the peak of
+the whole network is worst, because the peak moves on. So channels leave in the order for MACs until the target is met,
+and then those come back whose removal it does not need, dearest first. On ResNet-20 at 0.7 of the memory that removes
 20 channels at a measured cost of 9.0 (sum of output errors); the order alone, 139 channels at 25.2; by savings at the
 peak, 15 channels of the stem at 89.2; choosing anew by what is above the limit before every channel, 26 at 9.7.
 """
@@ -59,7 +59,7 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: Laten
     """Choose the channels that go, so that the target is met with as few as possible.
 
     Removal stops at the first step that meets the target, so it is hit to within one channel (with `round_to=r`:
-    r channels) of one group.  Under several processes the plan is checked to be the same on all.
+    r channels) of one group. Under several processes the plan is checked to be the same on all.
 
     Args:
         graph: what `trace` found.

@@ -2,7 +2,7 @@
 
 T(counts) = f(S_whole - S(counts)),  S = sum of the layers' times,  f(0) = T_whole
 
-S comes from layers timed alone at a few widths (`LayerTimes`).  T_whole is the measured time of the whole network,
+S comes from layers timed alone at a few widths (`LayerTimes`). T_whole is the measured time of the whole network,
 with everything that layers alone do not show (additions, pooling, the call).  f falls by a millisecond for every
 millisecond that layers save, until pruned networks were measured; then it is straight between what was measured.
 """

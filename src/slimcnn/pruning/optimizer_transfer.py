@@ -52,8 +52,8 @@ def carry(
     """Make an optimizer for the pruned network out of the one for the network before the cut, momentum included.
 
     What has the shape of its parameter (momentum, squared gradients, their maxima ...) is cut as the parameter was;
-    where it is 1 long instead (the factors of Adafactor), it stays.  Step counters, parameter groups with all their
-    options, and hooks come along.  The old optimizer is not changed.
+    where it is 1 long instead (the factors of Adafactor), it stays. Step counters, parameter groups with all their
+    options, and hooks come along. The old optimizer is not changed.
 
     A learning rate scheduler goes on steering the old optimizer: make a new one for the optimizer that is returned.
 
@@ -194,14 +194,14 @@ _LAST: WeakKeyDictionary[Optimizer, list[tuple[WeakIdRef, int]]] = WeakKeyDictio
 def watch_optimizers(old: nn.Module, graph: ChannelGraph) -> None:
     """Have optimizers that hold parameters of `old` raise when they step on no gradient; `prune` calls it.
 
-    After a cut the loss comes from the new network.  An optimizer of the old one would go on stepping on nothing, or
-    on the same gradients again and again, and nobody would notice.  As long as gradients reach the old
-    network it trains as before.  Parameters are held weakly, other optimizers are not looked at any further, and
+    After a cut the loss comes from the new network. An optimizer of the old one would go on stepping on nothing, or
+    on the same gradients again and again, and nobody would notice. As long as gradients reach the old
+    network it trains as before. Parameters are held weakly, other optimizers are not looked at any further, and
     steps that `torch.compile` or a CUDA graph runs are not watched.
 
     Raises, later and from the `step` of such an optimizer:
         OptimizerError: of all its parameters, none has a gradient that is not zero, or all gradients are those that it
-            has stepped on already.  With a closure, which makes the gradients, this is asked after the step.
+            has stepped on already. With a closure, which makes the gradients, this is asked after the step.
 
     >>> from slimcnn.graph import trace
     >>> net = nn.Linear(2, 2)

@@ -24,7 +24,7 @@ class Plan:
     """The channels of every group that go, and what that costs and saves.
 
     `removed` maps a group's name to its removed channels, ascending; groups that keep everything are left out.
-    `network` is the fingerprint of the graph that the plan was made on.  Text (`to_json`) and plan are the same
+    `network` is the fingerprint of the graph that the plan was made on. Text (`to_json`) and plan are the same
     data: one line per group, so that two plans can be compared line by line and a user can edit one.
     """
 

@@ -31,7 +31,7 @@ class Evidence:
     `filters` holds one (n, values) float64 tensor per layer that produces the channels; `scales` one (n,) tensor
     of batch-norm gammas per norm on them, and `relations` one of its `sr` where it relates its channels;
     `contributions` is (batches, n), the sum of weight times gradient over
-    a channel's filters, one row per batch of data.  Only what the criterion `needs` is there.
+    a channel's filters, one row per batch of data. Only what the criterion `needs` is there.
     """
 
     group: str
@@ -71,10 +71,10 @@ class Evidence:
 class Criterion:
     """A way to say which channels matter.
 
-    `score` gives one number per channel, higher = keep.  `choose(evidence, m)` picks the m channels to keep where
-    that is more than the m highest scores.  `needs` says what of the evidence it looks at.  `comparable` says
+    `score` gives one number per channel, higher = keep. `choose(evidence, m)` picks the m channels to keep where
+    that is more than the m highest scores. `needs` says what of the evidence it looks at. `comparable` says
     that raw scores mean the same in every layer; other scores are divided by their group's mean before channels of
-    different groups are ranked together.  `again`, given the evidence at the beginning of a soft training by group,
+    different groups are ranked together. `again`, given the evidence at the beginning of a soft training by group,
     makes the criterion that chooses anew on the way (see `SoftPruning`); without it this one does.
     """
 

@@ -40,8 +40,8 @@ def sensitivity(
 
     In the order of the scores, a fifth of a group's channels goes, then two, and so on, while all other groups keep
     theirs; the layers that read the group make up for it by least squares on the images (in closed form from their
-    moments), or, where their weight is computed or used more than once, read zeros.  The mean square by which the
-    output then differs on held-out images is a curve over the number of channels.  Its lower convex hull gives every
+    moments), or, where their weight is computed or used more than once, read zeros. The mean square by which the
+    output then differs on held-out images is a curve over the number of channels. Its lower convex hull gives every
     channel a cost; `allocate` takes the channels with the least cost per MAC saved first, which is optimal for convex
     curves that add up.
 
@@ -49,7 +49,7 @@ def sensitivity(
         model: the network that was traced; it is not changed.
         graph: what `trace` found.
         scores: which channels of a group go first.
-        images: batches (n, c, h, w); no labels.  A quarter of them, at most 64 images, are held out.
+        images: batches (n, c, h, w); no labels. A quarter of them, at most 64 images, are held out.
         progress: called with (groups done, groups in all).
 
     Raises:

@@ -19,15 +19,15 @@ from slimcnn.pruning.surgery import fill_with_zeros
 class SoftPruning:
     """Choose filters anew before every epoch of a training, and set the others to zero, in place.
 
-    The plan is the first choice, zeroed at once; it fixes how many channels each group loses.  Train with
-    `soft.objective()`, which chooses again at the start of every further epoch.  Only filters are zeroed, not the
+    The plan is the first choice, zeroed at once; it fixes how many channels each group loses. Train with
+    `soft.objective()`, which chooses again at the start of every further epoch. Only filters are zeroed, not the
     scale and shift of the norm behind them: so gradients reach them, and one that becomes useful is chosen again (not
-    where that shift is negative and a ReLU follows: what is constantly zero has no gradient).  After the last epoch
+    where that shift is negative and a ReLU follows: what is constantly zero has no gradient). After the last epoch
     `soft.choose(zero=False)` gives the plan to `prune` with.
 
     A choice depends on the weights at the beginning, which fix the counts and what the criterion remembers, and on the
-    current weights alone, not on the choices between.  So an interrupted training that is resumed, by the same calls
-    on the same network, ends with the same weights and the same plan, wherever it was interrupted.  Train without a
+    current weights alone, not on the choices between. So an interrupted training that is resumed, by the same calls
+    on the same network, ends with the same weights and the same plan, wherever it was interrupted. Train without a
     moving average (`Training(ema=None)`, the default): of one, only the average would be evaluated and kept.
 
     Args:

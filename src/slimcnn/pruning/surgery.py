@@ -26,8 +26,8 @@ Network = TypeVar("Network", bound=nn.Module)
 def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) -> Network:
     """Build the network without the plan's channels; the model itself is not changed.
 
-    Mode, requires_grad, dtype, device, memory format, tied weights and hooks carry over; gradients do not.  An
-    optimizer that holds the old parameters does not know the new ones: `carry` it over, or make a new one.  Stepping
+    Mode, requires_grad, dtype, device, memory format, tied weights and hooks carry over; gradients do not. An
+    optimizer that holds the old parameters does not know the new ones: `carry` it over, or make a new one. Stepping
     the old one with gradients that are not there, as happens when the new network is trained, raises.
 
     Args:
@@ -63,7 +63,7 @@ def mask(model: Network, graph: ChannelGraph, plan: Plan) -> Network:
     """Copy the network with everything that belongs to the plan's channels set to zero, sizes unchanged.
 
     Zero are the filters, biases, scales and shifts that make a removed channel, and the weights that read it: the
-    consumers read nothing of it, whatever an activation does with zero.  Gradients do not bring a removed channel
+    consumers read nothing of it, whatever an activation does with zero. Gradients do not bring a removed channel
     back where the activation maps zero to zero.
 
     >>> import slimcnn

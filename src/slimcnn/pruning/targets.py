@@ -43,7 +43,7 @@ class Target:
         per_layer: pattern (`layer1.*`, shell style, on group or layer names) → ratio for exactly these groups.
         scope: "local" removes the same share everywhere; "global" ranks all channels of the network together by their
             scores; "sensitivity" takes first what costs the output least for the MACs that it saves, as measured.
-        min_channels: no group keeps fewer channels than this.  With 0, residual branches may lose all their inner
+        min_channels: no group keeps fewer channels than this. With 0, residual branches may lose all their inner
             channels and vanish; what stays of one is the constant that it adds (its last bias and shift).
         min_share: no group keeps less than this share of its channels, in [0, 1].
         round_to: kept channel counts are multiples of this (8 or 16 suit most hardware).

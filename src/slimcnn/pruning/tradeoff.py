@@ -1,8 +1,8 @@
 """Removals ordered by what they cost for what they save, where savings come in stairs.
 
 MACs fall with every channel; milliseconds fall at multiples of 8 or 16 channels, and most when a whole branch goes.
-So a group's possible widths are points (saving, error).  The lower convex hull from (0, 0) leaves the removals worth
-making, each at a price: error per saving.  Taken by rising price over all groups, they solve the linear relaxation of
+So a group's possible widths are points (saving, error). The lower convex hull from (0, 0) leaves the removals worth
+making, each at a price: error per saving. Taken by rising price over all groups, they solve the linear relaxation of
 the choice (the multiple-choice knapsack), which is off by at most one removal.
 """
 

@@ -60,7 +60,7 @@ def verify(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan)
     """Compare the masked with the pruned network on an input like the example, in float64.
 
     Float64 leaves no room for rounding to hide or to fake a difference: equal means a relative error below 1e-9.
-    A network whose code converts to a type of its own is compared in that type, less sharply.  Where norms lose
+    A network whose code converts to a type of its own is compared in that type, less sharply. Where norms lose
     channels (`trace(..., inexact=True)`), the networks are compared with those norms scaling and shifting only.
 
     Raises:
@@ -103,7 +103,7 @@ class NormsOnlyScale(TorchDispatchMode):
 def _why_inexact(graph: ChannelGraph, plan: Plan) -> str:
     norms = list(dict.fromkeys(graph[name].inexact for name in plan.removed if graph[name].inexact))
     more = f" and {len(norms) - 1} more" if len(norms) > 1 else ""
-    return f"{norms[0]}{more} normalises over fewer channels" if norms else ""
+    return f"{norms[0]}{more} normalizes over fewer channels" if norms else ""
 
 
 def _compare(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:

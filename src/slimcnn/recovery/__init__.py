@@ -5,7 +5,7 @@ from slimcnn.recovery.constants import FoldedConstants, fold_constants
 from slimcnn.recovery.least_squares import least_squares
 from slimcnn.recovery.refit import Recovered, Solved
 from slimcnn.recovery.reuse import reuse_features
-from slimcnn.recovery.synthetic import synthesise
+from slimcnn.recovery.synthetic import synthesize
 
 __all__ = [
     "FoldedConstants",
@@ -15,5 +15,5 @@ __all__ = [
     "least_squares",
     "recalibrate",
     "reuse_features",
-    "synthesise",
+    "synthesize",
 ]

@@ -17,15 +17,15 @@ from slimcnn.modes import modes_restored
 def recalibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> int:
     """Re-estimate all running statistics of batch norm from scratch, in place; returns how many layers have new ones.
 
-    `batches` holds normalised images `(n, c, h, w)`, or tuples that begin with them; a few thousand images are enough,
-    in batches as large as in training.  One pass ("PreciseBN", Wu & Johnson 2021, section 3): every layer normalises
+    `batches` holds normalized images `(n, c, h, w)`, or tuples that begin with them; a few thousand images are enough,
+    in batches as large as in training. One pass ("PreciseBN", Wu & Johnson 2021, section 3): every layer normalizes
     with its batch's own statistics, as in training, and its running mean and variance become those of all values that
-    it was given, pooled: mean = E[x], var = (E[x²] - E[x]²) m / (m - 1) over m values.  So a layer's own result does
+    it was given, pooled: mean = E[x], var = (E[x²] - E[x]²) m / (m - 1) over m values. So a layer's own result does
     not depend on how its inputs were cut into batches, where PyTorch's cumulative average (`momentum=None`) would
     weigh a short last batch like a full one and leave out the variance between batches.
 
-    Everything else stays: weights, modes, momentum, dropout is off.  If anything goes wrong the statistics are as
-    before.  Batch norm without running statistics, and layers that no image reaches, are left alone.
+    Everything else stays: weights, modes, momentum, dropout is off. If anything goes wrong the statistics are as
+    before. Batch norm without running statistics, and layers that no image reaches, are left alone.
 
     Raises `DataError` for images that are not finite or a batch too small to have a variance, `ModelError` where the
     network's own values overflow.

@@ -43,9 +43,9 @@ class FoldedConstants:
 def fold_constants(small: nn.Module, whole: nn.Module, graph: ChannelGraph, plan: Plan) -> FoldedConstants:
     """Let the layers behind removed channels make up for the constants that these would still send; in place.
 
-    A channel with gamma = 0 is v = act(beta) everywhere.  A cut removes it with its beta; so a layer that reads it
-    lacks sum_k W[:, c, k] v_c, which is subtracted from the running mean of its batch norm, or added to its bias.  No
-    data and no training are needed.  For channels with a small gamma it is nearly right.
+    A channel with gamma = 0 is v = act(beta) everywhere. A cut removes it with its beta; so a layer that reads it
+    lacks sum_k W[:, c, k] v_c, which is subtracted from the running mean of its batch norm, or added to its bias. No
+    data and no training are needed. For channels with a small gamma it is nearly right.
 
     Args:
         small: what `prune` cut out of `whole`; changed.

@@ -34,9 +34,9 @@ def least_squares(
     v is the mean variance of an input.  b goes into the layer's bias, or into the mean of the batch norm behind it.
     Where the layer's output is added to something else (a residual branch), y is what is lacking to the original's sum.
     One image in four is held out: it chooses the penalty (of 1e-6 ... 10), and a layer that does not come nearer to y
-    on held-out images keeps its weights.  So does the whole network if its output does not come nearer.
+    on held-out images keeps its weights. So does the whole network if its output does not come nearer.
 
-    Sums are in float64 and their memory does not grow with the number of images.  Batch-norm statistics need no
+    Sums are in float64 and their memory does not grow with the number of images. Batch-norm statistics need no
     recalibration then: every layer gets what its norm expects.
 
     Args:
@@ -52,7 +52,7 @@ def least_squares(
         DataError: no images, images that are not finite, or that the network does not accept.
 
     Source: channel pruning by reconstruction, He et al. 2017 (arXiv 1707.06168), and ThiNet, Luo et al. 2017 (arXiv
-    1707.06342).  Ours differs: all layers behind the cut, ridge towards the old weights, sums matched, held-out judge.
+    1707.06342). Ours differs: all layers behind the cut, ridge towards the old weights, sums matched, held-out judge.
 
     >>> import slimcnn
     >>> _ = torch.manual_seed(0)

@@ -112,7 +112,7 @@ def re_solve(
     """Give layers of `model` new weights, in place and in order, so that they make what `original` makes.
 
     `pairs_for` gets one image, (1, c, h, w), and says which layers, and which are left and why; both networks are in
-    eval mode then.  Layers that come no nearer on held-out images keep their weights; so does all of the network if its
+    eval mode then. Layers that come no nearer on held-out images keep their weights; so does all of the network if its
     output does not.
 
     Raises:

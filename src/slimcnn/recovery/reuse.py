@@ -30,9 +30,9 @@ def reuse_features(
 ) -> Recovered:
     """Give a network that `feature_reuse` made the knowledge of the trained one it was made of, in place.
 
-    Every unit y = [r, f_n] stands in for the C features g that the original makes there.  On calibration images, reused
+    Every unit y = [r, f_n] stands in for the C features g that the original makes there. On calibration images, reused
     features are matched with features of g, one with one, so that the sum of their r^2 is largest; the unit's last
-    convolution makes those of g that are left, and whoever reads g reads y in that order.  In a residual block the
+    convolution makes those of g that are left, and whoever reads g reads y in that order. In a residual block the
     order is the stream's: b_1 stands in for the first half of what the block adds, b_2 for the other.
 
     Then every convolution and linear layer, from the first unit on, is solved by least squares, so that it makes what
@@ -128,7 +128,7 @@ ROWS = 16384
 def _features(original: nn.Module, units: Iterable[Unit], images: Sequence[Tensor]) -> dict[str, Tensor]:
     """Run the original once, and note what its convolutions read and make, as rows (rows, channels).
 
-    By name: "conv" for what a convolution makes, normalised but not activated, "> conv" for what it reads.  All
+    By name: "conv" for what a convolution makes, normalized but not activated, "> conv" for what it reads. All
     features of one unit are averaged to the size of its last, and looked at in the same places.
     """
     found: dict[str, list[Tensor]] = {}

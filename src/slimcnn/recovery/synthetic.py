@@ -13,7 +13,7 @@ from slimcnn.errors import ModelError
 from slimcnn.graph.copying import duplicate
 
 
-def synthesise(
+def synthesize(
     model: nn.Module,
     shape: tuple[int, ...],
     images: int = 128,
@@ -23,11 +23,11 @@ def synthesise(
 ) -> Tensor:
     r"""Make images (images, *shape) on which a network's batch norms see the means and variances that they remember.
 
-    Batch-norm statistics are what a trained network keeps of its training images.  From smooth noise, Adam minimises
+    Batch-norm statistics are what a trained network keeps of its training images. From smooth noise, Adam minimizes
 
         sum over batch norms of  mean((m - mu)^2 / var) + mean((v / var - 1)^2)
 
-    with m, v the mean and variance of what the norm is given, per channel, and mu, var its running statistics.  The
+    with m, v the mean and variance of what the norm is given, per channel, and mu, var its running statistics. The
     result does not look like anything, but its channels are correlated as real images make them: enough for
     `least_squares` to fold in constants and to let channels stand in for one another.
 
@@ -48,7 +48,7 @@ def synthesise(
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     >>> net[1].running_mean.fill_(2.0).tolist()
     [2.0, 2.0, 2.0, 2.0]
-    >>> x = synthesise(net, (3, 8, 8), images=16, steps=200)
+    >>> x = synthesize(net, (3, 8, 8), images=16, steps=200)
     >>> (net[0](x).mean((0, 2, 3)) - 2).abs().max().item() < 0.3
     True
     """

@@ -10,8 +10,8 @@ import numpy as np
 def ks_distance(a: Sequence[float], b: Sequence[float]) -> float:
     """Two-sample Kolmogorov-Smirnov distance: sup over t of ``|F_a(t) - F_b(t)|``, 0 to 1.
 
-    ``F`` is the share of a sample that is at most t (Massey 1951).  A sample that holds a NaN has no distribution:
-    the distance is NaN.  An empty sample raises `ValueError`.
+    ``F`` is the share of a sample that is at most t (Massey 1951). A sample that holds a NaN has no distribution:
+    the distance is NaN. An empty sample raises `ValueError`.
 
     >>> ks_distance([1.0, 2.0, 3.0, 4.0], [1.0, 2.0])
     0.5

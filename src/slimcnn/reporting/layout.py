@@ -37,7 +37,7 @@ class Laid:
 def lay_out(sections: Iterable[Section], taken: Sequence[str] = (), ids: str = "f") -> list[Laid]:
     """Draw all figures, and give every section a place in links that is not in `taken`.
 
-    `ids` begins every id within the pictures.  An id has an underscore, an anchor never has one.
+    `ids` begins every id within the pictures. An id has an underscore, an anchor never has one.
     """
     used = set(taken)
     laid: list[Laid] = []

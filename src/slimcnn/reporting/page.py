@@ -23,7 +23,7 @@ ENDING = {"measuring": "How it was measured", "repeat": "How to repeat it", "glo
 def render_page(title: str, headline: str, sections: Iterable[Section]) -> str:
     """One self-contained HTML page: style and pictures inside, no script, no reference to anything outside.
 
-    The same sections give the same bytes.  Everything in them is escaped.
+    The same sections give the same bytes. Everything in them is escaped.
     """
     return template("page.html").render(title=title, headline=headline, sections=lay_out(sections), report=None)
 

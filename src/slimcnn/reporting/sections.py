@@ -1,6 +1,6 @@
 """What pages, terminals and JSON are made of: sections of text, tables and figures, as data.
 
-A step of a run and a view each give sections.  A value in a table is a number with a format, never a string that was
+A step of a run and a view each give sections. A value in a table is a number with a format, never a string that was
 made from one: the page, the terminal and the notebook write it, JSON keeps it.
 """
 

@@ -19,7 +19,7 @@ PAGE = "report.html"
 def write_report(report: Report | CurveReport, folder: Path) -> tuple[Path, Path]:
     """Write `report.json` and `report.html` into `folder`, each atomically, and return their paths.
 
-    The data comes first: a page that cannot be drawn costs no numbers.  A folder that cannot be written to raises
+    The data comes first: a page that cannot be drawn costs no numbers. A folder that cannot be written to raises
     `RunError`.
     """
     data, page = folder / DATA, folder / PAGE

@@ -23,7 +23,7 @@ HEADINGS = {"top1": "top-1, %", "points": "points", "macs": "MACs", "params": "p
 
 
 def tables(sections: Iterable[said.Section], all: bool = False) -> list[RenderableType]:
-    """Headings, paragraphs and tables; `all`: folded tables too.  Figures are for the page."""
+    """Headings, paragraphs and tables; `all`: folded tables too. Figures are for the page."""
     from rich.text import Text
 
     found: list[RenderableType] = []

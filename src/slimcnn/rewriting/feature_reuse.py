@@ -50,11 +50,11 @@ def feature_reuse(variant: str = "pair", transition: str = "keep", seed: int = 0
     * dense: every convolution reads all features made in the stage, r too, and y holds all.
 
     In a residual block of two convolutions of equal width: b_1 = N(W_1 x), b_2 = N(W_2 a(b_1)), y = a([b_1, b_2] + x):
-    joined before their activation, so that both halves of what is added keep their signs.  A block that changes width
+    joined before their activation, so that both halves of what is added keep their signs. A block that changes width
     or size stays ("keep"), or becomes a([pooled x, b_2]) without its shortcut ("concat", where the width doubles).
     Inside a bottleneck the first two convolutions are a pair; its last one stays.
 
-    Where the reused features are larger than the new ones, they are averaged.  Units have random weights: train the
+    Where the reused features are larger than the new ones, they are averaged. Units have random weights: train the
     network, or start it from the original's features (`slimcnn.recovery.reuse_features`).
 
     Args:
@@ -66,7 +66,7 @@ def feature_reuse(variant: str = "pair", transition: str = "keep", seed: int = 0
         ModelError: an option that does not exist.
 
     Source: the abstract of Ji et al. 2019 says that input and output features are combined and passed on, and gives
-    75.4 % of VGG's volume and 53.1 % of ResNet's.  Which features, and where, is our reading: "pair" gives VGG-16
+    75.4 % of VGG's volume and 53.1 % of ResNet's. Which features, and where, is our reading: "pair" gives VGG-16
     75.36 % and ResNet-20 53.91 %.
 
     >>> import slimcnn

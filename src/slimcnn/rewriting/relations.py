@@ -23,11 +23,11 @@ Network = TypeVar("Network", bound=nn.Module)
 def insert_relations(model: Network, example: Any, mode: str = "mean") -> Network:
     """Copy a network, with the relation of its channels behind every batch norm that a convolution feeds.
 
-    On z = BN(conv(x)), (n, c, h, w), e = sigmoid(W2 relu(W1 mean_hw(z) + b1) + b2) with W1: c → max(c/16, 4).  In mode
+    On z = BN(conv(x)), (n, c, h, w), e = sigmoid(W2 relu(W1 mean_hw(z) + b1) + b2) with W1: c → max(c/16, 4). In mode
     "mean" z is weighed by the mean of e over the batch, in eval mode by its moving average `sr`; `fold_relations`
-    takes it out without a trace.  In mode "sample" z is weighed by e itself, a squeeze and excitation that stays.
+    takes it out without a trace. In mode "sample" z is weighed by e itself, a squeeze and excitation that stays.
 
-    In eval mode the copy computes the same as the model, in training mode too until something is learnt: W2 is zero
+    In eval mode the copy computes the same as the model, in training mode too until something is learned: W2 is zero
     at the beginning, b2 = 2, and scale and shift of the norm are divided by sigmoid(2) = 0.88.
 
     Args:

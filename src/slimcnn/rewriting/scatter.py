@@ -25,10 +25,10 @@ def scatter(model: Network, example: Any) -> Network:
     """Copy a residual network so that the last layers of its blocks can lose channels one by one.
 
     In the copy every layer that adds into a residual stream (with its batch norm) says at which places of the stream
-    its channels lie.  It computes the same as the model.  Traced, it has a group of channels for each such layer, where
+    its channels lie. It computes the same as the model. Traced, it has a group of channels for each such layer, where
     the model has one for the whole stream; when some go, the layer makes fewer, and puts them at the places that are
-    left, into a stream of full width.  A convolution that reads what only one of these layers has made (the first
-    of the first block) reads only that.  What scatters already stays as it is.
+    left, into a stream of full width. A convolution that reads what only one of these layers has made (the first
+    of the first block) reads only that. What scatters already stays as it is.
 
     This is the accounting of SFP and FPGM: a basic block at rate r needs (1 - r) of the MACs of its first convolution
     and (1 - r)^2 of those of its last; ResNet-110 at r = 0.5 saves 62.83 %.

@@ -39,7 +39,7 @@ def begin(job: Job, base: str, trained: bool) -> tuple[State, Done]:
     def begun() -> Done:
         if place.done is not None:
             return place.done
-        top1 = evaluate(state.model, loaded.data.validation, loaded.data.normalisation).top1 if trained else None
+        top1 = evaluate(state.model, loaded.data.validation, loaded.data.normalization).top1 if trained else None
         sizes = measure(state.model, state.example)
         results = {"name": "start", "top1": top1, "reference_top1": top1, "macs": sizes.macs, "params": sizes.params}
         known = {"facts": sorted(FROM_WEIGHTS) if trained else [], "sections": [], "seconds": 0.0}
@@ -97,7 +97,7 @@ def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlac
     data = job.loaded.data
 
     def top1_of(network: nn.Module) -> float:
-        return evaluate(network, data.validation, data.normalisation, fabric=job.fabric).top1
+        return evaluate(network, data.validation, data.normalization, fabric=job.fabric).top1
 
     top1 = before["top1"] if after.model is state.model else top1_of(after.model)
     reference = before["reference_top1"]

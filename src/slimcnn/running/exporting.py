@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, read_information
-from slimcnn.datasets import Dataset, Normalisation, datasets, load_dataset
+from slimcnn.datasets import Dataset, Normalization, datasets, load_dataset
 from slimcnn.errors import ExportError
 from slimcnn.files import kind_of
 from slimcnn.models import preprocessing
@@ -33,7 +33,7 @@ class Subject:
     """Test images, uint8 pixels (n, c, h, w); None: random numbers are used."""
     compared_on: str = ""
     classes: tuple[str, ...] = ()
-    normalization: Normalisation | None = None
+    normalization: Normalization | None = None
 
 
 def subject_of(
@@ -64,14 +64,14 @@ def subject_of(
     subject = Subject(found, example, Path("exported"))
     stated = preprocessing(found)
     if stated.mean is not None and stated.std is not None:
-        subject = replace(subject, normalization=Normalisation(tuple(stated.mean), tuple(stated.std)))
+        subject = replace(subject, normalization=Normalization(tuple(stated.mean), tuple(stated.std)))
     file = source or weights
     if file is not None and is_checkpoint(file):
         information = read_information(file)
-        normal = information.get("normalisation")
+        normal = information.get("normalization")
         subject = replace(subject, classes=tuple(information.get("classes", ())))
         if normal:
-            subject = replace(subject, normalization=Normalisation(tuple(normal["mean"]), tuple(normal["std"])))
+            subject = replace(subject, normalization=Normalization(tuple(normal["mean"]), tuple(normal["std"])))
         named = str(information.get("dataset", "")).partition(":")[0]
         if data or named in datasets:
             show.say(f"loading {data or named}")
@@ -79,13 +79,13 @@ def subject_of(
     if data:
         show.say(f"loading {data}")
         loaded = load_dataset(data, image_size=example.shape[2])
-        usual = subject.normalization or loaded.normalisation
-        return _with_images(subject, replace(loaded, normalisation=usual), images)
+        usual = subject.normalization or loaded.normalization
+        return _with_images(subject, replace(loaded, normalization=usual), images)
     return subject
 
 
 def _with_images(subject: Subject, data: Dataset, images: int) -> Subject:
     return replace(
         subject, images=data.test.limit(images).pixels, compared_on=f"{data.name}, test",
-        classes=data.classes, normalization=data.normalisation, example=torch.zeros(1, *data.shape),
+        classes=data.classes, normalization=data.normalization, example=torch.zeros(1, *data.shape),
     )  # fmt: skip

@@ -100,7 +100,7 @@ def write_results(
     times = {"before": before, "after": after}
     data = state.data
     networks = {"before": state.reference, "after": state.model}
-    top1 = {when: evaluate(networks[when], data.test, data.normalisation).top1 for when in networks}
+    top1 = {when: evaluate(networks[when], data.test, data.normalization).top1 for when in networks}
     numbers = {
         when: Numbers(
             top1=top1[when], params=sizes[when].params, macs=sizes[when].macs, bytes=file_bytes(files[when]),

@@ -49,7 +49,7 @@ def load_with_data(network: Network, data: Data, show: Show = SILENT) -> Loaded:
     model, information = load_network(network, dataset)
     check_classes(model, dataset)
     normalization, how = find_normalization(model, network, data, dataset, information)
-    return Loaded(model, replace(dataset, normalisation=normalization), how)
+    return Loaded(model, replace(dataset, normalization=normalization), how)
 
 
 def refuse_unnamed(network: Network) -> None:
@@ -134,7 +134,7 @@ def _size_for_folder(network: Network, data: Data) -> int | None:
 
 def check_classes(model: nn.Module, dataset: Dataset) -> None:
     """Refuse a network that does not answer images of the dataset with a score for each class."""
-    x = dataset.normalisation(dataset.validation.pixels[:2])
+    x = dataset.normalization(dataset.validation.pixels[:2])
     try:
         with torch.no_grad():
             scores = model.eval()(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from slimcnn.datasets import Dataset, Normalisation
+from slimcnn.datasets import Dataset, Normalization
 from slimcnn.models import Preprocessing, preprocessing
 from slimcnn.running.settings import Data, Network
 from slimcnn.training import evaluate
@@ -17,7 +17,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 def find_normalization(
     model: nn.Module, network: Network, data: Data, dataset: Dataset, information: dict[str, object]
-) -> tuple[Normalisation, str]:
+) -> tuple[Normalization, str]:
     """Choose mean and standard deviation, and say how they were found.
 
     In this order: the recipe's; the checkpoint's; for a network without weights the dataset's; else what a
@@ -26,30 +26,30 @@ def find_normalization(
     on, several reach 100 %.
     """
     if not isinstance(data.normalization, str):
-        return Normalisation(data.normalization.mean, data.normalization.std), "given in the recipe"
-    stored = information.get("normalisation")
+        return Normalization(data.normalization.mean, data.normalization.std), "given in the recipe"
+    stored = information.get("normalization")
     if isinstance(stored, dict):
-        return Normalisation(tuple(stored["mean"]), tuple(stored["std"])), "stored with the weights"
+        return Normalization(tuple(stored["mean"]), tuple(stored["std"])), "stored with the weights"
     if network.weights is None:
-        return dataset.normalisation, f"of the dataset {dataset.name}"
+        return dataset.normalization, f"of the dataset {dataset.name}"
     options = candidates(network, dataset)
     images = dataset.validation.limit(LOOKS) if len(dataset.validation) > LOOKS else dataset.validation
-    found = {name: evaluate(model, images, normalisation) for name, normalisation in options.items()}
+    found = {name: evaluate(model, images, normalization) for name, normalization in options.items()}
     best = min(found, key=lambda name: found[name].loss)
     table = ", ".join(f"{name} {one.loss:.4f} ({one.top1:.1f} %)" for name, one in found.items())
     return options[best], f"{best}, found by cross entropy (and top-1) on {len(images)} validation images: {table}"
 
 
-def candidates(network: Network, dataset: Dataset) -> dict[str, Normalisation]:
-    """List the normalisations that weights are usually trained with, for images of this many channels."""
+def candidates(network: Network, dataset: Dataset) -> dict[str, Normalization]:
+    """List the normalizations that weights are usually trained with, for images of this many channels."""
     channels = dataset.shape[0]
     stated = preprocessing(network.model) if network.model else Preprocessing()  # a checkpoint alone says no name
     options = {}
     if stated.mean is not None and stated.std is not None and len(stated.mean) == channels:
-        options["the network's own"] = Normalisation(stated.mean, stated.std)
-    options[f"of {dataset.name}"] = dataset.normalisation
+        options["the network's own"] = Normalization(stated.mean, stated.std)
+    options[f"of {dataset.name}"] = dataset.normalization
     if channels == 3:
-        options["of ImageNet"] = Normalisation(*IMAGENET)
-    options["0 to 1"] = Normalisation((0.0,) * channels, (1.0,) * channels)
-    options["-1 to 1"] = Normalisation((0.5,) * channels, (0.5,) * channels)
+        options["of ImageNet"] = Normalization(*IMAGENET)
+    options["0 to 1"] = Normalization((0.0,) * channels, (1.0,) * channels)
+    options["-1 to 1"] = Normalization((0.5,) * channels, (0.5,) * channels)
     return options

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slimcnn.checkpoints import read_information
-from slimcnn.datasets import Dataset, Normalisation, load_dataset
+from slimcnn.datasets import Dataset, Normalization, load_dataset
 from slimcnn.errors import RunError
 from slimcnn.manifest import RUN
 from slimcnn.running import folder as disk
@@ -59,8 +59,8 @@ def images_of(checkpoint: Path, name: str = "", seed: int = 0) -> Dataset:
     name = name or str(information.get("dataset", ""))
     if not name:
         raise RunError(f"{checkpoint} names no dataset: give --data")
-    shape, normal = information.get("input"), information.get("normalisation")
+    shape, normal = information.get("input"), information.get("normalization")
     data = load_dataset(name, image_size=int(shape[1]) if shape else None, seed=seed)
     if normal:
-        data = replace(data, normalisation=Normalisation(tuple(normal["mean"]), tuple(normal["std"])))
+        data = replace(data, normalization=Normalization(tuple(normal["mean"]), tuple(normal["std"])))
     return data

@@ -114,7 +114,7 @@ def information_of(data: Dataset) -> dict[str, Any]:
         "dataset": data.name,
         "classes": list(data.classes),
         "input": list(data.shape),
-        "normalisation": {"mean": list(data.normalisation.mean), "std": list(data.normalisation.std)},
+        "normalization": {"mean": list(data.normalization.mean), "std": list(data.normalization.std)},
     }
 
 

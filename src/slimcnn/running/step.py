@@ -105,7 +105,7 @@ class State:
     def images(self, n: int) -> Iterator[Tensor]:
         """Give n training images as the network expects them, in batches (n, c, h, w), without their labels."""
         data = self.data
-        return (x for x, _ in batches(data.train.limit(n), BATCH, normalisation=data.normalisation, seed=0))
+        return (x for x, _ in batches(data.train.limit(n), BATCH, normalization=data.normalization, seed=0))
 
 
 @dataclass(frozen=True)

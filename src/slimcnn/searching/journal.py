@@ -17,8 +17,8 @@ from slimcnn.errors import RunError, SearchError
 class Journal(JournalFileBackend):
     """A file with one JSON object a line, appended to by all processes of a search under Optuna's lock file.
 
-    A line that was cut short is never read.  It is removed before the next one is appended, as otherwise the two would
-    become one unreadable line in the middle of the file.  Both happen under the lock, so that the line of a process
+    A line that was cut short is never read. It is removed before the next one is appended, as otherwise the two would
+    become one unreadable line in the middle of the file. Both happen under the lock, so that the line of a process
     that is writing is never touched.
 
     Args:

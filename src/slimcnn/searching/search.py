@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from slimcnn.datasets import Images, Normalisation
+from slimcnn.datasets import Images, Normalization
 from slimcnn.errors import SearchError, TargetUnreachable
 from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan, Scores, Target, allocate, mask, prune, score
@@ -28,7 +28,7 @@ class Evaluator:
         model: the network that was traced.
         graph: what `trace` found.
         images: validation images; never test images.
-        normalisation: the normalization that the network's weights expect.
+        normalization: the normalization that the network's weights expect.
         criterion: a criterion by name, whose options a search may vary.
         target: everything about the target except `pruning_ratio`, which the search varies.
         data: gives batches (x, y) for criteria that look at data.
@@ -41,7 +41,7 @@ class Evaluator:
     model: nn.Module
     graph: ChannelGraph
     images: Images
-    normalisation: Normalisation
+    normalization: Normalization
     criterion: str = "gfr"
     target: Target = field(default_factory=lambda: Target(pruning_ratio=0.5, scope="global", residual="inner"))
     data: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None
@@ -52,7 +52,7 @@ class Evaluator:
 
     def base(self) -> float:
         """Measure top-1 of the unpruned network."""
-        return evaluate(self.model, self.images, self.normalisation).top1
+        return evaluate(self.model, self.images, self.normalization).top1
 
     def plan(self, point: Point) -> Plan:
         """Plan what to remove at a point."""
@@ -80,7 +80,7 @@ class Evaluator:
         network = make(self.model, self.graph, plan)
         if self.recover is not None:
             self.recover(network, plan)
-        seen = evaluate_unless_below(network, self.images, self.normalisation, least, batch_size=self.batch)
+        seen = evaluate_unless_below(network, self.images, self.normalization, least, batch_size=self.batch)
         seconds = time.perf_counter() - began
         if not seen.whole:
             why = f"cannot reach {least:.2f} % anymore after {seen.n} images"
@@ -114,8 +114,8 @@ def search(
     """Evaluate points until the best one is known, together with all processes that use the same storage.
 
     The evaluation of a point stops early when the point cannot win anymore: when the images that are left cannot bring
-    it to `base - max_drop`, or when it needs more MACs than another point that is good enough.  Neither changes the
-    winner, and the winner does not depend on the order or on the number of processes.  With `settings.complete` all
+    it to `base - max_drop`, or when it needs more MACs than another point that is good enough. Neither changes the
+    winner, and the winner does not depend on the order or on the number of processes. With `settings.complete` all
     points are evaluated on all images.
 
     Raises:
@@ -130,7 +130,7 @@ def search(
     >>> training = slimcnn.Training(epochs=3, layout="nchw", precision="32")
     >>> _ = list(slimcnn.fit(net, digits, training=training))
     >>> graph = slimcnn.trace(net, torch.zeros(1, 1, 8, 8))
-    >>> evaluator = Evaluator(net, graph, digits.validation, digits.normalisation, criterion="bn_scale")
+    >>> evaluator = Evaluator(net, graph, digits.validation, digits.normalization, criterion="bn_scale")
     >>> settings = Search(max_drop=30, pruning_ratios=(0.1, 0.3), refine=0)
     >>> storage = StudyStorage.open(Path(mkdtemp()) / "points.log", "first", settings)
     >>> found = search(evaluator, settings, storage)

@@ -62,15 +62,15 @@ class Search(BaseModel):
         ]
 
     def around(self, best: Point) -> list[Point]:
-        """List the points of the finer grid: between the neighbours of the best ratio."""
+        """List the points of the finer grid: between the neighbors of the best ratio."""
         if not self.refine:
             return []
-        centre = float(best[RATIO])
-        low = max((r for r in self.pruning_ratios if r < centre), default=0.0)
-        high = min((r for r in self.pruning_ratios if r > centre), default=min(2 * centre - low, 1.0))
+        center = float(best[RATIO])
+        low = max((r for r in self.pruning_ratios if r < center), default=0.0)
+        high = min((r for r in self.pruning_ratios if r > center), default=min(2 * center - low, 1.0))
         steps = range(-int(1 / self.refine), int(1 / self.refine) + 1)
-        ratios = [round(centre + step * self.refine, 4) for step in steps]
-        return [best | {RATIO: ratio} for ratio in ratios if low < ratio < high and ratio != centre]
+        ratios = [round(center + step * self.refine, 4) for step in steps]
+        return [best | {RATIO: ratio} for ratio in ratios if low < ratio < high and ratio != center]
 
 
 def spec_of(criterion: str, point: Point) -> str:

@@ -111,7 +111,7 @@ class Distill(Step, Training):
 def _closeness(state: State, student: nn.Module) -> Section:
     data = state.data
     found = {
-        name: closeness_of(network, batches(data.validation, 256, normalisation=data.normalisation), len(data.classes))
+        name: closeness_of(network, batches(data.validation, 256, normalization=data.normalization), len(data.classes))
         for name, network in (("teacher", state.reference), ("student", student))
     }
     figure = Closeness(

@@ -72,7 +72,7 @@ class Export(Step):
         try:
             (found,) = export(
                 state.model, state.example, name, out=at.folder, images=pixels, compared_on=f"{data.name}, test",
-                classes=data.classes, normalization=data.normalisation, bake_normalization=self.bake_normalization,
+                classes=data.classes, normalization=data.normalization, bake_normalization=self.bake_normalization,
                 dynamic_batch=self.dynamic_batch, dynamic_size=self.dynamic_size, opset=self.opset, force=True,
                 say=at.show.say,
             )  # fmt: skip

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from slimcnn.graph.copying import duplicate
-from slimcnn.recovery import least_squares, reuse_features, synthesise
+from slimcnn.recovery import least_squares, reuse_features, synthesize
 from slimcnn.recovery.refit import Recovered
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.step import BATCH, Context, State, Step, steps
@@ -54,7 +54,7 @@ class LeastSquares(Step):
     def _images(self, whole: nn.Module, state: State, at: Context) -> Iterator[Tensor]:
         if not self.synthetic:
             return state.images(self.images)
-        return iter(synthesise(whole, state.data.shape, progress=at.show.counting("making images")).split(BATCH))
+        return iter(synthesize(whole, state.data.shape, progress=at.show.counting("making images")).split(BATCH))
 
     def _about(self, found: Recovered, state: State) -> Section:
         images = min(self.images, len(state.data.train))

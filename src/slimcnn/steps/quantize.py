@@ -100,7 +100,7 @@ class Quantize(Step):
         return quantize(
             state.model, state.example, out=out, images=data.train.limit(self.images).pixels,
             engine=self.engine, max_drop=self.max_drop, validation=(validation.pixels, validation.labels),
-            test=(data.test.pixels, data.test.labels), normalization=data.normalisation, classes=data.classes,
+            test=(data.test.pixels, data.test.labels), normalization=data.normalization, classes=data.classes,
             fine_tune=fine_tune if self.epochs else None, threads=self.threads, seconds=self.seconds, force=force,
             say=at.show.say, progress=at.show.counting("trying layers in float"),
         )  # fmt: skip

@@ -34,7 +34,7 @@ def decided(
     """The same settings with every `"auto"` replaced by the decision in the file `path`, which the first call writes.
 
     The first call measures (`probe`) and writes a JSON file atomically; later calls read it and measure nothing, so
-    that the same command gives the same weights.  A setting that is not `"auto"` stays, and the file is left alone.
+    that the same command gives the same weights. A setting that is not `"auto"` stays, and the file is left alone.
     Under a `fabric` of several processes, rank 0 decides for all, on its device.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimcnn.datasets import Images, Normalisation, batches
+from slimcnn.datasets import Images, Normalization, batches
 from slimcnn.errors import DataError, ModelError
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import class_scores
@@ -38,7 +38,7 @@ class Evaluation:
 def evaluate(
     model: nn.Module,
     images: Images,
-    normalisation: Normalisation,
+    normalization: Normalization,
     *,
     batch_size: int = 256,
     device: torch.device | str | None = None,
@@ -53,7 +53,7 @@ def evaluate(
     >>> from slimcnn.datasets import load_dataset
     >>> digits = load_dataset("digits")
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    >>> evaluate(model, digits.test, digits.normalisation).n == len(digits.test.labels)
+    >>> evaluate(model, digits.test, digits.normalization).n == len(digits.test.labels)
     True
     """
     n, classes = len(images.labels), int(images.labels.max()) + 1 if len(images.labels) else 0
@@ -64,7 +64,7 @@ def evaluate(
     rows = []
     # Not inference_mode: a network may keep a tensor it makes here (a grid, a mask), and could not train with it later.
     with evaluating(model, place), torch.no_grad():
-        share = batches(images, batch_size, normalisation=normalisation, rank=rank, world=world, device=place)
+        share = batches(images, batch_size, normalization=normalization, rank=rank, world=world, device=place)
         for x, y in share:
             rows.append(_counts(scores(model, x, classes), y))
     total = torch.stack(rows).cpu().double().sum(0) if rows else torch.zeros(4, dtype=torch.float64)
@@ -91,7 +91,7 @@ class PartialEvaluation:
 def evaluate_unless_below(
     model: nn.Module,
     images: Images,
-    normalisation: Normalisation,
+    normalization: Normalization,
     least: float,
     *,
     batch_size: int = 256,
@@ -99,19 +99,19 @@ def evaluate_unless_below(
 ) -> PartialEvaluation:
     """Top-1 as `evaluate` gives it, but stop as soon as it cannot reach `least` percent any more.
 
-    Exact: it stops when even all images that are left could not bring it there.  Scores that are not finite are misses.
+    Exact: it stops when even all images that are left could not bring it there. Scores that are not finite are misses.
 
     >>> from slimcnn.datasets import load_dataset
     >>> digits = load_dataset("digits")
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    >>> evaluate_unless_below(model, digits.train, digits.normalisation, 99.9, batch_size=16).n < len(digits.train) / 5
+    >>> evaluate_unless_below(model, digits.train, digits.normalization, 99.9, batch_size=16).n < len(digits.train) / 5
     True
     """
     n, seen, hits = len(images.labels), 0, 0
     classes = int(images.labels.max()) + 1
     place = torch.device(device) if device else best_device()
     with evaluating(model, place), torch.no_grad():
-        for x, y in batches(images, batch_size, normalisation=normalisation, device=place):
+        for x, y in batches(images, batch_size, normalization=normalization, device=place):
             counts = _counts(scores(model, x, classes).nan_to_num(-torch.inf), y)
             seen, hits = seen + len(y), hits + int(counts[0])
             if 100 * (hits + n - seen) < least * n:

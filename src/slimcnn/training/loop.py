@@ -50,21 +50,21 @@ def fit(
     """Train a network in place, yielding each epoch's numbers; between epochs the caller may log, save or stop.
 
     Whenever it yields, the network is in eval mode and holds the weights that `validation_top1` was measured on (the
-    moving average's, where there is one), so a `break` keeps exactly these.  At the end, or when the caller stops, the
+    moving average's, where there is one), so a `break` keeps exactly these. At the end, or when the caller stops, the
     network is back on its device and in its modes, with contiguous weights.
 
     `objective` is an `Objective`, whose hooks are called, or a plain function (network, images, labels) → `Loss`; it
-    defaults to cross entropy with `training.label_smoothing`.  `progress` is called on rank 0 after every
+    defaults to cross entropy with `training.label_smoothing`. `progress` is called on rank 0 after every
     step with the steps done and all steps of the run.
 
     With a `folder`, the state is replaced there atomically at the start, after every epoch and every
-    `training.save_every_seconds`.  The same call then goes on after any interruption, `kill -9` and Ctrl-C included,
+    `training.save_every_seconds`. The same call then goes on after any interruption, `kill -9` and Ctrl-C included,
     first yielding the completed epochs (`resumed=True`), and on a CPU with the same number of threads ends with
     bit-identical weights: batches and the random numbers of every step depend only on (seed, epoch, step).
 
     `fabric` decides where and in how many processes: `Fabric(accelerator="cpu", devices=2, strategy="ddp")`; by default
-    one process on the best device, or all processes of torchrun.  `training.batch_size` counts over all processes.
-    Every process normalises with its own share's statistics in batch norm; all else is as in one process.
+    one process on the best device, or all processes of torchrun. `training.batch_size` counts over all processes.
+    Every process normalizes with its own share's statistics in batch norm; all else is as in one process.
 
     Raises `ModelError` for a network that does not fit the dataset, `RunError` for a folder that cannot be used or
     belongs to another run, `RecipeError` for settings that contradict each other, and `TrainingDiverged` for a loss
@@ -148,7 +148,7 @@ def _train(run: TrainingRun, state: TrainingState, asked: Event) -> None:
     feed = batches(
         dataset.train,
         training.batch_size,
-        normalisation=dataset.normalisation,
+        normalization=dataset.normalization,
         augmentation=dataset.augmentation,
         view=view,
         **which,
@@ -272,7 +272,7 @@ def _validate(run: TrainingRun, state: TrainingState) -> Evaluation:
     exchange(run)
     try:
         size = run.training.batch_size
-        return evaluate(run.model, data.validation, data.normalisation, batch_size=size, fabric=run.fabric)
+        return evaluate(run.model, data.validation, data.normalization, batch_size=size, fabric=run.fabric)
     except ModelError as error:
         raise _diverged(run, f"on validation images, {error}, at the end", state, run.steps - 1) from error
     finally:

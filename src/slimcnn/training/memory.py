@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     A training step on a CPU frees its activations and asks for the same amounts in the next step.  glibc hands them
     to the system and gets them back as fresh pages, each of which costs a page fault (20,000 per step of ResNet-20).
-    This makes it keep them, for the whole process and its whole life.  Does nothing where there is no glibc.
+    This makes it keep them, for the whole process and its whole life. Does nothing where there is no glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -36,7 +36,7 @@ def optimizer_for(model: nn.Module, training: Training) -> Optimizer:
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of the network that follows it: average ← decay · average + (1 - decay) · weight, buffers too.
 
-    The first update copies.  Whole-number buffers (counters, index tables) are copied every time: their average,
+    The first update copies. Whole-number buffers (counters, index tables) are copied every time: their average,
     cut to a whole number, would be one too low.
     """
     follow = get_ema_multi_avg_fn(decay)

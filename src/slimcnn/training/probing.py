@@ -36,8 +36,8 @@ def probe(
     """The same settings with every `"auto"` replaced by what trains this network fastest on this device.
 
     Forward and backward passes of copies of the network on a batch of real images, the candidates taking turns until
-    about `seconds` are over; the fastest single step wins, bf16 only if it is 1.1 times as fast.  The batch is cut
-    where a full one would take too long.  The network, its gradients and the random state are untouched.
+    about `seconds` are over; the fastest single step wins, bf16 only if it is 1.1 times as fast. The batch is cut
+    where a full one would take too long. The network, its gradients and the random state are untouched.
 
     >>> from slimcnn.datasets import load_dataset
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
@@ -71,7 +71,7 @@ def _has_fast_bf16(device: torch.device) -> bool:
 
 
 def _a_batch(dataset: Dataset, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    x, y = next(batches(dataset.train, size, normalisation=dataset.normalisation, device=device))
+    x, y = next(batches(dataset.train, size, normalization=dataset.normalization, device=device))
     return x, y
 
 

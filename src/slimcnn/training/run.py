@@ -92,7 +92,7 @@ def begin(
     training, stored = from_rank_zero(fabric, settle)
     model.to(device, memory_format=FORMATS[training.layout])  # type: ignore[call-overload]
     layout = FORMATS[training.layout]
-    normalized = partial(batches, normalisation=dataset.normalisation, device=device, memory_format=layout)
+    normalized = partial(batches, normalization=dataset.normalization, device=device, memory_format=layout)
     objective.prepare(model, partial(normalized, dataset.train, 256))
     compiled = cast(nn.Module, torch.compile(model, dynamic=False)) if training.compile else model
     run = TrainingRun(
@@ -132,7 +132,7 @@ def _check(model: nn.Module, dataset: Dataset, training: Training, device: torch
         if not torch.isfinite(tensor).all():
             raise ModelError(f"{name} has values that are not finite: the network is damaged before training begins")
     with evaluating(model, device), torch.no_grad():
-        x, _ = next(batches(dataset.validation, 1, normalisation=dataset.normalisation, device=device))
+        x, _ = next(batches(dataset.validation, 1, normalization=dataset.normalization, device=device))
         scores(model, x, len(dataset.classes))
 
 

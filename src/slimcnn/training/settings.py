@@ -12,7 +12,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Training(BaseModel):
     """The settings of one training run; the defaults train a CIFAR network from scratch.
 
-    Fine-tuning a pruned network wants `learning_rate` 0.01 to 0.05.  `"auto"` is replaced by a measurement (`probe`;
+    Fine-tuning a pruned network wants `learning_rate` 0.01 to 0.05. `"auto"` is replaced by a measurement (`probe`;
     `decided` keeps it in a file, `deterministic` replaces it by a fixed choice).
     A value out of range raises pydantic's `ValidationError`.
 

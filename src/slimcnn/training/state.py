@@ -32,7 +32,7 @@ def describe(model: nn.Module, dataset: Dataset, training: Training, steps: int)
         "train": len(dataset.train),
         "validation": len(dataset.validation),
         "labels": sha256(dataset.train.labels.cpu().numpy().tobytes()).hexdigest()[:12],
-        "normalisation": asdict(dataset.normalisation),
+        "normalization": asdict(dataset.normalization),
         "augmentation": asdict(dataset.augmentation),
         "steps": steps,
     }

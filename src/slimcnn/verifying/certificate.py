@@ -48,7 +48,7 @@ def attempt(what: str, where: str, check: Callable[[], str | tuple[str, float]])
     Args:
         what: the claim.
         where: the file or the step that it is about.
-        check: gives what was found, with the error where there is one.  It raises `NotCheckable` for what it lacks, and
+        check: gives what was found, with the error where there is one. It raises `NotCheckable` for what it lacks, and
             `Refuted`, or any error of ours, where the claim is not true.
 
     >>> attempt("prune == mask", "2-prune", lambda: ("relative error 1e-16", 1e-16)).status

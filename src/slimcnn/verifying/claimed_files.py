@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_users_code, load, read_architecture, read_information
-from slimcnn.datasets import Normalisation
+from slimcnn.datasets import Normalization
 from slimcnn.errors import RunError
 from slimcnn.manifest import Manifest, inside
 from slimcnn.models import resolve
@@ -67,7 +67,7 @@ class ClaimedFiles:
         return self.networks[name]
 
     def information(self, name: str) -> dict[str, Any]:
-        """Read what travels along with a checkpoint: dataset, classes, input, normalisation."""
+        """Read what travels along with a checkpoint: dataset, classes, input, normalization."""
         return read_information(self.path(name))
 
     def example(self, name: str) -> Tensor:
@@ -94,13 +94,13 @@ def open_network(path: Path, blank: nn.Module | str | None) -> nn.Module:
     )
 
 
-def normalization_in(information: Mapping[str, Any]) -> Normalisation | None:
+def normalization_in(information: Mapping[str, Any]) -> Normalization | None:
     """Read the normalization that travels along with a checkpoint; None where there is none."""
-    stated = information.get("normalisation")
+    stated = information.get("normalization")
     if not stated:
         return None
     try:
-        return Normalisation(tuple(stated["mean"]), tuple(stated["std"]))
+        return Normalization(tuple(stated["mean"]), tuple(stated["std"]))
     except (KeyError, TypeError) as error:
         raise RunError(f"a checkpoint states the normalization {stated!r:.100}: it needs mean and std") from error
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import read_information
-from slimcnn.datasets import Dataset, Normalisation
+from slimcnn.datasets import Dataset, Normalization
 from slimcnn.exporting import PARITY, RUNTIMES, TOLERANCE, answers, check_parity, file_digest, source_digest, why_not
 from slimcnn.exporting.parity import AT_ONCE
 from slimcnn.exporting.preparing import FlatCall
@@ -37,8 +37,8 @@ class ExportFacts(BaseModel):
 
     input: tuple[str | int, ...] = Field(min_length=2)
     batch: int | Literal["any"] = "any"
-    normalization: Normalisation | None = None
-    normalization_baked_in: Normalisation | None = None
+    normalization: Normalization | None = None
+    normalization_baked_in: Normalization | None = None
 
 
 class ExportRecord(BaseModel):
@@ -65,7 +65,7 @@ class Source:
     name: str
     """Its checkpoint."""
     network: nn.Module
-    normalization: Normalisation | None = None
+    normalization: Normalization | None = None
 
 
 def source_of(path: Path, blank: nn.Module | str | None) -> tuple[str, Source]:

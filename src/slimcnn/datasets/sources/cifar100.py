@@ -8,7 +8,7 @@ from pathlib import Path
 from slimcnn.datasets.decoding import records, sheets
 from slimcnn.datasets.downloads import FileLayout, PublishedDataset, load_published
 from slimcnn.datasets.fetching import Download
-from slimcnn.datasets.images import Augmentation, Dataset, Normalisation
+from slimcnn.datasets.images import Augmentation, Dataset, Normalization
 from slimcnn.datasets.loading import datasets
 
 BINARY = FileLayout(
@@ -41,7 +41,7 @@ CIFAR100 = PublishedDataset(
     validation=5000,
     # Taken from a lossless copy whose pixel sums give the published channel means to all twenty digits.
     fingerprint="e23b7316ee9d988fdb28e50c09807048ad2625970b6693facda90d3f0e6f5e02",
-    normalisation=Normalisation(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+    normalization=Normalization(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
     augmentation=Augmentation(crop=4, flip=True),
     layouts=(BINARY, SHEETS),
     origins=(
@@ -58,5 +58,5 @@ CIFAR100 = PublishedDataset(
     shape=CIFAR100.shape,
 )
 def cifar100(*, source: Path | None, root: Path, seed: int) -> Dataset:
-    """60,000 colour photographs of 100 kinds of things, 32 x 32."""
+    """60,000 color photographs of 100 kinds of things, 32 x 32."""
     return load_published(CIFAR100, source=source, root=root, seed=seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalisation
+from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization
 from slimcnn.datasets.loading import datasets
 from slimcnn.datasets.splitting import split
 from slimcnn.errors import DataError
@@ -22,9 +22,9 @@ TEST, VALIDATION = 360, 180
     shape=(1, 8, 8),
 )
 def digits(*, source: Path | None, root: Path, seed: int) -> Dataset:
-    """1,797 scans of handwritten digits, 8 x 8 grey.
+    """1,797 scans of handwritten digits, 8 x 8 gray.
 
-    Their grey levels 0 to 16 are spread over 0 to 255.  Test and validation images are stratified; mean and standard
+    Their gray levels 0 to 16 are spread over 0 to 255. Test and validation images are stratified; mean and standard
     deviation are those of all images.
     """
     if source is not None:
@@ -43,6 +43,6 @@ def digits(*, source: Path | None, root: Path, seed: int) -> Dataset:
         train=rest.take(train),
         validation=rest.take(validation),
         test=everything.take(test),
-        normalisation=Normalisation(mean=(0.3053,), std=(0.3760,)),
+        normalization=Normalization(mean=(0.3053,), std=(0.3760,)),
         augmentation=Augmentation(crop=1),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from slimcnn.datasets.decoding import idx
 from slimcnn.datasets.downloads import FileLayout, PublishedDataset, load_published
 from slimcnn.datasets.fetching import DebianPackage, Download
-from slimcnn.datasets.images import Augmentation, Dataset, Normalisation
+from slimcnn.datasets.images import Augmentation, Dataset, Normalization
 from slimcnn.datasets.loading import datasets
 
 ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
@@ -23,7 +23,7 @@ FASHION_MNIST = PublishedDataset(
     test_each=1000,
     validation=5000,
     fingerprint="cf4531ed97c7e6f64de7b072eabe124597299333ca84bd8e41fce9c3c65d1a0e",
-    normalisation=Normalisation(mean=(0.2860,), std=(0.3530,)),
+    normalization=Normalization(mean=(0.2860,), std=(0.3530,)),
     augmentation=Augmentation(crop=2, flip=True),
     layouts=(
         FileLayout(
@@ -57,5 +57,5 @@ FASHION_MNIST = PublishedDataset(
     shape=FASHION_MNIST.shape,
 )
 def fashion_mnist(*, source: Path | None, root: Path, seed: int) -> Dataset:
-    """70,000 pictures of pieces of clothing, 28 x 28 grey."""
+    """70,000 pictures of pieces of clothing, 28 x 28 gray."""
     return load_published(FASHION_MNIST, source=source, root=root, seed=seed)

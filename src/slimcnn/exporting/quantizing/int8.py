@@ -36,7 +36,7 @@ COMPARED = 256
 """Samples on which a fresh process compares int8 with float."""
 LAYERS_ON = 32
 """Calibration samples on which the outputs of layers are compared."""
-Labelled = tuple[Tensor, Tensor]
+Labeled = tuple[Tensor, Tensor]
 """Images as `images`, and labels (n,)."""
 FineTune = Callable[[nn.Module], None]
 
@@ -49,8 +49,8 @@ def quantize(
     images: Tensor | Sequence[Tensor],
     engine: str = "nncf",
     max_drop: float = 0.5,
-    validation: Labelled | None = None,
-    test: Labelled | None = None,
+    validation: Labeled | None = None,
+    test: Labeled | None = None,
     normalization: PerChannel | None = None,
     classes: Sequence[str] = (),
     fine_tune: FineTune | None = None,
@@ -62,19 +62,19 @@ def quantize(
 ) -> Quantized:
     """Write a network in int8, beside its float file, and say which of the two to ship on this machine.
 
-    Accuracy is asked of the runtime before and after.  Where int8 loses more than `max_drop`, the layers whose int8
-    hurts most stay in float, as few as are needed and at most half; if that is not enough, `fine_tune` is called.  A
+    Accuracy is asked of the runtime before and after. Where int8 loses more than `max_drop`, the layers whose int8
+    hurts most stay in float, as few as are needed and at most half; if that is not enough, `fine_tune` is called. A
     file that still loses more is kept, and `within` is False.
 
     Args:
         model: any classifier; it is not changed.
         example: one tensor (n, c, h, w), arguments in order, or by name.
-        out: the folder: model.xml and model_int8.xml, or .onnx, and parity.json.  A float file of the same network
+        out: the folder: model.xml and model_int8.xml, or .onnx, and parity.json. A float file of the same network
             that is there already is used.
         images: calibration samples, a few hundred: as the network expects them, or uint8 pixels with a normalization.
         engine: by name (`slimcnn list engines`).
         max_drop: points of top-1 that int8 may lose.
-        validation: images and labels by which layers are chosen.  None: `images`, and the share of them on which int8
+        validation: images and labels by which layers are chosen. None: `images`, and the share of them on which int8
             gives another top-1 than float counts as lost, which is an upper bound.
         test: images and labels that are read once, at the end.
         normalization: x = (pixels / 255 - mean) / std.

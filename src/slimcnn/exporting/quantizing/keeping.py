@@ -60,7 +60,7 @@ def search(
     """Find the fewest layers to keep in float, most sensitive first; gives the sensitivities too, if measured.
 
     The number is doubled until the loss is within `max_drop`, or half of the layers are in float; then halved between
-    the last two.  If nothing is within, the file that loses least is given.
+    the last two. If nothing is within, the file that loses least is given.
     """
     whole = work.kept(())
     if whole.drop <= max_drop or not layers:

@@ -15,7 +15,7 @@ def nncf_settings(
     """Import NNCF, and give it with the arguments of `nncf.quantize` besides the model.
 
     Weights keep seven bits of eight (`overflow_fix`): processors without VNNI add products of int8 in 16 bits, which
-    saturate.  Measured on such a one, ResNet-20: 1.6 points of top-1 are lost without it.
+    saturate. Measured on such a one, ResNet-20: 1.6 points of top-1 are lost without it.
     """
     os.environ.setdefault("NNCF_CI", "1")  # the only switch of NNCF's usage statistics
     import nncf

@@ -19,7 +19,7 @@ def fold_batch_norms(graph: GraphModule) -> None:
     """Fold every batch norm that is the only reader of a convolution.
 
     w' = w gamma / sqrt(var + eps), b' = (b - mean) gamma / sqrt(var + eps) + beta, computed in float64 by
-    `torch.nn.utils.fusion`.  A convolution whose weight others read too keeps its norm: folding would store the weight
+    `torch.nn.utils.fusion`. A convolution whose weight others read too keeps its norm: folding would store the weight
     once for each of them.
     """
     readers = Counter(weight for node in graph.graph.nodes if (weight := _weight_name(node)))

@@ -12,7 +12,7 @@ from slimcnn.exporting.simplifying.attributes import argument, aten, is_call
 def pool_for_slices(graph: GraphModule) -> None:
     """Replace x[:, :, ::s, ::t] by max pooling with a kernel of one pixel and stride (s, t), the same pixels.
 
-    Only for images of floating-point numbers, (n, c, h, w).  Slices that take everything are dropped.
+    Only for images of floating-point numbers, (n, c, h, w). Slices that take everything are dropped.
     """
     for node in list(graph.graph.nodes):
         if is_call(node, aten.slice.Tensor) and _takes_all(node):

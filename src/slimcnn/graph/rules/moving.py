@@ -103,7 +103,7 @@ def _part(tracer: Tracer, call: Call, table: Tensor) -> None:
     """Note that a channel axis is viewed as (parts, channels): every part must keep the same number.
 
     Which of the two numbers is the number of parts is not known here; it is taken to be the smaller, and a trial cut
-    will tell.  Parts that lie alternating, as (channels, parts), lose equal offsets.
+    will tell. Parts that lie alternating, as (channels, parts), lose equal offsets.
     """
     tracer.record.delicate = True
     if table.size(0) > table.size(1):

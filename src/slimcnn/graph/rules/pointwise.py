@@ -69,7 +69,7 @@ def operand(tracer: Tracer, tensor: Tensor, shape: torch.Size) -> Operand:
 def combine(tracer: Tracer, call: Call, operands: list[Operand], shape: torch.Size) -> Label:
     """Unify the facets of tensors that are broadcast together to one shape, and give the label of the result.
 
-    Facets that change along the same dimensions meet.  A tensor that has many positions where a facet changes,
+    Facets that change along the same dimensions meet. A tensor that has many positions where a facet changes,
     but no channels there, cannot shrink with it: the facet is locked, unless the tensor is the same number all along.
     """
     result: list[Tensor] = []

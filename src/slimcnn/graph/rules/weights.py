@@ -16,7 +16,7 @@ from slimcnn.graph.trace_record import Call, ContractionRecord, LockRecord
 from slimcnn.graph.tracer import Tracer
 from slimcnn.layers.emptied import EMPTY
 
-TOGETHER = "normalised together: the statistics would change"
+TOGETHER = "normalized together: the statistics would change"
 PER_CHANNEL = "one value per channel that must stay"
 ASIDE = "channels do not lie along the channel axis"
 
@@ -209,7 +209,7 @@ def per_channel_move(tracer: Tracer, call: Call) -> Labels:
 @rule("aten.cudnn_batch_norm", kind="norm")
 @rule("aten._native_batch_norm_legit", "aten._native_batch_norm_legit_functional")
 def batch_norm(tracer: Tracer, call: Call) -> Labels:
-    """Tie scale, shift and statistics to the channels that they normalise."""
+    """Tie scale, shift and statistics to the channels that they normalize."""
     channels = _ids_along(tracer, call, call["input"], 1, ASIDE)
     _join_parameters(tracer, call, ("weight", "bias", "running_mean", "running_var"), channels)
     scales = _ids_along(tracer, call, call["weight"], 0, PER_CHANNEL) if call["weight"] is not None else None
@@ -220,17 +220,17 @@ def batch_norm(tracer: Tracer, call: Call) -> Labels:
 
 @rule(*aten("native_layer_norm native_group_norm _fused_rms_norm"))
 def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
-    """Lock channels that are normalised together: taking one away changes the statistics of the others.
+    """Lock channels that are normalized together: taking one away changes the statistics of the others.
 
     Where the user allows that, they go with their scale and shift; group norm keeps equally many in each group.
     """
     x = call["input"]
-    normalised = call.arguments.get("normalized_shape")
-    dims = set(range(x.dim() - len(normalised), x.dim())) if normalised is not None else set(range(1, x.dim()))
-    axis = x.dim() - 1 if normalised is not None else 1
+    normalized = call.arguments.get("normalized_shape")
+    dims = set(range(x.dim() - len(normalized), x.dim())) if normalized is not None else set(range(1, x.dim()))
+    axis = x.dim() - 1 if normalized is not None else 1
     along_one_axis = all(varying(facet) & dims <= {axis} for facet in tracer.label(x))
-    if tracer.inexact and along_one_axis and len(normalised or [axis]) == 1:
-        return _normalised_anyway(tracer, call, axis)
+    if tracer.inexact and along_one_axis and len(normalized or [axis]) == 1:
+        return _normalized_anyway(tracer, call, axis)
     for name in ("weight", "bias"):
         tracer.lock_label(tracer.label(call.arguments.get(name)), "one value per channel that must stay", call)
     facets = []
@@ -242,7 +242,7 @@ def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
     return [tuple(facets)]
 
 
-def _normalised_anyway(tracer: Tracer, call: Call, axis: int) -> Labels:
+def _normalized_anyway(tracer: Tracer, call: Call, axis: int) -> Labels:
     x = call["input"]
     channels = _ids_along(tracer, call, x, axis, ASIDE)
     _join_parameters(tracer, call, ("weight", "bias"), channels)

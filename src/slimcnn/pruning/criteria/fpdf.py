@@ -23,18 +23,18 @@ def fpdf(bins: int | None = None, norm: int = 2, fit: str = "quantiles") -> Crit
        distance to all filters of the layer, then the one farthest from those already kept.
 
     Each kept norm lies inside its quantile group, so the Kolmogorov-Smirnov distance between kept and original
-    norms is at most 1/m.  With `bins=B` there are B quantile groups and group b keeps m_b filters, m shared out
-    by largest remainder; `bins=1` looks at redundancy alone.  With `fit="optimal"` redundancy does not count: of all
+    norms is at most 1/m. With `bins=B` there are B quantile groups and group b keeps m_b filters, m shared out
+    by largest remainder; `bins=1` looks at redundancy alone. With `fit="optimal"` redundancy does not count: of all
     subsets of m filters the one whose norms are nearest to the original ones (least Wasserstein distance W1) is
-    kept, an ablation.  Norms and W1 are of v_i = ||F_i||_2, or ||F_i||_1 with `norm=1`.
+    kept, an ablation. Norms and W1 are of v_i = ||F_i||_2, or ||F_i||_1 with `norm=1`.
 
     In soft training (`SoftPruning`) filters come back, and the norms of those that were zeroed say nothing of the
-    layer's distribution.  So the sorted norms of the beginning are remembered, and the filters are matched to their
-    quantiles q_k anew: min sum_k |u_k / s - q_k| over subsets in ascending order, u the current norms.  Weight decay
+    layer's distribution. So the sorted norms of the beginning are remembered, and the filters are matched to their
+    quantiles q_k anew: min sum_k |u_k / s - q_k| over subsets in ascending order, u the current norms. Weight decay
     makes all norms smaller: s is the mean of the m largest over the mean of the q_k, at most 1.
 
     The paper is public as an abstract only: that kept filters fit the norm distribution and redundant ones go is
-    the authors', the steps above are our reconstruction.  Ranked together with other layers (`scope="global"`),
+    the authors', the steps above are our reconstruction. Ranked together with other layers (`scope="global"`),
     the norms divided by their mean decide *how many* filters a layer keeps, and the steps above *which*.
 
     Raises:

@@ -13,9 +13,9 @@ from slimcnn.pruning.scores import Criterion, Evidence, criteria
 def gfr(a: float = 0.5) -> Criterion:
     """Score channel i by |gamma_i|^a sr_i^(1 - a); the mean where several norms share the channel.
 
-    `sr`, between 0 and 1, is what `insert_relations` put there and training learnt.  a is between 0 and 1: a = 1 is
+    `sr`, between 0 and 1, is what `insert_relations` put there and training learned.  a is between 0 and 1: a = 1 is
     network slimming, a = 0 is the relation alone, a = 0.5 ranks as gamma times sr, the scale that folding leaves.
-    Scores are ranked over the whole network as they are.  Groups without relations keep all their channels.
+    Scores are ranked over the whole network as they are. Groups without relations keep all their channels.
 
     >>> evidence = Evidence("conv", scales=(torch.tensor([-0.25, 0.5]),), relations=(torch.tensor([0.64, 0.04]),))
     >>> [round(value, 4) for value in gfr().score(evidence).tolist()], gfr(a=1).score(evidence).tolist()

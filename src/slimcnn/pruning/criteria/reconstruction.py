@@ -24,10 +24,10 @@ def reconstruction() -> Criterion:
 
         e_c = tr(W_J (H_JJ)^-1 W_J^T),   then  W <- W - W_J (H_JJ)^-1 H_J.,   H <- H - H_.J (H_JJ)^-1 H_J.
 
-    as a share of tr(W M W^T); several layers that read the group add up.  Channels go one by one, the cheapest first,
+    as a share of tr(W M W^T); several layers that read the group add up. Channels go one by one, the cheapest first,
     each when those before it are gone and made up for; the score is the cost at that moment (never less than that of
-    one that went before).  So redundant channels go together with what makes them redundant staying.  Scores are
-    comparable between layers.  Needs `data` (labels are not looked at).
+    one that went before). So redundant channels go together with what makes them redundant staying. Scores are
+    comparable between layers. Needs `data` (labels are not looked at).
 
     >>> from slimcnn.pruning.input_statistics import Reading
     >>> from slimcnn.pruning.scores import Evidence

@@ -70,7 +70,7 @@ class Closeness(Drawing):
         )
         if len(self.networks) > 1:
             words += (
-                "In a difference, green means that the network named first finds the pair closer, grey farther apart. "
+                "In a difference, green means that the network named first finds the pair closer, gray farther apart. "
             )
         words += formatting.plural(self.images, "validation image")
         return words + ("; the classes with the closest pairs." if len(self.classes) > MOST else ".")

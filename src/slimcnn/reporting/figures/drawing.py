@@ -1,7 +1,7 @@
 """What every figure has in common: its data, its panels, and how an axes of matplotlib becomes an SVG of the page.
 
 The page decides on fonts and colors, also in the dark: a drawing names colors by what they mean (`AFTER`), and
-its SVG says `var(--after)`.  Letters stay letters.  Nothing in it refers to anything outside.
+its SVG says `var(--after)`. Letters stay letters. Nothing in it refers to anything outside.
 """
 
 from __future__ import annotations

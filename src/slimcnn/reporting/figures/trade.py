@@ -122,7 +122,7 @@ Box = tuple[float, float, float, float]
 def names_beside(points: Sequence[Pixels], words: Sequence[str], wide: float, bars: Sequence[Box] = ()) -> list[Pixels]:
     """Choose where each name starts, seen from its point: right, left, above or below, where nothing else is.
 
-    Names are centred vertically on their place; a name for which no place is free goes where it covers least.
+    Names are centered vertically on their place; a name for which no place is free goes where it covers least.
     `bars` are places that are taken already.
 
     >>> [(round(x), y) for x, y in names_beside([(50.0, 0.0), (60.0, 0.0)], ["one", "two"], 500.0)]

@@ -45,8 +45,8 @@ class Group(Part):
 class Widths(Drawing):
     """Channels of every group before and after, as bars.
 
-    The length of a bar grows with the width before, its colored share is the share of channels kept.  Lengths are
-    square roots: in one network 32 channels stand beside 2048, and both must be seen.  Many groups are spread evenly
+    The length of a bar grows with the width before, its colored share is the share of channels kept. Lengths are
+    square roots: in one network 32 channels stand beside 2048, and both must be seen. Many groups are spread evenly
     over an even number of pictures, to stand in two columns.
     """
 

@@ -273,7 +273,7 @@ class Prune(Step):
     def images(self, state: State) -> Iterator[tuple[Tensor, Tensor]]:
         """Give training images with labels, augmented, for criteria that look at data."""
         data = state.data
-        feed = batches(data.train, BATCH, normalisation=data.normalisation, augmentation=data.augmentation, seed=0)
+        feed = batches(data.train, BATCH, normalization=data.normalization, augmentation=data.augmentation, seed=0)
         return islice(feed, self.batches)
 
     def whole(self, state: State) -> nn.Module:

@@ -92,7 +92,7 @@ def _study(digest: str) -> str:
 def _evaluator(settings: Prune, asked: Search, state: State, graph: ChannelGraph, at: Context) -> Evaluator:
     data = state.data
     return Evaluator(
-        state.model, graph, data.validation, data.normalisation, settings.criterion, settings.target,
+        state.model, graph, data.validation, data.normalization, settings.criterion, settings.target,
         data=lambda: settings.images(state), recover=_recovery(asked, state, graph, at),
     )  # fmt: skip
 

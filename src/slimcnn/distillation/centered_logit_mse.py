@@ -1,4 +1,4 @@
-"""Squared error of logits, each sample's centred first (Ba, Caruana 2014, arXiv 1312.6184)."""
+"""Squared error of logits, each sample's centered first (Ba, Caruana 2014, arXiv 1312.6184)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from slimcnn.distillation.terms import losses
 from slimcnn.objectives import Seen, Term, Terms
 
 
-def centred_logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def centered_logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Mean of ((z^s - mean z^s) - (z^t - mean z^t))² over samples and classes; (n, classes) each.
 
     It is the unweighted case of the scale factor: all pairs of classes, without a label.
 
     >>> import torch
     >>> z = torch.tensor([[1.0, 3.0]])
-    >>> centred_logit_mse_loss(z + 7, z), centred_logit_mse_loss(z * 2, z)
+    >>> centered_logit_mse_loss(z + 7, z), centered_logit_mse_loss(z * 2, z)
     (tensor(0.), tensor(1.))
     """
     same_classes(student_logits, teacher_logits)
@@ -26,12 +26,12 @@ def centred_logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Te
     return F.mse_loss(student - student.mean(dim=1, keepdim=True), teacher - teacher.mean(dim=1, keepdim=True))
 
 
-@losses.add("centred_logit_mse", source="Ba, Caruana 2014, arXiv 1312.6184", weight=0.1)
-def centred_logit_mse(teacher: Teacher | nn.Module, warmup: float = 0.0) -> Terms:
-    """Squared error of centred logits; see `centred_logit_mse_loss`."""
+@losses.add("centered_logit_mse", source="Ba, Caruana 2014, arXiv 1312.6184", weight=0.1)
+def centered_logit_mse(teacher: Teacher | nn.Module, warmup: float = 0.0) -> Terms:
+    """Squared error of centered logits; see `centered_logit_mse_loss`."""
     taught = teacher_of(teacher)
 
     def value(seen: Seen) -> Tensor:
-        return centred_logit_mse_loss(seen.logits, seen.answers[taught])
+        return centered_logit_mse_loss(seen.logits, seen.answers[taught])
 
-    return Terms(Term("centred_logit_mse", value, teacher=taught, warmup=warmup))
+    return Terms(Term("centered_logit_mse", value, teacher=taught, warmup=warmup))
