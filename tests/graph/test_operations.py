@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import slimcnn
 from slimcnn import graph
 from slimcnn.errors import PluginError
-from slimcnn.graph.operations import _OPERATIONS, Kind, Labels, known_operations, operation, rule
+from slimcnn.graph.operations import _OPERATIONS, Labels, OperationKind, known_operations, operation, rule
 from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
 
@@ -96,7 +96,7 @@ def words_in(path: Path) -> Iterator[str]:
                 yield from words
 
 
-ALSO_ENGLISH = {"index", "where", *get_args(Kind)}
+ALSO_ENGLISH = {"index", "where", *get_args(OperationKind)}
 """Names of operations that are also plain words, or kinds of operations."""
 
 

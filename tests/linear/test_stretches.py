@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from at_hand import Net, randomize
-from slimcnn.linear.layerwise_replay import LayerwiseReplay, Operation, Shelf, computes
+from slimcnn.linear.layerwise_replay import LayerwiseReplay, ReplayedOp, Shelf, computes
 
 Conv = nn.Conv2d
 
@@ -71,7 +71,7 @@ def go_through(model: nn.Module, batches: list[Tensor], step: int, limit: int = 
     total = len(expected[0].outs)
     seen: set[tuple[int, int]] = set()
 
-    def look(batch: int, n: int, operation: Operation) -> None:
+    def look(batch: int, n: int, operation: ReplayedOp) -> None:
         name = expected[batch].names[n]
         assert operation.func._schema.name == f"aten::{name}"
         assert name.startswith("empty") or same(values(operation.out), expected[batch].outs[n]), f"{n}: {name}"

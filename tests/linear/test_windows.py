@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from at_hand import Net
 from slimcnn.linear.im2col import as_matrix, as_weight, inputs_at, outputs_at, positions_of
 from slimcnn.linear.layers import LinearLayer, layers_of
-from slimcnn.linear.layerwise_replay import LayerwiseReplay, Operation
+from slimcnn.linear.layerwise_replay import LayerwiseReplay, ReplayedOp
 
 KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "1d": (nn.Conv1d(4, 6, 3), (2, 4, 7)),
@@ -53,12 +53,12 @@ KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 
 
-def recorded(module: nn.Module, shape: tuple[int, ...]) -> tuple[LinearLayer, Tensor, Tensor, Operation]:
+def recorded(module: nn.Module, shape: tuple[int, ...]) -> tuple[LinearLayer, Tensor, Tensor, ReplayedOp]:
     """The layer as it was found, its weight and bias, and its operation as a run shows it; in float64."""
     torch.manual_seed(1)
     model, x = Net(lambda net, x: net.a(x), a=module).double().eval(), torch.randn(shape, dtype=torch.float64)
     layer = layers_of(model, x)["a.weight"]
-    seen: list[Operation] = []
+    seen: list[ReplayedOp] = []
     LayerwiseReplay(model, [x]).go(
         0, layer.operation, [layer.operation], lambda _, n, operation: seen.append(operation)
     )
@@ -66,7 +66,7 @@ def recorded(module: nn.Module, shape: tuple[int, ...]) -> tuple[LinearLayer, Te
     return layer, module.weight.detach(), bias, seen[0]
 
 
-def read(operation: Operation) -> Tensor:
+def read(operation: ReplayedOp) -> Tensor:
     tensor: Tensor = operation.args[1] if len(operation.args) == 3 else operation.args[0]
     return tensor
 

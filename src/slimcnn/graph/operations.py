@@ -26,7 +26,7 @@ Labels = list[Label] | None
 
 Rule = Callable[["Tracer", "Call"], Labels]
 
-Kind = Literal[
+OperationKind = Literal[
     "",
     "convolution",
     "matrix product",
@@ -60,7 +60,7 @@ class Operation:
     """As in the dispatcher, `aten.` left out: `convolution`, `my_ops.scale`."""
     rule: Rule | None = None
     """What it does to channel ids; None: not known."""
-    kind: Kind = ""
+    kind: OperationKind = ""
     moves: bool = False
     """It moves channels or changes their shape."""
     sized: bool = False
@@ -85,7 +85,7 @@ _filled = False
 def rule(
     *names: str,
     like: str = "",
-    kind: Kind = "",
+    kind: OperationKind = "",
     moves: bool = False,
     sized: bool = False,
     parts: bool = False,

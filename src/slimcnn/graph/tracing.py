@@ -24,7 +24,7 @@ from slimcnn.graph.partition import Constraints
 from slimcnn.graph.size_attributes import guess_sizes, modules_at
 from slimcnn.graph.trace_record import EqualParts, LockRecord
 from slimcnn.graph.trial_channels import trials_of_parts
-from slimcnn.graph.trial_prune import RunMode, Trial, trial_prune
+from slimcnn.graph.trial_prune import RunMode, TrialCut, trial_prune
 
 MAX_TRIALS = 30
 """Trial cuts that may fail before everything that is still open is locked; each locks at least one more group."""
@@ -86,7 +86,7 @@ def _proven(model: nn.Module, runs: list[RunMode], traced: Traced, found: Assemb
     blamed: dict[tuple[str, int], set[str]] = defaultdict(set)
     example, batch = found.graph.example, found.graph.batch
     while failed < MAX_TRIALS:
-        trial = Trial(found.graph, found.partition, traced.axis_ids, traced.record, blamed)
+        trial = TrialCut(found.graph, found.partition, traced.axis_ids, traced.record, blamed)
         broken = trial_prune(model, runs, trial, seed)
         if not broken:
             seed, passed = seed + 1, passed + 1

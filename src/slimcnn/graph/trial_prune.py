@@ -55,7 +55,7 @@ class RunMode:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialCut:
     """What a trial cut is compared with."""
 
     graph: ChannelGraph
@@ -67,7 +67,7 @@ class Trial:
     """Lines of code that broke earlier trials, with the modules in which they did; this trial adds its own."""
 
 
-def trial_prune(model: nn.Module, runs: list[RunMode], trial: Trial, seed: int) -> list[LockRecord]:
+def trial_prune(model: nn.Module, runs: list[RunMode], trial: TrialCut, seed: int) -> list[LockRecord]:
     """Cut about half of every group from a copy and list what has to be locked; empty if every channel arrived."""
     if not trial.graph.groups:
         return []
@@ -96,7 +96,7 @@ def _watch_cut(cut: nn.Module, run: RunMode, labels: Mapping[str, Label], next_i
 class Remaining:
     """What must be left of ids after a cut."""
 
-    def __init__(self, trial: Trial, removed: Removed) -> None:
+    def __init__(self, trial: TrialCut, removed: Removed) -> None:
         owner, channel, own = trial.partition.owner, trial.partition.channel, len(trial.axis_ids)
         widest = int(channel.max(initial=0)) + 1
         gone = np.zeros((int(owner.max(initial=-1)) + 1, widest), dtype=np.bool_)
@@ -125,7 +125,7 @@ class Remaining:
         return list(zip(found[::2], found[1::2], strict=True))
 
 
-def _displaced(records: list[TraceRecord], trial: Trial, remaining: Remaining) -> list[LockRecord]:
+def _displaced(records: list[TraceRecord], trial: TrialCut, remaining: Remaining) -> list[LockRecord]:
     """List channels that met others than in the original network, or were treated differently, or were locked again."""
     runs_before, runs_after = trial.record.runs, [run for record in records for run in record.runs]
     misplaced = []
@@ -150,7 +150,7 @@ def _by_site(runs: list[OperationRun], remaining: Remaining) -> dict[Site, list[
     return found
 
 
-def _other_ways(before: list[OperationRun], after: list[OperationRun], trial: Trial) -> list[LockRecord]:
+def _other_ways(before: list[OperationRun], after: list[OperationRun], trial: TrialCut) -> list[LockRecord]:
     """List channels that passed an operation only before or only after the cut: the code decided by their number."""
     sites = [{run.site for run in runs if run.activations} for runs in (before, after)]
     different = sites[0] ^ sites[1]
@@ -162,7 +162,7 @@ def _other_ways(before: list[OperationRun], after: list[OperationRun], trial: Tr
     ]
 
 
-def _counted(before: list[OperationRun], after: list[OperationRun], trial: Trial) -> list[LockRecord]:
+def _counted(before: list[OperationRun], after: list[OperationRun], trial: TrialCut) -> list[LockRecord]:
     """List channels that a line of code scaled or shifted by other numbers than before the cut."""
     numbers: dict[Site, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
     for side, runs in enumerate((before, after)):
@@ -177,7 +177,7 @@ def _counted(before: list[OperationRun], after: list[OperationRun], trial: Trial
     ]
 
 
-def _treated_by_position(before: list[OperationRun], after: list[OperationRun], trial: Trial) -> list[LockRecord]:
+def _treated_by_position(before: list[OperationRun], after: list[OperationRun], trial: TrialCut) -> list[LockRecord]:
     """List single channels (`x[:, i]`) to which something else was done than before the cut."""
     expected, found = _done_alone(before), _done_alone(after)
     return [
@@ -195,12 +195,12 @@ def _done_alone(runs: list[OperationRun]) -> dict[int, list[str]]:
     return done
 
 
-def _misplaced(meeting: Meeting, site: Site, trial: Trial) -> LockRecord:
+def _misplaced(meeting: Meeting, site: Site, trial: TrialCut) -> LockRecord:
     ids = meeting.a if meeting.b is None else torch.cat([meeting.a, meeting.b])
     return LockRecord(trial.partition.known(ids[ids >= 0]), f"{HARD_CODED}: channels arrive displaced", site)
 
 
-def _suspects_locked(broken: Broken, trial: Trial, patience: bool) -> list[LockRecord]:
+def _suspects_locked(broken: Broken, trial: TrialCut, patience: bool) -> list[LockRecord]:
     """Lock what is to blame for a trial that failed, as little as possible but something."""
     reason = f"{HARD_CODED}: {broken.reason}"
     site = broken.record.last.site if broken.record.last else None
@@ -213,7 +213,7 @@ def _suspects_locked(broken: Broken, trial: Trial, patience: bool) -> list[LockR
     return []
 
 
-def _suspects(broken: Broken, trial: Trial, patience: bool) -> Iterator[list[Label]]:
+def _suspects(broken: Broken, trial: TrialCut, patience: bool) -> Iterator[list[Label]]:
     """List what may be to blame, the likeliest first.
 
     What flowed into the operation that failed; if Python failed between operations, what its function moved or used, in
@@ -245,7 +245,7 @@ def _passed(run: OperationRun) -> list[Label]:
     return run.activations
 
 
-def _same_line_elsewhere(found: list[LockRecord], trial: Trial) -> list[LockRecord]:
+def _same_line_elsewhere(found: list[LockRecord], trial: TrialCut) -> list[LockRecord]:
     """When a line was to blame in several modules, lock what passes it in all others too."""
     more = []
     reasons = {lock.site: lock.reason for lock in found if lock.site and operation(lock.site.op).sized}
@@ -273,7 +273,7 @@ def _blaming_moves(locks: list[LockRecord], record: TraceRecord) -> list[LockRec
     return [blamed(lock) for lock in locks]
 
 
-def _whole_groups(locks: list[LockRecord], trial: Trial) -> list[LockRecord]:
+def _whole_groups(locks: list[LockRecord], trial: TrialCut) -> list[LockRecord]:
     """Widen locks to all channels of the free groups that they touch; drop those that touch none."""
     return [
         LockRecord(trial.partition.members(group), lock.reason, lock.site)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slimcnn.linear.layers import LinearLayer
-from slimcnn.linear.layerwise_replay import Operation
+from slimcnn.linear.layerwise_replay import ReplayedOp
 
 ROWS = 32768
 """Rows that a layer is looked at in, where there are so many; eight for each of its inputs if that is more."""
@@ -19,7 +19,9 @@ MOST_INPUTS = 8192
 """With more inputs than these the normal equations of a layer would not fit into memory (512 MiB)."""
 
 
-def rows_of(layer: LinearLayer, weight: Tensor, operation: Operation, batch: int, images: int) -> tuple[Tensor, Tensor]:
+def rows_of(
+    layer: LinearLayer, weight: Tensor, operation: ReplayedOp, batch: int, images: int
+) -> tuple[Tensor, Tensor]:
     """Gather what a layer reads of a batch, as `inputs_at`, and at which positions: `ROWS` of all `images` together."""
     x = operation.args[1] if len(operation.args) == 3 else operation.args[0]  # addmm begins with its bias
     x, made = (by_image(layer, tensor, batch) for tensor in (x, operation.out))

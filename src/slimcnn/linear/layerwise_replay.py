@@ -61,7 +61,7 @@ def _may_compute(func: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Operation:
+class ReplayedOp:
     """One operation of a run: what went in and what came out."""
 
     func: Any
@@ -167,7 +167,7 @@ class LayerwiseReplay:
         self._shelf.close()
 
     def go(
-        self, begin: int, end: int, wanted: Collection[int], look: Callable[[int, int, Operation], None],
+        self, begin: int, end: int, wanted: Collection[int], look: Callable[[int, int, ReplayedOp], None],
         batches: Iterable[int] | None = None,
     ) -> None:  # fmt: skip
         """Run every batch on to operation `end`, and let the next stretch begin with operation `begin`.
@@ -200,7 +200,7 @@ class _Walk(TorchDispatchMode):
 
     def __init__(
         self, way: LayerwiseReplay, number: int, tensors: dict[Place, Tensor], begin: int, end: int,
-        wanted: Collection[int], look: Callable[[int, int, Operation], None],
+        wanted: Collection[int], look: Callable[[int, int, ReplayedOp], None],
     ) -> None:  # fmt: skip
         super().__init__()  # type: ignore[no-untyped-call]
         self._way, self._batch, self._forms = way, number, way.forms[number]
@@ -222,7 +222,7 @@ class _Walk(TorchDispatchMode):
         if not passed:
             self._forms[n:] = [tree_map_only(Tensor, _Form.of, out)]
         if number in self._wanted and not passed:
-            self._look(self._batch, number, Operation(func, args, out))
+            self._look(self._batch, number, ReplayedOp(func, args, out))
         if counts and number == self._end:
             raise Reached
         if not passed and not _writes(func):

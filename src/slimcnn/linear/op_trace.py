@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimcnn.graph.execution import call_model, outputs_of
 from slimcnn.graph.fast.module_tree import named_modules
-from slimcnn.graph.operations import Kind, name_of, operation
+from slimcnn.graph.operations import OperationKind, name_of, operation
 from slimcnn.linear.layerwise_replay import computes
 
 Version = tuple[int, int]
@@ -39,7 +39,7 @@ class RecordedOp:
     makes: tuple[Version, ...]
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> OperationKind:
         """What the table of operations calls it."""
         return operation(self.name).kind
 

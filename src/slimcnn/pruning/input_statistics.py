@@ -14,7 +14,7 @@ from slimcnn.graph import Axis, ChannelGraph, ChannelGroup
 from slimcnn.graph.copying import duplicate
 from slimcnn.linear.im2col import MOST_INPUTS, as_matrix, rows_of
 from slimcnn.linear.layers import LinearLayer, layers_of
-from slimcnn.linear.layerwise_replay import LayerwiseReplay, Operation
+from slimcnn.linear.layerwise_replay import LayerwiseReplay, ReplayedOp
 from slimcnn.linear.ridge import Sums
 
 
@@ -74,7 +74,7 @@ def _moments(
     images = sum(map(len, batches))
     sums: dict[str, Sums] = {}
 
-    def look(batch: int, n: int, operation: Operation) -> None:
+    def look(batch: int, n: int, operation: ReplayedOp) -> None:
         name = at[n]
         layer, weight = layers[name], weights[name]
         rows = rows_of(layer, weight, operation, len(batches[batch]), images)[0].flatten(1, 2)

@@ -14,7 +14,7 @@ from slimcnn.graph.channels import layer_of
 from slimcnn.graph.execution import call_model, first_line, outputs_of
 from slimcnn.linear.im2col import as_matrix, as_weight, by_image, outputs_at, rows_of
 from slimcnn.linear.layers import LinearLayer
-from slimcnn.linear.layerwise_replay import LayerwiseReplay, Operation
+from slimcnn.linear.layerwise_replay import LayerwiseReplay, ReplayedOp
 from slimcnn.linear.ridge import Solution, Sums, best
 from slimcnn.modes import modes_restored
 
@@ -161,7 +161,7 @@ def _sums(pair: Pair, small: LayerwiseReplay, whole: LayerwiseReplay, held: Sequ
     sums: dict[bool, Sums] = {}
     here, there = pair.ends
 
-    def in_small(batch: int, n: int, operation: Operation) -> None:
+    def in_small(batch: int, n: int, operation: ReplayedOp) -> None:
         if n == layer.operation:
             waiting[batch] = rows_of(layer, pair.weight, operation, len(held[batch]), images)
         if n == here:
@@ -170,7 +170,7 @@ def _sums(pair: Pair, small: LayerwiseReplay, whole: LayerwiseReplay, held: Sequ
                 out = out.index_select(1, pair.made.to(out.device))
             reached[batch] = outputs_at(layer, out, waiting[batch][1])
 
-    def in_whole(batch: int, _: int, operation: Operation) -> None:
+    def in_whole(batch: int, _: int, operation: ReplayedOp) -> None:
         target = by_image(layer, operation.out, len(held[batch]))
         if pair.made is not None:
             target = target.index_select(1 if layer.convolution else -1, pair.made.to(target.device))
