@@ -11,6 +11,7 @@ from training_runs import PLAIN, RESUMED, network, resumable_run, shapes, tensor
 from slimcnn.errors import RunError
 from slimcnn.objectives import Loss, cross_entropy
 from slimcnn.training import Training, fit, loop, run
+from slimcnn.training.interrupts import interrupts_noted
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["lightning_fabric", "training_runs"])
@@ -211,3 +212,26 @@ def test_the_loss_scale_of_16_bit_training_is_part_of_the_state(tmp_path, monkey
     assert torch.load(tmp_path / "state.pt", weights_only=True)["scaler"]["_growth_tracker"] == 13
     list(fit(resumed, shapes(), training=half, folder=tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(tensors(undisturbed).values(), tensors(resumed).values(), strict=True))
+
+
+def interrupted() -> None:
+    with interrupts_noted() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert asked.is_set()
+
+
+def test_ctrl_c_right_before_the_end_of_a_step_is_not_lost():
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_second_ctrl_c_does_not_wait():
+    def twice() -> None:
+        with interrupts_noted():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("the second one was only noted")
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()

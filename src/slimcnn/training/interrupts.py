@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps."""
+"""Defer Ctrl-C until the current training step ends."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from types import FrameType
 
 @contextmanager
 def interrupts_noted() -> Iterator[threading.Event]:
-    """Within the block a first Ctrl-C only sets the event, so that no step is cut in half; a second one raises.
+    """Turn the first Ctrl-C into an event, so that the current step completes; a second one raises.
 
-    Outside of the main thread, and where somebody else handles Ctrl-C already, nothing changes.
+    A block that ends without looking at the event raises too. Does nothing outside the main thread, or if Ctrl-C
+    already has another handler.
 
-    >>> with interrupts_noted() as asked:
-    ...     signal.raise_signal(signal.SIGINT)
-    ...     asked.is_set()
-    True
+    >>> with interrupts_noted() as interrupted:
+    ...     interrupted.is_set()
+    False
     """
-    asked = threading.Event()
+    interrupted = threading.Event()
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        interrupted.set()
 
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield asked
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupted
         return
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, handle)
     try:
-        yield asked
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
