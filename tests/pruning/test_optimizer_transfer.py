@@ -293,14 +293,16 @@ def refused(error: type[Exception], words: str, *asked: Any) -> None:
 def test_a_parameter_of_another_network_is_refused() -> None:
     model, optimizer, graph, plan, small = trained_and_cut("batch norm", OPTIMIZERS["sgd"])
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3, 2))]})
-    refused(OptimizerError, r"parameter 8 of the SGD, of shape \(3, 2\), is none of this Sequential",
+    refused(OptimizerError, r"parameter 8 of the SGD, of shape \(3, 2\), is not in this Sequential",
             optimizer, model, small, plan, graph)  # fmt: skip
     refused(OptimizerError, "parameter 0 of the Adam", Adam(small.parameters()), model, small, plan, graph)
 
 
 def test_a_new_network_that_the_plan_does_not_make_is_refused() -> None:
     model, optimizer, graph, plan, _ = trained_and_cut("batch norm", OPTIMIZERS["sgd"])
-    refused(PlanError, "the plan makes .* of 0.weight, in the new network it is", optimizer, model, model, plan, graph)
+    refused(
+        PlanError, "by the plan, 0.weight has shape .*; in the new network it is", optimizer, model, model, plan, graph
+    )
     refused(PlanError, "in the new network it is missing", optimizer, model, nn.Linear(1, 1), plan, graph)
 
 
@@ -310,7 +312,13 @@ def test_a_graph_or_plan_of_another_network_is_refused() -> None:
     refused(PlanError, "made for another network", optimizer, model, small, plan, other)
     nothing = Plan(other.fingerprint, {})
     refused(
-        PlanError, r"0.weight was \(6, 3, 3, 3\), in the old one it is \(8, 3", optimizer, model, small, nothing, other
+        PlanError,
+        r"0.weight was \(6, 3, 3, 3\), in the old network it is \(8, 3",
+        optimizer,
+        model,
+        small,
+        nothing,
+        other,
     )
 
 
@@ -325,7 +333,9 @@ def test_what_cannot_be_cut_is_refused() -> None:
         return loss
 
     lbfgs.step(closure)
-    refused(OptimizerError, "the LBFGS keeps '.*' .* for 0.weight .*make a new LBFGS", lbfgs, model, small, plan, graph)
+    refused(
+        OptimizerError, "the LBFGS keeps '.*' .* for 0.weight .*create a new LBFGS", lbfgs, model, small, plan, graph
+    )
     sgd = SGD(model.parameters())
     sgd.inner = Adam(model.parameters())  # type: ignore[attr-defined]
-    refused(OptimizerError, r"keeps another optimizer \(inner, Adam\)", sgd, model, small, plan, graph)
+    refused(OptimizerError, r"holds another optimizer \(inner, Adam\)", sgd, model, small, plan, graph)
