@@ -61,6 +61,14 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 }
 
 
+PAIRS = [
+    (kind, variant) if (number + place) % len(VARIANTS) == 0 else pytest.param(kind, variant, marks=pytest.mark.slow)
+    for number, kind in enumerate(NETWORKS)
+    for place, variant in enumerate(VARIANTS)
+]
+"""Every network with one variant often, every variant with two networks; the others are slow."""
+
+
 def prepared(kind: str, rewrite: str = "feature_reuse") -> tuple[nn.Module, nn.Module, Tensor]:
     """A network, rewritten, with numbers that hide nothing, and images."""
     make, example = NETWORKS[kind]
@@ -212,8 +220,7 @@ def test_a_bottleneck_passes_on_what_its_first_convolution_makes() -> None:
     torch.testing.assert_close(block(x), (block.bn3(block.conv3(joined)) + block.downsample(x)).relu())
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("kind", "variant"), PAIRS)
 def test_what_comes_out_of_rewritten_layers_is_as_wide_as_before(kind: str, variant: str) -> None:
     model, small, x = prepared(kind, f"feature_reuse:variant={variant}")
     assert small(x).shape == model(x).shape
@@ -256,8 +263,7 @@ def test_the_gradient_reaches_the_input_past_silent_convolutions() -> None:
 # --- an ordinary network ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("kind", "variant"), PAIRS)
 def test_the_law_holds_on_rewritten_networks(kind: str, variant: str) -> None:
     _, small, x = prepared(kind, f"feature_reuse:variant={variant},transition=concat")
     graph = slimcnn.trace(small, x)
@@ -424,9 +430,9 @@ def shared() -> nn.Module:
 
 
 LEFT: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
-    "a dropout between": (with_dropout, SMALL, "3 works in its stage while training"),
-    "odd widths": (lambda: sequence(*stage(3, 7, 2)), SMALL, "odd number of channels"),
-    "groups": (lambda: sequence(Conv(3, 8, 3), nn.ReLU(), Conv(8, 8, 3, groups=2), nn.ReLU()), SMALL, "in groups"),
+    "a dropout between": (with_dropout, SMALL, "3 is active in its stage during training"),
+    "odd widths": (lambda: sequence(*stage(3, 7, 2)), SMALL, "odd number of output channels"),
+    "groups": (lambda: sequence(Conv(3, 8, 3), nn.ReLU(), Conv(8, 8, 3, groups=2), nn.ReLU()), SMALL, "grouped"),
     "a function that is no ReLU": (lambda: functional(F.silu), SMALL, "applying it twice would change"),
     "a ReLU in code on signed input": (functional_on_signed_input, torch.zeros(1, 4, 9, 9), "below 0"),
     "activations that differ": (
@@ -436,19 +442,19 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
     "no padding": (
         lambda: sequence(Conv(3, 8, 3), nn.ReLU(), Conv(8, 8, 3), nn.ReLU()), SMALL, "28x28 from 30x30 pixels",
     ),
-    "a block that does more": (lambda: block(nn.Sigmoid()), SMALL, "changes the width or size|its block does more"),
+    "a block that does more": (lambda: block(nn.Sigmoid()), SMALL, "changes the width or size|its block has other operations"),
     "a dropout in code": (
         lambda: Net(
             lambda n, x: F.relu(n.b(F.dropout(F.relu(n.a(x)), 0.5, n.training))),
             a=Conv(3, 8, 3, padding=1), b=Conv(8, 8, 3, padding=1),
-        ), SMALL, "a random operation .* works in its stage while training",
+        ), SMALL, "a random operation .* is active in its stage during training",
     ),
     "a block with dropout in code": (
         lambda: sequence(Conv(3, 8, 3), nn.ReLU(), DroppingBlock(nn.Identity())), SMALL,
-        "a random operation .* works in its block while training",
+        "a random operation .* is active in its block during training",
     ),
-    "a block with dropout": (lambda: block(nn.Dropout(0.5)), SMALL, "2.more works in its block while training"),
-    "no block": (residual_without_block, SMALL, "no module of its own"),
+    "a block with dropout": (lambda: block(nn.Dropout(0.5)), SMALL, "2.more is active in its block during training"),
+    "no block": (residual_without_block, SMALL, "not a separate module"),
     "a shared convolution": (shared, SMALL, "used more than once"),
 }  # fmt: skip
 
@@ -474,15 +480,15 @@ def test_other_activations_than_relu_are_done_by_the_unit() -> None:
 
 def test_wrong_wishes_are_refused_in_one_line() -> None:
     model = slimcnn.build("resnet20")
-    with pytest.raises(ModelError, match="variant='triple': choose pair, chain, half, dense"):
+    with pytest.raises(ModelError, match="variant='triple' is unknown: choose pair, chain, half, dense"):
         feature_reuse(variant="triple")
-    with pytest.raises(ModelError, match="transition='drop': choose keep, concat"):
+    with pytest.raises(ModelError, match="transition='drop' is unknown: choose keep, concat"):
         feature_reuse(transition="drop")
     with pytest.raises(UnknownName, match="did you mean 'feature_reuse'"):
         slimcnn.replace(model, "feature_resue")
     with pytest.raises(ModelError, match="no option 'varaint'; its options are variant, transition, seed"):
         slimcnn.replace(model, "feature_reuse:varaint=pair")
-    with pytest.raises(ModelError, match="reuses features already"):
+    with pytest.raises(ModelError, match="already reuses features"):
         slimcnn.replace(slimcnn.replace(model, "feature_reuse"), "feature_reuse")
     with pytest.raises(ModelError, match="give an example of its input"):
         slimcnn.replace(plain(), "feature_reuse")

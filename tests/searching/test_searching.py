@@ -104,7 +104,7 @@ def test_the_finer_grid_lies_around_the_best_point_and_can_only_win(tmp_path: Pa
     assert all(abs(float(ratio) - float(first.point["pruning_ratio"])) < 0.2 for ratio in finer)
 
 
-@pytest.mark.parametrize("storage", ["points.log", "sqlite:///{}/points.db"])
+@pytest.mark.parametrize("storage", ["points.log", pytest.param("sqlite:///{}/points.db", marks=pytest.mark.slow)])
 def test_two_workers_one_killed_in_mid_trial_end_as_one_worker_does(storage: str, tmp_path: Path) -> None:
     """The killed one holds a point; the other tries it again."""
     where = storage.format(tmp_path) if "://" in storage else str(tmp_path / storage)
