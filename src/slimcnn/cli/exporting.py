@@ -1,9 +1,9 @@
-"""The command that writes files for runtimes."""
+"""The `export` command: write model files for runtimes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -13,45 +13,44 @@ from slimcnn.cli.reading import arguments_of, shape_of
 from slimcnn.cli.showing import print_json
 from slimcnn.show import watched
 
-if TYPE_CHECKING:
-    pass
-
 
 @app.command()
 def export(
-    source: Annotated[Optional[Path], typer.Argument(help="A run's folder, or a checkpoint.")] = None,  # noqa: UP045
+    source: Annotated[Optional[Path], typer.Argument(help="Run folder, or a checkpoint.")] = None,  # noqa: UP045
     to: Annotated[
-        str, typer.Option(help="Formats (*slimcnn list formats*), separated by commas.", rich_help_panel="Files")
+        str, typer.Option(help="Export formats (*slimcnn list formats*), separated by commas.", rich_help_panel="Files")
     ] = "onnx",
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Where to. Default: the run's folder, or exported.", rich_help_panel="Files"),
+        typer.Option(help="Output folder. Default: the run folder, or exported.", rich_help_panel="Files"),
     ] = None,
     model: options.Model = "",
     weights: options.Weights = None,
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     data: options.DataName = "",
     input_: options.Input = "",
-    images: Annotated[int, typer.Option(min=1, help="Test images to compare on.", rich_help_panel="Files")] = 256,
+    images: Annotated[
+        int, typer.Option(min=1, help="Number of test images for the comparison.", rich_help_panel="Files")
+    ] = 256,
     bake_normalization: Annotated[
         bool,
-        typer.Option(help="Make the normalization part of the file: it takes uint8 pixels.", rich_help_panel="Files"),
+        typer.Option(
+            help="Include the normalization in the file, which then takes uint8 pixels.", rich_help_panel="Files"
+        ),
     ] = False,
     fixed_batch: Annotated[
-        bool, typer.Option(help="One image at once, also where the runtime takes any number.", rich_help_panel="Files")
+        bool, typer.Option(help="Fix the batch size to 1, even if the format supports any.", rich_help_panel="Files")
     ] = False,
     dynamic_size: Annotated[
-        bool, typer.Option(help="Images of any height and width.", rich_help_panel="Files")
+        bool, typer.Option(help="Accept images of any height and width.", rich_help_panel="Files")
     ] = False,
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operators.", rich_help_panel="Files")] = 18,
-    force: Annotated[
-        bool, typer.Option(help="Replace the export of another network.", rich_help_panel="Files")
-    ] = False,
+    opset: Annotated[int, typer.Option(help="ONNX opset version.", rich_help_panel="Files")] = 18,
+    force: Annotated[bool, typer.Option(help="Overwrite files of another network.", rich_help_panel="Files")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a network for runtimes, and prove that each file answers as the network does.
+    """Export a network to one or more formats, and check that the outputs of each file match the network's.
 
-    A fresh process without slimcnn opens each file and predicts on test images; OUT/parity.json holds what it found.
+    A fresh process without slimcnn runs each file on test images. The results are in OUT/parity.json.
 
     Example: slimcnn export runs/r56 --to onnx,openvino
     """

@@ -1,17 +1,17 @@
-"""The folder of a run: who may work in it, and what earlier calls left there.
+"""The run folder: its files, its lock, and results of earlier calls.
 
 ::
 
     runs/x/
-      recipe.toml              repeats the run
-      run.json                 what the run starts from, by its digest
-      decision.json            the layout and precision in which it trains, timed at the first start
+      recipe.toml              the recipe, to repeat the run
+      run.json                 digest of the inputs of the run
+      decision.json            training layout and precision, chosen by timing at the first start
       0-start/                 the network before the first step
-      1-prune/ 2-distill/ ...  one folder a step: step.json (digest), model.safetensors, done.json, its own files
-      model.onnx parity.json   files for runtimes of the final network (a step `export`), and how near their answers are
-      old/                     steps of earlier settings; they come back when the settings do
+      1-prune/ 2-distill/ ...  one folder per step: step.json (digest), model.safetensors, done.json, other files
+      model.onnx parity.json   exported files of the final network (step `export`), and their output errors
+      old/                     results of earlier settings; used again if the settings return
       report.html report.json original.safetensors compressed.safetensors plan.json
-      manifest.json            the digests of all these files, written last; slimcnn verify adds certificate.json
+      manifest.json            digests of all these files, written last; slimcnn verify adds certificate.json
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 
 from slimcnn.errors import RunError
 from slimcnn.files import remove_leftovers, require_folder, write_text
-from slimcnn.manifest import RUN as RUN  # the files of a run are named here
+from slimcnn.manifest import RUN as RUN  # re-exported: this module holds all file names of a run
 from slimcnn.running.recipe import Recipe, read_recipe, write_recipe
 
 RECIPE, LOCK, HOLDER, OLD = "recipe.toml", ".lock", ".holder.json", "old"
@@ -43,10 +43,10 @@ REPORTS = ("report.json", "report.html")
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a run's folder; the lock dies with its process.
+    """Lock a run folder; the lock ends with the process.
 
     Raises:
-        RunError: another process works in the folder; says which. Or the folder cannot be made.
+        RunError: another process, named in the message, uses the folder; or the folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -69,10 +69,10 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def begin(recipe: Recipe, path: Path, base: str) -> None:
-    """Begin a run in its folder, or go on with it; to be called while it is locked.
+    """Start or resume a run in its folder, which must be locked.
 
     Raises:
-        RunError: the folder holds a run of another network or other data, or something that is no run.
+        RunError: the folder holds a run of another network or dataset, or other files.
     """
     held = {item.name for item in path.iterdir() if not item.name.startswith(".")}
     if (path / RUN).exists():
@@ -82,14 +82,14 @@ def begin(recipe: Recipe, path: Path, base: str) -> None:
                 f"{path} holds another run ({_difference(path, recipe)}); choose another --out, or delete the folder"
             )
     elif held - {RECIPE, PLAN}:
-        raise RunError(f"{path} is not empty and holds no run; choose another --out")
+        raise RunError(f"{path} is not empty and not a run folder; choose another --out")
     else:
         write_text(path / RUN, json.dumps({"base": base}) + "\n")
     write_recipe(recipe, path / RECIPE)
 
 
 def _difference(path: Path, recipe: Recipe) -> str:
-    """Name the first settings that differ, of those that decide what a run starts from."""
+    """Describe the first two input settings (network, data, deterministic) that differ from the earlier run."""
     try:
         old = read_recipe(path / RECIPE)
     except RunError:
@@ -108,35 +108,39 @@ def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def remember(path: Path, **facts: Any) -> None:
-    """Add to what the run has decided."""
+    """Add facts to run.json."""
     write_text(path / RUN, json.dumps(read_json(path / RUN) | facts, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of the run's own; `RunError` if it is damaged."""
+    """Read a JSON file of the run; raises `RunError` if it is damaged."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error}); delete it, and what it held is found again") from error
+        # Without run.json nothing proves that the other files belong to the same inputs.
+        remedy = (
+            "choose another --out, or delete the folder" if path.name == RUN else "delete it: the run writes it again"
+        )
+        raise RunError(f"{path} is damaged ({error}); {remedy}") from error
     return found
 
 
 @dataclass(frozen=True)
 class StepPlace:
-    """Where a step of the run works, and by which digest its results are known."""
+    """The folder of a step, and the digest that identifies its results."""
 
     folder: Path
     digest: str
 
     @property
     def done(self) -> dict[str, Any] | None:
-        """The step's results, if it was finished with the same settings on the same input."""
+        """Results of the step, if it finished with the same settings on the same input; else None."""
         found = read_json(self.folder / DONE) if (self.folder / DONE).exists() else None
         return found if found is not None and found["digest"] == self.digest else None
 
 
 def settle(root: Path, places: list[StepPlace]) -> list[str]:
-    """Put aside what belongs to other settings, and bring back what belongs to these; names of what was put aside."""
+    """Move results of other settings to `old`, restore those of the current ones; return the names of moved steps."""
     wanted = {place.folder.name: place.digest for place in places}
     aside = []
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
@@ -165,5 +169,5 @@ def _move(path: Path, to: Path) -> None:
 
 
 def require(path: Path) -> None:
-    """Raise `RunError` if a run's folder was deleted: what it held cannot be written again."""
+    """Raise `RunError` if the run folder was deleted: its earlier files are lost."""
     require_folder(path, RUN)
