@@ -1,10 +1,10 @@
-"""Is a combination of methods better than the best single one? ResNet-56 on CIFAR-10, at the same MACs, in one command.
+"""Compare combined methods with single methods: ResNet-56 on CIFAR-10, at the same MACs.
 
-Every row is a chain of steps, run by `slimcnn run --steps ...` in a folder of its own (so that it may be killed and goes on),
-and combinations/NAME_MACS.json is what its report says. Test top-1 is read once, at the end of each run.
+Every row is a chain of steps, run by `slimcnn run --steps ...` in its own folder (so that a killed run resumes). Its report
+is stored as combinations/NAME_EPOCHS_MACS.json. The test images are read once, at the end of each run.
 
-    python benchmarks/combinations.py --weights resnet56_cifar10.safetensors              # no training, 2 to 5 minutes a row
-    python benchmarks/combinations.py --weights resnet56_cifar10.safetensors --epochs 6   # 1.5 to 10 minutes an epoch, by processor
+    python benchmarks/combinations.py --weights resnet56_cifar10.safetensors              # no training, 2 to 5 minutes per row
+    python benchmarks/combinations.py --weights resnet56_cifar10.safetensors --epochs 6   # 1.5 to 10 minutes per epoch
     python benchmarks/combinations.py --table
 """
 
@@ -34,16 +34,16 @@ TRAINED = {
     "two_cuts_distill": "prune:macs=0.7 + least_squares + distill:epochs={half} + prune:macs={m},of=reference "
     "+ least_squares + distill:epochs={half}",
 }
-"""Name → chain.  l2, fpdf: one method each, with batch norm estimated again; the others combine.
+"""Name → chain. l2 and fpdf are single methods with batch norm recalibration; the others are combinations.
 
-rewrite_cut is possible below 0.41 of the MACs only: feature reuse alone needs that much.
+rewrite_cut needs a target below 0.41 of the MACs, because feature reuse alone needs that much.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--epochs", type=int, default=0, help="of training; 0: none")
+    parser.add_argument("--epochs", type=int, default=0, help="epochs of training; 0: no training")
     parser.add_argument("--names", default="")
     parser.add_argument("--macs", default=",".join(map(str, SIZES)))
     parser.add_argument("--runs", type=Path, default=Path("runs/combinations"))

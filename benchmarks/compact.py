@@ -1,14 +1,14 @@
-"""Compact networks: counts, shift against depthwise convolution, and training on an equal short budget.
+"""Compact networks: counts, shift against depthwise convolution, and training with an equal short budget.
 
-    python benchmarks/compact.py --check     # about a minute: nothing is trained; exit code 1 if a figure falls short
-    python benchmarks/compact.py --times     # shift + 1x1 against depthwise + 1x1, all shapes, each runtime
-    python benchmarks/compact.py             # the networks' forms for small images on CIFAR-10
-    python benchmarks/compact.py --latency   # of those networks
-    python benchmarks/compact.py --long 30   # ShiftResNet-20 with expansion 6, epochs towards its published 91.07 %
+    python benchmarks/compact.py --check     # about a minute, no training; exit code 1 if a figure misses its target
+    python benchmarks/compact.py --times     # shift + 1x1 against depthwise + 1x1, all shapes and runtimes
+    python benchmarks/compact.py             # train the networks on CIFAR-10
+    python benchmarks/compact.py --latency   # time those networks
+    python benchmarks/compact.py --long 30   # ShiftResNet-20 with expansion 6, 30 epochs (published: 91.07 %)
     python benchmarks/compact.py --table     # compact.md from the JSON files
 
-Results are JSON in compact/, one file a row; what is there is not measured again, and a training that was stopped goes
-on. Times are ratios of medians of calls in turns; `--threads` says on how many cores.
+Results are JSON in compact/, one file per row. Existing rows are not measured again, and an interrupted training resumes.
+Times are medians of ratios of calls in turns; `--threads` sets the number of cores.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from rows import measured, places, told
+from rows import environment_lines, measured, meets_target
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -60,20 +60,20 @@ COUNTS = [  # network, arguments, parameters, millions of MACs
     ("shift_resnet56", {"expansion": 6}, 583_226, 88.8), ("shift_resnet110", {"expansion": 9}, 1_762_970, 260.2),
     ("as_net", {"expansion": 6}, 190_586, 32.2),
 ]  # fmt: skip
-"""Tables of the papers, counted by another program."""
+"""The papers' tables, counted by an independent program."""
 FORMS: dict[str, dict] = {
     "resnet20": {}, "mobilenet_v1": {"width": 0.5}, "mobilenet_v2": {"width": 0.5}, "shufflenet_v1": {"width": 0.5},
     "shufflenet_v2": {"width": 0.5}, "squeezenet1_1": {}, "igcv3": {"width": 0.5}, "shiftnet_b": {"width": 0.5},
     "shift_resnet20": {"expansion": 3}, "as_resnet_w32": {"width": 0.5}, "as_net": {"expansion": 1},
     "fe_net": {"width": 0.5, "head": 512}, "address_net20": {},
 }  # fmt: skip
-"""What is trained: sizes that a CPU can train, 5 to 90 million MACs."""
+"""Networks to train, of a size that a CPU can train: 5 to 90 million MACs."""
 LEARNING_RATES = {"squeezenet1_1": 0.01}
-"""Where 0.1 is too much: SqueezeNet has no batch norm, and stayed at 8.86 %."""
+"""Exceptions from 0.1: SqueezeNet has no batch norm, and stayed at 8.86 %."""
 SHAPES = [(c, h) for c, h in ((32, 56), (64, 56), (64, 28), (64, 8), (128, 28), (256, 14), (512, 14), (512, 8))]
 
 
-# --- what needs no training -------------------------------------------------------------------------------------------
+# --- checks without training ------------------------------------------------------------------------------------------
 
 
 def count(name: str, arguments: dict) -> tuple[int, float]:
@@ -92,9 +92,9 @@ def check(threads: int) -> bool:
     for name, arguments, params, macs in COUNTS:
         found, millions = count(name, arguments)
         title = " ".join([name, *(f"{key}={value}" for key, value in arguments.items())])
-        good.append(told(f"{title}: {found:,} parameters, off by", abs(found - params), 0))
-        good.append(told(f"{title}: {millions:.1f} M MACs, off by", abs(millions - macs), 0.06))
-    good += [told(f"{name} in ONNX Runtime: largest difference", found, 1e-4) for name, found in exported()]
+        good.append(meets_target(f"{title}: {found:,} parameters, off by", abs(found - params), 0))
+        good.append(meets_target(f"{title}: {millions:.1f} M MACs, off by", abs(millions - macs), 0.06))
+    good += [meets_target(f"{name} in ONNX Runtime: largest difference", found, 1e-4) for name, found in exported()]
     for batch in (1, 64):
         for c, h in SHAPES:
             if c < 64:
@@ -102,13 +102,13 @@ def check(threads: int) -> bool:
             forward, both, _ = against_depthwise(c, h, batch, LAYOUTS["nchw"], rounds=7)
             most = 1.0 if batch == 1 else 1 / 1.5
             where = f"batch {batch}, {c} x {h} x {h}"
-            good.append(told(f"shift / depthwise 3x3, {where}, forward", 1 / forward["op"], most))
-            good.append(told(f"shift / depthwise 3x3, {where}, and backward", 1 / both["op"], most))
+            good.append(meets_target(f"shift / depthwise 3x3, {where}, forward", 1 / forward["op"], most))
+            good.append(meets_target(f"shift / depthwise 3x3, {where}, and backward", 1 / both["op"], most))
     return all(good)
 
 
 def exported() -> list[tuple[str, float]]:
-    """Largest difference between layers here and in ONNX Runtime."""
+    """Return the largest difference between PyTorch and ONNX Runtime for each kind of shift layer."""
     found = []
     torch.manual_seed(0)
     for layer in (
@@ -132,9 +132,9 @@ def exported() -> list[tuple[str, float]]:
 def against_depthwise(
     c: int, h: int, batch: int, layouts: Sequence[torch.memory_format], rounds: int, runtimes: tuple[str, ...] = ()
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """How many times faster shift is than a depthwise 3x3, alone and with the 1x1 behind: forward, with backward, exported.
+    """Speedup of a shift over a depthwise 3x3, alone and followed by a 1x1: forward, with backward, exported.
 
-    Of several layouts each of the two has the one in which it is faster.
+    With several layouts, each of the two uses the one in which it is faster.
     """
     torch.manual_seed(0)
     alone = {
@@ -183,7 +183,7 @@ def forward_and_backward(module: nn.Module, x: Tensor, layout: torch.memory_form
 
 
 class SlicedShift(nn.Module):
-    """The other way to export a shift: slices of a padded image, concatenated."""
+    """An alternative export of a shift: concatenated slices of a padded image."""
 
     def forward(self, x: Tensor) -> Tensor:
         c, h, w = x.shape[1:]
@@ -195,7 +195,7 @@ class SlicedShift(nn.Module):
 
 
 def ratio(calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> float:
-    """Median over rounds of depthwise's time / shift's, each the faster of its calls; a round is several where one is short."""
+    """Median over rounds of depthwise time / shift time, each the minimum over its layouts; short calls are repeated within a round."""
     for call in chain(*calls.values()):
         call()
         call()
@@ -223,7 +223,7 @@ LAYOUTS = {
 
 
 def times(raw: Path, threads: int) -> None:
-    keep_freed_memory()  # else whoever asks for fresh pages at the wrong moment loses, whatever it computes
+    keep_freed_memory()  # otherwise the timings depend on which call happens to request new pages
     torch.set_num_threads(threads)
     runtimes = tuple(name for name in installed() if name != "eager")
     for batch in (1, 64):
@@ -271,7 +271,7 @@ def trained_long(epochs: int, state: Path) -> dict:
 
 
 def latencies(threads: int) -> dict:
-    """Milliseconds of all networks that are trained, in turns, in every runtime."""
+    """Latency in milliseconds of all networks in FORMS, in turns, in every runtime."""
     models, x = {}, torch.randn(1, 3, 32, 32)
     for name, arguments in FORMS.items():
         small = {"image_size": 32} if takes(name, "image_size") else {}
@@ -299,14 +299,14 @@ def table(raw: Path) -> None:
         *trained_lines(found),
         *long_lines(found),
         *times_lines(found),
-        *places(found),
+        *environment_lines(found),
     ]
     notes = HERE / "compact_notes.md"
     lines += [notes.read_text()] if notes.exists() else []
     write_text(HERE / "compact.md", "\n".join(lines).rstrip() + "\n")
 
 
-INTRODUCTION = """`python benchmarks/compact.py --check` verifies the counts of every row, that exported layers agree, and the times of shift layers
+INTRODUCTION = """`python benchmarks/compact.py --check` verifies the counts of every row, the outputs of exported layers, and the speed of shift layers
 against depthwise convolutions."""
 
 
@@ -342,11 +342,12 @@ def long_lines(found: list[dict]) -> list[str]:
     return [*lines, ""]
 
 
-LONG = """CIFAR-10, SGD 0.1 one-cycle, batch 128, weight decay 5e-4, bf16 mixed precision, seed 0, n = 1, 45 000 training images."""
+LONG = """CIFAR-10, SGD 0.1 one-cycle, batch 128, weight decay 5e-4, bf16 mixed precision, seed 0, n = 1, 45,000 training images."""
 
 
-BUDGET = """Forms for 32x32 images, from scratch: SGD 0.1 (SqueezeNet, which has no batch norm and learns nothing
-then, 0.01) one-cycle, batch 128, weight decay 1e-4, bf16 mixed precision, seed 0, n = 1; the test images read once. After so few epochs this says how fast networks learn, not how good they become. Latency: one image, all in turns."""
+BUDGET = """Networks in their form for 32x32 images, trained from scratch: SGD 0.1 one-cycle (0.01 for SqueezeNet, which has no batch norm and learns nothing at 0.1),
+batch 128, weight decay 1e-4, bf16 mixed precision, seed 0, n = 1. The test images were read once. So few epochs show how fast networks learn, not their final
+accuracy. Latency: one image, all networks in turns."""
 
 
 def times_lines(found: list[dict]) -> list[str]:
@@ -370,20 +371,20 @@ def times_lines(found: list[dict]) -> list[str]:
     return [*lines, ""]
 
 
-TIMES = """How many times faster: median over rounds of the time of a depthwise 3x3 / the time of a grouped shift of as many channels, and the
-same with a 1x1 convolution behind each.  "each its faster": each in the layout in which it is faster, the input already so. One thread. Exported, a shift is a depthwise
-convolution; "slices" is the other way, slices of a padded image that are concatenated."""
+TIMES = """Speedup: median over rounds of the time of a depthwise 3x3 / the time of a grouped shift with as many channels, alone and followed by a 1x1 convolution.
+"each its faster": each in the layout in which it is faster, with the input already in that layout. One thread. An exported shift is a depthwise
+convolution; "slices" exports it as concatenated slices of a padded image instead."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--times", action="store_true")
-    parser.add_argument("--latency", action="store_true", help="of the networks that are trained")
+    parser.add_argument("--latency", action="store_true", help="time the networks that are trained")
     parser.add_argument("--long", type=int, metavar="EPOCHS", help="train ShiftResNet-20 with expansion 6")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--only", default="", help="networks to train, separated by commas")
+    parser.add_argument("--only", default="", help="comma-separated networks to train")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--state", type=Path, default=Path("runs/compact"))
     parser.add_argument("--raw", type=Path, default=RAW)

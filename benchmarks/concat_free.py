@@ -1,4 +1,4 @@
-"""Units of feature reuse that write both halves into one tensor, where the library concatenates: what would it gain?"""
+"""Feature reuse units that write both halves into one preallocated tensor, to measure the cost of concatenation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slimcnn.layers.reusing import FeatureReuse, ReusingBlock
 
 
 class WithoutConcatenation(FeatureReuse):
-    """y = [r, f_k]: r is copied, and f_k activated, into their places of y."""
+    """y = [r, f_k]: copy r and write the activation of f_k into their slices of y."""
 
     def forward(self, x: Tensor) -> Tensor:
         reused = self.pool(x) if self.unit.reused == "input" else None
@@ -29,7 +29,7 @@ class WithoutConcatenation(FeatureReuse):
 
 
 class BlockWithoutConcatenation(ReusingBlock):
-    """y = relu([b_1, b_2] + x): each half is added to x into its place of y."""
+    """y = relu([b_1, b_2] + x): add each half to x in its slice of y."""
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.features.steps
@@ -42,7 +42,7 @@ class BlockWithoutConcatenation(ReusingBlock):
 
 
 def without_concatenation(model: nn.Module) -> nn.Module:
-    """Copy a network whose units are those of "pair", for inference."""
+    """Copy a network with "pair" units, for inference."""
     other = copy.deepcopy(model)
     for module in other.modules():
         if type(module) is FeatureReuse and not module.unit.residual:

@@ -1,7 +1,7 @@
-"""Which defaults cost the least: top-1 without training by criterion, scope and residual stream, at three sizes.
+"""Choose the defaults: top-1 without training by criterion, scope and residual stream, at three sizes.
 
-CIFAR-10, published weights. The validation images choose; test top-1 stands beside it. One trace and one score per
-criterion and draw of the calibration images. Rows are appended to defaults.jsonl; what is there is not run again.
+CIFAR-10, published weights. The validation images decide; test top-1 is reported too. One trace and one scoring per
+criterion and draw of the calibration images. Rows are appended to defaults.jsonl; existing rows are not run again.
 
     python benchmarks/defaults.py --weights DIR --networks resnet20,resnet56 --seeds 0,1,2
     python benchmarks/defaults.py --table

@@ -1,9 +1,9 @@
-"""Does the cost of a cut grow with depth, or with its square? CIFAR ResNets of 20 to 1202 layers (He et al. 2015).
+"""Measure whether pruning time grows linearly or quadratically with depth: CIFAR ResNets of 20 to 1202 layers (He et al. 2015).
 
-trace + score (L1) + allocate + cut at ratio 0.5 of `slimcnn`, with torch-pruning 1.6.1 beside it, on fresh copies, each run in a
-process of its own with one thread. Option B shortcuts, which torch-pruning can cut; slimcnn is timed with the paper's
-option A (zeros for a shortcut), too. A run that takes longer than the limit is ended, and deeper networks are not tried with
-that library.
+Times trace + score (L1) + allocate + prune at pruning ratio 0.5, for slimcnn and torch-pruning 1.6.1, on fresh copies, each
+run in its own process with one thread. Shortcuts are option B, which torch-pruning can prune; slimcnn is also timed with the
+paper's option A (zeros for a shortcut). A run beyond the time limit is stopped, and that library is not tried on deeper
+networks.
 
     pip install torch-pruning==1.6.1
     python benchmarks/depth.py
@@ -37,7 +37,7 @@ ROUNDS = 3
 
 
 def resnet(depth: int, shortcut: str) -> nn.Module:
-    """The paper's network of 6 n + 2 layers."""
+    """Build the paper's network of 6 n + 2 layers."""
     torch.manual_seed(0)
     blocks = (depth - 2) // 6
     return CifarResNet(BasicBlock, blocks, num_classes=10, in_channels=3, shortcut=shortcut, width=1.0).eval()
@@ -76,8 +76,8 @@ WAYS: dict[str, tuple[str, Callable[[nn.Module, torch.Tensor], nn.Module]]] = {
 
 
 def worker(way: str, depth: int, answers: Connection) -> None:
-    """Cut a small network to warm up, then the deep one on a clock."""
-    gc.freeze()  # a collection would copy the parent's memory, page by page, and that would be timed
+    """Prune a small network to warm up, then time the deep one."""
+    gc.freeze()  # a collection would copy the parent's memory page by page, within the measured time
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     shortcut, cut = WAYS[way]
@@ -91,7 +91,7 @@ def worker(way: str, depth: int, answers: Connection) -> None:
 
 
 def seconds(way: str, depth: int, limit: int) -> tuple[float, float] | None:
-    """Seconds of processor time and the MACs left, or nothing if the limit passes first."""
+    """Return the seconds of processor time and the share of MACs left, or None after the time limit."""
     context = multiprocessing.get_context("forkserver")
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=worker, args=(way, depth, theirs), daemon=True)
@@ -107,7 +107,7 @@ def seconds(way: str, depth: int, limit: int) -> tuple[float, float] | None:
 
 
 def measure(limit: int) -> dict[str, Any]:
-    """Three rounds over all depths and ways, in turns, so that a slow minute does not hit one of them alone."""
+    """Run three rounds over all depths and ways in turns, so that a slow minute affects all of them."""
     times: dict[str, dict[int, list[float]]] = {way: {depth: [] for depth in DEPTHS} for way in WAYS}
     left: dict[str, dict[int, float]] = {way: {} for way in WAYS}
     ended: dict[str, int] = {}
@@ -129,30 +129,30 @@ def measure(limit: int) -> dict[str, Any]:
 
 
 def exponent(points: dict[int, float]) -> float:
-    """The slope of a straight line through log depth and log seconds: 1 is linear, 2 quadratic."""
+    """Return the slope of log seconds over log depth: 1 is linear, 2 quadratic."""
     x, y = ([float(torch.tensor(v).log()) for v in values] for values in (points.keys(), points.values()))
     return statistics.linear_regression(x, y).slope
 
 
 def page(found: dict[str, Any]) -> str:
-    """The table of seconds, the same per layer, and the exponent of growth."""
+    """Format the table of seconds, the same per layer, and the exponent of growth."""
     medians = {
         way: {int(depth): statistics.median(values) for depth, values in rows.items() if values}
         for way, rows in found["seconds"].items()
     }
     ways = list(medians)
     lines = [
-        "# Time of a cut against depth", "",
-        "CIFAR ResNets with 6 n + 2 layers, 32 x 32: trace + score (L1) + allocate + cut at ratio 0.5; seconds of processor",
-        f"time, one thread, each run in a process of its own, median of {ROUNDS} (lowest to highest). Shortcuts are 1 x 1 convolutions",
-        "(option B); with the paper's option A, zeros for new channels, torch-pruning 1.6.1 fails. `verified` adds",
-        "slimcnn's check of the result in float64, which torch-pruning has not.", "",
+        "# Pruning time against depth", "",
+        "CIFAR ResNets with 6 n + 2 layers, 32 x 32: trace + score (L1) + allocate + prune at pruning ratio 0.5. Seconds of",
+        f"processor time, one thread, each run in its own process, median of {ROUNDS} (lowest to highest). Shortcuts are 1 x 1",
+        "convolutions (option B); with the paper's option A, zeros for new channels, torch-pruning 1.6.1 fails. `verified`",
+        "adds slimcnn's check of the result in float64, which torch-pruning does not have.", "",
         f"| layers | {' | '.join(ways)} |", "|---" * (len(ways) + 1) + "|",
     ]  # fmt: skip
     for depth in DEPTHS:
         cells = [_spread(found["seconds"][way], depth) or _ended(found, way, depth) for way in ways]
         lines.append(f"| {depth} | {' | '.join(cells)} |")
-    lines += ["", "The same in milliseconds per layer; a cost that grows linearly has a column that stays level.", ""]
+    lines += ["", "The same in milliseconds per layer; constant columns mean linear growth.", ""]
     lines += [f"| layers | {' | '.join(ways)} |", "|---" * (len(ways) + 1) + "|"]
     for depth in DEPTHS:
         each = [f"{1000 * medians[way][depth] / depth:.2f}" if depth in medians[way] else "-" for way in ways]
@@ -187,8 +187,8 @@ def _left(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=120, help="seconds after which a run is ended")
-    parser.add_argument("--table", action="store_true", help="only write the page")
+    parser.add_argument("--limit", type=int, default=120, help="time limit of a run, in seconds")
+    parser.add_argument("--table", action="store_true", help="write the page only")
     options = parser.parse_args()
     multiprocessing.set_forkserver_preload(["__main__", "slimcnn.pruning", "torch_pruning"])
     if not options.table:

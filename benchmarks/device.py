@@ -1,12 +1,12 @@
-"""What compression is worth on a device: original, cut and int8 networks in the runtimes that people ship.
+"""Benefit of compression on a device: original, pruned and int8 networks in deployed runtimes.
 
     python benchmarks/device.py --weights resnet56_cifar10.safetensors   # ResNet-56 on CIFAR-10, everything below
     python benchmarks/device.py --table > device.md                      # the page's tables
-    python benchmarks/device.py --check                                  # parity, targets, int8: under 2 minutes
+    python benchmarks/device.py --check                                  # parity, targets, int8; under 2 minutes
 
-Every network is made by `slimcnn compress` and `slimcnn quantize` in a folder of its own, as a user would, and timed by
-`slimcnn benchmark`; a folder that is there goes on, a row that is there is not measured again. Ratios are of networks that
-were timed side by side in one call. No labels and no training anywhere; test top-1 in the runtime itself.
+`slimcnn compress` and `slimcnn quantize` make every network in its own folder, and `slimcnn benchmark` times it. An
+existing folder is resumed, and an existing row is not measured again. Ratios compare networks that were timed side by side
+in one call. No labels and no training; test top-1 is measured in the runtime itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rows import measured, told
+from rows import measured, meets_target
 
 HERE = Path(__file__).parent
 RAW = HERE / "device"
@@ -35,7 +35,7 @@ PLANS = {
     "openvino_0.5": ["--latency", "0.5", "--runtime", "openvino"],
     "onnxruntime_0.6": ["--latency", "0.6", "--runtime", "onnxruntime"],
 }
-"""Name → how small. openvino_macs_0.5: half of the MACs, chosen by output error a millisecond instead of a MAC."""
+"""Name → target. openvino_macs_0.5: half of the MACs, by output error per millisecond instead of per MAC."""
 
 
 def slimcnn(*arguments: object) -> None:
@@ -43,14 +43,14 @@ def slimcnn(*arguments: object) -> None:
 
 
 def compressed(name: str, weights: Path, runs: Path) -> Path:
-    """The folder of a finished run."""
+    """Compress the network; return the run's folder."""
     out = runs / name
     slimcnn("compress", "--model", "resnet56", "--weights", weights, "--data", "cifar10", *PLANS[name], "--out", out)
     return out
 
 
 def timed(folders: Sequence[Path], runtimes: str, batch: str, images: int | None = None) -> dict:
-    """What `slimcnn benchmark` finds, side by side."""
+    """Time the networks side by side with `slimcnn benchmark`; return its JSON."""
     with tempfile.TemporaryDirectory() as out:
         limit = ["--images", images] if images else []
         slimcnn("benchmark", *folders, "--runtime", runtimes, "--batch", batch, *limit, "--out", out)
@@ -79,7 +79,7 @@ def evidence(weights: Path, runs: Path, names: Sequence[str]) -> None:
 
 
 def clock_of(report: dict) -> list:
-    """The plans that a target in milliseconds measured: number, MACs, predicted, measured."""
+    """Return the plans measured for a latency target: number, MACs, predicted, measured."""
     sections = [one for one in report["sections"] if one["title"].startswith("Latency target")]
     return [row for one in sections for block in one["blocks"] if block["kind"] == "table" for row in block["rows"]]
 
@@ -118,7 +118,7 @@ def shown(row: dict) -> None:
 
 
 def check() -> bool:
-    """Parity of every format, targets within 5 %, int8 within its drop; a small network, no downloads."""
+    """Check the parity of every format, latency targets within 5 % and int8 within its drop, on a small network without downloads."""
     began = time.perf_counter()
     good = True
     with tempfile.TemporaryDirectory() as place:
@@ -127,18 +127,20 @@ def check() -> bool:
         files = Path(place) / "files"
         slimcnn("export", run, "--to", "onnx,openvino,executorch,torch_export,torchscript", "--out", files)
         for name, found in json.loads((files / "parity.json").read_text()).items():
-            good &= told(f"{name}: largest relative error", found["max_error"], 1e-4)
-            good &= told(f"{name}: images whose top-1 differs, %", 100 - found["agreement"], 0)
+            good &= meets_target(f"{name}: largest relative error", found["max_error"], 1e-4)
+            good &= meets_target(f"{name}: images whose top-1 differs, %", 100 - found["agreement"], 0)
         slimcnn("quantize", run, "--engine", "nncf", "--max-drop", "1.0", "--out", files / "int8")
         for name, found in json.loads((files / "int8" / "parity.json").read_text()).items():
             if "top1" in found:
-                good &= told(f"{name}: points of top-1 lost", found["top1"]["before"] - found["top1"]["after"], 1.0)
+                good &= meets_target(
+                    f"{name}: points of top-1 lost", found["top1"]["before"] - found["top1"]["after"], 1.0
+                )
         good &= targets_are_hit()
-    return told("seconds", time.perf_counter() - began, 120) and good
+    return meets_target("seconds", time.perf_counter() - began, 120) and good
 
 
 def targets_are_hit() -> bool:
-    """A ResNet-20 with random weights at 0.7 of its time, in each runtime."""
+    """Check a ResNet-20 with random weights at 0.7 of its latency, in each runtime."""
     import torch
 
     import slimcnn as package
@@ -157,13 +159,13 @@ def targets_are_hit() -> bool:
         target = package.Target(macs=1.0, scope="sensitivity", min_channels=0, round_to=times.round_to)
         found = plan_by_clock(clock, target, model, graph, scores, times, SILENT)
         off = abs(found.chosen.measured_ms / found.target_ms - 1)
-        good &= told(f"{runtime}: measured time off the target, %", 100 * off, 5)
+        good &= meets_target(f"{runtime}: measured time off the target, %", 100 * off, 5)
     return good
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="of the ResNet-56")
+    parser.add_argument("--weights", type=Path, help="weights of the ResNet-56")
     parser.add_argument("--names", default=",".join(PLANS))
     parser.add_argument("--runs", type=Path, default=Path("runs/device"))
     parser.add_argument("--table", action="store_true")

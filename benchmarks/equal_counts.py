@@ -1,8 +1,8 @@
-"""Equal counts against equal positions: what a free choice in every group of a grouped convolution is worth.
+"""Equal counts against equal positions: the benefit of a free choice in every group of a grouped convolution.
 
-Small networks with grouped convolutions (ResNeXt's block; ShuffleNet's unit) are trained on digits and cut by L2 at
-several ratios, once with every group free to choose (as `allocate` does), once with equal offsets in all of them (as
-other libraries do). Top-1 on the validation images after recalibration of batch norm, no training.
+Small networks with grouped convolutions (ResNeXt blocks, ShuffleNet units) are trained on digits and pruned by L2 at
+several pruning ratios: once with a free choice per group (as in `allocate`), once with equal offsets in all groups (as in
+other libraries). Validation top-1 after batch norm recalibration, without training.
 
     python benchmarks/equal_counts.py
 """
@@ -34,7 +34,7 @@ def convolution(read: int, made: int, size: int, groups: int = 1) -> nn.Sequenti
 
 
 class Block(nn.Module):
-    """ResNeXt's: 1x1, grouped 3x3, 1x1, added to what came in."""
+    """A ResNeXt block: 1x1, grouped 3x3, 1x1, added to the input."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 class Unit(nn.Module):
-    """ShuffleNet's: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1, added to what came in."""
+    """A ShuffleNet unit: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1, added to the input."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def network(block: type[nn.Module], width: int = 64, groups: int = 4) -> nn.Modu
 
 
 def tied(scores: slimcnn.Scores, graph: slimcnn.graph.ChannelGraph) -> slimcnn.Scores:
-    """Score equal offsets alike, so that every part of a group loses the same."""
+    """Average the scores of equal offsets, so that every part of a group loses the same channels."""
     values = dict(scores.values)
     for group in graph.groups:
         rows = torch.stack([torch.from_numpy(part) for part in group.parts])
@@ -89,7 +89,7 @@ def run(block: type[nn.Module], seed: int, epochs: int) -> list[dict[str, float]
     found = []
     parted = [group.name for group in graph.groups if len(group.parts) > 1]
     for ratio in RATIOS:
-        # Only what is parted is cut: elsewhere both ways choose alike.
+        # Only groups with several parts are pruned: elsewhere both methods choose the same channels.
         target = slimcnn.Target(per_layer=dict.fromkeys(parted, ratio))
         row = {"ratio": ratio, "base": slimcnn.evaluate(model, data.validation, data.normalization).top1}
         for way, used in (("counts", scores), ("positions", tied(scores, graph))):
@@ -124,8 +124,8 @@ def page(found: dict) -> str:
     lines = [
         "# Equal counts against equal positions", "",
         f"{__doc__.split(chr(10) + chr(10))[1]}", "",
-        f"n = {found['seeds']} seeds, mean ± standard deviation. *Norm kept*: share of the sum of the filters' L2 norms that stays.",
-        "*Gain*: points of top-1, within the same seed.", "",
+        f"n = {found['seeds']} seeds, mean ± standard deviation. *Norm kept*: share of the sum of the filters' L2 norms that is kept.",
+        "*Gain*: points of top-1, for the same seed.", "",
         "| network | removed | top-1 before | equal counts | equal positions | gain | norm kept, counts | norm kept, positions |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -1,13 +1,13 @@
-"""Feature reuse: exact counts, the law, ONNX, time, and whether reuse helps or only fewer parameters.
+"""Feature reuse: exact counts, prune == mask, ONNX, latency, and whether reuse helps or just fewer parameters.
 
-    python benchmarks/feature_reuse.py --check           # under a minute: nothing is trained; exit code 1 if one falls short
-    python benchmarks/feature_reuse.py --time            # base and rewritten interleaved: eager and ONNX Runtime
+    python benchmarks/feature_reuse.py --check           # under a minute, no training; exit code 1 if a figure misses its target
+    python benchmarks/feature_reuse.py --time            # original and rewritten network in turns: eager and ONNX Runtime
     python benchmarks/feature_reuse.py --train resnet20,vgg16 --epochs 6 --seeds 3
-    python benchmarks/feature_reuse.py --start FILE --epochs 6    # a trained ResNet-20: begin from its features, or anew
+    python benchmarks/feature_reuse.py --start FILE --epochs 6    # trained ResNet-20: initialize from its features, or at random
     python benchmarks/feature_reuse.py --table           # feature_reuse.md from the JSON files
 
-Results are JSON in feature_reuse/, one file a row; what is there is not measured again, and a training that was stopped
-goes on.
+Results are JSON in feature_reuse/, one file per row. Existing rows are not measured again, and an interrupted training
+resumes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from concat_free import without_concatenation
-from rows import measured, told
+from rows import measured, meets_target
 from torch import Tensor, nn
 
 import slimcnn
@@ -45,7 +45,7 @@ RAW = HERE / "feature_reuse"
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PUBLISHED = {"vgg16": 0.435, "resnet20": 0.609, "resnet50": 0.609}
-"""Prediction time of the rewritten network, as a share of the original's (the paper's abstract)."""
+"""Latency of the rewritten network as a share of the original's (from the paper's abstract)."""
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -65,15 +65,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 COUNTS = {"vgg16": (33_642_442, 25_352_682), "resnet20": (269_722, 145_402), "resnet50": (23_520_842, 12_860_618)}
 
 TRAINED: dict[str, tuple[str, dict[str, float]]] = {"resnet20": ("resnet20", {}), "vgg16": ("vgg16", {"width": 0.25})}
-"""What is trained under a name: a network of ours, and its arguments."""
+"""Name → network to train, and its arguments."""
 
 
 STARTS = (("reuse", 0.01), ("reuse", 0.05), ("random", 0.05), ("random", 0.1))
-"""Beginnings of a rewritten network, with the learning rates of their training."""
+"""Initializations of a rewritten network, with the learning rates of their training."""
 
 
 def with_numbers(model: nn.Module) -> nn.Module:
-    """Statistics and scales that hide nothing."""
+    """Randomize batch norm statistics and scales, so that no value is trivially 0 or 1."""
     torch.manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
@@ -85,27 +85,29 @@ def with_numbers(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-# --- what needs no training -------------------------------------------------------------------------------------------
+# --- checks without training ------------------------------------------------------------------------------------------
 
 
 def check() -> bool:
     began = time.perf_counter()
     good = [
-        told(f"{name}: parameters, before and after, that differ from the definition's", wrong_counts(name), 0)
+        meets_target(f"{name}: parameters, before and after, that differ from the definition's", wrong_counts(name), 0)
         for name in COUNTS
     ]
     good += [
-        told(f"{name}: error of prune against mask on the rewritten network, float64", law_error(name), 1e-9)
+        meets_target(f"{name}: error of prune against mask on the rewritten network, float64", law_error(name), 1e-9)
         for name in ("vgg16", "resnet20")
     ]
     good += [
-        told(f"{name}: ONNX Runtime against PyTorch, rewritten, relative", onnx_error(name), 1e-4)
+        meets_target(f"{name}: ONNX Runtime against PyTorch, rewritten, relative", onnx_error(name), 1e-4)
         for name in ("vgg16", "resnet20")
     ]
     for runtime, batch in (("eager", 64), ("onnxruntime", 64)):
         ratio = times("vgg16", runtime, batch, seconds=6)["ratio"]
         good.append(
-            told(f"vgg16, {runtime}, batch {batch}: time as a share of the original's", ratio, PUBLISHED["vgg16"])
+            meets_target(
+                f"vgg16, {runtime}, batch {batch}: time as a share of the original's", ratio, PUBLISHED["vgg16"]
+            )
         )
     print(f"{time.perf_counter() - began:.0f} s")
     return all(good)
@@ -150,7 +152,7 @@ def onnx_session(model: nn.Module, x: Tensor, threads: int = 1) -> Callable[[], 
 
 
 def times(name: str, runtime: str, batch: int, seconds: float) -> dict:
-    """Both networks in turns, one thread; the median of the ratios of neighboring calls."""
+    """Time both networks in turns with one thread; report the median of the ratios of adjacent calls."""
     torch.set_num_threads(1)
     base = with_numbers(NETWORKS[name]())
     small = with_numbers(slimcnn.replace(base, "feature_reuse", EXAMPLE))
@@ -191,7 +193,7 @@ def eager(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
 
 
 def way(name: str, kind: str, seed: int) -> nn.Module:
-    """The network as it is, rewritten, or as narrow that it has as many parameters as the rewritten one."""
+    """Build the original, the rewritten, or a narrow network with as many parameters as the rewritten one."""
     network, arguments = TRAINED[name]
     torch.manual_seed(seed)
     model = slimcnn.build(network, **arguments)
@@ -226,7 +228,7 @@ def trained(name: str, kind: str, seed: int, epochs: int, state: Path, data: Dat
 
 
 def started(weights: Path, init: str, rate: float, epochs: int, state: Path, data: Dataset) -> dict:
-    """A rewritten ResNet-20 that begins from the trained one's features, or with random units; the same training."""
+    """Train a rewritten ResNet-20, initialized from the trained network's features or at random."""
     torch.set_num_threads(1)
     original = slimcnn.build("resnet20").eval()
     load_weights(original, weights)

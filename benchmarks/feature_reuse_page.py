@@ -1,10 +1,10 @@
-"""From the JSON files of feature_reuse.py to its page."""
+"""Write feature_reuse.md from the JSON files of feature_reuse.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rows import places, spread
+from rows import environment_lines, spread
 
 HERE = Path(__file__).parent
 WAYS = {"base": "as it is", "reuse": "rewritten", "narrow": "plain, as narrow as the rewritten one is small"}
@@ -20,21 +20,21 @@ def page(found: list[dict]) -> str:
     lines += accuracy([one for one in found if one["kind"] == "trained"])
     lines += starts([one for one in found if one["kind"] == "start"])
     lines += times([one for one in found if one["kind"] == "time"])
-    lines += places(found)
+    lines += environment_lines(found)
     notes = HERE / "feature_reuse_notes.md"
     lines += [notes.read_text()] if notes.exists() else []
     return "\n".join(lines).rstrip() + "\n"
 
 
-INTRODUCTION = """`python benchmarks/feature_reuse.py --check` verifies what needs no training: parameters of VGG-16, ResNet-20 and ResNet-50, the law on rewritten
-networks, ONNX, time. Below: CIFAR-10, 45,000 training images, test images read once at the end."""
+INTRODUCTION = """`python benchmarks/feature_reuse.py --check` verifies without training: parameters of VGG-16, ResNet-20 and ResNet-50, `prune == mask` on rewritten
+networks, ONNX, latency. Below: CIFAR-10, 45,000 training images, test images read once at the end."""
 
 
 def accuracy(found: list[dict]) -> list[str]:
     if not found:
         return []
     lines = [
-        "## Does reuse help, or only fewer parameters?", "",
+        "## Does reuse help, or just fewer parameters?", "",
         "Trained from scratch: SGD 0.1, Nesterov 0.9, weight decay 5e-4, batch 128, cosine, flips and crops, bf16 mixed precision.", "",
         "| network | | epochs | n | parameters | MACs | test top-1, % |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -60,10 +60,10 @@ def starts(found: list[dict]) -> list[str]:
         return []
     first = found[0]
     lines = [
-        "## Beginning from the trained network's features", "",
+        "## Initialization from the trained network's features", "",
         f"ResNet-20 with published weights ({first['original']:.2f} % on the test images), rewritten (53.9 % of its parameters); "
-        f"{first['images']:,} training images for the start. Then the same training, labels only, at two rates. "
-        "After the epochs: validation top-1.", "",
+        f"{first['images']:,} training images for the initialization. Then the same training, with labels only, at two learning rates. "
+        "The epoch columns are validation top-1.", "",
         "| begins with | rate | before training, test | " + " | ".join(f"epoch {n + 1}" for n in range(first["epochs"])) + " | test |",
         "|---|---|---|" + "---|" * (first["epochs"] + 1),
     ]  # fmt: skip
@@ -72,16 +72,16 @@ def starts(found: list[dict]) -> list[str]:
         epochs = " | ".join(f"{epoch['validation_top1']:.1f}" for epoch in one["history"])
         lines.append(f"| {what} | {one['rate']:g} | {one['before']:.2f} | {epochs} | {one['top1']:.2f} |")
     spent = max(one["seconds_of_start"] for one in found)
-    return [*lines, "", f"The start takes {spent:.0f} s on one core, no labels.", ""]
+    return [*lines, "", f"The initialization takes {spent:.0f} s on one core, without labels.", ""]
 
 
 def times(found: list[dict]) -> list[str]:
     if not found:
         return []
     lines = [
-        "## Prediction time", "",
-        "The networks in turns, one thread, 32x32 images; medians, and the median of the ratios of neighboring calls with its quartiles. "
-        "`one tensor`: the rewritten network with both halves written into one preallocated tensor instead of concatenated (eager only).", "",
+        "## Latency", "",
+        "Networks in turns, one thread, 32x32 images: medians, and the median of the ratios of adjacent calls with its quartiles. "
+        "`one tensor`: the rewritten network writes both halves into one preallocated tensor instead of concatenating them (eager only).", "",
         "| network | runtime | batch | n | original, ms | rewritten, ms | ratio | one tensor | MACs | published |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip

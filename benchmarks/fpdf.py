@@ -1,13 +1,13 @@
-"""FPDF: what it costs, whether it is exact, and whether fitting the distribution of the norms helps.
+"""FPDF: cost, exactness, and whether fitting the distribution of the norms helps.
 
-    python benchmarks/fpdf.py --check                 # under a minute: nothing is trained; exit code 1 if a figure falls short
-    python benchmarks/fpdf.py --weights DIR           # without training: every rate, both accountings
+    python benchmarks/fpdf.py --check                 # under a minute, no training; exit code 1 if a figure misses its target
+    python benchmarks/fpdf.py --weights DIR           # without training: all rates, both accountings
     python benchmarks/fpdf.py --weights DIR --networks resnet20 --epochs 2 --seeds 3 [--soft]
-    python benchmarks/fpdf.py --networks resnet110 --pretrain 200 --epochs 200 --seeds 3     # wants a GPU
+    python benchmarks/fpdf.py --networks resnet110 --pretrain 200 --epochs 200 --seeds 3     # needs a GPU
     python benchmarks/fpdf.py --table                 # fpdf.md from the JSON files
 
-One JSON file per run in fpdf/; runs whose file exists are not run again, and a run that was interrupted goes on.
-DIR holds NETWORK_cifar10.safetensors; a network that has no file there needs --pretrain.
+One JSON file per run in fpdf/. Existing runs are not repeated, and an interrupted run resumes.
+DIR holds NETWORK_cifar10.safetensors; a network without a file there needs --pretrain.
 """
 
 from __future__ import annotations
@@ -49,27 +49,31 @@ IMAGES = 1024
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-# --- what needs no training -----------------------------------------------------------------------------------------
+# --- checks without training ----------------------------------------------------------------------------------------
 
 
 def check() -> bool:
-    """Print every figure beside its target; True if none falls short."""
+    """Print every figure and its target; return whether all targets are met."""
     began = time.perf_counter()
     good = [
-        _told("ResNet-110, rate 0.5, scatter: share of the MACs cut, %", 100 * _share_cut("resnet110"), 62.83, 0.005),
-        _told("largest KS * m over the layers of ResNet-110 (a kept norm in each quantile: at most 1)", _ks(), 1.0),
+        _meets_target(
+            "ResNet-110, rate 0.5, scatter: share of the MACs cut, %", 100 * _share_cut("resnet110"), 62.83, 0.005
+        ),
+        _meets_target(
+            "largest KS * m over the layers of ResNet-110 (a kept norm in each quantile: at most 1)", _ks(), 1.0
+        ),
         *(
-            _told(f"ResNet-56, {accounting}: error of prune against mask, float64", _error(accounting), 1e-9)
+            _meets_target(f"ResNet-56, {accounting}: error of prune against mask, float64", _error(accounting), 1e-9)
             for accounting in ("inner", "scatter")
         ),
-        _told("ResNet-56, scatter: largest difference of ONNX Runtime to PyTorch, relative", _onnx(), 1e-4),
+        _meets_target("ResNet-56, scatter: largest difference of ONNX Runtime to PyTorch, relative", _onnx(), 1e-4),
     ]
     print(f"{time.perf_counter() - began:.0f} s")
     return all(good)
 
 
-def _told(what: str, found: float, target: float, within: float | None = None) -> bool:
-    """Say a figure and its target: at most that, or within a distance of it."""
+def _meets_target(what: str, found: float, target: float, within: float | None = None) -> bool:
+    """Print a figure and its target: an upper limit, or a value and its tolerance."""
     good = found <= target + 1e-12 if within is None else abs(found - target) <= within
     bound = f"at most {target:g}" if within is None else f"{target:g} to two decimals"
     print(f"{'ok  ' if good else 'MISS'}  {what}: {found:.6g} (target: {bound})", flush=True)
@@ -77,7 +81,7 @@ def _told(what: str, found: float, target: float, within: float | None = None) -
 
 
 def _random(name: str) -> nn.Module:
-    """A network whose weights and statistics are anything but equal."""
+    """Build a network with varied weights and batch norm statistics."""
     torch.manual_seed(0)
     model = slimcnn.build(name).eval()
     with torch.no_grad():
@@ -139,7 +143,7 @@ def _onnx() -> float:
 
 
 def finetuning(options: argparse.Namespace, seed: int) -> Training:
-    """FPGM's recipe over any number of epochs: 0.01, times 0.2 after 30, 60 and 80 % of them."""
+    """FPGM's recipe scaled to any number of epochs: 0.01, times 0.2 after 30, 60 and 80 % of them."""
     return Training(
         epochs=options.epochs, learning_rate=0.01, schedule="step", milestones=(0.3, 0.6, 0.8), factor=0.2, seed=seed,
         layout=options.layout, precision=options.precision,
@@ -147,7 +151,7 @@ def finetuning(options: argparse.Namespace, seed: int) -> Training:
 
 
 def original(network: str, options: argparse.Namespace, data: Dataset, seed: int) -> nn.Module:
-    """The trained network: from a file, or trained here (once for each seed)."""
+    """Return the trained network, from a file or trained here (once per seed)."""
     torch.manual_seed(seed)
     model = slimcnn.build(network)
     path = options.weights / f"{network}_cifar10.safetensors" if options.weights else None
@@ -155,7 +159,7 @@ def original(network: str, options: argparse.Namespace, data: Dataset, seed: int
         load_weights(model, path)
         return model.eval()
     if not options.pretrain:
-        raise SystemExit(f"no weights of {network}: give --weights DIR, or --pretrain EPOCHS")
+        raise SystemExit(f"no weights of {network} found: pass --weights DIR or --pretrain EPOCHS")
     training = Training(epochs=options.pretrain, learning_rate=0.1, schedule="step", factor=0.1, seed=seed)
     for epoch in slimcnn.fit(model, data, training=training, folder=options.state / f"{network}_{seed}"):
         print(network, seed, f"{epoch.epoch}/{epoch.epochs} {epoch.validation_top1:.2f}", flush=True)
@@ -240,11 +244,11 @@ def table(raw: Path) -> None:
     write_text(HERE / "fpdf.md", "\n".join(lines).rstrip() + "\n")
 
 
-INTRODUCTION = """CIFAR-10, test top-1 in %, published weights; the same share of every layer goes (`rate`). `inner`: only channels
-inside blocks; `scatter`: every layer that adds into the stream loses its own too. Mean ± standard deviation over n
-seeds (order of the training images, draw of the calibration images, and what `random` removes); a single number is one
-seed. `bn`: batch norm recalibrated on 1,024 images; `least squares`: layers behind the cut re-solved on
-them. Repeat: see the head of fpdf.py."""
+INTRODUCTION = """CIFAR-10, test top-1 in %, published weights. `rate`: the share removed from every layer. `inner`: only channels
+inside blocks; `scatter`: every layer that adds into the stream also loses its own channels. Mean ± standard deviation
+over n seeds (order of the training images, draw of the calibration images, choice of `random`); a single number is one
+seed. `bn`: batch norm recalibration on 1,024 images; `least squares`: layers after the cut refitted on
+them. Repeat: see the docstring of fpdf.py."""
 
 
 def _section(network: str, epochs: int, soft: bool, rows: list[dict]) -> list[str]:
@@ -285,16 +289,20 @@ def main() -> None:
     parser.add_argument("--networks", default="resnet20,resnet56")
     parser.add_argument("--accountings", default="inner,scatter")
     parser.add_argument("--rates", default=",".join(map(str, RATES)))
-    parser.add_argument("--criteria", default=";".join(CRITERIA), help="separated by semicolons")
+    parser.add_argument("--criteria", default=";".join(CRITERIA), help="criteria, separated by semicolons")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=0, help="of fine-tuning (of soft training with --soft)")
+    parser.add_argument(
+        "--epochs", type=int, default=0, help="epochs of fine-tuning (with --soft: of soft filter pruning)"
+    )
     parser.add_argument("--soft", action="store_true")
-    parser.add_argument("--precision", default="32", choices=["32", "bf16-mixed"], help="of training")
+    parser.add_argument("--precision", default="32", choices=["32", "bf16-mixed"], help="training precision")
     parser.add_argument("--layout", default="nchw", choices=["nchw", "channels_last"])
     parser.add_argument("--pretrain", type=int, default=0)
     parser.add_argument("--root", help="folder with the data set")
     parser.add_argument("--raw", type=Path, default=RAW)
-    parser.add_argument("--state", type=Path, default=Path("runs/fpdf"), help="where a run goes on after a stop")
+    parser.add_argument(
+        "--state", type=Path, default=Path("runs/fpdf"), help="folder from which interrupted runs resume"
+    )
     options = parser.parse_args()
     if options.check:
         sys.exit(0 if check() else 1)

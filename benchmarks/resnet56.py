@@ -1,7 +1,7 @@
 """ResNet-56 on CIFAR-10 at half of its MACs: FPDF, L2 and FPGM with the same recovery.
 
-For every criterion and seed: cut, top-1 as it stands, after recalibration of batch norm, after distillation from the
-original. One JSON file per run; runs whose file exists are not run again.
+For every criterion and seed: top-1 after pruning, after batch norm recalibration, and after distillation from the
+original. One JSON file per run; existing runs are not repeated.
 
     python benchmarks/resnet56.py --weights resnet56_cifar10.safetensors --epochs 10 --seeds 3
     python benchmarks/resnet56.py --table                     # benchmarks/resnet56.md from the JSON files
@@ -86,8 +86,8 @@ def table() -> None:
         f"Base: {found[0]['top1']['base']:.2f} top-1 (published weights). `Target(macs=0.5)`; recovery: batch-norm",
         "recalibration on 2,048 training images, then distillation from the original (T = 4, alpha = 0.9), SGD with",
         "a cosine schedule from 0.01, batch 128, channels_last, bf16 mixed precision,",
-        "45,000 training images. The 10,000 test images are read for this table alone.",
-        "Mean and standard deviation over n seeds; only `random` cuts differently for another seed.", "",
+        "45,000 training images. The 10,000 test images are used only for this table.",
+        "Mean and standard deviation over n seeds; only the plan of `random` depends on the seed.", "",
         "| epochs | stream | criterion | n | MACs | params | cut | recalibrated | distilled | change |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -105,19 +105,19 @@ def table() -> None:
     write_text(HERE / "resnet56.md", "\n".join(lines) + "\n")
 
 
-NOTES = """## What it says
+NOTES = """## Conclusions
 
-* At this rate, without training, the norm criteria keep more than FPDF, which gives up large filters by design. Training closes most
-  of the gap; it does not turn it around. n = 1 seed: differences of a few tenths are within what seeds do.
-* Cutting the channels between residual blocks like all others (`stream` = cut) costs far more accuracy at the same MACs
-  than sparing them. That is why `Target(residual="auto")` spares them.
-* The learning rate was chosen among 0.004, 0.012 and 0.03 on two short epochs (10,240 images) by validation images, which the published
-  weights had seen in training; the order was clear (93.6, 93.3, 89.2 %). An earlier run of 4 epochs from 0.05 ended at 89.65 on
-  the test images for FPDF.
-* The aim, FPDF within 0.5 point of the base after 10 epochs, is missed: it is 1.17 points below (L2: 0.84). Going from 6 to 10 epochs
-  wins 0.1 to 0.2, so more epochs at this rate would not reach it soon. FPDF starts 15 points behind L2 after
-  recalibration, since it keeps small filters and gives up large ones; what would help is a better start (least squares
-  on the layers behind a cut) or the hundreds of epochs that the papers train. FPGM was given 6 epochs.
+* At this pruning ratio and without training, the norm criteria keep more accuracy than FPDF, which removes large filters by design.
+  Training closes most of the gap but does not reverse it. n = 1 seed: differences of a few tenths are within the seed noise.
+* Pruning the channels between residual blocks like all others (`stream` = cut) costs far more accuracy at the same MACs
+  than keeping them. `Target(residual="auto")` therefore keeps them.
+* The learning rate was chosen among 0.004, 0.012 and 0.03 with two short epochs (10,240 images) on validation images, which the published
+  weights were trained on. The ranking was clear (93.6, 93.3, 89.2 %). An earlier FPDF run of 4 epochs from 0.05 ended at 89.65 on
+  the test images.
+* The goal, FPDF within 0.5 points of the base after 10 epochs, is missed: it is 1.17 points below (L2: 0.84). Going from 6 to 10 epochs
+  gains 0.1 to 0.2, so more epochs at this learning rate would not reach it soon. FPDF starts 15 points behind L2 after
+  recalibration, because it keeps small filters and removes large ones. A better start (least squares on the layers after
+  a cut) or the hundreds of epochs of the papers would help. FPGM was trained for 6 epochs.
 
 Repeat: `python benchmarks/resnet56.py --weights FILE --criteria fpdf,l2,fpgm --epochs 6`, the same with `--epochs 10`
 and with `--epochs 0 --residual cut`, then `--table`."""
@@ -136,12 +136,14 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--criteria", default="fpdf,l2,fpgm,random")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=10, help="0: no training, only cut and recalibrate")
+    parser.add_argument("--epochs", type=int, default=10, help="0: no training, only prune and recalibrate")
     parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--residual", default="auto", choices=["auto", "cut"])
     parser.add_argument("--root", help="folder with the data set")
     parser.add_argument("--raw", type=Path, default=RAW)
-    parser.add_argument("--state", type=Path, default=Path("runs/resnet56"), help="where a run goes on after a stop")
+    parser.add_argument(
+        "--state", type=Path, default=Path("runs/resnet56"), help="folder from which interrupted runs resume"
+    )
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
@@ -151,8 +153,7 @@ def main() -> None:
             path = options.raw / f"{criterion.replace(':', '-')}_{options.residual}_{options.epochs}_{seed}.json"
             if path.exists():
                 continue
-            # Layout and precision are what the probe chooses on this machine when it is idle; fixed, so that every run
-            # computes alike.
+            # Fixed to the choice of the probe on this idle machine, so that all runs use the same layout and precision.
             training = None
             if options.epochs:
                 training = Training(

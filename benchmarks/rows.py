@@ -1,4 +1,4 @@
-"""What the benchmarks share: a figure beside its target, a row that is measured once, and where it was measured."""
+"""Helpers of the benchmarks: compare a figure with its target, measure a row once, describe the environment."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from slimcnn.files import write_text
 from slimcnn.measuring import environment
 
 
-def told(what: str, found: float, target: float) -> bool:
-    """Print a figure beside the most that it may be; tells whether it is met."""
+def meets_target(what: str, found: float, target: float) -> bool:
+    """Print a figure and its upper limit; return whether the limit is met."""
     good = found <= target
     print(f"{'ok  ' if good else 'MISS'}  {what}: {found:.3g} (target: at most {target:g})", flush=True)
     return good
 
 
 def measured(path: Path, function: Callable[[], dict], *shown: str) -> None:
-    """Measure a row and write it, unless that was done before; print the entries `shown`."""
+    """Measure a row and write it to `path`, unless the file exists; print the entries `shown`."""
     if path.exists():
         return
     began = time.perf_counter()
@@ -30,14 +30,14 @@ def measured(path: Path, function: Callable[[], dict], *shown: str) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
+    """Format mean and standard deviation."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-def places(found: Sequence[dict]) -> list[str]:
-    """Say where rows were measured, as lines of a page."""
+def environment_lines(found: Sequence[dict]) -> list[str]:
+    """Return the environments and commits of the rows, as lines of a page."""
     known = sorted({json.dumps(one["environment"] | {"commit": ""}, sort_keys=True) for one in found})
     commits = sorted({one["environment"]["commit"] for one in found})
     return ["Measured on:", *(f"- `{place}`" for place in known), f"- commits: {', '.join(commits)}", ""]

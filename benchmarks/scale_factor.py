@@ -1,12 +1,12 @@
 """Distillation with a scale factor: properties, agreement with other implementations, and the required controls.
 
-    python benchmarks/scale_factor.py --check                        # seconds: nothing is trained; exit code 1 if one falls short
+    python benchmarks/scale_factor.py --check                        # seconds, no training; exit code 1 if a figure misses its target
     python benchmarks/scale_factor.py --data cifar100:PATH           # the controls: ResNet-32 to ResNet-8, 3 seeds
-    python benchmarks/scale_factor.py --cost                         # what the teacher costs: milliseconds of a step
+    python benchmarks/scale_factor.py --cost                         # cost of the teacher: milliseconds per step
     python benchmarks/scale_factor.py --table                        # scale_factor.md from the JSON files
 
-`pip install torchdistill` for the comparison with its losses; without it that line says so. Results are JSON in
-scale_factor/, one file a row; what is there is not measured again, and a training that was stopped goes on.
+Install torchdistill to compare with its losses; otherwise the comparison is skipped with a message. Results are JSON in
+scale_factor/, one file per row. Existing rows are not measured again, and an interrupted training resumes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rows import measured, places, spread, told
+from rows import environment_lines, measured, meets_target, spread
 from torch import Tensor, nn
 
 import slimcnn
@@ -50,10 +50,10 @@ CONTROLS = {
     "KD + scale factor": "kd+0.5*scale_factor",
     "KD + scale factor, classes": "kd+0.5*scale_factor:level=class",
 }
-"""`KD, larger step` has KD's weight raised until its gradient is as large as that of KD + scale factor."""
+"""In `KD, larger step`, KD's weight is raised until its gradient is as large as that of KD + scale factor."""
 
 
-# --- what needs no training -------------------------------------------------------------------------------------------
+# --- checks without training ------------------------------------------------------------------------------------------
 
 
 def logits(classes: int, n: int = 512) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +63,7 @@ def logits(classes: int, n: int = 512) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sizes(classes: int) -> tuple[float, float]:
-    """Largest L1 norm of a sample's gradient, and the largest sum of one."""
+    """Return the largest L1 norm and the largest sum of a sample's gradient."""
     student, teacher, labels = logits(classes)
     (gradient,) = torch.autograd.grad(scale_factor_loss(student, teacher, labels, T) * len(labels), student)
     return float(gradient.abs().sum(1).max()), float(gradient.sum(1).abs().max())
@@ -85,21 +85,21 @@ def check() -> bool:
     student, teacher, labels = logits(10, 32)
     found = scale_factor_loss(student, teacher, labels, T).item()
     good.append(
-        told(
+        meets_target(
             "scale factor against its double loop, relative", abs(found / by_loops(student, teacher, labels) - 1), 1e-5
         )
     )
     for classes in (2, 10, 100, 1000):
         largest, sums = sizes(classes)
-        good.append(told(f"{classes} classes: L1 norm of a sample's gradient", largest, 2 * T + 1e-4))
-        good.append(told(f"{classes} classes: sum of a sample's gradient", sums, 1e-5))
+        good.append(meets_target(f"{classes} classes: L1 norm of a sample's gradient", largest, 2 * T + 1e-4))
+        good.append(meets_target(f"{classes} classes: sum of a sample's gradient", sums, 1e-5))
     shifted = scale_factor_loss(teacher + torch.randn(len(teacher), 1), teacher, labels, T)
-    good.append(told("logits that agree up to a constant: the loss", float(shifted), 1e-9))
+    good.append(meets_target("logits that agree up to a constant: the loss", float(shifted), 1e-9))
     order = torch.randperm(10)
     renamed = scale_factor_loss(student[:, order], teacher[:, order], order.argsort()[labels], T).item()
-    good.append(told("classes renamed: relative change of the loss", abs(renamed / found - 1), 1e-5))
+    good.append(meets_target("classes renamed: relative change of the loss", abs(renamed / found - 1), 1e-5))
     huge = scale_factor_loss(1e4 * student.sign(), -1e4 * student.sign(), labels, T)
-    good.append(told("logits of 1e4: values that are not finite", float(~torch.isfinite(huge)), 0))
+    good.append(meets_target("logits of 1e4: values that are not finite", float(~torch.isfinite(huge)), 0))
     good += against_torchdistill(student, teacher, labels)
     print(f"{time.perf_counter() - began:.0f} s")
     return all(good)
@@ -123,7 +123,7 @@ def against_torchdistill(student: Tensor, teacher: Tensor, labels: Tensor) -> li
     }
     pair = {"student": {"path": "f", "io": "output"}, "teacher": {"path": "f", "io": "output"}, "factor": 1.0}
     theirs = {
-        # With alpha = 0 it leaves out the factor T^2: so alpha = 1, and cross entropy is taken away again.
+        # With alpha = 0 it omits the factor T^2, so alpha is 1 and the cross entropy is subtracted.
         "kd": mid_level.KDLoss(**keys, temperature=T, alpha=1, beta=1)(*outputs, labels)
         - nn.functional.cross_entropy(student, labels),
         "dist": mid_level.DISTLoss(**keys, beta=1, gamma=1, tau=1)(*outputs),
@@ -135,7 +135,7 @@ def against_torchdistill(student: Tensor, teacher: Tensor, labels: Tensor) -> li
         "attention": attention_loss(*features),
     }  # fmt: skip
     return [
-        told(
+        meets_target(
             f"{name}: against torchdistill's, relative",
             abs(float(ours[name].detach() / theirs[name].detach()) - 1),
             1e-4,
@@ -148,7 +148,7 @@ def against_torchdistill(student: Tensor, teacher: Tensor, labels: Tensor) -> li
 
 
 def trained_teacher(options: argparse.Namespace, data: Dataset) -> nn.Module:
-    """The teacher, trained once; with its row."""
+    """Return the teacher, trained and measured once."""
     torch.manual_seed(100)
     network = slimcnn.build("resnet32", num_classes=len(data.classes))
     weights, epochs = options.state / "teacher.safetensors", options.teacher_epochs
@@ -168,7 +168,7 @@ def trained_teacher(options: argparse.Namespace, data: Dataset) -> nn.Module:
 
 
 def taught(name: str, spec: str, network: nn.Module, seed: int, options: argparse.Namespace, data: Dataset) -> dict:
-    """A student taught with one loss; the teacher's answers to `VIEWS` views of every image are kept for all losses."""
+    """Train a student with one loss; teacher logits for `VIEWS` views per image are cached for all losses."""
     torch.manual_seed(seed)
     student = slimcnn.build("resnet8", num_classes=len(data.classes), in_channels=3)
     answers = options.state / f"answers_{seed}.npy"
@@ -192,7 +192,7 @@ def slug(name: str) -> str:
 
 
 def matched_factor(raw: Path, epochs: int) -> float:
-    """KD's weight at which its gradient is as large as that of KD and scale factor together, in the run of seed 0."""
+    """Return the weight at which KD's gradient is as large as that of KD and scale factor together, for seed 0."""
     history = json.loads((raw / f"kd_scale_factor_0_{epochs}.json").read_text())["history"]
     sizes = [epoch["gradients"] for epoch in history]
     return 0.9 * statistics.mean((one["kd"] + one["scale_factor"]) / one["kd"] for one in sizes)
@@ -213,7 +213,7 @@ def rows(options: argparse.Namespace) -> None:
 
 
 def cost(raw: Path) -> None:
-    """Milliseconds of a step of 128 images: the student alone, and with each form of the teacher."""
+    """Measure the milliseconds of a step of 128 images: the student alone, and with each form of the teacher."""
     torch.set_num_threads(1)
     student, network = slimcnn.build("resnet20").train(), slimcnn.build("resnet56")
     x, y = torch.randn(128, 3, 32, 32), torch.randint(10, (128,))
@@ -228,7 +228,7 @@ def cost(raw: Path) -> None:
         return from_file(model, images, labels).total
 
     def naive(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return kd_loss(model(images), network.eval()(images), T)  # its graph is built, and thrown away
+        return kd_loss(model(images), network.eval()(images), T)  # builds the teacher's autograd graph and discards it
 
     def step(loss: Callable[[], Tensor], bf16: bool) -> Callable[[], None]:
         def run() -> None:
@@ -284,20 +284,20 @@ def table(raw: Path) -> None:
         lines.append(f"| {way} | `{by_seed[0]['loss']}` | {len(by_seed)} | {top1} | {gain} | {size or '–'} |")
     lines += [""]
     for one in (one for one in found if one["kind"] == "cost"):
-        lines += ["## What the teacher costs", "", f"A step of {one['batch']} images, one thread, ms:", ""]
+        lines += ["## Cost of the teacher", "", f"A step of {one['batch']} images, one thread, ms:", ""]
         lines += ["| | float32 | bf16 mixed |", "|---|---|---|"]
         lines += [
             f"| {name} | {ms:.0f} | {one['ms']['bf16-mixed'][name]:.0f} |" for name, ms in one["ms"]["32"].items()
         ]
         lines += [""]
-    lines += places(found)
+    lines += environment_lines(found)
     notes = HERE / "scale_factor_notes.md"
     lines += [notes.read_text()] if notes.exists() else []
     write_text(HERE / "scale_factor.md", "\n".join(lines).rstrip() + "\n")
 
 
-INTRODUCTION = """`python benchmarks/scale_factor.py --check` verifies what needs no training. Below: ResNet-8 (81,140 parameters) from scratch on CIFAR-100, 10 epochs,
-taught by a ResNet-32: SGD 0.1, batch 128, cosine, bf16 mixed precision, four views of every image in turns (the teacher answers each once), the same seeds
+INTRODUCTION = """`python benchmarks/scale_factor.py --check` runs the checks without training. Below: a ResNet-8 student (81,140 parameters) from scratch on CIFAR-100, 10 epochs,
+with a ResNet-32 teacher: SGD 0.1, batch 128, cosine, bf16 mixed precision, four fixed views per image (cached teacher logits), the same seeds
 for every loss; test images read once at the end."""
 
 

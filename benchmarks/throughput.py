@@ -1,8 +1,8 @@
 """Training throughput: slimcnn's loop against a plain eager PyTorch loop, same network, same images, in turns.
 
-Every loop lives in a process of its own (what one does to the allocator must not help the other) and trains a short
-epoch when it is its turn: plain, fit, fit with compile, plain, ...  The plain loop is what people write: NCHW float32,
-SGD with momentum, no probe; it is fed by the same batched augmentation, so that only the loop differs.
+Every loop runs in its own process (so that allocator state is not shared) and trains a short epoch in its turn: plain,
+fit, fit with compile, plain, ... The plain loop is typical user code: NCHW float32, SGD with momentum, no probe. It uses
+the same batched augmentation, so that only the loop differs.
 
     python benchmarks/throughput.py --threads 2
 """
@@ -85,7 +85,7 @@ def race(network: str, threads: int, rounds: int) -> dict[str, list[float]]:
         for kind, pipe in racers.items():
             pipe.send(True)
             speed = pipe.recv()
-            if turn:  # the first turn warms up, probes and compiles
+            if turn:  # the first turn includes warm-up, probe and compilation
                 speeds[kind].append(speed)
         print(network, turn, {kind: round(found[-1]) for kind, found in speeds.items() if found}, flush=True)
     for pipe in racers.values():
@@ -96,9 +96,9 @@ def race(network: str, threads: int, rounds: int) -> dict[str, list[float]]:
 def page(found: dict) -> str:
     lines = [
         "# Training throughput", "",
-        "CIFAR-10 images per second, batch 128; slimcnn's `fit` against a plain eager loop (NCHW, float32, SGD), in turns,",
-        f"each in its own process, {found['threads']} threads; median of n turns and (lowest to highest). `x` is the median",
-        "over turns of the ratio to the plain loop in the same turn. The first turn (probe, compilation) does not count.", "",
+        "CIFAR-10 images per second, batch 128: slimcnn's `fit` against a plain eager loop (NCHW, float32, SGD), in turns,",
+        f"each in its own process, {found['threads']} threads. Median of n turns (lowest to highest). `x plain` is the median over turns of the",
+        "ratio to the plain loop in the same turn. The first turn (probe, compilation) is excluded.", "",
         "| network | loop | n | images/s | x plain |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for network, speeds in found["speeds"].items():
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--networks", default="resnet20,resnet56,vgg16")
     options = parser.parse_args()
     slimcnn.load_dataset("cifar10")
-    # Networks that are not asked for keep the numbers of an earlier run.
+    # Networks not in --networks keep the numbers of an earlier run.
     path = HERE / "throughput.json"
     speeds = json.loads(path.read_text())["speeds"] if path.exists() else {}
     speeds |= {name: race(name, options.threads, options.rounds) for name in options.networks.split(",")}

@@ -1,8 +1,8 @@
-"""Time from a network to its cut: trace + score + allocate + cut, against torch-pruning 1.6.1, in one run.
+"""Pruning time: trace + score + allocate + prune, against torch-pruning 1.6.1, in one run.
 
-Both remove half of the channels of every layer by L1 (ours: `Target(pruning_ratio=0.5)`; theirs: `MagnitudePruner` with
-`pruning_ratio=0.5`, the classifier ignored), on fresh copies, in turns. Ours is given with and without the check
-that the cut is exact; theirs has none.
+Both remove half of the channels of every layer by L1 (slimcnn: `Target(pruning_ratio=0.5)`; torch-pruning:
+`MagnitudePruner` with `pruning_ratio=0.5`, the classifier ignored), on fresh copies, in turns. slimcnn is timed with and
+without its check that the cut is exact; torch-pruning has no such check.
 
     pip install torch-pruning==1.6.1
     python benchmarks/trace_speed.py
@@ -34,7 +34,7 @@ NETWORKS = (
 
 
 PATIENCE = 10
-"""Seconds; where a way takes longer, two turns are enough."""
+"""Seconds; if one run takes longer, two turns are enough."""
 
 
 def ours(model: nn.Module, example: torch.Tensor, verify: bool) -> nn.Module:
@@ -102,12 +102,12 @@ def median_ratio(ways: dict[str, list[float]]) -> float:
 
 def page(found: dict) -> str:
     lines = [
-        "# Time from a network to its cut", "",
-        "Seconds for trace + score (L1) + allocate + cut at ratio 0.5, 224 x 224, in turns in one process, median of",
-        f"{len(next(iter(found['seconds'].values()))['slimcnn'])} (lowest to highest; fewer where a way takes longer than "
+        "# Pruning time", "",
+        "Seconds for trace + score (L1) + allocate + prune at pruning ratio 0.5, 224 x 224, in turns in one process, median of",
+        f"{len(next(iter(found['seconds'].values()))['slimcnn'])} (lowest to highest; fewer if one takes longer than "
         f"{PATIENCE} s), {found['threads']} threads. MACs",
-        "left: what the cut network still needs. slimcnn's trace includes a trial cut; `verified` adds the float64 check",
-        "of the law, which torch-pruning 1.6.1 has not.", "",
+        "left: share of the MACs in the pruned network. slimcnn's trace includes a trial cut where needed; `verified` adds the",
+        "float64 check of `prune == mask`, which torch-pruning 1.6.1 does not have.", "",
         "| network | way | seconds | x torch-pruning | MACs left |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for name, ways in found["seconds"].items():
@@ -118,9 +118,9 @@ def page(found: dict) -> str:
     behind = [name for name, ways in found["seconds"].items() if median_ratio(ways) > 1]
     lines += [
         "",
-        f"Never slower than torch-pruning is the aim; {'missed on ' * bool(behind)}{', '.join(behind) or 'met on all'}.",
-        "slimcnn runs the network's Python under the dispatcher, and once more on a trial cut where its code asks for sizes",
-        "(none of these does); torch-pruning makes no trial: zoo.md says on which networks it crashes or does not end.",
+        f"Goal: never slower than torch-pruning; {'missed on ' * bool(behind)}{', '.join(behind) or 'met on all'}.",
+        "slimcnn runs the network's Python under the dispatcher, and again on a trial cut if its code asks for sizes (none of",
+        "these does). torch-pruning has no trial cut; zoo.md lists the networks on which it crashes or exceeds the time limit.",
         "",
         f"Measured on: `{json.dumps(found['environment'])}`",
         "",

@@ -1,13 +1,13 @@
-"""What is won back without training: ResNet-56 on CIFAR-10 by criterion, size, recovery and way to share the cut.
+"""Recovery without training: ResNet-56 on CIFAR-10 by criterion, size, recovery and scope.
 
-Every line is a process of its own, which writes without_training/NAME.json: top-1 on the test images as cut, after
-recalibration of batch norm, after least squares, on 1,024 training images drawn with the seed (no labels), with times
-and peak memory. What is there is not run again.
+Every row runs in its own process, which writes without_training/NAME.json: test top-1 after pruning, after batch norm
+recalibration, and after least squares on 1,024 training images drawn with the seed (no labels), with times and peak
+memory. Existing rows are not run again.
 
     python benchmarks/without_training.py --weights resnet56_cifar10.safetensors           # everything, about an hour
-    python benchmarks/without_training.py --weights resnet56_cifar10.safetensors --epochs 3 # what fine-tuning adds
+    python benchmarks/without_training.py --weights resnet56_cifar10.safetensors --epochs 3 # with fine-tuning
     python benchmarks/without_training.py --table
-    python benchmarks/without_training.py --check --weights resnet20_cifar10.safetensors   # a minute; exits 1 if short
+    python benchmarks/without_training.py --check --weights resnet20_cifar10.safetensors   # a minute; exit code 1 if below the target
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Subject:
 
 
 def one(weights: Path, criterion: str, scope: str, macs: float, seed: int, free: bool) -> dict:
-    """Cut once, win back in every way."""
+    """Prune once and recover by every method."""
     subject = Subject("resnet56", weights, seed)
     began = time.perf_counter()
     plan = subject.plan(criterion, scope, macs)
@@ -93,7 +93,7 @@ def one(weights: Path, criterion: str, scope: str, macs: float, seed: int, free:
         seconds["data_free"] = time.perf_counter() - began
         top1["data_free"] = subject.top1(model)
     else:
-        if seed == 0:  # as cut it hardly depends on the images
+        if seed == 0:  # without recovery, the result hardly depends on the images
             top1["none"] = subject.top1(model)
         began = time.perf_counter()
         slimcnn.recalibrate(model, subject.images())
@@ -114,7 +114,7 @@ def one(weights: Path, criterion: str, scope: str, macs: float, seed: int, free:
 
 
 def finetune(weights: Path, start: str, epochs: int) -> dict:
-    """Fine-tune the L2 cut to half of the MACs from one start, at a constant small learning rate."""
+    """Fine-tune the L2 cut to half of the MACs from one start, at a small constant learning rate."""
     subject = Subject("resnet56", weights, 0)
     plan = subject.plan("l2", "local", 0.5)
     model = subject.cut(plan)
@@ -131,7 +131,7 @@ def finetune(weights: Path, start: str, epochs: int) -> dict:
 
 
 def check(weights: Path) -> int:
-    """Repeat the ResNet-20 at three quarters of its MACs; 1 if it falls short."""
+    """Check the ResNet-20 at three quarters of its MACs; return 1 if top-1 is below the target."""
     subject = Subject("resnet20", weights, 0)
     began = time.perf_counter()
     plan = subject.plan("l2", "local", CHECKED)
@@ -143,7 +143,7 @@ def check(weights: Path) -> int:
     print(
         f"resnet20 at {CHECKED:g} of its MACs, L2, least squares on {IMAGES} images, {seconds:.1f} s without training:"
     )
-    print(f"top-1 {found:.2f} (target: >= {ENOUGH:.2f}, original {base:.2f}): {'met' if met else 'FALLS SHORT'}")
+    print(f"top-1 {found:.2f} (target: >= {ENOUGH:.2f}, original {base:.2f}): {'met' if met else 'MISSED'}")
     return 0 if met else 1
 
 
@@ -156,7 +156,7 @@ def runs() -> list[list[str]]:
 
 
 def everything(weights: Path) -> None:
-    """Run what is not there yet."""
+    """Run all rows that do not exist yet."""
     for number, arguments in enumerate(runs()):
         path = RAW / f"{'_'.join(arguments)}.json"
         if not path.exists():
@@ -167,20 +167,20 @@ def everything(weights: Path) -> None:
 
 
 def spread(values: list[float]) -> str:
-    """Write mean and standard deviation."""
+    """Format mean and standard deviation."""
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
 
 
 def table() -> str:
-    """Write the page."""
+    """Format the page."""
     rows = [json.loads(path.read_text()) for path in sorted(RAW.glob("*.json")) if not path.stem.startswith("finetune")]
     lines = [
-        "# Without training", "",
-        f"ResNet-56 on CIFAR-10 (test top-1 {BASE}), cut and won back without a label and without training, on {IMAGES:,}",
-        "training images. Test top-1, mean ± standard deviation over draws of these images (n in brackets). `data_free` has",
-        "no image at all: 128 images are made from batch-norm statistics. Scope local: the same share of every layer;",
-        "sensitivity: shares by what the removal of channels was measured to do to the output.", "",
+        "# Recovery without training", "",
+        f"ResNet-56 on CIFAR-10 (test top-1 {BASE}), pruned and recovered without labels and without training, on {IMAGES:,}",
+        "training images. Test top-1, mean ± standard deviation over draws of these images (n in brackets). Data-free uses no",
+        "images: 128 images are made from batch-norm statistics. Scope local: the same share of every layer; sensitivity:",
+        "shares by the measured effect of a removal on the output.", "",
         "| MACs | criterion | scope | as cut | bn | least squares | lost | data-free | seconds (plan + least squares) | peak MiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -215,7 +215,7 @@ def _aims(rows: list[dict]) -> list[str]:
         met = [f"{criterion} {scope} ({means[criterion, scope]:.2f})" for criterion, scope in means
                if means[criterion, scope] <= most]  # fmt: skip
         lines.append(
-            f"Aim at {macs:g}: at most {most:g} points lost: {'met by ' + ', '.join(met) if met else 'missed'}."
+            f"Goal at {macs:g}, at most {most:g} points lost: {'met by ' + ', '.join(met) if met else 'missed'}."
         )
     return lines
 
@@ -224,22 +224,22 @@ def _tuning() -> list[str]:
     found = {path.stem: json.loads(path.read_text()) for path in sorted(RAW.glob("finetune_*.json"))}
     if not found:
         return []
-    lines = ["## What fine-tuning adds", "", "L2, local, half of the MACs, constant learning rate 0.01, test top-1 after "
+    lines = ["## Fine-tuning", "", "L2, local, half of the MACs, constant learning rate 0.01, test top-1 after "
              "every epoch (n = 1).", "", "| start | as it starts | by epoch |", "|---|---|---|"]  # fmt: skip
     for one_start in found.values():
         first, *later = [f"{top1:.2f}" for top1 in one_start["top1"]]
         lines.append(f"| {one_start['start']} | {first} | {', '.join(later)} |")
     tops = {row["start"]: row["top1"] for row in found.values()}
     if {"none", "bn", "least_squares"} <= tops.keys():
-        goals = {"least squares starts at": tops["least_squares"][0], "`none` reaches at best": max(tops["none"])}
+        goals = {"start of least squares": tops["least_squares"][0], "best of `none`": max(tops["none"])}
         for what, goal in goals.items():
             needed = ", ".join(f"{start} {_epochs_to(goal, top1)}" for start, top1 in tops.items())
-            lines += ["", f"Epochs until what {what} ({goal:.2f}) is reached: {needed}."]
+            lines += ["", f"Epochs to reach the {what} ({goal:.2f}): {needed}."]
     return [*lines, ""]
 
 
 def _epochs_to(goal: float, top1: list[float]) -> str:
-    """Count the epochs after which a curve is at least that high; its first entry is the start."""
+    """Return the epoch at which a curve reaches the goal; its first entry is the start."""
     return next((str(epoch) for epoch, value in enumerate(top1) if value >= goal), f"more than {len(top1) - 1}")
 
 

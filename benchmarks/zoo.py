@@ -1,13 +1,13 @@
-"""The zoo: every network, cut in half by three libraries, each in a process of its own, judged by the same judge.
+"""The zoo: prune every network with three libraries, each in its own process, and check all results with one judge.
 
-Results are lines in zoo/LIBRARY.jsonl; what is there is not run again, so a sweep may be stopped and started at any
-time. `--again LIBRARY` forgets that library's results (of the networks asked for) first.
+Results are lines in zoo/LIBRARY.jsonl. Existing results are not run again, so a sweep can be stopped and resumed at any
+time. `--again LIBRARY` first deletes that library's results (for the selected networks).
 
     pip install timm torch-pruning==1.6.1 torch-kirigami==0.2.1
     python benchmarks/zoo.py                                  # the sweep, and the page
     python benchmarks/zoo.py --libraries slimcnn --only 'timm:res*'
     python benchmarks/zoo.py --again slimcnn
-    python benchmarks/zoo.py --table                          # only the page, from what is there
+    python benchmarks/zoo.py --table                          # only the page, from existing results
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import gc
 import json
 import multiprocessing
 import resource
+import sys
 import time
 import traceback
 import warnings
@@ -32,22 +33,24 @@ from threading import Lock
 from typing import Any
 
 import torch
-import zoo_law
-import zoo_networks
 import zoo_page
 from torch import nn
-from zoo_libraries import LIBRARIES
 
 import slimcnn
 from slimcnn.files import write_text
 from slimcnn.measuring import environment
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests" / "oracles"))  # the judge shares no code with slimcnn; tests use it too
+import zoo_law  # noqa: E402
+import zoo_networks  # noqa: E402
+from zoo_libraries import LIBRARIES  # noqa: E402
+
 Result = dict[str, Any]
 
 
 def examine(library: str, network: str, tell: Callable[[Result], None]) -> None:
-    """Build, cut, judge, measure: one network in one library; tells what it knows after every stage."""
+    """Build, prune, measure and judge one network with one library; report the result so far after every stage."""
     result: Result = {"stage": "build"}
     try:
         subject = zoo_networks.build(network)
@@ -57,7 +60,7 @@ def examine(library: str, network: str, tell: Callable[[Result], None]) -> None:
         result |= {"size": example.shape[-1], "macs": whole, "stage": "cut"}
         tell(result)
         small, facts = LIBRARIES[library](subject)
-        del subject  # the largest network fills the memory as it is
+        del subject  # frees memory: the largest network needs nearly all of it
         result |= facts | {"stage": "run"}
         tell(result)
         left = slimcnn.measure(small, example).macs
@@ -84,7 +87,7 @@ def _outcome(judgment: zoo_law.Judgment, uncut: bool, norms: list[str], result: 
     if uncut:
         return {"outcome": "nothing cut" if judgment.equal else "wrong"}
     if result.get("own_equal", judgment.equal) != judgment.equal:
-        return {"outcome": "wrong", "message": f"the judge and its own check disagree: {result['own_verdict']}"}
+        return {"outcome": "wrong", "message": f"the judge and slimcnn's own check disagree: {result['own_verdict']}"}
     if judgment.equal:
         vacuous = judgment.change < 1e-6
         return (
@@ -96,7 +99,7 @@ def _outcome(judgment: zoo_law.Judgment, uncut: bool, norms: list[str], result: 
 
 
 def _cut_norms(original: nn.Module, small: nn.Module) -> list[str]:
-    """Layers whose statistics run over channels, and that have other sizes now: no cut through them can be exact."""
+    """Return the pruned layers with statistics over channels: no cut through them can be exact."""
     before = {
         name: [tuple(p.shape) for p in module.parameters(recurse=False)] for name, module in original.named_modules()
     }
@@ -113,15 +116,15 @@ def _over_channels(module: nn.Module) -> bool:
 
 
 def _detects(wrapper: zoo_networks.Detector, example: torch.Tensor) -> str:
-    """Whether the whole detector, boxes and all, still runs: its output for one image."""
+    """Run the whole detector on one image; return the shapes of its outputs."""
     detector: Any = wrapper.detector
     found = detector.eval()([example[0]])[0]
     return ", ".join(f"{name} {tuple(value.shape)}" for name, value in found.items())
 
 
 def child(library: str, network: str, memory: int, answers: Connection) -> None:
-    """The life of one process: limits, one examination, answers."""
-    gc.freeze()  # a collection would copy the parent's memory, page by page, and that would be timed
+    """Run one examination in a child process with limits, and send its results."""
+    gc.freeze()  # a collection would copy the parent's memory page by page, within the measured time
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_DATA, (memory << 30, memory << 30))
@@ -130,7 +133,7 @@ def child(library: str, network: str, memory: int, answers: Connection) -> None:
 
 
 def run(library: str, network: str, seconds: int, memory: int) -> Result:
-    """Examine in a process that ends by itself or is ended."""
+    """Examine in a child process; kill it after the time limit."""
     context = multiprocessing.get_context("forkserver")
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(library, network, memory, theirs), daemon=True)
@@ -148,14 +151,14 @@ def run(library: str, network: str, seconds: int, memory: int) -> Result:
     except EOFError:
         process.join(5)
         if "outcome" not in result:
-            result |= {"outcome": "crash", "message": f"the process ended with {process.exitcode}"}
+            result |= {"outcome": "crash", "message": f"the process exited with code {process.exitcode}"}
     process.kill()
     process.join()
     return {"network": network, "library": library} | result | {"wall_seconds": round(time.monotonic() - began, 1)}
 
 
 def read(folder: Path, library: str) -> dict[str, Result]:
-    """What is known of a library: the last line of every network; a line cut short by a crash is none."""
+    """Read a library's results, the last line of every network; truncated lines are ignored."""
     known = {}
     path = folder / f"{library}.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -172,7 +175,7 @@ def write(folder: Path, library: str, known: dict[str, Result]) -> None:
 
 
 def sweep(libraries: list[str], networks: list[str], options: argparse.Namespace) -> None:
-    """Run what is missing, a few at a time, and write every result down at once."""
+    """Run the missing examinations, `jobs` at a time, and write every result immediately."""
     known = {library: read(options.folder, library) for library in libraries}
     todo = [(library, network) for network in networks for library in libraries if network not in known[library]]
     lock, began = Lock(), time.monotonic()
@@ -193,12 +196,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--only", nargs="+", default=["*"], help="shell patterns on names like timm:resnet18")
-    parser.add_argument("--again", choices=LIBRARIES, help="forget what is known of this library and run it alone")
+    parser.add_argument("--again", choices=LIBRARIES, help="delete the results of this library and run it alone")
     parser.add_argument("--seconds", type=int, default=120, help="limit for each stage: build, cut, run, judge")
     parser.add_argument("--memory", type=int, default=18, help="limit for one process, in GiB")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at a time, each with one thread")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel processes, each with one thread")
     parser.add_argument("--folder", type=Path, default=HERE / "zoo")
-    parser.add_argument("--table", action="store_true", help="only write the page")
+    parser.add_argument("--table", action="store_true", help="write the page only")
     options = parser.parse_args()
     multiprocessing.set_forkserver_preload(
         ["__main__", "timm", "torchvision", "torch_pruning", "torch_kirigami", "slimcnn.pruning"]

@@ -1,7 +1,7 @@
-"""Half of every layer's channels by L1, in three libraries: each changes or copies the network, and says what it found.
+"""Prune half of every layer's channels by L1 with three libraries.
 
-Every function gets a subject and returns the smaller network and a dict of what only this library can say. The
-clock that the caller runs is around the whole function.
+Every function takes a subject, prunes the network or a copy, and returns the small network and a dict of facts specific to
+the library.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Found = tuple[nn.Module, dict[str, Any]]
 
 
 def with_slimcnn(subject: Subject) -> Found:
-    """Trace, score, allocate, cut, and then, on a clock of its own, verify."""
+    """Trace, score, allocate, prune; then verify, timed separately."""
     from slimcnn import Target, allocate, mask, prune, score, trace
     from slimcnn.pruning import verify
 
@@ -44,14 +44,14 @@ def with_slimcnn(subject: Subject) -> Found:
 
 
 def _reasons(graph: Any) -> list[tuple[str, str, int]]:
-    """Reasons for locks, and where, most layers first; the classifier's own is last."""
+    """Return the reasons and places of locks, most frequent first; the classifier's is last."""
     counted = Counter((lock.reason, lock.where) for lock in graph.locked)
     rows = [(reason, where, n) for (reason, where), n in counted.most_common()]
     return sorted(rows, key=lambda row: row[0] == "the network's output")[:4]
 
 
 def with_torch_pruning(subject: Subject) -> Found:
-    """`MagnitudePruner` with L1, the classifiers ignored, as in its readme."""
+    """Prune with `MagnitudePruner` and L1, the classifiers ignored, as in its readme."""
     import torch_pruning as tp
 
     began = time.process_time()
@@ -67,9 +67,9 @@ def with_torch_pruning(subject: Subject) -> Found:
 
 
 def with_kirigami(subject: Subject) -> Found:
-    """Layer by layer with `plan_remove`: the lowest half by L1 of every layer that has not lost as much already.
+    """Prune layer by layer with `plan_remove`: the lower half by L1 of every layer that has not lost half already.
 
-    Its own `Greedy` strategy plans the whole network anew for every channel: ResNet-18 took longer than five minutes.
+    Its own `Greedy` strategy replans the whole network for every channel: ResNet-18 took longer than five minutes.
     A layer for which no choice is accepted keeps its channels.
     """
     from torch_kirigami import DependencyGraph
@@ -102,14 +102,14 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _parts(model: nn.Module, layer: Any) -> list[int]:
-    """In how many equal parts a layer's half may have to be chosen, because a grouped convolution reads or is it."""
+    """Return the possible numbers of equal parts of a layer: 1, and the groups of grouped convolutions that fit."""
     size = layer.weight.shape[1 if getattr(layer, "transposed", False) else 0]
     groups = {module.groups for _, module in _layers(model) if isinstance(getattr(module, "groups", None), int)}
     return [1, *sorted(n for n in groups if n > 1 and size % n == 0 and size // n > 1)]
 
 
 def _halves(graph: Any, gone: Any, name: str, layer: Any, parts: list[int]) -> Iterator[Any]:
-    """The lowest half of a layer's filters, as a whole and of every part, unless as many have gone already."""
+    """Yield the lower half of a layer's filters, overall and per part, unless half have been removed already."""
     from torch_kirigami import IndexSet
 
     axis = 1 if getattr(layer, "transposed", False) else 0

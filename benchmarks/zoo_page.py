@@ -1,4 +1,4 @@
-"""The page of the zoo: from lines of results to zoo.md."""
+"""Write zoo.md from the results of zoo.py."""
 
 from __future__ import annotations
 
@@ -21,44 +21,43 @@ OUTCOMES = {
 
 HEAD = """# The zoo
 
-Every classification constructor of torchvision (the pure transformers vit and swin left out: they are no CNNs), its
+Every classification constructor of torchvision (without the pure transformers vit and swin, which are not CNNs), its
 segmentation, detection and video networks, and {timm} CNNs and hybrids of timm, one per family and variant idea, without
-pretrained weights, in eval mode. Each is cut in half at ratio 0.5 (of the channels of every layer, by L1, the
-classifier kept) by three libraries, each in a process of its own with one thread and a limit of time and memory.
+pretrained weights, in eval mode. Three libraries prune each at pruning ratio 0.5 (half of the channels of every layer, by
+L1, except the classifier), each in its own process with one thread and limits on time and memory.
 {count} networks.
 
 """
 
 HOW = """
-## How it was done
+## Method
 
-* **Size.** The smallest square image of 128, 160, 192, 224, 256 pixels that a network accepts, so that the sweep is quick
+* **Image size.** The smallest square image of 128, 160, 192, 224, 256 pixels that a network accepts, to keep the sweep short
   (video: 16 frames of 64 x 64). *MACs left* and *seconds* are for this size.
-* **The judge** is the same for all and shares code with none (`zoo_law.py`). Before the cut all parameters are filled
-  with numbers from which their position can be computed, batch-norm statistics and affine values among them. After the cut, what is
-  left says which positions survived. *Exact*: in float64, on normal input, the small network gives the outputs of the
-  original in which everything that did not survive is zero, to a relative error below 1e-9. *Wrong*: it does not.
-  slimcnn's own check has to agree with the judge.
-* **Cut through a norm**: not equal, and a layer whose statistics run over channels (LayerNorm, GroupNorm, weight
-  standardization, EvoNorm ...) was cut; after that no library can be exact. slimcnn leaves such channels alone unless it is asked.
-* **Crash**: an exception while cutting or when the cut network runs, or memory beyond the limit. **No end**: a stage
-  (building, cutting, running, judging) that went on beyond the limit of time, which is named
-  with every case above (the last sweep's: {seconds} s; with more, some would end). **Nothing cut**: not one channel was removed.
-* **slimcnn**: `trace`, `score("l1")`, `allocate(Target(pruning_ratio=0.5))`, `prune`. *Seconds* are without verification, which has a
-  column of its own. A layer is *locked* where its output channels, or some of them, have to stay; the outputs of the network always do.
+* **The judge** is the same for all libraries and shares no code with them (`zoo_law.py`). Before pruning, it fills all parameters,
+  including batch norm's affine parameters, with values that encode their position. The values left after pruning show which positions survived. *Exact*: in
+  float64, on normal input, the small network reproduces the outputs of the original with all other positions set to zero, to a
+  relative error below 1e-9. *Wrong*: it does not. slimcnn's own check must agree with the judge.
+* **Cut through a norm**: not equal, and a layer with statistics over channels (LayerNorm, GroupNorm, weight
+  standardization, EvoNorm ...) was pruned; no library can be exact then. slimcnn does not prune such channels unless asked to.
+* **Crash**: an exception while pruning or running the pruned network, or more memory than the limit. **No end**: a stage
+  (build, cut, run, judge) exceeded the time limit, which is given
+  with every case above (the last sweep's: {seconds} s; some would finish with more time). **Nothing cut**: no channel was removed.
+* **slimcnn**: `trace`, `score("l1")`, `allocate(Target(pruning_ratio=0.5))`, `prune`. *Seconds* exclude verification, which has its
+  own column. A layer is *locked* if some or all of its output channels cannot be removed; the outputs of the network never can.
 * **torch-pruning**: `MagnitudePruner`, `MagnitudeImportance(p=1)`, `pruning_ratio=0.5`, the classifiers in `ignored_layers`.
-* **torch-kirigami**: layer by layer, the lower half of its filters through `Pruner.plan_remove`, where a layer's refusal keeps
-  it whole. Its own `Greedy` strategy, which its readme shows, plans anew for every channel and had not
+* **torch-kirigami**: layer by layer, the lower half of the filters with `Pruner.plan_remove`; a layer that is refused keeps
+  all channels. Its own `Greedy` strategy, shown in its readme, replans for every channel and had not
   finished torchvision's ResNet-18 after five minutes.
-* **Detection**: a detector's answer is a list of boxes whose number depends on the image, which is no function that
-  could be compared; so backbone, feature pyramid and heads are cut and judged as one network (`zoo_networks.Detector`, two
-  fixed regions per image where a detector looks at regions), and the whole detector has to run afterwards.
-* *Seconds* are of processor time, one thread.
+* **Detection**: a detector returns a list of boxes whose length depends on the image, so outputs cannot be compared. Backbone,
+  feature pyramid and heads are therefore pruned and judged as one network (`zoo_networks.Detector`, with two
+  fixed regions per image if a detector uses regions), and the whole detector must run afterwards.
+* *Seconds* are processor time, one thread.
 """
 
 
 def page(names: list[str], results: Results, environment: Result) -> str:
-    """The whole page; networks without any result are left out."""
+    """Format the whole page; networks without results are omitted."""
     shown = [name for name in names if any(name in known for known in results.values())]
     timm = sum(name.startswith("timm:") for name in shown)
     seconds = environment.get("seconds", 120)
@@ -71,12 +70,12 @@ def page(names: list[str], results: Results, environment: Result) -> str:
     ]
     lines += ["", "## Network by network", "", *_table(shown, results), "", *_failures(shown, results)]
     lines += [HOW.format(seconds=seconds).rstrip(), "", f"Measured on: `{json.dumps(environment)}`", ""]
-    lines += ["Repeat: `python benchmarks/zoo.py` (what is in `benchmarks/zoo/` is not run again; `--help` says more)"]
+    lines += ["Repeat: `python benchmarks/zoo.py` (results in `benchmarks/zoo/` are not run again; see `--help`)"]
     return "\n".join(lines) + "\n"
 
 
 def line(result: Result) -> str:
-    """One result in one line, for the terminal."""
+    """Format a result as one line for the terminal."""
     left = f"{result['macs_left']:.3f} MACs left" if "macs_left" in result else ""
     seconds = f"{result['seconds']:.1f} s" if "seconds" in result else ""
     return "  ".join(
@@ -85,7 +84,7 @@ def line(result: Result) -> str:
 
 
 def _summary(names: list[str], results: Results) -> list[str]:
-    """Outcomes per library, and what is left of the networks that came out exact."""
+    """Format the outcomes per library, and the MACs left of the exactly pruned networks."""
     lines = [
         f"| library | networks | {' | '.join(OUTCOMES.values())} | MACs left where exact: mean | median | seconds where exact: median | longest |",
         "|---" * (len(OUTCOMES) + 6) + "|",
@@ -105,7 +104,7 @@ def _summary(names: list[str], results: Results) -> list[str]:
 
 
 def _against(names: list[str], results: Results) -> list[str]:
-    """slimcnn beside each other library on the networks that both cut exactly."""
+    """Compare slimcnn with each other library on the networks that both prune exactly."""
     lines = []
     ours = results["slimcnn"]
     for library, theirs in results.items():
@@ -116,8 +115,8 @@ def _against(names: list[str], results: Results) -> list[str]:
         ratio = statistics.median(theirs[n]["seconds"] / ours[n]["seconds"] for n in both)
         more = [n for n, (a, b) in zip(both, left, strict=True) if a > b + 0.005]
         lines.append(
-            f"On the {len(both)} networks that both cut exactly, slimcnn leaves {statistics.mean(a for a, _ in left):.3f} of the "
-            f"MACs (mean) and {library} {statistics.mean(b for _, b in left):.3f}; {library} needs {ratio:.1f} times as long "
+            f"On the {len(both)} networks that both prune exactly, slimcnn leaves {statistics.mean(a for a, _ in left):.3f} of the "
+            f"MACs (mean) and {library} {statistics.mean(b for _, b in left):.3f}; {library} takes {ratio:.1f} times as long "
             f"(median). slimcnn leaves more than {library} (by over 0.005) on {len(more)}{': ' if more else ''}{', '.join(more)}."
         )
         lines.append("")
@@ -175,7 +174,7 @@ def _outcome(row: Result) -> str:
 
 
 def _failures(names: list[str], results: Results) -> list[str]:
-    """What everything that is not exact said, library by library."""
+    """List the message of every result that is not exact, by library."""
     lines = []
     for library, known in results.items():
         rows = [known[name] for name in names if name in known and known[name]["outcome"] != "exact"]

@@ -226,9 +226,9 @@ def test_gfr_trains_sparsely_searches_cuts_and_folds_away_and_others_may_join(
     assert not [name for name in names if ".gate." in name or name.endswith(".sr")], "folded away"
     page = (first / "report.html").read_text()
     assert "Scales and relations" in page
-    assert "The search" in page
+    assert "Search results" in page
     code, out, _ = call(f"search --join {first}", capsys, monkeypatch)
-    assert (code, out) == (0, "0 points tried here; the search has ended\n")
+    assert (code, out) == (0, "0 configurations tried here; the search has ended\n")
     sparse = first / "1-sparsify" / "model.safetensors"
     again = f"{CUT} --weights {sparse} --method gfr --max-drop 60 {quick} --out {second}"
     code, out, err = call(again, capsys, monkeypatch)
@@ -264,13 +264,13 @@ def test_a_trained_network_is_rewritten_begins_from_its_features_and_is_cut_afte
     assert [step["name"] for step in report["steps"]] == ["train", "rewrite", "distill"]
     assert report["after"]["params"] == 72_090
     sections = {section["title"]: section["blocks"] for section in report["sections"]}
-    (units,) = (block["data"]["units"] for block in sections["What was rewritten"] if block["kind"] == "figure")
+    (units,) = (block["data"]["units"] for block in sections["Rewritten layers"] if block["kind"] == "figure")
     assert [unit["place"] for unit in units] == ["layer1.0"]
-    (changes,) = (block["rows"] for block in sections["What was rewritten"] if block["kind"] == "table")
+    (changes,) = (block["rows"] for block in sections["Rewritten layers"] if block["kind"] == "table")
     assert {row[0] for row in changes if not row[2]} == {"layer1.0.conv1", "layer1.0.conv2"}
     assert {"conv1", "layer1.0.conv2"} <= {row[0] for row in sections["Layer by layer"][0]["rows"]}
     page = (tmp_path / "fr" / "report.html").read_text()
-    assert "What was rewritten" in page
+    assert "Rewritten layers" in page
     assert "Was the cut exact?" not in page
     code, again, _ = call(run, capsys, monkeypatch)
     assert code == 0
@@ -327,7 +327,7 @@ def test_a_student_learns_from_a_teacher_and_a_compressed_network_from_its_origi
     assert epoch["gradients"]["kd"] > 0
     assert report["after"]["params"] == 19_074
     assert len(blocks["closeness"]["networks"]["teacher"]) == 10
-    assert "How close classes are" in (tmp_path / "s" / "report.html").read_text()
+    assert "Class closeness" in (tmp_path / "s" / "report.html").read_text()
     known = f"--student-weights {finished}/compressed.safetensors --extra-teacher {finished}/original.safetensors"
     code, out, err = call(
         f"distill {teacher} {known} --loss dkd {quick} --out {tmp_path}/c --json", capsys, monkeypatch
@@ -388,7 +388,7 @@ def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
         ("compress --model resnet8 --pretrain 1 --criterion fpfd --limit 100", "did you mean 'fpdf'"),
         ("compress --model resnet8 --data cifar11 --pretrain 1", "did you mean 'cifar10'"),
         ("compress --model resnet8", "step 1, prune: there is no trained network"),
-        ("compress", "which network?"),
+        ("compress", "no network named: pass --model NAME"),
         ("compress --model resnet8 --pretrain 1 --macs 0", "macs=0.0"),
         ("compress --model resnet8 --pretrain 1 --macs -1", "macs=-1.0"),
         ("compress --model resnet8 --pretrain 1 --macs 1.5", "macs=1.5"),
@@ -401,19 +401,19 @@ def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
         ("compress --model resnet8 --pretrain 1 --recover none+recalibrate", "unknown step 'none'"),
         ("compress --model resnet8 --pretrain 1 --curve 0.8,half", "--curve '0.8,half'"),
         ("compress --model resnet8 --pretrain 1 --curve 0.8,2", "curve.1 = 2.0"),
-        ("run", "what is to be run?"),
+        ("run", "nothing to run: pass a recipe"),
         ("run --steps prune --model resnet8 --data digits", "step 1, prune: there is no trained network"),
         ("--import no_such_module list", "no_such_module"),
-        ("compress --model resnet8 --pretrain 1 --set prunes.macs=1", "'prunes' is neither network, data nor one of"),
+        ("compress --model resnet8 --pretrain 1 --set prunes.macs=1", "'prunes' is not network, data or one of"),
         ("compress --model resnet8 --pretrain 1 --scope everywhere", "scope"),
         ("compress --model resnet8 --weights nothing.safetensors", "nothing.safetensors"),
         ("compress --model resnet8 --model-arg depth=3 --pretrain 1", "resnet8 has no argument 'depth'"),
         ("compress --model resnet8 --model-arg depth --pretrain 1", "expected name=value"),
         ("compress --model no.such.module:build --pretrain 1", "no module"),
-        ("compress --model resnet8 --pretrain 1 --method gfd", "the method with a name is gfr"),
+        ("compress --model resnet8 --pretrain 1 --method gfd", "the only method is gfr"),
         (
             "compress --model resnet8 --pretrain 1 --max-drop 1 --macs 0.5",
-            "leave --macs out",
+            "remove --macs",
         ),
         ("compress --model resnet8 --pretrain 1 --storage sqlite:///x.db", "add --max-drop"),
         ("compress --model resnet8 --pretrain 1 --method gfr --dry-run", "neither sparsity training nor a search"),
@@ -422,12 +422,12 @@ def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
         ("compress --model resnet8 --method gfr --storage nonsense://x --limit 100", "nonsense://x cannot be opened"),
         ("search --join nothing", "cannot read the recipe"),
         ("inspect --model torchvision:resnet1", "resnet18"),
-        ("inspect --model resnet8 --input 8by8", "expected a shape like 3x224x224"),
+        ("inspect --model resnet8 --input 8by8", "expected a shape such as 3x224x224"),
         ("measure --model resnet8 --input 3x8x8", "does not accept an example"),
         ("run nothing.toml", "cannot read the recipe"),
         ("report nothing", "nothing"),
         ("list shapes", "unknown kind 'shapes'"),
-        ("evaluate --model resnet8 --part training", "no part 'training'"),
+        ("evaluate --model resnet8 --part training", "unknown part 'training'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -452,7 +452,7 @@ def test_a_folder_of_another_run_is_refused(
     (tmp_path / "letter.txt").write_text("dear")
     code, _, err = call(f"{COMPRESS} --out {tmp_path}", capsys, monkeypatch)
     assert code == 2
-    assert "is not empty and holds no run" in err
+    assert "is not empty and not a run folder" in err
 
 
 def test_an_unreachable_target_says_what_is_possible(

@@ -150,5 +150,5 @@ def test_a_path_that_may_not_be_looked_at_is_one_line(tmp_path: Path, monkeypatc
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "stat", forbidden)
-    with pytest.raises(DataError, match=r"cannot look at .*photos: Permission denied; check the rights"):
+    with pytest.raises(DataError, match=r"cannot access .*photos: Permission denied; check the permissions"):
         kind_of(tmp_path / "photos", DataError)

@@ -139,7 +139,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # PyTorch takes seconds to import; the command line's --help must not wait for it.
+    # Importing PyTorch takes seconds; `slimcnn --help` must not wait for it.
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'slimcnn' has no attribute {name!r}")

@@ -1,13 +1,13 @@
-"""Networks as files: safetensors, with the structure as JSON beside the weights; nothing is ever unpickled.
+"""Checkpoints: one safetensors file with the weights and, as JSON metadata, the structure. Nothing is unpickled.
 
-A file holds every parameter and buffer, the name and arguments of the network it came from, and what each module
-says of its own size. Loading builds the network anew and fits it to the file, so that a pruned network opens
-anywhere, without the weights of the original.
+A file holds every parameter and buffer, the name and arguments of the original network, and the size attributes of
+each module. Loading builds the original network and resizes it to match the file. A pruned network therefore loads
+without the original weights.
 
-Any stack of edits (rewrite, prune, relate, scatter, fold, train, and again) comes back, because the file describes the
-final network and not its history: units of feature reuse, then relations, then places in streams, then sizes. Each
-description names modules of the network that the ones before it have made, so this one order rebuilds every final
-network, whatever the order of the edits was.
+Any sequence of edits (rewrite, prune, relate, scatter, fold, train, repeated) can be restored, because the file
+describes the final network, not its history: feature reuse units, then relations, then placements in residual streams,
+then sizes. Each description refers to modules that exist after the previous ones are applied, so this fixed order
+rebuilds every final network, whatever the order of the edits was.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from slimcnn.models import resolve
 
 FORMAT = 1
 KEY = "slimcnn"
-"""The entry of the file's metadata that holds our JSON; a file without it is not ours."""
+"""Metadata key of the JSON description; files without it were not written by slimcnn."""
 
 
 def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] | None = None) -> Path:
     """Write a network to one file, atomically.
 
     Args:
-        model: any network. One that `build` or `resolve` made (pruned or not) can be loaded by the file alone;
-            of any other, `load` needs a freshly built original.
-        path: where to; `.safetensors` is the custom.
-        information: whatever JSON can hold and shall travel along, read again by `information`.
+        model: any network. A network from `build` or `resolve`, pruned or not, can be loaded from the file alone;
+            for any other, `load` needs a freshly built original.
+        path: the file to write, by convention `.safetensors`.
+        information: extra data to store, as JSON; see `read_information`.
 
     Raises:
         RunError: the file cannot be written.
@@ -75,7 +75,7 @@ def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] |
         "channels_last": [name for name, tensor in _all_tensors(model) if _is_channels_last(tensor)],
         "information": dict(information or {}),
     }
-    # Sorted keys: networks that are equal give files that are equal, bit by bit.
+    # Sorted keys make the files of equal networks bit-identical.
     description = json.dumps(content, sort_keys=True)
     with replacing(path) as temporary:
         temporary.write_bytes(_in_fixed_order(to_bytes(tensors, metadata={KEY: description, "format": "pt"})))
@@ -83,18 +83,19 @@ def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] |
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Read a network from a file of `save`; its outputs are bit-identical to those of the network that was saved.
+    """Load a network saved by `save`; its outputs are bit-identical to those of the saved network.
 
     Args:
         path: the file.
-        model: a freshly built original, for a network that the file cannot name by itself. It is copied.
+        model: a freshly built original, needed if the file does not name a registered network. It is copied.
 
     Returns:
         the network, on the CPU, in eval mode.
 
     Raises:
-        CheckpointError: no such file, truncated, not ours, of a newer format, for another network, or it names a
-            Python function of the user's: those are run only when the user passes what they build as `model`.
+        CheckpointError: the file is missing, truncated, not written by slimcnn, of a newer format, or for another
+            network; or it names a user's Python function, which is never called: pass the network it builds as
+            `model`.
     """
     path = Path(path)
     content, tensors = _read(path)
@@ -102,19 +103,19 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     _rewrite(path, network, content)
     _fit(path, network, content, tensors)
     if getattr(network, "architecture", None) is None and content.get("architecture") is not None:
-        network.architecture = content["architecture"]  # so that it is still known when the network is saved again
+        network.architecture = content["architecture"]  # kept for the next `save`
     return network.eval()
 
 
 def read_information(path: str | Path) -> dict[str, Any]:
-    """Read what travels along with a checkpoint, without its weights."""
+    """Read the extra data of a checkpoint without its weights."""
     content = _header(Path(path))
     found: dict[str, Any] = content["information"]
     return found
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Ask whether a file is one of `save`; `CheckpointError` if there is no file."""
+    """Return whether a file was written by `save`; raises `CheckpointError` if the file does not exist."""
     require_readable(Path(path), CheckpointError, "weights file")
     try:
         _header(Path(path))
@@ -124,14 +125,14 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def read_architecture(path: str | Path) -> tuple[str, dict[str, Any]] | None:
-    """Read by which name and arguments a checkpoint's network was built; None for a network without a name."""
+    """Read the name and arguments from which a checkpoint's network was built; None if it has no name."""
     content = _header(Path(path))
     spec = _architecture(content)
     return None if spec is None else (spec, dict(content["architecture"].get("arguments", {})))
 
 
 def is_users_code(spec: str) -> bool:
-    """Ask whether a name is that of a Python function of the user's, which a file may not choose.
+    """Return whether a network name refers to a user's Python function, which `load` never calls.
 
     >>> is_users_code("package.module:function"), is_users_code("timm:resnet18"), is_users_code("resnet20")
     (True, False, False)
@@ -140,9 +141,9 @@ def is_users_code(spec: str) -> bool:
 
 
 def _in_fixed_order(file: bytes) -> bytes:
-    """Sort the header of a safetensors file; the library writes it in an order that differs from process to process.
+    """Sort the header of a safetensors file; the library's order differs from process to process.
 
-    The format: 8 bytes with the header's length, the header as JSON (padded to a multiple of 8), the tensors.
+    File format: 8 bytes with the header length, the header as JSON (padded to a multiple of 8), the tensors.
     """
     length = int.from_bytes(file[:8], "little")
     header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
@@ -170,9 +171,11 @@ def _header(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{path} cannot be read ({reason}): it is truncated or no safetensors file") from error
+        raise CheckpointError(f"{path} cannot be read ({reason}): it is truncated or not a safetensors file") from error
     if KEY not in metadata:
-        raise CheckpointError(f"{path} has weights but no structure: it was not written by slimcnn; load it as weights")
+        raise CheckpointError(
+            f"{path} holds weights but no structure: it was not written by slimcnn; load it as weights"
+        )
     try:
         content: dict[str, Any] = json.loads(metadata[KEY])
         newer = int(content["format"]) > FORMAT
@@ -181,29 +184,33 @@ def _header(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} has a damaged description ({error!r}); save the network again") from error
     if newer:
-        raise CheckpointError(f"{path} has format {content['format']}, this slimcnn reads up to {FORMAT}: upgrade it")
+        raise CheckpointError(
+            f"{path} has format {content['format']}, but this slimcnn reads formats up to {FORMAT}: upgrade slimcnn"
+        )
     return content
 
 
 def _check_content(content: dict[str, Any]) -> None:
     for key in ("sizes", "aliases", "information"):
         if not isinstance(content[key], dict):
-            raise TypeError(f"{key} is no table")
+            raise TypeError(f"{key} is not a table")
     if not isinstance(content["channels_last"], list):
-        raise TypeError("channels_last is no list")
+        raise TypeError("channels_last is not a list")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     content = _header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            # A copy does not hang on the file, and is aligned: kernels add up in another order where it is not.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
+            # Copies do not depend on the file and are aligned; on unaligned tensors, kernels sum in another order.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): it is truncated") from error
     for alias, name in content["aliases"].items():
         if name not in tensors:
-            raise CheckpointError(f"{path} says that {alias} is {name}, which it does not hold")
+            raise CheckpointError(
+                f"{path} is damaged: {alias} shares the tensor {name}, which is missing; save the network again"
+            )
         tensors[alias] = tensors[name]
     return content, tensors
 
@@ -218,11 +225,11 @@ def _build(path: Path, content: Mapping[str, Any]) -> nn.Module:
     spec = _architecture(content)
     if spec is None:
         raise CheckpointError(
-            f"{path} does not say how to build its network: pass a freshly built original, load(path, model=...)"
+            f"{path} does not name a network to build: pass a freshly built original, load(path, model=...)"
         )
     if is_users_code(spec):
         raise CheckpointError(
-            f"{path} was built by {spec}, and a file may not choose which Python code runs: pass a freshly built "
+            f"{path} was built by {spec}, and loading a checkpoint never runs user code: pass a freshly built "
             "original, load(path, model=...), or --model on the command line"
         )
     try:
@@ -232,7 +239,7 @@ def _build(path: Path, content: Mapping[str, Any]) -> nn.Module:
 
 
 def _rewrite(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
-    """Rebuild the structure of the saved network: feature reuse, relations and scattering, in this order."""
+    """Restore the structure of the saved network: feature reuse, relations and scattering, in this order."""
     try:
         if not reusing_of(network):
             reuse_as(network, content.get("reusing", []))
@@ -245,12 +252,12 @@ def _rewrite(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
 
 
 def _fit(path: Path, network: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Give every module the file's sizes and tensors; refuse names that do not match."""
+    """Set the sizes and tensors of every module from the file; names that do not match are an error."""
     wanted = {name for name, _ in _all_tensors(network)}
     missing, unexpected = sorted(wanted - tensors.keys()), sorted(tensors.keys() - wanted)
     if missing or unexpected:
         parts = [f"lacks {', '.join(missing[:3])}"] if missing else []
-        parts += [f"holds {', '.join(unexpected[:3])}, unknown here"] if unexpected else []
+        parts += [f"holds unknown {', '.join(unexpected[:3])}"] if unexpected else []
         raise CheckpointError(f"{path} is for another network: it {' and '.join(parts)}")
     made: dict[str, Tensor] = {}
     for prefix, module in network.named_modules():
@@ -289,7 +296,7 @@ def _set_sizes(path: Path, name: str, module: nn.Module, stored: dict[str, Any])
 
 
 def _is_count_like(here: Any, stored: Any) -> bool:
-    """Ask whether a file may replace an attribute: a number of channels by another, or as many of them by others."""
+    """Return whether a stored value may replace an attribute: both are ints, or sequences of equally many ints."""
     if isinstance(here, list | tuple) and isinstance(stored, list):
         return len(here) == len(stored) and all(map(_is_count_like, here, stored))
     return type(here) is type(stored) is int

@@ -1,28 +1,28 @@
-"""What can go wrong, as a tree.
+"""All exceptions.
 
 ::
 
     SlimcnnError              one line: what was asked, what was found, what to do
     ├── UnknownName           no such criterion, network, dataset ... (with "did you mean")
-    ├── PluginError           a plugin that cannot be imported, or registers a name that is taken
+    ├── PluginError           a plugin cannot be imported, or registers a name that is already taken
     ├── ModelError            a network cannot be built, or does not accept its example input
-    │   └── TraceError        a network ran, but its channels cannot be followed at all
+    │   └── TraceError        a network runs, but its channels cannot be traced
     ├── WeightsError          a weights file does not fit, is damaged, or is not safe to read
-    │   └── CheckpointError   the same, for a checkpoint of ours
-    ├── DataError             a dataset is missing, damaged, or not what it should be
+    │   └── CheckpointError   the same, for a checkpoint of slimcnn
+    ├── DataError             a dataset is missing, damaged or invalid
     ├── CriterionError        a criterion lacks what it needs (data, batch norm, a scope)
-    ├── TargetError           a target that makes no sense
-    │   └── TargetUnreachable a sensible target that this network cannot meet
-    ├── SearchError           a search that finds nothing, or cannot be joined
-    ├── PlanError             a plan for another network, or an impossible one
-    ├── ExportError           a network that a format cannot hold, a runtime that is missing or answers otherwise
-    ├── OptimizerError        an optimizer that trains another network than the one in hand
-    ├── NotEqual             prune(model) and mask(model) disagree: a bug of ours, never handed over
-    ├── TrainingDiverged      a loss that is not finite
-    ├── RunError              an output folder that cannot be used, or a full disk
-    └── RecipeError           a recipe file that cannot be understood
+    ├── TargetError           a target is invalid
+    │   └── TargetUnreachable a target is valid, but this network cannot meet it
+    ├── SearchError           a search finds no configuration, or cannot be joined
+    ├── PlanError             a plan is invalid, or made for another network
+    ├── ExportError           a format cannot express the network; a runtime is missing or its outputs differ
+    ├── OptimizerError        an optimizer does not train the given network
+    ├── NotEqual              prune(model) and mask(model) differ: a bug in slimcnn; no pruned model is returned
+    ├── TrainingDiverged      a loss is not finite
+    ├── RunError              an output folder cannot be used, or the disk is full
+    └── RecipeError           a recipe is invalid
 
-Every message is one line. The command line prints it and exits with 2; nothing else is a user error.
+Every message is one line. The command line prints it and exits with code 2. No other exception is a user error.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from difflib import get_close_matches
 
 
 class SlimcnnError(Exception):
-    """Any error that a user can mend."""
+    """Base class of errors the user can fix."""
 
 
-def _alike(a: str, b: str) -> int:
-    """Count the letters that two names begin with alike."""
+def _common_prefix(a: str, b: str) -> int:
+    """Return the length of the common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 class UnknownName(SlimcnnError):
-    """A name that no registry entry has.
+    """Raised if a registry does not have a name.
 
     >>> print(UnknownName("criterion", "fpfd", ["fpdf", "l1", "l2"]))
     unknown criterion 'fpfd': did you mean 'fpdf'? Known: fpdf, l1, l2
@@ -50,46 +50,46 @@ class UnknownName(SlimcnnError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
         close = get_close_matches(name, known, n=3)
-        # Of equally close names the one that begins alike is meant: resnet21 is resnet20 rather than resnet32.
-        best = max(close, key=lambda other: _alike(name, other), default=None)
+        # Ties go to the longest common prefix: resnet21 suggests resnet20 rather than resnet32.
+        best = max(close, key=lambda other: _common_prefix(name, other), default=None)
         hint = f"did you mean {best!r}? " if best else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
 
 
 class PluginError(SlimcnnError):
-    """A plugin that cannot be used."""
+    """Raised if a plugin cannot be used."""
 
 
 class ModelError(SlimcnnError):
-    """A network that cannot be built or run."""
+    """Raised if a network cannot be built or run."""
 
 
 class TraceError(ModelError):
-    """A network whose channels cannot be followed."""
+    """Raised if the channels of a network cannot be traced."""
 
 
 class WeightsError(SlimcnnError):
-    """A weights file that cannot be used."""
+    """Raised if a weights file cannot be used."""
 
 
 class CheckpointError(WeightsError):
-    """A checkpoint that cannot be used."""
+    """Raised if a checkpoint cannot be used."""
 
 
 class DataError(SlimcnnError):
-    """Images or labels that cannot be used."""
+    """Raised if images or labels cannot be used."""
 
 
 class CriterionError(SlimcnnError):
-    """A criterion that lacks what it needs."""
+    """Raised if a criterion lacks what it needs."""
 
 
 class TargetError(SlimcnnError):
-    """A target that makes no sense."""
+    """Raised if a target is invalid."""
 
 
 class TargetUnreachable(TargetError):
-    """A target that this network cannot meet; `best` is what it can, such as {"macs": 0.31}."""
+    """Raised if a network cannot meet the target; `best` holds the lowest values it can reach, as {"macs": 0.31}."""
 
     def __init__(self, message: str, best: Mapping[str, float] | None = None) -> None:
         super().__init__(message)
@@ -97,32 +97,32 @@ class TargetUnreachable(TargetError):
 
 
 class SearchError(SlimcnnError):
-    """A search that cannot be done, joined or gone on with."""
+    """Raised if a search cannot be run, joined or resumed."""
 
 
 class PlanError(SlimcnnError):
-    """A plan that does not belong to this network."""
+    """Raised if a plan is invalid or does not belong to this network."""
 
 
 class ExportError(SlimcnnError):
-    """A network that cannot be exported, or a file for a runtime that cannot be used."""
+    """Raised if a network cannot be exported, or an exported file cannot be used."""
 
 
 class OptimizerError(SlimcnnError):
-    """An optimizer that does not train the network in hand."""
+    """Raised if an optimizer does not train the given network."""
 
 
 class NotEqual(SlimcnnError):
-    """The pruned network is not the masked network."""
+    """Raised if the outputs of the pruned and the masked network differ."""
 
 
 class TrainingDiverged(SlimcnnError):
-    """A loss that is not finite."""
+    """Raised if a loss is not finite."""
 
 
 class RunError(SlimcnnError):
-    """A run folder that cannot be used."""
+    """Raised if a run folder cannot be used."""
 
 
 class RecipeError(SlimcnnError):
-    """A recipe that cannot be understood."""
+    """Raised if a recipe is invalid."""

@@ -1,4 +1,4 @@
-"""Atomic file writes, and what can be said about a path in one line."""
+"""Atomic file writes, and path checks with one-line errors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from slimcnn.errors import RunError, SlimcnnError
 from slimcnn.process_ids import is_running, this_process
 
 ABANDONED = 24 * 3600.0
-"""Seconds after which an unchanged temporary file of another host counts as a leftover: its process is not visible."""
+"""Seconds after which an unchanged temporary file of another host counts as a leftover; its process is not visible."""
 
 _PART = re.compile(r"\.(?P<target>.+)\.(?P<process>\d+-\d+@.+)\.part")
 
 
 def cache_folder(root: str | Path | None = None) -> Path:
-    """Say where downloads and measurements are kept.
+    """Return the folder for downloads and measurements.
 
-    That is `root`, else the environment variable SLIMCNN_CACHE, else the user's cache folder.
+    This is `root`, else the environment variable SLIMCNN_CACHE, else the user's cache folder.
 
     >>> cache_folder("~/data") == Path.home() / "data"
     True
@@ -38,15 +38,15 @@ def cache_folder(root: str | Path | None = None) -> Path:
 
 @contextmanager
 def replacing(path: Path, *, parents: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what is written there takes `path`'s place only if the block succeeds.
+    """Yield a temporary path beside `path`; the file written there replaces `path` only if the block succeeds.
 
-    The bytes are on the disk before the name changes, so that a crash, `kill -9` or a full disk at any moment
-    leaves either the old file or the new one. Temporary files that killed processes left for the same path are
-    removed first (see `remove_leftovers`).
+    The data is synced to disk before the rename. A crash, `kill -9` or a full disk at any moment leaves either the
+    old file or the new one. Temporary files that killed processes left for the same path are removed first (see
+    `remove_leftovers`).
 
     Args:
         path: the file to write.
-        parents: make missing folders; without it, a missing folder is an error.
+        parents: create missing folders; if False, a missing folder is an error.
 
     Raises:
         RunError: the folder is missing or cannot be written to, or the disk is full.
@@ -84,19 +84,19 @@ def write_text(path: Path, text: str, *, parents: bool = True) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Name the temporary file or folder that this process uses on the way to `path`."""
+    """Return the path of the temporary file or folder that this process uses while writing `path`."""
     return path.with_name(f".{path.name}.{this_process()}.part")
 
 
 def remove_leftovers(folder: Path, target: str = "") -> list[Path]:
-    """Remove the temporary files and folders that killed processes left; list them.
+    """Remove temporary files and folders left by killed processes; return their paths.
 
-    Those of a process that still runs stay. Those of another host, whose processes are not visible from here, go
-    when nothing has changed them for a day.
+    Files of running processes stay. Processes of other hosts are not visible, so their files are removed after a day
+    without changes.
 
     Args:
-        folder: where to look, and in all folders below it.
-        target: the name of one file: only what was left on the way to it, in `folder` itself.
+        folder: searched with all its subfolders.
+        target: the name of one file; only leftovers of this file, directly in `folder`, are removed.
     """
     found = [part for part in (folder.iterdir() if target else folder.rglob(".*.part")) if _is_leftover(part, target)]
     for part in found:
@@ -122,15 +122,15 @@ def _is_leftover(part: Path, target: str) -> bool:
 
 
 def require_folder(folder: Path, holding: str = "") -> None:
-    """Check that a folder still exists, before a run writes more into it.
+    """Check that the folder of a run still exists.
 
     Args:
         folder: the folder of a run.
-        holding: a file that the run wrote into it at the start. Without that file the folder was deleted, and some
-            later write has made it again.
+        holding: a file that the run wrote into the folder at the start. If it is missing, the folder was deleted and
+            a later write created it again.
 
     Raises:
-        RunError: the folder, or the file in it, does not exist any more.
+        RunError: the folder or the file no longer exists.
     """
     if kind_of(folder) != "folder" or (holding and kind_of(folder / holding) == "nothing"):
         raise RunError(
@@ -140,11 +140,11 @@ def require_folder(folder: Path, holding: str = "") -> None:
 
 
 def kind_of(path: Path, error: type[SlimcnnError] = RunError) -> Literal["file", "folder", "nothing"]:
-    """Tell what is at a path, where `Path.is_file` may raise a PermissionError.
+    """Return whether a path is a file, a folder or nothing; handles the PermissionError of `Path.is_file`.
 
     Args:
         path: the path.
-        error: what to raise when a folder on the way may not be entered.
+        error: raised if a parent folder is not accessible.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -154,15 +154,15 @@ def kind_of(path: Path, error: type[SlimcnnError] = RunError) -> Literal["file",
     try:
         return "folder" if path.is_dir() else "file" if path.exists() else "nothing"
     except OSError as reason:
-        raise error(f"cannot look at {path}: {reason.strerror}; check the rights of its folder") from reason
+        raise error(f"cannot access {path}: {reason.strerror}; check the permissions of its folder") from reason
 
 
 def require_readable(path: Path, error: type[SlimcnnError], what: str = "file") -> None:
-    """Check that a file exists and may be read: libraries that read it report a missing right as a missing file.
+    """Check that a file exists and is readable; libraries report a permission error as a missing file.
 
     Args:
         path: the file.
-        error: what to raise if not.
+        error: raised if it does not exist or is not readable.
         what: the kind of file, for the message.
     """
     kind = kind_of(path, error)
@@ -171,4 +171,4 @@ def require_readable(path: Path, error: type[SlimcnnError], what: str = "file") 
     try:
         path.open("rb").close()
     except OSError as reason:
-        raise error(f"cannot read {path}: {reason.strerror}; check its rights") from reason
+        raise error(f"cannot read {path}: {reason.strerror}; check its permissions") from reason

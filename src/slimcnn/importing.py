@@ -1,4 +1,4 @@
-"""Importing a user's Python files: from the current directory too, and with one line where that fails."""
+"""Import users' Python modules, also from the current directory, with one-line errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from slimcnn.errors import SlimcnnError
 
 
 def import_module(name: str, purpose: str, refusal: type[SlimcnnError]) -> ModuleType:
-    """Import a module by name, installed or in the current directory; importing it runs its code.
+    """Import an installed module, or one in the current directory, by name; this runs its code.
 
     Args:
-        name: of the module, as "my_package.module".
-        purpose: what it is imported for, as the user wrote it; named in the error.
-        refusal: the error to raise.
+        name: the module, such as "my_package.module".
+        purpose: what the import is for, as the user wrote it; part of the error message.
+        refusal: the class of the error to raise.
 
     >>> import_module("json", "--import json", SlimcnnError).__name__
     'json'
@@ -45,7 +45,7 @@ def import_module(name: str, purpose: str, refusal: type[SlimcnnError]) -> Modul
 
 
 def one_line(error: BaseException) -> str:
-    """Describe an error of somebody else's code: its kind, its first line, and the line of code."""
+    """Describe an error raised by user code in one line: type, first line of the message, file and line number."""
     first = (str(error).strip().splitlines() or ["no message"])[0]
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
@@ -54,11 +54,11 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def working_directory_on_path() -> Iterator[None]:
-    """Let the user's own files be imported, as `python -m` does, but only within the block."""
+    """Put the current directory on `sys.path` within the block, as `python -m` does."""
     folder = os.getcwd()
     sys.path.insert(0, folder)
     try:
         yield
     finally:
-        with suppress(ValueError):  # the imported code may have tidied the path itself
+        with suppress(ValueError):  # the imported code may have removed it
             sys.path.remove(folder)

@@ -1,7 +1,7 @@
-"""The manifest of a run's folder: the SHA-256 of every file that the run claims.
+"""The manifest of a run's folder: the SHA-256 of every file of the run.
 
-It is written last, when everything else is on the disk, and withdrawn before any of it changes. Whoever rewrites a
-file of a finished run, or adds one, calls `claim`.
+It is written last, after all other files, and withdrawn before any of them changes. Code that rewrites or adds a file
+of a finished run must call `claim`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from slimcnn.files import kind_of, write_text
 MANIFEST = "manifest.json"
 CERTIFICATE = "certificate.json"
 RUN = "run.json"
-"""The file by which a run's folder is known."""
+"""The file that marks a run's folder."""
 DEEPEST = 4
-"""Folders above a file in which its run is looked for."""
+"""Number of parent folders of a file that are searched for its run."""
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a file was when it was claimed."""
+    """Size and digest of a file when it was claimed."""
 
     bytes: int
     sha256: str
@@ -35,15 +35,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a run says of its files, and of the test images that it read."""
+    """Claims about a run's files and about the test images it used."""
 
     files: Mapping[str, Claim]
-    """By path relative to the folder, with slashes."""
+    """Claims by path relative to the folder, with slashes."""
     images: Mapping[str, Any]
-    """dataset, part, n, and sha256 of pixels and labels; empty where no images were read."""
+    """dataset, part, n, and sha256 of pixels and labels; empty if no images were used."""
 
     def to_json(self) -> str:
-        """Write it, with a digest of its own content."""
+        """Return the manifest as JSON, with a digest of its own content."""
         content = {
             "format": FORMAT,
             "images": dict(self.images),
@@ -75,7 +75,7 @@ def write_manifest(folder: Path, images: Mapping[str, Any]) -> Manifest:
 
 
 def files_in(folder: Path) -> list[str]:
-    """List what a manifest claims: paths relative to the folder, with slashes, sorted."""
+    """Return the files that a manifest claims: sorted paths relative to the folder, with slashes."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return sorted(
         path.as_posix()
@@ -85,7 +85,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def claim(*paths: Path) -> None:
-    """Claim files (of a folder: all in it) that were just written, where they lie in the folder of a finished run."""
+    """Add new or rewritten files, or all files of folders, to the manifest of their finished run, if any."""
     for folder in {run for path in paths if (run := _run_of(path)) is not None}:
         known = read_manifest(folder)
         mine = [path for path in paths if _run_of(path) == folder]
@@ -96,7 +96,7 @@ def claim(*paths: Path) -> None:
 
 
 def is_as_claimed(path: Path) -> bool:
-    """Ask whether a file in the folder of a finished run is what it was when it was claimed."""
+    """Return whether a file in the folder of a finished run is unchanged since it was claimed."""
     folder = _run_of(path)
     if folder is None or kind_of(path) != "file":
         return False
@@ -104,7 +104,7 @@ def is_as_claimed(path: Path) -> bool:
 
 
 def _run_of(path: Path) -> Path | None:
-    """Find the finished run that a file belongs to: a manifest.json alone may be anybody's."""
+    """Return the folder of the finished run that a file belongs to; other tools write manifest.json too."""
     around = list(path.parents)[:DEEPEST]
     return next((one for one in around if (one / MANIFEST).exists() and (one / RUN).exists()), None)
 
@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a folder's manifest.
 
     Raises:
-        RunError: there is none; or a byte of it has changed since it was written; or it names files outside the folder.
+        RunError: the manifest is missing, has changed since it was written, or names files outside the folder.
     """
     path = folder / MANIFEST
     if kind_of(path) != "file":
@@ -133,16 +133,16 @@ def read_manifest(folder: Path) -> Manifest:
         reason = f"{type(error).__name__}: {error}"
         raise RunError(f"{MANIFEST} is damaged ({reason}): restore it, or delete it and run again") from error
     if not whole:
-        raise RunError(f"{MANIFEST} has changed since it was written: its own digest does not fit it; restore it")
+        raise RunError(f"{MANIFEST} has changed since it was written (its digest does not match): restore it")
     for name in files:
         inside(folder, name)
     return found
 
 
 def differences(folder: Path, manifest: Manifest | None = None) -> dict[str, str]:
-    """Compare every claimed file with its claim; gives the files that differ, with "is missing" or "has changed".
+    """Compare every file with its claim; return the files that differ, with "is missing" or "has changed".
 
-    A log (`*.log`) may have grown: processes that help a search write to its log after the run has ended.
+    A log (`*.log`) may have grown: worker processes of a search write to it after the run has ended.
     """
     manifest = manifest or read_manifest(folder)
     found = {}
@@ -156,23 +156,23 @@ def differences(folder: Path, manifest: Manifest | None = None) -> dict[str, str
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Give the path of a file that is named in a folder's own files.
+    """Return the path of a file that is named in a folder's own files.
 
     Raises:
-        RunError: the name leads out of the folder: it is absolute, has "..", or passes through a link to outside.
+        RunError: the name leads out of the folder: it is absolute, has "..", or follows a link to outside.
 
     >>> inside(Path("runs/x"), "../y/model.safetensors")
     Traceback (most recent call last):
-    slimcnn.errors.RunError: '../y/model.safetensors' leads out of runs/x: files of a run lie in its folder
+    slimcnn.errors.RunError: '../y/model.safetensors' leads out of runs/x: files of a run must be in its folder
     """
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise RunError(f"{name!r} leads out of {folder}: files of a run lie in its folder")
+        raise RunError(f"{name!r} leads out of {folder}: files of a run must be in its folder")
     return path
 
 
 def digest_of_file(path: Path, length: int | None = None) -> str:
-    """Give the SHA-256 of a file, or of its first `length` bytes, in hexadecimal."""
+    """Return the SHA-256 of a file, or of its first `length` bytes, in hexadecimal."""
     found = hashlib.sha256()
     try:
         left = path.stat().st_size if length is None else length
@@ -181,11 +181,11 @@ def digest_of_file(path: Path, length: int | None = None) -> str:
                 found.update(block)
                 left -= len(block)
     except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}; check its rights") from error
+        raise RunError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
     return found.hexdigest()
 
 
 def _claim_of(path: Path, length: int | None = None) -> Claim:
-    """What a file is now; of a log, to which other processes may have added since, what its first bytes are."""
+    """Return the claim for a file; with `length`, for its first bytes, as other processes may append to logs."""
     size = path.stat().st_size
     return Claim(size if length is None else min(size, length), digest_of_file(path, length))

@@ -1,4 +1,4 @@
-"""Training and eval mode, put back module by module."""
+"""Restore training and eval mode module by module."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def modes_restored(*models: nn.Module) -> Iterator[None]:
-    """After the block, every module of the networks is in the mode that it was in before, also after an error.
+    """Restore the mode of every module after the block, also after an error.
 
-    Set on each module itself: `train()` would set all modules below it alike, and layers may override it.
+    `train()` is not used: it sets all submodules to the same mode, and layers may override it.
 
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3).eval())

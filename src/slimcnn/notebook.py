@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 SHOWN = 30
-"""Rows that a table shows; further ones are counted."""
+"""Maximum number of rows shown; the last row counts the others."""
 
 
 def html_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Write a table; numbers are aligned to the right, everything is escaped.
+    """Render an HTML table; numbers are right-aligned, all text is escaped.
 
     >>> html_table("a < b", ["x"], [[1000]])
     '<table><caption>a &lt; b</caption><tr><th>x</th></tr><tr><td style="text-align:right">1,000</td></tr></table>'

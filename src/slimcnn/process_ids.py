@@ -1,4 +1,4 @@
-"""Names for processes, by which another process can tell later whether they still run."""
+"""Process names that let another process check whether a process still runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _NAME = re.compile(r"(?P<number>\d+)-(?P<start>\d+)@(?P<host>.+)")
 
 
 def this_process() -> str:
-    """Name this process: its number, when it started, and its host.
+    """Return the name of this process: process ID, start time and host.
 
-    The start time tells it from a later process with the same number; it is 0 where the system does not say it.
+    The start time distinguishes it from a later process with the same ID; it is 0 where the system does not report it.
 
     >>> is_running(this_process()), is_running("1-2@another-host"), is_running("not a process")
     (True, None, None)
@@ -22,9 +22,9 @@ def this_process() -> str:
 
 
 def is_running(process: str) -> bool | None:
-    """Tell whether a process named by `this_process` still runs; None if this host cannot know.
+    """Return whether a process named by `this_process` still runs; None if this host cannot know.
 
-    A process that was killed and that its parent has not waited for (a zombie) does not run.
+    A zombie (killed, but not yet waited for by its parent) does not run.
     """
     found = _NAME.fullmatch(process)
     if found is None or found["host"] != node() or os.name != "posix":
@@ -33,7 +33,7 @@ def is_running(process: str) -> bool | None:
     try:
         os.kill(number, 0)
     except PermissionError:
-        pass  # it belongs to another user
+        pass  # runs as another user
     except (ProcessLookupError, OverflowError):
         return False
     state, start = _stat_of(number)
@@ -45,9 +45,9 @@ def _start_of(number: int) -> int:
 
 
 def _stat_of(number: int) -> tuple[str, int]:
-    """Read the state of a process and its start time, in clock ticks since boot; "?" and 0 outside of Linux."""
+    """Return the state of a process and its start time in clock ticks since boot; "?" and 0 outside Linux."""
     try:
-        # The name before ")" may hold spaces; behind it come the fields from the third on.
+        # The process name may contain spaces; the third and later fields follow its closing parenthesis.
         fields = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return fields[0], int(fields[19])
     except (OSError, IndexError, ValueError):

@@ -1,9 +1,8 @@
-"""Names for things: one mechanism for criteria, networks, datasets, losses and steps.
+"""Registries: map names to criteria, networks, datasets, losses and steps.
 
-A folder is a registry's home. Every file in it that decorates something adds a name; the folder is imported when a
-name is first asked for, so a new method is one new file and no other edit. Packages of third parties add entries in
-the same way: a package names a module in the entry-point group `slimcnn.plugins`, and `import_plugin` takes a module
-of the user's.
+Each registry has a home folder. Files in it add entries with a decorator. The folder is imported at the first lookup,
+so a new method is one new file and no other edit. Third-party packages add entries in the same way: a package lists a
+module in the entry-point group `slimcnn.plugins`; `import_plugin` imports a module by name.
 """
 
 from __future__ import annotations
@@ -22,28 +21,28 @@ from slimcnn.importing import import_module, one_line
 T = TypeVar("T")
 
 GROUP = "slimcnn.plugins"
-"""The group of entry points by which installed packages name a module that registers entries when it is imported."""
+"""Entry-point group in which installed packages list modules that register entries when imported."""
 
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One named thing, and where it comes from."""
+    """A registered function or class, with its name and source."""
 
     name: str
     value: T
     source: str
     """The paper, repository or package that defines it."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What else is known about it: published accuracy, image size ..."""
+    """Further facts, such as published accuracy or image size."""
 
     @property
     def summary(self) -> str:
-        """The first line of the thing's docstring."""
+        """The first line of the docstring."""
         return (self.value.__doc__ or "").strip().split("\n")[0]
 
 
 class Registry(Generic[T]):
-    """A mapping from names to functions or classes that fills itself from a folder and from plugins.
+    """A mapping from names to functions or classes, filled from a folder and from plugins.
 
     >>> greetings = Registry("greeting")
     >>> @greetings.add("hello", source="everyday English")
@@ -62,10 +61,10 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
 
     def add(self, name: str, *, source: str, **facts: Any) -> Callable[[T], T]:
-        """Give the decorated function or class a name.
+        """Register the decorated function or class under a name.
 
         Raises:
-            PluginError: the name is taken.
+            PluginError: the name is already taken.
         """
 
         def decorate(value: T) -> T:
@@ -84,10 +83,11 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def split(self, spec: str, refusal: Callable[[str], Exception]) -> tuple[T, dict[str, int | float | str]]:
-        """Read a name with options, `fpdf:bins=4,norm=1`: the thing, a function, and what to call it with.
+        """Parse a name with options, `fpdf:bins=4,norm=1`, into the registered value and its keyword arguments.
 
         Raises:
-            UnknownName: there is no such name; what `refusal` makes of a message: there is no such option.
+            UnknownName: the name is unknown.
+            Exception: an option is unknown or malformed; `refusal` builds this exception from the message.
         """
         name, _, text = spec.partition(":")
         build = self[name].value
@@ -103,7 +103,7 @@ class Registry(Generic[T]):
                 text_wanted = known[key].annotation in (str, "str")
                 options[key] = value if text_wanted else float(value) if "." in value else int(value)
             except (ValueError, KeyError):
-                raise refusal(f"{self.kind} {spec!r}: {option!r} is not an option like bins=4") from None
+                raise refusal(f"{self.kind} {spec!r}: expected an option such as bins=4, found {option!r}") from None
         return build, options
 
     def __iter__(self) -> Iterator[Entry[T]]:
@@ -116,7 +116,7 @@ class Registry(Generic[T]):
 
     def _fill(self) -> None:
         if self._home is not None:
-            home, self._home = self._home, None  # a file in it may itself ask the registry
+            home, self._home = self._home, None  # a file in it may look up names in this registry
             try:
                 for module in pkgutil.iter_modules(importlib.import_module(home).__path__):
                     importlib.import_module(f"{home}.{module.name}")
@@ -127,10 +127,10 @@ class Registry(Generic[T]):
 
 
 def import_plugin(name: str) -> None:
-    """Import a module that registers entries, installed or in the current directory; importing it runs its code.
+    """Import an installed module, or one in the current directory, that registers entries; this runs its code.
 
     Raises:
-        PluginError: there is no such module, its import fails, or it registers a name that is taken.
+        PluginError: the module does not exist, its import fails, or it registers a name that is already taken.
 
     >>> import_plugin("no_such_module")
     Traceback (most recent call last):
@@ -141,16 +141,16 @@ def import_plugin(name: str) -> None:
 
 
 class _Installed:
-    """The plugins of installed packages: imported once, when a registry is first read."""
+    """Plugins of installed packages, imported once, at the first lookup in any registry."""
 
     def __init__(self) -> None:
         self._loaded = False
         self._failure: PluginError | None = None
 
     def load(self) -> None:
-        """Import all plugins; one that fails fails again at every later call, so that no run goes on without it."""
+        """Import all plugins; a failure is raised again at every later call, so no run continues without the plugin."""
         if not self._loaded:
-            self._loaded = True  # a plugin may itself ask a registry
+            self._loaded = True  # a plugin may look up names in a registry
             try:
                 for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
                     _import_installed(point)
@@ -168,7 +168,7 @@ def _import_installed(point: Any) -> None:
         raise PluginError(f"the plugin {point.value!r} of the package {package!r}: {error}") from error
     except (Exception, SystemExit) as error:
         raise PluginError(
-            f"the plugin {point.value!r} of the package {package!r} cannot be imported: {one_line(error)}; repair or "
+            f"the plugin {point.value!r} of the package {package!r} cannot be imported: {one_line(error)}; fix or "
             "uninstall the package"
         ) from error
 

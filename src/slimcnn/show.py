@@ -1,4 +1,4 @@
-"""How long work tells what it does."""
+"""Progress reports of long operations."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Show:
-    """Two ways to tell: a line of text, and a count. Silent by default.
+    """Progress callbacks: one for lines of text, one for counts. Silent by default.
 
-    >>> told = []
-    >>> Show(progress=lambda *count: told.append(count)).counting("tracing")(1, 2)
-    >>> told
+    >>> calls = []
+    >>> Show(progress=lambda *count: calls.append(count)).counting("tracing")(1, 2)
+    >>> calls
     [('tracing', 1, 2)]
     """
 
     say: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int], None] = lambda *_: None
-    """(what, done, in all)."""
+    """(what, done, total)."""
 
     def counting(self, what: str) -> Callable[[int, int], None]:
-        """Give the function (done, in all) that library calls report to."""
+        """Return a progress callback (done, total) for library calls."""
 
         def count(done: int, total: int) -> None:
             self.progress(what, done, total)
@@ -35,7 +35,7 @@ SILENT = Show()
 
 @contextmanager
 def watched(quiet: bool = False) -> Iterator[Show]:
-    """Tell on stderr, or in a notebook: lines, and a bar that counts where there is something to count."""
+    """Show lines and a progress bar on stderr or in a notebook."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

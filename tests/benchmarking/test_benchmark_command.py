@@ -171,13 +171,13 @@ def test_a_run_without_its_checkpoint_is_refused(run: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("benchmark", "what is to be measured?"),
+        ("benchmark", "nothing to measure: "),
         ("benchmark --model resnet8 --runtime onxruntime", "did you mean 'onnxruntime'"),
         ("benchmark --model resnet8 --runtime coreml", "Core ML"),
         ("benchmark --model resnet8 --batch 0", "--batch '0'"),
         ("benchmark --model resnet8 --batch 1,many", "--batch '1,many'"),
         ("benchmark --model resnet8 --threads 0", "--threads '0'"),
-        ("benchmark --model resnet8 --part training", "no part 'training'"),
+        ("benchmark --model resnet8 --part training", "unknown part 'training'"),
         ("benchmark --model resnet9", "did you mean 'resnet8'"),
         ("benchmark nowhere", "no file or folder nowhere"),
         ("benchmark .", "no report at"),

@@ -217,9 +217,9 @@ def test_the_images_stay_as_they_are() -> None:
         ({"rank": 2, "world": 2}, "rank 2 of 2"),
         ({"rank": -1}, "rank -1 of 1"),
         ({"start": -1}, "start -1"),
-        ({"world": 3, "seed": 0}, "a batch of 4 cannot be cut into 3 equal parts"),
+        ({"world": 3, "seed": 0}, "a batch of 4 cannot be split into 3 equal parts"),
         ({"size": 20, "world": 20, "seed": 0}, "10 images are too few for 20"),
-        ({"normalization": PLAIN}, "1 channels cannot serve images of 3"),
+        ({"normalization": PLAIN}, "has 1 channels, the images have 3"),
     ],
 )
 def test_batches_that_cannot_be_are_refused_at_once(arguments: dict[str, object], message: str) -> None:

@@ -65,8 +65,8 @@ GOOD_SHEET = png(np.zeros((2, 4, 3), np.uint8))
 @pytest.mark.parametrize(
     ("sheet", "labels", "message"),
     [
-        (GOOD_SHEET[:-20], b"[1, 2]", "a.png is not a whole PNG"),
-        (b"GIF89a", b"[1, 2]", "a.png is not a whole PNG"),
+        (GOOD_SHEET[:-20], b"[1, 2]", "a.png is not a complete PNG"),
+        (b"GIF89a", b"[1, 2]", "a.png is not a complete PNG"),
         (png(np.zeros((2, 4), np.uint8)), b"[1, 2]", "a.png is a L sheet 4 wide"),
         (png(np.zeros((2, 5, 3), np.uint8)), b"[1, 2]", "a.png is a RGB sheet 5 wide"),
         (GOOD_SHEET, b"[1, 2", "labels.json is not JSON"),
@@ -85,12 +85,12 @@ def test_broken_sheets_are_refused_by_name(sheet: bytes, labels: bytes, message:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (b"no gzip", "images.gz is not a whole gzip file"),
-        (idx_file((2, 1, 1), bytes(2))[:-4], "images.gz is not a whole gzip file"),
+        (b"no gzip", "images.gz is not a complete gzip file"),
+        (idx_file((2, 1, 1), bytes(2))[:-4], "images.gz is not a complete gzip file"),
         (idx_file((2,), bytes(2)), "images.gz is not an IDX file of bytes with 3 axes: it begins with 00 00 08 01"),
         (gzip.compress(b""), "images.gz is not an IDX file"),
         (gzip.compress(bytes([0, 0, 8, 3, 0])), "images.gz is not an IDX file"),
-        (idx_file((2, 1, 2), bytes(3)), r"images.gz says shape \(2, 1, 2\) but holds 3 bytes"),
+        (idx_file((2, 1, 2), bytes(3)), r"images.gz declares shape \(2, 1, 2\) but holds 3 bytes"),
     ],
     # gzip writes the time into its files: as names of tests they would differ from process to process.
     ids=["no gzip", "cut off", "one axis", "empty", "no header", "too few bytes"],

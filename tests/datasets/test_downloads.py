@@ -125,7 +125,7 @@ def test_a_damaged_cache_is_made_again_and_never_used(
     kept = tmp_path / "cache" / "tiny.safetensors"
     whole = kept.read_bytes()
     damage(kept)
-    with refused(DataError, "cache/tiny.safetensors is damaged", "tiny is not at hand"):
+    with refused(DataError, "cache/tiny.safetensors is damaged", "tiny was not found"):
         load(what, tmp_path / "cache")
     assert same(first, load(what, tmp_path / "cache", places[0]))
     assert kept.read_bytes() == whole
@@ -134,7 +134,7 @@ def test_a_damaged_cache_is_made_again_and_never_used(
 def test_a_cache_of_another_dataset_is_not_taken(tiny: Any, places: list[Path], tmp_path: Path) -> None:
     load(tiny.published(), tmp_path / "cache", places[0])
     (tmp_path / "cache" / "tiny.safetensors").rename(tmp_path / "cache" / "other.safetensors")
-    with refused(DataError, "other is not at hand"):
+    with refused(DataError, "other was not found"):
         load(tiny.published(name="other", fingerprint="0" * 64), tmp_path / "cache")
 
 
@@ -207,13 +207,13 @@ def test_labels_for_other_images_are_refused(tiny: Any, tmp_path: Path, write_fo
 def test_a_truncated_archive_is_refused(tiny: Any, tmp_path: Path, write_archive: Write, share: float) -> None:
     archive = write_archive(tmp_path / "tiny-binary.tar.gz", tiny.binary())
     os.truncate(archive, int(share * archive.stat().st_size))
-    with refused(DataError, "tiny-binary.tar.gz", "not whole|not in the archive"):
+    with refused(DataError, "tiny-binary.tar.gz", "incomplete|not in the archive"):
         load(tiny.published(), tmp_path / "cache", archive)
 
 
 def test_an_archive_that_is_none_is_refused(tiny: Any, tmp_path: Path) -> None:
     (tmp_path / "tiny-binary.tar.gz").write_text("<html>404</html>")
-    with refused(DataError, "tiny-binary.tar.gz", "damaged or not whole"):
+    with refused(DataError, "tiny-binary.tar.gz", "damaged or incomplete"):
         load(tiny.published(), tmp_path)
 
 
@@ -255,8 +255,8 @@ def test_the_first_origin_that_works_is_taken(tiny: Any, tmp_path: Path) -> None
         replace(whole, files=tuple({**tiny.binary(), "test.bin": b"1"}.items())),
     )
     assert len(load(tiny.published(origins=(*broken, whole)), tmp_path / "a").train) == 9
-    words = ["shop: closed", "shop: No space left", "it holds no tiny", "test.bin has 1 bytes"]
-    with refused(DataError, "tiny is not at hand", *words, f"put tiny-binary.tar.gz .* into {tmp_path}"):
+    words = ["shop: closed", "shop: No space left", "does not contain tiny", "test.bin has 1 bytes"]
+    with refused(DataError, "tiny was not found", *words, f"put tiny-binary.tar.gz .* into {tmp_path}"):
         load(tiny.published(origins=broken), tmp_path / "b")
     assert list((tmp_path / "b").iterdir()) == []
 

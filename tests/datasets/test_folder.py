@@ -173,7 +173,7 @@ def spoil(kind: str, folder: Path) -> str:
         return "red/more.png is not an image"
     if kind == "text called png":
         target.write_text("nice")
-        return "red/3.png is broken: not an image that can be read"
+        return "red/3.png is broken: not a readable image"
     if kind == "truncated":
         target.write_bytes(target.read_bytes()[:-30])
         return "red/3.png is broken"
@@ -220,7 +220,7 @@ def test_hidden_and_loose_files_do_not_disturb(paint: Paint) -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (["train", "tset"], "has the folders train, tset: expected train and perhaps"),
+        (["train", "tset"], "has the folders train, tset: expected train, and optionally"),
         (["train", "val", "validation"], "has the folders train, val, validation"),
         (["val", "test"], "has test, val but no train folder"),
     ],
@@ -236,7 +236,7 @@ def test_a_class_that_training_lacks_is_refused(paint: Paint) -> None:
     paint("train", 4)
     folder = paint("test", 4)
     (folder / "test" / "red").rename(folder / "test" / "pink")
-    with pytest.raises(DataError, match="test has the class 'pink' that train lacks"):
+    with pytest.raises(DataError, match="test has the class 'pink', train does not"):
         load_dataset(folder)
 
 

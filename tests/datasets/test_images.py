@@ -80,7 +80,7 @@ def test_a_normalization_that_makes_no_sense_is_refused(mean: tuple[float, ...],
 
 
 def test_a_normalization_for_other_channels_is_refused() -> None:
-    with pytest.raises(DataError, match="1 channels cannot serve images of 3"):
+    with pytest.raises(DataError, match="has 1 channels, the images have 3"):
         Normalization((0.5,), (0.5,))(some().pixels)
 
 
@@ -99,8 +99,8 @@ def dataset(**changes: object) -> Dataset:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"test": some(classes=4)}, "mine: labels 0 to 3 in its test part, but it has 3 classes"),
-        ({"validation": some(0)}, "mine: no images in its validation part"),
+        ({"test": some(classes=4)}, "mine: test images have labels 0 to 3, but there are 3 classes"),
+        ({"validation": some(0)}, "mine: no validation images"),
         ({"test": some(shape=(3, 4, 4))}, r"test images are \(3, 4, 4\), train images \(3, 5, 4\)"),
     ],
 )

@@ -50,7 +50,7 @@ def test_every_published_dataset_is_described_without_contradiction(name: str) -
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_what_is_not_at_hand_is_said_in_one_line_with_the_files_to_put_there(
+def test_what_was_not_found_is_said_in_one_line_with_the_files_to_put_there(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No program is found, and all addresses lead to a proxy that nobody runs.
@@ -65,7 +65,7 @@ def test_what_is_not_at_hand_is_said_in_one_line_with_the_files_to_put_there(
         load_dataset(name, root=tmp_path)
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith(f"{name} is not at hand (http")
+    assert message.startswith(f"{name} was not found (http")
     assert message.endswith(f"into {tmp_path} and try again")
     for layout in what.layouts:
         assert (layout.archive or layout.train[0]) in message

@@ -67,5 +67,5 @@ def test_the_last_image_of_a_class_stays() -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 9, 11])
 def test_what_cannot_be_held_out_is_said(count: int) -> None:
-    with pytest.raises(DataError, match=f"cannot hold out {count} of 10 images in 2 classes and leave 1 a class"):
+    with pytest.raises(DataError, match=f"cannot hold out {count} of 10 images in 2 classes and keep 1 per class"):
         split(torch.tensor([0] * 5 + [1] * 5), count, "test")

@@ -96,10 +96,10 @@ def test_a_file_whose_teacher_is_not_known_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "answers.npy"
     answers(path).write(0, torch.tensor([0]), torch.zeros(1, 7))
     (tmp_path / "answers.json").unlink()
-    with pytest.raises(RunError, match=r"answers.json .* which teacher"):
+    with pytest.raises(RunError, match=r"answers.json .* identify the teacher"):
         answers(path)
     (tmp_path / "answers.json").write_text('{"tea')
-    with pytest.raises(RunError, match=r"answers.json .* which teacher"):
+    with pytest.raises(RunError, match=r"answers.json .* identify the teacher"):
         answers(path)
 
 

@@ -209,13 +209,13 @@ def test_without_labels_answers_that_differ_from_float_count_as_lost(tmp_path: P
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (torch.zeros(0, 3, 8, 8), "calibration images are missing"),
-        ([], "calibration images are missing"),
-        (torch.zeros(4, 3, 9, 9), r"images must be like the example \(nx3x8x8\); found"),
-        (torch.full((4, 3, 8, 8), float("nan")), "4 of 4 calibration images hold NaN or infinite numbers"),
+        (torch.zeros(0, 3, 8, 8), "no calibration images"),
+        ([], "no calibration images"),
+        (torch.zeros(4, 3, 9, 9), r"images must have the shape of the example \(nx3x8x8\); found"),
+        (torch.full((4, 3, 8, 8), float("nan")), "4 of 4 calibration images contain NaN or infinite values"),
         (
             torch.cat([images(2), images(2) / 0]),
-            "2 of 4 calibration images hold NaN or infinite numbers, first number 2",
+            "2 of 4 calibration images contain NaN or infinite values, the first at index 2",
         ),
         (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), "give the normalization"),
     ],
@@ -235,7 +235,7 @@ def test_unknown_engines_missing_packages_and_impossible_fine_tuning_say_what_to
 ) -> None:
     with pytest.raises(UnknownName, match="unknown engine 'ncnf': did you mean 'nncf'"):
         quantize(small(), EXAMPLE, out=tmp_path, images=images(4), engine="ncnf")
-    with pytest.raises(ExportError, match=r"onnxruntime.* does not fine-tune: choose nncf"):
+    with pytest.raises(ExportError, match=r"onnxruntime.* does not support fine-tuning: choose nncf"):
         quantize(small(), EXAMPLE, out=tmp_path, images=images(4), engine="onnxruntime", fine_tune=print)
     for name in NAMES:
         one = engines[name].value
@@ -245,7 +245,7 @@ def test_unknown_engines_missing_packages_and_impossible_fine_tuning_say_what_to
 
 
 def test_a_network_without_scores_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"gives \(\d+, 4, 6, 6\) instead of scores \(n, classes\)"):
+    with pytest.raises(ExportError, match=r"returns \(\d+, 4, 6, 6\) instead of scores \(n, classes\)"):
         quantize(nn.Conv2d(3, 4, 3), EXAMPLE, out=tmp_path, images=images(4), engine="onnxruntime")
 
 

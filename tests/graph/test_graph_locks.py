@@ -33,24 +33,24 @@ def line_here(text: str) -> int:
 
 
 @pytest.mark.parametrize(("middle", "reason"), [
-    (lambda y: y * y.mean(1, keepdim=True), "mixed over its channels"),
-    (lambda y: y * y.amax(1, keepdim=True).sigmoid(), "mixed over its channels"),
-    (lambda y: y / (1 + y.norm(dim=1, keepdim=True)), "mixed over its channels"),
-    (lambda y: F.normalize(y, dim=1), "mixed over its channels"),
-    (lambda y: y.softmax(1), "compared with each other"),
-    (lambda y: y.cumsum(1), "compared with each other"),
+    (lambda y: y * y.mean(1, keepdim=True), "reduced over its channels"),
+    (lambda y: y * y.amax(1, keepdim=True).sigmoid(), "reduced over its channels"),
+    (lambda y: y / (1 + y.norm(dim=1, keepdim=True)), "reduced over its channels"),
+    (lambda y: F.normalize(y, dim=1), "reduced over its channels"),
+    (lambda y: y.softmax(1), "computed across its channels"),
+    (lambda y: y.cumsum(1), "computed across its channels"),
     (lambda y: F.layer_norm(y, y.shape[1:]), "normalized together: the statistics would change"),
     (lambda y: F.group_norm(y, 2), "normalized together: the statistics would change"),
     (lambda y: F.avg_pool1d(y.flatten(2).transpose(1, 2), 2).repeat(1, 1, 2).transpose(1, 2).unflatten(2, (8, 8)),
-     "pooled or resampled together"),
-    (lambda y: F.local_response_norm(y, 3), "pooled or resampled together"),
-    (lambda y: y + torch.linspace(0, 1, y.shape[1]).view(1, -1, 1, 1), "meets a tensor whose channels must stay"),
-    (lambda y: torch.fft.fft(y, dim=1).real, "an operation whose effect on channels is not known"),
-    (lambda y: y * float(y[0, 2, 0, 0]), "read by the program, or indexed in a way that is not followed"),
+     "pooled or resampled across its channels"),
+    (lambda y: F.local_response_norm(y, 3), "pooled or resampled across its channels"),
+    (lambda y: y + torch.linspace(0, 1, y.shape[1]).view(1, -1, 1, 1), "combined with a tensor that cannot be pruned"),
+    (lambda y: torch.fft.fft(y, dim=1).real, "operation without a rule"),
+    (lambda y: y * float(y[0, 2, 0, 0]), "its values are read by the code or used in unsupported indexing"),
     (lambda y: F.dropout(y, 0.5, training=True), "random numbers are drawn for these channels"),
     (lambda y: y + 0.1 * torch.randn_like(y), "random numbers are drawn for these channels"),
     (lambda y: (y.flatten(2) @ (y.flatten(2).transpose(1, 2) @ y.flatten(2))).unflatten(2, (8, 8)),
-     "multiplied with each other and summed"),
+     "summed over in a product of two activations or two weights"),
 ])  # fmt: skip
 def test_channels_that_look_at_each_other_stay(middle: object, reason: str) -> None:
     graph = through(middle)
@@ -101,14 +101,14 @@ def test_a_channel_picked_out_by_its_position_stays(where: int) -> None:
         return n.b(y * y[:, where].unsqueeze(1).sigmoid())
 
     graph = traced(Net(run, a=Conv(3, 8, 1), b=Conv(8, 5, 1)))
-    assert "picked out by its position" in reasons(graph)["a"]
+    assert "selected by its position" in reasons(graph)["a"]
 
 
 def test_two_channels_are_too_few_to_try_a_cut() -> None:
     net = Net(lambda n, x: n.b(n.a(x).view(x.shape[0], 2, -1).flatten(1)), a=Conv(3, 2, 1), b=nn.Linear(128, 5))
     graph = traced(net)
     assert sizes(graph) == {}
-    assert reasons(graph) == {"a": {"its channels hang together in one or two parts: too few to try a cut"}}
+    assert reasons(graph) == {"a": {"fewer than three independent channels: too few for a trial cut"}}
 
 
 def test_statistics_kept_outside_the_network_stay() -> None:
@@ -116,7 +116,7 @@ def test_statistics_kept_outside_the_network_stay() -> None:
     net = Net(lambda n, x: n.b(F.batch_norm(n.a(x), mean, var)), a=Conv(3, 8, 1), b=Conv(8, 5, 1))
     graph = trace(net, image())
     assert sizes(graph) == {}
-    assert reasons(graph) == {"a": {"one value per channel that must stay"}}
+    assert reasons(graph) == {"a": {"combined with per-channel values that cannot be pruned"}}
 
 
 def test_a_blur_with_one_kernel_for_all_channels_is_no_reason_to_stay() -> None:
@@ -134,7 +134,7 @@ def test_a_fixed_kernel_that_differs_between_channels_stays() -> None:
     net = Net(
         lambda n, x: n.b(F.conv2d(n.a(x), kernel.to(n.b.weight.dtype), groups=8)), a=Conv(3, 8, 1), b=Conv(8, 5, 1)
     )
-    assert reasons(traced(net)) == {"a": {"read by a depthwise convolution without a weight of its own"}}
+    assert reasons(traced(net)) == {"a": {"read by a depthwise convolution whose weight cannot be pruned"}}
 
 
 # --- sizes that are written into the code --------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def hard_check(n: Net, x: torch.Tensor) -> torch.Tensor:
 def test_a_size_in_the_code_is_found_and_its_line_is_named(run: object) -> None:
     graph = traced(Net(run, a=Conv(3, 8, 1), b=nn.Linear(512, 5)))  # type: ignore[arg-type]
     assert sizes(graph) == {}
-    assert all(reason.startswith("a size in the code does not follow a cut") for reason in reasons(graph)["a"])
+    assert all(reason.startswith("hard-coded size in the code") for reason in reasons(graph)["a"])
     line = line_here(f"# written: {run.__name__}")  # type: ignore[attr-defined]
     assert place_of(graph, "a").endswith(f"(test_graph_locks.py:{line})")
 
@@ -187,7 +187,7 @@ def test_a_size_in_the_code_is_found_and_its_line_is_named(run: object) -> None:
 def test_a_python_check_of_the_size_is_found() -> None:
     graph = traced(Net(hard_check, a=Conv(3, 8, 1), b=nn.Linear(512, 5)))
     assert sizes(graph) == {}
-    assert reasons(graph) == {"a": {"a size in the code does not follow a cut: 8 channels please"}}
+    assert reasons(graph) == {"a": {"hard-coded size in the code: 8 channels please"}}
 
 
 def test_an_expansion_to_a_written_size_stays() -> None:

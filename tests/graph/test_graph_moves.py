@@ -195,4 +195,4 @@ def test_sampling_at_coordinates_that_the_network_computes_locks_those() -> None
 
     graph = traced(Net(run, a=Conv(3, 8, 1), where=Conv(3, 2, 1), b=Conv(8, 5, 1)))
     assert sizes(graph) == {"a": 8}
-    assert reasons(graph) == {"where": {"coordinates"}}
+    assert reasons(graph) == {"where": {"used as sampling coordinates"}}

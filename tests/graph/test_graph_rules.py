@@ -175,7 +175,7 @@ def test_standardized_weights_lock_what_they_read_and_free_what_they_make() -> N
 
     graph = traced(Net(run, a=Conv(3, 8, 1), b=Conv(8, 6, 1, bias=False), c=Conv(6, 5, 1)))
     assert sizes(graph) == {"b": 6}
-    assert "mixed over its channels" in reasons(graph)["a"]
+    assert "reduced over its channels" in reasons(graph)["a"]
 
 
 # --- tensors that meet -----------------------------------------------------------------------------------------
@@ -311,5 +311,5 @@ def test_weight_norm_is_locked_and_told_apart_by_name(weight_norm: object) -> No
     net = nn.Sequential(Conv(3, 8, 1), nn.ReLU(), weight_norm(Conv(8, 6, 1)), Conv(6, 8, 1), Conv(8, 5, 1))  # type: ignore[operator]
     graph = traced(net)
     assert sizes(graph) == {"3": 8}
-    assert reasons(graph)["2"] == {"a weight under weight_norm (remove_weight_norm first)"}
-    assert reasons(graph)["0"] == {"read by a weight that must stay"}
+    assert reasons(graph)["2"] == {"weight under weight_norm (call remove_weight_norm first)"}
+    assert reasons(graph)["0"] == {"read by a weight that cannot be pruned"}

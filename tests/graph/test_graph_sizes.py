@@ -95,7 +95,7 @@ def test_a_number_that_also_scales_the_channels_must_stay() -> None:
 def test_channels_that_are_scaled_by_their_number_stay(scale: Any) -> None:
     graph = traced(Net(lambda n, x: n.b(scale(n.a(x))), a=Conv(3, 8, 1), b=Conv(8, 5, 1)))
     assert sizes(graph) == {}
-    assert reasons(graph) == {"a": {"scaled or shifted by a number that depends on how many channels there are"}}
+    assert reasons(graph) == {"a": {"scaled or shifted by a value that depends on the number of channels"}}
 
 
 def test_a_file_may_not_write_to_what_is_no_number_of_channels(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_dropout_in_a_network_changes_nothing() -> None:
 def test_hooks_that_change_the_output_are_part_of_the_network() -> None:
     net = nn.Sequential(Conv(3, 8, 1), nn.ReLU(), Conv(8, 5, 1))
     net[1].register_forward_hook(lambda module, inputs, output: output * output.mean(1, keepdim=True))
-    assert reasons(traced(net)) == {"0": {"mixed over its channels"}}
+    assert reasons(traced(net)) == {"0": {"reduced over its channels"}}
 
 
 def test_gradients_switched_on_inside_change_nothing() -> None:

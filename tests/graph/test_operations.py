@@ -76,11 +76,11 @@ def test_a_rule_from_outside_frees_the_channels_that_an_unknown_operation_locks(
 
 @pytest.mark.usefixtures("table_restored")
 def test_a_wrong_rule_is_refused_with_what_to_do() -> None:
-    with pytest.raises(PluginError, match=r"'aten\.relu' has an entry already: remove one"):
+    with pytest.raises(PluginError, match=r"'aten\.relu' already has a rule: remove one"):
         rule("aten.relu", like="aten.gelu")
-    with pytest.raises(PluginError, match="write the namespace too"):
+    with pytest.raises(PluginError, match="add the namespace"):
         rule("double", like="aten.relu")
-    with pytest.raises(PluginError, match=r"no entry for that operation; write a rule \(see docs/graph.md\)"):
+    with pytest.raises(PluginError, match=r"this operation has no rule; write one \(see docs/graph.md\)"):
         rule("my_ops.one", like="my_ops.other")
     assert operation("my_ops.one").rule is None
 

@@ -58,7 +58,7 @@ def test_numbers_that_were_not_in_the_original_are_noticed() -> None:
     codes = zoo_law.address(net)
     other = plain_without(net, 5, 5)
     other[3].weight.data.uniform_(0.001, 0.002)
-    with pytest.raises(ValueError, match=r"3\.weight holds numbers that the original has not"):
+    with pytest.raises(ValueError, match=r"3\.weight holds values that are not in the original"):
         zoo_law.judge(net, other, codes, torch.zeros(1, 3, 9, 9))
 
 

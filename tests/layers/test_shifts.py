@@ -166,7 +166,7 @@ def test_channel_shift_goes_round_and_is_undone_by_the_other_groups() -> None:
     x = torch.randn(2, 12, 3, 3)
     assert torch.equal(ChannelShift(3)(x), torch.roll(x, 4, 1))
     assert torch.equal(ChannelShift(3)(ChannelShift(3)(ChannelShift(3)(x))), x)
-    with pytest.raises(ModelError, match="12 channels cannot be parted into 5"):
+    with pytest.raises(ModelError, match="12 channels cannot be divided into 5"):
         ChannelShift(5)(x)
 
 
@@ -320,13 +320,13 @@ def test_kernels_sum_to_one() -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: GroupedShift(9, 2), "kernel=2 is impossible"),
+        (lambda: GroupedShift(9, 2), "kernel=2 is invalid"),
         (lambda: GroupedShift(9, 3, order="sorted"), "choose 'interleaved' or 'blocks'"),  # type: ignore[arg-type]
-        (lambda: GroupedShift(9, 3, stride=0), "stride=0 is impossible"),
-        (lambda: SparseShift(9, penalty=-1), "penalty=-1 is impossible"),
-        (lambda: ChannelShift(1), "groups=1 is impossible"),
-        (lambda: GroupedShift(9)(torch.zeros(1, 8, 4, 4)), r"moves 9 channels .* given \(1, 8, 4, 4\)"),
-        (lambda: ActiveShift(9)(torch.zeros(9, 4, 4)), r"moves 9 channels .* given \(9, 4, 4\)"),
+        (lambda: GroupedShift(9, 3, stride=0), "stride=0 is invalid"),
+        (lambda: SparseShift(9, penalty=-1), "penalty=-1 is invalid"),
+        (lambda: ChannelShift(1), "groups=1 is invalid"),
+        (lambda: GroupedShift(9)(torch.zeros(1, 8, 4, 4)), r"expects images \(n, 9, h, w\), found \(1, 8, 4, 4\)"),
+        (lambda: ActiveShift(9)(torch.zeros(9, 4, 4)), r"expects images \(n, 9, h, w\), found \(9, 4, 4\)"),
     ],
 )
 def test_impossible_things_are_refused(make: Callable[[], object], complaint: str) -> None:

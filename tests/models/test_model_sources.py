@@ -110,7 +110,7 @@ def test_torchvision_segmentation_does_not_fetch_its_backbone() -> None:
 @pytest.mark.parametrize("spec", ["timm:resnet18", "torchvision:resnet18", "their_net:anything"])
 @pytest.mark.parametrize("argument", ["pretrained", "weights", "checkpoint_path"])
 def test_arguments_that_would_fetch_weights_are_refused(spec: str, argument: str, their: str) -> None:
-    with pytest.raises(ModelError, match="networks start random; give a weights file"):
+    with pytest.raises(ModelError, match="networks start with random weights; give a weights file"):
         resolve(spec, **{argument: "DEFAULT"})
 
 
@@ -154,7 +154,7 @@ def test_common_arguments_are_left_out_where_nobody_takes_them(their: str) -> No
 
 def test_an_argument_that_json_cannot_hold_is_refused(their: str) -> None:
     for value in (object(), float("nan")):
-        with pytest.raises(ModelError, match="arguments of their_net:anything must be numbers, text"):
+        with pytest.raises(ModelError, match="arguments of their_net:anything must be JSON values"):
             resolve("their_net:anything", width=value)
 
 
@@ -173,8 +173,8 @@ def test_a_function_of_an_installed_package() -> None:
         ("their_net:missing", "module 'their_net' has no 'missing'"),
         ("no_such_file:build", "no module 'no_such_file' .* nor in the current directory"),
         ("torch.no_such_part:build", "no module 'torch.no_such_part'"),
-        ("their_net.py:build", "write package.module:function, dots and no path"),
-        ("folder/their_net:build", "write package.module:function, dots and no path"),
+        ("their_net.py:build", "write package.module:function, with dots, no path"),
+        ("folder/their_net:build", "write package.module:function, with dots, no path"),
         ("their_net:", "write package.module:function"),
         (":build", "write package.module:function"),
         ("their_broken:build", r"failed: ModuleNotFoundError: .*nothing_of_that_name.* \(their_broken.py, line 2\)"),

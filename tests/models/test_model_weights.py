@@ -153,13 +153,13 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:
     for name, complaint in {
         "nowhere.pth": "no weights file",
         "folder.safetensors": "it is a folder",
-        "page.safetensors": "no safetensors file, or a truncated one",
-        "empty.safetensors": "no safetensors file, or a truncated one",
-        "cut.safetensors": "no safetensors file, or a truncated one",
-        "page.pth": "damaged, or torch.save did not write it",
-        "empty.pth": "damaged, or torch.save did not write it",
-        "cut.pth": "damaged, or torch.save did not write it",
-        "weights.h5": "no known ending: weights are .safetensors, or .pt",
+        "page.safetensors": "is truncated or not a safetensors file",
+        "empty.safetensors": "is truncated or not a safetensors file",
+        "cut.safetensors": "is truncated or not a safetensors file",
+        "page.pth": "is damaged or was not written by torch.save",
+        "empty.pth": "is damaged or was not written by torch.save",
+        "cut.pth": "is damaged or was not written by torch.save",
+        "weights.h5": "unknown file extension: weights are .safetensors, or .pt",
     }.items():
         with pytest.raises(WeightsError, match=complaint) as refusal:
             load_weights(network(), tmp_path / name)
@@ -237,7 +237,7 @@ def test_checkpoints_of_torchvisions_references_and_of_timms_script_load(tmp_pat
 def test_code_in_a_file_is_refused_and_never_run(tmp_path: Path, content: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(WeightsError, match="not readable without unpickling code: it holds") as refusal:
+    with pytest.raises(WeightsError, match="cannot be read without unpickling code: it contains") as refusal:
         load_weights(network(), tmp_path / "file.pth")
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "exploded").exists()
@@ -266,10 +266,10 @@ def test_a_harmless_name_gives_access_to_nothing_else(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (torch.ones(3), "holds a Tensor, not named weights"),
-        ([torch.ones(3)], "holds a list, not named weights"),
-        ({}, "no plain state dict: nothing"),
-        ({"epoch": 3, "lr": 0.1}, "no plain state dict: epoch, lr beside or instead of tensors"),
+        (torch.ones(3), "contains a Tensor, not a state dict"),
+        ([torch.ones(3)], "contains a list, not a state dict"),
+        ({}, "not a plain state dict: it contains nothing"),
+        ({"epoch": 3, "lr": 0.1}, "not a plain state dict: it contains epoch, lr besides or instead of tensors"),
     ],
 )
 def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: Any, complaint: str) -> None:

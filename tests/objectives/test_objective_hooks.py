@@ -140,5 +140,5 @@ def test_hooks_that_would_not_be_called_are_refused() -> None:
 
         def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss: ...
 
-    with pytest.raises(RecipeError, match="Unrelated has a method `before_step` but is no Objective"):
+    with pytest.raises(RecipeError, match="Unrelated has a method `before_step` but is not an Objective"):
         as_objective(Unrelated())

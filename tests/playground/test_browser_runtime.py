@@ -72,7 +72,9 @@ def test_the_second_origin_is_asked_where_the_first_fails(tmp_path: Path) -> Non
 
 
 def test_no_origin_at_hand_says_what_to_put_where(tmp_path: Path) -> None:
-    message = rf"cannot be fetched \(the shelf: it is empty\): put {runtime.PACKAGE}.tgz into {tmp_path} and try again"
+    message = (
+        rf"cannot be downloaded \(the shelf: it is empty\): put {runtime.PACKAGE}.tgz into {tmp_path} and try again"
+    )
     with pytest.raises(DataError, match=message):
         browser_runtime(tmp_path, (Shelf(None),))
 
@@ -80,10 +82,10 @@ def test_no_origin_at_hand_says_what_to_put_where(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (archive(CONTENT | {runtime.BINARY: b"evil"}), "has SHA-256 .* expected .*: it was changed"),
-        (archive({runtime.SCRIPT: CONTENT[runtime.SCRIPT]}), "damaged or not whole"),
-        (archive(CONTENT)[:40], "damaged or not whole"),
-        (b"no archive", "damaged or not whole"),
+        (archive(CONTENT | {runtime.BINARY: b"evil"}), "has SHA-256 .* expected .*: the file was changed"),
+        (archive({runtime.SCRIPT: CONTENT[runtime.SCRIPT]}), "damaged or incomplete"),
+        (archive(CONTENT)[:40], "damaged or incomplete"),
+        (b"no archive", "damaged or incomplete"),
     ],
     ids=["changed", "incomplete", "truncated", "no archive"],
 )

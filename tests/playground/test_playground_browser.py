@@ -171,7 +171,9 @@ def test_a_file_that_is_no_image_is_answered_in_words_and_the_next_image_as_usua
     before = int(page.run("document.body.dataset.shown"))
     drop(page, b"Dear diary", "<i>diary</i>.txt", "text/plain")
     page.wait("!document.getElementById('problem').hidden")
-    assert page.run("document.getElementById('problem').textContent").startswith("<i>diary</i>.txt is no image that")
+    assert page.run("document.getElementById('problem').textContent").startswith(
+        "<i>diary</i>.txt is not an image that"
+    )
     drop(page, small.samples[1].png, "next.png", "image/png")
     page.wait(SHOWN.format(before + 1))
     assert page.run("document.getElementById('problem').hidden")

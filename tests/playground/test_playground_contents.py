@@ -107,8 +107,8 @@ def test_a_curve_is_refused_with_the_folders_of_its_sizes(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("network", "shape", "message"),
     [
-        (nn.Flatten(), (4, 2, 2), r"takes images \(4, 2, 2\): a browser gives gray"),
-        (nn.Identity(), (1, 2, 2), r"returns \(1, 1, 2, 2\) for one image: the page shows classifiers"),
+        (nn.Flatten(), (4, 2, 2), r"takes images \(4, 2, 2\): a browser provides gray"),
+        (nn.Identity(), (1, 2, 2), r"returns \(1, 1, 2, 2\) for one image: the page needs a classifier"),
     ],
 )
 def test_what_a_browser_cannot_show_is_refused(network: nn.Module, shape: tuple[int, ...], message: str) -> None:
@@ -142,7 +142,7 @@ def test_the_command_opens_the_page_in_the_browser_unless_told_not_to(
     said = capsys.readouterr()
     assert json.loads(said.out) == {"page": str(written), "networks": ["original", "compressed"]}
     assert opened == [written.as_uri()]
-    assert "no browser here: copy the page" in said.err
+    assert "no browser found: copy the page" in said.err
     call(f"show {finished} --out '{tmp_path}/a page' --no-open", monkeypatch)
     assert len(opened) == 1
     assert capsys.readouterr().out == f"page: {written}\n"

@@ -62,7 +62,7 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         with (
-            pytest.raises(RunError, match=f"cannot serve on port {taken}: .*; leave --port out"),
+            pytest.raises(RunError, match=f"cannot serve on port {taken}: .*; leave out --port"),
             served(tmp_path, taken),
         ):
             pass

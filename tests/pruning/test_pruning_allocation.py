@@ -205,7 +205,7 @@ def test_an_unreachable_target_names_what_is_in_the_way() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Softmax(1), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 5, 1))
     said = refused(model, Target(macs=0.1, min_channels=2, round_to=4, protect=("2",)))
     for part in (
-        "0 (compared with each other)",
+        "0 (computed across its channels)",
         "4 (the network's output)",
         "protected: 2",
         "round_to=4",
@@ -223,14 +223,15 @@ def test_when_nothing_may_go_the_target_is_unreachable(target: Target) -> None:
 
 
 def test_a_ratio_of_less_than_one_channel_says_so() -> None:
-    assert "of 8 channels, the most in a layer, 0.1 is less than one" in refused(plain(8, 8), Target(pruning_ratio=0.1))
+    said = refused(plain(8, 8), Target(pruning_ratio=0.1))
+    assert "0.1 of the widest group (8 channels) is less than one channel" in said
 
 
 @pytest.mark.parametrize(
     "target", [Target(macs=0.5), Target(pruning_ratio=0.5), Target(pruning_ratio=0.5, scope="global")]
 )
 def test_a_network_without_any_free_channel_cannot_be_made_smaller(target: Target) -> None:
-    assert "in the way" in refused(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Softmax(1), nn.Conv2d(8, 5, 1)), target)
+    assert "limited by" in refused(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Softmax(1), nn.Conv2d(8, 5, 1)), target)
 
 
 @pytest.mark.parametrize("target", [Target(macs=0.5, protect=("layer9.*",)), Target(per_layer={"layer9.*": 0.5})])
@@ -258,7 +259,7 @@ def test_cutting_what_the_criterion_cannot_score_is_refused() -> None:
 def test_scores_of_another_network_are_refused() -> None:
     graph, _ = setting(plain(8, 8))
     for other in (plain(8), plain(8, 9)):
-        with pytest.raises(TargetError, match="the scores are of another network: '3' has 8 channels"):
+        with pytest.raises(TargetError, match="the scores are for another network: '3' has 8 channels"):
             allocate(graph, setting(other)[1], Target(pruning_ratio=0.5))
 
 

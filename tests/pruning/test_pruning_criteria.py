@@ -239,8 +239,8 @@ def test_an_unknown_name_is_met_with_a_suggestion(network: nn.Module, graph: Cha
 
 
 @pytest.mark.parametrize(("spec", "said"), [
-    ("fpdf:bins", "'bins' is not an option like bins=4"), ("fpdf:bins=", "is not an option like bins=4"),
-    ("fpdf:bins=many", "is not an option like bins=4"), ("fpdf:bin=4", "no option 'bin'; its options are bins, norm"),
+    ("fpdf:bins", "expected an option such as bins=4, found 'bins'"), ("fpdf:bins=", "found 'bins='"),
+    ("fpdf:bins=many", "found 'bins=many'"), ("fpdf:bin=4", "no option 'bin'; its options are bins, norm"),
     ("l2:norm=1", "no option 'norm'; it has none"), ("fpdf:bins=0", "bins=0 must be a whole number, 1 or more"),
     ("fpdf:bins=2.5", "bins=2.5 must be a whole number"), ("fpdf:norm=3", "norm=3 must be 1 or 2"),
     ("random:seed=-1", "seed=-1 must be a whole number"), ("random:seed=0.5", "seed=0.5 must be a whole number"),
@@ -272,7 +272,7 @@ def test_data_that_does_not_fit_is_refused_in_one_line(
 
 def test_bn_scale_without_any_batch_norm_is_refused_with_advice() -> None:
     model = residual()
-    with pytest.raises(CriterionError, match=r"no batch norm with a scale.*like l2 or fpdf"):
+    with pytest.raises(CriterionError, match=r"no batch norm with a scale.*such as l2 or fpdf"):
         score(model, trace(model, image()), "bn_scale")
 
 
@@ -288,7 +288,7 @@ def test_groups_that_bn_scale_cannot_see_are_named() -> None:
     lambda evidence: torch.full((evidence.channels,), math.nan),
 ])  # fmt: skip
 def test_a_criterion_of_the_users_own_is_checked(wrong: object, network: nn.Module, graph: ChannelGraph) -> None:
-    with pytest.raises(CriterionError, match="'mine' must give one number for each of the 7 channels of '0'"):
+    with pytest.raises(CriterionError, match="'mine' must return one number for each of the 7 channels of '0'"):
         score(network, graph, Criterion("mine", wrong))  # type: ignore[arg-type]
 
 

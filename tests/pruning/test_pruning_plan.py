@@ -107,7 +107,7 @@ def test_garbage_is_no_plan(garbage: str) -> None:
 
 @pytest.mark.parametrize("channel", [1.5, "1", True, None, [1]])
 def test_channels_are_whole_numbers(channel: Any) -> None:
-    assert "is no channel number" in refused(edited(groups=[row("1.one", channel)]))
+    assert "is not a channel number" in refused(edited(groups=[row("1.one", channel)]))
 
 
 def test_another_format_is_refused() -> None:
@@ -118,7 +118,7 @@ def test_another_format_is_refused() -> None:
     ([row("1.one", 18)], "removes channel 18 of '1.one', which has channels 0 to 17"),
     ([row("1.one", -1)], "removes channel -1 of '1.one'"),
     ([row("0", *range(12))], "leaves 0 of 12 channels of '0'; at least 1 must stay"),
-    ([row("1.two", 0)], "removes channels of '1.two', which is no group that can be pruned"),
+    ([row("1.two", 0)], "removes channels of '1.two', which is not a group of this network"),
     ([row("1.one", 0), row("1.one", 1)], "lists '1.one' twice"),
 ])  # fmt: skip
 def test_an_impossible_edit_is_refused(groups: list[Any], said: str) -> None:

@@ -132,7 +132,7 @@ def test_a_group_that_only_a_computed_weight_reads_keeps_all_its_channels() -> N
     images = torch.randn(8, 3, 8, 8)
     graph = slimcnn.trace(model, images[:1])
     scores = slimcnn.score(model, graph, "reconstruction", data=labeled(images))
-    assert scores.unscored == {"a": "no layer that reads these channels can be followed"}
+    assert scores.unscored == {"a": "no layer that reads these channels has input statistics"}
 
 
 def test_a_duplicated_channel_is_cut_and_least_squares_makes_up_for_it_exactly() -> None:

@@ -29,9 +29,9 @@ def test_a_target_that_makes_no_sense_is_refused_in_one_line(wrong: dict[str, An
 
 
 @pytest.mark.parametrize(("wrong", "said"), [
-    ({"macs": 1.5}, "macs=1.5: the share of the original that may stay must be above 0 and at most 1"),
-    ({"pruning_ratio": 1.0}, "pruning_ratio=1.0: the share of channels removed must be at least 0 and below 1"),
-    ({"per_layer": {"stem": 2}}, "per_layer['stem']=2: the share of channels removed must be at least 0 and below 1"),
+    ({"macs": 1.5}, "macs=1.5: the share of the original to keep must be above 0 and at most 1"),
+    ({"pruning_ratio": 1.0}, "pruning_ratio=1.0: the share of channels to remove must be at least 0 and below 1"),
+    ({"per_layer": {"stem": 2}}, "per_layer['stem']=2: the share of channels to remove must be at least 0 and below 1"),
     ({"memory": 0.5}, "memory=0.5: give a whole number of bytes, 1 or more"),
     ({"pruning_ratio": 0.1, "round_to": 0}, "round_to=0: must be a whole number, 1 or more"),
 ])  # fmt: skip

@@ -125,7 +125,7 @@ def bad_weights(model: nn.Sequential) -> None:
         ([], None, DataError, "at least one batch"),
         ([torch.randn(4, 3, 9, 9), torch.randn(4, 2, 9, 9)], None, DataError, r"batch 1 \(4, 2, 9, 9\)"),
         ([torch.randn(1, 3, 5, 5)], None, DataError, "more than 1 value per channel"),
-        ([torch.randn(4, 3, 9, 9)], bad_weights, ModelError, "4 channels is given values that are not finite"),
+        ([torch.randn(4, 3, 9, 9)], bad_weights, ModelError, "4 channels receives values that are not finite"),
     ],
 )
 def test_on_an_error_the_statistics_are_as_before(batches, damage, error, message):

@@ -88,12 +88,12 @@ def test_what_cannot_take_a_constant_is_left_alone_with_the_reason() -> None:
         a=Conv(3, 8, 3), norm=Norm(8), b=Conv(8, 6, 1), head=Conv(6, 4, 1, bias=False),
     ).eval()  # fmt: skip
     _, _, bare = errors(sequence(0, False, False), torch.randn(2, 3, 12, 12))
-    assert bare.left == {"3": "neither a bias nor a batch norm of its own behind it"}
+    assert bare.left == {"3": "it has neither a bias nor its own batch norm"}
     graph, plan = silenced(model, torch.randn(1, 3, 8, 8))
     small = slimcnn.prune(model, graph, plan)
     state = {name: tensor.clone() for name, tensor in small.state_dict().items()}
     folded = fold_constants(small, model, graph, plan)
-    assert folded.left["b"] == "what a removed channel sends is not constant there"
+    assert folded.left["b"] == "a removed channel is not constant in its input"
     assert all(torch.equal(state[name], tensor) for name, tensor in small.state_dict().items())
 
 

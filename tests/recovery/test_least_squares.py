@@ -143,7 +143,7 @@ def test_what_mixes_from_what_is_left_is_made_again(reader):
     assert before > 1e-4
     assert case.apart(x) < 1e-6 * before
     assert not found.undone
-    assert not [layer for layer in found.layers if layer.why_kept not in ("", "nothing better was found")]
+    assert not [layer for layer in found.layers if layer.why_kept not in ("", "no weights reduced the error")]
 
 
 def test_groups_are_made_again_each_from_its_own():
@@ -317,7 +317,7 @@ def test_a_layer_that_learns_nothing_true_keeps_its_weights():
     x[:, 1] = x[:, 0]
     x[HELD_OUT - 1 :: HELD_OUT, 1] *= -1
     found = case.solve([x])
-    assert [layer.why_kept for layer in found.layers] == ["nothing better was found"]
+    assert [layer.why_kept for layer in found.layers] == ["no weights reduced the error"]
     assert found.layers[0].before == found.layers[0].after
     assert found.before == found.after == pytest.approx(case.apart(x[HELD_OUT - 1 :: HELD_OUT]))
     assert case.small.b.weight.unique().tolist() == [1]
@@ -401,7 +401,7 @@ def test_images_without_contrast_are_matched_by_biases(value):
     (lambda x: [x[:, :, :1]], r"\(1, 3, 1, 5\) fail"),
     (lambda x: [x, x[:, :2]], r"\(1, 2, 5, 5\) fail: .* 3 channels"),
     (lambda x: [x, x[0]], r"\(1, 5, 5\) fail"),
-    (lambda x: [x, {"images": x}], "batch 1 .* is no tensor"),
+    (lambda x: [x, {"images": x}], "batch 1 .* must be a tensor .*, found dict"),
 ])  # fmt: skip
 def test_images_that_do_not_fit_are_refused_and_nothing_changes(batches, message):
     case = ordinary()

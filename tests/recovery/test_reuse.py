@@ -138,7 +138,7 @@ def test_features_that_do_not_vary_match_nothing() -> None:
 def test_other_networks_and_no_images_are_refused() -> None:
     original = slimcnn.build("resnet20").eval()
     small = slimcnn.replace(original, "feature_reuse")
-    with pytest.raises(ModelError, match="no units of feature reuse"):
+    with pytest.raises(ModelError, match="no feature reuse units"):
         reuse_features(original, original, [images(4, size=32)])
     with pytest.raises(ModelError, match="not rewritten from this original"):
         reuse_features(small, slimcnn.build("resnet32").eval(), [images(4, size=32)])

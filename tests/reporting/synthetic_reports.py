@@ -115,7 +115,7 @@ def tiny() -> Report:
             StepResult(name="prune", top1=41.77, seconds=0.21, macs=610987, params=9713),
             StepResult(name="distill", top1=97.89, seconds=64.2, macs=610987, params=9713),
         ),
-        verdict=CutVerdict(equal=True, error=3.4e-16, text="equal: the pruned network is the masked network"),
+        verdict=CutVerdict(equal=True, error=3.4e-16, text="equal: pruned and masked network match"),
         locked=(LockedLayer(layer="linear", channels=10, of=10, reason="the network's output", where=""),),
         sections=(
             widths_section((Group(name="conv1", channels=16, kept=9),)),
@@ -399,8 +399,8 @@ def not_finite() -> Report:
 
 def rewritten() -> Report:
     """A network that was rewritten, not cut: no verdict, and the same kind of section twice."""
-    section = Section(title="What was rewritten", blocks=(drawings()["units"].block(),))
-    again = Section(title="What was rewritten", blocks=(drawings()["units"].block(),))
+    section = Section(title="Rewritten layers", blocks=(drawings()["units"].block(),))
+    again = Section(title="Rewritten layers", blocks=(drawings()["units"].block(),))
     return tiny().model_copy(update={"verdict": None, "locked": (), "sections": (section, again)})
 
 
@@ -414,7 +414,7 @@ def distilled() -> Report:
 
     networks = {"teacher": matrix(), "student": matrix()}
     drawing = Closeness(classes=names, networks=networks, temperature=4, images=5000)
-    section = Section(title="How close classes are", blocks=(drawing.block(),))
+    section = Section(title="Class closeness", blocks=(drawing.block(),))
     return tiny().model_copy(update={"verdict": None, "locked": (), "sections": (section,)})
 
 

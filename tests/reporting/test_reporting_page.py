@@ -143,9 +143,9 @@ def test_drawing_imports_no_pyplot() -> None:
 def test_sections_come_in_their_order_and_none_is_missing(name: str) -> None:
     report, page = REPORTS[name](), page_of(name)
     said = [" ".join(section.title.split()) for section in report.sections]
-    locked = ["What had to stay"] if report.verdict is not None or report.locked else []
-    ending = ["How it was measured", "How to repeat it", "Glossary"]
-    wanted = ["From step to step", *said, *locked, *ending]
+    locked = ["Locked channels"] if report.verdict is not None or report.locked else []
+    ending = ["How it was measured", "How to reproduce it", "Glossary"]
+    wanted = ["Step by step", *said, *locked, *ending]
     assert [heading.text for heading in page.all("h2")] == wanted
     assert page.all("section")[0].attributes["id"] == "comparison"
     (nav,) = page.all("nav")
@@ -176,7 +176,7 @@ def test_numbers_of_the_report_are_on_the_page(name: str) -> None:
         assert f"{time:.3g}" in page.part("measuring").text
     for locked in report.locked:
         assert f"{locked.channels:,} of {locked.of:,}" in page.part("locked").text
-    steps = page.part("from-step-to-step").text
+    steps = page.part("step-by-step").text
     for step in report.steps:
         assert f"{step.top1:.2f}" in steps or step.top1 != step.top1
         assert f"{step.macs / report.before.macs:.3f}" in steps
@@ -212,7 +212,7 @@ def test_whatever_is_named_is_shown_as_it_is_named(name: str) -> None:
     assert all(shown(sentence, "comparison") for sentence in report.next_steps)
     if report.verdict is not None and not report.verdict.equal:
         assert shown(report.verdict.text.removeprefix("cannot be equal, because "), "comparison")
-    assert all(shown(step.name, "from-step-to-step") for step in report.steps)
+    assert all(shown(step.name, "step-by-step") for step in report.steps)
     assert all(shown(word, "locked") for row in report.locked for word in (row.layer, row.reason, row.where))
     assert all(shown(word, "measuring") for word in (*report.not_counted, *report.notes, report.timing.device))
     assert all(shown(word, "repeat") for item in report.environment.items() for word in item)
@@ -247,7 +247,7 @@ def test_the_headline_says_it_in_one_sentence() -> None:
 def test_a_cut_that_is_not_exact_cannot_be_overlooked() -> None:
     good, bad = page_of("tiny"), page_of("failed_verdict")
     assert "The cut is exact" in good.part("comparison").text
-    assert "not provable, because norm1" in bad.part("comparison").text
+    assert "cannot be proven, because norm1" in bad.part("comparison").text
     verdicts = [[e.attributes["class"] for e in page.elements if "verdict" in e.attributes.get("class", "")]
                 for page in (good, bad)]  # fmt: skip
     assert verdicts == [["verdict"], ["verdict broken"]]
@@ -258,7 +258,7 @@ def test_a_cut_that_is_not_exact_cannot_be_overlooked() -> None:
 
 def test_many_locked_layers_are_folded_by_their_reason_and_few_are_not() -> None:
     few, many = page_of("tiny").part("locked").text, page_of("huge")
-    assert "10 output channels of 1 layer could not be cut" in few
+    assert "10 output channels of 1 layer cannot be removed" in few
     reasons = [summary.text for summary in many.all("summary") if summary.text.startswith("reason ")]
     assert len(reasons) == 4
     assert sum(int(re.findall(r"([\d,]+) channels", text)[0].replace(",", "")) for text in reasons) == sum(
@@ -275,15 +275,15 @@ def test_folded_tables_are_folded_and_others_are_not() -> None:
 def test_empty_parts_say_so() -> None:
     page = page_of("empty")
     assert not page.all("svg")
-    assert "No step was taken" in page.part("from-step-to-step").text
-    assert "every output channel was free to go" in page.part("locked").text
+    assert "The run has no steps" in page.part("step-by-step").text
+    assert "every output channel could be removed" in page.part("locked").text
     assert "No other operation ran" in page.part("measuring").text
     assert "Not recorded" in page.part("repeat").text
 
 
 def test_two_sections_of_the_same_title_have_places_of_their_own() -> None:
     sections = [element.attributes["id"] for element in page_of("rewritten").all("section")]
-    assert sections[2:4] == ["what-was-rewritten", "what-was-rewritten-2"]
+    assert sections[2:4] == ["rewritten-layers", "rewritten-layers-2"]
 
 
 def test_of_many_layers_those_whose_norms_changed_most_are_shown() -> None:
@@ -291,7 +291,7 @@ def test_of_many_layers_those_whose_norms_changed_most_are_shown() -> None:
     largest = sorted((layer["ks"] for layer in report.sections[1].blocks[0].data["layers"]), reverse=True)[:PANELS]  # type: ignore[union-attr]
     shown = [float(text) for text in re.findall(r"KS (0\.\d{3}) ·", page.part("filter-norms").text)]
     assert shown == pytest.approx(largest, abs=5.1e-4)
-    assert f"{PANELS} layers shown, those with the largest KS first; {200 - PANELS} layers not shown" in page.text
+    assert f"{PANELS} layers shown, largest KS first; {200 - PANELS} layers not shown" in page.text
 
 
 def test_layers_without_finite_norms_are_left_out_and_counted() -> None:
@@ -313,7 +313,7 @@ def test_a_picture_without_a_single_number_is_left_out() -> None:
     pictures = [title.text for title in page.all("title")[1:]]
     assert [text.split(":")[0] for text in pictures if "epoch" in text] == ["Learning rate over 2 epochs"]
     assert not [text for text in pictures if text.startswith("Top-1")]
-    assert "original — 1.000 prune — —" in page.part("from-step-to-step").text
+    assert "original — 1.000 prune — —" in page.part("step-by-step").text
     assert "top-1, % 98.61 — —" in page.part("comparison").text
 
 

@@ -49,7 +49,7 @@ def test_a_curve_is_stored_as_what_it_is(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_finite_are_valid_json_and_come_back(tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     data, _ = write_report(not_finite(), tmp_path)
     json.loads(data.read_text(encoding="utf-8"), parse_constant=refuse)
@@ -99,17 +99,20 @@ def _write(content: str | bytes) -> Callable[[Path], Path]:
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no such folder": (lambda folder: folder / "nowhere", "no report at .*nowhere"),
     "a folder without one": (lambda folder: folder, r"no report at .*report\.json; pass the folder of a finished run"),
-    "empty": (_write(""), "is no JSON"),
-    "cut off": (_write(tiny().model_dump_json()[:-9]), "is no JSON"),
-    "a picture": (_write(b"\x89PNG\r\n\x1a\n\xff\xfe"), "is no JSON"),
+    "empty": (_write(""), "is not JSON"),
+    "cut off": (_write(tiny().model_dump_json()[:-9]), "is not JSON"),
+    "a picture": (_write(b"\x89PNG\r\n\x1a\n\xff\xfe"), "is not JSON"),
     "a list": (_write("[1, 2]"), "holds a JSON list"),
-    "something else": (_write('{"name": "a plan"}'), "is no report: network: Field required"),
+    "something else": (_write('{"name": "a plan"}'), "is not a report: network: Field required"),
     "newer": (_write(_changed(format=FORMAT + 1)), "has format 3, this slimcnn reads format 2; install a newer"),
     "older": (_write('{"format": 1, "stages": []}'), "has format 1, .* reads format 2; run the same command again"),
     "newer and different": (_write('{"format": 9, "nothing": 0}'), "has format 9"),
-    "a part missing": (_write(_without("verdict")), "is no report: verdict: Field required"),
-    "a part too many": (_write(_changed(color="red")), "is no report: color: Extra inputs"),
-    "a word for a number": (_write(_changed(seconds="long")), "is no report: seconds: Input should be a valid number"),
+    "a part missing": (_write(_without("verdict")), "is not a report: verdict: Field required"),
+    "a part too many": (_write(_changed(color="red")), "is not a report: color: Extra inputs"),
+    "a word for a number": (
+        _write(_changed(seconds="long")),
+        "is not a report: seconds: Input should be a valid number",
+    ),
     "deep inside": (_write(_changed(steps=[{"name": "prune", "top1": "high", "seconds": 1}])), r"steps\.0\.top1"),
     "in a section": (
         _write(_changed(sections=[{"title": "x", "blocks": [{"kind": "table", "columns": [], "rows": 3}]}])),
@@ -117,7 +120,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "a curve without sizes": (
         _write(json.dumps(json.loads(curve().model_dump_json()) | {"points": []})),
-        "is no report: points: Tuple should have at least 1 item",
+        "is not a report: points: Tuple should have at least 1 item",
     ),
 }
 

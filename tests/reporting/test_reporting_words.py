@@ -28,9 +28,9 @@ def test_the_verdict_of_a_run_in_its_order() -> None:
     assert verdict_in_words(tiny()) == [
         "The network needs 51 % fewer MACs and 50 % fewer parameters; its file is 48 % smaller. "
         "It runs in 25 % less memory.",
-        "A call takes 33 % less time: 0.543 ms, it was 0.812 ms (torch eager, batch 1, 2 threads, some processor).",
-        "Top-1 falls by 1.11 points, from 98.61 % to 97.50 %: of 360 test images 4 more are classified wrongly.",
-        "The cut is exact: the pruned network computes what the original computes with the removed channels set to "
+        "A call takes 33 % less time: 0.543 ms, previously 0.812 ms (torch eager, batch 1, 2 threads, some processor).",
+        "Top-1 falls by 1.11 points, from 98.61 % to 97.50 %: 4 more of 360 test images are misclassified.",
+        "The cut is exact: the pruned network’s outputs equal those of the original with the removed channels set to "
         "zero (largest relative difference 3.4e−16).",
         "To recover more accuracy, train for more epochs: --epochs 20.",
     ]
@@ -80,12 +80,13 @@ def test_what_was_saved(before: tuple[int, int, int], after: tuple[int, int, int
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        (2.0, 1.0, "A call takes 50 % less time: 1.00 ms, it was 2.00 ms (torch eager, batch 1, 1 thread, a CPU)."),
-        (1.0, 1.5, "A call takes 50 % more time: 1.50 ms, it was 1.00 ms (torch eager, batch 1, 1 thread, a CPU)."),
+        (2.0, 1.0, "A call takes 50 % less time: 1.00 ms, previously 2.00 ms (torch eager, batch 1, 1 thread, a CPU)."),
+        (1.0, 1.5, "A call takes 50 % more time: 1.50 ms, previously 1.00 ms (torch eager, batch 1, 1 thread, a CPU)."),
         (
             1.0,
             1.01,
-            "A call takes about as long as before: 1.01 ms, it was 1.00 ms (torch eager, batch 1, 1 thread, a CPU).",
+            "A call takes about as long as before: 1.01 ms, previously 1.00 ms "
+            "(torch eager, batch 1, 1 thread, a CPU).",
         ),
         (math.nan, 1.0, "The time of a call was not measured."),
         (0.0, 1.0, "The time of a call was not measured."),
@@ -102,13 +103,13 @@ def test_what_a_call_takes(before: float, after: float, words: str) -> None:
             98.61,
             97.5,
             360,
-            "Top-1 falls by 1.11 points, from 98.61 % to 97.50 %: of 360 test images 4 more are classified wrongly.",
+            "Top-1 falls by 1.11 points, from 98.61 % to 97.50 %: 4 more of 360 test images are misclassified.",
         ),
         (
             90.0,
             89.99,
             10000,
-            "Top-1 falls by 0.01 points, from 90.00 % to 89.99 %: of 10,000 test images 1 more is classified wrongly.",
+            "Top-1 falls by 0.01 points, from 90.00 % to 89.99 %: 1 more of 10,000 test images is misclassified.",
         ),
         (90.0, 91.5, 200, "Top-1 rises by 1.50 points, from 90.00 % to 91.50 %, measured on 200 test images."),
         (90.0, 90.0, 1, "Top-1 stays at 90.00 %, measured on 1 test image."),
@@ -117,7 +118,7 @@ def test_what_a_call_takes(before: float, after: float, words: str) -> None:
             math.nan,
             88.0,
             9,
-            "Top-1 on the test images is not known for both networks, so the cost is not known either.",
+            "Top-1 on the test images is not known for both networks, so its change is not known.",
         ),
     ],
 )
@@ -127,13 +128,13 @@ def test_what_it_costs(before: float, after: float, images: int, words: str) -> 
 
 def test_whether_the_cut_is_exact() -> None:
     assert exactness_in_words(failed_verdict().verdict) == (
-        "That the cut is exact is not provable, because norm1 (LayerNorm) mixes channels that were cut."
+        "Exactness of the cut cannot be proven, because norm1 (LayerNorm) mixes channels that were cut."
     )
     wrong = CutVerdict(equal=False, error=0.0371, text="wrong at conv1: relative error 3.7e-02 in float64")
     assert exactness_in_words(wrong) == (
         "The cut is not exact (largest relative difference 0.0371): wrong at conv1: relative error 3.7e-02 in float64."
     )
-    assert exactness_in_words(None) == "No channels were cut, so there is no exactness to check."
+    assert exactness_in_words(None) == "No channels were removed, so there is no cut to check."
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -151,7 +152,7 @@ def test_a_curve_recommends_the_smallest_size_that_loses_little() -> None:
     assert curve_in_words(curve()) == [
         "The smallest size that loses at most 1 point of top-1 is 0.6: 0.60 of the MACs, top-1 97.80 % (−0.81 points), "
         "time × 0.77.",
-        "The smallest size of all is 0.4: 0.40 of the MACs, top-1 93.10 % (−5.51 points), time × 0.67.",
+        "The smallest size is 0.4: 0.40 of the MACs, top-1 93.10 % (−5.51 points), time × 0.67.",
         "All 3 cuts are exact.",
     ]
 
@@ -172,4 +173,4 @@ def test_a_curve_without_accuracy_or_with_a_cut_that_is_not_exact_says_so() -> N
     )
     points = [curve().points[0].model_copy(update={"verdict": failed_verdict().verdict}), *curve().points[1:]]
     found = curve().model_copy(update={"points": tuple(points)})
-    assert curve_in_words(found)[-1] == "Not exact, or not provable: 0.8; the reason is on the page of each size."
+    assert curve_in_words(found)[-1] == "Not exact, or not provable: 0.8; each size’s page gives the reason."

@@ -442,7 +442,9 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
     "no padding": (
         lambda: sequence(Conv(3, 8, 3), nn.ReLU(), Conv(8, 8, 3), nn.ReLU()), SMALL, "28x28 from 30x30 pixels",
     ),
-    "a block that does more": (lambda: block(nn.Sigmoid()), SMALL, "changes the width or size|its block has other operations"),
+    "a block that does more": (
+        lambda: block(nn.Sigmoid()), SMALL, "changes the width or size|its block has other operations",
+    ),
     "a dropout in code": (
         lambda: Net(
             lambda n, x: F.relu(n.b(F.dropout(F.relu(n.a(x)), 0.5, n.training))),

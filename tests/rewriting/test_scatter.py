@@ -155,9 +155,9 @@ def test_a_file_whose_layers_do_not_fit_is_refused(tmp_path: Path) -> None:
     ("placing", "said"),
     [
         ({"scatter": {"nothing": 4}}, "no layer 'nothing'"),
-        ({"scatter": {"a": 10**15}}, "makes 8 channels: it cannot put them into a stream of 1000"),
+        ({"scatter": {"a": 10**15}}, "has 8 output channels: it cannot write to a stream of 1000"),
         ({"scatter": {"a": 0}}, "a stream of 0"),
-        ({"scatter": {"a": 8}, "gather": {"b": "head"}}, "'head' writes: it does not scatter"),
+        ({"scatter": {"a": 8}, "gather": {"b": "head"}}, "cannot gather from 'head': 'head' does not scatter"),
     ],
 )
 def test_layers_that_cannot_be_placed_are_refused(placing: dict[str, dict[str, object]], said: str) -> None:

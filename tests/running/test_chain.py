@@ -84,7 +84,7 @@ def test_a_finished_run_is_read_and_not_run_again(tmp_path: Path, trained: Path)
     assert report == first.report
     assert torch.equal(model(torch.ones(1, 1, 8, 8)), first.model(torch.ones(1, 1, 8, 8)))
     second = run(asked, show=told(said))
-    assert "done before: 1-prune, 2-recalibrate" in said
+    assert "already done: 1-prune, 2-recalibrate" in said
     assert not [line for line in said if "measuring" in line or line.startswith("[")]
     assert first.report == second.report
 
@@ -95,14 +95,14 @@ def test_a_mended_command_keeps_the_steps_that_did_not_change(tmp_path: Path, tr
     old = (out / "2-prune" / "model.safetensors").read_bytes()
     changed = recipe(out, "recalibrate:images=64 + prune:macs=0.6,batches=1 + distill:epochs=1", trained)
     found = run(changed, show=told(said))
-    assert "done before: 1-recalibrate" in said
+    assert "already done: 1-recalibrate" in said
     assert "[1-recalibrate]" not in said
     assert "[2-prune]" in said
     assert 0.5 * found.report.before.macs < found.report.after.macs <= 0.6 * found.report.before.macs
     assert (out / "old" / "report.json").exists()
     said.clear()
     run(recipe(out, "recalibrate:images=64 + prune:macs=0.5,batches=1 + distill:epochs=1", trained), show=told(said))
-    assert "done before: 1-recalibrate, 2-prune, 3-distill" in said, "the first settings' results came back"
+    assert "already done: 1-recalibrate, 2-prune, 3-distill" in said, "the first settings' results came back"
     assert (out / "2-prune" / "model.safetensors").read_bytes() == old
 
 
@@ -122,7 +122,7 @@ def test_a_folder_of_another_network_or_other_weights_is_refused(
         run(recipe(tmp_path / "other", "recalibrate:images=64", other))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(RunError, match="is not empty and holds no run"):
+    with pytest.raises(RunError, match="is not empty and not a run folder"):
         run(recipe(tmp_path / "mine", "recalibrate:images=64", trained))
 
 
@@ -144,18 +144,22 @@ def test_two_runs_in_one_folder_one_is_refused_and_told_who_holds_it(tmp_path: P
 @pytest.mark.parametrize(
     ("line", "weights", "message"),
     [
-        ("least_squares", True, "step 1, least_squares: there is no cut and no rewrite"),
+        ("least_squares", True, "step 1, least_squares: there is no cut or rewrite"),
         ("fold_constants", True, "step 1, fold_constants: there is no cut"),
-        ("prune + recalibrate + fold_constants", True, "step 3, fold_constants: the constants of the removed channels"),
+        (
+            "prune + recalibrate + fold_constants",
+            True,
+            "step 3, fold_constants: an earlier step has already compensated",
+        ),
         ("prune + distill + least_squares", True, "step 3, least_squares: there is no cut"),
         ("prune", False, "step 1, prune: there is no trained network to prune: give --weights FILE, or put train in"),
-        ("distill", False, "step 1, distill: there is no trained network that could teach"),
-        ("prune:criterion=gfr", True, "criterion gfr needs relations of channels: put sparsify in front"),
-        ("sparsify + rewrite", True, "step 2, rewrite: the network relates its channels: put prune in front"),
-        ("sparsify + sparsify", True, "step 2, sparsify: the network already relates its channels"),
-        ("rewrite + rewrite", True, "step 2, rewrite: the network reuses features already"),
+        ("distill", False, "step 1, distill: there is no trained network as teacher"),
+        ("prune:criterion=gfr", True, "criterion gfr needs channel relations: put sparsify in front"),
+        ("sparsify + rewrite", True, "step 2, rewrite: the network has channel relations: put prune in front"),
+        ("sparsify + sparsify", True, "step 2, sparsify: the network has channel relations already"),
+        ("rewrite + rewrite", True, "step 2, rewrite: the network has feature reuse already"),
         ("rewrite:init=random + prune", True, "step 2, prune: there is no trained network"),
-        ("rewrite", False, "step 1, rewrite: there is no trained network to begin from"),
+        ("rewrite", False, "step 1, rewrite: there is no trained network to start from"),
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused_before_anything_runs(
@@ -178,7 +182,7 @@ def test_an_order_that_makes_no_sense_is_refused_before_anything_runs(
         ("train:epochs=3 + distill:student.model=resnet9", "unknown network 'resnet9'"),
         ("train:epochs=3 + rewrite:rule=feature_reuse:variant=odd", "variant"),
         ("train:epochs=3 + prune:search.storage=nonsense://x", "nonsense://x cannot be opened"),
-        ("train:epochs=3 + prune:macs=0.5 + prune:macs=0.6,of=reference", "there is nothing left to cut"),
+        ("train:epochs=3 + prune:macs=0.5 + prune:macs=0.6,of=reference", "the network already has only"),
     ],
 )
 def test_what_can_be_refused_before_training_is(line: str, message: str, tmp_path: Path) -> None:
@@ -291,7 +295,7 @@ def test_several_sizes_share_one_trace_and_one_scoring(tmp_path: Path, trained: 
     )
     found = run(asked, show=told(said))
     assert len([text for text in said if "tracing" in text]) == 1
-    assert len([text for text in said if "measuring how much" in text]) == 1
+    assert len([text for text in said if "measuring the output error" in text]) == 1
     assert len([text for text in said if text == "[1-recalibrate]"]) == 1
     report = found.report
     assert [point.label for point in report.points] == ["0.8", "0.5"]
@@ -364,7 +368,7 @@ def test_a_step_that_leaves_the_network_worse_says_so_loudly(tmp_path: Path, tra
     found = run(
         recipe(tmp_path / "run", "recalibrate:images=64 + train:epochs=1,learning_rate=3", trained), show=told(said)
     )
-    (warning,) = [text for text in said if text.startswith("WARNING: train left the network worse")]
+    (warning,) = [text for text in said if text.startswith("WARNING: train lowered validation top-1: ")]
     assert found.report.next_steps[0] == warning.removeprefix("WARNING: ")
     assert found.report.steps[1].top1 < found.report.steps[0].top1
 

@@ -77,7 +77,7 @@ def test_every_shipped_lesson_has_a_loss_that_its_student_can_learn_by(path: Pat
     [
         ("network = ", "is not TOML"),
         ("out = 'x'\n[[steps]]\nstep = 'train'", "network: Field required"),
-        ("[network]", "the recipe does nothing"),
+        ("[network]", "the recipe has no steps"),
         ("steps = 3\n[network]", "write [[steps]] above each"),
         ("[network]\n[[steps]]\nepochs = 3", "step 1 has no name"),
         ("[network]\nmodell = 'x'\n[[steps]]\nstep = 'train'", "network.modell = 'x': Extra inputs are not permitted"),
@@ -116,7 +116,7 @@ def test_a_missing_recipe_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("prune:0.5", "'0.5' is no option"),
+        ("prune:0.5", "'0.5' is not an option"),
         ("prune:search=3,search.max_drop=1", "search is not a table"),
         ("prune + + train", "unknown step"),
         ("", "unknown step"),

@@ -58,7 +58,7 @@ def test_files_of_the_final_network_lie_at_the_top_of_the_folder_and_in_the_repo
     assert known["facts"]["compared_on"] == "digits, test"
     assert (finished / "model.torchscript").samefile(finished / "2-export" / "model.torchscript")
     report = json.loads((finished / "report.json").read_text())
-    (section,) = [one for one in report["sections"] if one["title"] == "Files for runtimes"]
+    (section,) = [one for one in report["sections"] if one["title"] == "Exported files"]
     assert section["blocks"][0]["rows"][0][:3] == ["torchscript", "PyTorch", "model.torchscript"]
 
 
@@ -126,9 +126,9 @@ def test_the_command_exports_a_checkpoint_on_the_images_it_names(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("", "what is to be exported?"),
+        ("", "nothing to export: pass a run folder"),
         ("--model resnet8 --to onxn", "did you mean 'onnx'"),
-        ("--model resnet8 --to ncnn --dynamic-size", "no images of any size"),
+        ("--model resnet8 --to ncnn --dynamic-size", "does not support images of any size"),
         ("--model resnet8 --bake-normalization", "which normalization"),
         ("nowhere", "nowhere"),
     ],

@@ -70,7 +70,7 @@ def test_a_network_without_trained_weights_an_unknown_engine_and_impossible_fine
         run_of(None, tmp_path / "a", INT8)
     with pytest.raises(UnknownName, match="unknown engine 'ncnf': did you mean 'nncf'"):
         run_of(weights, tmp_path / "b", INT8 | {"engine": "ncnf"})
-    with pytest.raises(ExportError, match="does not fine-tune: choose nncf"):
+    with pytest.raises(ExportError, match="does not support fine-tuning: choose nncf"):
         run_of(weights, tmp_path / "c", {"step": "train", "epochs": 1}, INT8 | {"epochs": 1})
     assert not (tmp_path / "c" / "1-train").exists()
 
@@ -114,7 +114,7 @@ def test_the_command_quantizes_a_checkpoint_on_the_images_it_names_and_says_whic
 @pytest.mark.parametrize(
     ("options", "said"),
     [("nowhere", "nowhere"), ("{run} --engine ncnf", "did you mean 'nncf'"), ("{run} --data digits", "leave it out"),
-     ("{run} --engine onnxruntime --epochs 2", "does not fine-tune")],
+     ("{run} --engine onnxruntime --epochs 2", "does not support fine-tuning")],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(
     options: str, said: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],

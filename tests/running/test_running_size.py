@@ -68,7 +68,7 @@ def test_file_and_running_memory_of_a_run_are_at_most_what_was_asked_for(tmp_pat
 
 def test_a_size_below_what_the_file_needs_says_what_is_possible(tmp_path: Path, digits: Dataset) -> None:
     net = slimcnn.build("resnet8", in_channels=1)
-    with pytest.raises(TargetError, match=r"size=2 kB: the header of this network's file alone has \d"):
+    with pytest.raises(TargetError, match=r"size=2 kB: the header of this network's file alone takes \d"):
         cut(net, digits, tmp_path / "a", size="2kB")
     with pytest.raises(TargetUnreachable, match=r"the best possible is size=\d+\.?\d* kB") as caught:
         cut(net, digits, tmp_path / "b", size="5.4kB")
@@ -86,4 +86,4 @@ def test_advice_names_the_target_that_was_asked_for(tmp_path: Path) -> None:
     assert "a larger --memory" in advice("prune:memory=8kB", lost=5)
     assert "try a smaller --size" in advice("prune:size=8kB", lost=0)
     assert "a smaller --pruning-ratio" in advice("prune:pruning_ratio=0.5", lost=5)
-    assert "The file has 1.100 kB, more than the 1.000 kB" in advice("prune:size=1kB", lost=0, file=1100)
+    assert "The file is 1.100 kB, larger than the target of 1.000 kB" in advice("prune:size=1kB", lost=0, file=1100)

@@ -74,7 +74,7 @@ def test_no_images_and_too_few_classes_are_refused():
     nothing = Images(torch.zeros(0, 1, 1, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(DataError, match="no images"):
         evaluate(nn.Flatten(), nothing, UNIT)
-    with pytest.raises(ModelError, match="tells 2 classes apart, the labels have 6"):
+    with pytest.raises(ModelError, match="has 2 outputs, but the labels have 6 classes"):
         evaluate(nn.Flatten(), pictures([1, 2], labels=[5]), UNIT)
 
 
@@ -84,5 +84,5 @@ def test_an_answer_that_is_no_classifiers_is_refused(output):
         def forward(self, x):
             return output(x)
 
-    with pytest.raises(ModelError, match="a classifier answers"):
+    with pytest.raises(ModelError, match="a classifier returns"):
         evaluate(Odd(), shapes().validation, shapes().normalization)

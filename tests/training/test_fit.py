@@ -192,10 +192,13 @@ def test_a_huge_learning_rate_diverges_instead_of_returning_a_broken_network():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (network(classes=3), "tells 3 classes apart, the labels have 4"),
+        (network(classes=3), "has 3 outputs, but the labels have 4 classes"),
         (nn.Conv2d(3, 4, 8), "does not accept images"),
-        (nn.Conv2d(2, 4, 3), "a classifier answers"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(128, 4).requires_grad_(False)), "nothing to train"),
+        (nn.Conv2d(2, 4, 3), "a classifier returns"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(128, 4).requires_grad_(False)),
+            "no parameter of the network requires a gradient",
+        ),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_in_one_line(model, message):

@@ -111,12 +111,12 @@ def test_ctrl_c_saves_after_the_step_and_raises(tmp_path):
     [
         (
             {"training": RESUMED.model_copy(update={"learning_rate": 0.5})},
-            "training.learning_rate is 0.05 there and 0.5",
+            "training.learning_rate was 0.05, now 0.5",
         ),
-        ({"model": network(width=7)}, r"model.0.weight is \(6, 2, 3, 3\) .* there and \(7, 2, 3, 3\)"),
-        ({"dataset": shapes(n=180)}, "dataset.train is 203 there and 180 here"),
+        ({"model": network(width=7)}, r"model.0.weight was \(6, 2, 3, 3\) .*, now \(7, 2, 3, 3\)"),
+        ({"dataset": shapes(n=180)}, "dataset.train was 203, now 180"),
         ({"dataset": shapes(seed=2)}, "dataset.labels"),
-        ({"model": network(batch_norm=False)}, "model.1.weight .* there and absent here"),
+        ({"model": network(batch_norm=False)}, "model.1.weight was .*, now absent"),
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_kept(tmp_path, change, message):

@@ -38,7 +38,7 @@ def test_a_changed_run_exits_with_1_and_names_the_file(
 ) -> None:
     (copied / "report.html").write_text("better")
     assert called(monkeypatch, "verify", copied, "--no-data") == 1
-    assert capsys.readouterr().out.startswith("FAILED, 1 of 13 checks: digest of report.html")
+    assert capsys.readouterr().out.startswith("FAILED, 1 of 13 checks: digest (report.html)")
 
 
 def test_a_folder_without_a_run_exits_with_2_and_one_line(

@@ -19,7 +19,7 @@ from slimcnn.exporting import export, file_digest
 from slimcnn.manifest import claim, read_manifest, write_manifest
 from slimcnn.verifying import Certificate
 
-ANSWERS, DIGEST = "onnx answers like the network", "digest of the onnx export"
+ANSWERS, DIGEST = "onnx outputs match the network", "digest of the onnx export"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_other_weights_in_an_export_are_found_even_if_all_digests_were_rewritten
 def test_a_folder_of_exports_is_checked_by_digest_and_against_a_checkpoint(exported: Path, folder: Path) -> None:
     alone = slimcnn.verify(folder)
     assert not alone.failed
-    assert outcome(alone, ANSWERS)[1].endswith("is not here: give --source FILE")
+    assert outcome(alone, ANSWERS)[1].endswith("was not found: give --source FILE")
     found = slimcnn.verify(folder, source=exported / "compressed.safetensors")
     assert outcome(found, ANSWERS)[0] == "passed"
     assert "16 random samples" in outcome(found, ANSWERS)[1]
@@ -126,7 +126,7 @@ def test_formats_that_hold_pickles_are_compared_by_digest_alone(exported: Path, 
     found = slimcnn.verify(folder, source=exported / "compressed.safetensors")
     assert outcome(found, DIGEST)[0] == "passed"
     assert outcome(found, ANSWERS) == (
-        "not checked", "PyTorch's own formats hold pickles and code, which is not loaded here"
+        "not checked", "PyTorch formats hold pickles and code, which are not loaded here"
     )  # fmt: skip
 
 

@@ -96,10 +96,10 @@ def test_a_rewritten_manifest_differs_from_the_digest_that_was_noted(copied: Pat
     assert not slimcnn.verify(copied, data=None, manifest=noted).failed
     forge(copied, "2-prune/step.json", lambda step: step.update(more=1))
     assert not slimcnn.verify(copied, data=None).failed
-    assert "digest that was noted, manifest.json" in failures(slimcnn.verify(copied, data=None, manifest=noted))
+    assert "expected digest, manifest.json" in failures(slimcnn.verify(copied, data=None, manifest=noted))
 
 
-SIZES, STEPS = "params, MACs and bytes of the report", "the report says what the steps left, report.json"
+SIZES, STEPS = "params, MACs and bytes of the report", "the report matches the steps, report.json"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ SIZES, STEPS = "params, MACs and bytes of the report", "the report says what the
         (
             "3-least_squares/done.json",
             lambda d: d.update(model="2-prune/model.safetensors"),
-            "is what the last step left, compressed.safetensors",
+            "equals the last step's output, compressed.safetensors",
         ),
     ],
 )
@@ -137,8 +137,8 @@ def test_another_plan_or_other_weights_are_found_even_if_the_manifest_was_rewrit
 
     forge(copied, "2-prune/plan.json", keep_more)
     found = failures(slimcnn.verify(copied, data=None))
-    assert {"prune == mask, 2-prune", "the network is what the plan leaves, 2-prune"} <= found.keys()
-    assert found["is the plan of the last cut, plan.json"] == "differs from 2-prune/plan.json"
+    assert {"prune == mask, 2-prune", "the network follows the plan, 2-prune"} <= found.keys()
+    assert found["equals the plan of the last cut, plan.json"] == "differs from 2-prune/plan.json"
 
 
 def test_changed_weights_are_found_even_if_the_manifest_was_rewritten(copied: Path) -> None:
@@ -149,7 +149,7 @@ def test_changed_weights_are_found_even_if_the_manifest_was_rewritten(copied: Pa
     slimcnn.save(small, path, information=read_information(path))
     write_manifest(copied, read_manifest(copied).images)
     found = failures(slimcnn.verify(copied, data=None))
-    assert {"prune == mask, 2-prune", "the network is what the plan leaves, 2-prune"} <= found.keys()
+    assert {"prune == mask, 2-prune", "the network follows the plan, 2-prune"} <= found.keys()
 
 
 @pytest.mark.parametrize("place", ["../{}/outside.safetensors", "/etc/hostname", "1-train/../../outside.safetensors"])
@@ -158,9 +158,7 @@ def test_a_path_that_leads_out_of_the_folder_is_not_followed(place: str, copied:
     place = place.format(copied.parent.name)
     forge(copied, "2-prune/done.json", lambda done: done["origin"].update(whole=place))
     found = failures(slimcnn.verify(copied, data=None))
-    assert (
-        found["prune == mask, 2-prune"] == f"{place!r} is named in the run's files, but the manifest does not claim it"
-    )
+    assert found["prune == mask, 2-prune"] == f"{place!r} is named in the run's files, but is not in the manifest"
 
 
 def test_a_manifest_that_names_files_outside_of_the_folder_is_refused(copied: Path) -> None:
@@ -183,8 +181,8 @@ def test_test_images_that_are_not_those_of_the_run_are_not_evaluated(copied: Pat
     images = slimcnn.load_dataset("digits")
     for data, why in (
         (None, "left out by --no-data"),
-        (images, "the 360 test images of digits are not the 100 that the run read"),
-        ("nowhere/images", "the test images cannot be had: no folder nowhere/images"),
+        (images, "the 360 test images of digits are not the 100 of the run"),
+        ("nowhere/images", "the test images are not available: no folder nowhere/images"),
     ):
         found = slimcnn.verify(copied, data=data)
         checks = [check for check in found.checks if check.what == "top-1 on the test images"]
@@ -234,7 +232,7 @@ def test_every_size_of_a_curve_is_verified(tmp_path: Path, again: Callable[..., 
     forge(root, "macs-0.5/report.json", lambda report: report["after"].update(macs=1))
     wrong = failures(slimcnn.verify(root, data=None))
     assert "params, MACs and bytes of the report, macs-0.5/compressed.safetensors" in wrong
-    assert wrong["says what the reports of its sizes say, report.json"] == "differs from the report of size 0.5"
+    assert wrong["matches the reports of its sizes, report.json"] == "differs from the report of size 0.5"
 
 
 def test_cuts_of_rewritten_networks_are_proven_against_the_network_that_the_step_cut(
@@ -258,7 +256,7 @@ def test_a_structure_that_changed_after_the_last_cut_is_not_compared_with_the_pl
     root = again(tmp_path / "run", "train:epochs=1 + prune:batches=1,scope=local + rewrite:rule=scatter")
     found = slimcnn.verify(root, data=None)
     assert not found.failed, found.failed
-    (shapes,) = [check for check in found.checks if check.what == "structure is what the plan says"]
+    (shapes,) = [check for check in found.checks if check.what == "structure follows the plan"]
     assert shapes.status == "not checked"
     assert shapes.why == "3-rewrite changed the structure after the last cut, 2-prune"
 

@@ -87,7 +87,7 @@ def test_the_command_compares_checkpoints_and_says_pairs_in_words(
     line = f"slimcnn closeness {' '.join(map(str, paths))} --data digits --limit 60 --out {out}"
     assert run(line, monkeypatch) == 0
     told = capsys.readouterr().out
-    assert "are taken for" in told
+    assert "other class" in told
     assert re.search(r"^ *\d +\d +−?\d\S* +−?\d\S* +−?\d\S* *$", told, re.MULTILINE)
     page = out.read_text()
     assert page.count("<svg") == 6  # three maps, what students differ by from the teacher, and from each other
@@ -111,4 +111,4 @@ def test_checkpoints_that_cannot_be_told_apart_are_refused(
     plain = tmp_path / "plain.safetensors"
     save_file({"weight": torch.zeros(2)}, plain)
     assert run(f"slimcnn closeness {plain} --data digits", monkeypatch) == 2
-    assert "is not a checkpoint of slimcnn" in capsys.readouterr().err
+    assert "is not a slimcnn checkpoint" in capsys.readouterr().err

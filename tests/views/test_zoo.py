@@ -69,7 +69,7 @@ def test_a_runtime_that_is_not_there_is_refused_in_one_line(
 ) -> None:
     assert run("slimcnn zoo igcv3 --runtimes tflite", monkeypatch) == 2
     error = capsys.readouterr().err
-    assert "there is no runtime 'tflite' here: choose from eager" in error
+    assert "runtime 'tflite' is not installed: choose from eager" in error
     assert run("slimcnn zoo mobilnet", monkeypatch) == 2
 
 

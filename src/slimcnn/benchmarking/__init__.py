@@ -1,4 +1,4 @@
-"""Networks side by side in the runtimes that will run them: time, top-1, file size, memory, energy."""
+"""Compare networks in their target runtimes: latency, top-1, file size, memory, energy."""
 
 from slimcnn.benchmarking.candidate import Candidate, runtime_of_file
 from slimcnn.benchmarking.comparing import benchmark, check, compare

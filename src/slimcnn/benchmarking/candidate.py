@@ -1,4 +1,4 @@
-"""What a benchmark compares: networks, and files for runtimes."""
+"""The candidates of a benchmark: networks and exported files."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from slimcnn.exporting import formats, read_parity
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One network of a benchmark: as a module, as files for runtimes, or both."""
+    """One network of a benchmark: a module, files for runtimes, or both."""
 
     name: str
     model: nn.Module | None = None
-    """On the CPU; runs in PyTorch, and is exported for every runtime of which `files` has none."""
+    """On the CPU; runs in PyTorch, and is exported for every runtime without a file in `files`."""
     files: Mapping[str, Path] = field(default_factory=dict)
-    """Runtime → exported file, the first of its files (model.onnx, model.xml)."""
+    """Runtime → exported file, the one to open (model.onnx, model.xml)."""
     normalization: Normalization | None = None
-    """What the network expects; None: pixels are not known to fit it, or there are none."""
+    """The network's normalization; None: unknown, or there are no images."""
     bytes: int | None = None
-    """Of its checkpoint; None: of its tensors."""
+    """Size of its checkpoint; None: the size of its tensors is used."""
 
     def runs_in(self, runtime: str) -> bool:
-        """Whether there is something to run: a module, or a file for the runtime."""
+        """Whether the candidate has a module or a file for the runtime."""
         return self.model is not None or runtime in self.files
 
     def inputs(self, pixels: Tensor | None, example: Tensor, takes_pixels: bool) -> Tensor:
-        """What the network is asked: pixels as they are or normalized; without pixels, the example."""
+        """Return the network's input: pixels, raw or normalized, or the example if there are no pixels."""
         if pixels is not None and (takes_pixels or self.normalization is not None):
             return pixels if takes_pixels or self.normalization is None else self.normalization(pixels)
         if takes_pixels and example.dtype != torch.uint8:
@@ -44,7 +44,7 @@ class Candidate:
 
 
 def repeated(x: Tensor, n: int) -> Tensor:
-    """Give `n` samples, the first ones, repeated where there are too few.
+    """Return the first `n` samples, repeated if there are too few.
 
     >>> repeated(torch.tensor([1, 2]), 3).tolist()
     [1, 2, 1]
@@ -53,7 +53,7 @@ def repeated(x: Tensor, n: int) -> Tensor:
 
 
 def facts_of_file(path: Path) -> dict[str, Any]:
-    """Read what parity.json beside an exported file says of it; empty where it says nothing."""
+    """Return an exported file's entry in the parity.json beside it; empty if there is none."""
     for entry in read_parity(path.parent).values():
         if path.name in entry.get("files", {}):
             found: dict[str, Any] = entry
@@ -62,10 +62,10 @@ def facts_of_file(path: Path) -> dict[str, Any]:
 
 
 def runtime_of_file(path: Path) -> str:
-    """Tell by its name which runtime opens a file.
+    """Return the runtime that opens a file, by the file's name.
 
     Raises:
-        ExportError: no format has such files.
+        ExportError: no format has this suffix.
 
     >>> runtime_of_file(Path("model_int8.onnx"))
     'onnxruntime'
@@ -73,5 +73,5 @@ def runtime_of_file(path: Path) -> str:
     known = {entry.value.suffixes[0]: entry.value.runtime for entry in formats}
     fitting = [suffix for suffix in known if path.name.endswith(suffix)]
     if not fitting:
-        raise ExportError(f"{path} is no file for a runtime; those end with {', '.join(sorted(known))}")
+        raise ExportError(f"{path} is not a file for a runtime: those end with {', '.join(sorted(known))}")
     return known[max(fitting, key=len)]

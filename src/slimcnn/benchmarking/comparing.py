@@ -1,4 +1,4 @@
-"""The benchmark itself: networks side by side in every runtime, batch size and number of threads."""
+"""Run a benchmark: networks side by side in every runtime, batch size and number of threads."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ from slimcnn.show import SILENT, Show
 
 
 def benchmark(networks: Mapping[str, nn.Module | Path | str], example: Tensor, **options: Any) -> Benchmark:
-    """Compare networks in the runtimes that will run them: time, top-1, file size, memory and energy.
+    """Compare networks in their target runtimes: latency, top-1, file size, memory and energy.
 
-    In each runtime all networks are timed in turns (A B A B ...), and each is opened by fresh processes that measure
-    how much memory that takes. What cannot run becomes a row with the reason.
+    In each runtime all networks are timed in turns (A B A B ...). Fresh processes open each network to measure its
+    memory. A network that cannot run gets a row with the reason.
 
     Args:
-        networks: name → network, or a file that `export` wrote; ratios and points compare with the first.
+        networks: name → network, or a file written by `export`; ratios and points are relative to the first.
         example: one input, (n, c, h, w), on the CPU; n does not matter.
-        options: `runtimes` (of `TITLES`; default: PyTorch eager and what is installed), `batches` and `threads` (one
-            or several numbers; default 1), `images` with `normalization` (for top-1; default none), `part` (what these
-            images are called), `seconds` (for timing, at each runtime, batch and threads), `processes` (that measure
-            memory; 0: none), `max_drop` (points of top-1 that the network to ship may be below the best), `show`.
+        options: `runtimes` (keys of `TITLES`; default: PyTorch eager and the installed ones), `batches` and `threads`
+            (one or several numbers; default 1), `images` with `normalization` (for top-1; default none), `part` (name
+            of these images), `seconds` (of timing per runtime, batch size and number of threads), `processes` (that
+            measure memory; 0: none), `max_drop` (percentage points of top-1 that the network to ship may be below the
+            best), `show`.
 
     Raises:
-        UnknownName: there is no such runtime.
-        ExportError: a runtime is not installed, or nothing can be run in any.
+        UnknownName: a runtime is unknown.
+        ExportError: a runtime is not installed, or no network can run in any of them.
         ModelError, DataError: the example, the batch sizes or the images cannot be used.
 
     >>> import torch
@@ -71,13 +72,13 @@ def compare(
     max_drop: float = DROP,
     show: Show = SILENT,
 ) -> Iterator[Benchmark]:
-    """Run a benchmark, and give what is known after each runtime, batch size and number of threads.
+    """Run a benchmark; yield the results so far after each runtime, batch size and number of threads.
 
-    Arguments and errors as for `benchmark`; wrong ones raise before anything is measured.
+    Arguments and errors as for `benchmark`; invalid arguments raise before anything is measured.
     """
     chosen = check(candidates, example, runtimes, batches, threads, processes)
     if images is not None and not len(images):
-        raise DataError("there are no images to measure top-1 on")
+        raise DataError("no images to measure top-1 on: give at least one, or leave images out")
     found = Benchmark(
         rows=(), images=0 if images is None else len(images), part=part, max_drop=max_drop, seconds=seconds,
         no_energy=why_no_energy(), environment=environment(), complete=False,
@@ -102,12 +103,12 @@ def check(
     candidates: Sequence[Candidate], example: Tensor, runtimes: Sequence[str], batches: Sequence[int],
     threads: Sequence[int], processes: int = 1,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Refuse what cannot be measured, before anything is; give the names of the runtimes."""
+    """Check the arguments before anything is measured; return the names of the runtimes."""
     if not isinstance(example, Tensor):
         raise ModelError(f"a benchmark takes networks with one input, a tensor; found {describe(example)}")
     for what, numbers in (("batch", batches), ("threads", threads)):
         if not numbers or min(numbers) < 1:
-            raise ModelError(f"{what} {', '.join(map(str, numbers)) or 'without a number'}: give 1 or more")
+            raise ModelError(f"{what} {', '.join(map(str, numbers)) or 'is empty'}: give 1 or more")
     if processes < 0:
         raise ModelError(f"processes {processes}: give 1 or more, or 0 to leave memory out")
     chosen = tuple(dict.fromkeys(runtimes)) or _usable(candidates)
@@ -121,12 +122,12 @@ def check(
                 _writable(name)
     if not any(one.runs_in(name) for one in candidates for name in chosen):
         can = sorted({name for one in candidates for name in one.files})
-        raise ExportError(f"nothing here runs in {', '.join(chosen)}: the files are for {', '.join(can)}")
+        raise ExportError(f"no network runs in {', '.join(chosen)}: the files are for {', '.join(can)}")
     return chosen
 
 
 def _usable(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """PyTorch eager, and the runtimes that are installed and something can be run in; not what compiles for minutes."""
+    """PyTorch eager and the installed runtimes that can run a candidate; not torch.compile, which takes minutes."""
     found = []
     for name in TITLES:
         if name in ("torch_compile",) or (name != "torch" and why_not(name)):
@@ -142,7 +143,7 @@ def _usable(candidates: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def _writable(runtime: str) -> None:
-    """Refuse a runtime whose files cannot be written here."""
+    """Raise ExportError if files for a runtime cannot be written on this machine."""
     name = format_for(runtime)
     formats[name].value().check(name, Options(), pixels=False)
 

@@ -1,4 +1,4 @@
-"""A finished run, as far as a benchmark reads it: its checkpoints, images and input."""
+"""The parts of a finished run that a benchmark reads: checkpoints, images and input."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from slimcnn.running.settings import Data, Network
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run's folder holds."""
+    """The checkpoints and settings of a finished run."""
 
     folder: Path
     network: Network
-    """What the run began with."""
+    """Settings of the run's original network."""
     data: Data
     checkpoints: Mapping[str, Path]
-    """original and compressed"""
+    """Paths of `original` and `compressed`."""
     shape: tuple[int, ...]
-    """Of one image."""
+    """Shape of one image."""
     normalization: Normalization
 
 
@@ -35,17 +35,17 @@ def finished_run(folder: Path) -> FinishedRun:
     """Read a finished run.
 
     Raises:
-        RunError: the folder holds no finished run, or a curve; then it names the sizes.
+        RunError: the folder holds no finished run, or a curve; the message then lists the sizes.
     """
     report = read_report(folder)
     if isinstance(report, CurveReport):
         sizes = " ".join(str(folder / Path(point.report).parent) for point in report.points)
-        raise RunError(f"{folder} holds several sizes: give some of them: {sizes}")
+        raise RunError(f"{folder} holds several sizes: give one or more of them: {sizes}")
     checkpoints = {"original": folder / ORIGINAL, "compressed": folder / COMPRESSED}
     for path in checkpoints.values():
         if kind_of(path) != "file":
-            raise RunError(f"{folder} has no {path.name}: run the same command again, or give a checkpoint itself")
-    recipe = tomllib.loads(report.recipe)  # not as a Recipe: what the steps were does not matter here
+            raise RunError(f"{folder} has no {path.name}: run the same command again, or give a checkpoint")
+    recipe = tomllib.loads(report.recipe)  # not parsed as a Recipe: the steps do not matter here
     information = read_information(checkpoints["compressed"])
     known = information["normalization"]
     return FinishedRun(

@@ -1,4 +1,4 @@
-"""A candidate ready to be called in a runtime, and its answers there."""
+"""Open a candidate in a runtime and classify images with it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from slimcnn.training.evaluation import scores
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A candidate in a runtime, at one batch size and number of threads."""
+    """A candidate opened in a runtime, at one batch size and number of threads."""
 
     candidate: Candidate
     module: nn.Module
     x: Tensor
-    """One batch of what it takes."""
+    """One input batch."""
     bytes: int
     memory: ProcessMemory | None
     pixels: bool
-    """It takes uint8 pixels."""
+    """Whether it takes uint8 pixels."""
     at_once: int
-    """Images at once where answers are collected: as many as it was opened for, if that is fixed."""
+    """Batch size for top-1: its own if that is fixed."""
 
 
 class WithInput(nn.Module):
-    """A network with what it is asked, so that networks which take different inputs can be timed side by side."""
+    """A network bound to its input, so that networks with different inputs can be timed side by side."""
 
     def __init__(self, ready: Ready) -> None:
         super().__init__()
@@ -54,11 +54,11 @@ def ready(
 ) -> Ready:  # fmt: skip
     """Open a candidate in a runtime.
 
-    A file is first run by fresh processes, which measure memory: one that kills its process is never opened in this
-    one. With `processes` 0 neither is done.
+    A file first runs in fresh processes, which measure memory: a file that crashes its process is never opened in this
+    one. With `processes` 0 this check is skipped.
 
     Raises:
-        SlimcnnError: the network cannot be exported, opened, compiled or run there; one line says why.
+        SlimcnnError: the network cannot be exported, opened, compiled or run; one line states the reason.
     """
     pixels = repeated(images.pixels[:batch], batch) if images is not None else None
     example = repeated(files.example, batch)
@@ -80,16 +80,16 @@ def ready(
 
 
 def hits(ready: Ready, images: Images, show: Show = SILENT, what: str = "") -> Tensor:
-    """Tell for each image whether the highest score is the label's: a bool tensor (n,).
+    """Return for each image whether its top-1 is the label: a bool tensor (n,).
 
     Raises:
-        ModelError: the network does not answer with scores of the classes.
+        ModelError: the network does not return scores of the classes.
     """
     classes, n, found = int(images.labels.max()) + 1, len(images), []
     with undisturbed(ready.module):
         for start in range(0, n, ready.at_once):
             part = images.pixels[start : start + ready.at_once]
-            x = repeated(ready.candidate.inputs(part, part, ready.pixels), ready.at_once)  # files may fix it
+            x = repeated(ready.candidate.inputs(part, part, ready.pixels), ready.at_once)  # the batch size may be fixed
             found.append(scores(ready.module, x, classes)[: len(part)].argmax(1).cpu())
             show.progress(what, min(start + ready.at_once, n), n)
     return torch.cat(found) == images.labels
@@ -107,7 +107,7 @@ def _memory(
 def _memory_in_torch(
     candidate: Candidate, files: RuntimeFiles, x: Tensor, threads: int, processes: int
 ) -> ProcessMemory | None:
-    """Measure the memory of the same network as a file that PyTorch opens; None where it cannot be written as one."""
+    """Measure the memory of the network as a PyTorch file; None if it cannot be exported to one."""
     if not processes:
         return None
     try:
@@ -123,7 +123,7 @@ def _compiled(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def _try(module: nn.Module, x: Tensor) -> None:
-    """Call a network once, so that the clock meets nothing that fails."""
+    """Call a network once, so that errors occur before the timing."""
     try:
         with undisturbed(module):
             module(x)

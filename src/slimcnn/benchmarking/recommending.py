@@ -1,4 +1,4 @@
-"""Which network to ship in which runtime: a rule, and a sentence that follows from it."""
+"""Recommend which network to ship in which runtime, by a fixed rule."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from slimcnn.benchmarking.rows import AGAIN, TITLES, BenchmarkRow
 
 DROP = 1.0
-"""Points of top-1 that the network to ship may be below the best, where the user says nothing."""
+"""Default of `max_drop`: percentage points of top-1 that the network to ship may be below the best."""
 
 
 @dataclass(frozen=True)
@@ -17,31 +17,31 @@ class Recommendation:
 
     row: BenchmarkRow
     alike: tuple[BenchmarkRow, ...]
-    """Others that the rule allows and whose times cannot be told apart from it."""
+    """Other allowed rows that are as fast within the noise."""
     headline: str
-    """In a few words."""
+    """Short form."""
     sentence: str
-    """With everything that decided it."""
+    """Long form, with all numbers."""
 
 
 def rule(max_drop: float, known: bool) -> str:
-    """State the rule.
+    """Return the rule in words.
 
     >>> rule(0.5, known=True)
-    'The fastest whose top-1 is at most 0.5 points below the best of the table; of those whose times cannot be told \
-apart, the most accurate, then the smallest file.'
+    'The fastest whose top-1 is at most 0.5 points below the best of the table; of those equally fast within the \
+noise, the most accurate, then the smallest file.'
     """
     allowed = (
         f"The fastest whose top-1 is at most {max_drop:g} {'point' if max_drop == 1 else 'points'} below the best of "
         "the table"
         if known
-        else "The fastest (top-1 is not known)"
+        else "The fastest (top-1 is unknown)"
     )
-    return f"{allowed}; of those whose times cannot be told apart, the most accurate, then the smallest file."
+    return f"{allowed}; of those equally fast within the noise, the most accurate, then the smallest file."
 
 
 def recommendations(rows: Sequence[BenchmarkRow], max_drop: float) -> list[Recommendation]:
-    """Apply the rule at every batch size and number of threads, in the order in which they were measured."""
+    """Apply the rule at every batch size and number of threads, in the order of measurement."""
     settings = dict.fromkeys((row.batch, row.threads) for row in rows)
     alone = ([row for row in rows if (row.batch, row.threads) == setting] for setting in settings)
     found = (_recommendation(some, max_drop) for some in alone)
@@ -68,7 +68,7 @@ def _median(row: BenchmarkRow) -> float:
 
 
 def _alike(one: BenchmarkRow, two: BenchmarkRow) -> bool:
-    """Whether two times cannot be told apart: in one runtime by their ratios, else where their quartiles overlap."""
+    """Whether two times are equal within the noise: by their ratio in one runtime, else by overlapping quartiles."""
     assert one.latency is not None
     assert two.latency is not None
     if one.runtime == two.runtime:
@@ -86,11 +86,11 @@ def _sentence(row: BenchmarkRow, alike: Sequence[BenchmarkRow]) -> str:
     facts = [f"{_median(row):.3g} ms a call", _speed(row, alike), _accuracy(row)]
     if row.bytes is not None:
         facts.append(f"{row.bytes / 1e6:.3g} MB on disk")
-    said = f"{_setting(row)}, ship {_named(row)}: {', '.join(filter(None, facts))}."
+    text = f"{_setting(row)}, ship {_named(row)}: {', '.join(filter(None, facts))}."
     if alike:
         others = "; ".join(_named(one) for one in alike)
-        said += f" Within the noise as fast: {others}."
-    return said
+        text += f" Equally fast within the noise: {others}."
+    return text
 
 
 def _setting(row: BenchmarkRow) -> str:
@@ -107,16 +107,16 @@ def _speed(row: BenchmarkRow, alike: Sequence[BenchmarkRow]) -> str:
     if row.speed == "first" or (row.speed == "alike" and named):
         return ""
     if row.speed == "alike":
-        return f"within the noise as fast as {row.reference} there"
+        return f"as fast as {row.reference} there within the noise"
     times = 1 / row.latency.relative if row.speed == "faster" else row.latency.relative
     return f"{times:.3g} times {'as fast' if row.speed == 'faster' else 'as long'} as {row.reference} there"
 
 
 def _accuracy(row: BenchmarkRow) -> str:
     if row.top1 is None:
-        return "top-1 not known"
-    said = f"top-1 {row.top1:.2f} %"
+        return "top-1 unknown"
+    top1 = f"top-1 {row.top1:.2f} %"
     if row.points is None or row.points_error is None or row.speed == "first":
-        return said
+        return top1
     points = f"{row.points:+.2f} ± {row.points_error:.2f} points".replace("-", "−")
-    return f"{said} ({points}{', below the noise' if abs(row.points) <= 2 * row.points_error > 0 else ''})"
+    return f"{top1} ({points}{', below the noise' if abs(row.points) <= 2 * row.points_error > 0 else ''})"

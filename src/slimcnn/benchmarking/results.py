@@ -1,4 +1,4 @@
-"""What a benchmark found."""
+"""The results of a benchmark."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from slimcnn.benchmarking.rows import BenchmarkRow
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All rows, and how they were measured."""
+    """All rows of a benchmark and its settings."""
 
     rows: tuple[BenchmarkRow, ...]
     images: int
-    """How many images top-1 is measured on; 0: on none."""
+    """Number of images for top-1; 0: not measured."""
     part: str
     """Which images these are: test, validation ..."""
     max_drop: float
-    """Points of top-1 that the network to ship may be below the best."""
+    """Percentage points of top-1 that the network to ship may be below the best."""
     seconds: float
-    """For timing, at each runtime, batch size and number of threads."""
+    """Duration of the timing per runtime, batch size and number of threads."""
     no_energy: str = ""
     """Why energy was not measured."""
     notes: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     complete: bool = True
-    """Whether everything that was asked for is in `rows`."""
+    """Whether `rows` holds all requested measurements."""
 
     @property
     def recommendations(self) -> list[Recommendation]:
-        """What to ship at each batch size and number of threads."""
+        """The network to ship at each batch size and number of threads."""
         return recommendations(self.rows, self.max_drop)
 
     def __str__(self) -> str:

@@ -13,11 +13,11 @@ from slimcnn.measuring import Latency
 TITLES: Mapping[str, str] = {"torch": "PyTorch eager", "torch_compile": "torch.compile"} | {
     name: runtime.title for name, runtime in RUNTIMES.items() if name != "torch"
 }
-"""Everything that can run a network here, by name: `torch` runs the module itself, `torch_compile` compiles it by
-inductor, all others open an exported file."""
+"""Titles of all runtimes by name. `torch` runs the module itself, `torch_compile` compiles it with inductor, all others
+open an exported file."""
 
 AGAIN = 0.02
-"""Ratios nearer to 1 are called alike however many calls were timed: measuring again moves them as much."""
+"""Ratios closer to 1 count as alike however many calls were timed; they vary as much between measurements."""
 
 Speed = Literal["first", "faster", "slower", "alike", "not run"]
 
@@ -31,26 +31,26 @@ class BenchmarkRow:
     batch: int
     threads: int
     why: str = ""
-    """Why it was not run, or why its top-1 is not known."""
+    """Why it was not run, or why its top-1 is unknown."""
     latency: Latency | None = None
-    """Of one call; `relative` compares with `reference`, in the same rounds."""
+    """Latency of one call; `relative` is the ratio to `reference` in the same rounds."""
     reference: str = ""
-    """The first network that ran in this runtime at this batch size and these threads."""
+    """The first network that ran in this runtime at this batch size and number of threads."""
     top1: float | None = None
     """Percent, in this runtime."""
     points: float | None = None
     """Top-1 minus the reference's, in percentage points."""
     points_error: float | None = None
-    """Standard error of `points`: both networks answered the same images."""
+    """Standard error of `points`, paired over the same images."""
     bytes: int | None = None
-    """Of the file; for PyTorch of the checkpoint."""
+    """Size of the file; for PyTorch, of the checkpoint."""
     memory: ProcessMemory | None = None
     joules: float | None = None
-    """Of one image."""
+    """Energy per image."""
 
     @property
     def noise(self) -> float:
-        """Half of the 95 % interval of the median ratio to the reference, by its quartiles: 1.57 (q3 - q1) / sqrt(n).
+        """Half of the 95 % interval of the median ratio to the reference: 1.57 (q3 - q1) / sqrt(n).
 
         (McGill, Tukey and Larsen, "Variations of box plots", 1978.) At least `AGAIN`; 0 for the reference itself.
         """
@@ -61,7 +61,7 @@ class BenchmarkRow:
 
     @property
     def speed(self) -> Speed:
-        """Compare with the reference: `alike` where the ratio differs from 1 by no more than the noise."""
+        """Speed relative to the reference: `alike` if the ratio differs from 1 by at most the noise."""
         if self.latency is None:
             return "not run"
         if self.network == self.reference:

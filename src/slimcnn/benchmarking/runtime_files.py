@@ -1,4 +1,4 @@
-"""The files that runtimes are given: those that a candidate brings, and others exported once a benchmark."""
+"""Files for runtimes: those of the candidates, and others exported once per benchmark."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from slimcnn.exporting import formats, write_model
 
 @dataclass(frozen=True)
 class RuntimeFile:
-    """A network in a file."""
+    """A network as a file for a runtime."""
 
     path: Path
     bytes: int
-    """Of all its files."""
+    """Size of all its files."""
     batch: int | None
-    """Images that it takes at once; None: any number."""
+    """Batch size; None: any."""
     pixels: bool
-    """It takes uint8 pixels."""
+    """Whether it takes uint8 pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class RuntimeFiles:
-    """Exports networks for runtimes, each once, into a folder."""
+    """Exports each network once per runtime into a folder."""
 
     folder: Path
     example: Tensor
     _made: dict[tuple[str, str, int | None], RuntimeFile] = field(default_factory=dict)
 
     def of(self, candidate: Candidate, runtime: str, batch: int) -> RuntimeFile:
-        """Give a candidate's file for a runtime, one that takes `batch` images at once.
+        """Return a candidate's file for a runtime and a batch size of `batch`.
 
         Raises:
-            ExportError, ModelError: it brings none that does, and cannot be exported.
+            ExportError, ModelError: the candidate has no such file and cannot be exported.
         """
         if runtime in candidate.files:
             held = _held(candidate.files[runtime])
             if held.batch in (None, batch):
                 return held
             if candidate.model is None:
-                raise ExportError(f"{held.path.name} takes {held.batch} images at once")
+                raise ExportError(f"{held.path.name} has a fixed batch size of {held.batch}; {batch} cannot run")
         assert candidate.model is not None
         return self._exported(candidate.name, candidate.model, self.example, runtime, batch)
 
     def probe(self, runtime: str) -> tuple[RuntimeFile, Tensor]:
-        """Give a file that holds a network of one layer, and what it is asked."""
+        """Return a file with a one-layer network, and its input."""
         example = self.example[:1].float()
         layer = nn.Conv2d(example.shape[1], 1, 1) if example.dim() == 4 else nn.Linear(example.shape[-1], 1)
         return self._exported("one layer", layer.eval(), example, runtime, 1), torch.zeros_like(example)
@@ -66,19 +66,19 @@ class RuntimeFiles:
 
 
 def format_for(runtime: str) -> str:
-    """Name the format that a runtime is given; TorchScript for PyTorch, whose reader needs the least beside it.
+    """Return the format to use for a runtime; TorchScript for PyTorch, whose reader has the fewest dependencies.
 
     Raises:
-        ExportError: no format is written for it.
+        ExportError: no format exists for the runtime.
     """
     names = [entry.name for entry in formats if entry.value.runtime == runtime]
     if not names:
-        raise ExportError(f"no format of files is known for {runtime}")
+        raise ExportError(f"no file format is known for {runtime}")
     return "torchscript" if "torchscript" in names else names[0]
 
 
 def bytes_of(files: tuple[Path, ...]) -> int:
-    """Sum the bytes of files, and of all files in folders."""
+    """Return the total bytes of files and of all files in folders."""
     every = [inner for path in files for inner in (path.rglob("*") if path.is_dir() else [path])]
     return sum(path.stat().st_size for path in every if path.is_file())
 
@@ -95,7 +95,7 @@ def _held(path: Path) -> RuntimeFile:
 
 
 def _companions(path: Path) -> list[str]:
-    """Name all files of an export by the first: model.xml and model.bin."""
+    """Return the names of all files of an export from the first: model.xml and model.bin."""
     for entry in formats:
         suffixes = entry.value.suffixes
         stem = path.name.removesuffix(suffixes[0])

@@ -1,4 +1,4 @@
-"""One pass of a benchmark: all networks in one runtime, at one batch size and number of threads."""
+"""One round of a benchmark: all networks in one runtime, at one batch size and number of threads."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from slimcnn.measuring import energy, latency
 from slimcnn.show import SILENT, Show
 
 ENERGY_SECONDS = 1.0
-"""For which a network is called back to back, where its energy can be measured."""
+"""Duration of the energy measurement of a network, which is called back to back."""
 
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """What a benchmark keeps between its settings: exported files, and answers that need no second measurement."""
+    """State that a benchmark keeps between its settings: exported files, and classified images."""
 
     candidates: Sequence[Candidate]
     files: RuntimeFiles
@@ -34,15 +34,15 @@ class Session:
     _hits: dict[tuple[str, str], Tensor | str] = field(default_factory=dict)
 
     def rows(self, runtime: str, batch: int, threads: int) -> list[BenchmarkRow]:
-        """Measure all networks in one runtime; the clock goes round among them."""
-        said = f"{TITLES[runtime]}, batch {batch}, {'1 thread' if threads == 1 else f'{threads} threads'}"
+        """Measure all networks in one runtime; they are timed in turns."""
+        where = f"{TITLES[runtime]}, batch {batch}, {'1 thread' if threads == 1 else f'{threads} threads'}"
         opened: dict[str, Ready | str] = {}
         for one in self.candidates:
             if one.runs_in(runtime) and (one.model is not None or runtime not in ("torch", "torch_compile")):
-                self.show.say(f"{said}: {one.name}")
+                self.show.say(f"{where}: {one.name}")
                 opened[one.name] = self._open(one, runtime, batch, threads)
         able = {name: one for name, one in opened.items() if isinstance(one, Ready)}
-        self.show.say(f"{said}: timing {len(able)} in turns")
+        self.show.say(f"{where}: timing {len(able)} in turns")
         asked: dict[str, nn.Module] = {name: WithInput(one) for name, one in able.items()}
         example = torch.zeros(batch)
         times = latency(asked, example, seconds=self.seconds, threads=threads) if asked else {}
@@ -66,7 +66,7 @@ class Session:
             return str(error)
 
     def _with_top1(self, row: BenchmarkRow, one: Ready, able: Mapping[str, Ready]) -> BenchmarkRow:
-        """Add top-1, and how far it is from the reference's on the same images."""
+        """Add top-1 and its difference from the reference on the same images."""
         if self.images is None:
             return row
         here, there = (self._answers(each, row.runtime) for each in (one, able[row.reference]))
@@ -79,12 +79,12 @@ class Session:
         return replace(row, points=points, points_error=error)
 
     def _answers(self, one: Ready, runtime: str) -> Tensor | str:
-        """Which images a network classifies rightly in a runtime, or why that is not known; the same at any batch."""
+        """Return which images a network classifies correctly in a runtime, or why that is unknown."""
         assert self.images is not None
-        key = (one.candidate.name, runtime)
+        key = (one.candidate.name, runtime)  # the same at any batch size
         if key not in self._hits:
             if one.candidate.normalization is None and not one.pixels:
-                return "which normalization it expects is not known"
+                return "the normalization it expects is unknown"
             try:
                 self._hits[key] = hits(one, self.images, self.show, f"top-1, {one.candidate.name}")
             except SlimcnnError as error:
@@ -93,9 +93,9 @@ class Session:
 
 
 def paired(here: Tensor, there: Tensor) -> tuple[float, float]:
-    """Give the difference of two networks' top-1 on the same images, in points, and its standard error.
+    """Return the difference of two networks' top-1 on the same images, in percentage points, and its standard error.
 
-    With b images that only the first and c that only the second classifies rightly, of n: (b - c) / n, and
+    If only the first network classifies b of n images correctly, and only the second c: (b - c) / n and
     sqrt(b + c - (b - c)^2 / n) / n.
 
     >>> one, two = torch.tensor([True, True, False, True]), torch.tensor([True, False, False, True])

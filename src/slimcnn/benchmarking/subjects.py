@@ -1,4 +1,4 @@
-"""From what a user names (runs, checkpoints, exported files, a network) to the candidates of a benchmark."""
+"""Load the candidates of a benchmark from runs, checkpoints, exported files or a named network."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from slimcnn.running.settings import Data, Network
 from slimcnn.show import SILENT, Show
 
 INT8 = "model_int8"
-"""What the files of `slimcnn quantize` are called, before the suffix."""
+"""Name of the files of `slimcnn quantize`, without suffix."""
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Subjects:
-    """What a benchmark is about."""
+    """Candidates and inputs of a benchmark."""
 
     candidates: tuple[Candidate, ...]
     example: Tensor
@@ -40,13 +40,13 @@ class Subjects:
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """One candidate, and what is known of it."""
+    """One candidate, with its input shape and the digest of its weights."""
 
     candidate: Candidate
     shape: Shape | None
-    """Of one image; None: not known."""
+    """Shape of one image; None: unknown."""
     digest: str = ""
-    """Of its weights."""
+    """Digest of its weights."""
 
 
 def subjects_of(
@@ -59,22 +59,22 @@ def subjects_of(
     part: str = "test",
     show: Show = SILENT,
 ) -> Subjects:
-    """Load everything that is to be compared.
+    """Load all candidates and the images.
 
     Args:
         paths: folders of finished runs (original, compressed and int8 network), checkpoints, exported files.
-        network: one more network, by name.
-        data: the images for top-1; None: those of the runs, and none without a run.
-        input_shape: of one image, where no file says it.
-        images: at most so many.
+        network: an additional network, by name.
+        data: the images for top-1; None: those of the runs, or none without a run.
+        input_shape: shape of one image, if no file states it.
+        images: maximum number of images.
         part: which images: test, validation or train.
-        show: how progress is told.
+        show: how progress is shown.
 
     Raises:
-        SlimcnnError: something cannot be read, or does not fit together; one line says what.
+        SlimcnnError: a file cannot be read, or the candidates cannot be compared; one line states the reason.
     """
     if not paths and network is None:
-        raise ModelError(f"what is to be measured? give the folder of a run, a file, or --model; {UNNAMED}")
+        raise ModelError(f"nothing to measure: give the folder of a run, a file, or --model; {UNNAMED}")
     runs = {path: finished_run(path) for path in paths if kind_of(path) == "folder"}
     shapes = [run.shape for run in runs.values()] + [_stated_shape(path) for path in paths if path not in runs]
     dataset, notes = _dataset(list(runs.values()), data, next(filter(None, shapes), None), show)
@@ -99,13 +99,13 @@ def subjects_of(
 def _dataset(
     runs: Sequence[FinishedRun], data: Data | None, shape: Shape | None, show: Show
 ) -> tuple[Dataset | None, tuple[str, ...]]:
-    """Load the images; those of a run may be away, top-1 is then not measured."""
+    """Load the images; if a run's images are not available, top-1 is not measured."""
     asked = [data] if data is not None else [run.data for run in runs]
     if not asked:
         return None, ("Top-1 is not measured: give --data.",)
     if len({(one.name, one.image_size, one.seed) for one in asked}) > 1:
         names = ", ".join(dict.fromkeys(one.name for one in asked))
-        raise RunError(f"the runs are on different images ({names}): give --data, or measure them one by one")
+        raise RunError(f"the runs use different images ({names}): give --data, or benchmark them one by one")
     settings = asked[0]
     size = settings.image_size or (shape[1] if shape else None)
     try:
@@ -119,7 +119,7 @@ def _dataset(
 
 
 def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Contender], tuple[str, ...]]:
-    """The original network, the compressed one, and the compressed one in int8."""
+    """Return the original, the compressed and the int8 network of a run."""
     blank = blank_of(run.network, dataset) if dataset is not None else None
     networks = {name: load(path, blank() if blank is not None else None) for name, path in run.checkpoints.items()}
     found, notes = [], []
@@ -141,7 +141,7 @@ def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Contender],
 
 
 def _labeled(found: Sequence[Contender], folder: Path, several: bool, before: Sequence[Contender]) -> list[Contender]:
-    """Leave out an original that is there already; say which run a network is of, where there are several."""
+    """Leave out an original that is already present; prefix names with the run if there are several runs."""
     known = {one.digest for one in before if one.digest}
     new = [one for one in found if one.digest not in known]
     if not several:
@@ -156,7 +156,7 @@ def _labeled(found: Sequence[Contender], folder: Path, several: bool, before: Se
 
 
 def _exported_from(folder: Path, digest: str) -> dict[str, Path]:
-    """The exports in a folder that hold these weights, one a runtime."""
+    """Return the folder's exports with these weights, one per runtime."""
     found = {}
     for name, entry in read_parity(folder).items():
         if name in formats and entry.get("source") == digest:
@@ -172,13 +172,15 @@ def _files_called(folder: Path, stem: str) -> dict[str, Path]:
 
 
 def _of_file(path: Path, dataset: Dataset | None) -> Contender:
-    """A checkpoint, or an exported file."""
+    """Load a checkpoint or an exported file."""
     if kind_of(path) == "nothing":
         raise RunError(f"no file or folder {path}: give the folder of a finished run, a checkpoint or an exported file")
     usual = dataset.normalization if dataset is not None else None
     if path.suffix == ".safetensors":
         if not is_checkpoint(path):
-            raise ModelError(f"{path} is no checkpoint of slimcnn, so its network is not known: give --model --weights")
+            raise ModelError(
+                f"{path} is not a slimcnn checkpoint, so its network is unknown: give --model and --weights"
+            )
         information = read_information(path)
         model: nn.Module = load(path)
         candidate = Candidate(path.stem, model, {}, normalization_of(information) or usual, path.stat().st_size)
@@ -201,7 +203,7 @@ def _of_network(network: Network, data: Data | None, input_shape: Shape | None, 
 
 
 def _stated_shape(path: Path) -> Shape | None:
-    """The shape of one image, as a checkpoint or parity.json says it."""
+    """Return the shape of one image as stated by a checkpoint or parity.json; None if not stated."""
     if path.suffix == ".safetensors":
         found = read_information(path).get("input") if kind_of(path) == "file" and is_checkpoint(path) else None
     else:
@@ -216,10 +218,10 @@ def _one_shape(found: Sequence[Contender], input_shape: Shape | None, dataset: D
     elif input_shape is not None:
         shapes["--input"] = input_shape
     if not shapes:
-        raise ModelError("what do the networks expect? give --input, for example --input 3x224x224, or --data")
+        raise ModelError("the input shape is unknown: give --input, for example --input 3x224x224, or --data")
     if len(set(shapes.values())) > 1:
-        said = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
-        raise ModelError(f"only networks for the same input can be compared: {said}")
+        listed = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        raise ModelError(f"only networks with the same input shape can be compared: {listed}")
     return next(iter(shapes.values()))
 
 
@@ -230,7 +232,7 @@ def _refuse_equal_names(names: Sequence[str]) -> None:
 
 
 def normalization_of(information: dict[str, Any]) -> Normalization | None:
-    """What travels along with a checkpoint or an export; None where it says nothing.
+    """Return the normalization stored with a checkpoint or an export; None if there is none.
 
     >>> normalization_of({"normalization": {"mean": [0.5], "std": [0.25]}})
     Normalization(mean=(0.5,), std=(0.25,))

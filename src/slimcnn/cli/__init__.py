@@ -1,4 +1,4 @@
-"""The command line: one small function per command; everything heavy is imported inside it."""
+"""The command line: one function per command. Slow imports happen inside the functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["benchmarking", "exporting", "looking", "main", "playing", "quantizin
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2."""
+    """Run the command line; user errors print one line and exit with code 2."""
     try:
         app(args=imports_first(sys.argv[1:]))
     except SlimcnnError as error:
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def imports_first(arguments: list[str]) -> list[str]:
-    """Move --import in front of the command, where it belongs; users write it anywhere.
+    """Move --import, which users may write anywhere, in front of the command.
 
     >>> imports_first(["run", "r.toml", "--import", "mine", "--json"])
     ['--import', 'mine', 'run', 'r.toml', '--json']

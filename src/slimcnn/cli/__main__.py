@@ -1,4 +1,4 @@
-"""`python -m slimcnn.cli`."""
+"""Entry point of `python -m slimcnn.cli`."""
 
 from slimcnn.cli import main
 

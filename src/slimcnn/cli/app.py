@@ -1,4 +1,4 @@
-"""The command line's root."""
+"""The root command and its global option --import."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def root(
     import_: Annotated[
         list[str],
         typer.Option(
-            "--import", help="A module of yours that registers steps, criteria, losses ... (docs/extending.md)."
+            "--import", help="A Python module that registers steps, criteria, losses ... (docs/extending.md)."
         ),
     ] = [],  # noqa: B006 - typer copies it
 ) -> None:

@@ -1,4 +1,4 @@
-"""The command that compares networks in the runtimes that will run them."""
+"""The `benchmark` command: compare networks in their target runtimes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slimcnn.show import watched
 if TYPE_CHECKING:
     from slimcnn.benchmarking import Benchmark
 
-MEASURED = "What is measured"
+MEASURED = "Measurement"
 PAGE, DATA = "benchmark.html", "benchmark.json"
 
 
@@ -24,57 +24,59 @@ PAGE, DATA = "benchmark.html", "benchmark.json"
 def benchmark(
     what: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of finished runs, checkpoints, exported files (model.onnx, model.xml ...)."),
+        typer.Argument(help="Run folders, checkpoints or exported files (model.onnx, model.xml ...)."),
     ] = None,
     model: options.Model = "",
     weights: options.Weights = None,
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     data: Annotated[
-        str, typer.Option(help="Images for top-1. Default: those of the run.", rich_help_panel=options.WHICH)
+        str, typer.Option(help="Dataset for top-1. Default: that of the run.", rich_help_panel=options.NETWORK)
     ] = "",
     image_size: options.ImageSize = None,
     images: Annotated[
-        int | None, typer.Option(min=1, help="At most so many images for top-1.", rich_help_panel=options.WHICH)
+        int | None, typer.Option(min=1, help="Maximum number of images for top-1.", rich_help_panel=options.NETWORK)
     ] = None,
     part: Annotated[
-        str, typer.Option(help="Which images: test, validation or train.", rich_help_panel=options.WHICH)
+        str, typer.Option(help="Split: test, validation or train.", rich_help_panel=options.NETWORK)
     ] = "test",
     input_: options.Input = "",
     runtime: Annotated[
         str,
         typer.Option(
             help="torch, torch_compile, onnxruntime, openvino, executorch, ncnn, separated by commas. Default: torch "
-            "(eager) and what is installed.",
+            "(eager) and all that are installed.",
             rich_help_panel=MEASURED,
         ),
     ] = "",
-    batch: Annotated[str, typer.Option(help="Images a call, as 1,64.", rich_help_panel=MEASURED)] = "1",
-    threads: Annotated[str, typer.Option(help="CPU threads, as 1,2.", rich_help_panel=MEASURED)] = "1",
+    batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,64.", rich_help_panel=MEASURED)] = "1",
+    threads: Annotated[str, typer.Option(help="Numbers of CPU threads, such as 1,2.", rich_help_panel=MEASURED)] = "1",
     seconds: Annotated[
         float,
-        typer.Option(min=0, help="For timing, in each runtime at each batch and threads.", rich_help_panel=MEASURED),
+        typer.Option(min=0, help="Timing budget per runtime, batch size and thread count.", rich_help_panel=MEASURED),
     ] = 4.0,
     processes: Annotated[
         int,
         typer.Option(
-            min=0, help="Fresh processes that measure memory; 0: it is not measured.", rich_help_panel=MEASURED
+            min=0, help="Number of fresh processes that measure memory; 0: do not measure it.", rich_help_panel=MEASURED
         ),
     ] = 3,
     max_drop: Annotated[
         float,
         typer.Option(
-            min=0, help="Points of top-1 that what is shipped may be below the best.", rich_help_panel=MEASURED
+            min=0,
+            help="Maximum top-1 gap between the recommended network and the best, in percentage points.",
+            rich_help_panel=MEASURED,
         ),
     ] = 1.0,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of benchmark.html and benchmark.json. Default: the run's.", rich_help_panel=options.RUN
+            help="Folder for benchmark.html and benchmark.json. Default: the run folder.", rich_help_panel=options.RUN
         ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Compare networks in the runtimes that will run them: time, top-1, file, memory, energy; says which to ship.
+    """Compare latency, top-1, file size, memory and energy of networks in several runtimes; recommend one.
 
     Example: slimcnn benchmark runs/r56 --runtime torch,onnxruntime,openvino --batch 1,64
     """
@@ -83,7 +85,7 @@ def benchmark(
     from slimcnn.errors import DataError
 
     if part not in ("test", "validation", "train"):
-        raise DataError(f"there is no part {part!r}: choose test, validation or train")
+        raise DataError(f"unknown part {part!r}: choose test, validation or train")
     batches, counts = numbers_of(batch, "--batch"), numbers_of(threads, "--threads")
     runtimes = [name for name in runtime.split(",") if name]
     refuse_unusable(runtimes)
@@ -105,7 +107,7 @@ def benchmark(
 
 
 def _measured(folder: Path, subjects: Any, **settings: Any) -> Benchmark:
-    """Run the benchmark; page and JSON are written after every setting, so that Ctrl-C loses no row."""
+    """Run the benchmark; page and JSON are written after every setting, so that Ctrl-C loses no results."""
     from dataclasses import replace
 
     from slimcnn.benchmarking import compare
@@ -116,7 +118,7 @@ def _measured(folder: Path, subjects: Any, **settings: Any) -> Benchmark:
             last = replace(found, notes=subjects.notes)
             write_benchmark(last, folder)
     except KeyboardInterrupt:
-        kept = f"; {len(last.rows)} rows are in {folder / PAGE} and {DATA}" if last else ""
+        kept = f"; {len(last.rows)} rows saved in {folder / PAGE} and {DATA}" if last else ""
         typer.echo(f"slimcnn: interrupted{kept}", err=True)
         raise typer.Exit(130) from None
     assert last is not None
@@ -124,7 +126,7 @@ def _measured(folder: Path, subjects: Any, **settings: Any) -> Benchmark:
 
 
 def write_benchmark(found: Benchmark, folder: Path) -> None:
-    """Write benchmark.html and benchmark.json; in the folder of a run, its manifest lists them."""
+    """Write benchmark.html and benchmark.json; in a run folder, add them to the manifest."""
     import json
 
     from slimcnn import views
@@ -139,7 +141,7 @@ def write_benchmark(found: Benchmark, folder: Path) -> None:
 
 
 def numbers_of(text: str, option: str) -> list[int]:
-    """Read numbers separated by commas.
+    """Parse positive integers separated by commas.
 
     >>> numbers_of("1,64", "--batch")
     [1, 64]
@@ -148,12 +150,12 @@ def numbers_of(text: str, option: str) -> list[int]:
 
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ModelError(f"{option} {text!r}: give numbers from 1 on, separated by commas, such as 1,64")
+        raise ModelError(f"{option} {text!r}: expected positive integers separated by commas, such as 1,64")
     return list(dict.fromkeys(int(part) for part in parts))
 
 
 def refuse_unusable(runtimes: list[str]) -> None:
-    """Refuse runtimes that do not exist or are not installed, before anything is loaded."""
+    """Raise an error for unknown or missing runtimes, before anything is loaded."""
     from slimcnn.benchmarking import TITLES
     from slimcnn.errors import ExportError, UnknownName
     from slimcnn.exporting import why_not

@@ -1,4 +1,4 @@
-"""Commands that look at a network or a run and change nothing: load, view, print."""
+"""Read-only commands: load a network or a run and print a view of it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def evaluate(
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
-    part: Annotated[str, typer.Option(help="Which images: test, validation or train.")] = "test",
+    part: Annotated[str, typer.Option(help="Split: test, validation or train.")] = "test",
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure top-1, top-5 and loss of a network on a dataset.
+    """Evaluate top-1, top-5 and loss of a network on a dataset.
 
     Example: slimcnn evaluate --weights runs/r56/compressed.safetensors --data cifar10
     """
@@ -37,7 +37,7 @@ def evaluate(
     from slimcnn.errors import DataError
 
     if part not in ("test", "validation", "train"):
-        raise DataError(f"there is no part {part!r}: choose test, validation or train")
+        raise DataError(f"unknown part {part!r}: choose test, validation or train")
     with watched(as_json) as show:
         found = _loaded(model, weights, arguments_of(model_arg), data, image_size, limit, show)
         show.say(f"evaluating on {part} images")
@@ -57,7 +57,7 @@ def inspect(
     inexact: options.Inexact = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show which channels are removed together, which are locked, where and why.
+    """Show the channel groups, and the channels that are locked, with the reasons.
 
     Example: slimcnn inspect --model torchvision:mobilenet_v2
     """
@@ -76,12 +76,12 @@ def norms(
     model_arg: options.Arguments = [],  # noqa: B006
     input_: options.Input = "",
     criteria: Annotated[str, typer.Option(help="Criteria to compare, separated by commas.")] = "fpdf,l2,fpgm",
-    pruning_ratio: Annotated[float, typer.Option(help="Share of every layer's channels that is removed.")] = 0.5,
+    pruning_ratio: Annotated[float, typer.Option(help="Fraction of the channels to remove from every layer.")] = 0.5,
     residual: options.Residual = "inner",
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("norms.html"),
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("norms.html"),
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw what criteria do to the distribution of the filter norms of every layer, with KS and W1.
+    """Plot the distribution of filter norms before and after pruning by several criteria, with KS and W1 distances.
 
     Example: slimcnn norms --model resnet56 --weights resnet56.safetensors --criteria fpdf,l2,fpgm --pruning-ratio 0.5
     """
@@ -100,14 +100,14 @@ def norms(
 
 @app.command()
 def closeness(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints; first the teacher, then students.")],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints: first the teacher, then the students.")],
     data: options.DataName = "digits",
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("closeness.html"),
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("closeness.html"),
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw how close networks find classes to each other, and list the closest pairs.
+    """Plot the class closeness of several networks, and list the closest pairs.
 
     Example: slimcnn closeness teacher.safetensors kd.safetensors scale_factor.safetensors --data cifar100
     """
@@ -130,10 +130,10 @@ def measure(
     model_arg: options.Arguments = [],  # noqa: B006
     input_: options.Input = "",
     rewrite: options.Rewrite = "",
-    layers: Annotated[bool, typer.Option(help="Also every layer.")] = False,
+    layers: Annotated[bool, typer.Option(help="List every layer too.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Count parameters, MACs and bytes of a network, and time it.
+    """Count parameters, MACs and bytes of a network, and measure its latency.
 
     Example: slimcnn measure --model resnet56 --layers
     """
@@ -147,17 +147,17 @@ def measure(
 @app.command()
 def zoo(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Networks; default: the survey's six with their sizes.")
+        list[str] | None, typer.Argument(help="Networks. Default: the six of the survey, with their size variants.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All compact networks with published accuracy.")] = False,
-    runtimes: Annotated[str, typer.Option(help="eager, onnxruntime, openvino; default: what is installed.")] = "",
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
-    seconds: Annotated[float, typer.Option(min=0, help="For timing, a runtime.")] = 20.0,
-    out: Annotated[Path, typer.Option(help="The page with the pictures.")] = Path("zoo.html"),
+    every: Annotated[bool, typer.Option("--all", help="Compare all compact networks with published accuracy.")] = False,
+    runtimes: Annotated[str, typer.Option(help="eager, onnxruntime, openvino. Default: all that are installed.")] = "",
+    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Timing budget per runtime.")] = 20.0,
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("zoo.html"),
     as_json: options.AsJson = False,
 ) -> None:
-    """Compare compact networks: published accuracy against params, MACs and the time on this machine.
+    """Compare compact networks: published accuracy, params, MACs and latency on this machine.
 
     Example: slimcnn zoo mobilenet_v2 shiftnet_a --threads 1
     """
@@ -176,7 +176,7 @@ def list_names(
     kind: Annotated[str, typer.Argument(help="What to list, such as networks or criteria.")] = "all",
     as_json: options.AsJson = False,
 ) -> None:
-    """List everything that has a name (networks, criteria, losses, ...), with what it does and its source.
+    """List all names (networks, criteria, losses, ...) with description and source.
 
     Example: slimcnn list criteria
     """
@@ -187,9 +187,9 @@ def list_names(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run's folder, or its report.json.")], as_json: options.AsJson = False
+    folder: Annotated[Path, typer.Argument(help="Run folder, or its report.json.")], as_json: options.AsJson = False
 ) -> None:
-    """Show a finished run's numbers again, and render its report.html anew from report.json."""
+    """Print the results of a finished run, and regenerate report.html from report.json."""
     from slimcnn.manifest import claim, is_as_claimed
     from slimcnn.reporting import read_report, summary, write_report
     from slimcnn.reporting.storing import DATA
@@ -201,7 +201,7 @@ def report(
     home = folder if folder.is_dir() else folder.parent
     claimed = is_as_claimed(home / DATA)
     data, page = write_report(found, home)
-    if claimed:  # a report that somebody changed keeps its old claim, and slimcnn verify names it
+    if claimed:  # an edited report keeps its old digest, so that slimcnn verify detects the edit
         claim(data, page)
     print_tables(summary(found))
     typer.echo(f"report: {page}")
@@ -211,7 +211,7 @@ def _loaded(
     model: str, weights: Path | None, arguments: dict[str, Any], data: str, image_size: int | None, limit: int | None,
     show: Show,
 ) -> Loaded:  # fmt: skip
-    """Load a network with its images."""
+    """Load a network and its dataset."""
     from pydantic import ValidationError
 
     from slimcnn.errors import RecipeError
@@ -227,7 +227,7 @@ def _loaded(
 
 
 def _names_of(checkpoints: list[Path]) -> list[str]:
-    """Name checkpoints by their files, or folders and files where files have the same name."""
+    """Label checkpoints by file name, or by folder and file name if file names repeat."""
     from slimcnn.checkpoints import is_checkpoint
     from slimcnn.errors import ModelError
 
@@ -235,10 +235,10 @@ def _names_of(checkpoints: list[Path]) -> list[str]:
     if len(set(names)) < len(names):
         names = [f"{path.parent.name}/{path.stem}" for path in checkpoints]
     if len(set(names)) < len(names):
-        raise ModelError(f"two checkpoints have the same name ({', '.join(names)}): names label the maps, rename one")
+        raise ModelError(f"two checkpoints have the same name ({', '.join(names)}), which labels the plots: rename one")
     for path in checkpoints:
         if not is_checkpoint(path):
             raise ModelError(
-                f"{path} is not a checkpoint of slimcnn, so its network is not known: slimcnn train writes one"
+                f"{path} is not a slimcnn checkpoint, so its network is unknown: write one with slimcnn train"
             )
     return names

@@ -1,4 +1,4 @@
-"""Options that commands share, and those of `compress`, with what `--help` says of them."""
+"""Options shared by several commands, and the options of `compress`, with their help texts."""
 
 from __future__ import annotations
 
@@ -7,174 +7,180 @@ from typing import Annotated
 
 import typer
 
-WHICH, HOW_SMALL, BACK, RUN = "Which network and images", "How small", "Recovering accuracy", "The run"
+NETWORK, PRUNING, RECOVERY, RUN = "Network and data", "Pruning", "Accuracy recovery", "Run"
 
 Model = Annotated[
     str,
     typer.Option(
         help="A name (*slimcnn list networks*), timm:NAME, torchvision:NAME or package.module:function. "
-        "May be left out when --weights is a checkpoint of slimcnn.",
-        rich_help_panel=WHICH,
+        "Optional if --weights is a slimcnn checkpoint.",
+        rich_help_panel=NETWORK,
     ),
 ]
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="Trained weights: .safetensors, a .pt that weights-only reading accepts, or a checkpoint.",
-        rich_help_panel=WHICH,
+        help="Trained weights: .safetensors, a .pt that loads with weights_only=True, or a checkpoint.",
+        rich_help_panel=NETWORK,
     ),
 ]
 DataName = Annotated[
     str,
     typer.Option(
         "--data",
-        help="A name (*slimcnn list datasets*), NAME:PATH for files that you already have, "
-        "or a folder of images per class.",
-        rich_help_panel=WHICH,
+        help="A name (*slimcnn list datasets*), NAME:PATH for local files, or a folder with one subfolder of images "
+        "per class.",
+        rich_help_panel=NETWORK,
     ),
 ]
 Arguments = Annotated[
     list[str],
-    typer.Option("--model-arg", help="An argument of the network, name=value; may be repeated.", rich_help_panel=WHICH),
+    typer.Option("--model-arg", help="Model constructor argument, name=value; repeatable.", rich_help_panel=NETWORK),
 ]
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        help="Scale all images to this many pixels. Default: as they are; for a folder, what the network was made for.",
-        rich_help_panel=WHICH,
+        help="Resize all images to this many pixels. Default: no resizing; for a folder, the network's input size.",
+        rich_help_panel=NETWORK,
     ),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(help="Use at most so many images of each part, for a quick try.", rich_help_panel=WHICH),
+    typer.Option(help="Use at most this many images of each split, for a quick try.", rich_help_panel=NETWORK),
 ]
 Criterion = Annotated[
     str | None,
     typer.Option(
-        help="Which channels matter (*slimcnn list criteria*), with options such as fpdf:bins=4. Default l2.",
-        rich_help_panel=HOW_SMALL,
+        help="Pruning criterion (*slimcnn list criteria*), with options such as fpdf:bins=4. Default: l2.",
+        rich_help_panel=PRUNING,
     ),
 ]
 Macs = Annotated[
-    float | None, typer.Option(help="At most this share of the MACs stays. Default 0.5.", rich_help_panel=HOW_SMALL)
+    float | None, typer.Option(help="Keep at most this fraction of the MACs. Default: 0.5.", rich_help_panel=PRUNING)
 ]
 Params = Annotated[
-    float | None, typer.Option(help="At most this share of the parameters stays.", rich_help_panel=HOW_SMALL)
+    float | None, typer.Option(help="Keep at most this fraction of the parameters.", rich_help_panel=PRUNING)
 ]
 Size = Annotated[
     str | None,
-    typer.Option(help="At most so large a file of weights, such as 500kB or 1MiB.", rich_help_panel=HOW_SMALL),
+    typer.Option(help="Maximum size of the weights file, such as 500kB or 1MiB.", rich_help_panel=PRUNING),
 ]
 Memory = Annotated[
     str | None,
     typer.Option(
-        help="At most so much running memory, such as 8MB: bytes of live activations at their peak, one image,"
-        " float32, without the weights.",
-        rich_help_panel=HOW_SMALL,
+        help="Maximum peak activation memory, such as 8MB: bytes of live activations for one image in float32, "
+        "without the weights.",
+        rich_help_panel=PRUNING,
     ),
 ]
 Latency = Annotated[
     str | None,
     typer.Option(
-        help="One call takes at most this: 0.4ms, or a share of the original's time, 0.5. Measured on this machine; "
-        "whole blocks may go.",
-        rich_help_panel=HOW_SMALL,
+        help="Maximum latency: absolute (0.4ms) or a fraction of the original's latency (0.5). Measured on this "
+        "machine; whole blocks may be removed.",
+        rich_help_panel=PRUNING,
     ),
 ]
 Runtime = Annotated[
     str | None,
     typer.Option(
-        help="What runs the network, for --latency: openvino, onnxruntime, executorch, torch. Default: the first that "
-        "is installed.",
-        rich_help_panel=HOW_SMALL,
+        help="Runtime for --latency: openvino, onnxruntime, executorch, torch. Default: the first that is installed.",
+        rich_help_panel=PRUNING,
     ),
 ]
 LatencyBatch = Annotated[
-    int | None, typer.Option("--batch", help="Images a call, for --latency. Default 1.", rich_help_panel=HOW_SMALL)
+    int | None, typer.Option("--batch", help="Batch size for --latency. Default: 1.", rich_help_panel=PRUNING)
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads, for --latency. Default 1.", rich_help_panel=HOW_SMALL)]
-PruningRatio = Annotated[float | None, typer.Option(help="This share of the channels goes.", rich_help_panel=HOW_SMALL)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads for --latency. Default: 1.", rich_help_panel=PRUNING)]
+PruningRatio = Annotated[
+    float | None, typer.Option(help="Fraction of the channels to remove.", rich_help_panel=PRUNING)
+]
 Curve = Annotated[
     str,
     typer.Option(
-        help="Several sizes in one run, such as 0.8,0.6,0.4: shares of the MACs that stay. One trace and one scoring.",
-        rich_help_panel=HOW_SMALL,
+        help="Several sizes in one run: fractions of the MACs to keep, such as 0.8,0.6,0.4. Traced and scored once.",
+        rich_help_panel=PRUNING,
     ),
 ]
 Scope = Annotated[
     str | None,
     typer.Option(
-        help="sensitivity: first what costs the output least, measured on images; local: the same share of "
-        "every layer; global: rank all channels together. Default: sensitivity; with --pruning-ratio "
+        help="sensitivity: remove the channels with the smallest measured output error first; local: the same "
+        "fraction of every layer; global: rank all channels together. Default: sensitivity; with --pruning-ratio, "
         "local.",
-        rich_help_panel=HOW_SMALL,
+        rich_help_panel=PRUNING,
     ),
 ]
 Residual = Annotated[
     str | None,
     typer.Option(
-        help="Channels between residual blocks: auto (kept where the target can be met without them), inner "
-        "(kept), cut, or scatter (blocks add into them at the places that they keep). Default auto.",
-        rich_help_panel=HOW_SMALL,
+        help="Channels between residual blocks: inner (keep), cut (prune), scatter (keep, but each block adds to a "
+        "subset of them), or auto (keep if the target can be met otherwise). Default: auto.",
+        rich_help_panel=PRUNING,
     ),
 ]
 RoundTo = Annotated[
     int | None,
-    typer.Option(help="Keep multiples of this many channels; 8 or 16 suit most hardware.", rich_help_panel=HOW_SMALL),
+    typer.Option(
+        help="Round channel counts to multiples of this number; 8 or 16 suit most hardware.", rich_help_panel=PRUNING
+    ),
 ]
 MinChannels = Annotated[
     int | None,
     typer.Option(
-        help="No layer keeps fewer channels than this; 0: residual branches may vanish. Default 1.",
-        rich_help_panel=HOW_SMALL,
+        help="Minimum number of channels per layer; 0 allows removing residual branches. Default: 1.",
+        rich_help_panel=PRUNING,
     ),
 ]
 Inexact = Annotated[
     bool,
     typer.Option(
-        help="Allow pruning across LayerNorm and GroupNorm (ConvNeXt); such a cut cannot be proven equal.",
-        rich_help_panel=HOW_SMALL,
+        help="Allow pruning across LayerNorm and GroupNorm (ConvNeXt). Not exact: equality cannot be proven.",
+        rich_help_panel=PRUNING,
     ),
 ]
 Protect = Annotated[
     list[str],
-    typer.Option(help="Layers that keep all channels, as layer1.*; may be repeated.", rich_help_panel=HOW_SMALL),
+    typer.Option(help="Layers that keep all channels, such as layer1.*; repeatable.", rich_help_panel=PRUNING),
 ]
 Plan = Annotated[
-    Path | None, typer.Option(help="Follow this plan (see --dry-run), as you edited it.", rich_help_panel=HOW_SMALL)
+    Path | None,
+    typer.Option(help="Prune by this plan file (see --dry-run), which you may edit.", rich_help_panel=PRUNING),
 ]
 Recover = Annotated[
     str | None,
     typer.Option(
-        help="Steps that recover accuracy, in order, joined by +: least_squares (refit layers, labels are not "
-        "used), fold_constants, recalibrate (batch norm), distill (from the original), train (on labels);"
-        " or none. Default: least_squares, and with --epochs least_squares+distill.",
-        rich_help_panel=BACK,
+        help="Steps that recover accuracy, joined by +: least_squares (refit layers; labels are not used), "
+        "fold_constants, recalibrate (batch norm), distill (from the original), train (on labels); or none. "
+        "Default: least_squares; with --epochs, least_squares+distill.",
+        rich_help_panel=RECOVERY,
     ),
 ]
 Method = Annotated[
     str | None,
     typer.Option(
-        help="gfr: relate channels, train sparsely, search, cut without fine-tuning, fold away.",
-        rich_help_panel=HOW_SMALL,
+        help="gfr: learn channel relations, train with sparsity, search, prune without fine-tuning, fold relations.",
+        rich_help_panel=PRUNING,
     ),
 ]
 SparsityEpochs = Annotated[
     int | None,
-    typer.Option(help="Epochs of sparsity training first: a penalty on batch-norm scales.", rich_help_panel=HOW_SMALL),
+    typer.Option(
+        help="Epochs of sparsity training before pruning: a penalty on batch norm scales.", rich_help_panel=PRUNING
+    ),
 ]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
-        help="Search for the smallest network whose validation top-1 drops by at most this many points without"
-        " training; *slimcnn search --join* helps.",
-        rich_help_panel=HOW_SMALL,
+        help="Search for the smallest network whose validation top-1 drops by at most this many percentage points, "
+        "without training. More processes can join with *slimcnn search --join*.",
+        rich_help_panel=PRUNING,
     ),
 ]
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="An Optuna storage URL for the search, such as sqlite:///search.db, shared by several processes. "
+        help="Optuna storage URL for the search, such as sqlite:///search.db, to share it between processes. "
         "Default: a journal file in OUT.",
         rich_help_panel=RUN,
     ),
@@ -182,122 +188,129 @@ Storage = Annotated[
 To = Annotated[
     str | None,
     typer.Option(
-        help="Formats of model files (*slimcnn list formats*), separated by commas, or none. Default: onnx, if its "
-        "packages are installed; with --curve none.",
+        help="Export formats (*slimcnn list formats*), separated by commas, or none. Default: onnx if its packages are "
+        "installed; with --curve, none.",
         rich_help_panel=RUN,
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.", rich_help_panel=BACK)]
+Epochs = Annotated[int | None, typer.Option(help="Number of training epochs.", rich_help_panel=RECOVERY)]
 LearningRate = Annotated[
     float | None,
-    typer.Option(help="The highest learning rate of the schedule.", rich_help_panel=BACK),
+    typer.Option(help="Peak learning rate of the schedule.", rich_help_panel=RECOVERY),
 ]
-BatchSize = Annotated[int | None, typer.Option(help="Images per step.", rich_help_panel=BACK)]
+BatchSize = Annotated[int | None, typer.Option(help="Training batch size.", rich_help_panel=RECOVERY)]
 Pretrain = Annotated[
     int | None,
-    typer.Option(help="Train the network for so many epochs first (without --weights).", rich_help_panel=BACK),
+    typer.Option(help="Train from scratch for this many epochs first (without --weights).", rich_help_panel=RECOVERY),
 ]
 SoftEpochs = Annotated[
     int | None,
     typer.Option(
-        help="Epochs of soft filter pruning before the cut: the filters that will go are chosen again in every epoch.",
-        rich_help_panel=BACK,
+        help="Epochs of soft filter pruning before the cut; the filters to remove are selected again in every epoch.",
+        rich_help_panel=RECOVERY,
     ),
 ]
 SetSettings = Annotated[
     list[str],
     typer.Option(
         "--set",
-        help="Any other setting: of a step (prune.batches=16, or 2.batches=16 for the second step), of network"
-        " or data, or of the recipe (latency_seconds=1); may be repeated.",
+        help="Any other setting: of a step (prune.batches=16, or 2.batches=16 for the second step), of network or "
+        "data, or of the recipe (latency_seconds=1); repeatable.",
         rich_help_panel=RUN,
     ),
 ]
 Steps = Annotated[
     str,
     typer.Option(
-        help="A chain of steps (*slimcnn list steps*), such as 'prune:macs=0.5 + least_squares + distill:epochs=10'.",
+        help="Chain of steps (*slimcnn list steps*), such as 'prune:macs=0.5 + least_squares + distill:epochs=10'.",
         rich_help_panel=RUN,
     ),
 ]
 Deterministic = Annotated[
     bool,
     typer.Option(
-        help="Train in layout nchw and precision 32 instead of what is fastest here: the same bits in every folder.",
+        help="Train in layout nchw and precision 32 instead of the fastest on this machine. Results are bit-identical "
+        "across run folders.",
         rich_help_panel=RUN,
     ),
 ]
 Rewrite = Annotated[
     str,
     typer.Option(
-        help="A rewrite of the network (*slimcnn list rewrites*), options as feature_reuse:variant=chain.",
-        rich_help_panel=HOW_SMALL,
+        help="Rewrite of the network (*slimcnn list rewrites*), with options such as feature_reuse:variant=chain.",
+        rich_help_panel=PRUNING,
     ),
 ]
 Init = Annotated[
     str,
     typer.Option(
-        help="Where new layers begin: reuse (from the original's features, solved on training images) or random.",
-        rich_help_panel=BACK,
+        help="Weights of new layers: reuse (fitted to the original's features on training images) or random.",
+        rich_help_panel=RECOVERY,
     ),
 ]
-Teacher = Annotated[str, typer.Option(help="The network that teaches; a name as for --student.", rich_help_panel=WHICH)]
+Teacher = Annotated[str, typer.Option(help="Teacher network; a name as for --student.", rich_help_panel=NETWORK)]
 TeacherWeights = Annotated[
-    Path | None, typer.Option(help="Its trained weights, or a checkpoint.", rich_help_panel=WHICH)
+    Path | None, typer.Option(help="Trained weights of the teacher, or a checkpoint.", rich_help_panel=NETWORK)
 ]
 TeacherArguments = Annotated[
     list[str],
     typer.Option(
-        "--teacher-arg", help="An argument of the teacher, name=value; may be repeated.", rich_help_panel=WHICH
+        "--teacher-arg", help="Teacher constructor argument, name=value; repeatable.", rich_help_panel=NETWORK
     ),
 ]
 Student = Annotated[
     str,
     typer.Option(
-        help="The network that learns: a name (*slimcnn list networks*), timm:NAME, torchvision:NAME or "
-        "package.module:function; may be left out when --student-weights is a checkpoint.",
-        rich_help_panel=WHICH,
+        help="Student network: a name (*slimcnn list networks*), timm:NAME, torchvision:NAME or "
+        "package.module:function. Optional if --student-weights is a checkpoint.",
+        rich_help_panel=NETWORK,
     ),
 ]
 StudentWeights = Annotated[
     Path | None,
-    typer.Option(help="Where it begins: weights, or a checkpoint (a compressed network).", rich_help_panel=WHICH),
+    typer.Option(
+        help="Initial weights of the student, or a checkpoint (such as a compressed network).", rich_help_panel=NETWORK
+    ),
 ]
 StudentArguments = Annotated[
     list[str],
     typer.Option(
-        "--student-arg", help="An argument of the student, name=value; may be repeated.", rich_help_panel=WHICH
+        "--student-arg", help="Student constructor argument, name=value; repeatable.", rich_help_panel=NETWORK
     ),
 ]
 ExtraTeacher = Annotated[
     list[Path],
-    typer.Option(help="Checkpoint of one more teacher; may be repeated. They answer together.", rich_help_panel=WHICH),
+    typer.Option(
+        help="Checkpoint of an additional teacher; repeatable. All teachers form an ensemble.", rich_help_panel=NETWORK
+    ),
 ]
 TeacherCache = Annotated[
     int | None,
     typer.Option(
-        help="Fixed augmented views per image; the teacher's logits on each are computed once and kept in OUT.",
-        rich_help_panel=BACK,
+        help="Number of fixed augmented views per image; teacher logits are computed once and cached in OUT.",
+        rich_help_panel=RECOVERY,
     ),
 ]
 LossTerms = Annotated[
     str,
     typer.Option(
         "--loss",
-        help="Terms (*slimcnn list losses*), as `kd+scale_factor` or `0.1*cross_entropy+0.9*kd:temperature=4`.",
-        rich_help_panel=BACK,
+        help="Loss (*slimcnn list losses*), such as `kd+scale_factor` or `0.1*cross_entropy+0.9*kd:temperature=4`.",
+        rich_help_panel=RECOVERY,
     ),
 ]
-Out = Annotated[Path, typer.Option(help="The run's folder. Run the same command to resume.", rich_help_panel=RUN)]
-Seed = Annotated[int, typer.Option(help="Decides splits, order, augmentation, random scores.", rich_help_panel=RUN)]
-Devices = Annotated[int, typer.Option(help="Processes on this machine.", rich_help_panel=RUN)]
+Out = Annotated[Path, typer.Option(help="Run folder. Run the same command to resume.", rich_help_panel=RUN)]
+Seed = Annotated[
+    int, typer.Option(help="Random seed of splits, image order, augmentation and random scores.", rich_help_panel=RUN)
+]
+Devices = Annotated[int, typer.Option(help="Number of training processes on this machine.", rich_help_panel=RUN)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.", rich_help_panel=RUN)]
 DryRun = Annotated[
     bool,
     typer.Option(
-        help="Show the plan and write it to OUT/plan.json, to edit and pass back with --plan.", rich_help_panel=RUN
+        help="Show the plan and write it to OUT/plan.json; edit it and pass it back with --plan.", rich_help_panel=RUN
     ),
 ]
 Input = Annotated[
-    str, typer.Option("--input", help="Shape of one image, as 3x224x224. Default: what the network was made for.")
+    str, typer.Option("--input", help="Shape of one image, such as 3x224x224. Default: the network's input shape.")
 ]

@@ -1,4 +1,4 @@
-"""The command that shows a run's networks at work, in the browser."""
+"""The `show` command: a web page that runs the networks of a run in the browser."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    out: Annotated[Path | None, typer.Option(help="The page's folder. Default: RUN/show.")] = None,
-    samples: Annotated[int, typer.Option(min=1, max=100, help="Images of the test set on the page.")] = 12,
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the page. Default: RUN/show.")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=100, help="Number of test images on the page.")] = 12,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
     serve: Annotated[
-        bool, typer.Option(help="Serve the page on 127.0.0.1 until Ctrl-C, for browsers elsewhere.")
+        bool, typer.Option(help="Serve the page on 127.0.0.1 until Ctrl-C, for browsers on other machines.")
     ] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; default: a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve. Default: a free port.")] = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Build a page on which the original and the compressed network answer your images side by side.
+    """Build a page that classifies your images with the original and the compressed network side by side.
 
-    One file that works offline, without a server: both networks and ONNX Runtime are inside.
+    The page is one file that works offline, without a server; it contains both networks and ONNX Runtime.
 
     Example: slimcnn show runs/r56
     """
     from slimcnn.playground import browser_runtime, playground_of, served, write_playground
 
-    with watched(as_json) as told:
-        what = playground_of(run, samples=samples, show=told)
+    with watched(as_json) as progress:
+        what = playground_of(run, samples=samples, show=progress)
         page = write_playground(what, browser_runtime(), out or run / "show")
     if as_json:
         print_json({"page": str(page), "networks": [network.title for network in what.networks]})
@@ -52,17 +52,17 @@ def show(
 
 def _serve(server: ThreadingHTTPServer, open_: bool) -> None:
     address = f"http://127.0.0.1:{server.server_port}/"
-    typer.echo(f"{address}   Ctrl-C ends it", err=True)
+    typer.echo(f"{address}   press Ctrl-C to stop", err=True)
     if open_:
         _open(address)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        typer.echo("ended", err=True)
+        typer.echo("stopped", err=True)
 
 
 def _open(address: str) -> None:
     import webbrowser
 
     if not webbrowser.open(address):
-        typer.echo("no browser here: copy the page to a machine that has one, or pass --serve", err=True)
+        typer.echo("no browser found: copy the page to a machine with a browser, or pass --serve", err=True)

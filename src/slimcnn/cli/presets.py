@@ -1,4 +1,4 @@
-"""From the options of a command to the steps of a run: each preset is a short-hand for a chain."""
+"""Turn command-line options into steps: each command is shorthand for a chain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ StepSettings = dict[str, Any]
 
 
 def recovering(recover: str | None, training: StepSettings, default: str) -> list[StepSettings]:
-    """The steps that recover accuracy: `default` where the user names none, and training with --epochs.
+    """Return the recovery steps: `default` unless the user names some, and distillation with --epochs.
 
     >>> recovering(None, {"epochs": 3}, "least_squares")
     [{'step': 'least_squares'}, {'step': 'distill', 'epochs': 3}]
@@ -32,19 +32,19 @@ def recovering(recover: str | None, training: StepSettings, default: str) -> lis
     learning = [row for row in rows if steps[row["step"]].value.trains is True]
     if asked and not learning:
         option = asked[0].replace("_", "-")
-        raise RecipeError(f"--{option} is for training, and --recover {recover or 'none'} does not train: add +distill")
+        raise RecipeError(f"--{option} needs a training step, and --recover {recover or 'none'} has none: add +distill")
     for row in learning:
         row |= {"epochs": 10} | training | {key: value for key, value in row.items() if key != "step"}
     return rows
 
 
 def beginning(pretrain: int | None, seed: int) -> list[StepSettings]:
-    """Training from scratch, where it is asked for."""
+    """Return the training step of --pretrain, if given."""
     return [{"step": "train", "epochs": pretrain, "seed": seed}] if pretrain is not None else []
 
 
 def delivering(to: str | None, curve: str) -> list[StepSettings]:
-    """The export at the end: what the user names, else ONNX where it is possible.
+    """Return the export step: the formats of --to, else ONNX if possible.
 
     >>> delivering("onnx,openvino", ""), delivering("none", "")
     ([{'step': 'export', 'to': ['onnx', 'openvino']}], [])
@@ -61,17 +61,15 @@ def pruning(
     target: StepSettings, recovery: list[StepSettings], method: str | None, sparsity_epochs: int | None,
     max_drop: float | None, storage: str | None, seed: int,
 ) -> list[StepSettings]:  # fmt: skip
-    """Sparsity training where it is asked for, the cut, by a target or a search, and what recovers accuracy."""
+    """Return the steps: sparsity training if requested, pruning to a target or by a search, recovery."""
     from slimcnn.errors import RecipeError
     from slimcnn.running.step import steps
 
     if method not in (None, "gfr"):
-        raise RecipeError(f"--method {method!r}: the method with a name is gfr; others are criteria (--criterion)")
+        raise RecipeError(f"--method {method!r}: the only method is gfr; other methods are criteria (--criterion)")
     sized = [name for name in ("macs", "params", "size", "memory", "latency", "pruning_ratio") if name in target]
     if max_drop is not None and sized:
-        raise RecipeError(
-            f"--max-drop searches for how small the network can be: leave --{sized[0].replace('_', '-')} out"
-        )
+        raise RecipeError(f"--max-drop searches for the smallest network: remove --{sized[0].replace('_', '-')}")
     prune: StepSettings = {"step": "prune"} | target
     rows: list[StepSettings] = []
     if method == "gfr" or sparsity_epochs is not None:
@@ -88,5 +86,5 @@ def pruning(
         prune["search"] = {"max_drop": max_drop, "options": options, "seed": seed, "recover": quick}
         prune["search"] |= given(storage=storage)
     elif storage is not None:
-        raise RecipeError("--storage is for a search: add --max-drop")
+        raise RecipeError("--storage needs a search: add --max-drop")
     return [*rows, prune, *recovery]

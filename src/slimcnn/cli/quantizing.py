@@ -1,4 +1,4 @@
-"""The command that writes int8 files."""
+"""The `quantize` command: write int8 files."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ if TYPE_CHECKING:
 
 @app.command()
 def quantize(
-    source: Annotated[Path, typer.Argument(help="A finished run's folder, or a checkpoint.")],
-    engine: Annotated[str, typer.Option(help="What quantizes (*slimcnn list engines*).")] = "nncf",
-    max_drop: Annotated[float, typer.Option(min=0, help="Points of top-1 that int8 may lose.")] = 0.5,
-    images: Annotated[int, typer.Option(min=1, help="Training images for calibration, without labels.")] = 300,
+    source: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint.")],
+    engine: Annotated[str, typer.Option(help="Quantization engine (*slimcnn list engines*).")] = "nncf",
+    max_drop: Annotated[float, typer.Option(min=0, help="Maximum drop of top-1 in percentage points.")] = 0.5,
+    images: Annotated[int, typer.Option(min=1, help="Training images for calibration; labels are not used.")] = 300,
     epochs: Annotated[
-        int, typer.Option(min=0, help="Fine-tune with simulated int8 where more is lost; engine nncf.")
+        int,
+        typer.Option(min=0, help="Epochs of fine-tuning with simulated int8 if top-1 drops more; engine nncf only."),
     ] = 0,
-    learning_rate: Annotated[float, typer.Option(min=1e-8, help="Of fine-tuning, the peak.")] = 0.001,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads on which both files are timed.")] = 1,
+    learning_rate: Annotated[float, typer.Option(min=1e-8, help="Peak learning rate of fine-tuning.")] = 0.001,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads for measuring latency.")] = 1,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Where to. Default: the run's folder, or exported."),
+        typer.Option(help="Output folder. Default: the run folder, or exported."),
     ] = None,
     data: options.DataName = "",
-    force: Annotated[bool, typer.Option(help="Replace files of another network.")] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite files of another network.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a network in int8, as accurate as asked in its runtime, and say whether it is faster here.
+    """Quantize a network to int8 within an accuracy limit, and report whether it is faster on this machine.
 
-    Layers that int8 hurts most stay in float, as few as are needed. The float file lies beside it.
+    As few layers as needed stay in float: those that lose the most in int8. The float file is written beside it.
 
     Example: slimcnn quantize runs/r56 --engine nncf --max-drop 0.5
     """
@@ -70,7 +71,7 @@ def quantize(
 
 
 def _state_of(source: Path, data: str, show: Show) -> State:
-    """A finished run as it ended, or a checkpoint with the images that it names."""
+    """Load the final state of a run, or a checkpoint with its dataset."""
     from slimcnn.errors import ExportError
     from slimcnn.running.loading import load_subject
     from slimcnn.running.opening import images_of, open_run
@@ -78,8 +79,8 @@ def _state_of(source: Path, data: str, show: Show) -> State:
 
     if source.is_dir():
         if data:
-            raise ExportError(f"--data {data} is for checkpoints: {source} knows its images; leave it out")
+            raise ExportError(f"--data {data} is only for checkpoints, and {source} is a run folder: remove --data")
         return open_run(source, show)
     model, _ = load_subject("", source)
-    show.say(f"loading {data or 'the images of the checkpoint'}")
+    show.say(f"loading {data or 'the dataset of the checkpoint'}")
     return State(model, model, images_of(source, data))

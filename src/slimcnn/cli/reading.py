@@ -1,4 +1,4 @@
-"""From options to recipes and networks."""
+"""Parse command-line options into recipes and network settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def network_and_data(
     model: str, weights: Path | None, data: str, arguments: list[str], image_size: int | None, limit: int | None,
     seed: int, rewrite: str = "", option: str = "--model-arg",
 ) -> dict[str, Any]:  # fmt: skip
-    """Write the two sections of a recipe that say what a command is about."""
+    """Return the recipe sections `network` and `data`."""
     return {
         "network": {"model": model, "arguments": arguments_of(arguments, option), "seed": seed}
         | given(weights=str(weights) if weights else None, rewrite=rewrite or None),
@@ -23,12 +23,12 @@ def network_and_data(
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """Leave out what the user did not say."""
+    """Return the values that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def arguments_of(texts: list[str], option: str = "--model-arg") -> dict[str, Any]:
-    """Read the arguments of a network.
+    """Parse the constructor arguments of a network.
 
     >>> arguments_of(["shortcut=B", "width=0.5"])
     {'shortcut': 'B', 'width': 0.5}
@@ -37,7 +37,7 @@ def arguments_of(texts: list[str], option: str = "--model-arg") -> dict[str, Any
 
 
 def shape_of(text: str) -> tuple[int, ...] | None:
-    """Read the shape of one image; None where the user gave none.
+    """Parse the shape of one image; None if the text is empty.
 
     >>> shape_of("3x224x224"), shape_of("")
     ((3, 224, 224), None)
@@ -48,12 +48,12 @@ def shape_of(text: str) -> tuple[int, ...] | None:
         return None
     sizes = text.lower().split("x")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise ModelError(f"--input {text!r}: expected a shape like 3x224x224")
+        raise ModelError(f"--input {text!r}: expected a shape such as 3x224x224")
     return tuple(int(size) for size in sizes)
 
 
 def assignment(text: str, option: str) -> tuple[str, Any]:
-    """Read name=value; a value that is JSON counts as such, anything else as text.
+    """Parse name=value; the value is parsed as JSON if possible, else it is text.
 
     >>> assignment("shortcut=B", "--model-arg"), assignment("width=0.5", "--model-arg")
     (('shortcut', 'B'), ('width', 0.5))
@@ -70,7 +70,7 @@ def assignment(text: str, option: str) -> tuple[str, Any]:
 
 
 def recipe_of(plain: dict[str, Any], settings: list[str]) -> Recipe:
-    """Apply --set to plain data and check it."""
+    """Apply --set options to plain data and build the recipe."""
     from slimcnn.running.recipe import put, recipe_from
 
     for text in settings:
@@ -82,7 +82,7 @@ def recipe_of(plain: dict[str, Any], settings: list[str]) -> Recipe:
 
 
 def _places(plain: dict[str, Any], first: str, text: str) -> list[dict[str, Any]]:
-    """What `first` means in --set: a table of the recipe, the number of a step, or the name of steps."""
+    """Return the tables that `first` selects in --set: network or data, a step by number, or steps by name."""
     from slimcnn.errors import RecipeError
 
     rows = plain.get("steps", [])
@@ -94,4 +94,4 @@ def _places(plain: dict[str, Any], first: str, text: str) -> list[dict[str, Any]
     if first in ("network", "data"):
         return [plain.setdefault(first, {})]
     names = ", ".join(dict.fromkeys(row["step"] for row in rows))
-    raise RecipeError(f"--set {text!r}: {first!r} is neither network, data nor one of the steps here: {names}")
+    raise RecipeError(f"--set {text!r}: {first!r} is not network, data or one of the steps: {names}")

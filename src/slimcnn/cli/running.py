@@ -65,7 +65,7 @@ def compress(
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
-    """Cut a trained network to a target, prove the cut, recover accuracy, write model.onnx, and report.
+    """Prune a trained network to a target, prove the cut exact, recover accuracy, export model.onnx, and report.
 
     Example: slimcnn compress --model resnet56 --weights resnet56.safetensors --data cifar10 --macs 0.5 --out runs/r56
     """
@@ -109,7 +109,7 @@ def train(
     set_: options.SetSettings = [],  # noqa: B006
     as_json: options.AsJson = False,
 ) -> None:
-    """Train a network from scratch, or fine-tune it; the checkpoint is OUT/compressed.safetensors.
+    """Train or fine-tune a network; the checkpoint is OUT/compressed.safetensors.
 
     Example: slimcnn train --model resnet20 --data cifar10 --epochs 100 --out runs/r20
     """
@@ -142,9 +142,9 @@ def rewrite(
     input_: options.Input = "",
     as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
-    """Replace the structure of a network by a cheaper one, start from its features, train, and report.
+    """Replace the structure of a network with a cheaper one, fit it to the original's features, train, and report.
 
-    Without --data: show what becomes of every layer, and write the rewritten network to OUT.
+    Without --data: only show the change of every layer, and write the rewritten network to OUT.
 
     Example: slimcnn rewrite --model resnet20 --weights resnet20.safetensors --data cifar10 --epochs 10 --out runs/fr20
     """
@@ -187,7 +187,7 @@ def distill(
     set_: options.SetSettings = [],  # noqa: B006
     as_json: options.AsJson = False,
 ) -> None:
-    """Let a student learn from a trained network; any network may teach, any may learn.
+    """Train a student network by distillation; teacher and student can be any networks.
 
     Example: slimcnn distill --teacher resnet56 --teacher-weights r56.safetensors --student resnet20 --data cifar100
     """
@@ -207,18 +207,18 @@ def distill(
 
 @app.command("run")
 def run_recipe(
-    recipe: Annotated[Optional[Path], typer.Argument(help="A recipe (TOML); a run's folder holds its own.")] = None,  # noqa: UP045
+    recipe: Annotated[Optional[Path], typer.Argument(help="Recipe (TOML); every run folder has one.")] = None,  # noqa: UP045
     steps: options.Steps = "",
     model: options.Model = "",
     weights: options.Weights = None,
     data: options.DataName = "",
-    out: Annotated[Optional[Path], typer.Option(help="The run's folder, instead of the recipe's.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="Run folder. Default: the recipe's.")] = None,  # noqa: UP045
     deterministic: options.Deterministic = False,
     devices: options.Devices = 1,
     set_: options.SetSettings = [],  # noqa: B006
     as_json: options.AsJson = False,
 ) -> None:
-    """Run a recipe, or any chain of steps on one line; in the same folder, go on where it was interrupted.
+    """Run a recipe, or a chain of steps given with --steps; an interrupted run resumes in the same folder.
 
     Example: slimcnn run recipes/demo.toml --out runs/demo
 
@@ -229,7 +229,7 @@ def run_recipe(
     from slimcnn.running.recipe import read_recipe, steps_from_line
 
     if recipe is None and not steps:
-        raise RecipeError("what is to be run? give a recipe, or --steps 'prune:macs=0.5 + least_squares'")
+        raise RecipeError("nothing to run: pass a recipe, or --steps 'prune:macs=0.5 + least_squares'")
     plain: dict[str, Any] = read_recipe(recipe).plain() if recipe is not None else {"network": {}, "data": {}}
     plain["network"] |= given(model=model or None, weights=str(weights) if weights else None)
     plain["data"] |= given(name=data or None)
@@ -241,10 +241,10 @@ def run_recipe(
 
 @app.command()
 def search(
-    join: Annotated[Path, typer.Option(help="The folder of a run that is searching (compress --max-drop).")],
+    join: Annotated[Path, typer.Option(help="Folder of a run that is searching (compress --max-drop).")],
     as_json: options.AsJson = False,
 ) -> None:
-    """Help another process with its search: the same storage, any number of helpers, each may be killed.
+    """Join the search of another process. Any number of processes can join; each can be killed at any time.
 
     Example: slimcnn search --join runs/gfr
     """
@@ -255,28 +255,28 @@ def search(
     if as_json:
         print_json({"tried": tried})
     else:
-        typer.echo(f"{tried} points tried here; the search has ended")
+        typer.echo(f"{tried} configurations tried here; the search has ended")
 
 
 class Interrupted(Exception):
-    """Ctrl-C during a run; the command-line library would swallow a KeyboardInterrupt."""
+    """Ctrl-C during a run; typer would swallow a KeyboardInterrupt."""
 
 
 def seeded(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Give the seed to every step that has one."""
+    """Set the seed of every step that has one."""
     from slimcnn.running.step import steps
 
     return [{"seed": seed} | row if "seed" in steps[row["step"]].value.model_fields else row for row in rows]
 
 
 def sizes_of(text: str) -> list[float]:
-    """Read sizes such as 0.8,0.6,0.4."""
+    """Parse sizes such as 0.8,0.6,0.4."""
     from slimcnn.errors import RecipeError
 
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise RecipeError(f"--curve {text!r}: write shares of the MACs, such as 0.8,0.6,0.4") from None
+        raise RecipeError(f"--curve {text!r}: expected fractions of the MACs, such as 0.8,0.6,0.4") from None
 
 
 def _run(recipe: Recipe, devices: int, as_json: bool) -> None:
@@ -303,11 +303,11 @@ def _run(recipe: Recipe, devices: int, as_json: bool) -> None:
     typer.echo(f"report:     {found.folder / 'report.html'}\n            {found.folder / 'report.json'}")
     if not recipe.curve:
         typer.echo(f"checkpoint: {found.folder / COMPRESSED}")
-        _say_files(found.folder)
+        _print_files(found.folder)
 
 
-def _say_files(folder: Path) -> None:
-    """Name the files for runtimes, and the two lines of Python that run the first without slimcnn."""
+def _print_files(folder: Path) -> None:
+    """Print the exported files, and the two lines of Python that run the first one without slimcnn."""
     from slimcnn.exporting import how_to_run, read_parity
 
     known = read_parity(folder)
@@ -337,7 +337,7 @@ def _show_rewrite(
         print_json(view.data | {"checkpoint": str(path)})
         return
     print_view(view, as_json)
-    typer.echo(f"checkpoint: {path}   (its new layers have random weights: train them with --data)")
+    typer.echo(f"checkpoint: {path}   (new layers have random weights: train them with --data)")
 
 
 def _dry_run(recipe: Recipe, as_json: bool) -> None:

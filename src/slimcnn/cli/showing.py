@@ -1,4 +1,4 @@
-"""What a command says: tables or JSON on stdout, progress on stderr."""
+"""Output of commands: tables or JSON on stdout; progress goes to stderr."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def print_json(data: Any) -> None:
-    """Print for machines."""
+    """Print data as JSON."""
     typer.echo(json.dumps(data, indent=1))
 
 
 def print_tables(found: list[Any]) -> None:
-    """Print for people."""
+    """Print rich tables."""
     from rich.console import Console
 
     console = Console()
@@ -28,7 +28,7 @@ def print_tables(found: list[Any]) -> None:
 
 
 def print_view(view: View, as_json: bool, *, page: Path | None = None) -> None:
-    """Print a view's sections, or its data as JSON; first write it as a page where one is wanted."""
+    """Print a view as tables or JSON; if `page` is given, write it as an HTML page too."""
     from slimcnn.files import write_text
     from slimcnn.reporting import render_page, tables
 

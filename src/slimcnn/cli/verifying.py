@@ -1,4 +1,4 @@
-"""The command that checks a finished run again."""
+"""The `verify` command: check a finished run again."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from slimcnn.show import watched
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="The folder of a finished run, or of exported files.")],
-    data: Annotated[str, typer.Option(help="The test images; default: those of the recipe.")] = "auto",
-    no_data: Annotated[bool, typer.Option("--no-data", help="Do not evaluate; the certificate says so.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Run folder, or folder of exported files.")],
+    data: Annotated[str, typer.Option(help="Dataset of the test images. Default: that of the recipe.")] = "auto",
+    no_data: Annotated[
+        bool, typer.Option("--no-data", help="Skip the evaluation; the certificate records this.")
+    ] = False,
     model: Annotated[
-        str, typer.Option(help="For a network of your own, package.module:function as in the recipe; it is run.")
+        str, typer.Option(help="For a custom network: package.module:function as in the recipe. This code is run.")
     ] = "",
     source: Annotated[
-        Optional[Path], typer.Option(help="The checkpoint that exported files came from, if it lies elsewhere.")  # noqa: UP045
+        Optional[Path], typer.Option(help="Checkpoint from which the files were exported, if it is in another folder.")  # noqa: UP045
     ] = None,
     manifest: Annotated[
-        str, typer.Option(help="SHA-256 of manifest.json, noted when the run ended, to compare with.")
+        str, typer.Option(help="Expected SHA-256 of manifest.json, as recorded when the run ended.")
     ] = "",
-    out: Annotated[Optional[Path], typer.Option(help="Folder for certificate.json; default: the run's.")] = None,  # noqa: UP045
-    page: Annotated[Optional[Path], typer.Option(help="Write the certificate as an HTML page too.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="Folder for certificate.json. Default: the run folder.")] = None,  # noqa: UP045
+    page: Annotated[Optional[Path], typer.Option(help="Also write the certificate as an HTML page.")] = None,  # noqa: UP045
     as_json: options.AsJson = False,
 ) -> None:
-    """Check again what a run claimed, from its files alone: digests, prune == mask, sizes, accuracy.
+    """Verify the claims of a run from its files alone: digests, prune == mask, sizes, accuracy.
 
-    Writes certificate.json; exit code 1 if a claim is not true.
+    Writes certificate.json. The exit code is 1 if a claim is false.
 
     Example: slimcnn verify runs/r56
     """

@@ -1,4 +1,4 @@
-"""Tensors in memory: where images come from, how they are split, and how they are fed to a network."""
+"""Datasets as tensors in memory: loading, splitting and batching."""
 
 from slimcnn.datasets.batching import batches, indices, steps
 from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization

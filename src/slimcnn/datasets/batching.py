@@ -1,4 +1,4 @@
-"""Batches of images: cropped, mirrored, cut out and normalized by a few operations on the whole batch."""
+"""Batches of images: crop, flip, cutout and normalization, each on a whole batch at once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from slimcnn.errors import DataError
 
 
 def steps(images: Images, size: int, *, world: int = 1) -> int:
-    """Count the training batches of an epoch: the same number on every rank.
+    """Return the number of training batches per epoch, the same on every rank.
 
-    The last, smaller batch counts if it has at least one image for every rank, else it is dropped.
+    The last, smaller batch counts if it has at least one image for every rank; otherwise it is dropped.
 
     >>> images = Images(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
     >>> steps(images, 4), steps(images, 4, world=2), steps(images, 8, world=4)
@@ -42,25 +42,24 @@ def batches(
     device: torch.device | str = "cpu",
     memory_format: torch.memory_format | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Feed images to a network: pairs of float32 `(m, c, h, w)` and int64 `(m,)` on `device`.
+    """Yield batches for a network: pairs of float32 `(m, c, h, w)` and int64 `(m,)` on `device`.
 
-    With a `seed`, an epoch for training: every image once, in an order drawn from `(seed, epoch)`, and so are its crop,
-    its mirror and its hole. Batch number `step` is therefore a function of `(seed, epoch, step)` alone, and `start`
-    leaves out the first batches at no cost: nothing needs to be stored to go on in the middle of an epoch.
-    `size` is the batch of all processes together. Rank `r` of `world` gets images `m r / world` to `m (r + 1) / world`
-    of its `m` images, bit for bit what one process would see there. `steps` says how many batches there are.
+    With a `seed`, one training epoch: every image once. Order, crop, flip and cutout are drawn from `(seed, epoch)`.
+    Batch number `step` is therefore a function of `(seed, epoch, step)` alone, and `start` skips the first batches at
+    no cost: a run resumes in the middle of an epoch without stored state.
+    `size` is the batch size over all processes. Rank `r` of `world` gets images `m r / world` to `m (r + 1) / world`
+    of the batch's `m` images, bit for bit as in one process. `steps` returns the number of batches.
 
-    With a `view`, crop, mirror and hole of an image are drawn from `(seed, view)` for that image, whatever the epoch
-    and its order: the same image comes again in the same view.
+    With a `view`, crop, flip and cutout of an image are drawn from `(seed, view)` for that image, independent of the
+    epoch and its order: the same view of an image is always the same pixels.
 
-    Without a seed, for evaluation: all images in order, not augmented, the last batch smaller. A rank for which a
-    batch has no image goes without that batch.
+    Without a seed, for evaluation: all images in order, not augmented, the last batch smaller. A rank skips a batch
+    that has no image for it.
 
-    Crops see black pixels around the image (they are padded before they are normalized); holes are filled with the mean
-    color (zero after normalization).
+    Images are padded with black before normalization; cutout fills with the mean color (zero after normalization).
 
-    Raises `DataError` for a batch that cannot be cut into equal parts, a rank or a start that does not exist, no
-    images, or another number of channels than `normalization` has.
+    Raises `DataError` for a batch that cannot be split into equal parts, an invalid rank or start, no images, or a
+    number of channels other than that of `normalization`.
 
     >>> images = Images(torch.full((5, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(5))
     >>> normal = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -96,7 +95,7 @@ def batches(
 def indices(
     images: Images, size: int, *, seed: int, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[Tensor]:
-    """Say which images `batches` gives with the same arguments: their numbers, (m,), batch by batch.
+    """Yield the indices `(m,)` of the images in each batch that `batches` yields for the same arguments.
 
     >>> images = Images(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.tensor([7, 5, 3, 1, 9]))
     >>> normal = Normalization(mean=(0.5,), std=(0.5,))
@@ -113,7 +112,7 @@ def indices(
 
 
 def _part(images: Images, size: int, step: int, rank: int, world: int) -> slice:
-    """Give the places in the epoch of a rank's share of a batch."""
+    """Return the positions in the epoch of a rank's share of a batch."""
     first, m = step * size, min(size, len(images) - step * size)
     return slice(first + m * rank // world, first + m * (rank + 1) // world)
 
@@ -123,7 +122,7 @@ def _order(images: Images, seed: int, epoch: int) -> Tensor:
 
 
 class _Draws(NamedTuple):
-    """All that is random in one epoch, by place in the epoch: `order` (n,), the others (n,) or None if not wanted."""
+    """All random draws of one epoch, by position in the epoch: `order` (n,), the others (n,) or None if not used."""
 
     order: Tensor
     crop: int
@@ -135,12 +134,12 @@ class _Draws(NamedTuple):
     hole_x: Tensor | None
 
     def on(self, images: torch.device, batch: torch.device) -> _Draws:
-        """Move the order to where the images are, all else to where the batches go, once an epoch."""
+        """Move the order to the images' device and all else to the batches' device, once per epoch."""
         moved = [each if each is None else each.to(batch) for each in self[3:]]
         return _Draws(self.order.to(images), self.crop, self.cutout, *moved)
 
     def moved(self, pixels: Tensor, part: slice) -> Tensor:
-        """Crop and mirror in one gather: pixel (y, x) is read from the padded image at (y + down, x' + right)."""
+        """Crop and flip in one gather: pixel (y, x) is read from the padded image at (y + down, x' + right)."""
         if self.down is None and self.mirror is None:
             return pixels
         n, channels, height, width = pixels.shape
@@ -155,7 +154,7 @@ class _Draws(NamedTuple):
         return padded.flatten(2).gather(2, places.view(n, 1, -1).expand(-1, channels, -1)).view_as(pixels)
 
     def holed(self, x: Tensor, part: slice) -> Tensor:
-        """Fill a square with zeros; at the border a part of it falls outside, as in the paper."""
+        """Fill a square with zeros; at the border, part of it lies outside the image, as in the paper."""
         if self.hole_y is None or self.hole_x is None:
             return x
         rows = torch.arange(x.shape[2], device=x.device) - (self.hole_y[part, None] - self.cutout // 2)
@@ -187,7 +186,7 @@ def _draw(images: Images, augmentation: Augmentation, seed: int, epoch: int, vie
 
 
 def _generator(seed: int, epoch: int, what: str) -> torch.Generator:
-    # A generator of its own for every quantity: switching the mirror off does not change the crops.
+    # One generator per quantity: turning off the flip does not change the crops.
     digest = sha256(f"{seed}/{epoch}/{what}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
 
@@ -196,9 +195,9 @@ def _check(images: Images, size: int, seed: int | None, start: int, rank: int, w
     if size < 1 or world < 1 or not 0 <= rank < world or start < 0:
         found = f"size {size}, rank {rank} of {world}, start {start}"
         raise DataError(
-            f"no such batches: {found}; size and world begin at 1, rank and start at 0, rank is below world"
+            f"no such batches: {found}; size and world are at least 1, rank and start at least 0, rank is below world"
         )
     if seed is not None and size % world:
-        raise DataError(f"a batch of {size} cannot be cut into {world} equal parts: choose a multiple of {world}")
+        raise DataError(f"a batch of {size} cannot be split into {world} equal parts: choose a multiple of {world}")
     if len(images) < (1 if seed is None else world):
-        raise DataError(f"{len(images)} images are too few for {world} process(es): every one needs at least one image")
+        raise DataError(f"{len(images)} images are too few for {world} process(es): each needs at least one image")

@@ -1,4 +1,4 @@
-"""Decoded datasets on disk: one safetensors file each, checked byte for byte whenever it is read."""
+"""Cache of decoded datasets: one safetensors file each, verified by its SHA-256 on every read."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from slimcnn.files import kind_of, part_of, remove_leftovers, replacing
 Parts = tuple[Images, Images]
 """The training and the test images as published."""
 
-HINT = "root= or the environment variable SLIMCNN_CACHE choose where datasets are kept"
+HINT = "root= or the environment variable SLIMCNN_CACHE sets the cache folder"
 
 
 def fingerprint(parts: Iterable[Images]) -> str:
-    """Take the SHA-256 of labels (one byte each) and pixels, training images first; their order counts.
+    """Compute the SHA-256 of labels (one byte each) and pixels, training images first; it depends on their order.
 
     >>> images = Images(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     >>> fingerprint((images, images)) == sha256(bytes(4)).hexdigest()
@@ -38,10 +38,10 @@ def fingerprint(parts: Iterable[Images]) -> str:
 
 
 def cached(path: Path, expected: str, make: Callable[[], Parts]) -> Parts:
-    """Give the parts kept at `path`, or make and keep them.
+    """Return the parts cached at `path`, or call `make` and cache its result.
 
-    A file is whole if its content has the `expected` fingerprint (hashing CIFAR takes 0.1 s); a damaged one is made
-    again and replaced. A folder that cannot be written to raises `RunError` before `make` is called.
+    A file is valid if its content has the `expected` fingerprint (hashing CIFAR takes 0.1 s); a damaged file is
+    replaced. A folder that cannot be written to raises `RunError` before `make` is called.
     """
     kept = _read(path)
     if kept is not None and fingerprint(kept) == expected:
@@ -52,7 +52,7 @@ def cached(path: Path, expected: str, make: Callable[[], Parts]) -> Parts:
         parts = make()
     except DataError as error:
         if kind_of(path) != "nothing":
-            raise DataError(f"{path} is damaged and could not be made again: {error}") from error
+            raise DataError(f"{path} is damaged and could not be replaced: {error}") from error
         raise
     try:
         with replacing(path) as temporary:
@@ -63,7 +63,7 @@ def cached(path: Path, expected: str, make: Callable[[], Parts]) -> Parts:
 
 
 def require_writable(folder: Path) -> None:
-    """Make the cache folder and check that it can be written to; `RunError` if not."""
+    """Create the cache folder and check that it can be written to; `RunError` if not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
@@ -73,9 +73,9 @@ def require_writable(folder: Path) -> None:
 
 @contextmanager
 def workplace(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`, for what is fetched on the way to it.
+    """Create a temporary folder next to `path` for downloaded files.
 
-    It goes when the block ends; what `kill -9` left of it goes the next time that `path` is made.
+    It is deleted when the block ends, or, after `kill -9`, the next time `path` is built.
     """
     folder = part_of(path)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""From the bytes of published files to labels `(n,)` and pixels `(n, c, h, w)`, both uint8."""
+"""Decode published files to labels `(n,)` and pixels `(n, c, h, w)`, both uint8."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Files: TypeAlias = Mapping[str, bytes]
 
 
 def records(files: Files, *, label_bytes: int = 1, shape: tuple[int, int, int] = (3, 32, 32)) -> tuple[Bytes, Bytes]:
-    """Read the CIFAR binary layout: for every image its labels, one byte each (the last one counts), and its pixels.
+    """Read the CIFAR binary layout: for each image its labels, one byte each (the last one is used), and its pixels.
 
     >>> labels, pixels = records({"batch.bin": bytes([7, 10, 20, 8, 30, 40])}, shape=(1, 1, 2))
     >>> labels.tolist(), pixels.flatten().tolist()
@@ -31,14 +31,14 @@ def records(files: Files, *, label_bytes: int = 1, shape: tuple[int, int, int] =
     rows = []
     for name, content in files.items():
         if not content or len(content) % length:
-            raise DataError(f"{name} has {len(content)} bytes, not a multiple of {length}: it is not whole")
+            raise DataError(f"{name} has {len(content)} bytes, not a multiple of {length}: the file is incomplete")
         rows.append(np.frombuffer(content, np.uint8).reshape(-1, length))
     table = np.concatenate(rows)
     return table[:, label_bytes - 1].copy(), table[:, label_bytes:].reshape(-1, *shape)
 
 
 def sheets(files: Files, *, side: int = 32) -> tuple[Bytes, Bytes]:
-    """Read PNG sheets, one RGB image of `side` x `side` a row, and the JSON list of their labels, the last file."""
+    """Read PNG sheets with one RGB image of `side` x `side` per row, and the JSON list of labels in the last file."""
     *images, labels = files
     rows = [_sheet(name, files[name], side) for name in images]
     pixels = np.concatenate(rows).reshape(-1, side, side, 3).transpose(0, 3, 1, 2)
@@ -53,9 +53,9 @@ def _sheet(name: str, content: bytes, side: int) -> Bytes:
             mode, (width, _) = image.mode, image.size
             sheet = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name} is not a whole PNG image: {error}") from error
+        raise DataError(f"{name} is not a complete PNG image: {error}") from error
     if mode != "RGB" or width != side * side:
-        raise DataError(f"{name} is a {mode} sheet {width} wide, expected RGB and {side * side} (one image a row)")
+        raise DataError(f"{name} is a {mode} sheet {width} wide, expected RGB and {side * side} (one image per row)")
     return sheet
 
 
@@ -65,7 +65,7 @@ def _label_list(name: str, content: bytes) -> Bytes:
     except ValueError as error:
         raise DataError(f"{name} is not JSON: {error}") from error
     if not isinstance(labels, list) or not all(type(each) is int and 0 <= each < 256 for each in labels):
-        raise DataError(f"{name} is not a list of labels: expected whole numbers from 0 to 255, as in [6, 9, 9, 4]")
+        raise DataError(f"{name} is not a list of labels: expected integers from 0 to 255, as in [6, 9, 9, 4]")
     return np.array(labels, np.uint8)
 
 
@@ -83,11 +83,11 @@ def _idx_array(name: str, content: bytes, axes: int) -> Bytes:
     try:
         raw = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{name} is not a whole gzip file: {error}") from error
+        raise DataError(f"{name} is not a complete gzip file: {error}") from error
     head = 4 + 4 * axes
     if raw[:4] != bytes([0, 0, 8, axes]) or len(raw) < head:
         raise DataError(f"{name} is not an IDX file of bytes with {axes} axes: it begins with {raw[:4].hex(' ')}")
     shape = struct.unpack(f">{axes}I", raw[4:head])
     if len(raw) != head + int(np.prod(shape)):
-        raise DataError(f"{name} says shape {shape} but holds {len(raw) - head} bytes: it is not whole")
+        raise DataError(f"{name} declares shape {shape} but holds {len(raw) - head} bytes: the file is incomplete")
     return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)

@@ -1,4 +1,4 @@
-"""Datasets that somebody published: where their files may lie, and the proof that what was read is the real thing."""
+"""Published datasets: find or download their files, decode them, and verify the content."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from slimcnn.files import kind_of
 
 @dataclass(frozen=True)
 class FileLayout:
-    """One way in which a dataset's files may lie: loose in one of some `folders`, or in a tar archive."""
+    """One layout of a dataset's files: separate files in one of several `folders`, or a tar archive."""
 
     train: tuple[str, ...]
-    """The files of the training part, in order, as `decode` wants them."""
+    """The files of the training part, in the order that `decode` expects."""
     test: tuple[str, ...]
     decode: Callable[[Files], tuple[Bytes, Bytes]]
-    """From the bytes of one part's files to labels `(n,)` and pixels `(n, c, h, w)`."""
+    """Decodes the bytes of one part's files to labels `(n,)` and pixels `(n, c, h, w)`."""
     archive: str = ""
-    """The archive's file name, where there is one."""
+    """The archive's file name, if there is one."""
     folders: tuple[str, ...] = ("",)
-    """Where loose files may lie, seen from the folder that is searched."""
+    """Folders that may hold the separate files, relative to the searched folder."""
 
     def find(self, place: Path) -> Path | None:
-        """Say where in `place` (an archive, or a folder) such files lie, if they do."""
+        """Return the folder or archive in `place` (itself a folder or an archive) that holds such files, or None."""
         if kind_of(place, DataError) == "file":
             return place if place.name == self.archive else None
 
@@ -55,20 +55,20 @@ class FileLayout:
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """What a published dataset must be, and where it may come from.
+    """The expected content of a published dataset, and the places to get it from.
 
-    Its images are kept sorted by the SHA-256 of their pixels (then by label), so that neither the content nor any split
-    of it depends on the order in which a source happens to give them.
+    Images are sorted by the SHA-256 of their pixels (then by label), so that neither the content nor any split
+    depends on the order of images in the source.
     """
 
     name: str
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     train_each: int
-    """Training images in every class."""
+    """Training images per class."""
     test_each: int
     validation: int
-    """How many training images are held out for validation: stratified, by seed."""
+    """Number of training images held out for validation: stratified, by seed."""
     fingerprint: str
     """The SHA-256 of all labels and pixels in sorted order (see `cache.fingerprint`)."""
     normalization: Normalization
@@ -77,15 +77,15 @@ class PublishedDataset:
     layouts: tuple[FileLayout, ...]
     origins: tuple[DownloadSource, ...] = ()
     places: tuple[str, ...] = ()
-    """Folders outside the cache in which a system may have it already."""
+    """System folders outside the cache that may already hold the dataset."""
 
 
 def load_published(what: PublishedDataset, *, source: Path | None, root: Path, seed: int) -> Dataset:
-    """Give a published dataset from the cache in `root`, or make it first.
+    """Load a published dataset from the cache in `root`, and build the cache first if needed.
 
-    It is made from `source` (a folder or an archive) if given, else from files that lie in `root`, in `root/name` or in
-    one of its usual places, else it is fetched from the first origin that works. Whatever the way, the content is the
-    published one or `DataError` says what is wrong with it.
+    It is built from `source` (a folder or an archive) if given, else from files in `root`, in `root/name` or in one of
+    its usual places, else from a download, from the first origin that works. In every case `DataError` is raised
+    if the content differs from the published one.
     """
     found = None
     if source is not None:
@@ -133,14 +133,14 @@ def _fetch(what: PublishedDataset, kept: Path) -> Parts:
                 origin.fetch(folder)
                 spot = _find(what, [folder])
                 if spot is None:
-                    raise DataError(f"{origin}: it holds no {what.name}")
+                    raise DataError(f"{origin}: does not contain {what.name}")
                 return _read(what, *spot)
         except DataError as error:
             tried.append(str(error))
         except OSError as error:
             tried.append(f"{origin}: {error.strerror or error}")
     reasons = "; ".join(tried) or "it cannot be downloaded"
-    raise DataError(f"{what.name} is not at hand ({reasons}): put {_choices(what)} into {kept.parent} and try again")
+    raise DataError(f"{what.name} was not found ({reasons}): put {_choices(what)} into {kept.parent} and try again")
 
 
 def _read(what: PublishedDataset, layout: FileLayout, spot: Path) -> Parts:
@@ -153,14 +153,14 @@ def _read(what: PublishedDataset, layout: FileLayout, spot: Path) -> Parts:
                 labels, pixels = layout.decode({name: content[name] for name in wanted})
                 parts.append(_sorted(labels, pixels))
                 advance(len(wanted))
-        _prove(what, (parts[0], parts[1]))
+        _verify(what, (parts[0], parts[1]))
     except DataError as error:
         raise DataError(f"{what.name} from {spot}: {error}") from error
     return parts[0], parts[1]
 
 
 def _contents(spot: Path, names: Sequence[str], advance: Callable[[float], None]) -> dict[str, bytes]:
-    """Read files by name: from a folder, or from a tar archive, wherever in it they are."""
+    """Read files by name from a folder, or from anywhere in a tar archive."""
     content: dict[str, bytes] = {}
     try:
         if spot.is_dir():
@@ -178,7 +178,7 @@ def _contents(spot: Path, names: Sequence[str], advance: Callable[[float], None]
     except FileNotFoundError as error:
         raise DataError(f"{Path(str(error.filename)).name} is missing") from error
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DataError(f"it is damaged or not whole ({error}): fetch it again") from error
+        raise DataError(f"it is damaged or incomplete ({error}): download it again") from error
     missing = [name for name in names if name not in content]
     if missing:
         raise DataError(f"{', '.join(missing)} not in the archive")
@@ -193,8 +193,8 @@ def _sorted(labels: Bytes, pixels: Bytes) -> Images:
     return Images(torch.from_numpy(pixels[order]), torch.from_numpy(labels[order]).long())
 
 
-def _prove(what: PublishedDataset, parts: Parts) -> None:
-    """Compare shape, class counts, channel means and the fingerprint with what was published."""
+def _verify(what: PublishedDataset, parts: Parts) -> None:
+    """Compare shape, class counts, channel means and fingerprint with the published values."""
     for part, images, each in zip(("training", "test"), parts, (what.train_each, what.test_each), strict=True):
         if images.shape != what.shape:
             raise DataError(f"the {part} images are {images.shape}, expected {what.shape}")
@@ -211,4 +211,4 @@ def _prove(what: PublishedDataset, parts: Parts) -> None:
     found_print = fingerprint(parts)
     if found_print != what.fingerprint:
         found = f"SHA-256 {found_print}, expected {what.fingerprint}"
-        raise DataError(f"labels and pixels have {found}: some of them were changed")
+        raise DataError(f"labels and pixels have {found}: the content was changed")

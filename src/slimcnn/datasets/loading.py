@@ -1,4 +1,4 @@
-"""From a name to a dataset."""
+"""Load a dataset by name or from a folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from slimcnn.registry import Registry
 
 
 class Loader(Protocol):
-    """Gives a dataset; its validation part is drawn by `seed`, its test part is always the same.
+    """A function that loads a dataset; `seed` selects its validation part, its test part is always the same.
 
-    `source` is a folder or archive that the user points to, `root` the cache folder.
+    `source` is the user's folder or archive, `root` the cache folder.
     """
 
     def __call__(self, *, source: Path | None, root: Path, seed: int) -> Dataset:
-        """Give the dataset."""
+        """Load the dataset."""
 
 
 datasets: Registry[Loader] = Registry("dataset", home="slimcnn.datasets.sources")
@@ -30,22 +30,22 @@ datasets: Registry[Loader] = Registry("dataset", home="slimcnn.datasets.sources"
 def load_dataset(
     name: str | Path, *, root: str | Path | None = None, image_size: int | None = None, seed: int = 0
 ) -> Dataset:
-    """Give a dataset by name (`digits`, `cifar10` ...), or from a folder of images per class (see `load_folder`).
+    """Load a dataset by name (`digits`, `cifar10` ...), or from one folder of images per class (see `load_folder`).
 
-    `cifar100:PATH` takes the published files from a folder or an archive of the user's; otherwise they come from the
-    cache folder, where the user may have put them, or are fetched. The cache folder is `root`, else the environment
-    variable SLIMCNN_CACHE, else the user's cache folder. `image_size` scales all images to squares of this many
-    pixels. `seed` chooses the validation images; the test images are the same for every seed.
+    `cifar100:PATH` reads the published files from the folder or archive PATH. Otherwise they are read from the cache
+    folder, where the user may have put them, or downloaded. The cache folder is `root`, else the environment
+    variable SLIMCNN_CACHE, else the user's cache folder. `image_size` is the side in pixels to which all images are
+    scaled. `seed` selects the validation images; the test images are the same for every seed.
 
-    Raises `UnknownName`, or `DataError` if the data is missing, damaged, or not what it should be, or `RunError` if the
-    cache folder cannot be written to.
+    Raises `UnknownName`, `DataError` if the data is missing, damaged or differs from the published data, or `RunError`
+    if the cache folder cannot be written to.
 
     >>> dataset = load_dataset("digits")
     >>> len(dataset.train), len(dataset.validation), len(dataset.test), dataset.shape
     (1257, 180, 360, (1, 8, 8))
     """
     if image_size is not None and image_size < 1:
-        raise DataError(f"image_size is {image_size}: images need at least 1 pixel")
+        raise DataError(f"image_size is {image_size}: use at least 1 pixel")
     name = os.fspath(name)
     known, _, source = name.partition(":")
     if known in datasets:
@@ -56,6 +56,6 @@ def load_dataset(
     if kind_of(folder, DataError) == "folder":
         return load_folder(folder, image_size=image_size, seed=seed)
     if os.sep in name or "/" in name or name.startswith((".", "~")):
-        raise DataError(f"no folder {name}: expected one with a folder of images for each class")
+        raise DataError(f"no folder {name}: expected a folder with one folder of images per class")
     known_names = [entry.name for entry in datasets]
-    raise UnknownName("dataset", name, ["FOLDER (with a folder of images for each class)", *known_names])
+    raise UnknownName("dataset", name, ["FOLDER (with one folder of images per class)", *known_names])

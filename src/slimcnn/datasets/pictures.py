@@ -1,4 +1,4 @@
-"""Image files to one uint8 tensor."""
+"""Decode image files into one uint8 tensor."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 GRAYS = ("1", "L", "LA")
 COLORS = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 ORIENTATION = 0x0112
-"""The EXIF tag that says how the camera was held; from 5 on, the picture lies on its side."""
+"""The EXIF orientation tag; values of 5 and above swap width and height."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What all pictures are to become."""
+    """The common mode and shape of the decoded images."""
 
     mode: str
     """`L` for gray, `RGB` for color."""
     shape: tuple[int, int, int]
     """Channels, height and width."""
     fit: bool
-    """Whether pictures are scaled and cut to this shape, or have it already."""
+    """Whether images are scaled and cropped to this shape; otherwise they already have it."""
 
 
 def survey(paths: Sequence[Path], image_size: int | None) -> Survey:
-    """Read the first bytes of every file, so that what does not fit together is said before anything is decoded."""
+    """Read the header of every file, so that mixed sizes or modes are reported before anything is decoded."""
     seen = _each(paths, lambda _, picture: (picture.mode, _upright_size(picture)), "looking at images")
     for path, (mode, size) in zip(paths, seen, strict=True):
         if mode not in GRAYS + COLORS:
@@ -58,7 +58,7 @@ def survey(paths: Sequence[Path], image_size: int | None) -> Survey:
 
 
 def decode(paths: Sequence[Path], look: Survey) -> Tensor:
-    """Read pictures into uint8 pixels `(n, c, h, w)`, several at a time."""
+    """Decode images into uint8 pixels `(n, c, h, w)`, several at a time."""
     from PIL import ImageOps
 
     channels, height, width = look.shape
@@ -66,7 +66,7 @@ def decode(paths: Sequence[Path], look: Survey) -> Tensor:
 
     def read(place: int, picture: Picture) -> None:
         upright = ImageOps.exif_transpose(picture)
-        # Pillow wants transparent palettes to pass through RGBA.
+        # Pillow requires transparent palettes to be converted through RGBA.
         upright = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
         upright = upright.convert(look.mode)
         fitted = ImageOps.fit(upright, (width, height)) if look.fit else upright
@@ -77,7 +77,7 @@ def decode(paths: Sequence[Path], look: Survey) -> Tensor:
 
 
 def _each(paths: Sequence[Path], job: Callable[[int, Picture], T], description: str) -> list[T]:
-    """Open every picture and do a job on it, in threads: Pillow decodes outside of the interpreter's lock."""
+    """Apply a function to every opened image, in threads: Pillow releases the interpreter's lock while decoding."""
     from PIL import Image, UnidentifiedImageError
 
     def do(place: int) -> T:
@@ -85,8 +85,8 @@ def _each(paths: Sequence[Path], job: Callable[[int, Picture], T], description: 
             with Image.open(paths[place], formats=FORMATS) as picture:
                 return job(place, picture)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            # Pillow names the file in some of its messages and not in others.
-            reason = "not an image that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
+            # Pillow includes the file name in some messages only.
+            reason = "not a readable image" if isinstance(error, UnidentifiedImageError) else str(error)
             raise DataError(f"{paths[place]} is broken: {reason}; replace or remove it") from error
 
     results = []

@@ -1,4 +1,4 @@
-"""A bar on the terminal for what takes more than a second."""
+"""A terminal progress bar for work that takes more than a second."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from time import monotonic
 
 @contextmanager
 def progress(description: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
-    """Give a function that is told how much was done; a bar appears after one second, on a terminal only.
+    """Yield a function that advances a progress bar, which appears after one second, on a terminal only.
 
-    `total=None` stands for work of unknown length: the bar then only moves.
+    `total=None` means work of unknown length: the bar is then a pulse.
 
     >>> with progress("counting", total=3) as advance:
     ...     for _ in range(3):
@@ -29,7 +29,7 @@ def progress(description: str, total: float | None = None) -> Iterator[Callable[
     def advance(amount: float) -> None:
         bar.update(task, advance=amount)
         if console.is_terminal and not bar.live.is_started and monotonic() - began > 1:
-            # Older versions of rich allow one bar at a time: somebody else's bar then stands for ours.
+            # Older versions of rich allow one bar at a time: if another bar is active, this one is not shown.
             with suppress(LiveError):
                 bar.start()
 

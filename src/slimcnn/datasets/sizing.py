@@ -1,4 +1,4 @@
-"""Images of another size, and whether they fit into memory."""
+"""Resize datasets and check that they fit into memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slimcnn.errors import DataError
 
 
 def resized(dataset: Dataset, size: int) -> Dataset:
-    """Give the dataset with all images scaled to `size` x `size` pixels (bilinear, antialiased), and its crop with it.
+    """Scale all images to `size` x `size` pixels (bilinear, antialiased), and crop and cutout by the same factor.
 
     >>> from slimcnn.datasets import load_dataset
     >>> resized(load_dataset("digits"), 32).augmentation
@@ -41,7 +41,7 @@ def _scaled(images: Images, size: int) -> Images:
 
 
 def require_memory(n: int, shape: tuple[int, int, int]) -> None:
-    """Raise `DataError` if `n` images of this shape are more than this machine's memory.
+    """Raise `DataError` if `n` images of this shape exceed this machine's memory.
 
     >>> require_memory(10**12, (3, 224, 224))
     Traceback (most recent call last):

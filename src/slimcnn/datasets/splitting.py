@@ -1,4 +1,4 @@
-"""Which images are held out: fixed by a seed, for ever."""
+"""Stratified splits that depend only on a seed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from slimcnn.errors import DataError
 def split(
     labels: Tensor, count: int, key: str, *, names: Sequence[str] | None = None, leave: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Split positions into those kept and those held out, each class by its share (stratified).
+    """Split image positions into kept and held out, stratified by class.
 
-    `count` images are held out, the classes' shares rounded by largest remainder, and `leave` images of every class
-    stay. Within a class those go whose SHA-256 of `key/name` is smallest (`names`: an image's position, unless given),
-    so no version of a library, no device and no other use of random numbers can change a split. Both answers are int64
-    and ascending. `DataError` if there are not so many images.
+    `count` images are held out; class shares are rounded by largest remainder, and at least `leave` images per class
+    are kept. Within a class, the images with the smallest SHA-256 of `key/name` are held out (`names` defaults to the
+    positions). The split therefore does not depend on library versions, devices or other uses of random numbers. Both
+    results are int64 and ascending. `DataError` if there are too few images.
 
     >>> kept, held_out = split(torch.tensor([0, 1, 0, 1, 0, 1]), 2, "validation/0")
     >>> kept, held_out
@@ -44,7 +44,7 @@ def _quotas(sizes: list[int], count: int, leave: int) -> list[int]:
     room = [max(size - leave, 0) for size in sizes]
     if not 0 < count <= sum(room):
         found = f"{total} images in {sum(size > 0 for size in sizes)} classes"
-        raise DataError(f"cannot hold out {count} of {found} and leave {leave} a class: give more images")
+        raise DataError(f"cannot hold out {count} of {found} and keep {leave} per class: add images")
     quotas = [min(count * size // total, limit) for size, limit in zip(sizes, room, strict=True)]
     while sum(quotas) < count:
         short = [count * size - quota * total for size, quota in zip(sizes, quotas, strict=True)]

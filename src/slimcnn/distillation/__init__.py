@@ -1,4 +1,4 @@
-"""Losses between a teacher and a student: one file per method, pure functions of tensors, and terms that add up."""
+"""Distillation losses between a teacher and a student: one file per method, each with a pure function and a term."""
 
 from slimcnn.distillation.attention import attention
 from slimcnn.distillation.centered_logit_mse import centered_logit_mse

@@ -1,4 +1,4 @@
-"""A teacher's answers on disk: computed once for every image and view of it, and read again in later epochs."""
+"""Cache of teacher logits on disk: computed once per image and view, and read in later epochs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from slimcnn.files import replacing, write_text
 
 
 class Answers:
-    """Logits (views, images, classes) in a memory-mapped file, float32; NaN where none has been computed yet.
+    """Logits (views, images, classes) in a memory-mapped file, float32; NaN where not computed yet.
 
-    A row is there as a whole or is computed again, so that a run may be killed at any moment. All of the disk space is
-    taken when the file is made: a full disk under a memory map would end the process with SIGBUS.
+    An incomplete row is computed again, so that a run may be killed at any moment. All disk space is allocated when
+    the file is created: with a memory map, a full disk would end the process with SIGBUS.
 
     Raises:
-        RunError: the file is another teacher's, has other numbers of images or views, is damaged, or does not fit on
-            the disk.
+        RunError: the file belongs to another teacher, has another number of images or views, is damaged, or does not
+            fit on the disk.
     """
 
     def __init__(self, path: Path, images: int, views: int, teacher: str) -> None:
@@ -32,7 +32,7 @@ class Answers:
         self._refuse_another_teacher()
 
     def read(self, view: int, indices: Tensor, classes: int | None = None) -> Tensor | None:
-        """Give the logits (n, classes) of images, if all of them are there."""
+        """Return the logits (n, classes) of images, or None if some are not computed yet."""
         if self._rows is None and not self._open(classes):
             return None
         assert self._rows is not None
@@ -40,14 +40,14 @@ class Answers:
         return None if bool(found.isnan().any()) else found
 
     def write(self, view: int, indices: Tensor, logits: Tensor) -> None:
-        """Keep the logits of images."""
+        """Store the logits of images."""
         if self._rows is None:
             self._open(logits.shape[1])
         assert self._rows is not None
         self._rows[view][indices.cpu().numpy()] = logits.float().cpu().numpy()
 
     def _open(self, classes: int | None) -> bool:
-        """Map the file, which is made as soon as the number of classes is known."""
+        """Map the file; create it first if it is missing and the number of classes is known."""
         if not self.path.exists():
             if classes is None:
                 return False
@@ -56,14 +56,14 @@ class Answers:
             self._rows = np.load(self.path, mmap_mode="r+", allow_pickle=False)
         except (OSError, EOFError, ValueError) as error:
             reason = str(error).partition("\n")[0]
-            raise RunError(f"cannot read the teacher's answers in {self.path} ({reason}): delete it") from error
+            raise RunError(f"cannot read the teacher logits in {self.path} ({reason}): delete it") from error
         if self._rows.shape[:2] != self._shape:
             found = f"{self._rows.shape[0]} views of {self._rows.shape[1]} images"
             raise RunError(f"{self.path} holds {found}, not {self._shape[0]} of {self._shape[1]}: delete it")
         return True
 
     def _make(self, classes: int) -> None:
-        # The label first: answers without one could be anybody's.
+        # Write the label first: logits without one cannot be assigned to a teacher.
         write_text(self._label, json.dumps({"teacher": self._teacher}) + "\n")
         try:
             with replacing(self.path) as temporary:
@@ -82,23 +82,23 @@ class Answers:
         try:
             known = json.loads(self._label.read_text(encoding="utf-8"))["teacher"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self._label} does not say which teacher {self.path} is of: delete both") from error
+            raise RunError(f"{self._label} does not identify the teacher of {self.path}: delete both") from error
         if known != self._teacher:
-            raise RunError(f"{self.path} holds the answers of another teacher: delete it, or choose another file")
+            raise RunError(f"{self.path} holds the logits of another teacher: delete it, or choose another file")
 
 
 def _fill(temporary: Path, shape: tuple[int, int, int], path: Path) -> None:
-    """Write an array of NaN, every byte of it for real; `RunError` with the size if there is no space for it."""
+    """Write an array of NaN without holes in the file; `RunError` with the size if the disk is full."""
     numbers = shape[0] * shape[1] * shape[2]
-    size, at_once = 4 * numbers, np.full(1 << 18, np.nan, dtype=np.float32)
+    size, block = 4 * numbers, np.full(1 << 18, np.nan, dtype=np.float32)
     try:
         with temporary.open("wb") as file:
-            header = {"descr": at_once.dtype.str, "fortran_order": False, "shape": shape}
+            header = {"descr": block.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            if size and hasattr(os, "posix_fallocate"):  # fails at once, before the disk has been filled up
+            if size and hasattr(os, "posix_fallocate"):  # fails at once, without filling the disk first
                 os.posix_fallocate(file.fileno(), file.tell(), size)
-            for start in range(0, numbers, len(at_once)):
-                file.write(at_once[: numbers - start].tobytes())
+            for start in range(0, numbers, len(block)):
+                file.write(block[: numbers - start].tobytes())
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror or error}; it needs {size / 1e6:.1f} MB for {shape[0]} views of "
@@ -107,7 +107,7 @@ def _fill(temporary: Path, shape: tuple[int, int, int], path: Path) -> None:
 
 
 def digest_of(networks: list[nn.Module]) -> str:
-    """Identify networks by their weights.
+    """Return a hash of the networks' weights.
 
     >>> one, other = nn.Linear(1, 1), nn.Linear(1, 1)
     >>> digest_of([one]) == digest_of([one]), digest_of([one]) == digest_of([other])

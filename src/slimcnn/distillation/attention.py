@@ -1,4 +1,4 @@
-"""Attention transfer: where a network looks (Zagoruyko, Komodakis 2017, arXiv 1612.03928)."""
+"""Attention transfer: match spatial attention maps (Zagoruyko, Komodakis 2017, arXiv 1612.03928)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from slimcnn.objectives import Terms
 
 
 def attention_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """Mean of (A_s - A_t)², A = Q / |Q|, Q = mean over channels of F², flattened; any numbers of channels.
+    """Compute the mean of (A_s - A_t)², A = Q / |Q|, Q = mean over channels of F², flattened.
 
-    (n, c, h, w) each; averaged to the smaller size where sizes differ.
+    (n, c, h, w) each; c may differ, and features are averaged to the smaller size if sizes differ.
 
     Source: equation 2 with p = 2, as in the authors' code (a mean, not a sum).
 
@@ -36,5 +36,5 @@ def _attention(features: Tensor, size: tuple[int, int]) -> Tensor:
 
 @losses.add("attention", source="Zagoruyko, Komodakis 2017, arXiv 1612.03928", weight=1000.0)
 def attention(teacher: Teacher | nn.Module, layer: str = "", teacher_layer: str = "") -> Terms:
-    """Where a layer looks; `layer` of the student, and of the teacher (the same by default); see `attention_loss`."""
+    """Attention maps of a student `layer` and a `teacher_layer` (default: the same name); see `attention_loss`."""
     return comparing("attention", attention_loss, teacher, layer, teacher_layer)

@@ -1,4 +1,4 @@
-"""Squared error of logits, each sample's centered first (Ba, Caruana 2014, arXiv 1312.6184)."""
+"""Squared error of logits, centered per sample (Ba, Caruana 2014, arXiv 1312.6184)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from slimcnn.objectives import Seen, Term, Terms
 
 
 def centered_logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Mean of ((z^s - mean z^s) - (z^t - mean z^t))² over samples and classes; (n, classes) each.
+    """Compute the mean of ((z^s - mean z^s) - (z^t - mean z^t))² over samples and classes; (n, classes) each.
 
-    It is the unweighted case of the scale factor: all pairs of classes, without a label.
+    This is the unweighted case of the scale factor loss: all pairs of classes, labels are not used.
 
     >>> import torch
     >>> z = torch.tensor([[1.0, 3.0]])

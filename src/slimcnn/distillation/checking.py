@@ -1,4 +1,4 @@
-"""What all losses between a teacher and a student refuse."""
+"""Input checks shared by all distillation losses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from slimcnn.errors import ModelError
 
 
 def same_classes(student: Tensor, teacher: Tensor, least: int = 1) -> None:
-    """Raise `ModelError` unless both are logits (n, classes) of the same classes, and there are at least so many."""
+    """Raise `ModelError` unless both are logits (n, classes) of the same classes, at least `least` of them."""
     if student.shape != teacher.shape:
         found = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
-        raise ModelError(f"student and teacher give logits of shapes {found}: they must have the same classes")
+        raise ModelError(f"student and teacher have logits of shapes {found}: they must have the same classes")
     if student.dim() != 2 or student.shape[1] < least:
-        raise ModelError(f"logits {tuple(student.shape)}: this loss compares (n, classes) of at least {least} classes")
+        raise ModelError(f"logits {tuple(student.shape)}: this loss needs (n, classes) with at least {least} classes")

@@ -1,4 +1,4 @@
-"""How close a network finds classes, and the pairs that it finds closest."""
+"""Measure how close classes are in a network's outputs, and list the closest pairs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from slimcnn.distillation.scale_factor import class_factors
 from slimcnn.modes import modes_restored
 
 Matrix = tuple[tuple[float, ...], ...]
-"""One row and one column for every class."""
+"""A square matrix with one row and one column per class."""
 
 TEMPERATURE = 4.0
 
 
 @torch.no_grad()
 def closeness_of(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Matrix:
-    """Entry (i, j): the mean, over images of class i, of log(q_j / q_i) with q the softmax at temperature 4.
+    """Compute the class closeness: entry (i, j) is the mean of log(q_j / q_i) over images of class i.
 
-    0 on the diagonal; the nearer to 0, the closer class j is to images of class i. A class without images has a
-    row of zeros. The network runs in eval mode on its own device; its modes are restored afterwards.
+    q is the softmax at temperature 4. The diagonal is 0; the nearer to 0, the closer class j is to images of class i.
+    A class without images has a row of zeros. The network runs in eval mode on its device; its modes are restored.
 
     Args:
-        network: gives logits (n, at least `classes`).
-        batches: images (n, c, h, w), as the network expects them, and labels (n,).
-        classes: how many there are.
+        network: returns logits (n, at least `classes`).
+        batches: normalized images (n, c, h, w) and labels (n,).
+        classes: number of classes.
 
     >>> network = nn.Linear(2, 2)
     >>> _ = network.weight.data.copy_(torch.eye(2)), network.bias.data.zero_()
@@ -45,7 +45,7 @@ def closeness_of(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], c
 def closest_pairs(
     classes: Sequence[str], networks: Mapping[str, Matrix], n: int = 10
 ) -> list[tuple[str, str, tuple[float, ...]]]:
-    """List the pairs that the first network finds closest: (images of, class, log ratio in every network).
+    """Return the `n` closest pairs of the first network: (class of the images, other class, log ratio per network).
 
     >>> closest_pairs(("cat", "dog"), {"teacher": ((0, -1.0), (-2.0, 0)), "student": ((0, -3.0), (-2.5, 0))}, 1)
     [('cat', 'dog', (-1.0, -3.0))]

@@ -1,4 +1,4 @@
-"""DIST: correlations of classes and of samples instead of exact answers (Huang et al. 2022, arXiv 2205.10536)."""
+"""DIST: match correlations of classes and samples, not exact logits (Huang et al. 2022, arXiv 2205.10536)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from slimcnn.objectives import Seen, Term, Terms
 def dist_loss(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0, beta: float = 1.0, gamma: float = 1.0
 ) -> Tensor:
-    """T² · (β (1 - mean over samples of ρ(q_s, q_t)) + γ (1 - mean over classes of ρ(q_s, q_t))), ρ Pearson's.
+    """T² · (β (1 - mean over samples of ρ(q_s, q_t)) + γ (1 - mean over classes of ρ(q_s, q_t))).
 
-    q = softmax(z / T), rows are samples, columns classes.  0 where both agree up to scale and shift.
+    ρ is Pearson's correlation, q = softmax(z / T), rows are samples and columns classes. The loss is 0 if q_s and q_t
+    are equal up to scale and shift.
 
     Source: Huang et al. 2022, equations 7 to 10.
 
@@ -33,7 +34,7 @@ def dist_loss(
 
 
 def _pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
-    """Correlate rows: (rows,)."""
+    """Return Pearson's correlation of each pair of rows: (rows,)."""
     a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
     found: Tensor = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1) + eps)
     return found
@@ -41,7 +42,7 @@ def _pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
 
 @losses.add("dist", source="Huang et al. 2022, arXiv 2205.10536", weight=1.0)
 def dist(teacher: Teacher | nn.Module, temperature: float = 4.0, beta: float = 1.0, gamma: float = 1.0) -> Terms:
-    """Correlations of classes and of samples; see `dist_loss`."""
+    """Correlations of classes and samples; see `dist_loss`."""
     taught = teacher_of(teacher)
 
     def value(seen: Seen) -> Tensor:

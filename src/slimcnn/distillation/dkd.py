@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: target and non-target classes apart (Zhao et al. 2022, arXiv 2203.08679)."""
+"""Decoupled knowledge distillation: separate target and non-target terms (Zhao et al. 2022, arXiv 2203.08679)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slimcnn.objectives import Seen, Term, Terms
 
 
 def tckd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 4.0) -> Tensor:
-    """T² · KL(b_t ‖ b_s), b = (q_y, 1 - q_y) the softened probability of the sample's class and of all others.
+    """Compute T² · KL(b_t ‖ b_s), where b = (q_y, 1 - q_y) are the softened probabilities of target and other classes.
 
     Source: Zhao et al. 2022, equation 7.
 
@@ -30,9 +30,9 @@ def tckd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, te
 
 
 def nckd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 4.0) -> Tensor:
-    """T² · KL(q̂_t ‖ q̂_s), q̂ = softmax(z / T) over all classes but the sample's own.
+    """Compute T² · KL(q̂_t ‖ q̂_s), where q̂ = softmax(z / T) over all classes except the target.
 
-    With two classes there is one other, and nothing to tell: 0.
+    With two classes there is only one non-target class, so the loss is 0.
 
     Source: Zhao et al. 2022, equation 7.
 
@@ -52,9 +52,9 @@ def dkd_loss(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 4.0, alpha: float = 1.0,
     beta: float = 8.0,
 ) -> Tensor:  # fmt: skip
-    """α · `tckd_loss` + β · `nckd_loss`.
+    """Compute α · `tckd_loss` + β · `nckd_loss`.
 
-    β = 2 for ResNet-56 → 20, 8 for ResNet-32x4 → 8x4 (their table 11).
+    The paper uses β = 2 for ResNet-56 → 20, β = 8 for ResNet-32x4 → 8x4 (table 11).
 
     >>> import torch
     >>> z, t, y = torch.randn(4, 5), torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
@@ -66,13 +66,13 @@ def dkd_loss(
 
 
 def _others(scores: Tensor, labels: Tensor) -> Tensor:
-    """Leave out the sample's own class: (n, classes - 1)."""
+    """Return the scores of all classes except the target: (n, classes - 1)."""
     others = ~F.one_hot(labels, scores.shape[1]).bool()
     return scores[others].view(len(scores), -1)
 
 
 def _binary(scores: Tensor, labels: Tensor) -> Tensor:
-    """(log q_y, log(1 - q_y)), (n, 2)."""
+    """Return (log q_y, log(1 - q_y)), (n, 2)."""
     whole = scores.logsumexp(dim=1)
     own = scores.gather(1, labels[:, None])[:, 0]
     return torch.stack([own - whole, _others(scores, labels).logsumexp(dim=1) - whole], dim=1)
@@ -82,7 +82,7 @@ def _binary(scores: Tensor, labels: Tensor) -> Tensor:
 def dkd(
     teacher: Teacher | nn.Module, temperature: float = 4.0, alpha: float = 1.0, beta: float = 2.0, warmup: float = 0.0
 ) -> Terms:
-    """Target and other classes apart; see `dkd_loss`."""
+    """Decoupled terms for target and non-target classes; see `dkd_loss`."""
     taught = teacher_of(teacher)
 
     def value(seen: Seen) -> Tensor:
@@ -93,7 +93,7 @@ def dkd(
 
 @losses.add("nckd", source="Zhao et al. 2022, arXiv 2203.08679", weight=1.0)
 def nckd(teacher: Teacher | nn.Module, temperature: float = 4.0, warmup: float = 0.0) -> Terms:
-    """The other classes alone; see `nckd_loss`."""
+    """Non-target classes only; see `nckd_loss`."""
     taught = teacher_of(teacher)
 
     def value(seen: Seen) -> Tensor:

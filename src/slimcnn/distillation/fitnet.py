@@ -1,4 +1,4 @@
-"""Hints: the student's features shall be the teacher's (Romero et al. 2014, arXiv 1412.6550)."""
+"""FitNet hints: match the student's features to the teacher's (Romero et al. 2014, arXiv 1412.6550)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from slimcnn.objectives import Terms
 
 
 def fitnet_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """Mean of (r(F_s) - F_t)² over everything; (n, c, h, w) each, averaged to the smaller size where sizes differ.
+    """Mean of (r(F_s) - F_t)² over all elements; (n, c, h, w) each, averaged to the smaller size if sizes differ.
 
-    r is the identity where both have as many channels. Elsewhere the paper's r is a convolution that learns; here
-    it is the 1x1 convolution that is best for this batch, solved by least squares (`regressed`): nothing more to train,
-    to save or to tune, and the gradient is that of the minimum.
+    r is the identity if the numbers of channels are equal. Otherwise the paper's r is a trained convolution; here
+    it is the best 1x1 convolution for this batch by least squares (`regressed`): nothing more to train, save or tune,
+    and the gradient is that of the minimum.
 
     >>> import torch
     >>> fitnet_loss(torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 2, 2))
@@ -31,9 +31,9 @@ def fitnet_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
 
 
 def regressed(student: Tensor, teacher: Tensor, ridge: float = 1e-3) -> Tensor:
-    """W F_s + b, (n, c_t, h, w), with the W and b that come nearest to the teacher's features in this batch.
+    """Return W F_s + b, (n, c_t, h, w), with W and b fitted to the teacher's features of this batch by least squares.
 
-    `ridge` is a share of the mean of F_s's variances; W and b are constants for the gradient.
+    `ridge` is relative to the mean variance of F_s; W and b are constants for the gradient.
     """
     inputs, outputs = (features.movedim(1, -1).flatten(0, -2) for features in (student, teacher))
     with torch.no_grad():
@@ -42,12 +42,12 @@ def regressed(student: Tensor, teacher: Tensor, ridge: float = 1e-3) -> Tensor:
         gram = centered.T @ centered
         gram.diagonal().add_(ridge * gram.diagonal().mean() + 1e-12)
         weight = torch.linalg.solve(gram, centered.T @ (outputs - means[1]).double()).to(inputs.dtype)
-    made = (inputs - means[0]) @ weight + means[1]
-    mapped: Tensor = made.unflatten(0, (len(student), *student.shape[2:])).movedim(-1, 1)
+    fitted = (inputs - means[0]) @ weight + means[1]
+    mapped: Tensor = fitted.unflatten(0, (len(student), *student.shape[2:])).movedim(-1, 1)
     return mapped
 
 
 @losses.add("fitnet", source="Romero et al. 2014, arXiv 1412.6550", weight=100.0)
 def fitnet(teacher: Teacher | nn.Module, layer: str = "", teacher_layer: str = "") -> Terms:
-    """What a layer makes, number by number, mapped to the teacher's width where widths differ; see `fitnet_loss`."""
+    """Elementwise error of a layer's output, mapped to the teacher's width if widths differ; see `fitnet_loss`."""
     return comparing("fitnet", fitnet_loss, teacher, layer, teacher_layer)

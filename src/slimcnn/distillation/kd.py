@@ -1,4 +1,4 @@
-"""Softened answers (Hinton, Vinyals, Dean 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531)."""
+"""Softened logits (Hinton, Vinyals, Dean 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from slimcnn.objectives import Seen, Term, Terms
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """T² · KL(q_t ‖ q_s), mean over the batch, with q = softmax(logits / T).
+    """Compute T² · KL(q_t ‖ q_s), the mean over the batch, with q = softmax(logits / T).
 
-    Both logits are `(n, classes)`; computed in float32, and no gradient reaches the teacher. T² keeps the gradient's
-    size independent of T (section 2 of the paper).
+    Both logits are `(n, classes)`. Computed in float32, without a gradient for the teacher. T² makes the size of the
+    gradient independent of T (section 2 of the paper).
 
     >>> import torch
     >>> kd_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 3.0]]), temperature=4.0)   # same softmax
@@ -30,7 +30,7 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) 
 
 @losses.add("kd", source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531", weight=0.9)
 def kd(teacher: Teacher | nn.Module, temperature: float = 4.0) -> Terms:
-    """Softened answers; see `kd_loss`."""
+    """Softened logits; see `kd_loss`."""
     if not temperature > 0:
         raise RecipeError(f"distillation temperature is {temperature}: give a number above 0 (the paper uses 1 to 20)")
     taught = teacher_of(teacher)

@@ -12,10 +12,10 @@ from slimcnn.objectives import Terms
 
 
 def rkd_loss(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0) -> Tensor:
-    """distance · L_D + angle · L_A on embeddings (n, d), of any two widths: Huber losses of relations.
+    """Compute distance · L_D + angle · L_A on embeddings (n, d): Huber losses of relations; d may differ.
 
-    L_D compares distances of all pairs, each divided by their mean; L_A the cosines of all angles of three samples.
-    Memory grows with n³ for angles.
+    L_D compares the distances of all pairs, divided by their mean. L_A compares the cosines of the angles of all
+    triples of samples. Memory grows with n³ for angles.
 
     Source: equations 6 to 9; weights as in the authors' code for classification.
 
@@ -33,7 +33,7 @@ def rkd_loss(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: fl
 
 
 def _distances(x: Tensor) -> Tensor:
-    """Distances of all pairs, divided by the mean of those that are not 0: (n, n)."""
+    """Return the distances of all pairs, divided by the mean of the nonzero ones: (n, n)."""
     square = x.square().sum(dim=1)
     found = (square[:, None] + square - 2 * x @ x.T).clamp_min(1e-12).sqrt()
     found = found * (1 - torch.eye(len(x), device=x.device))
@@ -41,7 +41,7 @@ def _distances(x: Tensor) -> Tensor:
 
 
 def _angles(x: Tensor) -> Tensor:
-    """Cosines at the middle one of any three samples: (n, n, n)."""
+    """Return the cosines of the angles at each sample between all pairs of samples: (n, n, n)."""
     rays = F.normalize(x[None] - x[:, None], dim=2)
     return rays @ rays.transpose(1, 2)
 
@@ -50,10 +50,10 @@ def _angles(x: Tensor) -> Tensor:
 def rkd(
     teacher: Teacher | nn.Module, layer: str = "", teacher_layer: str = "", distance: float = 25.0, angle: float = 50.0
 ) -> Terms:
-    """Distances and angles between images in what a layer makes, averaged over space; see `rkd_loss`."""
+    """Distances and angles between images in the spatially averaged output of a layer; see `rkd_loss`."""
 
     def loss(student: Tensor, taught: Tensor) -> Tensor:
-        embedded = [made.flatten(2).mean(2) if made.dim() > 2 else made for made in (student, taught)]
+        embedded = [output.flatten(2).mean(2) if output.dim() > 2 else output for output in (student, taught)]
         return rkd_loss(embedded[0], embedded[1], distance, angle)
 
     return comparing("rkd", loss, teacher, layer, teacher_layer)

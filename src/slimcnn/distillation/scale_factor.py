@@ -1,4 +1,4 @@
-"""Distillation with a scale factor for how close classes are (Xu, Song 2018; our reading of an abstract)."""
+"""Distillation with a scale factor of class closeness (Xu, Song 2018; our reconstruction from the abstract)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from slimcnn.objectives import Seen, Term, Terms
 def scale_factor_loss(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 4.0, delta: float = 1.0
 ) -> Tensor:
-    """T² · mean over the batch of Σ_{j≠y} w_j · Huber_δ(ρ_j^s - ρ_j^t): how close each class is to the sample's own.
+    """Compute T² · mean over the batch of Σ_{j≠y} w_j · Huber_δ(ρ_j^s - ρ_j^t), which compares class closeness.
 
-    ρ_j = (z_j - z_y) / T is the logarithm of the scale factor of class j, the ratio of its softened probability to that
-    of the sample's class y; w = softmax over j ≠ y of z^t / T says how close the teacher finds it. It is 0 only
-    where both give the same logits up to a constant, and its gradient is at most 2 δ T for every sample (L1 norm).
+    ρ_j = (z_j - z_y) / T is the logarithm of the scale factor of class j, the ratio of its softened probability to
+    that of the sample's class y. w = softmax of z^t / T over j ≠ y is the closeness of class j for the teacher. The
+    loss is 0 only if both logits are equal up to a constant; its gradient is at most 2 δ T per sample (L1 norm).
 
     Args:
         student_logits: (n, classes).
-        teacher_logits: (n, classes); no gradient reaches it.
-        labels: (n,), whole numbers.
+        teacher_logits: (n, classes); gets no gradient.
+        labels: (n,), integers.
         temperature: T, above 0.
-        delta: where the squared error becomes a linear one.
+        delta: the error at which the Huber loss changes from quadratic to linear.
 
     Raises:
-        ModelError: logits of other shapes, or of one class.
+        ModelError: the logits have different shapes, or only one class.
 
     Source: Xu, Song 2018, Computer Engineering and Applications 54(12):105-109; the formula is our reconstruction.
 
@@ -49,12 +49,12 @@ def scale_factor_loss(
 
 
 def factors(scores: Tensor, labels: Tensor) -> Tensor:
-    """ρ_j = s_j - s_y: how far every class is from the sample's own, (n, classes)."""
+    """Return ρ_j = s_j - s_y, the score of each class relative to the sample's class, (n, classes)."""
     return scores - scores.gather(1, labels[:, None])
 
 
 def closeness(scores: Tensor, labels: Tensor) -> Tensor:
-    """w: softmax over all classes but the sample's own, whose weight is 0; (n, classes).
+    """Return w, the softmax over all classes except the sample's, which has weight 0; (n, classes).
 
     >>> closeness(torch.tensor([[9.0, 1.0, 1.0]]), torch.tensor([0]))
     tensor([[0.0000, 0.5000, 0.5000]])
@@ -64,9 +64,9 @@ def closeness(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_factors(teacher_logits: Tensor, labels: Tensor, temperature: float = 4.0, bound: float = 10.0) -> Tensor:
-    """Λ_ij = mean over the samples of class i of clip(ρ_j): how close the teacher finds classes, (classes, classes).
+    """Return Λ_ij = mean of clip(ρ_j) over the samples of class i, the teacher's class closeness; (classes, classes).
 
-    Rows of classes without a sample are 0.
+    Rows of classes without samples are 0.
 
     >>> class_factors(torch.tensor([[4.0, 0.0], [8.0, 0.0], [0.0, 4.0]]), torch.tensor([0, 0, 1]))
     tensor([[ 0.0000, -1.5000],
@@ -81,7 +81,7 @@ def class_factors(teacher_logits: Tensor, labels: Tensor, temperature: float = 4
 def class_factor_loss(
     student_logits: Tensor, known: Tensor, labels: Tensor, temperature: float = 4.0, delta: float = 1.0
 ) -> Tensor:
-    """The same with the teacher's mean over a whole class, Λ of `class_factors`, in place of its answer to the sample.
+    """Compute the same loss with the class means Λ of `class_factors` in place of the teacher's logits of the sample.
 
     >>> class_factor_loss(torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, -1.0], [-1.0, 0.0]]), torch.tensor([0]))
     tensor(0.)
@@ -95,7 +95,7 @@ def class_factor_loss(
 
 @losses.add(
     "scale_factor",
-    source="Xu, Song 2018, Computer Engineering and Applications 54(12), as we read it",
+    source="Xu, Song 2018, Computer Engineering and Applications 54(12), our reconstruction",
     weight=0.5,
 )
 def scale_factor(
@@ -105,9 +105,9 @@ def scale_factor(
     warmup: float = 0.0,
     level: str = "sample",
 ) -> Terms:
-    """How close classes are to the sample's own, as the teacher finds it for each sample, or (level=class) on average.
+    """Closeness of the other classes to the sample's class, per sample or (level=class) averaged per class.
 
-    See `scale_factor_loss` and, for "class", `class_factor_loss`: the teacher's answers to all training images are
+    See `scale_factor_loss` and, for level=class, `class_factor_loss`: the teacher's logits of all training images are
     averaged before the first step.
     """
     if level not in ("sample", "class"):
@@ -132,7 +132,7 @@ def _of_classes(taught: Teacher, temperature: float, delta: float, warmup: float
 
     def value(seen: Seen) -> Tensor:
         if not known:
-            raise ModelError("level=class needs the teacher's answers to all training images: train with fit")
+            raise ModelError("level=class needs the teacher's logits of all training images: train with fit")
         return class_factor_loss(seen.logits, known[0].to(seen.logits.device), seen.y, temperature, delta)
 
     return Terms(Term("scale_factor", value, warmup=warmup, prepare=prepare))

@@ -1,4 +1,4 @@
-"""Terms of an objective by name: what `--loss kd+scale_factor` and recipes speak of."""
+"""Build objectives from the names of their terms, as in `--loss kd+scale_factor` and recipes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from slimcnn.objectives import Terms, cross_entropy
 from slimcnn.registry import Registry
 
 losses: Registry[Callable[..., Terms]] = Registry("loss", home="slimcnn.distillation")
-"""Every loss between a teacher and a student: functions (teacher, options) → `Terms`.
+"""All distillation losses: functions (teacher, options) → `Terms`.
 
-An entry's facts hold `weight`: what it is multiplied by where nobody says.
+An entry's facts hold `weight`, the term's default weight.
 """
 
 
 def objective_named(spec: str, teacher: Teacher, label_smoothing: float = 0.0) -> Terms:
     """Build an objective from its terms: `0.1*cross_entropy+0.9*kd:temperature=4+0.5*scale_factor`.
 
-    A term without a weight has its own (0.9 for kd, 0.5 for scale_factor); cross entropy is added where it is not
-    named, with 0.1 beside kd and 1 beside others.
+    A term without a weight uses its default (0.9 for kd, 0.5 for scale_factor). Cross entropy is added if it is not
+    named, with weight 0.1 if there is a kd term, otherwise 1.
 
     Raises:
-        UnknownName: there is no such loss; RecipeError: a weight or an option that is impossible.
+        UnknownName: there is no such loss; RecipeError: an invalid weight or option.
 
     >>> import torch
     >>> teacher = Teacher(torch.nn.Flatten())
@@ -39,10 +39,10 @@ def objective_named(spec: str, teacher: Teacher, label_smoothing: float = 0.0) -
 
 
 def parts_of(spec: str) -> list[tuple[float, Callable[..., Terms] | None, dict[str, int | float | str]]]:
-    """Read an objective's terms: weight, loss (None for cross entropy) and its options; without a teacher.
+    """Parse an objective's terms into (weight, loss, options), where None stands for cross entropy; needs no teacher.
 
     Raises:
-        UnknownName: there is no such loss; RecipeError: a weight or an option that is impossible.
+        UnknownName: there is no such loss; RecipeError: an invalid weight or option.
     """
     parts = [part.strip().rpartition("*") for part in spec.split("+")]
     names = [name.partition(":")[0] for _, _, name in parts]
@@ -53,7 +53,7 @@ def parts_of(spec: str) -> list[tuple[float, Callable[..., Terms] | None, dict[s
         try:
             factor = float(weight) if star else _weight_of(name)
         except ValueError:
-            raise RecipeError(f"loss {spec!r}: {weight!r} is no number; write 0.9*kd+0.5*scale_factor") from None
+            raise RecipeError(f"loss {spec!r}: {weight!r} is not a number; write 0.9*kd+0.5*scale_factor") from None
         found.append((factor, None, {}) if name == "cross_entropy" else (factor, *losses.split(name, RecipeError)))
     return found
 

@@ -1,6 +1,6 @@
-"""Files for runtimes: ONNX, OpenVINO and others, each proven to answer as the network does."""
+"""Export to ONNX, OpenVINO and other formats, with a check of every file's outputs against the network's."""
 
-# First, so that the registry of that name replaces the folder in this namespace.
+# Imported first, so that the registry `formats` replaces the subpackage of that name in this namespace.
 import slimcnn.exporting.formats  # noqa: F401
 
 # isort: split

@@ -1,4 +1,4 @@
-"""What is known of exported files: `parity.json` in their folder."""
+"""Records of exported files: `parity.json` in their folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PARITY = "parity.json"
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A network in a file for a runtime, and what was found when it was opened again."""
+    """An exported file and the result of its parity check."""
 
     format: str
     runtime: str
     path: Path
-    """The file that is opened."""
+    """The file to open."""
     files: tuple[Path, ...]
     bytes: int
     parity: Parity
@@ -36,7 +36,7 @@ class ExportedFile:
 
 
 def read_parity(folder: Path | str) -> dict[str, dict[str, Any]]:
-    """Read what is known of a folder's exports, by format; empty where there are none.
+    """Return the entries of a folder's parity.json by format; empty if the file does not exist.
 
     Raises:
         ExportError: the file is damaged.
@@ -52,19 +52,19 @@ def read_parity(folder: Path | str) -> dict[str, dict[str, Any]]:
 
 
 def record(folder: Path | str, name: str, entry: Mapping[str, Any]) -> Path:
-    """Write what is known of one export into the folder's parity.json, beside the others."""
+    """Add or replace one entry in the folder's parity.json."""
     path = Path(folder) / PARITY
     write_text(path, json.dumps(read_parity(folder) | {name: dict(entry)}, indent=1) + "\n")
     return path
 
 
 def how_to_run(name: str, path: Path | str, entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Give the two lines of Python that run a file without slimcnn; none for runtimes of phones.
+    """Return two lines of Python that run a file without slimcnn; empty for mobile runtimes.
 
     Args:
         name: the format.
-        path: the file, as it is to be written in the code.
-        entry: what parity.json holds of it.
+        path: the file's path, as it should appear in the code.
+        entry: the file's entry in parity.json.
 
     >>> print(*how_to_run("onnx", "model.onnx", {"facts": {"dtype": "float32", "input": ["n", 3, 32, 32]}}), sep="\\n")
     import onnxruntime; network = onnxruntime.InferenceSession("model.onnx")
@@ -90,10 +90,10 @@ def how_to_run(name: str, path: Path | str, entry: Mapping[str, Any]) -> tuple[s
 
 
 def refuse_another(folder: Path, source: str, force: bool) -> None:
-    """Refuse a folder that holds the export of another network; with `force`, forget what is known of it.
+    """Refuse a folder with an export of another network; with `force`, drop its entries from parity.json.
 
     Raises:
-        ExportError: it does.
+        ExportError: the folder holds an export of another network, and `force` is False.
     """
     others = sorted(name for name, entry in read_parity(folder).items() if entry.get("source") != source)
     if others and not force:

@@ -1,4 +1,4 @@
-"""What a format of model files is: one class a format, registered in `formats/`."""
+"""The interface of model file formats: one class per format, registered in `formats/`."""
 
 from __future__ import annotations
 
@@ -18,75 +18,75 @@ from slimcnn.registry import Registry
 
 @dataclass(frozen=True)
 class Options:
-    """How files are written."""
+    """Export options."""
 
     dynamic_batch: bool = True
-    """Any number of images at once, where the runtime has it; otherwise as many as the example has."""
+    """Accept any batch size, if the runtime supports it; otherwise only that of the example."""
     dynamic_size: bool = False
-    """Images of any height and width."""
+    """Accept images of any height and width."""
     opset: int = 18
-    """Version of the ONNX operators."""
+    """ONNX opset version."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a format writes: the network as a graph of PyTorch's operations, and what is said of it inside the file."""
+    """What a format writes: the network as a graph of PyTorch operations, and its metadata."""
 
     program: ExportedProgram
-    """One or several tensors in, one or several out; weights in float32."""
+    """One or more input tensors, one or more output tensors; float32 weights."""
     example: tuple[Tensor, ...]
     inputs: tuple[str, ...]
     """Names, such as ("input",) or ("input0", "input1")."""
     outputs: tuple[str, ...]
     dynamic: tuple[Mapping[int, str], ...]
-    """For each input: axis → name of its length, such as {0: "batch"}."""
+    """For each input: dynamic axis → name, such as {0: "batch"}."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Class names, input layout, normalization, source: text that is stored in the file, each under its name."""
+    """Class names, input layout, normalization, source: text stored in the file by name."""
 
 
 class FileFormat(ABC):
-    """One format of model files.
+    """A model file format.
 
-    Subclass it in a file of `formats/`, set what is below, write `write`, and register the class with
-    `@formats.add(name, source=...)`; command line, step, parity check and tests then know it.
+    Subclass it in a file of `formats/`, set the attributes below, implement `write`, and register the class with
+    `@formats.add(name, source=...)`. The command line, the export step, the parity check and the tests then include it.
     """
 
     title: ClassVar[str]
     runtime: ClassVar[str]
-    """What runs it: a name of `RUNTIMES`, which also says how its files are opened."""
+    """The runtime that opens its files, a key of `RUNTIMES`."""
     suffixes: ClassVar[tuple[str, ...]]
-    """Of its files; the first is the one that is opened."""
+    """Suffixes of its files; the first one is the file to open."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """Modules that are needed to write it."""
+    """Modules needed to write it."""
     extra: ClassVar[str] = ""
-    """The extra of slimcnn that installs them."""
+    """slimcnn's extra that installs them."""
     dynamic_batch: ClassVar[bool] = False
-    """Whether a file may take any number of images at once."""
+    """Whether a file can accept any batch size."""
     dynamic_size: ClassVar[bool] = False
-    """Whether a file may take images of any height and width."""
+    """Whether a file can accept images of any height and width."""
     pixels: ClassVar[bool] = True
-    """Whether a file may take uint8 pixels."""
+    """Whether a file can take uint8 pixels."""
     holds_facts: ClassVar[bool] = True
-    """Whether `Contents.facts` are inside the file; where not, they are written beside it as `NAME.json`."""
+    """Whether the file stores `Contents.facts`; if not, they are written beside it as `NAME.json`."""
 
     @abstractmethod
     def write(self, contents: Contents, path: Path, options: Options) -> None:
         """Write the files: `path` with each of `suffixes` appended.
 
         Raises:
-            ExportError: the format cannot hold an operation of the network; or any other error, whose first line
-                is then shown.
+            ExportError: the format does not support an operation of the network. Of any other exception, the user
+                sees the first line.
         """
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """The files that `write` makes for a path without suffix."""
+        """Return the files that `write` creates for a path without suffix."""
         return tuple(path.with_name(path.name + suffix) for suffix in self.suffixes)
 
     def check(self, name: str, options: Options, pixels: bool) -> None:
-        """Refuse what this format cannot do, before anything is written.
+        """Check packages and options before anything is written.
 
         Raises:
-            ExportError: packages are missing, or an option is impossible.
+            ExportError: a package is missing, or an option is not supported.
         """
         absent = missing(self.packages)
         if absent:
@@ -94,17 +94,17 @@ class FileFormat(ABC):
                 f"writing {self.title} ({name}) needs {', '.join(absent)}: pip install 'slimcnn[{self.extra}]'"
             )
         if options.dynamic_size and not self.dynamic_size:
-            raise ExportError(f"{self.title} ({name}) has no images of any size: leave --dynamic-size out")
+            raise ExportError(f"{self.title} ({name}) does not support images of any size: leave out --dynamic-size")
         if pixels and not self.pixels:
-            raise ExportError(f"{self.title} ({name}) takes no uint8 pixels: leave --bake-normalization out")
+            raise ExportError(f"{self.title} ({name}) does not support uint8 pixels: leave out --bake-normalization")
 
 
 formats: Registry[type[FileFormat]] = Registry("format", home="slimcnn.exporting.formats")
-"""Every format: the folder exporting/formats is scanned, plugins add theirs."""
+"""All formats: found in exporting/formats, or added by plugins."""
 
 
 def facts_of(**known: Any) -> dict[str, str]:
-    """Write facts as text, JSON where they are no text; what is empty is left out.
+    """Convert metadata to text, JSON unless it is text already; empty values are left out.
 
     >>> facts_of(classes=["cat", "dog"], layout="NCHW", mean=None)
     {'classes': '["cat", "dog"]', 'layout': 'NCHW'}

@@ -1,6 +1,6 @@
-"""A fresh process that opens an exported file and answers images, where slimcnn (and PyTorch) cannot be imported.
+"""Run an exported file in a fresh process that cannot import slimcnn (and PyTorch).
 
-This file is a script, not a part of the package: `python -P fresh.py job.json`. It needs numpy and the runtime.
+This file is a script, not a module of the package: `python -P fresh.py job.json`. Needs numpy and the runtime.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 
 def main(job: dict[str, Any]) -> None:
-    """Answer the arrays in `job["inputs"]` (.npz), `job["batch"]` samples at once, into `job["outputs"]`."""
+    """Run the arrays in `job["inputs"]` (.npz), `job["batch"]` samples per call; write them to `job["outputs"]`."""
     for name in job["blocked"]:
-        sys.modules[name] = None  # type: ignore[assignment] # importing it now raises ImportError
+        sys.modules[name] = None  # type: ignore[assignment] # importing it raises ImportError
     spec = importlib.util.spec_from_file_location("reader", job["reader"])
     assert spec is not None
     assert spec.loader is not None
@@ -33,7 +33,7 @@ def main(job: dict[str, Any]) -> None:
     outputs: dict[str, Any] = {f"output{i}": np.concatenate(each) for i, each in enumerate(zip(*parts, strict=True))}
     for name in job["blocked"]:
         if sys.modules.get(name) is not None or any(known.startswith(f"{name}.") for known in sys.modules):
-            raise SystemExit(f"{name} was imported, although the file must run without it")
+            raise SystemExit(f"{name} was imported, but the file must run without it")
     np.savez(job["outputs"], **outputs)
 
 

@@ -1,6 +1,6 @@
-"""A fresh process that opens an exported file, runs it, and says how much memory that took.
+"""Run an exported file in a fresh process and measure its memory.
 
-This file is a script, not a part of the package: `python -P fresh_memory.py job.json`. It needs numpy and the runtime.
+This file is a script, not a module of the package: `python -P fresh_memory.py job.json`. Needs numpy and the runtime.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ CALLS = 3
 
 
 def main(job: dict[str, Any]) -> None:
-    """Run a probe first, a network of one layer: libraries and thread pools are then in memory. Then the file."""
+    """Run the probe, a one-layer network that loads libraries and thread pools; then measure the file."""
     for name in job["blocked"]:
-        sys.modules[name] = None  # type: ignore[assignment] # importing it now raises ImportError
+        sys.modules[name] = None  # type: ignore[assignment] # importing it raises ImportError
     spec = importlib.util.spec_from_file_location("reader", job["reader"])
     assert spec is not None
     assert spec.loader is not None
@@ -32,7 +32,7 @@ def main(job: dict[str, Any]) -> None:
         probed, asked = held["probe"], held["model"]
     reader.open_model(job["probe"], job["threads"])(probed)
     gc.collect()
-    with suppress(OSError, AttributeError):  # freed memory goes back to the system, where glibc can
+    with suppress(OSError, AttributeError):  # return freed memory to the system (glibc only)
         ctypes.CDLL(None).malloc_trim(0)
     before = _now()
     predict = reader.open_model(job["model"], job["threads"])
@@ -43,7 +43,7 @@ def main(job: dict[str, Any]) -> None:
 
 
 def _now() -> int:
-    """Resident bytes now; the peak counts anew from here, where Linux allows it."""
+    """Return the resident bytes now, and reset the peak where Linux allows it."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         return _status("VmRSS")
@@ -52,11 +52,11 @@ def _now() -> int:
 
 
 def _peak() -> int:
-    """The most resident bytes so far."""
+    """Return the peak of resident bytes so far."""
     try:
         return _status("VmHWM")
     except OSError:
-        import resource  # not there on Windows
+        import resource  # not available on Windows
 
         found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return found if sys.platform == "darwin" else found * 1024

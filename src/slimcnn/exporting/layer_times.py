@@ -1,10 +1,10 @@
-"""How long single layers take in a runtime on this machine: measured once, kept in the user's cache.
+"""Latency of single layers in a runtime on this machine: measured once, kept in the user's cache folder.
 
-A layer alone in a file would be hidden by the cost of the call (10 to 40 microseconds, as much as a layer of a small
-network). So a chain of k pairs is timed against a chain of one pair: c -> d, d -> c, c -> d, ...; the difference
-divided by the 2 (k - 1) layers is the time of one layer with everything around it that the runtime does there
-(activation, layout). A pair has a layer and its transpose, which is what a cut inside a block changes: the layer that
-writes the channels, and the one that reads them.
+The overhead of a call (10 to 40 microseconds) is as large as the latency of a layer in a small network, so a single
+layer cannot be timed alone. Instead a chain of k pairs is timed against a chain of one pair: c -> d, d -> c, c -> d,
+... The difference divided by the 2 (k - 1) layers is the latency of one layer, including the runtime's work around it
+(activation, layout). A pair is a layer and its transpose, because a cut inside a block changes both: the layer that
+writes the channels and the layer that reads them.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ from slimcnn.files import cache_folder, write_text
 from slimcnn.measuring.environment import cpu_name
 
 LONGER = 4
-"""Pairs in the longer chain, beyond those of the shorter one."""
+"""Additional pairs in the longer chain."""
 ROUNDS = 40
-"""Timed calls of each chain; the fastest quarter counts, because other programs only ever slow a call down."""
+"""Timed calls of each chain; the fastest quarter is averaged, because other programs only slow calls down."""
 STEPS = (16, 8, 4, 2)
-"""Multiples that kept channels may have to be, largest first."""
+"""Candidate multiples for the number of kept channels, largest first."""
 
 
 @dataclass(frozen=True, order=True)
 class LayerShape:
-    """A convolution (or linear layer: kernel (), 1 x 1 pixel) by what its time depends on."""
+    """What the latency of a convolution depends on. A linear layer has kernel () and 1 x 1 pixel."""
 
     inputs: int
     outputs: int
     kernel: tuple[int, ...]
     groups: int
     height: int
-    """Of the output, in pixels; strided layers are timed at the size of their output."""
+    """Output height in pixels; strided layers are timed at the size of their output."""
     width: int
 
     @property
     def canonical(self) -> LayerShape:
-        """The shape under which a pair is known: a layer and its transpose are timed together."""
+        """The cache key of a layer and its transpose, which are timed together."""
         return replace(self, inputs=min(self.inputs, self.outputs), outputs=max(self.inputs, self.outputs))
 
     @property
     def depthwise(self) -> bool:
-        """Whether every channel is filtered alone."""
+        """Whether each channel is filtered separately."""
         return self.groups > 1 and self.groups == self.inputs
 
 
 class LayerTimes:
-    """Milliseconds of layers in one runtime, batch and number of threads; measured when first asked for.
+    """Milliseconds per layer for one runtime, batch size and number of threads; measured on first use.
 
     >>> shape = LayerShape(8, 16, (3, 3), 1, 4, 4)
     >>> times = LayerTimes("torch", measured={shape: 0.25})
@@ -85,14 +85,14 @@ class LayerTimes:
         self._known = _read(self._path) if measured is None else dict(measured)
 
     def __getitem__(self, shape: LayerShape) -> float:
-        """Milliseconds of one layer; 0 for one that reads or makes no channel."""
+        """Milliseconds of one layer; 0 if it has no input or output channels."""
         if min(shape.inputs, shape.outputs) == 0:
             return 0.0
         self.learn([shape])
         return self._known[shape.canonical]
 
     def learn(self, shapes: Iterable[LayerShape], progress: Callable[[int, int], None] = lambda *_: None) -> None:
-        """Measure the shapes that are not known yet, and keep them for the next run on this machine."""
+        """Measure the shapes that are not in the cache, and add them to it."""
         wanted = {shape.canonical for shape in shapes if min(shape.inputs, shape.outputs) > 0}
         missing = sorted(wanted - self._known.keys())
         for number, shape in enumerate(missing):
@@ -104,10 +104,10 @@ class LayerTimes:
             write_text(self._path, json.dumps(rows) + "\n")
 
     def multiple(self, shape: LayerShape) -> int:
-        """The number that kept channels should be a multiple of: the staircase of this runtime, by measurement.
+        """Return the number that kept channels should be a multiple of in this runtime, by measurement.
 
-        The largest step r of 16, 8, 4, 2 such that up to the next multiple of r further channels cost at most 5 %;
-        1 where there is no such step, and at most a quarter of the layer's channels.
+        The largest step r of 16, 8, 4, 2 for which more channels, up to the next multiple of r, cost at most 5 %;
+        r is at most a quarter of the layer's channels, and 1 if no step qualifies.
 
         >>> def stairs(channels): return LayerShape(channels, channels, (3, 3), 1, 8, 8)
         >>> LayerTimes("torch", measured={stairs(c): -(-c // 8) for c in range(1, 65)}).multiple(stairs(64))
@@ -129,7 +129,7 @@ class LayerTimes:
 
 
 def measure_layer(shape: LayerShape, runtime: str, *, batch: int = 1, threads: int = 1) -> float:
-    """Time one layer of this shape, in milliseconds, as the average of it and its transpose.
+    """Return the milliseconds of one layer of this shape, averaged over the layer and its transpose.
 
     Raises:
         ExportError: the runtime is not installed.
@@ -156,7 +156,7 @@ def _milliseconds(call: Callable[[Tensor], Tensor], x: Tensor) -> float:
 
 
 def _chain(shape: LayerShape, pairs: int) -> nn.Sequential:
-    """Layers c -> d, d -> c, ... that keep the size of the image, each followed by a ReLU."""
+    """Layers c -> d, d -> c, ... that keep the image size, each followed by a ReLU."""
     layers: list[nn.Module] = []
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -173,7 +173,7 @@ def _layer(shape: LayerShape, inputs: int, outputs: int) -> nn.Module:
 
 
 def _opened(chain: nn.Sequential, x: Tensor, runtime: str, threads: int) -> Callable[[Tensor], Tensor]:
-    """Open a chain in the runtime; ONNX is written directly, because PyTorch's exporter takes seconds."""
+    """Open a chain in the runtime. ONNX is written directly, because PyTorch's exporter takes seconds."""
     if runtime == "torch":
         return chain
     if runtime not in ("onnxruntime", "openvino"):
@@ -216,7 +216,7 @@ def _cache_file(runtime: str, batch: int, threads: int) -> Path:
 
 
 def _read(path: Path) -> dict[LayerShape, float]:
-    """What is known; a file that cannot be read is measured again."""
+    """Read the cache; an unreadable file counts as empty."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         return {

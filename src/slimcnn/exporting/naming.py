@@ -1,4 +1,4 @@
-"""Operations of an OpenVINO model, called after the layers that they come from."""
+"""Name the operations of an OpenVINO model after the layers they come from."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 CONVOLUTION = "aten.convolution.default"
-"""What OpenVINO's converter makes of every kind of convolution."""
+"""OpenVINO's converter turns every kind of convolution into this operation."""
 
 
 def name_operations(model: Any, program: ExportedProgram) -> None:
-    """Call operations layer1.0.conv1/Convolution instead of convolution_3/aten.convolution.default/Convolution.
+    """Rename operations: layer1.0.conv1/Convolution, not convolution_3/aten.convolution.default/Convolution.
 
-    The converter numbers the nodes of each operation in their order; where it has made more or fewer of a kind than
-    the program has, these keep their names.
+    The converter numbers the nodes of each operation in order. Operations of a kind keep their names if the converter
+    created more or fewer of them than the program has.
     """
     nodes: dict[str, list[Node]] = defaultdict(list)
     for node in program.graph.nodes:
@@ -41,12 +41,12 @@ def name_operations(model: Any, program: ExportedProgram) -> None:
 
 
 def _number(name: str) -> int:
-    """The number at the end of a node's name; the first of a kind has none."""
+    """Return the number at the end of a node's name; -1 if there is none, as for the first of a kind."""
     found = re.search(r"_(\d+)$", name)
     return int(found[1]) if found else -1
 
 
 def _layer_of(node: Node) -> str:
-    """The layer of the user's network that a node comes from; empty for the network itself."""
+    """Return the layer of the user's network that a node comes from; empty for the network itself."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]).removeprefix("model").removeprefix(".") if stack else ""

@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the network does: asked of a fresh process, on real images."""
+"""Parity check: compare a file's outputs in a fresh process with the network's, on real images."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from slimcnn.exporting.runtimes import RUNTIMES, reader_of, why_not
 from slimcnn.measuring.examples import undisturbed
 
 TOLERANCE = 1e-4
-"""Largest relative error of a float32 file; sums in another order differ by 1e-7 to 1e-5."""
+"""Largest relative error of a float32 file; the order of summation alone causes 1e-7 to 1e-5."""
 AT_ONCE = 64
-"""Samples that a file of any batch answers at once."""
+"""Batch size for files that accept any batch size."""
 Array = NDArray[np.generic]
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How near the answers of an exported file are to the network's."""
+    """How closely an exported file's outputs match the network's."""
 
     status: Literal["equal", "mismatch", "not run"]
     max_error: float | None = None
-    """max |y - y'| / max |y| over all samples and outputs, y the network's."""
+    """max |y - y'| / max |y| over all samples and outputs; y is the network's output."""
     agreement: float | None = None
-    """Percent of the samples with the same top-1; None where the first output is no table of scores."""
+    """Percent of the samples with the same top-1; None if the first output is not scores (n, classes)."""
     images: int = 0
     near_ties: int = 0
-    """Samples with another top-1 whose two best scores are closer than twice the tolerance."""
+    """Samples with a different top-1 whose two best scores are closer than twice the tolerance."""
     tolerance: float = TOLERANCE
     why: str = ""
-    """What differs, or why it was not run."""
+    """What differs, or why the check was not run."""
 
     def __str__(self) -> str:
         if self.status == "not run":
@@ -53,7 +53,7 @@ class Parity:
 
 
 def answers(model: nn.Module, inputs: Sequence[Tensor], at_once: int = AT_ONCE) -> tuple[Array, ...]:
-    """Run a network in eager PyTorch: arrays, each with one row a sample; the tensors among what it returns."""
+    """Run a network in eager PyTorch; return its output tensors as arrays with one row per sample."""
     parts = []
     with undisturbed(model):
         for start in range(0, len(inputs[0]), at_once):
@@ -65,10 +65,10 @@ def answers(model: nn.Module, inputs: Sequence[Tensor], at_once: int = AT_ONCE) 
 def fresh_answers(
     runtime: str, path: Path, inputs: Sequence[Tensor], batch: int = AT_ONCE, threads: int | None = None
 ) -> tuple[Array, ...]:
-    """Let a fresh process, in which slimcnn cannot be imported and PyTorch only if the runtime needs it, run a file.
+    """Run a file in a fresh process that cannot import slimcnn, and PyTorch only if the runtime needs it.
 
     Raises:
-        ExportError: the runtime refuses the file, or its process dies.
+        ExportError: the runtime cannot run the file, or its process dies.
     """
     known = RUNTIMES[runtime]
     blocked = ["slimcnn", "torch"] if known.without_torch else ["slimcnn"]
@@ -81,7 +81,7 @@ def fresh_answers(
             "inputs": str(home / "inputs.npz"), "outputs": str(home / "outputs.npz"), "blocked": blocked,
         }  # fmt: skip
         (home / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        # -P: the script's own folder holds files that are called like packages.
+        # -P: the script's folder contains files with the names of packages.
         script = Path(__file__).with_name("fresh.py")
         done = subprocess.run(
             [sys.executable, "-P", str(script), str(home / "job.json")], capture_output=True, text=True, check=False
@@ -93,19 +93,19 @@ def fresh_answers(
 
 
 def reason_of_death(done: subprocess.CompletedProcess[str]) -> str:
-    """Say why a process that runs a file failed: its signal, or the last line that it wrote on stderr.
+    """Return why a process failed: its signal, or the last line of its stderr.
 
     >>> reason_of_death(subprocess.CompletedProcess([], -11, stdout="", stderr=""))
-    'its process died of signal 11'
+    'its process was killed by signal 11'
     """
     if done.returncode < 0:
-        return f"its process died of signal {-done.returncode}"
+        return f"its process was killed by signal {-done.returncode}"
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     return said[-1] if said else f"exit code {done.returncode}"
 
 
 def compare(expected: Sequence[Array], found: Sequence[Array], tolerance: float = TOLERANCE) -> Parity:
-    """Compare answers, arrays with one row a sample.
+    """Compare two sets of outputs, arrays with one row per sample.
 
     >>> y = np.array([[1.0, 3.0], [2.0, 0.0]])
     >>> compare([y], [y + 0.3]).status, compare([y], [y]).agreement
@@ -114,7 +114,7 @@ def compare(expected: Sequence[Array], found: Sequence[Array], tolerance: float 
     n = len(expected[0])
     shapes = [[one.shape for one in each] for each in (expected, found)]
     if shapes[0] != shapes[1]:
-        why = f"the network gives {shapes[0]}, the file {shapes[1]}"
+        why = f"the network returns shapes {shapes[0]}, the file {shapes[1]}"
         return Parity("mismatch", None, None, n, 0, tolerance, why)
     error = max(_relative(y, z) for y, z in zip(expected, found, strict=True))
     y, z = expected[0], found[0]
@@ -125,8 +125,8 @@ def compare(expected: Sequence[Array], found: Sequence[Array], tolerance: float 
         best = np.sort(y[other].astype(np.float64), axis=1)
         ties = int((best[:, -1] - best[:, -2] <= 2 * tolerance * np.abs(y).max()).sum())
         differ = len(other) - ties
-    reasons = [f"{differ} samples have another top-1"] if differ else []
-    if not error <= tolerance:  # NaN is no answer
+    reasons = [f"{differ} samples have a different top-1"] if differ else []
+    if not error <= tolerance:  # true for NaN too
         reasons.insert(0, f"the error is above {tolerance:g}")
     return Parity("mismatch" if reasons else "equal", error, agreement, n, ties, tolerance, " and ".join(reasons))
 
@@ -145,18 +145,18 @@ def check_parity(
     runtime: str, path: Path, inputs: Sequence[Tensor], expected: Sequence[Array], *, batch: int = AT_ONCE,
     tolerance: float = TOLERANCE,
 ) -> Parity:  # fmt: skip
-    """Run a file in a fresh process and compare its answers with those that are expected.
+    """Run a file in a fresh process and compare its outputs with the expected ones.
 
     Args:
-        runtime: a name of `RUNTIMES`.
+        runtime: a key of `RUNTIMES`.
         path: the file.
-        inputs: what it is asked, tensors with one row a sample.
-        expected: what the network answers, see `answers`.
-        batch: samples at once; for a file of a fixed batch, that one.
+        inputs: input tensors with one row per sample.
+        expected: the network's outputs, see `answers`.
+        batch: batch size; that of the file if it is fixed.
         tolerance: largest relative error that counts as equal.
 
     Raises:
-        ExportError: the runtime refuses the file, or its process dies.
+        ExportError: the runtime cannot run the file, or its process dies.
     """
     reason = why_not(runtime)
     if reason:
@@ -165,5 +165,5 @@ def check_parity(
 
 
 def plain(parity: Parity) -> dict[str, object]:
-    """Give a parity as parity.json holds it."""
+    """Return a parity in the form of parity.json."""
     return asdict(parity)

@@ -1,4 +1,4 @@
-"""From a network to what formats write: a simplified graph of a copy, with names for its inputs and outputs."""
+"""Turn a copy of a network into a simplified graph with named inputs and outputs, the input of all formats."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class PerChannel(Protocol):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """One number a channel."""
+        """One number per channel."""
 
     @property
     def std(self) -> tuple[float, ...]:
-        """One number a channel."""
+        """One number per channel."""
 
 
 class FlatCall(nn.Module):
-    """A network called with tensors in a row; its outputs are the tensors among what it returns, in a row.
+    """A wrapper that takes all input tensors as positional arguments and returns only the output tensors.
 
-    With a normalization, the first tensor is uint8 pixels (n, c, h, w).
+    With a normalization, the first input is uint8 pixels (n, c, h, w).
     """
 
     scale: Tensor
@@ -67,16 +67,16 @@ def _arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def inputs_of(example: Example) -> tuple[Tensor, ...]:
-    """List the tensors of an example, float32 where they are numbers with a point, on the CPU.
+    """Return the tensors of an example on the CPU, floating-point ones as float32.
 
     Raises:
-        ExportError: something in it is no tensor.
+        ExportError: the example holds something other than tensors.
     """
     leaves = tree_leaves(_arguments(example))
     strange = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]
     if strange or not leaves:
         found = strange[0] if strange else "nothing"
-        raise ExportError(f"an exported file takes tensors, and the example holds {found}: bind it before the export")
+        raise ExportError(f"an exported file takes tensors only; the example holds {found}: bind it before the export")
     return tuple(leaf.detach().cpu().float() if leaf.is_floating_point() else leaf.detach().cpu() for leaf in leaves)
 
 
@@ -84,23 +84,23 @@ def prepare(
     model: nn.Module, example: Example, *, dynamic_batch: bool = True, dynamic_size: bool = False,
     normalization: PerChannel | None = None, facts: Mapping[str, str] | None = None,
 ) -> Contents:  # fmt: skip
-    """Turn a copy of a network into a graph, and simplify it; the network itself is not changed.
+    """Turn a copy of a network into a simplified graph; the network itself is not changed.
 
     Args:
         model: any network.
-        example: one tensor (n, c, h, w), arguments in order, or by name.
-        dynamic_batch: for any number of samples; else for as many as the example has.
-        dynamic_size: for images of any height and width.
-        normalization: to be part of the graph, which then takes uint8 pixels instead of its first input.
+        example: one tensor (n, c, h, w), a sequence of arguments or a mapping of keyword arguments.
+        dynamic_batch: accept any batch size; otherwise only that of the example.
+        dynamic_size: accept images of any height and width.
+        normalization: included in the graph, whose first input is then uint8 pixels.
         facts: text to store in the file.
 
     Raises:
-        ExportError: the network's code cannot be turned into a graph, or not for sizes of any length.
+        ExportError: the network's code cannot be turned into a graph, or not with dynamic axes.
         ModelError: the network does not accept the example.
     """
     tensors = inputs_of(example)
     size = batch_size(example)
-    if dynamic_batch and size < 2:  # a length of 1 would be taken for a constant
+    if dynamic_batch and size < 2:  # torch.export treats a length of 1 as a constant
         example = with_batch(example, 2)
         size, tensors = 2, inputs_of(example)
     if normalization is not None:
@@ -109,7 +109,7 @@ def prepare(
     with undisturbed(flat):
         answers = tree_leaves(run(flat, tensors))
     if not answers:
-        raise ExportError(f"{type(model).__name__} returns no tensor that a file could give")
+        raise ExportError(f"{type(model).__name__} returns no tensor: there is no output to export")
     axes = [_dynamic_axes(x, size, dynamic_batch, dynamic_size) for x in tensors]
     program = _program(flat, tensors, axes, type(model).__name__)
     simple = program.module(check_guards=False)
@@ -124,7 +124,7 @@ def prepare(
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Copy a network to the CPU, in float32 and eval mode."""
+    """Return a copy of a network on the CPU, in float32 and eval mode."""
     try:
         return copy.deepcopy(model).cpu().float().eval()
     except Exception as error:
@@ -142,7 +142,7 @@ def _program(
     shapes = tuple(dict.fromkeys(each, Dim.DYNAMIC) for each in axes)
     try:
         with quiet(), torch.no_grad():
-            return torch.export.export(model, tuple(tensors), dynamic_shapes=(shapes,) if _takes_row(model) else shapes)
+            return torch.export.export(model, tuple(tensors), dynamic_shapes=(shapes,) if _is_flat(model) else shapes)
     except SlimcnnError:
         raise
     except Exception as error:
@@ -153,19 +153,19 @@ def _program(
         ) from error
 
 
-def _takes_row(model: nn.Module) -> bool:
+def _is_flat(model: nn.Module) -> bool:
     return isinstance(model, FlatCall)
 
 
 def reason_of(error: BaseException) -> str:
-    """Give the first line of an error that says something: PyTorch's exporter begins with decoration."""
+    """Return the first line of an error that contains letters; PyTorch's exporter begins with decoration."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if any(letter.isalpha() for letter in line)]
     return said[0] if said else type(error).__name__
 
 
 def unknown_operation(program: ExportedProgram, error: BaseException) -> str:
-    """Name the operation that a converter complains of, with its layer; empty if it complains of none."""
+    """Return the operation that a converter's error names, with its layer; empty if it names none."""
     said = []
     cause: BaseException | None = error
     while cause is not None:
@@ -181,5 +181,5 @@ def unknown_operation(program: ExportedProgram, error: BaseException) -> str:
             layer, kind = stack[-1] if stack else ("", "")
             layer = layer.removeprefix("model").removeprefix(".")
             where = f"layer {layer!r} ({str(kind).rpartition('.')[2]})" if layer else "the network itself"
-            return f"the operation {name} of {where}"
+            return f"the operation {name} in {where}"
     return ""

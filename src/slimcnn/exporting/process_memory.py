@@ -21,37 +21,37 @@ from slimcnn.exporting.runtimes import RUNTIMES, reader_of
 
 @dataclass(frozen=True)
 class ProcessMemory:
-    """Resident memory of fresh processes, bytes."""
+    """Resident memory of fresh processes, in bytes."""
 
     bytes: int
-    """What opening the file and predicting adds to a process in which the same runtime has run a network of one layer:
-    weights, activations and what the runtime needs for them, at the highest moment. Median of the processes."""
+    """Peak memory that opening the file and predicting adds to a process in which the same runtime has already run a
+    one-layer network: weights, activations and buffers of the runtime. Median of the processes."""
     least: int
     most: int
     whole: int
-    """Of the whole process at that moment, with Python, numpy and the runtime."""
+    """Peak of the whole process, with Python, numpy and the runtime."""
     processes: int
 
 
 def process_memory(
     runtime: str, path: Path, x: Tensor, *, probe: Path, probed: Tensor, threads: int = 1, processes: int = 3
 ) -> ProcessMemory:
-    """Let fresh processes open a file and predict, and measure what that adds to their memory.
+    """Measure the memory that opening a file and predicting adds to a fresh process.
 
-    The process cannot import slimcnn, and PyTorch only where the runtime needs it. It opens and runs the probe, then
-    notes its resident memory, then opens the file and predicts three times; what counts is the peak since the note.
+    The process cannot import slimcnn, and PyTorch only if the runtime needs it. It opens and runs the probe, records
+    its resident memory, then opens the file and predicts three times. The result is the peak above the recorded value.
 
     Args:
-        runtime: a name of `RUNTIMES`.
+        runtime: a key of `RUNTIMES`.
         path: the exported file.
-        x: what it is asked, (n, c, h, w).
-        probe: a file of the same format that holds a network of one layer.
-        probed: what the probe is asked.
+        x: the file's input, (n, c, h, w).
+        probe: a file of the same format with a one-layer network.
+        probed: the probe's input.
         threads: CPU threads.
-        processes: how many, one after the other.
+        processes: number of processes, run one after the other.
 
     Raises:
-        ExportError: the runtime refuses a file, or its process dies.
+        ExportError: the runtime cannot run a file, or its process dies.
     """
     known = RUNTIMES[runtime]
     with TemporaryDirectory(prefix="slimcnn-") as folder:
@@ -72,7 +72,7 @@ def process_memory(
 
 
 def _measured(home: Path, title: str, path: Path) -> dict[str, Any]:
-    # -P: the script's own folder holds files that are called like packages.
+    # -P: the script's folder contains files with the names of packages.
     script = Path(__file__).with_name("fresh_memory.py")
     done = subprocess.run(
         [sys.executable, "-P", str(script), str(home / "job.json")], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Converters talk about their insides; errors alone are of interest."""
+"""Silence converters; their exceptions are still raised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop warnings, log lines and progress bars within the block."""
+    """Suppress warnings, log lines and progress bars inside the block."""
     before = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Programs that run exported files: what each needs, and networks opened in them, called like any module."""
+"""Runtimes that run exported files: their requirements, and opened files as modules."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from slimcnn.importing import one_line
 
 @dataclass(frozen=True)
 class Runtime:
-    """A program that runs exported files."""
+    """A program that runs exported files, and its requirements."""
 
     title: str
     packages: tuple[str, ...]
-    """Names of the modules that it needs."""
+    """Modules that it needs."""
     extra: str
-    """The extra of slimcnn that installs it; empty where nothing is needed."""
+    """slimcnn's extra that installs it; empty if nothing is needed."""
     here: str = ""
-    """The operating system that it needs (`sys.platform`); empty: any."""
+    """Required operating system (`sys.platform`); empty: any."""
     without_torch: bool = True
-    """Whether its Python interface works where PyTorch cannot be imported."""
+    """Whether its Python interface works without PyTorch."""
 
 
 RUNTIMES: Mapping[str, Runtime] = {
@@ -40,11 +40,11 @@ RUNTIMES: Mapping[str, Runtime] = {
     "coreml": Runtime("Core ML", ("coremltools",), "mobile", here="darwin"),
     "torch": Runtime("PyTorch", (), "", without_torch=False),
 }
-"""Name → what it is; `readers/NAME.py` opens its files."""
+"""Runtimes by name; `readers/NAME.py` opens a runtime's files."""
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:
-    """Name those modules that are not installed.
+    """Return the modules that are not installed.
 
     >>> missing(("json", "no_such_module"))
     ['no_such_module']
@@ -53,10 +53,10 @@ def missing(packages: tuple[str, ...]) -> list[str]:
 
 
 def why_not(runtime: str) -> str:
-    """Why a runtime cannot run on this machine; empty if it can.
+    """Return why a runtime cannot run on this machine; empty if it can.
 
     Raises:
-        UnknownName: there is no such runtime.
+        UnknownName: the runtime is unknown.
 
     >>> why_not("torch")
     ''
@@ -73,19 +73,19 @@ def why_not(runtime: str) -> str:
 
 
 def reader_of(runtime: str) -> Path:
-    """Give the stand-alone file that opens a runtime's models (see `readers`)."""
+    """Return the standalone file that opens a runtime's models (see `readers`)."""
     return Path(__file__).parent / "readers" / f"{runtime}.py"
 
 
 class Opened(nn.Module):
-    """An exported file, called like the network that it came from: tensors on the CPU, `(n, c, h, w)`."""
+    """An exported file as a module, called like the original network with CPU tensors `(n, c, h, w)`."""
 
     def __init__(self, predict: Callable[..., Any], runtime: str) -> None:
         super().__init__()
         self.predict, self.runtime = predict, runtime
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Run the file: its output, or a tuple of its outputs."""
+        """Run the file; return its output, or a tuple of its outputs."""
         found = self.predict(*[x.detach().cpu().numpy() for x in inputs])
         if isinstance(found, tuple):
             return tuple(torch.from_numpy(one) for one in found)
@@ -96,13 +96,13 @@ def open_in(runtime: str, path: Path | str, threads: int | None = None) -> Opene
     """Open an exported file in a runtime, on the CPU.
 
     Args:
-        runtime: a name of `RUNTIMES`.
+        runtime: a key of `RUNTIMES`.
         path: the file, or the first of its files: `model.onnx`, `model.xml`.
         threads: CPU threads; None: as many as PyTorch uses.
 
     Raises:
-        UnknownName: there is no such runtime.
-        ExportError: it is not installed, does not run on this machine, or refuses the file.
+        UnknownName: the runtime is unknown.
+        ExportError: the runtime is not installed, does not run on this machine, or cannot open the file.
 
     >>> open_in("tflite", "model.tflite")
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""Which network an exported file came from, by a digest of its weights."""
+"""Digests of weights and files; they identify the network that an exported file came from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 def source_digest(model: nn.Module) -> str:
-    """Digest names, types, shapes and values of all parameters and buffers (SHA-256, hexadecimal).
+    """Return the SHA-256 (hexadecimal) of names, types, shapes and values of all parameters and buffers.
 
-    A network and its checkpoint, loaded again, have the same digest.
+    A network and its reloaded checkpoint have the same digest.
 
     >>> net = nn.Linear(2, 1)
     >>> before = source_digest(net)
@@ -22,7 +22,7 @@ def source_digest(model: nn.Module) -> str:
     """
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, Tensor):  # what a module of the user's keeps besides weights
+        if not isinstance(tensor, Tensor):  # extra state of a user's module
             continue
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -30,7 +30,7 @@ def source_digest(model: nn.Module) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Digest a file, or all files of a folder with their names (SHA-256, hexadecimal)."""
+    """Return the SHA-256 (hexadecimal) of a file, or of all files of a folder and their names."""
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""TorchScript of a graph, for formats that read nothing else."""
+"""Trace a graph to TorchScript, for formats that read only TorchScript."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch.fx import Graph, GraphModule, Node
 
 
 def traced(program: ExportedProgram, example: tuple[Tensor, ...]) -> torch.jit.ScriptModule:
-    """Trace a graph; sizes that may vary stay variable."""
+    """Trace a graph to TorchScript; dynamic sizes stay dynamic."""
     unlifted = program.module(check_guards=False)
-    module = GraphModule(unlifted, unlifted.graph)  # without the hook that checks inputs, which cannot be traced
+    module = GraphModule(unlifted, unlifted.graph)  # drops the input check, which cannot be traced
     for node in list(module.graph.nodes):
-        if node.target is torch.ops.aten.sym_size.int:  # tracing knows sizes by the method only
+        if node.target is torch.ops.aten.sym_size.int:  # tracing supports only the size method
             with module.graph.inserting_before(node):
                 node.replace_all_uses_with(module.graph.call_method("size", node.args))
         elif node.target is torch.ops.aten.channel_shuffle.default:
@@ -29,7 +29,7 @@ def traced(program: ExportedProgram, example: tuple[Tensor, ...]) -> torch.jit.S
 
 
 def _shuffle_by_views(graph: Graph, node: Node) -> None:
-    """Write a channel shuffle as views, which converters know: (n, g, c/g, h, w), axes exchanged, (n, c, h, w)."""
+    """Replace a channel shuffle by views, which converters support: (n, g, c/g, h, w), swap axes, (n, c, h, w)."""
     x, groups = node.args
     assert isinstance(x, Node)
     n, c, *space = x.meta["val"].shape

@@ -1,4 +1,4 @@
-"""From a network to files for runtimes, each opened again by a fresh process and compared."""
+"""Export a network to runtime files; run each file in a fresh process and compare it with the network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from slimcnn.files import part_of, write_text
 from slimcnn.measuring.examples import Example, batch_size
 
 RANDOM = 16
-"""Random samples on which files are compared where no images are given."""
+"""Number of random samples for the comparison if no images are given."""
 
 
 def export(
@@ -44,32 +44,33 @@ def export(
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[ExportedFile, ...]:
-    """Write a network for runtimes, and prove that each file answers as the network does.
+    """Export a network to runtime files and check that each file reproduces the network's outputs.
 
-    A fresh process, in which slimcnn (and PyTorch, where the runtime allows it) cannot be imported, opens every file.
-    The largest relative error and the agreement of top-1 go to `OUT/parity.json`.
+    Every file runs in a fresh process that cannot import slimcnn (nor PyTorch, if the runtime works without it). The
+    largest relative error and the top-1 agreement are written to `OUT/parity.json`.
 
     Args:
         model: any network; it is not changed.
-        example: one tensor (n, c, h, w), arguments in order, or by name: shapes and types of the inputs.
-        to: formats by name (`slimcnn list formats`).
-        out: the folder; files are called model.onnx, model.xml ...
-        images: real samples to compare on: as the network expects them, or uint8 pixels with a normalization; several
-            inputs are a sequence of tensors. None: 16 random samples.
-        classes: names, stored in the file.
+        example: one tensor (n, c, h, w), a sequence of arguments or a mapping of keyword arguments, with the shapes
+            and types of the inputs.
+        to: format names (`slimcnn list formats`).
+        out: the output folder; files are named model.onnx, model.xml ...
+        images: real samples to compare on: as the network expects them, or uint8 pixels with a normalization; for
+            several inputs, a sequence of tensors. None: 16 random samples.
+        classes: class names, stored in the file.
         normalization: x = (pixels / 255 - mean) / std, stored in the file.
-        bake_normalization: make it part of the file, which then takes uint8 pixels.
-        dynamic_batch: files take any number of samples, where the runtime has it; else as many as the example has.
-        dynamic_size: files take images of any height and width.
-        opset: version of the ONNX operators.
-        compared_on: what the images are, for parity.json.
+        bake_normalization: include the normalization in the graph, which then takes uint8 pixels.
+        dynamic_batch: accept any batch size, if the runtime supports it; otherwise only that of the example.
+        dynamic_size: accept images of any height and width.
+        opset: ONNX opset version.
+        compared_on: description of the images, for parity.json.
         force: replace the export of another network.
-        say: is told each file when it is done.
+        say: called with one line of text per file.
 
     Raises:
-        UnknownName: there is no such format.
-        ExportError: a package is missing, an option is impossible, an operation is unknown to the runtime, or a file
-            answers otherwise than the network: it is then kept as model.mismatch.onnx.
+        UnknownName: the format is unknown.
+        ExportError: a package is missing, an option or an operation is not supported, or a file's outputs differ from
+            the network's; that file is kept as model.mismatch.onnx.
         ModelError: the network does not accept the example.
 
     >>> import tempfile
@@ -83,7 +84,7 @@ def export(
     chosen = {name: formats[name].value() for name in names}
     if bake_normalization and normalization is None:
         raise ExportError(
-            "which normalization is to be part of the file? give normalization=, or --data on the command line"
+            "bake_normalization needs a normalization: give normalization=, or --data on the command line"
         )
     for name, one in chosen.items():
         one.check(name, options, bake_normalization)
@@ -109,7 +110,7 @@ def export(
         contents = prepared[batch]
         at_once = AT_ONCE if batch else batch_size(example)
         usable = [one[: len(one) // at_once * at_once] for one in inputs] if not batch else inputs
-        where = compared_on or ("random numbers" if images is None else "images that were given")
+        where = compared_on or ("random samples" if images is None else "the given images")
         known = facts | {"batch": "any" if batch else at_once, "compared_on": where}
         found = _write_checked(name, one, contents, options, folder, usable, expected, at_once, known)
         say(f"  {name}: {found}")
@@ -118,13 +119,13 @@ def export(
 
 
 def write_model(model: nn.Module, example: Example, to: str, path: Path | str, **options: Any) -> tuple[Path, ...]:
-    """Write a network in one format, without checking it: for timing; gives the files, the first is opened.
+    """Export a network in one format for timing, without checks; return the files, the one to open first.
 
     Args:
         model: any network; it is not changed.
         example: as for `export`.
         to: the format.
-        path: without suffix, `DIR/model`.
+        path: the path without suffix, `DIR/model`.
         options: `dynamic_batch`, `dynamic_size`, `opset` (see `export`).
 
     Raises:
@@ -141,12 +142,12 @@ def write_model(model: nn.Module, example: Example, to: str, path: Path | str, *
 
 
 def transfer(model: nn.Module, example: Example, runtime: str, threads: int | None = None, **options: Any) -> Opened:
-    """Give a network as a runtime runs it, called like a module; nothing stays on the disk and nothing is checked.
+    """Open a network in a runtime, as a module; no file is kept and nothing is checked.
 
     Args:
         model: any network; it is not changed.
         example: as for `export`.
-        runtime: a name of `RUNTIMES`.
+        runtime: a key of `RUNTIMES`.
         threads: CPU threads; None: as many as PyTorch uses.
         options: `dynamic_batch`, `dynamic_size`, `opset` (see `export`).
 
@@ -172,7 +173,7 @@ def _on_cpu(model: nn.Module) -> nn.Module:
 def samples_of(
     example: Example, images: Tensor | Sequence[Tensor] | None, normalization: PerChannel | None, pixels: bool
 ) -> list[Tensor]:
-    """What files are asked, tensors with one row a sample."""
+    """Return the samples to compare on: tensors with one row per sample."""
     like = inputs_of(example)
     if images is None:
         draw = torch.Generator().manual_seed(0)
@@ -191,11 +192,11 @@ def samples_of(
     if len(given) != len(like) or any(a.shape[1:] != b.shape[1:] for a, b in zip(given, like, strict=True)):
         shapes = ["x".join(map(str, ("n", *x.shape[1:]))) for x in like]
         raise ExportError(
-            f"images must be like the example ({', '.join(shapes)}); found {[tuple(x.shape) for x in given]}"
+            f"images must have the shape of the example ({', '.join(shapes)}); found {[tuple(x.shape) for x in given]}"
         )
     first = given[0].detach().cpu()
     if pixels and first.dtype != torch.uint8:
-        raise ExportError(f"a file with its normalization inside takes uint8 pixels; the images are {first.dtype}")
+        raise ExportError(f"images must be uint8 pixels with bake_normalization; found {first.dtype}")
     if first.dtype == torch.uint8 and not pixels and like[0].is_floating_point():
         if normalization is None:
             raise ExportError("the images are uint8 pixels: give the normalization that the network expects")
@@ -208,7 +209,7 @@ def _facts(
     model: nn.Module, inputs: Sequence[Tensor], source: str, classes: Sequence[str], normalization: PerChannel | None,
     options: Options, pixels: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """What is stored inside files and in parity.json."""
+    """Metadata for the files and parity.json."""
     x = inputs[0]
     kind = "uint8 pixels" if pixels else str(x.dtype).removeprefix("torch.")
     layout = {4: "NCHW", 3: "NCL", 2: "NC"}.get(x.dim(), "")
@@ -233,16 +234,16 @@ def _write(name: str, one: FileFormat, contents: Contents, path: Path, options: 
         unknown = unknown_operation(contents.program, error)
         if unknown:
             raise ExportError(
-                f"{one.title} ({name}) does not know {unknown}: replace it, or choose another format"
+                f"{one.title} ({name}) does not support {unknown}: replace it, or choose another format"
             ) from error
-        raise ExportError(f"{one.title} ({name}) cannot hold this network: {reason_of(error)}") from error
+        raise ExportError(f"{one.title} ({name}) cannot represent this network: {reason_of(error)}") from error
 
 
 def _write_checked(
     name: str, one: FileFormat, contents: Contents, options: Options, folder: Path, inputs: Sequence[Tensor],
     expected: Sequence[Array], at_once: int, facts: Mapping[str, Any],
 ) -> ExportedFile:  # fmt: skip
-    """Write into a temporary folder, check there, and move the files to where they belong."""
+    """Write and check the files in a temporary folder, then move them to `folder`."""
     import json
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -268,13 +269,13 @@ def _write_checked(
         name, one.runtime, places[0], places, sum(map(_size, places)), parity, str(facts["source"]), facts
     )
     if wrong:
-        raise ExportError(f"{one.title} answers otherwise than the network: {parity}; the file is kept as {places[0]}")
+        raise ExportError(f"the {one.title} file's outputs differ from the network's: {parity}; kept as {places[0]}")
     record(folder, name, entry_of(found))
     return found
 
 
 def entry_of(found: ExportedFile) -> dict[str, Any]:
-    """Give what parity.json holds of a file."""
+    """Return the entry of a file in parity.json."""
     facts = {key: value for key, value in found.facts.items() if key != "source"}
     files = {path.name: file_digest(path) for path in found.files}
     return plain(found.parity) | {

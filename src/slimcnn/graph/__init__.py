@@ -1,4 +1,4 @@
-"""Which channels live and die together: run the network once, with a channel id on every number."""
+"""Find which channels must be pruned together: run the network once with a channel id on every value."""
 
 from slimcnn.graph.channels import Axis, ChannelGraph, ChannelGroup, Contraction, Locked
 from slimcnn.graph.operations import rule

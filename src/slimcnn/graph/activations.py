@@ -1,4 +1,4 @@
-"""Running memory for any numbers of removed channels: every activation, when it lives and whose channels it holds."""
+"""Activation memory for any numbers of removed channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slimcnn.measuring.lifetimes import Lifetime
 
 @dataclass(frozen=True)
 class LiveTensor:
-    """A tensor of the traced run: when it lives, how large it is for one image, and whose channels it holds."""
+    """An activation of the traced run: its lifetime, its number of elements for one image, and its channels."""
 
     life: Lifetime
     elements: int
@@ -21,10 +21,10 @@ class LiveTensor:
 
 
 class Timeline:
-    """The bytes that are alive during every operation of the traced run, for any numbers of removed channels."""
+    """The bytes of live activations at every operation of the traced run, for any numbers of removed channels."""
 
     def __init__(self, activations: list[LiveTensor], groups: int) -> None:
-        """Lay the activations out as arrays, so that a question costs microseconds."""
+        """Store the activations as arrays, so that a query takes microseconds."""
         depth = max((len(one.shares) for one in activations), default=0)
         self._first = np.array([one.life.first for one in activations], dtype=np.int64)
         self._end = np.array([one.life.last + 1 for one in activations], dtype=np.int64)
@@ -40,10 +40,10 @@ class Timeline:
                     self._per_channel[d, i, group] = n
         whole = np.array([one.elements for one in activations], dtype=np.int64)
         self._rest = whole // self._sizes.prod(axis=0)
-        """How many numbers of an activation each of its channels holds."""
+        """The number of elements per channel of every activation."""
 
     def at(self, removed: Any, float_bytes: int) -> Integers:
-        """Count the bytes alive at each operation when each group loses `removed[group]` channels."""
+        """Return the live bytes at each operation when each group loses `removed[group]` channels."""
         left = self._sizes - self._per_channel @ np.asarray(removed, dtype=np.int64)
         size = self._rest * left.prod(axis=0) * np.where(self._floating, float_bytes, self._element_bytes)
         changes = np.zeros(self._length, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Assemble the channel graph: groups, and how everything that has a size or a cost depends on them."""
+"""Assemble the channel graph: groups, and how sizes and costs depend on them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from slimcnn.graph.size_attributes import SizeGuess
 
 @dataclass(frozen=True)
 class Assembled:
-    """A channel graph, where every id went, and the constraints that led to it."""
+    """A channel graph, with the partition of ids and the constraints behind it."""
 
     graph: ChannelGraph
     partition: Partition
@@ -42,7 +42,7 @@ class Assembled:
 
 
 def assemble(model: nn.Module, example: Any, batch: int, traced: Traced, constraints: Constraints) -> Assembled:
-    """Group what the constraints leave free, and describe the network by it."""
+    """Group the free channels, and build the channel graph."""
     found = group(traced, constraints)
     owners = Owners.of(found.partition.component, found.partition.owner)
     shared = _shares(traced.axis_ids, owners)
@@ -66,7 +66,7 @@ def _contractions(traced: Traced, owners: Owners, batch: int) -> tuple[Contracti
     return tuple(
         Contraction(
             module=one.module,
-            macs=one.macs // (2 * batch) if one.per_batch else one.macs,  # traced on every sample twice
+            macs=one.macs // (2 * batch) if one.per_batch else one.macs,  # the trace ran on a doubled batch
             shares=tuple(map(owners.share, one.shares)),
         )
         for one in traced.record.contractions
@@ -74,7 +74,7 @@ def _contractions(traced: Traced, owners: Owners, batch: int) -> tuple[Contracti
 
 
 def _sizes(traced: Traced, found: Grouped) -> tuple[SizeAttribute, ...]:
-    """List the numbers that modules keep of channels: the zeros of every pad, and what was guessed."""
+    """List the size attributes: the sizes of every channel pad, and all guesses."""
     pads = [
         SizeGuess(name, side, None, ids)
         for name, *both in traced.record.pads
@@ -93,14 +93,14 @@ def _channels_of(ids: Tensor, partition: Partition) -> Positions:
 
 
 def _shares(axis_ids: AxisIds, owners: Owners) -> dict[tuple[str, int], Share]:
-    """Describe for every axis of every tensor how it is shared; an axis of size 1 has no channels."""
+    """Return the share of every axis of every tensor; an axis of size 1 has no channels."""
     ids = torch.arange(len(axis_ids)).split(axis_ids.sizes.tolist())
     rows = zip(axis_ids.names, axis_ids.axes, ids, axis_ids.blocks, strict=True)
     return {(name, axis): owners.share(here, len(here) // blocks, blocks) for name, axis, here, blocks in rows}
 
 
 def _timeline(traced: Traced, owners: Owners, groups: int, batch: int) -> Timeline:
-    """Scale the memory of the run, which was one of every sample twice, to one image."""
+    """Scale the memory of the run, which used a doubled batch, to one image."""
     found = []
     for life, label in traced.record.memory:
         shares = tuple(owners.share(core(facet).reshape(-1)) for facet in label if varying(facet))
@@ -110,7 +110,7 @@ def _timeline(traced: Traced, owners: Owners, groups: int, batch: int) -> Timeli
 
 
 def _locked(traced: Traced, grouped: Grouped) -> tuple[Locked, ...]:
-    """List for every layer which of its output channels must stay, and why."""
+    """List the locked output channels of every layer, with their reasons."""
     axis_ids, record = traced.axis_ids, traced.record
     component, locks = grouped.partition.component, grouped.constraints.locks
     found: dict[tuple[str, str, str], int] = {}
@@ -133,16 +133,16 @@ def _locked(traced: Traced, grouped: Grouped) -> tuple[Locked, ...]:
 
 
 def _why_lost(layer: str, axis_ids: AxisIds, component: Positions, locks: Locks) -> tuple[str, str]:
-    """Say why the weight of a layer cannot be followed: because of what was done to its parameters."""
+    """Return the reason and site that locked the parameters behind a layer's weight."""
     for name, start in zip(axis_ids.names, axis_ids.starts, strict=True):
         lock = locks.of(int(component[start])) if name_of_channels(name) == layer else None
         if lock is not None and lock.site is not None:
             return lock.reason, str(lock.site)
-    return "its weight is made in a way that is not followed", ""
+    return "its weight is computed in an unsupported way", ""
 
 
 def _stored(model: nn.Module, shared: Mapping[tuple[str, int], Share]) -> tuple[StoredTensor, ...]:
-    """List what `state_dict` holds; buffers that it leaves out are in no weights file."""
+    """List the tensors of `state_dict`; it leaves out non-persistent buffers."""
     held = {id(tensor) for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)}
     return tuple(
         StoredTensor(_shares_of(name, tensor, shared), tensor.element_size())

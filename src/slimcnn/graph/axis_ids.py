@@ -19,8 +19,8 @@ from slimcnn.graph.shrinking import Kept
 class AxisIds:
     """Ids by position: tensor `names[i]`, axis `axes[i]` has the ids starts[i] ... starts[i] + sizes[i] - 1.
 
-    The input axis of a grouped convolution has ids of its own for each of its groups, `blocks[i]` times as many as
-    positions: there every group reads channels of its own.
+    The input axis of a grouped convolution has separate ids for each of its groups, because each group reads different
+    channels: it has `blocks[i]` times as many ids as positions.
     """
 
     names: tuple[str, ...]
@@ -32,7 +32,7 @@ class AxisIds:
 
     @classmethod
     def of(cls, model: nn.Module) -> AxisIds:
-        """Number the axes of a network's tensors; axes of size 1 have no channels."""
+        """Assign ids to the axes of a network's tensors; axes of size 1 have no channels."""
         names, axes, sizes, blocks = [], [], [], []
         tensors = named_tensors(model)
         grouped = _grouped(model, tensors)
@@ -57,7 +57,7 @@ class AxisIds:
         return int(self.sizes.sum())
 
     def labels(self, model: nn.Module, kept: Kept | None = None) -> dict[str, Label]:
-        """Label every tensor with its own ids (after a cut: with the ids of the kept positions)."""
+        """Return the label of every tensor; after pruning, with the ids of the kept positions."""
         shapes = self.shapes if kept is None else {name: tensor.shape for name, tensor in named_tensors(model)}
         facets: dict[str, list[Tensor]] = {name: [] for name in shapes}
         every = torch.arange(len(self)).split(self.sizes.tolist())
@@ -70,13 +70,13 @@ class AxisIds:
         return {name: tuple(found) for name, found in facets.items()}
 
     def locate(self, ids: Positions) -> Positions:
-        """Find the axis (its index here) of each id; -1 for ids that no tensor has."""
+        """Return the index of the axis of each id; -1 for ids that belong to no tensor."""
         found = np.searchsorted(self.starts, ids, side="right") - 1
         return np.where((ids >= 0) & (ids < len(self)), found, -1)
 
 
 def _grouped(model: nn.Module, tensors: list[tuple[str, Tensor]]) -> dict[str, int]:
-    """Name the weights of grouped convolutions that read several channels in each group, with their groups."""
+    """Map the weight name of every convolution that is not transposed to its number of groups."""
     names = {tensor: name for name, tensor in tensors}
     found: dict[str, set[int]] = {}
     for _, module in named_modules(model):
@@ -87,6 +87,6 @@ def _grouped(model: nn.Module, tensors: list[tuple[str, Tensor]]) -> dict[str, i
 
 
 def _block_facet(ids: Tensor, shape: torch.Size) -> Tensor:
-    """Spread ids (groups, inputs of a group) over the weight of a grouped convolution."""
+    """Broadcast ids (groups, inputs of a group) to the weight of a grouped convolution."""
     rows = ids.repeat_interleave(shape[0] // len(ids), dim=0)
     return rows.view(*rows.shape, *[1] * (len(shape) - 2)).expand(shape)

@@ -1,4 +1,4 @@
-"""Residual branches: groups of channels without which a network still passes its signal on."""
+"""Residual branches: channel groups that can be removed entirely, because the residual stream remains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slimcnn.layers.emptied import EMPTY
 
 
 def feeding(record: TraceRecord, partition: Partition, groups: int) -> list[tuple[int, ...]]:
-    """List for every group the groups that the layers which read it make; -1 stands for channels that must stay."""
+    """Return, for every group, the groups produced by the layers that read it; -1 for locked channels."""
     found: list[set[int]] = [set() for _ in range(groups)]
     for contraction in record.contractions:
         if contraction.read is None:
@@ -29,7 +29,7 @@ def feeding(record: TraceRecord, partition: Partition, groups: int) -> list[tupl
 
 
 def needed(model: nn.Module, record: TraceRecord, ids: int) -> Mask:
-    """Mark the ids that cannot all go, because of an operation that no tensor without channels passes."""
+    """Mark the ids that cannot all be removed, because an operation does not accept a tensor without channels."""
     modules = dict(named_modules(model))
     found = np.zeros(ids + 1, dtype=np.bool_)  # the last one for "no id"
     for run in record.runs:
@@ -47,10 +47,10 @@ def needed(model: nn.Module, record: TraceRecord, ids: int) -> Mask:
 def branches(
     needed: Mask, partition: Partition, feeds: Sequence[Sequence[int]], residual: Sequence[bool]
 ) -> list[bool]:
-    """Say of every group whether all its channels may go: what reads it adds into a stream that has other sources.
+    """Return, for every group, whether all its channels may be removed: its readers add into a stream.
 
-    Groups inside a branch that feed one another (the gate of squeeze and excitation, the convolutions of a
-    bottleneck) may go together.
+    Groups of one branch that feed one another (the gate of squeeze and excitation, the convolutions of a bottleneck)
+    can be removed together.
     """
     free = [not stream and bool(made) for stream, made in zip(residual, feeds, strict=True)]
     for group in _owners(np.flatnonzero(needed), partition) - {-1}:

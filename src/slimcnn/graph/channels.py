@@ -1,4 +1,4 @@
-"""The channel graph as data: groups, what they own, what is locked, what everything costs."""
+"""The channel graph as data: groups, locked channels, and costs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ Mask = npt.NDArray[np.bool_]
 class Axis:
     """The positions of one parameter axis that belong to a group's channels.
 
-    The input axis of a grouped convolution has `blocks` = its groups: position j means another channel in each of them,
-    so that positions count on from block to block, up to `size` = blocks times the length of the axis.
+    For the input axis of a grouped convolution, `blocks` is its number of groups: position j is a different channel in
+    each group. Positions are therefore numbered over all blocks, and `size` is blocks times the length of the axis.
     """
 
     parameter: str
     axis: int
     size: int
     positions: Positions = field(repr=False)
-    """(channels, k): row c lists the k positions that go with channel c."""
+    """(channels, k): row c holds the k positions that belong to channel c."""
     blocks: int = 1
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that look alike: each takes the same positions of the same parameters along when it goes.
+    """Interchangeable channels: removing one removes the same number of positions from the same parameters.
 
-    With one part, each can go alone; with several, one of each part goes with it.
+    With one part, channels can be removed one by one; with several, one must be removed from each part.
     """
 
     name: str
@@ -50,30 +50,30 @@ class ChannelGroup:
     norms: tuple[Axis, ...]
     """Batch-norm scales on these channels."""
     reads: tuple[Axis, ...] = ()
-    """The axes by which convolutions and linear layers read the channels."""
+    """Input axes of the convolutions and linear layers that read the channels."""
     residual: bool = False
-    """Several layers add into these channels: the stream of a residual network."""
+    """Several layers add into these channels: a residual stream."""
     least: int = 1
-    """With fewer channels than this the network's code goes wrong (a `squeeze` would swallow the axis)."""
+    """Minimum number of channels with which the network's code works (a `squeeze` would drop an axis of size 1)."""
     feeds: tuple[int, ...] = ()
-    """The groups (by index) that the layers which read these channels make; -1 for channels that must stay."""
+    """Groups (by index) produced by the layers that read these channels; -1 for locked channels."""
     branch: bool = False
-    """Inside a residual branch: all of them may go, and the branch with them (`Target(min_channels=0)`)."""
+    """Inside a residual branch: all channels, and so the branch, may be removed (`Target(min_channels=0)`)."""
     inexact: str = ""
-    """The norm over these channels, whose statistics change when one goes; empty if the cut is exact."""
+    """The norm over these channels, whose statistics change with pruning; empty if pruning is exact."""
     parts: tuple[Positions, ...] = ()
-    """Channels in parts of one size that must lose equally many, whichever they are (the groups of a grouped
-    convolution, the halves of a `chunk`); a single part for all others."""
+    """Channels in parts of equal size that must lose the same number of channels (the groups of a grouped convolution,
+    the halves of a `chunk`); which ones is free. All other groups have a single part."""
 
     def __repr__(self) -> str:
         marks = [mark for mark in ("residual", "branch", "inexact") if getattr(self, mark)]
         parts = [f"{len(self.parts)} parts"] if len(self.parts) > 1 else []
-        said = ", ".join([f"{self.channels} channels", f"{len(self.layers)} layers", *parts, *marks])
-        return f"ChannelGroup({self.name!r}: {said})"
+        summary = ", ".join([f"{self.channels} channels", f"{len(self.layers)} layers", *parts, *marks])
+        return f"ChannelGroup({self.name!r}: {summary})"
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The modules that make or carry these channels, in the order of the network; not those that read them."""
+        """The modules that produce or pass on these channels, in network order; modules that read them are excluded."""
         reads = {(axis.parameter, axis.axis) for axis in self.reads}
         made = [layer_of(axis.parameter) for axis in self.axes if (axis.parameter, axis.axis) not in reads]
         return tuple(dict.fromkeys([*(layer_of(axis.parameter) for axis in self.filters), *made]))
@@ -84,7 +84,7 @@ def _kind(group: ChannelGroup) -> str:
 
 
 def layer_of(parameter: str) -> str:
-    """Name the module that a parameter belongs to; a parametrized weight belongs to its layer.
+    """Return the name of the module that owns a parameter; a parametrized weight belongs to its layer.
 
     >>> layer_of("stem.conv.weight"), layer_of("stem.conv.parametrizations.weight.original0")
     ('stem.conv', 'stem.conv')
@@ -104,7 +104,7 @@ class Contraction:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the weights file: how its axes are shared, and the bytes of one number."""
+    """A tensor of the weights file: the shares of its axes, and the bytes per element."""
 
     shares: tuple[Share, ...]
     element_bytes: int
@@ -112,7 +112,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Locked:
-    """Output channels of a layer that must stay, and why."""
+    """Output channels of a layer that cannot be pruned, and why."""
 
     layer: str
     channels: int
@@ -123,44 +123,44 @@ class Locked:
 
 @dataclass(frozen=True)
 class SizeAttribute:
-    """A number that a module keeps, by which its code parts or counts channels: the zeros of a pad, a `width`."""
+    """A module attribute that is a number of channels: the size of a channel pad, a `width`."""
 
     module: str
     name: str
     index: int | None
-    """Its place, in an attribute that is a list or tuple."""
+    """Index, if the attribute is a list or tuple."""
     channels: Positions
-    """Rows (group, channel) of the channels that it counts; -1 for channels that must stay."""
+    """Rows (group, channel) of the channels that it counts; -1 for locked channels."""
 
     @property
     def key(self) -> tuple[str, str, int | None]:
-        """Where it is kept."""
+        """Module, attribute and index."""
         return self.module, self.name, self.index
 
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """What `trace` found: which channels live and die together, what must stay, and what everything costs.
+    """The result of `trace`: channels that must be pruned together, locked channels, and costs.
 
     `example` is the input that the network was traced with; `batch` its first dimension. `fingerprint`
-    identifies the structure: a plan made on one graph is refused on another.
+    identifies the structure: a plan for one graph is rejected on another.
     """
 
     groups: tuple[ChannelGroup, ...]
     locked: tuple[Locked, ...]
     contractions: tuple[Contraction, ...]
     parameters: Mapping[str, tuple[Share, ...]]
-    """For every parameter (not buffer), how its axes are shared."""
+    """The shares of the axes of every parameter (buffers excluded)."""
     stored: tuple[StoredTensor, ...] = field(repr=False)
-    """What a weights file holds: parameters and buffers, shared ones once."""
+    """The contents of a weights file: parameters and buffers, shared ones once."""
     sizes: tuple[SizeAttribute, ...]
-    """Attributes of modules that say how many channels there are, and must say anew after a cut."""
+    """Module attributes that are channel counts and must be updated after pruning."""
     bundles: tuple[tuple[int, ...], ...]
-    """Groups (by index) whose parts must all lose equally many channels; most groups are alone."""
+    """Groups (by index) whose parts must all lose the same number of channels; most bundles hold one group."""
     fingerprint: str
     example: Any = field(repr=False, compare=False)
     timeline: Timeline = field(repr=False, compare=False)
-    """When the activations of the traced run are alive, and whose channels they hold."""
+    """Lifetimes and channels of the activations of the traced run."""
     batch: int = 1
 
     def __repr__(self) -> str:
@@ -179,7 +179,7 @@ class ChannelGraph:
         return self.groups[self.index(name)]
 
     def index(self, name: str) -> int:
-        """Find a group's position by its name."""
+        """Return the index of a group by its name."""
         return self._index[name]
 
     @cached_property
@@ -188,13 +188,13 @@ class ChannelGraph:
 
     @cached_property
     def companions(self) -> tuple[tuple[int, ...], ...]:
-        """For every group, the bundle that it is in."""
+        """The bundle of every group."""
         found = {i: bundle for bundle in self.bundles for i in bundle}
         return tuple(found[i] for i in range(len(self.groups)))
 
     @property
     def scattered(self) -> bool:
-        """Whether layers put channels of their own into streams (see `slimcnn.scatter`)."""
+        """Whether layers scatter channels into streams (see `slimcnn.scatter`)."""
         return any(axis.parameter.endswith(".places") for group in self.groups for axis in group.axes)
 
     def macs(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None) -> int:
@@ -217,15 +217,15 @@ class ChannelGraph:
     def bytes(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None) -> int:
         """Count the bytes of a weights file's tensors when each group loses `removed[group]` channels.
 
-        As `measure(...).bytes`: parameters and buffers, without the file's header.
+        Like `measure(...).bytes`: parameters and buffers, without the file's header.
         """
         gone = self._nothing if removed is None else removed
         return sum(tensor.element_bytes * _size_left(tensor.shares, gone) for tensor in self.stored)
 
     def peak_memory(self, removed: Sequence[int] | npt.NDArray[np.int64] | None = None, float_bytes: int = 4) -> int:
-        """Count the bytes of live activations at their peak when each group loses `removed[group]` channels.
+        """Compute the peak bytes of live activations when each group loses `removed[group]` channels.
 
-        As `measure(...).peak_memory`: one image, operation by operation as traced; `float_bytes=1` for int8.
+        Like `measure(...).peak_memory`: one image, operation by operation as traced; `float_bytes=1` for int8.
         """
         return int(self.timeline.at(self._nothing if removed is None else removed, float_bytes).max())
 

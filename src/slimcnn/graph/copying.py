@@ -1,4 +1,4 @@
-"""Copy a network: everything that is tried is tried on a copy."""
+"""Copy a network, so that the user's model is never changed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def duplicate(model: Network, shared: Container[str] = ()) -> Network:
-    """Copy a network with everything in it; tensors that it kept from an earlier run come along detached.
+    """Deep-copy a network; tensors cached from an earlier run are detached.
 
-    Parameters and buffers with names in `shared` are not copied: whoever will replace them saves that.
+    Parameters and buffers named in `shared` are not copied: use this for tensors that will be replaced.
 
     Raises:
-        ModelError: not an `nn.Module`, compiled, scripted, or not initialized yet; something in it cannot be copied.
+        ModelError: not an `nn.Module`; compiled, scripted or uninitialized; or an attribute cannot be copied.
 
     >>> net = nn.Conv2d(1, 2, 3)
     >>> duplicate(net).weight is net.weight
@@ -38,7 +38,7 @@ def duplicate(model: Network, shared: Container[str] = ()) -> Network:
 
 
 def shallow_copy(model: Network) -> Network:
-    """Copy a network's modules and buffers but share its parameters, for a run that will be thrown away.
+    """Copy a network's modules and buffers but share its parameters, for a temporary copy.
 
     >>> net = nn.Conv2d(1, 2, 3)
     >>> shallow_copy(net).weight is net.weight
@@ -54,26 +54,26 @@ def _copy(model: Network, modules: list[nn.Module], memo: dict[int, Any]) -> Net
     try:
         try:
             return way(model, dict(memo))
-        except RuntimeError:  # PyTorch does not copy tensors that were computed
+        except RuntimeError:  # PyTorch does not copy non-leaf tensors
             computed = {id(t): t.detach().clone() for t in _attributes(model) if not t.is_leaf}
             return way(model, computed | memo)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ModelError(
-            f"the network {type(model).__name__} cannot be copied ({reason}); take what is not a module, tensor or "
-            "plain value out of its attributes"
+            f"the network {type(model).__name__} cannot be copied ({reason}); its attributes must be modules, tensors "
+            "or plain values"
         ) from error
 
 
 def _copy_anything(model: Network, memo: dict[int, Any]) -> Network:
     copied = copy.deepcopy(model, memo)
     for old, new in zip(model.parameters(), copied.parameters(), strict=True):
-        vars(new).update(vars(old))  # what the user wrote on it, such as "no weight decay"; PyTorch forgets it
+        vars(new).update(vars(old))  # attributes set by the user, such as "no weight decay"; PyTorch drops them
     return copied
 
 
 def _attributes(model: nn.Module) -> Iterator[Tensor]:
-    """List tensors that modules hold, parameters left out."""
+    """List the tensors that modules hold, without parameters."""
     for module in model.modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor):
@@ -83,16 +83,16 @@ def _attributes(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _modules_of(model: Any) -> list[tuple[str, nn.Module]]:
-    """List the modules of a network, and refuse what cannot be cut."""
+    """List the modules of a network, and reject networks that cannot be pruned."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"a network must be an nn.Module; found {type(model).__name__}")
     modules = named_modules(model)
     for name, module in modules:
         where = f"{name!r}, a {type(module).__name__}," if name else f"the network, a {type(module).__name__},"
         if isinstance(module, torch.jit.ScriptModule):
-            raise ModelError(f"{where} is scripted and cannot be cut; pass the network before torch.jit")
+            raise ModelError(f"{where} is scripted and cannot be pruned; pass the network before torch.jit")
         if "_orig_mod" in module._modules:
-            raise ModelError(f"{where} is compiled and cannot be cut; pass the network before torch.compile")
+            raise ModelError(f"{where} is compiled and cannot be pruned; pass the network before torch.compile")
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is None:
                 continue

@@ -1,8 +1,8 @@
-"""EqualCounts: channels that look alike and lie in the same part of everything that the code parts.
+"""Equal counts: find sets of channels that must lose the same number of channels.
 
-Code that parts channels by their number (`chunk`, a grouped convolution, a shuffle) goes on to part them in the same
-places after a cut if every part loses equally many channels; which ones is free. Where several such parts cross,
-as in a shuffle between two grouped convolutions, a cell is what lies in the same part of all of them.
+Code that splits channels by their number (`chunk`, a grouped convolution, a shuffle) still splits them correctly after
+pruning if every part loses the same number of channels; which ones is free. Where several splits cross, as in a
+shuffle between two grouped convolutions, a cell is the set of channels that lie in the same part of all of them.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class EqualCounts:
 
     @classmethod
     def of(cls, classes: Sequence[Positions], components: int) -> EqualCounts:
-        """Begin with one cell for each class of components that look alike."""
+        """Create one cell for each class of components."""
         cell = np.full(components, LOCKED, dtype=np.int64)
         for index, members in enumerate(classes):
             cell[members] = index
         return cls(cell, len(classes))
 
     def refine(self, table: Positions) -> None:
-        """Part cells by the rows of a table (parts, n) of components in which their members lie."""
-        members, marks = _marks(table)
+        """Split cells by the rows of a table (parts, n) of components."""
+        members, marks = _row_codes(table)
         free = self.cell[members] != LOCKED
         members, marks = members[free], marks[free]
         pairs = np.stack([self.cell[members], marks], axis=1)
@@ -52,7 +52,7 @@ class EqualCounts:
         self.number += len(kinds)
 
     def separate(self, piece: Positions) -> None:
-        """Part cells into what lies in a piece and what does not."""
+        """Split cells into members inside and outside of a piece."""
         inside = np.zeros(len(self.cell), dtype=np.bool_)
         inside[piece] = True
         inside &= self.cell != LOCKED
@@ -62,7 +62,10 @@ class EqualCounts:
             self.number += 1
 
     def even(self, table: Positions) -> bool:
-        """Ask whether every row loses equally many channels when all cells do: cells of one size, and as many a row."""
+        """Return whether all cells have the same size and all rows the same number of free components.
+
+        Then every row loses the same number of channels if every cell does.
+        """
         cells = self.cell[table]
         known = np.unique(cells[cells != LOCKED])
         sizes = np.bincount(self.cell[self.cell != LOCKED], minlength=self.number)[known]
@@ -72,7 +75,7 @@ class EqualCounts:
         return bool((free == free[0]).all())
 
     def lonely(self, tables: Sequence[Positions]) -> Positions:
-        """List components that are alone in their cell, and those that must lose as many."""
+        """Return components that are alone in their cell, and those that must lose the same number."""
         sizes = np.bincount(self.cell[self.cell != LOCKED], minlength=self.number + 1)
         found = [np.flatnonzero((self.cell != LOCKED) & (sizes[self.cell] < 2))]
         for table in tables:
@@ -83,7 +86,10 @@ class EqualCounts:
         return np.unique(np.concatenate(found))
 
     def bundles(self, tables: Sequence[Positions]) -> Positions:
-        """Number for every component the cells that must lose as many as its own; -1 for locked ones."""
+        """Return the bundle of every component; -1 for locked ones.
+
+        A bundle is a set of cells that must lose the same number of channels.
+        """
         links = [np.zeros((2, 0), dtype=np.int64)]
         for table in tables:
             cells = self.cell[table]
@@ -98,8 +104,8 @@ class EqualCounts:
         return renamed
 
 
-def _marks(table: Positions) -> tuple[Positions, Positions]:
-    """Say for every component in a table in which rows it lies, and how often, as a number."""
+def _row_codes(table: Positions) -> tuple[Positions, Positions]:
+    """Return the components of a table, and a number for each that encodes its rows and its count in each row."""
     parts = len(table)
     rows = np.broadcast_to(np.arange(parts)[:, None], table.shape)
     pairs, often = np.unique(table.reshape(-1) * parts + rows.reshape(-1), return_counts=True)
@@ -119,13 +125,13 @@ def _marks(table: Positions) -> tuple[Positions, Positions]:
 
 
 def same_rows(table: Positions) -> Iterator[tuple[Positions, Positions]]:
-    """Give every different row of a table, in the order in which they come, with the places where it stands.
+    """Yield every distinct row of a table, in order of first occurrence, with its positions.
 
     >>> [(row.tolist(), places.tolist()) for row, places in same_rows(np.array([[5, 6], [3, 4], [5, 6]]))]
     [([5, 6], [0, 2]), ([3, 4], [1])]
     """
     keys = np.ascontiguousarray(table).view([("", table.dtype)] * table.shape[1]).reshape(-1)
-    # Neighbors are mostly alike: look for the borders between runs first, and sort only one row of each.
+    # Adjacent rows are mostly equal: find runs first, and sort only one row of each.
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
     _, first, kinds = np.unique(keys[starts], return_index=True, return_inverse=True)
     kind = np.repeat(kinds.reshape(-1), np.diff(np.r_[starts, len(keys)]))
@@ -135,7 +141,7 @@ def same_rows(table: Positions) -> Iterator[tuple[Positions, Positions]]:
 
 
 def same_value(values: Positions) -> tuple[Positions, ...]:
-    """Part positions by their value, in the order in which the values come.
+    """Split positions by their value, in order of first occurrence.
 
     >>> [part.tolist() for part in same_value(np.array([7, 7, 3, 7]))]
     [[0, 1, 3], [2]]

@@ -1,4 +1,4 @@
-"""Run a network under the tracer, and refuse networks and examples that do not fit each other."""
+"""Run a network under the tracer, and reject networks and examples that do not match."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from slimcnn.measuring.lifetimes import Lifetimes
 
 
 def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, inexact: bool = False) -> Tracer:
-    """Run a copy of the network, in the mode that it is in, under the tracer.
+    """Run a copy of the network under the tracer, in its current mode.
 
-    Run it again with values if values steer the program.
+    If its control flow depends on values, run it again with values.
 
     Raises:
         Broken: the network failed.
@@ -38,11 +38,11 @@ def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: 
 def watch_this(
     model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, shape_only: bool, inexact: bool
 ) -> Tracer:
-    """Run this very network under the tracer, which may leave its traces on it.
+    """Run the network itself under the tracer; its buffers may change.
 
     Raises:
         Broken: the network failed.
-        NeedsValues: values that a shape-only run does not compute steer the program.
+        NeedsValues: the control flow depends on values that a shape-only run does not compute.
     """
     modules = named_modules(model)
     names = {module: name for name, module in modules}
@@ -69,22 +69,22 @@ def watch_this(
 
 
 class Broken(ModelError):
-    """The run failed; the record tells how far it came."""
+    """The run failed; `record` holds all operations up to the failure."""
 
     def __init__(self, cause: Exception, record: TraceRecord, example: Any) -> None:
         self.record = record
         self.function = _failing_function(cause)
-        """File and function of the user's code in which the run broke off."""
+        """File and function of the user's code in which the run failed."""
         self.reason = first_line(cause)
         place = f" at {record.last.site}" if record.last else ""
         super().__init__(
             f"the network does not accept an input of {shapes_of(example)}: it failed{place}: {self.reason}; "
-            "pass an example of the shape that it was made for"
+            "pass an example of the shape that the network expects"
         )
 
 
 def first_line(error: Exception) -> str:
-    """Say an error in one line."""
+    """Return the first line of an error message."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
@@ -99,14 +99,14 @@ def outputs_of(output: Any) -> list[Tensor]:
     """List the tensors in a network's output: a tensor, or tuples, lists, dicts and dataclasses of them.
 
     Raises:
-        ModelError: no tensor in it, or an object that cannot be looked into.
+        ModelError: no tensor in the output, or an object of an unsupported type.
 
     >>> len(outputs_of({"out": torch.ones(1), "more": [torch.ones(2), None]}))
     2
     """
     found = list(_tensors_in(output))
     if not found:
-        raise ModelError(f"the network returns no tensor but {type(output).__name__}: nothing can be compared")
+        raise ModelError(f"the network returns no tensors (found {type(output).__name__}); return at least one tensor")
     return found
 
 
@@ -118,13 +118,13 @@ def _tensors_in(output: Any) -> Iterator[Tensor]:
             yield from _tensors_in([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
         elif not isinstance(leaf, int | float | str | bytes | None):
             raise ModelError(
-                f"the network returns a {type(leaf).__name__}, which cannot be looked into; return tensors, in "
-                "tuples, lists, dicts or dataclasses"
+                f"the network returns a {type(leaf).__name__}, which is not supported; return tensors, or tuples, "
+                "lists, dicts or dataclasses of tensors"
             )
 
 
 def shapes_of(example: Any) -> str:
-    """Say the shapes of an example's tensors.
+    """Describe the shapes of an example's tensors.
 
     >>> shapes_of((torch.ones(1, 3), torch.ones(1, 4)))
     'shape (1, 3), (1, 4)'
@@ -134,7 +134,7 @@ def shapes_of(example: Any) -> str:
 
 
 def batch_size(example: Any) -> int:
-    """Read the batch size of an example; refuse what is no batch of inputs."""
+    """Return the batch size of an example; reject anything that is not a batch of inputs."""
     tensors = [t for t in tree_leaves(example) if isinstance(t, Tensor)]
     if not tensors or tensors[0].dim() < 2 or 0 in tensors[0].shape:
         found = shapes_of(example) if tensors else type(example).__name__
@@ -145,13 +145,13 @@ def batch_size(example: Any) -> int:
 def watch_twice(
     model: nn.Module, example: Any, batch: int, labels: Mapping[str, Label], next_id: int, inexact: bool
 ) -> tuple[Tracer, Any]:
-    """Run the network on every sample of an example twice: once to trace it, and to see that its output grows along.
+    """Trace the network on a doubled batch, and check that the first axis of its output doubles too.
 
-    A plan for one batch size would be wrong for another if the network has its batch size written into it. Gives the
-    tracer and the doubled example.
+    With a hard-coded batch size, a plan for one batch size would be wrong for another. Returns the tracer and the
+    doubled example.
 
     Raises:
-        ModelError: the network does not accept the example, or not this one of twice the batch.
+        ModelError: the network does not accept the example, or does not accept twice its batch.
     """
     twice = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
     try:
@@ -160,7 +160,7 @@ def watch_twice(
         watch(model, example, labels, next_id)
         raise ModelError(
             f"the network accepts a batch of {batch} but not of {2 * batch} ({broken.reason}); its code must not "
-            "have the batch size written into it, and the example's first axis must be the batch"
+            "hard-code the batch size, and the example's first axis must be the batch"
         ) from broken
     output = tracer.outputs[0]
     if output.dim() == 0 or output.shape[0] != 2 * batch:

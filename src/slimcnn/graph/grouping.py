@@ -1,4 +1,4 @@
-"""Channel groups: what is not locked, in channels that look alike and are bound alike."""
+"""Form channel groups: free channels that own the same axes and have the same constraints."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from slimcnn.graph.equal_counts import EqualCounts, same_rows, same_value
 from slimcnn.graph.partition import Constraints, Partition
 from slimcnn.graph.trace_record import LockRecord, TraceRecord
 
-UNMADE, TRAINED = "no layer produces these", "runs in training mode only"
+UNMADE, TRAINED = "no layer produces these channels", "runs in training mode only"
 
-TOO_FEW = "its channels hang together in one or two parts: too few to try a cut"
+TOO_FEW = "fewer than three independent channels: too few for a trial cut"
 
-ONE_EACH = "a single channel in a part of its own: without it the part would be empty"
+ONE_EACH = "the only channel of its part: without it the part would be empty"
 
 
 @dataclass(frozen=True)
 class Traced:
-    """The axes of a network, what its runs taught, and what follows from that whatever is locked."""
+    """The axes of a network, the record of its runs, and everything that does not depend on locks."""
 
     axis_ids: AxisIds
     record: TraceRecord
     ids: int
-    """Number of ids, with those that the run made."""
+    """Number of ids, including those created during the run."""
     makers: Mapping[int, int]
-    """Axes (by their index in `axis_ids`) of weights that make channels, and their rank in the network's order."""
+    """Axes (by index in `axis_ids`) of weights that produce channels → their rank in the network's order."""
     trained: frozenset[int]
-    """Axes of weights that make channels in training mode only."""
+    """Axes of weights that produce channels in training mode only."""
     norms: frozenset[int]
     """Axes of batch-norm scales."""
     reads: frozenset[int]
-    """Axes by which weights read channels."""
+    """Axes of weights that read channels."""
     needed: Mask
-    """Ids that cannot all go."""
+    """Ids that cannot all be removed."""
 
     @classmethod
     def of(cls, model: nn.Module, axis_ids: AxisIds, record: TraceRecord, ids: int) -> Traced:
-        """Sort the axes of a network by what its layers do with them."""
+        """Classify the axes of a network by how its layers use them."""
         makers: dict[int, int] = {}
         for axes in produced(axis_ids, record):
             for axis in axes:
@@ -65,7 +65,7 @@ class Traced:
 
 @dataclass(frozen=True)
 class Alike:
-    """Components that own equally many positions of the same axes."""
+    """Components that own the same number of positions of the same axes."""
 
     axes: tuple[int, ...]
     """The axis of every column."""
@@ -76,7 +76,7 @@ class Alike:
 
 @dataclass(frozen=True)
 class Grouped:
-    """The groups, where every id went, and the constraints under which that can be cut."""
+    """The groups, the partition of the ids, and the final constraints."""
 
     groups: tuple[ChannelGroup, ...]
     bundles: tuple[tuple[int, ...], ...]
@@ -85,9 +85,9 @@ class Grouped:
 
 
 def produced(axis_ids: AxisIds, record: TraceRecord, training: bool = False) -> Iterator[dict[int, Positions]]:
-    """Give for every layer, in the order of the network, the weight axes that make its channels, with their ids.
+    """Yield, for every layer in network order, the weight axes that produce its channels, with their ids.
 
-    Either for those that run in eval mode, or for those that run in training mode only.
+    With `training`, only layers that run in training mode only; otherwise only layers that run in eval mode.
     """
     for contraction in record.contractions:
         if contraction.produced is not None and contraction.training == training:
@@ -95,7 +95,7 @@ def produced(axis_ids: AxisIds, record: TraceRecord, training: bool = False) -> 
 
 
 def axes_of(axis_ids: AxisIds, ids: Tensor) -> dict[int, Positions]:
-    """Sort ids by the axis that they belong to; ids of no axis (zeros that were padded) are left out."""
+    """Sort ids by their axis; ids of no axis (padded zeros) are left out."""
     numbers = ids.numpy()
     if len(numbers):
         first, last = axis_ids.locate(np.array([numbers.min(), numbers.max()])).tolist()
@@ -106,8 +106,8 @@ def axes_of(axis_ids: AxisIds, ids: Tensor) -> dict[int, Positions]:
 
 
 def group(traced: Traced, constraints: Constraints) -> Grouped:
-    """Gather free components that look alike and are bound alike."""
-    constraints, alike, cell, bundle = _settle(traced, constraints)
+    """Group the free components."""
+    constraints, alike, cell, bundle = _resolve(traced, constraints)
     component = constraints.components.component
     found = []
     for one in alike:
@@ -139,23 +139,24 @@ def group(traced: Traced, constraints: Constraints) -> Grouped:
 
 
 def _with_branches(traced: Traced, partition: Partition, groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
-    """Add which groups every group feeds, and whether it may go altogether."""
+    """Set `feeds` and `branch` of every group."""
     feeds = feeding(traced.record, partition, len(groups))
     free = branches(traced.needed, partition, feeds, [one.residual for one in groups])
     return tuple(replace(g, feeds=made, branch=may) for g, made, may in zip(groups, feeds, free, strict=True))
 
 
-def _settle(traced: Traced, constraints: Constraints) -> tuple[Constraints, list[Alike], Positions, Positions]:
-    """Lock and tie until what is left can be cut: components that look alike, and the cell and bundle of each.
+def _resolve(traced: Traced, constraints: Constraints) -> tuple[Constraints, list[Alike], Positions, Positions]:
+    """Lock and tie until all free components can be pruned; return the constraints, classes, cells and bundles.
 
-    A cell is what lies in the same part of everything that is parted; all cells of a bundle lose equally many.
+    The components of a cell lie in the same part of every split; all cells of a bundle lose the same number of
+    channels.
     """
     while True:
         alike = _alike(traced.axis_ids, constraints)
         wrong = [
             LockRecord(torch.from_numpy(one.ids.reshape(-1)), reason, None)
             for one in alike
-            if (reason := _why_not(traced, one))
+            if (reason := _lock_reason(traced, one))
         ]
         if wrong:
             constraints = constraints.lock(wrong)
@@ -178,20 +179,20 @@ def _settle(traced: Traced, constraints: Constraints) -> tuple[Constraints, list
         constraints = constraints.lock([LockRecord(torch.from_numpy(members), ONE_EACH, None)])
 
 
-def _why_not(traced: Traced, one: Alike) -> str:
-    """Say why components cannot be a group; empty if they can."""
+def _lock_reason(traced: Traced, one: Alike) -> str:
+    """Return why components cannot form a group; empty if they can."""
     if traced.makers.keys().isdisjoint(one.axes):
         return UNMADE if traced.trained.isdisjoint(one.axes) else TRAINED
-    return TOO_FEW if _leaves_one(one.axes, len(one.components)) else ""
+    return TOO_FEW if _too_small(one.axes, len(one.components)) else ""
 
 
-def _leaves_one(axes: tuple[int, ...], channels: int) -> bool:
-    """Ask whether an axis has a single position left without one channel: too few to see where they arrive."""
+def _too_small(axes: tuple[int, ...], channels: int) -> bool:
+    """Whether removing one channel leaves an axis fewer than two positions: too few to check their order."""
     return min(map(axes.count, set(axes))) * (channels - 1) < 2
 
 
 def _alike(axis_ids: AxisIds, constraints: Constraints) -> list[Alike]:
-    """Sort free components by the axes that they own positions of."""
+    """Classify free components by the axes on which they own positions."""
     component = constraints.components.component
     ids = np.arange(len(axis_ids), dtype=np.int64)
     ids = ids[~constraints.locks.mask[component[ids]]]
@@ -209,7 +210,7 @@ def _alike(axis_ids: AxisIds, constraints: Constraints) -> list[Alike]:
 
 
 def _group(traced: Traced, constraints: Constraints, first: int, one: Alike) -> ChannelGroup:
-    """Describe components as a group, named after the first axis that makes them."""
+    """Create a group of components, named after the first axis that produces them."""
     axis_ids, components, makers = traced.axis_ids, constraints.components, traced.makers
     owned = {axis: _axis(axis_ids, axis, one) for axis in dict.fromkeys(one.axes)}
     name = name_of_channels(owned[first].parameter)
@@ -221,8 +222,8 @@ def _group(traced: Traced, constraints: Constraints, first: int, one: Alike) -> 
         channels=len(one.components),
         axes=tuple(owned.values()),
         filters=tuple(owned[axis] for axis in sorted(owned, key=lambda a: makers.get(a, -1)) if axis in makers),
-        norms=_those(owned, traced.norms),
-        reads=_those(owned, traced.reads),
+        norms=_axes_in(owned, traced.norms),
+        reads=_axes_in(owned, traced.reads),
         residual=sum(axis in makers for axis in owned) > 1 and bool(components.added[any_component]),
         inexact=components.inexact.get(any_component, ""),
         least=2 if components.squeezed[any_component] else 1,
@@ -239,12 +240,12 @@ def _axis(axis_ids: AxisIds, axis: int, one: Alike) -> Axis:
     )
 
 
-def _those(owned: Mapping[int, Axis], wanted: Collection[int]) -> tuple[Axis, ...]:
+def _axes_in(owned: Mapping[int, Axis], wanted: Collection[int]) -> tuple[Axis, ...]:
     return tuple(axis for number, axis in owned.items() if number in wanted)
 
 
 def name_of_channels(parameter: str) -> str:
-    """Name the channels that a parameter makes: by its layer if that is the layer's weight, or by its own name.
+    """Name the channels that a parameter produces: the layer's name for a layer's weight, else the parameter's name.
 
     >>> name_of_channels("stem.conv.weight"), name_of_channels("stem.mixing")
     ('stem.conv', 'stem.mixing')
@@ -254,7 +255,7 @@ def name_of_channels(parameter: str) -> str:
 
 
 def _ranges(positions: Positions) -> str:
-    """Write positions briefly.
+    """Format positions as ranges.
 
     >>> _ranges(np.array([0, 1, 2, 7]))
     '0-2,7'

@@ -1,11 +1,11 @@
-"""Channel ids: integer tensors that travel beside the network's own tensors.
+"""Channel ids: integer tensors that accompany the network's tensors.
 
-A *facet* is an int64 tensor of the shape of the tensor that it describes; each entry is the id of the channel
-that the position belongs to, or -1 for none. A weight of a convolution has two facets (its output and its input
-channels), an activation usually one, so a *label* is a tuple of facets.
+A *facet* is an int64 tensor with the shape of the tensor it describes. Each entry is the channel id of that position,
+or -1 for none. The weight of a convolution has two facets (output and input channels), an activation usually has one,
+so a *label* is a tuple of facets.
 
-Facets are kept compact: a dimension along which the id does not change has stride 0. So "varies along dimension d"
-is a look at the strides, and an id tensor for (1, 64, 112, 112) costs 64 numbers.
+Facets are compact: a dimension along which the id does not change has stride 0. The strides therefore show along
+which dimensions a facet varies, and a facet of shape (1, 64, 112, 112) stores 64 numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NONE = -1
 
 
 def axis_facet(ids: Tensor, shape: torch.Size | tuple[int, ...], axis: int) -> Tensor:
-    """Spread one id per position of `axis` over a whole shape.
+    """Broadcast one id per position of `axis` to a shape.
 
     >>> axis_facet(torch.tensor([7, 8]), (2, 3), 0).tolist()
     [[7, 7, 7], [8, 8, 8]]
@@ -29,7 +29,7 @@ def axis_facet(ids: Tensor, shape: torch.Size | tuple[int, ...], axis: int) -> T
 
 
 def varying(facet: Tensor) -> frozenset[int]:
-    """Find the dimensions along which a compact facet changes.
+    """Return the dimensions along which a compact facet varies.
 
     >>> sorted(varying(axis_facet(torch.tensor([7, 8]), (5, 2, 3), 1)))
     [1]
@@ -39,7 +39,7 @@ def varying(facet: Tensor) -> frozenset[int]:
 
 
 def core(facet: Tensor, keep: frozenset[int] | set[int] = frozenset()) -> Tensor:
-    """Shrink every dimension along which the facet does not change to size 1, except those in `keep`."""
+    """Reduce every dimension along which the facet does not vary to size 1, except those in `keep`."""
     for d, (size, stride) in enumerate(zip(facet.shape, facet.stride(), strict=True)):
         if size > 1 and not stride and d not in keep:
             facet = facet.narrow(d, 0, 1)
@@ -47,7 +47,7 @@ def core(facet: Tensor, keep: frozenset[int] | set[int] = frozenset()) -> Tensor
 
 
 def compact(facet: Tensor) -> Tensor:
-    """Give dimensions along which the ids do not change stride 0.
+    """Set the stride of dimensions along which the ids do not change to 0.
 
     >>> compact(torch.tensor([[7, 7, 7], [8, 8, 8]])).stride()
     (1, 0)
@@ -65,7 +65,7 @@ def compact(facet: Tensor) -> Tensor:
 
 
 def along(facet: Tensor, axis: int) -> Tensor | None:
-    """Read the ids along one axis, if that is the only axis along which they change.
+    """Return the ids along one axis; None if they also vary along another axis.
 
     >>> along(axis_facet(torch.tensor([7, 8]), (5, 2, 3), 1), 1).tolist()
     [7, 8]
@@ -77,13 +77,13 @@ def along(facet: Tensor, axis: int) -> Tensor | None:
 
 
 def ids_in(label: Label) -> Tensor:
-    """List every id that occurs in a label, once."""
+    """Return the distinct ids of a label."""
     facets = [core(facet).reshape(-1) for facet in label]
     return distinct(torch.cat([torch.empty(0, dtype=torch.int64), *facets]))
 
 
 def distinct(ids: Tensor) -> Tensor:
-    """List the ids among numbers, sorted, each once; mostly they are already.
+    """Return the distinct ids, sorted, without -1; the input is usually sorted already.
 
     >>> distinct(torch.tensor([5, NONE, 3, 5])).tolist(), distinct(torch.tensor([99, 3])).tolist()
     ([3, 5], [3, 99])
@@ -95,11 +95,11 @@ def distinct(ids: Tensor) -> Tensor:
     if ids_below > 8 * len(found):
         once: Tensor = torch.unique(found)
         return once
-    occurs = torch.zeros(ids_below, dtype=torch.bool)  # many numbers, few ids: sorting would take longer
+    occurs = torch.zeros(ids_below, dtype=torch.bool)  # many entries, few ids: faster than sorting
     occurs[found] = True
     return occurs.nonzero().view(-1)
 
 
 def same(a: Label, b: Label) -> bool:
-    """Compare two labels."""
+    """Return whether two labels are equal."""
     return len(a) == len(b) and all(x is y or torch.equal(x, y) for x, y in zip(a, b, strict=True))

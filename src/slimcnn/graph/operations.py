@@ -1,7 +1,7 @@
-"""The table of operations: one entry for each, with everything the graph knows about it.
+"""The table of operations: one entry for each operation, with its rule and its properties.
 
-`rules/` fills it, one file for each family; `slimcnn.rule` adds operations from outside. An operation without an entry
-still works if PyTorch tags it as pointwise; every other unknown operation locks the channels that enter it.
+`rules/` fills the table, one file for each family; `slimcnn.rule` adds user-defined operations. An operation without an
+entry still works if PyTorch tags it as pointwise; every other unknown operation locks its input channels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slimcnn.graph.tracer import Tracer
 
 Labels = list[Label] | None
-"""One label for each output tensor, missing ones empty; None for a constant that does not depend on the input."""
+"""One label for each output tensor; missing labels are empty. None for a constant independent of the input."""
 
 Rule = Callable[["Tracer", "Call"], Labels]
 
@@ -39,40 +39,40 @@ OperationKind = Literal[
     "copy",
     "placement",
 ]
-"""What code outside of the graph looks for, instead of names."""
+"""Kinds by which other packages recognize operations, instead of by name."""
 
 Values = Literal["computed", "as inputs", "skipped", "needed"]
-"""What a shape-only run does with an operation: compute it; compute it only if all its inputs were computed; never
-compute it; or give up, since the values steer the program (`nonzero`), and run the network again with values."""
+"""How a shape-only run treats an operation: compute it; compute it only if all its inputs were computed; never compute
+it; or stop and run the network again with values, because the control flow depends on them (`nonzero`)."""
 
 ValuesOf = Callable[[tuple[Any, ...], list[Tensor]], Values]
-"""The same where it depends on the arguments; the second list holds the inputs that were not computed."""
+"""A function that returns `Values` for these arguments; the second list holds the inputs that were not computed."""
 
 ShapeOf = Callable[[tuple[Any, ...], dict[str, Any]], Any]
-"""Allocate the outputs for these arguments without computing them, quicker than PyTorch's meta device; None: cannot."""
+"""A function that allocates the outputs without computing them, faster than PyTorch's meta device; may return None."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of PyTorch, or of the user."""
+    """One operation of PyTorch or of the user."""
 
     name: str
-    """As in the dispatcher, `aten.` left out: `convolution`, `my_ops.scale`."""
+    """As in the dispatcher, without `aten.`: `convolution`, `my_ops.scale`."""
     rule: Rule | None = None
-    """What it does to channel ids; None: not known."""
+    """Its effect on channel ids; None: unknown."""
     kind: OperationKind = ""
     moves: bool = False
     """It moves channels or changes their shape."""
     sized: bool = False
-    """The user's code may pass it a size that does not follow a cut (`x.view(n, 64, 49)`)."""
+    """User code may pass it a hard-coded size (`x.view(n, 64, 49)`)."""
     parts: bool = False
-    """It cuts channels into parts by numbers."""
+    """It splits channels into parts by numbers."""
     ordered: bool = False
-    """It keeps channels in order, and none of its arguments depends on how many there are."""
+    """It keeps the order of channels, and none of its arguments depends on their number."""
     passes_empty: bool | tuple[type[nn.Module], ...] = False
-    """A tensor without channels passes it: always, or only inside these layers."""
+    """It accepts a tensor without channels: always, or only inside these layers."""
     keeps_sign: bool = False
-    """Outputs are 0 or more where all inputs are."""
+    """Outputs are nonnegative if all inputs are."""
     values: Values | ValuesOf = "computed"
     shape: ShapeOf | None = None
 
@@ -95,39 +95,39 @@ def rule(
     values: Values | ValuesOf = "computed",
     shape: ShapeOf | None = None,
 ) -> Callable[[Rule], Rule]:
-    """Teach `trace` what operations do to channels: the decorated function gives the labels of their outputs.
+    """Register a rule for operations: the decorated function returns the labels of their outputs.
 
-    With `like`, the operations behave as a known one with the same argument names; nothing is decorated then.
+    With `like`, the operations copy the entry of a known one with the same argument names; nothing is decorated.
 
     Args:
         names: `"namespace.operation"`, as in `torch.ops`: `"aten.split"`, `"my_ops.scale"`.
         like: the name of a known operation.
-        kind: what other parts of the package look for.
+        kind: the kind by which other packages recognize it.
         moves: it moves channels or changes their shape.
-        sized: the user's code may pass it a size that does not follow a cut.
-        parts: it cuts channels into parts by numbers.
-        ordered: it keeps channels in order, and no argument depends on how many there are.
-        passes_empty: a tensor without channels passes it, always or only inside these layers.
-        keeps_sign: its outputs are 0 or more where all inputs are.
-        values: whether it is computed in a run that needs shapes only.
-        shape: allocates its outputs in such a run; by default PyTorch's meta kernel does.
+        sized: user code may pass it a hard-coded size.
+        parts: it splits channels into parts by numbers.
+        ordered: it keeps the order of channels, and no argument depends on their number.
+        passes_empty: it accepts a tensor without channels, always or only inside these layers.
+        keeps_sign: its outputs are nonnegative if all inputs are.
+        values: how a shape-only run treats it.
+        shape: allocates its outputs in a shape-only run; by default PyTorch's meta kernel does.
 
     Raises:
-        PluginError: a name without a namespace, one that is in the table already, or an unknown name after `like`.
+        PluginError: a name without a namespace, a name that is already in the table, or an unknown name in `like`.
 
     >>> _ = rule("my_ops.leaky", like="aten.relu")
     >>> operation("my_ops.leaky").rule is operation("relu").rule
     True
     >>> rule("my_ops.leaky", like="aten.relu")
     Traceback (most recent call last):
-    slimcnn.errors.PluginError: operation 'my_ops.leaky' has an entry already: remove one of the two rules
+    slimcnn.errors.PluginError: operation 'my_ops.leaky' already has a rule: remove one of the two
     """
     entry = Operation("", None, kind, moves, sized, parts, ordered, passes_empty, keeps_sign, values, shape)
     if like:
         _fill()
         known = _OPERATIONS.get(_key(like))
         if known is None:
-            raise PluginError(f"rule(like={like!r}): no entry for that operation; write a rule (see docs/graph.md)")
+            raise PluginError(f"rule(like={like!r}): this operation has no rule; write one (see docs/graph.md)")
         entry = known
 
     def decorate(function: Rule) -> Rule:
@@ -144,7 +144,7 @@ def rule(
 
 
 def aten(names: str) -> list[str]:
-    """Write out the names of several of PyTorch's own operations.
+    """Expand the names of several PyTorch operations.
 
     >>> aten("view reshape")
     ['aten.view', 'aten.reshape']
@@ -153,7 +153,7 @@ def aten(names: str) -> list[str]:
 
 
 def operation(name: str) -> Operation:
-    """Look an operation up by its name, `aten.` left out; an empty entry if nothing is known of it.
+    """Look up an operation by its name without `aten.`; an unknown operation gets an empty entry.
 
     >>> operation("view").sized, operation("my_ops.unheard_of").rule
     (True, None)
@@ -163,7 +163,7 @@ def operation(name: str) -> Operation:
 
 
 def name_of(func: Any) -> str:
-    """Name an operation of the dispatcher as this table does.
+    """Return the name of a dispatcher operation in this table.
 
     >>> import torch
     >>> name_of(torch.ops.aten.relu.default), name_of(torch.ops.prims.convert_element_type.default)
@@ -173,7 +173,7 @@ def name_of(func: Any) -> str:
 
 
 def known_operations() -> tuple[Operation, ...]:
-    """List the whole table."""
+    """Return all entries of the table."""
     _fill()
     return tuple(_OPERATIONS.values())
 
@@ -184,16 +184,16 @@ def _key(name: str) -> str:
 
 def _enter(name: str, entry: Operation) -> None:
     if "." not in name:
-        raise PluginError(f"rule({name!r}): write the namespace too, such as 'aten.split' or 'my_ops.scale'")
+        raise PluginError(f"rule({name!r}): add the namespace, such as 'aten.split' or 'my_ops.scale'")
     if _key(name) in _OPERATIONS:
-        raise PluginError(f"operation {name!r} has an entry already: remove one of the two rules")
+        raise PluginError(f"operation {name!r} already has a rule: remove one of the two")
     _OPERATIONS[_key(name)] = replace(entry, name=_key(name))
 
 
 def _fill() -> None:
-    """Import every file of rules/ when the table is first read."""
+    """Import all files of rules/ when the table is first read."""
     global _filled
     if not _filled:
-        _filled = True  # a file of rules may itself read the table
+        _filled = True  # files in rules/ may read the table
         for module in pkgutil.iter_modules(importlib.import_module(_RULES).__path__):
             importlib.import_module(f"{_RULES}.{module.name}")

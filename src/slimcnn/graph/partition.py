@@ -1,4 +1,4 @@
-"""Which channel every id belongs to, as frozen values made by pure functions."""
+"""Map every id to its channel; all values are frozen."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from slimcnn.graph.trace_record import EqualParts, LockRecord, TraceRecord
 
 @dataclass(frozen=True)
 class Components:
-    """Ids that are the same channel: connected components of the recorded equalities."""
+    """Connected components of the recorded equalities; all ids of a component are the same channel."""
 
     component: Positions
-    """Of every id."""
+    """The component of every id."""
     number: int
+    """Number of components."""
     added: Mask
     """Components in which channels of different layers are added."""
     squeezed: Mask
     """Components on an axis that a `squeeze` would drop if one channel were left."""
     inexact: Mapping[int, str]
-    """Components that are normalized together with others, and where."""
+    """Components that are normalized together with others, and the site of the norm."""
 
     @classmethod
     def of(cls, record: TraceRecord, pairs: Positions, ids: int) -> Components:
-        """Connect what is equal: rows (a, b) of ids."""
+        """Compute the components from rows (a, b) of equal ids."""
         links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(ids, ids))
         component: Positions = connected_components(links, directed=False)[1].astype(np.int64)
         number = int(component.max(initial=-1)) + 1
@@ -56,36 +57,36 @@ class Components:
 
 @dataclass(frozen=True)
 class Constraints:
-    """What the run and the trial cuts taught: equal ids, locks, parts of equal size, size attributes."""
+    """All constraints from the run and the trial cuts: equal ids, locks, equal counts, size attributes."""
 
     record: TraceRecord
     ids: int
     pairs: tuple[Positions, ...]
     """Rows (a, b) of equal ids."""
     parts: tuple[EqualParts, ...]
-    """Parts that keep equally many channels, whichever they are."""
+    """Parts that must keep the same number of channels; which ones is free."""
     components: Components
     locks: Locks
     sizes: tuple[SizeGuess, ...] = ()
-    """Attributes of modules that are taken to be a number of channels."""
+    """Module attributes that are assumed to be channel counts."""
     refuted: frozenset[str] = frozenset()
-    """Modules for which that did not help."""
+    """Modules for which that assumption was wrong."""
 
     @classmethod
     def of(cls, record: TraceRecord, ids: int) -> Constraints:
-        """Begin with what the run taught."""
+        """Create the constraints of a run."""
         pairs = (record.pairs(), _pads_of_one_module(record))
         components = Components.of(record, np.concatenate(pairs), ids)
         bare = cls(record, ids, pairs, tuple(record.parts), components, Locks.none(components.number))
         return bare.lock(record.locks)
 
     def lock(self, records: Iterable[LockRecord]) -> Constraints:
-        """Lock the components of ids; the first reason that names a place stays."""
+        """Lock the components of ids; the first reason with a site is kept."""
         found = [(record, self.components.component[record.ids.numpy()]) for record in records]
         return replace(self, locks=self.locks.add(found))
 
     def tie(self, parts: Iterable[EqualParts]) -> Constraints:
-        """Let parts that kept equally many channels keep equal offsets from now on."""
+        """Strengthen equal-count constraints: these parts must keep equal offsets."""
         tied = list(parts)
         pairs = list(self.pairs)
         for part in tied:
@@ -100,11 +101,11 @@ class Constraints:
         return connected.lock(self.locks.records)
 
     def guess(self, sizes: Iterable[SizeGuess]) -> Constraints:
-        """Take more attributes of modules for numbers of channels."""
+        """Assume that more module attributes are channel counts."""
         return replace(self, sizes=(*self.sizes, *sizes))
 
     def refute(self, modules: Iterable[str]) -> Constraints:
-        """Take the attributes of these modules for something else after all."""
+        """Drop the assumption that attributes of these modules are channel counts."""
         refuted = self.refuted.union(modules)
         return replace(self, refuted=refuted, sizes=tuple(size for size in self.sizes if size.module not in refuted))
 
@@ -114,19 +115,19 @@ class Partition:
     """The group and channel of every id."""
 
     component: Positions
-    """Of every id."""
+    """The component of every id."""
     owner: Positions
     """The group of every component; -1 for locked ones."""
     channel: Positions
-    """Its channel in that group."""
+    """The channel of every component in its group."""
 
     def groups_of(self, ids: Tensor) -> set[int]:
-        """List the groups that own some of these ids."""
+        """Return the groups that own any of these ids."""
         found = np.unique(self.owner[self.component[ids.numpy()]])
         return set(found[found >= 0].tolist())
 
     def members(self, group: int) -> Tensor:
-        """List the ids of a group."""
+        """Return the ids of a group."""
         return torch.from_numpy(np.flatnonzero(self._group_of_id == group))
 
     @cached_property
@@ -135,12 +136,12 @@ class Partition:
         return found
 
     def known(self, ids: Tensor) -> Tensor:
-        """Drop ids that were made in a later run."""
+        """Drop ids that were created in a later run."""
         return ids[ids < len(self.component)]
 
 
 def _pads_of_one_module(record: TraceRecord) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Tie the zeros of every call of a ChannelPad: it has the same two numbers each time."""
+    """Pair the padding ids of all calls of one ChannelPad: every call uses the same two sizes."""
     first: dict[str, Tensor] = {}
     pairs = [np.empty((0, 2), dtype=np.int64)]
     for name, *sides in record.pads:

@@ -1,4 +1,4 @@
-"""Removed channels as positions of tensors and as numbers that modules keep."""
+"""Convert removed channels to kept positions of tensors and to size attributes of modules."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor
 from slimcnn.graph.channels import ChannelGraph, Mask, Positions
 
 Removed = Mapping[int, Positions]
-"""Group (by index) → the channels that go."""
+"""Group (by index) → the channels to remove."""
 
 
 def kept_positions(graph: ChannelGraph, removed: Removed) -> dict[str, dict[int, Tensor]]:
-    """List the positions that stay, for every axis that changes."""
-    stays: dict[tuple[str, int, int], Mask] = {}
+    """Return the kept positions of every axis that changes."""
+    masks: dict[tuple[str, int, int], Mask] = {}
     for index, channels in removed.items():
         for axis in graph.groups[index].axes if len(channels) else ():
             key = (axis.parameter, axis.axis, axis.blocks)
-            stays.setdefault(key, np.ones(axis.size, dtype=np.bool_))[axis.positions[channels]] = False
+            masks.setdefault(key, np.ones(axis.size, dtype=np.bool_))[axis.positions[channels]] = False
     kept: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    for (name, axis_index, blocks), mask in stays.items():
+    for (name, axis_index, blocks), mask in masks.items():
         left = torch.from_numpy(np.flatnonzero(mask))
         kept[name][axis_index] = left if blocks == 1 else left.view(blocks, len(left) // blocks) % (len(mask) // blocks)
     return kept
 
 
 def kept_counts(graph: ChannelGraph, removed: Removed) -> dict[tuple[str, str, int | None], int]:
-    """Count the channels that stay, for every number that a module keeps of them."""
+    """Return the new value of every size attribute: its number of kept channels."""
     if not graph.sizes:
         return {}
     gone = {(g, int(c)) for g, channels in removed.items() for c in channels}

@@ -1,4 +1,4 @@
-"""How many positions of an axis belong to which group's channels."""
+"""Count the positions of an axis that belong to each group."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Share:
-    """How many positions of an axis each group owns, per channel."""
+    """The number of positions of an axis that each channel of each group owns."""
 
     size: int
     per_channel: Mapping[int, int]
     blocks: int = 1
-    """Blocks that share the positions of the axis (see `Axis`): a position goes when every block loses one."""
+    """Blocks that share the axis (see `Axis`): it shrinks by one when every block loses a channel."""
 
     def left(self, removed: Sequence[int] | Integers) -> int:
-        """Count the positions that stay when each group loses `removed[group]` channels."""
+        """Count the remaining positions when each group loses `removed[group]` channels."""
         return self.size - sum(int(removed[g]) * k for g, k in self.per_channel.items()) // self.blocks
 
 
 @dataclass(frozen=True)
 class Owners:
-    """The group of every component of ids, -1 for what is locked, and how many channels every group has."""
+    """The group of every component of ids, and the number of channels of every group."""
 
     component: Integers
-    """Of every id."""
+    """The component of every id."""
     owner: Integers
-    """Of every component."""
+    """The group of every component; -1 for locked ones."""
     channels: Integers
-    """Of every group."""
+    """The number of channels of every group."""
 
     @classmethod
     def of(cls, component: Integers, owner: Integers) -> Owners:
-        """Count the channels: each is one component."""
+        """Count the channels of every group: each channel is one component."""
         channels = np.bincount(owner[owner >= 0], minlength=int(owner.max(initial=-1)) + 1)
         return cls(component, owner, channels)
 
     def share(self, ids: Tensor, size: int | None = None, blocks: int = 1) -> Share:
-        """Say whose channels lie along an axis with these ids (-1: nobody's)."""
+        """Return the share of an axis with these ids; -1 belongs to no channel."""
         known = ids.numpy()
         owners = self.owner[self.component[known[known >= 0]]]
         counts = np.bincount(owners[owners >= 0], minlength=len(self.channels))

@@ -1,4 +1,4 @@
-"""Cut positions out of a network's tensors, and tell its modules their new sizes."""
+"""Remove positions from a network's tensors, and update the size attributes of its modules."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from slimcnn.layers.channel_pad import ChannelPad
 from slimcnn.layers.emptied import make_empty
 
 Kept = Mapping[str, Mapping[int, Tensor]]
-"""Tensor name → axis → the positions that stay, ascending; (blocks, positions) where an axis has blocks."""
+"""Tensor name → axis → kept positions, ascending; shape (blocks, positions) where an axis has blocks."""
 
 KeptCounts = Mapping[tuple[str, str, int | None], int]
-"""Module, attribute and place in it → the number of channels that it says."""
+"""(Module, attribute, index in it) → number of channels."""
 
 MARKER = "_slimcnn_sizes"
-"""The attribute that lists, in a module that was cut, which of its own attributes are sizes, beyond those of SIZES."""
+"""Attribute of a pruned module that lists its size attributes beyond those in SIZES."""
 
 SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.modules.conv._ConvNd, ("in_channels", "out_channels", "groups")),
@@ -31,11 +31,11 @@ SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.PReLU, ("num_parameters",)),
     (ChannelPad, ("front", "back")),
 )
-"""What modules say of their own size, and must say anew after a cut."""
+"""Size attributes of PyTorch's modules, which pruning must update."""
 
 
 def sizes(module: nn.Module) -> dict[str, Any]:
-    """Read the attributes by which a module describes its own size.
+    """Return the size attributes of a module.
 
     >>> sizes(nn.Conv2d(3, 8, 1))
     {'in_channels': 3, 'out_channels': 8, 'groups': 1}
@@ -46,7 +46,7 @@ def sizes(module: nn.Module) -> dict[str, Any]:
 
 
 def recount(module: nn.Module, name: str, index: int | None, count: int) -> None:
-    """Set a number that a module keeps, or one of a list or tuple of them, and remember that it is a size.
+    """Set a size attribute of a module, or one entry of a list or tuple, and remember that it is a size.
 
     >>> module = nn.Module()
     >>> module.widths = (8, 8)
@@ -64,9 +64,9 @@ def recount(module: nn.Module, name: str, index: int | None, count: int) -> None
 
 
 def shrink(model: nn.Module, kept: Kept, counts: KeptCounts) -> None:
-    """Cut every tensor of `model` down to its kept positions, in place; ties and flags stay.
+    """Reduce every tensor of `model` to its kept positions, in place; shared tensors and flags are preserved.
 
-    `counts` gives the numbers that modules keep of channels. Call it on a copy: the user's model is never changed.
+    `counts` holds the new channel counts of size attributes. Call it on a copy: the user's model is never changed.
     """
     done: dict[int, tuple[Tensor, Tensor]] = {}
     changed = set()
@@ -97,9 +97,9 @@ def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
 
 
 def cut(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
-    """Keep some positions of some axes; memory layout, flags and what was written on a parameter stay."""
+    """Select positions of some axes; memory layout, flags and attributes of a parameter are preserved."""
     new = tensor.detach()
-    for axis, positions in sorted(axes.items(), key=lambda item: -item[1].dim()):  # blocks first, while they are whole
+    for axis, positions in sorted(axes.items(), key=lambda item: -item[1].dim()):  # blocks first, while complete
         positions = positions.to(new.device)
         new = new.index_select(axis, positions) if positions.dim() == 1 else _cut_blocks(new, positions)
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
@@ -112,7 +112,7 @@ def cut(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
 
 
 def _cut_blocks(weight: Tensor, positions: Tensor) -> Tensor:
-    """Cut the input axis of a grouped convolution's weight (out, in, ...), in each group to its own positions."""
+    """Select, for each group of a grouped convolution's weight (out, in, ...), its positions of the input axis."""
     parts = zip(weight.chunk(len(positions)), positions, strict=True)
     return torch.cat([part.index_select(1, kept) for part, kept in parts])
 
@@ -123,7 +123,7 @@ def describe(module: nn.Module) -> None:
     if weight is None:
         weight = module._parameters.get("weight_v")
     if weight is None and "parametrizations" in module._modules:
-        # Not module.weight: in training mode that would run the parametrization, which may change its own state.
+        # Not module.weight: in training mode that would run the parametrization, which may change its state.
         weight = vars(module.parametrizations["weight"])["_parameters"].get("original")  # type: ignore[index]
     if weight is None:
         mean = module._buffers.get("running_mean")

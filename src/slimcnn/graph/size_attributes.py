@@ -1,7 +1,7 @@
-"""Attributes of modules that are a number of channels: `self.width`, by which their code splits.
+"""Module attributes that are channel counts, such as a `self.width` by which the code splits.
 
-Where the code of a module fails on a cut network, an attribute of that module that is the length of a channel
-axis there is taken to say how many channels there are. It is a guess until trial cuts succeed with it.
+If the code of a module fails on a pruned network, attributes of that module that equal the length of a channel axis
+there are assumed to be channel counts. The assumption holds only if trial cuts succeed with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from slimcnn.graph.trace_record import Site, TraceRecord
 
 @dataclass(frozen=True)
 class SizeGuess:
-    """An attribute (or a place in a list or tuple) that is taken to count these channels."""
+    """An attribute (or an entry of a list or tuple) that is assumed to be the number of these channels."""
 
     module: str
     name: str
@@ -29,18 +29,18 @@ class SizeGuess:
 
     @property
     def key(self) -> tuple[str, str, int | None]:
-        """Where the number is kept."""
+        """Module, attribute and index."""
         return self.module, self.name, self.index
 
 
 def modules_at(record: TraceRecord, sites: list[Site]) -> list[str]:
-    """List the modules in which these lines of code ran."""
+    """Return the modules in which these lines of code ran."""
     lines = {site.code for site in sites}
     return list(dict.fromkeys(run.site.module for run in record.runs if run.activations and run.site.code in lines))
 
 
 def guess_sizes(model: nn.Module, record: TraceRecord, places: list[str]) -> list[SizeGuess]:
-    """Look for numbers of channels among the attributes of modules."""
+    """Find attributes of modules that may be channel counts."""
     modules = dict(named_modules(model))
     return [guess for place in places for guess in _guesses_in(place, modules[place], record)]
 
@@ -72,6 +72,6 @@ def _is_count(value: Any) -> bool:
 
 
 def _channels(label: Label) -> Tensor | None:
-    """Give the ids of a tensor whose channels lie along one axis."""
+    """Return the ids of a tensor with a single channel axis, else None."""
     axes = [next(iter(varying(facet))) for facet in label if len(varying(facet)) == 1]
     return along(label[0], axes[0]) if len(axes) == len(label) == 1 else None

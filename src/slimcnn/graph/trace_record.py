@@ -20,7 +20,7 @@ class NeedsValues(Exception):
 
 @dataclass(frozen=True)
 class Site:
-    """Where in the user's code an operation was called."""
+    """The place in the user's code where an operation was called."""
 
     op: str
     module: str
@@ -34,13 +34,13 @@ class Site:
 
     @property
     def code(self) -> tuple[str, int]:
-        """The same line of code, in whichever module it ran."""
+        """The line of code, without the module in which it ran."""
         return (self.file, self.line)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation with its arguments by name."""
+    """One call of an operation, with its arguments by name."""
 
     func: Any
     arguments: dict[str, Any]
@@ -61,11 +61,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Mark:
-    """What the tracer knows about a tensor."""
+    """The tracer's information about a tensor."""
 
     label: Label
     computed: bool = True
-    """Its values were computed; false for an output of a shape-only run."""
+    """Its values were computed; False for a tensor that a shape-only run only allocated."""
     fixed: bool = False
     """It does not depend on the network's input: a parameter, or computed from parameters alone."""
 
@@ -78,20 +78,20 @@ class ContractionRecord:
     macs: int
     shares: tuple[Tensor, ...]
     produced: Tensor | None
-    """Ids of the channels that are made here; None for a depthwise convolution, which passes channels on."""
+    """Ids of the channels that it produces; None for a depthwise convolution, which passes channels on."""
     read: Tensor | None = None
     """Ids of the weight's axis that reads channels."""
     lost: int = 0
-    """Number of channels that are made here by a weight whose ids could not be followed."""
+    """Number of channels that it produces with a weight whose ids are unknown."""
     per_batch: bool = True
-    """Every sample costs the same again; false for a product of weights."""
+    """MACs are proportional to the batch size; False for a product of weights."""
     training: bool = False
-    """It only runs in training mode: what is made here and nowhere else stays as it is."""
+    """It only runs in training mode: channels that are produced only here are not pruned."""
 
 
 @dataclass(frozen=True)
 class LockRecord:
-    """Ids that must stay, and why."""
+    """Ids that must not be removed, and why."""
 
     ids: Tensor
     reason: str
@@ -100,7 +100,7 @@ class LockRecord:
 
 @dataclass(frozen=True)
 class EqualParts:
-    """Rows of ids, (parts, n): every row must keep the same number of channels, or the code splits them elsewhere."""
+    """Rows of ids (parts, n) that must keep the same number of channels, or the code would split them elsewhere."""
 
     rows: Tensor
     site: Site
@@ -116,30 +116,30 @@ class Meeting:
 
 @dataclass
 class OperationRun:
-    """One operation on tensors of the network, filled in while it runs."""
+    """The record of one operation on tensors of the network, filled in while it runs."""
 
     site: Site
     activations: list[Label]
     """Labels of the inputs that depend on the network's input."""
     weights: list[Label]
-    """Labels of the other inputs."""
+    """Labels of all other inputs."""
     finished: bool = False
     numbers: list[float] = field(default_factory=list)
-    """Numbers by which a pointwise operation scaled or shifted channels: they must not depend on how many there are."""
+    """Numbers by which a pointwise operation scaled or shifted channels: they must not depend on the channel count."""
     pieces: list[Label] = field(default_factory=list)
-    """Outputs of an operation that cuts channels into parts."""
+    """Labels of the outputs of an operation that splits channels into parts."""
     meetings: list[Meeting] = field(default_factory=list)
-    """A trial cut must see the same, except for removed channels."""
+    """A trial cut must find the same meetings, except for removed channels."""
     alone: list[tuple[int, str]] = field(default_factory=list)
-    """Ids of which an input holds one alone (`x[:, i]`), and what was done to it."""
+    """Ids that are the only channel of an input (`x[:, i]`), with a description of the operation."""
 
 
 @dataclass
 class TraceRecord:
-    """Everything that one run taught: every operation in order, and what follows from them."""
+    """Everything the tracer records in one run: all operations in order, and the resulting constraints."""
 
     runs: list[OperationRun] = field(default_factory=list)
-    """If the network fails, it fails in the last one or behind it."""
+    """If the network fails, it fails in the last operation or after it."""
     equal: list[tuple[Tensor, Tensor, Site]] = field(default_factory=list)
     """Ids that are the same channel."""
     locks: list[LockRecord] = field(default_factory=list)
@@ -148,7 +148,7 @@ class TraceRecord:
     pieces: list[Tensor] = field(default_factory=list)
     """Ids of pieces of any size: none may become empty."""
     inexact: list[LockRecord] = field(default_factory=list)
-    """Channels that are normalized together: without some of them the statistics of the others change."""
+    """Channels that are normalized together: removing some changes the statistics of the others."""
     pads: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     """(module, ids of the zeros in front, ids of the zeros behind) of every ChannelPad."""
     norms: list[Tensor] = field(default_factory=list)
@@ -156,22 +156,21 @@ class TraceRecord:
     squeezed: list[Label] = field(default_factory=list)
     """Channels on an axis that a `squeeze` would drop if only one were left."""
     delicate: bool = False
-    """Channels were selected or split by numbers, which may be computed from how many there are."""
+    """Channels were selected or split by numbers, which may be computed from the channel count."""
     size_blind: bool = True
-    """No code of the network depends on how many channels there are: it runs on a cut copy as on the original."""
+    """The network's code does not depend on the channel count: it runs on a pruned copy as on the original."""
     memory: list[tuple[Lifetime, Label]] = field(default_factory=list)
-    """Tensors that were alive in memory, and whose channels they held."""
+    """Lifetimes and labels of the activations in memory."""
 
     @property
     def last(self) -> OperationRun | None:
-        """The operation that ran last, or failed."""
+        """The last operation, which may have failed."""
         return self.runs[-1] if self.runs else None
 
     def with_training(self, other: TraceRecord) -> TraceRecord:
-        """Add what a run of the same network in training mode taught.
+        """Merge the record of a run of the same network in training mode.
 
-        What runs in training mode only costs nothing and stays in memory never, so that its MACs, its batch-norm
-        scales and its memory are left out.
+        Inference never executes training-only operations, so their MACs, batch-norm scales and memory are left out.
         """
         known = {contraction.module for contraction in self.contractions}
         more = [replace(one, macs=0, training=True) for one in other.contractions if one.module not in known]
@@ -192,7 +191,7 @@ class TraceRecord:
         )
 
     def pairs(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Stack every equality as rows (a, b)."""
+        """Return all equalities as rows (a, b)."""
         if not self.equal:
             return np.empty((0, 2), dtype=np.int64)
         a = torch.cat([pair[0] for pair in self.equal])

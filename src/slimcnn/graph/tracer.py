@@ -1,4 +1,4 @@
-"""The tracer: follows channel ids through every operation of one run, at PyTorch's dispatcher."""
+"""The tracer: follow channel ids through every operation of one run, at PyTorch's dispatcher."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from slimcnn.graph.trace_record import (
 from slimcnn.measuring.lifetimes import Lifetime, Lifetimes
 
 SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
-"""Code that is not the user's."""
+"""Folders whose code is not the user's."""
 
 WATCHING = os.path.join(os.path.dirname(__file__), "execution.py")
-"""Who calls the network: whatever called this is not the network's code."""
+"""The file that calls the network: frames above it are not the network's code."""
 
 
 class Tracer(TorchDispatchMode):
-    """Run the network's own operations on channel ids (rules/ holds what is known about each).
+    """Run the network's operations on channel ids; `rules/` defines the effect of each.
 
     Args:
-        rules: gives the labels of an operation's outputs.
+        rules: returns the labels of an operation's outputs.
         names: the qualified names of the modules.
-        next_id: fresh ids start here.
-        shape_only: do not compute what nobody needs (see `fast/shape_only.py`).
+        next_id: the first id that is free.
+        shape_only: skip computations whose values are not used (see `fast/shape_only.py`).
         training: the network is in training mode.
-        inexact: let channels go that are normalized together.
+        inexact: allow pruning across norms over channels.
     """
 
     def __init__(
@@ -64,61 +64,61 @@ class Tracer(TorchDispatchMode):
         self.inexact = inexact
         self.next_id = next_id
         self.used: set[int] = set()
-        """`id` of every tensor that was read, and thus of every weight."""
+        """`id` of every tensor that was read, weights included."""
         self.unread: set[str] = set()
-        """Parameters and buffers that nothing has read, known after the run."""
+        """Parameters and buffers that were not read; set after the run."""
         self.outputs: list[Tensor] = []
-        """What the network returned."""
+        """The network's output tensors."""
         self.lifetimes = Lifetimes(weights=(), inputs=())
         self._held: dict[Lifetime, Label] = {}
-        """Whose channels the memory of an activation holds."""
+        """The label of every activation in memory."""
         self._marks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._here: dict[int, Mark | None] = {}
-        """The marks of the arguments of the operation that is running, by `id`: quicker than the table of all."""
+        """Marks of the running operation's arguments, by `id`: faster than the table of all marks."""
         self._names = names
         self._stack: list[nn.Module] = []
         self._sizes = SizeQueries(self.record)
 
-    # what rules may read and write ------------------------------------------------------------------------------
+    # --- interface for rules ---------------------------------------------------------------------------------
 
     def label(self, tensor: Tensor | None) -> Label:
-        """Read a tensor's label; empty for a tensor without channels."""
+        """Return a tensor's label; empty for a tensor without channels."""
         mark = self.mark(tensor) if tensor is not None else None
         return mark.label if mark else ()
 
     def mark(self, tensor: Tensor) -> Mark | None:
-        """Read all that is known about a tensor; None for a constant made on the way."""
+        """Return a tensor's mark; None for a constant created during the run."""
         number = id(tensor)
         found: Mark | None = self._here[number] if number in self._here else self._marks.get(tensor)
         return found
 
     def fixed(self, tensor: Tensor) -> bool:
-        """Ask whether a tensor is independent of the network's input."""
+        """Return whether a tensor is independent of the network's input."""
         mark = self.mark(tensor)
         return mark is None or mark.fixed
 
     def known(self, tensor: Tensor) -> bool:
-        """Ask whether a tensor is fixed and its values were computed."""
+        """Return whether a tensor is fixed and its values were computed."""
         mark = self.mark(tensor)
         return mark is None or (mark.fixed and mark.computed)
 
     def computed(self, tensor: Tensor) -> bool:
-        """Ask whether a tensor's values were computed."""
+        """Return whether a tensor's values were computed."""
         mark = self.mark(tensor)
         return mark is None or mark.computed
 
     def set_mark(self, tensor: Tensor, mark: Mark) -> None:
-        """Set what is known about a tensor."""
+        """Set a tensor's mark."""
         self._marks[tensor] = mark
 
     def fresh(self, n: int) -> Tensor:
-        """Make ids that no parameter has yet."""
+        """Return `n` new ids."""
         ids = torch.arange(self.next_id, self.next_id + n)
         self.next_id += n
         return ids
 
     def unify(self, a: Tensor, b: Tensor, call: Call) -> None:
-        """Record that ids at equal positions are the same channel; -1 on one side locks the other."""
+        """Record that ids at equal positions are the same channel; -1 on one side locks the id on the other."""
         a, b = a.reshape(-1), b.reshape(-1)
         if len(a) > 1:
             self.meet(a, b)
@@ -126,25 +126,25 @@ class Tracer(TorchDispatchMode):
             return
         known = np.minimum(a.numpy(), b.numpy()) != NONE
         if not known.all():
-            self.lock(torch.maximum(a, b)[~known], "joined with a tensor whose channels must stay", call)
+            self.lock(torch.maximum(a, b)[~known], "combined with locked channels", call)
             a, b = a[known], b[known]
         if len(a):
             self.record.equal.append((a, b, call.site))
 
     def meet(self, a: Tensor, b: Tensor | None) -> None:
-        """Record ids that the running operation combines, position by position, or (without `b`) selects.
+        """Record the ids that the running operation combines position by position or, without `b`, selects.
 
-        A trial cut must see the same ids here, except for removed ones.
+        A trial cut must find the same ids here, except for removed ones.
         """
         self.record.runs[-1].meetings.append(Meeting(a, b))
 
     def tie(self, a: Tensor, b: Tensor, call: Call) -> None:
-        """Unify two compact facets of one shape, looking only along dimensions in which one of them changes."""
+        """Unify two compact facets of one shape, along the dimensions in which at least one of them varies."""
         both = varying(a) | varying(b)
         self.unify(core(a, both), core(b, both), call)
 
     def part(self, rows: Tensor, call: Call) -> None:
-        """Record that every row of ids (parts, n) must keep the same number of channels."""
+        """Require every row of ids (parts, n) to keep the same number of channels."""
         if len(rows) < 2:
             return
         if bool((rows == NONE).any()):
@@ -153,7 +153,7 @@ class Tracer(TorchDispatchMode):
             self.record.parts.append(EqualParts(rows, call.site))
 
     def lock(self, ids: Tensor, reason: str, call: Call | None) -> None:
-        """Record that ids must stay."""
+        """Record that ids must not be removed."""
         ids = distinct(ids)
         if len(ids):
             self.record.locks.append(LockRecord(ids, reason, call.site if call else None))
@@ -173,11 +173,11 @@ class Tracer(TorchDispatchMode):
         """The qualified name of the module that is running."""
         return self._names.get(self._stack[-1], "") if self._stack else ""
 
-    # following the run -------------------------------------------------------------------------------------
+    # --- tracing ---------------------------------------------------------------------------------------------
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Spare every call what PyTorch puts around it to keep the compiler away: nothing is compiled here."""
+        """Skip PyTorch's per-call guard against compilation: nothing is compiled here."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -201,7 +201,7 @@ class Tracer(TorchDispatchMode):
         outputs = tensors_in(out if isinstance(out, tuple | list) else (out,))
         self.lifetimes.note(tensors, outputs)
         call = Call(func, _bind(func, args, kwargs), tensors, outputs, run.site)
-        run.alone = self._alone(call, marks)
+        run.alone = self._single_channels(call, marks)
         labels = self._rules(self, call)
         if torch.Tag.pointwise in func.tags:
             run.numbers = self._numbers(call)
@@ -215,7 +215,7 @@ class Tracer(TorchDispatchMode):
         return out
 
     def _skips(self, op: Operation, args: tuple[Any, ...], uncomputed: list[Tensor]) -> bool:
-        """Decide whether an operation of a shape-only run is left out."""
+        """Return whether a shape-only run skips an operation."""
         values = values_of(op, args, uncomputed)
         if values == "needed" and uncomputed:
             raise NeedsValues(op.name)
@@ -231,19 +231,19 @@ class Tracer(TorchDispatchMode):
         return run
 
     def _numbers(self, call: Call) -> list[float]:
-        """List the numbers that an operation was given beside its tensors."""
+        """List the numeric arguments of an operation."""
         made = [t.item() for t in call.tensors if t.numel() == 1 and self.mark(t) is None]
         return [*(value for value in call.arguments.values() if isinstance(value, int | float)), *made]
 
-    def _alone(self, call: Call, marks: list[Mark]) -> list[tuple[int, str]]:
-        """List ids of which an input holds one alone, with everything that the operation does to it."""
+    def _single_channels(self, call: Call, marks: list[Mark]) -> list[tuple[int, str]]:
+        """List ids that are the only channel of an input, with a description of the operation."""
         single = [core(facet).reshape(-1) for mark in marks for facet in mark.label if not varying(facet)]
-        found = [(int(ids[0]), self._described(call)) for ids in single if len(ids) and int(ids[0]) != NONE]
+        found = [(int(ids[0]), self._description(call)) for ids in single if len(ids) and int(ids[0]) != NONE]
         self.record.delicate |= bool(found)
         return found
 
-    def _described(self, call: Call) -> str:
-        """Describe an operation with its numbers: what is done to a channel may depend on its position."""
+    def _description(self, call: Call) -> str:
+        """Describe an operation with its numeric arguments, which may depend on the channel's position."""
         constants = (t for t in call.tensors if self.mark(t) is None)
         numbers = [leaf for leaf in tree_leaves(list(call.arguments.values())) if not isinstance(leaf, Tensor)]
         return repr((call.site.op, numbers, [t.tolist() for t in constants]))
@@ -260,14 +260,14 @@ class Tracer(TorchDispatchMode):
         if base is None or written_in_place:
             whole = tensor if base is None else base
             life = self.lifetimes.of(whole)
-            if whole.numel() == life.elements:  # a piece of `chunk` does not say what it is a view of
+            if whole.numel() == life.elements:  # outputs of `chunk` do not know their base
                 self._held[life] = self.label(whole)
 
     def _write_through(self, base: Tensor, view: Tensor, mark: Mark, call: Call) -> None:
-        """Carry ids that were written into a view over to the tensor that it is a view of."""
+        """Copy ids that were written into a view to its base tensor."""
         old = self.label(base)
         if len(old) > 1 or len(mark.label) > 1 or not base.is_contiguous():
-            self.lock_label((*old, *mark.label), "written into part of a tensor that cannot be followed", call)
+            self.lock_label((*old, *mark.label), "written into part of a tensor in an unsupported way", call)
             return
         whole = old[0].clone(memory_format=torch.contiguous_format) if old else torch.full(base.shape, NONE)
         part = whole.as_strided(view.shape, view.stride(), view.storage_offset() - base.storage_offset())
@@ -278,15 +278,15 @@ class Tracer(TorchDispatchMode):
         self._marks[base] = Mark((compact(whole),), computed, fixed)
 
     def memory(self) -> list[tuple[Lifetime, Label]]:
-        """List the tensors that were alive in memory during the run, and whose channels they held."""
+        """List the activations that were alive during the run, with their labels."""
         return [(life, self._held.get(life, ())) for life in self.lifetimes.activations(self.outputs)]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Follow the modules and the operations of everything that runs inside."""
+        """Trace all modules and operations that run inside this block."""
         enter = register_module_forward_pre_hook(lambda module, _: self._stack.append(module))
         leave = register_module_forward_hook(self._leave, always_call=True)
-        # PyTorch's fused attention for inference would hide what happens inside.
+        # PyTorch's fused attention for inference would hide its inner operations.
         fused = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
@@ -303,7 +303,7 @@ def _same(a: Mark, b: Mark | None) -> bool:
 
 
 def tensors_in(arguments: Iterable[Any]) -> list[Tensor]:
-    """List the tensors among an operation's arguments or results: they, or lists of them."""
+    """List the tensors among an operation's arguments or results, including those in lists."""
     found: list[Tensor] = []
     for argument in arguments:
         if isinstance(argument, Tensor):

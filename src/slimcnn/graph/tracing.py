@@ -1,4 +1,4 @@
-"""trace(): one run of the network on channel ids, trial cuts on a copy, and the graph that follows."""
+"""trace(): run the network once on channel ids, verify with trial cuts on a copy, return the channel graph."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from slimcnn.graph.trial_channels import trials_of_parts
 from slimcnn.graph.trial_prune import RunMode, TrialCut, trial_prune
 
 MAX_TRIALS = 30
-"""Trial cuts that may fail before everything that is still open is locked; each locks at least one more group."""
+"""Failed trial cuts after which all remaining groups are locked; each failure locks at least one more group."""
 
 
 DELICATE_TRIALS = 4
-"""Trial cuts that must succeed where the code picks channels: `x[:, : c // 4]` may fit one cut by luck."""
+"""Trial cuts that must succeed where the code selects channels: `x[:, : c // 4]` may fit one cut by luck."""
 
 
 @collection_paused()
 def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph:
-    """Find out which channels of a network live and die together, and which must stay.
+    """Find which channels of a network must be pruned together, and which are locked.
 
-    The network runs once in eval mode with an id on every number (see `tracer.py`), and again with a trial cut
-    on a copy: where the code has a size written into it, the trial breaks or puts channels in the wrong
-    place, and the groups that pass there are locked with the line of code as the reason. A network with
-    tensors that only a run in training mode reads (auxiliary heads) is watched in that mode too.
+    The network runs once in eval mode with a channel id on every value (see `tracer.py`), then again on a copy with a
+    trial cut. If the code has a hard-coded size, the trial fails or channels end up in the wrong place. The groups
+    that pass there are locked, with the line of code as the reason. If some tensors are only read in training mode
+    (auxiliary heads), the network is traced in that mode too.
 
     Args:
         model: any `nn.Module`; it is copied, never changed.
-        example: one input batch (n, c, h, w), or a tuple or dict of inputs. Sizes are traced as they are here.
-        inexact: let channels go that a layer, group or RMS norm normalizes together. The statistics of those that
-            stay change then, so that the pruned network cannot equal the masked one; all else is still proven.
+        example: one input batch (n, c, h, w), or a tuple or dict of inputs. The graph describes this input size.
+        inexact: allow pruning across layer, group and RMS norms (not exact). The statistics of the remaining channels
+            change, so the pruned network cannot equal the masked one; everything else is still proven.
 
     Raises:
-        ModelError: the network cannot be copied, does not accept the example, or its output's first axis is not
+        ModelError: the network cannot be copied, does not accept the example, or the first axis of its output is not
             the batch.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
@@ -70,18 +70,18 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
     record, next_id = tracer.record, tracer.next_id
     runs = [RunMode(twice, training=False, shape_only=tracer.shape_only, inexact=inexact)]
     if any(t.is_floating_point() and t.dim() and name in tracer.unread for name, t in named_tensors(model)):
-        with suppress(Broken):  # a network that cannot train on this example has nothing to keep together there
+        with suppress(Broken):  # a network that cannot run in training mode adds no constraints there
             training = watch(model.train(), twice, labels, next_id, inexact)
             runs.append(RunMode(twice, training=True, shape_only=training.shape_only, inexact=inexact))
             record, next_id = record.with_training(training.record), training.next_id
     model.eval()
     traced = Traced.of(model, axis_ids, record, next_id)
     found = assemble(model, example, batch, traced, Constraints.of(record, next_id))
-    return found.graph if record.size_blind else _proven(model, runs, traced, found)
+    return found.graph if record.size_blind else _verified(model, runs, traced, found)
 
 
-def _proven(model: nn.Module, runs: list[RunMode], traced: Traced, found: Assembled) -> ChannelGraph:
-    """Lock, tie and guess until trial cuts go through."""
+def _verified(model: nn.Module, runs: list[RunMode], traced: Traced, found: Assembled) -> ChannelGraph:
+    """Lock channels, tie parts and guess size attributes until enough trial cuts succeed."""
     seed, passed, failed = 0, 0, 0
     blamed: dict[tuple[str, int], set[str]] = defaultdict(set)
     example, batch = found.graph.example, found.graph.batch
@@ -90,27 +90,27 @@ def _proven(model: nn.Module, runs: list[RunMode], traced: Traced, found: Assemb
         broken = trial_prune(model, runs, trial, seed)
         if not broken:
             seed, passed = seed + 1, passed + 1
-            if passed >= _enough(found):
+            if passed >= _successes_needed(found):
                 return found.graph
             continue
         passed = 0
         constraints, guessed = _guessed(model, found.constraints, broken)
         if not guessed:
             parts = parts_through(found, broken)
-            if parts:  # perhaps they must lose not only equally many channels but the same: try that before locking
+            if parts:  # perhaps they must lose the same offsets, not only the same number: try that before locking
                 constraints = constraints.tie(parts)
             else:
                 seed, failed = seed + 1, failed + 1
                 constraints = constraints.lock(broken)
         found = assemble(model, example, batch, traced, constraints)
-    everything = LockRecord(torch.arange(traced.ids), "trial cuts went on failing here", None)
+    everything = LockRecord(torch.arange(traced.ids), "trial cuts kept failing here", None)
     return assemble(model, example, batch, traced, found.constraints.lock([everything])).graph
 
 
 def _guessed(model: nn.Module, constraints: Constraints, broken: list[LockRecord]) -> tuple[Constraints, bool]:
-    """Where code failed with a number of channels, look for that number among the attributes of its module.
+    """Look for a channel count among the attributes of the module whose code failed.
 
-    False if there is none, or if it was changed already and did not help.
+    The flag is False if there is none, or if it was already changed and did not help.
     """
     record = constraints.record
     places = modules_at(record, [lock.site for lock in broken if lock.site is not None])
@@ -121,9 +121,9 @@ def _guessed(model: nn.Module, constraints: Constraints, broken: list[LockRecord
 
 
 def parts_through(found: Assembled, broken: list[LockRecord]) -> list[EqualParts]:
-    """List what parts the bundles of these ids and leaves them a choice: operations that move channels first.
+    """List the equal-count constraints on the bundles of these ids; those from channel-moving operations first.
 
-    After a shuffle, channels arrive in the order of their offsets; only equal offsets arrive as before.
+    A shuffle orders channels by their offsets, so the order is preserved only if all parts lose equal offsets.
     """
     component, owner = found.partition.component, found.partition.owner
     components = [component[lock.ids.numpy()] for lock in broken]
@@ -131,23 +131,25 @@ def parts_through(found: Assembled, broken: list[LockRecord]) -> list[EqualParts
     bundles = {i for bundle in found.graph.bundles if set(bundle) & touched for i in bundle}
     inside = np.isin(owner, list(bundles))
     parts = [part for part in found.constraints.parts if inside[component[part.rows.numpy()]].any()]
-    return [part for part in parts if not _by_groups(part)] or parts
+    return [part for part in parts if not _from_grouped_convolution(part)] or parts
 
 
-def _by_groups(part: EqualParts) -> bool:
-    """Ask whether a grouped convolution parts the channels: it leaves them where they are."""
+def _from_grouped_convolution(part: EqualParts) -> bool:
+    """Whether the constraint comes from a grouped convolution, which does not move channels."""
     return operation(part.site.op).kind == "convolution"
 
 
-def _moves_parts(found: Assembled) -> bool:
-    """Ask whether code, and not only grouped convolutions, parts channels that may still go: it may reorder them."""
+def _may_reorder(found: Assembled) -> bool:
+    """Whether free channels are split by more than grouped convolutions: such code may reorder them."""
     component, owner = found.partition.component, found.partition.owner
     return any(
-        (owner[component[part.rows.numpy()]] >= 0).any() for part in found.constraints.parts if not _by_groups(part)
+        (owner[component[part.rows.numpy()]] >= 0).any()
+        for part in found.constraints.parts
+        if not _from_grouped_convolution(part)
     )
 
 
-def _enough(found: Assembled) -> int:
-    """Number the trial cuts in a row that must go through."""
+def _successes_needed(found: Assembled) -> int:
+    """Return how many trial cuts in a row must succeed."""
     delicate = DELICATE_TRIALS if found.constraints.record.delicate or found.constraints.sizes else 1
-    return max(delicate, trials_of_parts(found.graph)) if found.graph.groups and _moves_parts(found) else delicate
+    return max(delicate, trials_of_parts(found.graph)) if found.graph.groups and _may_reorder(found) else delicate

@@ -1,4 +1,4 @@
-"""Choose the channels of trial cuts."""
+"""Choose the channels that trial cuts remove."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from slimcnn.graph.channels import ChannelGraph
 from slimcnn.graph.removal import Removed
 
 SPREAD = 7
-"""Neighboring groups lose different numbers of channels, so that code which needs equal numbers breaks."""
+"""Neighboring groups lose different numbers of channels, so that code that needs equal numbers fails."""
 
 
 def some_of_each(graph: ChannelGraph, seed: int) -> Removed:
-    """Choose channels to remove, never so many that one is left.
+    """Choose the channels to remove; at least half of every part remains.
 
-    The first trial, often the only one, takes both ends of every group and some between, so that all others move.
-    The next ones take the first, so that every boundary that is a share of the channels (`c // 4`) shifts, or the
-    last: of parts that lose equally many, as `_ends` says. Then comes one that takes any, and so on in turns.
+    The first trial, often the only one, removes both ends of every group and some channels in between, so that all
+    others move. The next trials remove either the first channels, which shifts boundaries at a fraction of the channels
+    (`c // 4`), or the last ones; `_ends` chooses for each part. Then one trial removes random channels, and the cycle
+    repeats.
     """
     random = np.random.default_rng(seed)
     removed = {}
@@ -50,10 +51,10 @@ def some_of_each(graph: ChannelGraph, seed: int) -> Removed:
 
 
 def trials_of_parts(graph: ChannelGraph) -> int:
-    """Number the trials in a row after which no two parts can have changed their order unseen.
+    """Return how many trials in a row are needed to detect any change in the order of two parts.
 
-    That holds where code parts channels that must lose equally many. Those of `_ends`, the one that takes any, and
-    the very first.
+    This applies to code that splits channels into parts with equal counts. The trials are the first one, those of
+    `_ends`, and the random one.
     """
     return 2 + max(len(_ends(_places(graph, bundle))) for bundle in graph.bundles)
 
@@ -64,12 +65,13 @@ def _places(graph: ChannelGraph, bundle: Sequence[int]) -> int:
 
 @cache
 def _ends(places: int) -> list[list[bool]]:
-    """Say for every trial of which places the first channels go; of the others the last.
+    """Choose, for every trial and every part, whether the first channels are removed (True) or the last.
 
-    Code that merges two parts (a shuffle) gives the channels that stay the same order whichever they are only if all
-    of one part come before all of the other: else, taking the first of one and the last of the other, and the reverse,
-    gives two orders. So for every two places one trial must take them one way round and one the other. That
-    holds if every place has its first taken in other, and equally many, trials (Sperner 1928).
+    Code that merges two parts (a shuffle) keeps the order of the remaining channels for every choice only if all of one
+    part come before all of the other. Otherwise, removing the first of one part and the last of the other, and the
+    reverse, gives two different orders. So for every two parts, one trial must do the former and another the latter.
+    This holds if the sets of trials that remove the first channels have equal size and differ for all parts (Sperner
+    1928).
 
     >>> for trial in _ends(4):
     ...     print(["first" if first else "last" for first in trial])

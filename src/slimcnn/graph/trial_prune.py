@@ -1,7 +1,7 @@
-"""Trial cuts: prune a copy, run it on channel ids, and check that every channel arrives where it did before.
+"""Trial cuts: prune a copy, run it on channel ids, and check that every channel arrives in the same place as before.
 
-Sizes that are written into the code (`x.view(n, 64, 49)`, `x[:, :32]`, a split into fixed widths) do not follow a
-cut. The dispatcher cannot tell them from sizes that are computed, so a trial shows them.
+Hard-coded sizes (`x.view(n, 64, 49)`, `x[:, :32]`, a split into fixed widths) do not change with pruning. The
+dispatcher cannot distinguish them from computed sizes; a trial cut can.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from slimcnn.graph.trace_record import LockRecord, Meeting, NeedsValues, Operati
 from slimcnn.graph.trial_channels import some_of_each
 
 PATIENCE = 10
-"""Trials that lock only what failed; after that, whatever runs through the same line of code."""
+"""Trials that lock only what failed; later trials lock everything that passes the same line of code."""
 
 
-HARD_CODED = "a size in the code does not follow a cut"
+HARD_CODED = "hard-coded size in the code"
 
-BY_POSITION = "treated by its position, which moves after a cut"
+BY_POSITION = "treated by its position, which changes with pruning"
 
-COUNTED = "scaled or shifted by a number that depends on how many channels there are"
+COUNTED = "scaled or shifted by a value that depends on the number of channels"
 
-DECIDED = "the code decides by how many channels there are"
+DECIDED = "the code branches on the number of channels"
 
 REPEATED = 3
-"""In so many modules a line of code was to blame before it is taken to be wrong in all of them."""
+"""Number of modules in which a line of code must fail before it is locked in all modules."""
 
 
 @dataclass(frozen=True)
 class RunMode:
-    """One way to run the network."""
+    """The settings of one run of the network."""
 
     example: Any
     training: bool
@@ -56,19 +56,19 @@ class RunMode:
 
 @dataclass(frozen=True)
 class TrialCut:
-    """What a trial cut is compared with."""
+    """The original graph and record, with which a trial cut is compared."""
 
     graph: ChannelGraph
     partition: Partition
     axis_ids: AxisIds
     record: TraceRecord
-    """Of the run of the original network."""
+    """The record of the original network."""
     blamed: dict[tuple[str, int], set[str]]
-    """Lines of code that broke earlier trials, with the modules in which they did; this trial adds its own."""
+    """Lines of code that failed in earlier trials → modules in which they failed; this trial adds its own."""
 
 
 def trial_prune(model: nn.Module, runs: list[RunMode], trial: TrialCut, seed: int) -> list[LockRecord]:
-    """Cut about half of every group from a copy and list what has to be locked; empty if every channel arrived."""
+    """Remove about half of every group from a copy; return the locks that failures require, empty if none failed."""
     if not trial.graph.groups:
         return []
     removed = some_of_each(trial.graph, seed)
@@ -79,13 +79,13 @@ def trial_prune(model: nn.Module, runs: list[RunMode], trial: TrialCut, seed: in
     records = []
     for run in runs:
         try:
-            records.append(_watch_cut(cut, run, labels, len(trial.partition.component)))
+            records.append(_trace_cut(cut, run, labels, len(trial.partition.component)))
         except Broken as broken:
             return _suspects_locked(broken, trial, patience=seed < PATIENCE)
-    return _whole_groups(_displaced(records, trial, Remaining(trial, removed)), trial)
+    return _whole_groups(_failures(records, trial, Remaining(trial, removed)), trial)
 
 
-def _watch_cut(cut: nn.Module, run: RunMode, labels: Mapping[str, Label], next_id: int) -> TraceRecord:
+def _trace_cut(cut: nn.Module, run: RunMode, labels: Mapping[str, Label], next_id: int) -> TraceRecord:
     cut.train(run.training)
     try:
         return watch_this(cut, run.example, labels, next_id, run.shape_only, run.inexact).record
@@ -94,7 +94,7 @@ def _watch_cut(cut: nn.Module, run: RunMode, labels: Mapping[str, Label], next_i
 
 
 class Remaining:
-    """What must be left of ids after a cut."""
+    """Compute the ids that must remain after a trial cut."""
 
     def __init__(self, trial: TrialCut, removed: Removed) -> None:
         owner, channel, own = trial.partition.owner, trial.partition.channel, len(trial.axis_ids)
@@ -104,29 +104,29 @@ class Remaining:
             gone[group, channels] = True
         lost = np.zeros(len(owner), dtype=np.bool_)
         lost[owner >= 0] = gone[owner[owner >= 0], channel[owner >= 0]]
-        self._stays = np.ones(own + 2, dtype=np.bool_)
-        """Of every id of the network's own tensors; False for all other ids, True (the last entry) for no id."""
-        self._stays[:own] = ~lost[trial.partition.component[:own]]
-        self._stays[own] = False
+        self._is_kept = np.ones(own + 2, dtype=np.bool_)
+        """For every id of parameters and buffers; False for all other ids, True (last entry) for -1."""
+        self._is_kept[:own] = ~lost[trial.partition.component[:own]]
+        self._is_kept[own] = False
 
     def of(self, meetings: list[Meeting]) -> list[tuple[bytes, bytes]]:
-        """Give, for both sides of every meeting, the ids of the network's own tensors that are left.
+        """Return the remaining ids of parameters and buffers on both sides of every meeting.
 
         -1 stands for positions without a channel.
         """
         sides = [side for meeting in meetings for side in (meeting.a, meeting.b)]
         arrays = [np.empty(0, dtype=np.int64) if side is None else side.numpy() for side in sides]
         numbers = np.concatenate([*arrays, np.empty(0, dtype=np.int64)])
-        stays = self._stays[np.minimum(numbers, len(self._stays) - 2)]
+        is_kept = self._is_kept[np.minimum(numbers, len(self._is_kept) - 2)]
         ends = np.cumsum([0, *map(len, arrays)])
-        left = np.concatenate([[0], np.cumsum(stays)])[ends].tolist()
-        kept = numbers[stays]
+        left = np.concatenate([[0], np.cumsum(is_kept)])[ends].tolist()
+        kept = numbers[is_kept]
         found = [kept[start:end].tobytes() for start, end in pairwise(left)]
         return list(zip(found[::2], found[1::2], strict=True))
 
 
-def _displaced(records: list[TraceRecord], trial: TrialCut, remaining: Remaining) -> list[LockRecord]:
-    """List channels that met others than in the original network, or were treated differently, or were locked again."""
+def _failures(records: list[TraceRecord], trial: TrialCut, remaining: Remaining) -> list[LockRecord]:
+    """Lock channels that met other channels than before the cut, were treated differently, or were locked again."""
     runs_before, runs_after = trial.record.runs, [run for record in records for run in record.runs]
     misplaced = []
     before, after = _by_site(runs_before, remaining), _by_site(runs_after, remaining)
@@ -135,9 +135,9 @@ def _displaced(records: list[TraceRecord], trial: TrialCut, remaining: Remaining
             if one is None or other is None or one[1] != other[1]:
                 misplaced += [_misplaced(side[0], site, trial) for side in (one, other) if side is not None]
     wrong = [record for runs in records for record in _blaming_moves(misplaced, runs)]
-    wrong += _other_ways(runs_before, runs_after, trial)
-    wrong += _counted(runs_before, runs_after, trial)
-    wrong += _treated_by_position(runs_before, runs_after, trial)
+    wrong += _branched(runs_before, runs_after, trial)
+    wrong += _scaled(runs_before, runs_after, trial)
+    wrong += _changed_alone(runs_before, runs_after, trial)
     wrong += [replace(lock, ids=trial.partition.known(lock.ids)) for record in records for lock in record.locks]
     return wrong
 
@@ -150,8 +150,8 @@ def _by_site(runs: list[OperationRun], remaining: Remaining) -> dict[Site, list[
     return found
 
 
-def _other_ways(before: list[OperationRun], after: list[OperationRun], trial: TrialCut) -> list[LockRecord]:
-    """List channels that passed an operation only before or only after the cut: the code decided by their number."""
+def _branched(before: list[OperationRun], after: list[OperationRun], trial: TrialCut) -> list[LockRecord]:
+    """Lock channels that passed an operation only before or only after the cut: the code branches on their number."""
     sites = [{run.site for run in runs if run.activations} for runs in (before, after)]
     different = sites[0] ^ sites[1]
     return [
@@ -162,8 +162,8 @@ def _other_ways(before: list[OperationRun], after: list[OperationRun], trial: Tr
     ]
 
 
-def _counted(before: list[OperationRun], after: list[OperationRun], trial: TrialCut) -> list[LockRecord]:
-    """List channels that a line of code scaled or shifted by other numbers than before the cut."""
+def _scaled(before: list[OperationRun], after: list[OperationRun], trial: TrialCut) -> list[LockRecord]:
+    """Lock channels that a line of code scaled or shifted by other values than before the cut."""
     numbers: dict[Site, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
     for side, runs in enumerate((before, after)):
         for run in runs:
@@ -177,9 +177,9 @@ def _counted(before: list[OperationRun], after: list[OperationRun], trial: Trial
     ]
 
 
-def _treated_by_position(before: list[OperationRun], after: list[OperationRun], trial: TrialCut) -> list[LockRecord]:
-    """List single channels (`x[:, i]`) to which something else was done than before the cut."""
-    expected, found = _done_alone(before), _done_alone(after)
+def _changed_alone(before: list[OperationRun], after: list[OperationRun], trial: TrialCut) -> list[LockRecord]:
+    """Lock single channels (`x[:, i]`) to which other operations were applied than before the cut."""
+    expected, found = _alone_by_channel(before), _alone_by_channel(after)
     return [
         LockRecord(torch.tensor([channel]), BY_POSITION, None)
         for channel, done in found.items()
@@ -187,7 +187,7 @@ def _treated_by_position(before: list[OperationRun], after: list[OperationRun], 
     ]
 
 
-def _done_alone(runs: list[OperationRun]) -> dict[int, list[str]]:
+def _alone_by_channel(runs: list[OperationRun]) -> dict[int, list[str]]:
     done: dict[int, list[str]] = defaultdict(list)
     for run in runs:
         for channel, description in run.alone:
@@ -197,11 +197,11 @@ def _done_alone(runs: list[OperationRun]) -> dict[int, list[str]]:
 
 def _misplaced(meeting: Meeting, site: Site, trial: TrialCut) -> LockRecord:
     ids = meeting.a if meeting.b is None else torch.cat([meeting.a, meeting.b])
-    return LockRecord(trial.partition.known(ids[ids >= 0]), f"{HARD_CODED}: channels arrive displaced", site)
+    return LockRecord(trial.partition.known(ids[ids >= 0]), f"{HARD_CODED}: channels end up in the wrong place", site)
 
 
 def _suspects_locked(broken: Broken, trial: TrialCut, patience: bool) -> list[LockRecord]:
-    """Lock what is to blame for a trial that failed, as little as possible but something."""
+    """Lock the likeliest cause of a failed trial: as few groups as possible, but at least one."""
     reason = f"{HARD_CODED}: {broken.reason}"
     site = broken.record.last.site if broken.record.last else None
     for labels in _suspects(broken, trial, patience):
@@ -209,15 +209,16 @@ def _suspects_locked(broken: Broken, trial: TrialCut, patience: bool) -> list[Lo
         found = _whole_groups(records, trial)
         if found:
             found = _blaming_moves(found, broken.record)
-            return found + _whole_groups(_same_line_elsewhere(found, trial), trial)
+            return found + _whole_groups(_same_line_in_other_modules(found, trial), trial)
     return []
 
 
 def _suspects(broken: Broken, trial: TrialCut, patience: bool) -> Iterator[list[Label]]:
-    """List what may be to blame, the likeliest first.
+    """Yield the labels that may have caused the failure, the likeliest first.
 
-    What flowed into the operation that failed; if Python failed between operations, what its function moved or used, in
-    this module or in any. When trial after trial fails (`patience` is over), what passes the same line of code.
+    First the inputs of the operation that failed. If Python failed between operations: the labels that the failing
+    function moved or used, in this module or in any. Last, and when `patience` is over: all labels that pass the same
+    line of code.
     """
     last, known = broken.record.last, trial.record.runs
     if patience and last and not last.finished:
@@ -245,8 +246,8 @@ def _passed(run: OperationRun) -> list[Label]:
     return run.activations
 
 
-def _same_line_elsewhere(found: list[LockRecord], trial: TrialCut) -> list[LockRecord]:
-    """When a line was to blame in several modules, lock what passes it in all others too."""
+def _same_line_in_other_modules(found: list[LockRecord], trial: TrialCut) -> list[LockRecord]:
+    """If a line of code failed in several modules, lock the channels that pass it in all others too."""
     more = []
     reasons = {lock.site: lock.reason for lock in found if lock.site and operation(lock.site.op).sized}
     for site, reason in reasons.items():
@@ -258,7 +259,7 @@ def _same_line_elsewhere(found: list[LockRecord], trial: TrialCut) -> list[LockR
 
 
 def _blaming_moves(locks: list[LockRecord], record: TraceRecord) -> list[LockRecord]:
-    """Name as the place the last line that cut the channels up, where there is one: there the size will be written."""
+    """Set the site to the last operation that took a size, if there is one: the size is probably hard-coded there."""
     runs = [run for run in reversed(record.runs) if operation(run.site.op).sized] if locks else []
     sized = [(run.site, ids_in(label)) for run in runs for label in reversed(_moved(run))]
     size = 1 + max(
@@ -274,7 +275,7 @@ def _blaming_moves(locks: list[LockRecord], record: TraceRecord) -> list[LockRec
 
 
 def _whole_groups(locks: list[LockRecord], trial: TrialCut) -> list[LockRecord]:
-    """Widen locks to all channels of the free groups that they touch; drop those that touch none."""
+    """Extend locks to all channels of the free groups that they touch; drop locks that touch none."""
     return [
         LockRecord(trial.partition.members(group), lock.reason, lock.site)
         for lock in locks

@@ -1,1 +1,1 @@
-"""Layers of our own."""
+"""Layers that PyTorch does not have: shifts, padding, feature reuse, scattering, channel relations."""

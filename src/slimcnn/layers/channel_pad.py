@@ -1,4 +1,4 @@
-"""Zeros before and after the channels: the shortcut without parameters of He et al. 2015 (option A)."""
+"""Zero padding of the channels: the parameter-free shortcut of He et al. 2015 (option A)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slimcnn.errors import ModelError
 class ChannelPad(nn.Module):
     """Pad the channel axis with zeros: ``(n, c, ...)`` becomes ``(n, front + c + back, ...)``.
 
-    ``front`` and ``back`` are plain integers >= 0, read at every call: pruning changes them when channels go.
+    ``front`` and ``back`` are plain integers >= 0, read at every call: pruning changes them when it removes channels.
     A negative one raises `ModelError`.
 
     >>> import torch
@@ -22,7 +22,7 @@ class ChannelPad(nn.Module):
     def __init__(self, front: int, back: int) -> None:
         super().__init__()
         if front < 0 or back < 0:
-            raise ModelError(f"cannot pad by {front} and {back} channels: a padding is 0 or more")
+            raise ModelError(f"cannot pad by {front} and {back} channels: padding must be 0 or more")
         self.front = front
         self.back = back
 
@@ -32,5 +32,5 @@ class ChannelPad(nn.Module):
         return F.pad(x, [*later_axes, self.front, self.back])
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The text shown by `print(model)`."""
         return f"{self.front}, {self.back}"

@@ -1,7 +1,7 @@
-"""Convolutions and batch norms that are left without channels: what remains of a residual branch that was removed.
+"""Convolutions and batch norms without channels: what remains of a residual branch that was removed.
 
-PyTorch's own refuse tensors with no channels, or answer wrongly. A convolution that reads no channel gives its bias
-everywhere, exactly as one whose weights are all zero.
+PyTorch's own layers reject tensors without channels or return wrong results. A convolution without input channels
+returns its bias everywhere, exactly like one whose weights are all zero.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 class _EmptyConv(nn.modules.conv._ConvNd):
     def forward(self, input: Tensor) -> Tensor:
-        """Map (n, in_channels, ...) to (n, out_channels, ...): the bias, or zero."""
+        """Return the bias or zero: (n, in_channels, ...) to (n, out_channels, ...)."""
         space = [self._length(i, size) for i, size in enumerate(input.shape[2:])]
         output = input.new_zeros(input.shape[0], self.out_channels, *space)
         return output if self.bias is None else output + self.bias.view(-1, *[1] * len(space))
@@ -24,20 +24,20 @@ class _EmptyConv(nn.modules.conv._ConvNd):
 
 
 class EmptyConv1d(_EmptyConv, nn.Conv1d):
-    """A `Conv1d` that reads or makes no channel."""
+    """A `Conv1d` without input or output channels."""
 
 
 class EmptyConv2d(_EmptyConv, nn.Conv2d):
-    """A `Conv2d` that reads or makes no channel: (n, c, h, w) to its bias."""
+    """A `Conv2d` without input or output channels: (n, c, h, w) to its bias."""
 
 
 class EmptyConv3d(_EmptyConv, nn.Conv3d):
-    """A `Conv3d` that reads or makes no channel."""
+    """A `Conv3d` without input or output channels."""
 
 
 class _EmptyBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
-        """Give what comes in: it has no channel."""
+        """Return the input, which has no channels."""
         return input
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -45,26 +45,26 @@ class _EmptyBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class EmptyBatchNorm1d(_EmptyBatchNorm, nn.BatchNorm1d):
-    """A `BatchNorm1d` over no channel."""
+    """A `BatchNorm1d` without channels."""
 
 
 class EmptyBatchNorm2d(_EmptyBatchNorm, nn.BatchNorm2d):
-    """A `BatchNorm2d` over no channel."""
+    """A `BatchNorm2d` without channels."""
 
 
 class EmptyBatchNorm3d(_EmptyBatchNorm, nn.BatchNorm3d):
-    """A `BatchNorm3d` over no channel."""
+    """A `BatchNorm3d` without channels."""
 
 
 EMPTY: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: EmptyConv1d, nn.Conv2d: EmptyConv2d, nn.Conv3d: EmptyConv3d, nn.BatchNorm1d: EmptyBatchNorm1d,
     nn.BatchNorm2d: EmptyBatchNorm2d, nn.BatchNorm3d: EmptyBatchNorm3d,
 }  # fmt: skip
-"""Layer → what it becomes without channels."""
+"""Layer class → the class that replaces it if it has no channels."""
 
 
 def make_empty(module: nn.Module) -> nn.Module:
-    """Give a layer that has no channels left the behavior of one, in place; others stay as they are.
+    """Change the class of a layer without input or output channels to one of `EMPTY`, in place; return the layer.
 
     >>> import torch
     >>> conv = nn.Conv2d(2, 3, 3, padding=1)

@@ -1,4 +1,4 @@
-"""Behaviors that are put above a layer's class, so that the layer keeps its names, its parameters and its nature."""
+"""Add a behavior to a layer by a mixin class; the layer keeps its name, its parameters and its `isinstance` type."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _PARTS: dict[Kind, tuple[Kind, Kind]] = {}
 
 
 def mixed(behavior: Kind, kind: Kind) -> Kind:
-    """Put a behavior above a class; always the same class for the same two."""
+    """Return the class that adds a behavior to a layer class; the same two always give the same class."""
     if (behavior, kind) not in _MIXED:
         mixed = type(f"{behavior.__name__}{kind.__name__}", (behavior, kind), {})
         _MIXED[behavior, kind] = mixed
         _PARTS[mixed] = behavior, kind
-        copyreg.pickle(mixed, _taken_apart)
+        copyreg.pickle(mixed, _reduce)
     return _MIXED[behavior, kind]
 
 
-def _taken_apart(layer: nn.Module) -> tuple[Any, ...]:
-    """Let pickle and copy find a class that no module holds by those that it is made of."""
+def _reduce(layer: nn.Module) -> tuple[Any, ...]:
+    """Pickle and copy a layer by the parts of its class, which no module defines."""
     behaviors, kind = [], type(layer)
     while kind in _PARTS:
         behavior, kind = _PARTS[kind]
@@ -40,7 +40,7 @@ def _empty(kind: Kind, *behaviors: Kind) -> nn.Module:
 
 
 def without(behavior: Kind, kind: Kind) -> Kind:
-    """Take a behavior away from a class again; others above it stay.
+    """Return a class without one of its behaviors; the others stay.
 
     >>> class Loud(nn.Module): pass
     >>> class Slow(nn.Module): pass

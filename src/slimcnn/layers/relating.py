@@ -1,7 +1,7 @@
-"""Batch norms that weigh their channels by how the channels of a whole layer relate: the module of GFR.
+"""Batch norms that scale their channels by a gate over all channels of the layer: global feature relations (GFR).
 
-On z = BN(x), (n, c, h, w), a gate looks at all channels together: e = sigmoid(W2 relu(W1 p + b1) + b2) with p the mean
-of z over h and w. The batch norm keeps its name, its parameters and its class, with one more above.
+On z = BN(x), (n, c, h, w), the gate is e = sigmoid(W2 relu(W1 p + b1) + b2), with p the mean of z over h and w. The
+batch norm keeps its name, its parameters and its `isinstance` type.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from slimcnn.layers.mixing import mixed, without
 MODES = ("mean", "sample")
 
 NARROWER, NARROWEST = 16, 4
-"""The gate's hidden layer: a 16th of the channels, at least 4."""
+"""Width of the gate's hidden layer: c / 16, at least 4."""
 
 OPEN = 2.0
-"""b2 at the beginning: e = 0.88."""
+"""Initial value of b2, which gives e = 0.88."""
 
 MOMENTUM = 0.1
-"""mu: share of the newest batch in `sr`."""
+"""mu: weight of the newest batch in `sr`."""
 
 
 class Relating(nn.Module):
-    """Weigh what a batch norm makes, (n, c, ...), by the relation of its channels.
+    """Scale the output of a batch norm, (n, c, ...), by a gate over its channels.
 
-    ``sr`` is a buffer (c,): the moving average of the gate's mean over a batch, each between 0 and 1. In mode "mean"
-    channels are weighed by that mean in training and by ``sr`` in eval mode, so that it folds into the batch norm; in
-    mode "sample" every image has its own weights, as in squeeze and excitation, and ``sr`` only ranks channels.
+    ``sr`` is a buffer (c,): the moving average of the gate's batch mean, each value between 0 and 1. In mode "mean",
+    channels are scaled by the batch mean in training and by ``sr`` in eval mode, so the gate folds into the batch norm.
+    In mode "sample", every image has its own scales, as in squeeze and excitation, and ``sr`` only ranks channels.
     """
 
     gate: nn.Sequential
@@ -43,15 +43,15 @@ class Relating(nn.Module):
     relation: str
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize, and weigh the channels."""
+        """Normalize, then scale the channels."""
         z: Tensor = super().forward(x)
         weights = self._related(z) if self.training or self.relation == "sample" else self.sr[None]
         return z * weights.to(z.dtype).view(*weights.shape, *[1] * (z.dim() - 2))
 
     def _related(self, z: Tensor) -> Tensor:
-        """Weights (n, c) of every image, or (1, c) of all together."""
+        """Return the scales of every image (n, c), or of the batch (1, c)."""
         p = z.flatten(2).mean(dim=2) if z.dim() > 2 else z
-        # Not in bfloat16, whose numbers around 0.88 are 0.004 apart: a relation parts by less.
+        # Not in bfloat16: its spacing near 0.88 is 0.004, and the gates of two channels differ by less.
         with torch.autocast(z.device.type, enabled=False):
             e: Tensor = self.gate(p.to(self.sr.dtype))
         mean = e.mean(dim=0)
@@ -61,18 +61,18 @@ class Relating(nn.Module):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor) -> None:
-        # The first batch initializes; no number is read, so that a compiler and an accelerator need not wait.
+        # The first batch initializes `sr`. No value is read on the host, so compilers and accelerators need not wait.
         rate = torch.where(self.batches_related == 0, 1.0, MOMENTUM).to(self.sr.dtype)
         self.sr.copy_(torch.lerp(self.sr, mean.to(self.sr.dtype), rate))
         self.batches_related.add_(1)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The text shown by `print(model)`."""
         return f"{super().extra_repr()}, relation={self.relation!r}"
 
 
 def relate(norm: nn.Module, mode: str = "mean") -> None:
-    """Put the relation of its channels into a batch norm, in place.
+    """Add a gate over its channels to a batch norm, in place.
 
     >>> norm = nn.BatchNorm2d(8)
     >>> relate(norm)
@@ -80,15 +80,15 @@ def relate(norm: nn.Module, mode: str = "mean") -> None:
     (torch.Size([4, 8, 2, 2]), torch.Size([8]), True)
     """
     if mode not in MODES:
-        raise ModelError(f"mode={mode!r}: choose mean (folds into the batch norm) or sample (stays, one gate an image)")
+        raise ModelError(f"mode={mode!r}: choose mean (folds into the batch norm) or sample (per-image gate, stays)")
     if not isinstance(norm, _BatchNorm) or norm.weight is None:
-        raise ModelError(f"a {type(norm).__name__} has no scale for each channel that a relation could weigh")
+        raise ModelError(f"relations need a batch norm with a scale per channel, found a {type(norm).__name__}")
     c, like = norm.num_features, norm.weight
     hidden = max(c // NARROWER, NARROWEST)
     gate = nn.Sequential(nn.Linear(c, hidden), nn.ReLU(), nn.Linear(hidden, c), nn.Sigmoid())
     last = gate[2]
     assert isinstance(last, nn.Linear)
-    nn.init.zeros_(last.weight)  # so that at first all channels weigh the same, whatever the images
+    nn.init.zeros_(last.weight)  # so that initially all channels have the same scale for all images
     nn.init.constant_(last.bias, OPEN)
     norm.__class__ = mixed(Relating, type(norm))  # type: ignore[assignment]
     norm.gate = gate.to(like.device, like.dtype).train(norm.training)
@@ -99,9 +99,9 @@ def relate(norm: nn.Module, mode: str = "mean") -> None:
 
 @torch.no_grad()
 def fold(norm: nn.Module) -> None:
-    """Multiply scale and shift by `sr`, gamma' = sr gamma and beta' = sr beta, and take the relation out; in place.
+    """Fold the gate into scale and shift, gamma' = sr gamma and beta' = sr beta, and remove it; in place.
 
-    In eval mode the batch norm computes the same.
+    In eval mode the output of the batch norm does not change.
     """
     norm.weight.mul_(norm.sr)  # type: ignore[operator, arg-type]
     norm.bias.mul_(norm.sr)  # type: ignore[operator, arg-type]
@@ -110,23 +110,23 @@ def fold(norm: nn.Module) -> None:
 
 
 def relations_in(model: nn.Module) -> Iterator[tuple[str, Relating]]:
-    """List the batch norms of a network that relate their channels, by name."""
+    """List the batch norms of a network that have relations, with their names."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Relating))
 
 
 def relating_of(model: nn.Module) -> dict[str, str]:
-    """Describe the relations in a network, as JSON can hold it: name of the batch norm → mode."""
+    """Return a JSON description of the relations in a network: name of the batch norm → mode."""
     return {name: module.relation for name, module in relations_in(model)}
 
 
 def relate_as(model: nn.Module, described: Mapping[str, Any]) -> None:
-    """Put relations where `relating_of` found them in another copy of the network; in place.
+    """Apply a description by `relating_of` to another copy of the network, in place.
 
     Raises:
-        ModelError: the network has no such batch norms.
+        ModelError: the network does not have these batch norms.
     """
     modules = dict(model.named_modules())
     for name, mode in described.items():
         if name not in modules:
-            raise ModelError(f"the network has no batch norm {name!r} that could relate its channels")
+            raise ModelError(f"the network has no batch norm {name!r} to insert relations in: use the matching network")
         relate(modules[name], mode)

@@ -1,4 +1,4 @@
-"""Layers that pass features on beside new ones, so that only the new ones need be computed: the FR-unit."""
+"""The feature reuse unit (FR-unit): it concatenates existing features with new ones, so fewer must be computed."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from torch import Tensor, nn
 from slimcnn.errors import ModelError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
-"""Activations that a network's code may apply once more to what a unit made: nothing changes by it."""
+"""Idempotent activations: the network's code may apply them again to the output of a unit without effect."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit of feature reuse in a network: which of its layers it is made of, and what they reuse."""
+    """One feature reuse unit: the layers of the network that it consists of, and which features it reuses."""
 
     place: str
-    """The module that the unit stands in for: the first convolution, or a residual block."""
+    """The module that the unit replaces: the first convolution, or a residual block."""
     layers: tuple[tuple[str, str], ...]
-    """Convolutions and the batch norms behind them ("" for none), in order."""
+    """Convolutions and the batch norms that follow them ("" for none), in order."""
     reads: tuple[int, ...]
-    """Channels that each convolution reads ..."""
+    """Input channels of each convolution."""
     makes: tuple[int, ...]
-    """... and makes."""
+    """Output channels of each convolution."""
     reused: str
-    """"input": all that goes in; "first": what the first convolution makes; "half": the later half of what goes
-    into each convolution."""
+    """"input": the unit's input; "first": the output of the first convolution; "half": the second half of the input
+    of each convolution."""
     activation: str
     """A module of the network, or one of `ACTIVATIONS`."""
     stride: int = 1
-    """By how much the reused features are averaged."""
+    """Stride by which the reused features are average-pooled."""
     dense: bool = False
-    """Every convolution reads all features made before it, and all are joined; else one reads the one before."""
+    """Every convolution reads all previous features, and all are concatenated; else each reads only the previous."""
     residual: str = ""
-    """"sum": x is added to the joined features, which keep their signs; "joined": a block whose shortcut is gone."""
+    """"sum": x is added to the concatenated features before the activation; "joined": a block without its shortcut."""
     silenced: tuple[str, ...] = ()
-    """Modules of the network whose work the unit does."""
+    """Modules of the network that become identities because the unit does their work."""
 
 
 class NewFeatures(nn.Module):
-    """A convolution with the batch norm behind it: (n, i, h, w) to (n, o, h', w')."""
+    """A convolution with its batch norm: (n, i, h, w) to (n, o, h', w')."""
 
     def __init__(self, conv: nn.Module, norm: nn.Module | None) -> None:
         super().__init__()
@@ -58,11 +58,11 @@ class NewFeatures(nn.Module):
 
 
 class FeatureReuse(nn.Module):
-    """Join reused features r and new ones along the channels: (n, i, h, w) to (n, C, h/s, w/s), r first.
+    """Concatenate reused features r and new ones along the channels: (n, i, h, w) to (n, C, h/s, w/s), r first.
 
-    f_1 = a(N(W_1 x)), f_j = a(N(W_j f_{j-1})), y = [r, f_k], with r = x or r = f_1; `dense`: f_j reads [r, f_1 ...
-    f_{j-1}] and y holds all. In a residual block the features are joined before their activation, so that both
-    halves of what is added keep their signs: b_1 = N(W_1 x), b_j = N(W_j a(b_{j-1})), y = [b_1, b_k].
+    f_1 = a(N(W_1 x)), f_j = a(N(W_j f_{j-1})), y = [r, f_k], with r = x or r = f_1. `dense`: f_j reads [r, f_1 ...
+    f_{j-1}], and y contains all. In a residual block the features are concatenated before the activation, so that both
+    halves of the summand keep their signs: b_1 = N(W_1 x), b_j = N(W_j a(b_{j-1})), y = [b_1, b_k].
     """
 
     def __init__(self, steps: Sequence[NewFeatures], activation: nn.Module, unit: Unit) -> None:
@@ -75,7 +75,7 @@ class FeatureReuse(nn.Module):
             self.passed_on = unit.makes[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Make the new features and join them to the reused ones."""
+        """Compute the new features and concatenate them with the reused ones."""
         if self.unit.reused == "half":
             return self._halves(x)
         reused = [self.pool(x)] if self.unit.reused == "input" else []
@@ -96,7 +96,7 @@ class FeatureReuse(nn.Module):
         return made if self.unit.residual else self.activation(made)
 
     def _halves(self, x: Tensor) -> Tensor:
-        """Let every convolution make one half and pass on the later half of what it reads."""
+        """Let every convolution compute one half of its output and reuse the second half of its input as the other."""
         joined = x
         for number, step in enumerate(self.steps):
             new = step(self.activation(joined) if number else joined)
@@ -104,12 +104,12 @@ class FeatureReuse(nn.Module):
         return joined
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The text shown by `print(model)`."""
         return f"reused={self.unit.reused!r}"
 
 
 class ReusingBlock(nn.Module):
-    """A residual block on reused features: y = a([b_1, b_k] + x), or y = a([pooled x, b_k]) without its shortcut."""
+    """A residual block with feature reuse: y = a([b_1, b_k] + x), or y = a([pooled x, b_k]) without its shortcut."""
 
     def __init__(self, features: FeatureReuse, activation: nn.Module) -> None:
         super().__init__()
@@ -124,16 +124,16 @@ class ReusingBlock(nn.Module):
 
 
 def reuse(model: nn.Module, units: Iterable[Unit]) -> None:
-    """Put units of feature reuse into a network, in place; their weights are drawn at random.
+    """Insert feature reuse units into a network, in place, with random weights.
 
     Raises:
-        ModelError: the network has no such layers.
+        ModelError: the network does not have these layers.
     """
     for unit in units:
         modules = dict(model.named_modules())
         for name in (unit.place, *(name for layer in unit.layers for name in layer), *unit.silenced):
             if name and name not in modules:
-                raise ModelError(f"the network has no layer {name!r} to reuse features in")
+                raise ModelError(f"the network has no layer {name!r} for feature reuse: use the matching network")
         steps = []
         for (conv, norm), reads, makes in zip(unit.layers, unit.reads, unit.makes, strict=True):
             _refuse_larger(conv, modules[conv], reads, makes)
@@ -149,20 +149,20 @@ def reuse(model: nn.Module, units: Iterable[Unit]) -> None:
 
 
 def _refuse_larger(name: str, conv: nn.Module, reads: int, makes: int) -> None:
-    """Refuse what no rewrite makes: a file may say anything."""
+    """Refuse channel counts that no rewrite creates, because units may come from an untrusted file."""
     if not isinstance(conv, nn.Conv2d):
         raise ModelError(f"layer {name!r} is a {type(conv).__name__}: only an nn.Conv2d can be part of a unit")
     if not (0 < makes <= conv.out_channels and 0 < reads <= max(conv.in_channels, conv.out_channels)):
         raise ModelError(
             f"layer {name!r} maps {conv.in_channels} to {conv.out_channels} channels: in a unit it cannot map {reads} "
-            f"to {makes}"
+            f"to {makes}; the file is for another network"
         )
 
 
 def resized(module: nn.Module, reads: int, makes: int) -> nn.Module:
-    """Copy a convolution or batch norm with other numbers of channels; its weights are drawn at random.
+    """Copy a convolution or batch norm with other channel counts and random weights.
 
-    Flags, dtype, device and memory format stay. Kaiming-normal weights (fan out), zero biases, norms as the identity.
+    Flags, dtype, device and memory format stay. Weights are Kaiming-normal (fan out), biases zero, norms the identity.
 
     >>> resized(nn.Conv2d(8, 8, 3, stride=2, bias=False), 4, 6)
     Conv2d(4, 6, kernel_size=(3, 3), stride=(2, 2), bias=False)
@@ -195,20 +195,20 @@ def _set(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def units_in(model: nn.Module) -> list[Unit]:
-    """List the units of feature reuse in a network."""
+    """List the feature reuse units in a network."""
     return [module.unit for module in model.modules() if isinstance(module, FeatureReuse)]
 
 
 def reusing_of(model: nn.Module) -> list[dict[str, Any]]:
-    """Describe the units of a network, as JSON can hold them."""
+    """Return a JSON description of the feature reuse units in a network."""
     return [asdict(unit) for unit in units_in(model)]
 
 
 def reuse_as(model: nn.Module, described: Sequence[Mapping[str, Any]]) -> None:
-    """Put units where `reusing_of` found them in another copy of the network; in place.
+    """Apply a description by `reusing_of` to another copy of the network, in place.
 
     Raises:
-        ModelError: the network has no such layers.
+        ModelError: the network does not have these layers.
     """
     reuse(model, [_unit(one) for one in described])
 

@@ -1,8 +1,8 @@
-"""Shifts as operations: every channel of an image moves by a displacement of its own, zeros come in from outside.
+"""Shift operators: each channel of an image moves by its own displacement; zeros fill in from outside.
 
-`shift` moves by whole pixels, `interpolate` by any numbers. Both are operators at the dispatcher (`slimcnn::shift`,
-`slimcnn::interpolate`), so that the channel graph, compilers and counters see one operation with one value per channel,
-and no multiply-accumulates.
+`shift` moves by whole pixels, `interpolate` by fractions. Both are dispatcher operators (`slimcnn::shift`,
+`slimcnn::interpolate`), so that the channel graph, compilers and counters see one operation with one value per channel
+and no MACs.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALL = 210_000
-"""Numbers up to which one padded copy is faster than a copy for every direction."""
+"""Tensor size up to which one padded copy is faster than one copy per direction."""
 MOST_SLABS = 64
 FEWEST_TOGETHER = 64
-"""Channels that must lie together in a pixel for a copy of them to be worthwhile."""
+"""Fewest adjacent channels per copy for which copies beat a convolution in channels-last layout."""
 
 
 @dataclass(frozen=True)
 class Slab:
-    """Channels `start`, `start + step` ... before `stop`, which all move: out[h, w] = in[h + dy, w + dx]."""
+    """Channels `start`, `start + step` ... before `stop`, which share a shift: out[h, w] = in[h + dy, w + dx]."""
 
     start: int
     stop: int
@@ -39,22 +39,22 @@ class Slab:
 
 @dataclass(frozen=True)
 class Grid:
-    """The first k² m channels move by all displacements of a k x k window, m channels each."""
+    """The first k² m channels cover all displacements of a k x k window, m channels each."""
 
     kernel: int
     channels: int
     """m"""
     interleaved: bool
-    """Neighboring channels move differently; else channels that move alike lie together."""
+    """Neighboring channels have different displacements; else equal displacements are adjacent."""
     backwards: bool = False
 
 
 @dataclass(eq=False)
 class Moves:
-    """How channels move, prepared for copying."""
+    """The displacements of all channels, prepared for copying."""
 
     slabs: tuple[Slab, ...] | None
-    """None where no few slabs describe it: then it is a convolution with one 1 per channel."""
+    """None if more than `MOST_SLABS` would be needed; then the shift runs as a depthwise convolution."""
     grid: Grid | None
     dy: tuple[int, ...]
     dx: tuple[int, ...]
@@ -68,13 +68,13 @@ class Moves:
 
     @cached_property
     def back(self) -> Moves:
-        """The moves that undo these."""
+        """The inverse moves."""
         slabs = None if self.slabs is None else tuple(replace(one, dy=-one.dy, dx=-one.dx) for one in self.slabs)
         grid = None if self.grid is None else replace(self.grid, backwards=not self.grid.backwards)
         return Moves(slabs, grid, tuple(-d for d in self.dy), tuple(-d for d in self.dx))
 
     def runs(self, c: int, h: int, w: int, slabs: tuple[Slab, ...]) -> list[tuple[int, int, int]]:
-        """List what is copied of images (c, h, w) as runs of memory: to where, from where, how many numbers."""
+        """List the memory runs to copy for images (c, h, w): target offset, source offset, number of elements."""
         found = self.geometry.get((c, h, w))
         if found is None:
             found = self.geometry[c, h, w] = []
@@ -85,7 +85,7 @@ class Moves:
         return found
 
     def kernel(self, like: Tensor) -> Tensor:
-        """Give the depthwise kernel (c, 1, k, k) that moves as these do."""
+        """Return the depthwise kernel (c, 1, k, k) of these moves."""
         key = like.dtype, like.device
         if key not in self.kernels:
             dy, dx = (torch.tensor(d, device=like.device, dtype=like.dtype) for d in (self.dy, self.dx))
@@ -94,7 +94,7 @@ class Moves:
 
 
 def moves_of(dy: Sequence[int], dx: Sequence[int]) -> Moves:
-    """Find out how to copy: in runs of channels that move alike, or in the repeating order of a grouped shift.
+    """Group channels for copying: runs of equal displacements, or the repeating order of a grouped shift.
 
     >>> moves_of([0, 0, 1, 1], [0, 0, 0, 0]).slabs
     (Slab(start=0, stop=2, step=1, dy=0, dx=0), Slab(start=2, stop=4, step=1, dy=1, dx=0))
@@ -134,12 +134,12 @@ def _grid_of(slabs: list[Slab]) -> Grid | None:
 
 
 _KNOWN: dict[int, tuple[ref[Tensor], ref[Tensor], tuple[int, int], Moves]] = {}
-"""By the identity of dy, for as long as it lives. A dictionary of weak keys takes four times as long to ask."""
+"""Keyed by the identity of dy while it lives. A lookup in a WeakKeyDictionary takes four times as long."""
 
 
 def _moves(dy: Tensor, dx: Tensor) -> Moves:
-    """Prepare the moves once for as long as the displacements stay what they are."""
-    if dy.is_inference() or dx.is_inference():  # they have no version
+    """Return the moves for these displacements, cached until the tensors change."""
+    if dy.is_inference() or dx.is_inference():  # inference tensors have no version counter
         return _moves_of_bytes(_bytes(dy), _bytes(dx))
     versions, name = (dy._version, dx._version), id(dy)
     found = _KNOWN.get(name)
@@ -160,7 +160,7 @@ def _bytes(displacements: Tensor) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _moves_of_bytes(dy: bytes, dx: bytes) -> Moves:
-    """Learned displacements are rounded anew for every batch, and are mostly what they were."""
+    """Return the moves by value: learned displacements are rounded in every batch and rarely change."""
     return moves_of(*(np.frombuffer(d, np.int64).tolist() for d in (dy, dx)))
 
 
@@ -168,22 +168,22 @@ def _moves_of_bytes(dy: bytes, dx: bytes) -> Moves:
 
 
 def shift(x: Tensor, dy: Tensor, dx: Tensor, stride: int = 1) -> Tensor:
-    """Move channels by whole pixels: out[n, c, h, w] = x[n, c, s h + dy_c, s w + dx_c], 0 outside of the image.
+    """Move channels by whole pixels: out[n, c, h, w] = x[n, c, s h + dy_c, s w + dx_c], 0 outside the image.
 
-    ``(n, c, h, w)`` becomes ``(n, c, ceil(h / s), ceil(w / s))``; `dy` and `dx` are whole numbers (c,).
+    ``(n, c, h, w)`` to ``(n, c, ceil(h / s), ceil(w / s))``; `dy` and `dx` are integer tensors (c,).
 
     >>> shift(torch.arange(4.).view(1, 1, 2, 2), torch.tensor([1]), torch.tensor([0]))[0, 0].tolist()
     [[2.0, 3.0], [0.0, 0.0]]
     """
     if torch.is_grad_enabled() and x.requires_grad:
         return _Shift.apply(x, dy, dx, stride)  # type: ignore[no-any-return]
-    if _nobody_watches(x):
+    if _can_skip_dispatcher(x):
         return _shift(x, dy, dx, stride)
     return torch.ops.slimcnn.shift(x, dy, dx, stride)  # type: ignore[no-any-return]
 
 
-def _nobody_watches(x: Tensor) -> bool:
-    """Tell whether the way through the dispatcher, some microseconds, would be for nothing."""
+def _can_skip_dispatcher(x: Tensor) -> bool:
+    """Return whether no mode, subclass or compiler needs the dispatcher call, which costs some microseconds."""
     watched = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
     return not watched and type(x) is Tensor and not torch.compiler.is_compiling()
 
@@ -239,14 +239,14 @@ def _moved(x: Tensor, moves: Moves, stride: int) -> Tensor:
 
 
 def _too_short(x: Tensor, moves: Moves, slabs: int) -> bool:
-    """Tell whether copies, each of a few numbers, would take longer than products with ones and zeros."""
+    """Return whether the copies would be so small that a convolution is faster."""
     if x.is_contiguous():
         return moves.grid is None and x.numel() <= SMALL // 2
     return x.shape[1] < FEWEST_TOGETHER * slabs
 
 
 def _in_long_runs(x: Tensor, moves: Moves, slabs: tuple[Slab, ...]) -> Tensor:
-    """Move whole slabs as runs of memory, and put zeros where rows or columns have wrapped around."""
+    """Move whole slabs as runs of memory, then zero what has wrapped around from neighboring rows."""
     n, c, h, w = x.shape
     out = torch.empty_like(x)
     if all(slab.step == 1 for slab in slabs):
@@ -271,13 +271,13 @@ def _in_long_runs(x: Tensor, moves: Moves, slabs: tuple[Slab, ...]) -> Tensor:
 
 
 def _clear(part: Tensor, axis: int, d: int) -> None:
-    """Put zeros where a move by `d` along an axis has brought what was outside of the image."""
+    """Zero the border that a move by `d` along an axis fills from outside the image."""
     if d:
         part.narrow(axis, 0 if d < 0 else part.shape[axis] - d, abs(d)).zero_()
 
 
 def _clear_grid(out: Tensor, grid: Grid) -> None:
-    """Do the same for all channels that move alike along an axis at once."""
+    """Zero these borders for a grid, all channels with the same displacement along an axis at once."""
     n, _, h, w = out.shape
     k, m = grid.kernel, grid.channels
     window = out[:, : k * k * m].view(n, *((m, k, k) if grid.interleaved else (k, k, m)), h, w)
@@ -290,7 +290,7 @@ def _clear_grid(out: Tensor, grid: Grid) -> None:
 
 
 def _as_a_view(x: Tensor, grid: Grid, stride: int) -> Tensor:
-    """Copy once out of a padded image, of which the moved channels are a view with strides of its own."""
+    """Shift with one copy: the moved channels are a strided view of the padded image."""
     n, c, h, w = x.shape
     k, m, half = grid.kernel, grid.channels, grid.kernel // 2
     padded = F.pad(x, (half, half, half, half))
@@ -317,7 +317,7 @@ Window = tuple[slice, slice, slice, slice]
 
 
 def _windows(slab: Slab, size: Sequence[int], made: Sequence[int], stride: int) -> tuple[Window, Window]:
-    """Where a slab is read in an image, and where what is read is written."""
+    """Return the slices of a slab to read from the image and to write in the output."""
     channels = slice(slab.start, slab.stop, slab.step)
     read, written = [], []
     for d, whole, out in zip((slab.dy, slab.dx), size, made, strict=True):
@@ -330,11 +330,11 @@ def _windows(slab: Slab, size: Sequence[int], made: Sequence[int], stride: int) 
 
 
 def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up."""
+    """Return a / b, rounded up."""
     return -(-a // b)
 
 
-# --- by any numbers ---------------------------------------------------------------------------------------------------
+# --- by fractions of pixels -------------------------------------------------------------------------------------------
 
 
 def kernel_of(dy: Tensor, dx: Tensor, radius: int) -> Tensor:
@@ -357,16 +357,15 @@ def kernel_of(dy: Tensor, dx: Tensor, radius: int) -> Tensor:
 
 
 def reach(dy: Tensor, dx: Tensor) -> int:
-    """Count the pixels from the center to the farthest that is read at these displacements."""
+    """Return the kernel radius that bilinear sampling at these displacements needs, at least 1."""
     both = torch.stack([dy.detach(), dx.detach()])
     return max(1, int(torch.maximum(-both.floor(), both.floor() + 1).max())) if both.numel() else 1
 
 
 def interpolate(x: Tensor, dy: Tensor, dx: Tensor, stride: int = 1) -> Tensor:
-    """Move channels by any numbers of pixels, bilinearly: ``(n, c, h, w)`` to ``(n, c, ceil(h / s), ceil(w / s))``.
+    """Move channels by fractional displacements, bilinearly: ``(n, c, h, w)`` to ``(n, c, ceil(h/s), ceil(w/s))``.
 
-    out[n, c, h, w] = sum_ij k_c[i, j] x[n, c, s h + i, s w + j] with the kernels of `kernel_of`, 0 outside of the
-    image.
+    out[n, c, h, w] = sum_ij k_c[i, j] x[n, c, s h + i, s w + j] with the kernels of `kernel_of`, 0 outside the image.
 
     >>> interpolate(torch.tensor([[[[0., 4.]]]]), torch.tensor([0.]), torch.tensor([0.25])).flatten().tolist()
     [1.0, 3.0]
@@ -392,7 +391,7 @@ class _Interpolate(torch.autograd.Function):
 def interpolated_back(
     gradient: Tensor, x: Tensor, dy: Tensor, dx: Tensor, stride: int, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Give the gradients of `interpolate` with respect to the image and to the displacements."""
+    """Return the gradients of `interpolate` with respect to the image and to the displacements."""
     with torch.enable_grad():
         pair = dy.detach().requires_grad_(), dx.detach().requires_grad_()
         kernel = kernel_of(*pair, reach(dy, dx))

@@ -1,18 +1,18 @@
-"""Shift layers: they move channels instead of convolving them, and leave all learning to the 1x1 convolutions.
+"""Shift layers: they move channels in space instead of convolving them; 1x1 convolutions do the rest.
 
 ===============  =============================================  ==========================================
 layer            displacements                                  source
 ===============  =============================================  ==========================================
 `GroupedShift`   whole pixels, the same number of channels for  Wu et al. 2018, ShiftNet, arXiv 1711.08141
-                 every place of a k x k window
+                 every position of a k x k window
 `ActiveShift`    real numbers, learned, bilinear                Jeon, Kim 2018, arXiv 1806.07370
 `SparseShift`    real numbers, learned, rounded, few nonzero    Chen et al. 2019, FE-Net, arXiv 1903.05285
 `AddressShift`   one pixel up, down, left or right              He et al. 2019, AddressNet, arXiv 1809.08458
 `ChannelShift`   along the channels, not over space             He et al. 2019, AddressNet, arXiv 1809.08458
 ===============  =============================================  ==========================================
 
-All but the last have one displacement (dy, dx) per channel: out[h, w] = in[h + dy, w + dx], zeros outside. They are
-tensors that lose their entries when channels are cut.
+All but the last have one displacement (dy, dx) per channel: out[h, w] = in[h + dy, w + dx], zeros outside. The
+displacements are tensors (c,); pruning channels prunes them, too.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ Order = Literal["interleaved", "blocks"]
 
 
 def grouped_displacements(channels: int, kernel: int, order: Order = "interleaved") -> tuple[list[int], list[int]]:
-    """Share channels out over a k x k window: dy and dx of every channel (Wu et al. 2018, section 3.1).
+    """Distribute channels over a k x k window: dy and dx of every channel (Wu et al. 2018, section 3.1).
 
     With g = k² and m = floor(C / g), channel c < g m of `"interleaved"` (the authors' code) has dx = c mod k -
     floor(k / 2) and dy = floor(c / k) mod k - floor(k / 2); the others do not move. `"blocks"` is the same with
-    channels renamed: m that move alike lie together.
+    channels permuted: the m channels with the same displacement are adjacent.
 
     Raises:
-        ModelError: the kernel is not odd, or the order is neither of the two.
+        ModelError: the kernel is not odd, or the order is unknown.
 
     >>> grouped_displacements(10, 3)
     ([-1, -1, -1, 0, 0, 0, 1, 1, 1, 0], [-1, 0, 1, -1, 0, 1, -1, 0, 1, 0])
     """
     if isinstance(kernel, bool) or not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
-        raise ModelError(f"kernel={kernel!r} is impossible: a window of shifts is 1, 3, 5 ... pixels wide")
+        raise ModelError(f"kernel={kernel!r} is invalid: it must be a positive odd integer (1, 3, 5 ...)")
     if order not in ("interleaved", "blocks"):
-        raise ModelError(f"order={order!r} is impossible: choose 'interleaved' or 'blocks'")
+        raise ModelError(f"order={order!r} is invalid: choose 'interleaved' or 'blocks'")
     each, half = channels // kernel**2, kernel // 2
     places = [c % kernel**2 if order == "interleaved" else c // each for c in range(each * kernel**2)]
     still = [0] * (channels - len(places))
@@ -52,10 +52,10 @@ def grouped_displacements(channels: int, kernel: int, order: Order = "interleave
 
 
 class FixedShift(nn.Module):
-    """Move every channel by whole pixels that are given: ``(n, c, h, w)`` to ``(n, c, ceil(h/s), ceil(w/s))``.
+    """Move every channel by a fixed number of pixels: ``(n, c, h, w)`` to ``(n, c, ceil(h/s), ceil(w/s))``.
 
-    No parameters; `dy` and `dx` are buffers (c,). With a stride, only the pixels that are kept are moved: the same
-    as a 1x1 convolution with that stride behind it.
+    It has no parameters; `dy` and `dx` are buffers (c,). With a stride, only the pixels that are kept are moved. The
+    result is the same as with the stride in a following 1x1 convolution.
     """
 
     dy: Tensor
@@ -71,19 +71,19 @@ class FixedShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Move the channels of `x`."""
         _check(x, self.dy, self)
-        if _exporting():  # in other runtimes a depthwise convolution is faster than copies
+        if _exporting():  # in other runtimes, a depthwise convolution is faster than copies
             return _convolved(x, kernel_of(self.dy.to(x.dtype), self.dx.to(x.dtype), self.radius), self.stride)
         return shift(x, self.dy, self.dx, self.stride)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The text shown by `print(model)`."""
         return f"{len(self.dy)}, radius={self.radius}, stride={self.stride}"
 
 
 class GroupedShift(FixedShift):
-    """Grouped shift (Wu et al. 2018, arXiv 1711.08141): channels are shared out over a k x k window.
+    """Grouped shift (Wu et al. 2018, arXiv 1711.08141): channels are distributed over a k x k window.
 
-    See `grouped_displacements`. Copies of channels, no products; far quicker than a depthwise convolution.
+    See `grouped_displacements`. It copies channels and multiplies nothing, far faster than a depthwise convolution.
 
     >>> GroupedShift(18, kernel=3)(torch.ones(1, 18, 5, 5)).shape
     torch.Size([1, 18, 5, 5])
@@ -96,7 +96,7 @@ class GroupedShift(FixedShift):
 class AddressShift(FixedShift):
     """Address shift (He et al. 2019, arXiv 1809.08458): a quarter of the channels moves one pixel in each direction.
 
-    Up, down, left, right, in blocks of floor(C / 4); what remains does not move.
+    Up, down, left, right, in blocks of floor(C / 4); the remaining channels do not move.
 
     >>> AddressShift(5).dy.tolist(), AddressShift(5).dx.tolist()
     ([1, -1, 0, 0, 0], [0, 0, 1, -1, 0])
@@ -110,10 +110,10 @@ class AddressShift(FixedShift):
 
 
 class ChannelShift(nn.Module):
-    """Channel shift (He et al. 2019, arXiv 1809.08458): the last of g groups of channels comes first.
+    """Channel shift (He et al. 2019, arXiv 1809.08458): the last of g groups of channels moves to the front.
 
-    ``(n, c, h, w)`` stays; between grouped convolutions it brings channels to other groups, as a shuffle does, by two
-    copies. `ModelError` if c is no multiple of g.
+    The shape ``(n, c, h, w)`` stays. Between grouped convolutions it moves channels to other groups, like a shuffle,
+    with two copies. Raises `ModelError` if c is not a multiple of g.
 
     >>> ChannelShift(2)(torch.arange(4.).view(1, 4, 1, 1)).flatten().tolist()
     [2.0, 3.0, 0.0, 1.0]
@@ -122,23 +122,23 @@ class ChannelShift(nn.Module):
     def __init__(self, groups: int = 2) -> None:
         super().__init__()
         if groups < 2:
-            raise ModelError(f"groups={groups} is impossible: channels go round between at least two groups")
+            raise ModelError(f"groups={groups} is invalid: a channel shift needs at least two groups")
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Move the groups on by one."""
+        """Rotate the groups by one."""
         if x.shape[1] % self.groups:
-            raise ModelError(f"{x.shape[1]} channels cannot be parted into {self.groups} equal groups")
+            raise ModelError(f"{x.shape[1]} channels cannot be divided into {self.groups} equal groups")
         *front, last = x.chunk(self.groups, 1)
         return torch.cat([last, *front], 1)
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The text shown by `print(model)`."""
         return str(self.groups)
 
 
 class LearnedShift(nn.Module):
-    """What active and sparse shift share: learned displacements `dy`, `dx`, parameters (c,) in pixels."""
+    """Base class of active and sparse shift: learned displacements `dy`, `dx`, parameters (c,) in pixels."""
 
     def __init__(self, channels: int, stride: int, reach: float) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class LearnedShift(nn.Module):
         return 1 if self.dy.is_meta else reach(self.dy, self.dx)
 
     def train(self, mode: bool = True) -> Any:
-        """Also take notice of how far the displacements reach: an exported network's kernels have fixed sizes."""
+        """Set the mode and update `radius`, because the kernels of an exported network have fixed sizes."""
         self.radius = self._reach()
         return super().train(mode)
 
@@ -160,18 +160,18 @@ class LearnedShift(nn.Module):
         self.radius = self._reach()
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The text shown by `print(model)`."""
         return f"{len(self.dy)}, stride={self.stride}"
 
 
 class ActiveShift(LearnedShift):
-    """Active shift (Jeon, Kim 2018, arXiv 1806.07370): displacements (alpha, beta) per channel are learned.
+    """Active shift (Jeon, Kim 2018, arXiv 1806.07370): one learned displacement (alpha, beta) per channel.
 
-    Bilinear sampling with zeros outside; they start from U(-1, 1). As in the paper, the gradient of every pair
-    (alpha, beta) is normalized to length 1 and the learning rate is lower, by the factor `rate`; None leaves
-    gradients as they are. Parameters with one axis never decay in our training.
+    Bilinear sampling with zeros outside; displacements start from U(-1, 1). As in the paper, the gradient of every
+    pair (alpha, beta) is normalized to length 1 and the learning rate is lowered by the factor `rate`; None leaves
+    gradients unchanged. Our training applies no weight decay to parameters with one axis.
 
-    ``(n, c, h, w)`` becomes ``(n, c, ceil(h / s), ceil(w / s))``.
+    ``(n, c, h, w)`` to ``(n, c, ceil(h / s), ceil(w / s))``.
 
     >>> ActiveShift(4)(torch.ones(1, 4, 6, 6)).shape
     torch.Size([1, 4, 6, 6])
@@ -205,14 +205,14 @@ class _UnitGradient(torch.autograd.Function):
 
 
 class SparseShift(LearnedShift):
-    """Sparse shift (Chen et al. 2019, arXiv 1903.05285): learned displacements that are rounded, and mostly nothing.
+    """Sparse shift (Chen et al. 2019, arXiv 1903.05285): learned displacements, rounded and mostly zero.
 
-    Forward and for the gradient of the image, the displacement is round(alpha), round(beta); their own gradient is
-    that of bilinear sampling at (alpha, beta) as they are, plus `penalty` times their sign: an L1 penalty on
-    displacements, so that a channel moves only if that helps. They start from U(-1, 1) (the paper does not say how),
-    and halves are rounded to even.
+    The forward pass and the gradient of the image use round(alpha), round(beta). The gradient of the displacements is
+    that of bilinear sampling at the unrounded (alpha, beta), plus `penalty` times their sign: an L1 penalty, so that a
+    channel moves only if that helps. Displacements start from U(-1, 1) (the paper does not specify this); halves are
+    rounded to even.
 
-    ``(n, c, h, w)`` becomes ``(n, c, ceil(h / s), ceil(w / s))``.
+    ``(n, c, h, w)`` to ``(n, c, ceil(h / s), ceil(w / s))``.
 
     >>> layer = SparseShift(4)
     >>> layer.moving() <= 1.0
@@ -222,7 +222,7 @@ class SparseShift(LearnedShift):
     def __init__(self, channels: int, stride: int = 1, penalty: float = 4e-5) -> None:
         super().__init__(channels, stride, reach=1.0)
         if penalty < 0:
-            raise ModelError(f"penalty={penalty} is impossible: it is at least 0")
+            raise ModelError(f"penalty={penalty} is invalid: it must be at least 0")
         self.penalty = penalty
 
     def forward(self, x: Tensor) -> Tensor:
@@ -236,12 +236,12 @@ class SparseShift(LearnedShift):
         return shift(x, self.dy.detach().round().long(), self.dx.detach().round().long(), self.stride)
 
     def moving(self) -> float:
-        """Tell the share of channels that move."""
+        """Return the fraction of channels that move."""
         moved = (self.dy.detach().round() != 0) | (self.dx.detach().round() != 0)
         return float(moved.float().mean()) if len(moved) else 0.0
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The text shown by `print(model)`."""
         return f"{super().extra_repr()}, penalty={self.penalty:g}"
 
 
@@ -264,7 +264,7 @@ class _SparseShift(torch.autograd.Function):
 
 
 def freeze_displacements(model: nn.Module) -> int:
-    """Stop learning displacements, as the papers do half-way through; in place; tells in how many layers.
+    """Stop learning displacements, in place, as the papers do halfway through training; return the number of layers.
 
     >>> freeze_displacements(nn.Sequential(SparseShift(4), nn.ReLU()))
     1
@@ -286,13 +286,12 @@ def _exporting() -> bool:
 
 def _checked_stride(stride: int) -> int:
     if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-        raise ModelError(f"stride={stride!r} is impossible: it is a whole number of at least 1")
+        raise ModelError(f"stride={stride!r} is invalid: it must be an integer of at least 1")
     return stride
 
 
 def _check(x: Tensor, displacements: Tensor, layer: nn.Module) -> None:
     if x.dim() != 4 or x.shape[1] != displacements.shape[0]:
         raise ModelError(
-            f"{type(layer).__name__} moves {len(displacements)} channels of images (n, c, h, w): "
-            f"it was given {tuple(x.shape)}"
+            f"{type(layer).__name__} expects images (n, {len(displacements)}, h, w), found {tuple(x.shape)}"
         )

@@ -1,1 +1,1 @@
-"""Convolutions and linear layers as linear maps: what they read and make on images, and what would do better."""
+"""Convolutions and linear layers as linear maps: their inputs and outputs on images, and least-squares refits."""

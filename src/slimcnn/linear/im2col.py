@@ -1,4 +1,4 @@
-"""What a layer reads and makes, as rows of numbers: every output position with the inputs that it is computed from."""
+"""Express a layer as a matrix product (im2col): one row of inputs and one of outputs for each output position."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from slimcnn.linear.layers import LinearLayer
 from slimcnn.linear.layerwise_replay import ReplayedOp
 
 ROWS = 32768
-"""Rows that a layer is looked at in, where there are so many; eight for each of its inputs if that is more."""
+"""Maximum number of rows used for a layer; eight rows per input feature if that is more."""
 
 MOST_INPUTS = 8192
-"""With more inputs than these the normal equations of a layer would not fit into memory (512 MiB)."""
+"""Maximum number of input features of a layer: its normal equations then take 512 MiB."""
 
 
 def rows_of(
     layer: LinearLayer, weight: Tensor, operation: ReplayedOp, batch: int, images: int
 ) -> tuple[Tensor, Tensor]:
-    """Gather what a layer reads of a batch, as `inputs_at`, and at which positions: `ROWS` of all `images` together."""
+    """Return a layer's inputs for a batch (see `inputs_at`) and their output positions; `ROWS` bounds all `images`."""
     x = operation.args[1] if len(operation.args) == 3 else operation.args[0]  # addmm begins with its bias
     x, made = (by_image(layer, tensor, batch) for tensor in (x, operation.out))
     most = -(-max(ROWS, 8 * as_matrix(layer, weight).shape[2]) // images)
@@ -31,14 +31,14 @@ def rows_of(
 
 
 def by_image(layer: LinearLayer, tensor: Tensor, images: int) -> Tensor:
-    """Part the rows that a linear layer saw by image: (n * t, f) -> (n, t, f)."""
+    """Split the rows of a linear layer by image: (n * t, f) -> (n, t, f)."""
     if layer.convolution or len(tensor) == images:
         return tensor
     return tensor.reshape(images, -1, tensor.shape[-1])
 
 
 def positions_of(layer: LinearLayer, made: Tensor, most: int) -> Tensor:
-    """Choose at most so many output positions of one sample, spread at random but always the same.
+    """Choose at most `most` output positions of one sample, at random with a fixed seed.
 
     `made` is the layer's output, (n, c, ...) or (..., features).
     """
@@ -49,7 +49,7 @@ def positions_of(layer: LinearLayer, made: Tensor, most: int) -> Tensor:
 
 
 def inputs_at(layer: LinearLayer, x: Tensor, weight: Tensor, made: Tensor, positions: Tensor) -> Tensor:
-    """Gather what the layer reads at output positions: (groups, n, positions, features), features as in `as_matrix`.
+    """Return the layer's inputs at output positions: (groups, n, positions, features), features as in `as_matrix`.
 
     >>> x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
     >>> layer = LinearLayer("weight", None, 0, (2, 2), (1, 1), (1, 1), (0, 0))
@@ -79,32 +79,32 @@ def inputs_at(layer: LinearLayer, x: Tensor, weight: Tensor, made: Tensor, posit
             reach = layer.padding[axis] + spans[axis] - reach
         where = where * length + place[axis][:, None] * steps[axis] + reach
     found = padded.flatten(2)[:, :, where]  # (n, c, positions, kernel)
-    return _parted(found, 1, layer).permute(1, 0, 3, 2, 4).flatten(3)
+    return _split_groups(found, 1, layer).permute(1, 0, 3, 2, 4).flatten(3)
 
 
 def outputs_at(layer: LinearLayer, made: Tensor, positions: Tensor) -> Tensor:
-    """Gather what comes out at positions: (groups, n, positions, channels of a group)."""
+    """Return the layer's outputs at positions: (groups, n, positions, channels of a group)."""
     if not layer.convolution:
         return made.reshape(1, made.shape[0], -1, made.shape[-1])[:, :, positions]
     found = made.flatten(2)[:, :, positions.to(made.device)]
-    return _parted(found, 1, layer).permute(1, 0, 3, 2)
+    return _split_groups(found, 1, layer).permute(1, 0, 3, 2)
 
 
 def as_matrix(layer: LinearLayer, weight: Tensor) -> Tensor:
-    """See a weight as matrices (groups, channels out of a group, features): outputs = inputs @ matrix.T."""
+    """Reshape a weight to matrices (groups, output channels of a group, features): outputs = inputs @ matrix.T."""
     if layer.transposed:
-        return _parted(weight, 0, layer).transpose(1, 2).flatten(2)
-    return _parted(weight, 0, layer).flatten(2)
+        return _split_groups(weight, 0, layer).transpose(1, 2).flatten(2)
+    return _split_groups(weight, 0, layer).flatten(2)
 
 
 def as_weight(layer: LinearLayer, matrix: Tensor, shape: torch.Size) -> Tensor:
-    """See matrices as a weight again: the inverse of `as_matrix`."""
+    """Reshape matrices to a weight: the inverse of `as_matrix`."""
     if layer.transposed:
         return matrix.view(*matrix.shape[:2], shape[0] // layer.groups, -1).transpose(1, 2).reshape(shape)
     return matrix.reshape(shape)
 
 
-def _parted(tensor: Tensor, axis: int, layer: LinearLayer) -> Tensor:
-    """Part an axis by the groups of the layer."""
+def _split_groups(tensor: Tensor, axis: int, layer: LinearLayer) -> Tensor:
+    """Split an axis by the groups of the layer."""
     sizes = list(tensor.shape)
     return tensor.reshape(*sizes[:axis], layer.groups, sizes[axis] // layer.groups, *sizes[axis + 1 :])

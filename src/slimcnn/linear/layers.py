@@ -1,4 +1,4 @@
-"""The layers of a network that can be solved anew, read off one run: what they do, and what follows them."""
+"""Find the layers of a network that can be refitted by least squares, from one traced run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slimcnn.linear.op_trace import RecordedOp, Version, names_of_tensors, recor
 
 @dataclass(frozen=True)
 class Norm:
-    """The batch norm right behind a layer, by the names of its tensors."""
+    """The batch norm directly after a layer: the names of its tensors."""
 
     mean: str
     variance: str
@@ -23,43 +23,43 @@ class Norm:
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """A convolution or linear layer whose weight is a parameter of the network, used once."""
+    """A convolution or linear layer whose weight is a parameter that is used once."""
 
     weight: str
     bias: str | None
     operation: int
-    """The number of its operation in a run (see `stretches.computes`)."""
+    """The number of its operation in a run (see `layerwise_replay.computes`)."""
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     extra: tuple[int, ...] = ()
-    """What a transposed convolution's output has more at the end."""
+    """Output padding of a transposed convolution."""
     transposed: bool = False
     groups: int = 1
     norm: Norm | None = None
     added: int | None = None
-    """The operation that adds what comes out of the layer, or of its norm, to something else of the same shape."""
+    """The operation that adds the output of the layer, or of its norm, to another tensor of the same shape."""
     placed: bool = False
-    """What is added was put at its places of a stream first (see `slimcnn.scatter`)."""
+    """The output was scattered into a stream before the sum (see `slimcnn.scatter`)."""
 
     @property
     def convolution(self) -> bool:
-        """Whether it is a convolution; else a linear layer."""
+        """Whether it is a convolution, not a linear layer."""
         return bool(self.stride)
 
     @property
     def made_axis(self) -> int:
-        """The weight's axis of the channels that come out; in groups, of those of one group if transposed."""
+        """The weight's output-channel axis; for a grouped transposed convolution, the channels of one group."""
         return 1 if self.transposed else 0
 
     @property
     def read_axis(self) -> int:
-        """The weight's axis of the channels that go in."""
+        """The weight's input-channel axis."""
         return 0 if self.transposed else 1
 
 
 def layers_of(model: nn.Module, example: Any) -> dict[str, LinearLayer]:
-    """Find the layers of a network in eval mode that can be solved anew, by the names of their weights, in order.
+    """Return the layers of a network in eval mode that can be refitted, by the names of their weights, in order.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
@@ -74,7 +74,7 @@ def layers_of(model: nn.Module, example: Any) -> dict[str, LinearLayer]:
         for version in set(step.reads):
             readers[version].append(number)
     for version in recorder.versions_of(outputs):
-        readers[version].append(len(recorder.steps))  # whoever called the network
+        readers[version].append(len(recorder.steps))  # the caller of the network
     found: dict[str, list[LinearLayer]] = defaultdict(list)
     turned: dict[int, str] = {}
     for step in recorder.steps:
@@ -88,9 +88,9 @@ def layers_of(model: nn.Module, example: Any) -> dict[str, LinearLayer]:
 
 
 def readers_of(model: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
-    """Name, for every convolution, those that read what it makes and nothing that was added or joined to it.
+    """Return, for every convolution, the convolutions that read its output and nothing added or concatenated to it.
 
-    Norms, pooling and element-wise functions may lie between. Of convolutions in groups none is named.
+    Norms, pooling and elementwise functions may lie between. Grouped convolutions are not listed as readers.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
@@ -115,13 +115,13 @@ def readers_of(model: nn.Module, example: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _only_used_here(layer: LinearLayer, step: RecordedOp, readers: dict[Version, list[int]]) -> bool:
-    """Ask whether nothing else reads the weight."""
+    """Whether no other operation reads the weight."""
     place = 1 if layer.convolution or layer.bias is None else 2
     return all(len(readers[version]) == 1 for version in step.reads[place : place + 1])
 
 
 def _unshared(layer: LinearLayer, step: RecordedOp, readers: dict[Version, list[int]]) -> str | None:
-    """Name the bias if no other layer has the same one."""
+    """Return the name of the bias if no other layer shares it."""
     if layer.bias is None:
         return None
     return layer.bias if len(readers[step.reads[2 if layer.convolution else 0]]) == 1 else None
@@ -150,7 +150,7 @@ def _with_followers(
     readers: dict[Version, list[int]],
     names: dict[int, str],
 ) -> LinearLayer:
-    """Add the norm and the sum that come right behind a layer, where nothing else reads what it makes."""
+    """Add the norm and the sum directly after a layer, if no other operation reads its output."""
     made = step.makes[0]
     if len(readers[made]) != 1 or readers[made][0] == len(steps):
         return layer
@@ -179,7 +179,7 @@ def _with_followers(
 
 
 def _adds_two(step: RecordedOp) -> bool:
-    """Ask whether an operation adds two different tensors of one shape."""
+    """Whether an operation adds two different tensors of the same shape."""
     if step.kind != "sum" or len(step.args) != 2 or not step.plain or len(set(step.reads)) != 2:
         return False
     return all(isinstance(a, Tensor) and a.shape == step.args[0].shape for a in step.args)

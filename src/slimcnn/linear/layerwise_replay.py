@@ -1,11 +1,11 @@
-"""Run a network over many batches a stretch at a time, computing every operation only once for each batch.
+"""Layerwise replay: run a network over many batches in stretches, and compute every operation once for each batch.
 
-Layers are solved in the order of the network, each on the outputs of those solved before it. Running the network
-anew for every layer would cost the square of its depth. So the tensors that are alive at an operation are put on a
-shelf, and the next stretch begins there: what lies before is walked through with stand-ins that nobody computes.
+Layers are refitted in network order, each on the outputs of the refitted layers before it. Rerunning the network for
+every layer would cost the square of its depth. Instead, the tensors that are alive at an operation are stored, and the
+next stretch starts there: all earlier operations return placeholders and are not computed.
 
-Operations are numbered by `computes`: views, copies and constants do not count, since PyTorch makes more or fewer of
-them for batches of other sizes.
+Operations are numbered by `computes`: views, copies and constants do not count, since their number depends on the batch
+size.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_u
 from slimcnn.graph.operations import name_of, operation
 
 INPUT = (-1, 0)
-"""The place of the batch itself among the results of operations."""
+"""The place of the input batch."""
 
 Place = tuple[int, int]
-"""(place of the operation among all, number of its result)."""
+"""The place of a tensor: (index of the operation among all, index of its result)."""
 
 READ_NUMBERS = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
-"""What reads a tensor's numbers unseen: a network that does so cannot be walked through with stand-ins."""
+"""Functions that read a tensor's values outside the dispatcher: networks that call them cannot run on placeholders."""
 
 
 def computes(func: Any, arguments: Iterable[Any]) -> bool:
-    """Ask whether an operation counts: it computes something from tensors, and is no view and no copy.
+    """Return whether an operation counts: it computes something from tensors, and is not a view or copy.
 
     >>> computes(torch.ops.aten.relu.default, (torch.ones(1),)), computes(torch.ops.aten.t.default, (torch.ones(1, 1),))
     (True, False)
@@ -62,7 +62,7 @@ def _may_compute(func: Any) -> bool:
 
 @dataclass(frozen=True)
 class ReplayedOp:
-    """One operation of a run: what went in and what came out."""
+    """One operation of a run, with its inputs and outputs."""
 
     func: Any
     args: tuple[Any, ...]
@@ -70,12 +70,12 @@ class ReplayedOp:
 
 
 class Reached(BaseException):
-    """The run came to the end of its stretch."""
+    """The run reached the end of its stretch."""
 
 
 @dataclass(frozen=True)
-class _Form:
-    """What a tensor looks like from outside."""
+class _Layout:
+    """The layout of a tensor, without its memory."""
 
     size: torch.Size
     stride: tuple[int, ...]
@@ -85,11 +85,11 @@ class _Form:
     conjugate: bool = False
 
     @classmethod
-    def of(cls, tensor: Tensor) -> _Form:
+    def of(cls, tensor: Tensor) -> _Layout:
         offset = int(tensor.storage_offset())
         return cls(tensor.shape, tensor.stride(), offset, tensor.dtype, tensor.device, tensor.is_conj())
 
-    def stand_in(self) -> Tensor:
+    def placeholder(self) -> Tensor:
         return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
 
     def on(self, memory: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class _Form:
 
 
 class Shelf:
-    """Keeps lists of tensors by number: in memory up to a limit, beyond it in files."""
+    """Store lists of tensors by number: in memory up to a limit in bytes, beyond it in files."""
 
     def __init__(self, limit: int = 2**30) -> None:
         self.limit = limit
@@ -108,7 +108,7 @@ class Shelf:
         self._sweep: Callable[[], object] = lambda: None
 
     def put(self, number: int, tensors: list[Tensor]) -> None:
-        """Keep tensors in place of those that had this number."""
+        """Store tensors under a number, replacing earlier ones."""
         self._held.pop(number, None)
         if sum(t.nbytes for held in (*self._held.values(), tensors) for t in held) <= self.limit:
             self._held[number] = tensors
@@ -119,14 +119,14 @@ class Shelf:
         torch.save(tensors, self._file(number))
 
     def take(self, number: int) -> list[Tensor]:
-        """Give copies of what was put there."""
+        """Return copies of the tensors stored under a number."""
         if number in self._held:
             return [tensor.clone() for tensor in self._held[number]]
         found: list[Tensor] = torch.load(self._file(number), weights_only=True)
         return found
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         self._held.clear()
         self._sweep()
 
@@ -136,12 +136,12 @@ class Shelf:
 
 
 class LayerwiseReplay:
-    """Many batches on their way through one network; close it afterwards.
+    """Replay a network on many batches, stretch by stretch; a context manager.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).eval()
     >>> seen = []
-    >>> with LayerwiseReplay(net, [torch.ones(1, 2)]) as way:
-    ...     way.go(begin=1, end=1, wanted=[1], look=lambda batch, n, operation: seen.append((batch, n)))
+    >>> with LayerwiseReplay(net, [torch.ones(1, 2)]) as replay:
+    ...     replay.go(begin=1, end=1, wanted=[1], look=lambda batch, n, operation: seen.append((batch, n)))
     >>> seen
     [(0, 1)]
     """
@@ -149,14 +149,14 @@ class LayerwiseReplay:
     def __init__(self, model: nn.Module, batches: Sequence[Tensor], limit: int = 2**30) -> None:
         self.model = model
         self.begun = [0 for _ in batches]
-        """For every batch, the place of the operation at which the next stretch begins."""
+        """For every batch, the index (among all operations) at which the next stretch begins."""
         self.own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
         self._shelf = Shelf(limit)
-        self._inputs = [_Form.of(batch.clone()) for batch in batches]
-        self._alive: list[dict[Place, tuple[int, _Form]]] = [{INPUT: (0, form)} for form in self._inputs]
+        self._inputs = [_Layout.of(batch.clone()) for batch in batches]
+        self._alive: list[dict[Place, tuple[int, _Layout]]] = [{INPUT: (0, layout)} for layout in self._inputs]
         self.forms: list[list[Any]] = [[] for _ in batches]
-        """For every batch, the results of every operation, with forms in place of tensors."""
-        self._whole = bool(batches) and _reads_numbers(model, batches[0][:1])
+        """For every batch, the results of every operation, with layouts in place of tensors."""
+        self._whole = bool(batches) and _reads_values(model, batches[0][:1])
         for number, batch in enumerate(batches):
             self._shelf.put(number, [_memory(batch.clone())])
 
@@ -170,104 +170,103 @@ class LayerwiseReplay:
         self, begin: int, end: int, wanted: Collection[int], look: Callable[[int, int, ReplayedOp], None],
         batches: Iterable[int] | None = None,
     ) -> None:  # fmt: skip
-        """Run every batch on to operation `end`, and let the next stretch begin with operation `begin`.
+        """Run every batch (or only those in `batches`) up to operation `end`; the next stretch starts at `begin`.
 
-        Or only the batches with these numbers; every batch goes its own way. `look` is called with the number of the
-        batch, the number of the operation and the operation, for those of the `wanted` operations that are computed:
-        from where the last stretch let this one begin.
+        Batches are independent: each starts at the `begin` of its last call. `look(batch number, operation number,
+        operation)` is called for those `wanted` operations that are computed.
         """
         for number in range(len(self._inputs)) if batches is None else batches:
-            form, memories = self._inputs[number], self._shelf.take(number)
+            layout, memories = self._inputs[number], self._shelf.take(number)
             tensors = {place: here.on(memories[i]) for place, (i, here) in self._alive[number].items()}
-            walk = _Walk(self, number, tensors, -1 if self._whole else begin, end, wanted, look)
-            with suppress(Reached), torch.no_grad(), walk:
-                self.model(tensors.pop(INPUT) if INPUT in tensors else form.stand_in())
+            stretch = _Stretch(self, number, tensors, -1 if self._whole else begin, end, wanted, look)
+            with suppress(Reached), torch.no_grad(), stretch:
+                self.model(tensors.pop(INPUT) if INPUT in tensors else layout.placeholder())
 
     def keep(self, number: int, tensors: dict[Place, Tensor]) -> None:
-        """Put what is alive on the shelf, tensors that share memory together."""
+        """Store the tensors that are alive; memory that several tensors share is stored once."""
         memories: dict[int, tuple[int, Tensor]] = {}
         places = {}
         for place, tensor in tensors.items():
             memory = _memory(tensor)
             index, _ = memories.setdefault(memory.data_ptr(), (len(memories), memory))
-            places[place] = (index, _Form.of(tensor))
+            places[place] = (index, _Layout.of(tensor))
         self._alive[number] = places
         self._shelf.put(number, [memory.clone() for _, memory in memories.values()])
 
 
-class _Walk(TorchDispatchMode):
-    """One batch on one stretch: what lies before it is not computed, what is alive there is put in."""
+class _Stretch(TorchDispatchMode):
+    """Run one batch over one stretch: skip earlier operations and restore their stored results."""
 
     def __init__(
-        self, way: LayerwiseReplay, number: int, tensors: dict[Place, Tensor], begin: int, end: int,
+        self, replay: LayerwiseReplay, number: int, tensors: dict[Place, Tensor], begin: int, end: int,
         wanted: Collection[int], look: Callable[[int, int, ReplayedOp], None],
     ) -> None:  # fmt: skip
         super().__init__()  # type: ignore[no-untyped-call]
-        self._way, self._batch, self._forms = way, number, way.forms[number]
-        self._given = tensors
+        self._replay, self._batch, self._layouts = replay, number, replay.forms[number]
+        self._stored = tensors
         self._begin, self._end, self._wanted, self._look = begin, end, wanted, look
         self._next = self._number = 0
-        self._made: dict[Place, weakref.ref[Tensor]] = {}
+        self._results: dict[Place, weakref.ref[Tensor]] = {}
         if INPUT in tensors:
-            self._made[INPUT] = weakref.ref(tensors[INPUT])
+            self._results[INPUT] = weakref.ref(tensors[INPUT])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, n = kwargs or {}, self._next
-        passed, counts = n < self._way.begun[self._batch], computes(func, (*args, *kwargs.values()))
+        skipped, counts = n < self._replay.begun[self._batch], computes(func, (*args, *kwargs.values()))
         number = self._number if counts else -1
         self._next, self._number = n + 1, self._number + counts
-        if number == self._begin and counts and not passed:
-            self._put_on_shelf(n)
-        out = self._passed(n, func, args, kwargs) if passed else func(*args, **kwargs)
-        if not passed:
-            self._forms[n:] = [tree_map_only(Tensor, _Form.of, out)]
-        if number in self._wanted and not passed:
+        if number == self._begin and counts and not skipped:
+            self._store_alive(n)
+        out = self._skipped(n, func, args, kwargs) if skipped else func(*args, **kwargs)
+        if not skipped:
+            self._layouts[n:] = [tree_map_only(Tensor, _Layout.of, out)]
+        if number in self._wanted and not skipped:
             self._look(self._batch, number, ReplayedOp(func, args, out))
         if counts and number == self._end:
             raise Reached
-        if not passed and not _writes(func):
+        if not skipped and not _writes(func):
             for i, leaf in enumerate(tree_leaves(out)):
                 if isinstance(leaf, Tensor):
-                    self._made[n, i] = weakref.ref(leaf)
+                    self._results[n, i] = weakref.ref(leaf)
         return out
 
-    def _put_on_shelf(self, n: int) -> None:
-        self._way.begun[self._batch] = n
-        made = {place: tensor for place, known in self._made.items() if (tensor := known()) is not None}
-        own = self._way.own
-        self._way.keep(
-            self._batch, {p: t for p, t in made.items() if t.numel() and t.untyped_storage().data_ptr() not in own}
+    def _store_alive(self, n: int) -> None:
+        self._replay.begun[self._batch] = n
+        alive = {place: tensor for place, known in self._results.items() if (tensor := known()) is not None}
+        own = self._replay.own
+        self._replay.keep(
+            self._batch, {p: t for p, t in alive.items() if t.numel() and t.untyped_storage().data_ptr() not in own}
         )
 
-    def _passed(self, n: int, func: Any, args: Any, kwargs: Any) -> Any:
-        """Give what an operation returned when it was computed: what is alive, else something of that form."""
-        if torch.Tag.inplace_view in func.tags:  # it changes the shape, which nothing else knows of
+    def _skipped(self, n: int, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return the results of a skipped operation: stored tensors if alive, else placeholders of the same layout."""
+        if torch.Tag.inplace_view in func.tags:  # it changes the shape of its argument, so it must run
             return func(*args, **kwargs)
         if _writes(func):
             known = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
             return next(known[a.name] for a in func._schema.arguments if a.alias_info and a.alias_info.is_write)
-        if (n, 0) not in self._given and isinstance(self._forms[n], _Form) and _may_compute(func):
-            return self._forms[n].stand_in()
+        if (n, 0) not in self._stored and isinstance(self._layouts[n], _Layout) and _may_compute(func):
+            return self._layouts[n].placeholder()
         view = any(result.alias_info is not None for result in func._schema.returns)
-        leaves, form = tree_flatten(func(*args, **kwargs) if view else self._forms[n])
+        leaves, spec = tree_flatten(func(*args, **kwargs) if view else self._layouts[n])
         for i, leaf in enumerate(leaves):
-            if (n, i) in self._given:
-                leaves[i] = self._given.pop((n, i))
-                self._made[n, i] = weakref.ref(leaves[i])
-            elif isinstance(leaf, _Form):
-                leaves[i] = leaf.stand_in()
-        return tree_unflatten(leaves, form)
+            if (n, i) in self._stored:
+                leaves[i] = self._stored.pop((n, i))
+                self._results[n, i] = weakref.ref(leaves[i])
+            elif isinstance(leaf, _Layout):
+                leaves[i] = leaf.placeholder()
+        return tree_unflatten(leaves, spec)
 
 
 @cache
 def _writes(func: Any) -> bool:
-    """Ask whether an operation returns what it has written into."""
+    """Whether an operation returns the arguments that it wrote into."""
     aliases = [result.alias_info for result in func._schema.returns]
     return bool(aliases) and all(alias is not None and alias.is_write for alias in aliases)
 
 
-class _Asked(TorchFunctionMode):
-    """Notices that a network reads numbers."""
+class _ValueReads(TorchFunctionMode):
+    """Detect whether a network reads values of tensors (see `READ_NUMBERS`)."""
 
     found = False
 
@@ -276,14 +275,14 @@ class _Asked(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _reads_numbers(model: nn.Module, example: Tensor) -> bool:
-    asked = _Asked()
-    with torch.no_grad(), asked:
+def _reads_values(model: nn.Module, example: Tensor) -> bool:
+    value_reads = _ValueReads()
+    with torch.no_grad(), value_reads:
         model(example.clone())
-    return asked.found
+    return value_reads.found
 
 
 def _memory(tensor: Tensor) -> Tensor:
-    """See all of a tensor's memory as bytes."""
+    """View all of a tensor's memory as bytes."""
     storage = tensor.untyped_storage()
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage, 0, (storage.nbytes(),), (1,))

@@ -1,4 +1,4 @@
-"""One run of a network written down: every operation, what it reads and what it makes."""
+"""Trace one run of a network: every operation, with the tensors that it reads and produces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slimcnn.graph.operations import OperationKind, name_of, operation
 from slimcnn.linear.layerwise_replay import computes
 
 Version = tuple[int, int]
-"""A tensor (by `id`) and how often it was written into."""
+"""A tensor (by `id`) and the number of times it was written into."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,25 @@ class RecordedOp:
 
     name: str
     number: int
-    """Of operations that count."""
+    """Its index among the operations that count."""
     counts: bool
-    """Whether it computes something from tensors (see `stretches.computes`)."""
+    """Whether it computes something from tensors (see `layerwise_replay.computes`)."""
     args: tuple[Any, ...]
     plain: bool
-    """Nothing else was given."""
+    """It had no keyword arguments."""
     pointwise: bool
     reads: tuple[Version, ...]
     makes: tuple[Version, ...]
 
     @property
     def kind(self) -> OperationKind:
-        """What the table of operations calls it."""
+        """Its kind in the table of operations."""
         return operation(self.name).kind
 
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module: which steps it made, from `begin` to before `end`, of what, and what came out."""
+    """One call of a module: its steps from `begin` up to but not including `end`, its inputs and its outputs."""
 
     module: str
     begin: int
@@ -56,7 +56,7 @@ class ModuleCall:
 
 
 class Recorder(TorchDispatchMode):
-    """Writes every operation down; holds all tensors, so that no `id` is used twice."""
+    """Record every operation; hold all tensors, so that no `id` is reused."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -83,27 +83,27 @@ class Recorder(TorchDispatchMode):
         return out
 
     def versions_of(self, values: Any) -> tuple[Version, ...]:
-        """Tell which tensors these are, and how often each was written into until now."""
+        """Return the current versions of all tensors in `values`."""
         found = [t for t in tree_leaves(values) if isinstance(t, Tensor)]
         self._held += found
         return tuple((id(t), self._versions[id(t)]) for t in found)
 
 
 def record(model: nn.Module, example: Any) -> tuple[Recorder, list[Tensor]]:
-    """Run a network once without gradients; write down its operations, and the calls of its modules, inner ones first.
+    """Run a network once without gradients; record its operations and its module calls, inner calls first.
 
     >>> recorder, outputs = record(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.ones(1, 2))
     >>> [step.name for step in recorder.steps], [call.module for call in recorder.calls], outputs[0].shape
     (['clone', 't', 'addmm', 'relu'], ['0', '1', ''], torch.Size([1, 3]))
     """
     recorder = Recorder()
-    with torch.no_grad(), _calls_noted(model, recorder), recorder:
+    with torch.no_grad(), _record_calls(model, recorder), recorder:
         outputs = outputs_of(call_model(model, tree_map_only(Tensor, torch.clone, example)))
     return recorder, outputs
 
 
 @contextmanager
-def _calls_noted(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+def _record_calls(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     begun: list[tuple[int, tuple[Version, ...]]] = []
 
     def begin(_: nn.Module, inputs: Any, named: Any) -> None:
@@ -129,5 +129,5 @@ def _calls_noted(model: nn.Module, recorder: Recorder) -> Iterator[None]:
 
 
 def names_of_tensors(model: nn.Module) -> dict[int, str]:
-    """Name the parameters and buffers of a network by their `id`."""
+    """Return the names of a network's parameters and buffers by `id`."""
     return {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}

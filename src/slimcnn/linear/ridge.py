@@ -1,4 +1,4 @@
-"""Ridge regression from running sums, in float64: what a layer's weights have to change by."""
+"""Ridge regression from running sums, in float64: compute the change of a layer's weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 PENALTIES = tuple(10.0**k for k in range(-6, 2))
-"""Ridge penalties that are tried, as shares of the mean variance of an input."""
+"""Candidate ridge penalties, as fractions of the mean variance of an input."""
 
 
 @dataclass
 class Sums:
-    """Sums over rows x (inputs) and r (what the outputs lack), for every group of a layer.
+    """Sums over rows x (inputs) and r (residuals of the outputs), for every group of a layer.
 
     `xx` (groups, f, f), `xr` (groups, f, o), `rr` (groups, o), `x` (groups, f), `r` (groups, o). Memory does not grow
     with the number of rows.
@@ -28,7 +28,7 @@ class Sums:
 
     @classmethod
     def of(cls, x: Tensor, r: Tensor) -> Sums:
-        """Sum up rows: x (groups, rows, f), r (groups, rows, o)."""
+        """Compute the sums of rows x (groups, rows, f) and r (groups, rows, o)."""
         x, r = x.double(), r.double()
         return cls(x.shape[1], x.transpose(1, 2) @ x, x.transpose(1, 2) @ r, (r * r).sum(1), x.sum(1), r.sum(1))
 
@@ -37,7 +37,7 @@ class Sums:
         return Sums(**{name: mine[name] + others[name] for name in mine})
 
     def lack(self, change: Tensor | None = None, shift: Tensor | None = None) -> float:
-        """Sum the squares that are left of r when outputs change by `x @ change + shift`."""
+        """Return the sum of squared residuals when outputs change by `x @ change + shift`."""
         total = self.rr.sum()
         if change is not None and shift is not None:
             total = total - 2 * (change * self.xr).sum() + (change * (self.xx @ change)).sum()
@@ -47,10 +47,10 @@ class Sums:
 
 
 def solve(sums: Sums, penalty: float, shifting: bool) -> tuple[Tensor, Tensor]:
-    """Find the change (groups, f, o) and the shift (groups, o) that leave least of r: ridge regression.
+    """Solve ridge regression for the change (groups, f, o) and the shift (groups, o).
 
-    min sum ||r - change^T x - shift||^2 + n * penalty * v * ||change||^2, v the mean variance of an input; the shift
-    is zero without `shifting`.
+    min sum ||r - change^T x - shift||^2 + n * penalty * v * ||change||^2, where v is the mean variance of an input.
+    Without `shifting`, the shift is zero.
 
     >>> x = torch.randn(1, 50, 3, dtype=torch.float64)
     >>> true = torch.tensor([[[1.0], [2.0], [3.0]]], dtype=torch.float64)
@@ -66,26 +66,26 @@ def solve(sums: Sums, penalty: float, shifting: bool) -> tuple[Tensor, Tensor]:
     ridge = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device) * (scale * penalty)[:, None, None]
     factor, failed = torch.linalg.cholesky_ex(xx + ridge)
     change = torch.cholesky_solve(xr, factor)
-    change[failed > 0] = 0  # not positive definite with so small a penalty
+    change[failed > 0] = 0  # not positive definite: the penalty is too small
     shift = (sums.r - (sums.x[:, None] @ change)[:, 0]) / sums.n if shifting else torch.zeros_like(sums.r)
     return change, shift
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The best change that held-out rows approve of; None where no change is better."""
+    """The change that minimizes the held-out error; None if no change reduces it."""
 
     change: Tensor | None
     shift: Tensor | None
     penalty: float
     before: float
-    """Mean square of what was lacking in held-out rows ..."""
+    """Output MSE (summed over channels) on held-out rows without a change."""
     after: float
-    """... and what is lacking with the change that was found without them."""
+    """Output MSE (summed over channels) on held-out rows with the change fitted without them."""
 
 
 def best(fitted: Sums, held_out: Sums, shifting: bool) -> Solution:
-    """Choose the penalty by held-out rows, then fit on all; no change where doing nothing is as good."""
+    """Choose the penalty on held-out rows, then fit on all rows; no change unless it reduces the held-out error."""
     nothing = held_out.lack()
     found = {penalty: held_out.lack(*solve(fitted, penalty, shifting)) for penalty in PENALTIES}
     penalty = min(found, key=lambda p: found[p] if found[p] == found[p] else float("inf"))

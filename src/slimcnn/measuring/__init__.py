@@ -1,4 +1,4 @@
-"""Numbers with units: parameters, MACs, bytes, latency, and the machine they were measured on."""
+"""Measurements: parameters, MACs, bytes, latency, energy, and the environment they were taken in."""
 
 from slimcnn.measuring.counts import LayerCounts, Measurement, file_bytes, measure, state_bytes
 from slimcnn.measuring.energy import energy, why_no_energy

@@ -1,12 +1,12 @@
-"""How big a network is: parameters, MACs for one sample, bytes, running memory, layer by layer.
+"""The size of a network: parameters, MACs for one sample, bytes and running memory, layer by layer.
 
-MACs are the multiply-accumulates of convolutions, linear layers and matrix products (attention too), at batch 1,
-as `torch.utils.flop_counter` counts them: 1 MAC = 2 FLOPs. Bias, batch norm, activation and pooling count
-nothing; papers that count them print up to 9 % more. A `Measurement` names what ran and was not counted.
+MACs are the multiply-accumulates of convolutions, linear layers and matrix products (including attention) at batch 1,
+as `torch.utils.flop_counter` counts them: 1 MAC = 2 FLOPs. Bias, batch norm, activation and pooling count 0; papers
+that count them report up to 9 % more. `Measurement.not_counted` lists the operations that ran and were not counted.
 
-Running memory is the peak of the live activations at batch 1, operation by operation in the order in which the
-network's code runs them (see `lifetimes.py`). A runtime that fuses operations needs less, and its own working memory
-and the weights come on top.
+Running memory is the peak of the live activations at batch 1, with operations in the order in which the network's code
+runs them (see `lifetimes.py`). A runtime that fuses operations needs less. Weights and the runtime's working memory are
+extra.
 """
 
 from __future__ import annotations
@@ -31,58 +31,58 @@ from slimcnn.measuring.lifetimes import LifetimeWatch, peak, tensors_of
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """One layer's own share, without the layers inside it."""
+    """The counts of one layer, without the layers inside it."""
 
     name: str
     """As in `named_modules`; "" is the network itself."""
     kind: str
     input: tuple[int, ...] | None
-    """Shape at batch 1, at the first call; None for a layer that is never called as a module."""
+    """Shape at batch 1 in the first call; None for a layer that is never called as a module."""
     output: tuple[int, ...] | None
     params: int
-    """Parameters that belong to no layer above it in the table."""
+    """Parameters that no layer above it in the table has."""
     macs: int
-    """Of all calls together."""
+    """MACs of all calls."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """How big a network is; see the top of this file for what a MAC is."""
+    """The size of a network; the top of this file defines MACs and running memory."""
 
     params: int
-    """All parameters, trainable or not, shared ones once; running statistics are none."""
+    """All parameters, trainable or not, shared ones once; running statistics do not count."""
     macs: int
-    """Of one sample."""
+    """MACs of one sample."""
     bytes: int
-    """Of all tensors that a weights file would hold, shared ones once, without the file's header."""
+    """Bytes of all tensors in a weights file, shared ones once, without the file's header."""
     peak_memory: int
-    """Bytes of the live activations of one sample at their peak, in float32; weights are not included."""
+    """Peak bytes of the live activations of one sample in float32, without weights."""
     peak_memory_int8: int
-    """The same where every activation takes one byte instead of four."""
+    """The same with one byte per activation instead of four."""
     layers: tuple[LayerCounts, ...]
-    """Those with parameters or MACs; their numbers add up to `params` and `macs`."""
+    """All layers with parameters or MACs; they add up to `params` and `macs`."""
     not_counted: tuple[str, ...]
-    """Operations that ran, take time and count 0 MACs."""
+    """Operations that ran but count 0 MACs, although they take time."""
 
 
 def measure(model: nn.Module, example: Example) -> Measurement:
     """Count parameters, MACs, bytes and running memory of `model` by running it on the first sample of `example`.
 
-    `example` is a tensor ``(n, c, h, w)``, a tuple of tensors, or a dict for arguments by name. The model runs in
-    eval mode and is as before afterwards. An example that it does not accept raises `ModelError`.
+    `example` is a tensor ``(n, c, h, w)``, a tuple of tensors, or a dict of keyword arguments. The model runs in eval
+    mode; its state is restored afterwards. Raises `ModelError` for an example that the model does not accept.
 
     >>> size = measure(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), torch.ones(2, 3, 4, 4))
     >>> size.params, size.macs, size.bytes, size.not_counted
     (224, 3456, 896, ('relu',))
     >>> size.layers[0].output
     (1, 8, 4, 4)
-    >>> size.peak_memory  # during ReLU: 8 x 4 x 4 numbers read and as many made, four bytes each
+    >>> size.peak_memory  # during ReLU: 8 x 4 x 4 values read and as many written, four bytes each
     1024
     """
     sample = with_batch(example, 1)
     counter = FlopCounterMode(display=False, custom_mapping=MISSING)
     uncounted = _Uncounted()
-    with undisturbed(model), _open_attention():
+    with undisturbed(model), _unfused_attention():
         watch = LifetimeWatch([*model.parameters(), *model.buffers()], tensors_of(sample))
         with watch, uncounted, counter, _watching(model, counter) as calls:
             outputs = tensors_of(run(model, sample))
@@ -99,7 +99,7 @@ def measure(model: nn.Module, example: Example) -> Measurement:
 
 
 def state_bytes(model: nn.Module) -> int:
-    """Bytes of all tensors that a weights file would hold: parameters and buffers, shared ones once.
+    """Return the bytes of all tensors in a weights file: parameters and buffers, shared ones once.
 
     >>> state_bytes(nn.BatchNorm2d(2))  # four float32 pairs, and a counter of 8 bytes
     40
@@ -109,7 +109,7 @@ def state_bytes(model: nn.Module) -> int:
 
 
 def file_bytes(path: str | Path) -> int:
-    """Bytes of a file on disk."""
+    """Return the size of a file on disk in bytes."""
     return Path(path).stat().st_size
 
 
@@ -118,12 +118,12 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 
 MISSING = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-"""What `torch.utils.flop_counter` forgets: attention on a CPU counts 0 there (still so in torch 2.14)."""
+"""Operations that `torch.utils.flop_counter` lacks: it counts 0 for attention on a CPU (as of torch 2.14)."""
 
 
 @contextmanager
-def _open_attention() -> Iterator[None]:
-    """Attention step by step: PyTorch's fused operation for inference hides its products from every counter."""
+def _unfused_attention() -> Iterator[None]:
+    """Disable PyTorch's fused attention for inference, whose matrix products no counter sees."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -134,7 +134,7 @@ def _open_attention() -> Iterator[None]:
 
 @dataclass
 class _Call:
-    """What the calls of one layer have done so far."""
+    """The accumulated counts of one layer's calls."""
 
     flops: int = 0
     input: tuple[int, ...] | None = None
@@ -142,8 +142,8 @@ class _Call:
 
 
 @dataclass
-class _Open:
-    """A call that has begun: the count when it began, and what the layers inside it have spent since."""
+class _RunningCall:
+    """A call in progress: the FLOP count at its start, and the FLOPs of the layers inside it."""
 
     module: nn.Module
     start: int
@@ -152,18 +152,18 @@ class _Open:
 
 @contextmanager
 def _watching(model: nn.Module, counter: FlopCounterMode) -> Iterator[dict[nn.Module, _Call]]:
-    """Hooks on every layer, which book what `counter` counts to the innermost one; removed at the end."""
+    """Assign what `counter` counts to the innermost running layer, with hooks that are removed at the end."""
     calls: dict[nn.Module, _Call] = defaultdict(_Call)
-    running: list[_Open] = []
+    running: list[_RunningCall] = []
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
         if calls[module].input is None:
             calls[module].input = shape_of((args, kwargs))
-        running.append(_Open(module, counter.get_total_flops()))
+        running.append(_RunningCall(module, counter.get_total_flops()))
 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         while (opened := running.pop()).module is not module:
-            pass  # a layer that raised, and whose caller went on
+            pass  # the call of a layer that raised an exception which its caller caught
         spent = counter.get_total_flops() - opened.start
         calls[module].flops += spent - opened.inside
         calls[module].output = calls[module].output or shape_of(output)
@@ -192,7 +192,7 @@ def _layers(model: nn.Module, calls: dict[nn.Module, _Call]) -> Iterator[LayerCo
 
 
 class _Uncounted(TorchDispatchMode):
-    """Notes every operation that reads a tensor and does more than look at it differently."""
+    """Records every operation that reads a tensor, except views."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -200,14 +200,14 @@ class _Uncounted(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        moves_nothing = func.is_view or func.overloadpacket is torch.ops.aten._unsafe_view
-        if not moves_nothing and any(torch.is_tensor(leaf) for leaf in tree_leaves((args, kwargs))):
+        is_view = func.is_view or func.overloadpacket is torch.ops.aten._unsafe_view
+        if not is_view and any(torch.is_tensor(leaf) for leaf in tree_leaves((args, kwargs))):
             self.kinds.add(_kind(func.overloadpacket))
         return func(*args, **kwargs)
 
 
 def _kind(packet: Any) -> str:
-    """An operation's name as people say it: ``aten::_native_batch_norm_legit_no_training`` is ``batch_norm``."""
+    """Return the common name of an operation: ``aten::_native_batch_norm_legit_no_training`` is ``batch_norm``."""
     name = str(packet).rpartition(".")[2].strip("_")
     for start in ("native_", "cudnn_", "miopen_", "mkldnn_"):
         name = name.removeprefix(start)

@@ -1,4 +1,4 @@
-"""Energy of calls, where the processor counts it: Intel's and AMD's RAPL, as Linux shows it."""
+"""Energy per call from the RAPL counters of Intel and AMD processors on Linux."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from collections.abc import Callable
 from pathlib import Path
 
 RAPL = Path("/sys/class/powercap")
-"""Where Linux shows the counters: one folder a processor package, such as intel-rapl:0."""
+"""The Linux folder of the counters, with one subfolder per processor package, such as intel-rapl:0."""
 
 
 def packages(root: Path = RAPL) -> tuple[Path, ...]:
-    """List the counters of whole processor packages; parts of a package (cores, memory) are inside its number."""
+    """List the counters of processor packages; the counter of a package includes its parts (cores, memory)."""
     if not root.is_dir():
         return ()
     return tuple(one for one in sorted(root.glob("intel-rapl:*")) if one.name.count(":") == 1 and _is_package(one))
 
 
 def why_no_energy(root: Path = RAPL) -> str:
-    """Say why energy cannot be measured here; empty where it can.
+    """Return why energy cannot be measured on this machine, or an empty string.
 
     >>> why_no_energy(Path("/nowhere"))
-    'this machine shows no energy counters (no RAPL)'
+    'this machine has no readable energy counters (no RAPL)'
     """
     found = packages(root)
     if not found:
-        return "this machine shows no energy counters (no RAPL)"
+        return "this machine has no readable energy counters (no RAPL)"
     try:
         for one in found:
             _microjoules(one)
     except (OSError, ValueError):
-        return f"the energy counters in {root} cannot be read by this user"
+        return f"the energy counters in {root} cannot be read: this user has no permission"
     return ""
 
 
 def energy(call: Callable[[], object], *, seconds: float = 1.0, root: Path = RAPL) -> float | None:
-    """Joules of one call: the growth of the counters over back-to-back calls, divided by their number.
+    """Measure the energy of a call in joules: the counter increase over back-to-back calls, divided by their number.
 
-    The whole package counts, with what it draws while idle and what other programs do meanwhile.
+    The counters cover the whole package, including idle power and other programs.
 
     Args:
-        call: what is measured; it runs at least once.
-        seconds: for how long it is repeated; the counters tick about once in a millisecond.
-        root: where the counters are.
+        call: the function to measure; it runs at least once.
+        seconds: how long to repeat the call; the counters are updated about once per millisecond.
+        root: the folder of the counters.
 
     Returns:
-        joules, or None where there are no counters or they cannot be read (see `why_no_energy`).
+        joules, or None if there are no readable counters (see `why_no_energy`).
     """
     if why_no_energy(root):
         return None
@@ -71,6 +71,6 @@ def _microjoules(folder: Path) -> int:
 
 
 def _grown(folder: Path, before: int) -> int:
-    """Microjoules since `before`; the counter begins again at 0 behind its highest value."""
+    """Return the microjoules since `before`; the counter wraps around to 0 after its maximum."""
     now = _microjoules(folder)
     return now - before if now >= before else now - before + int((folder / "max_energy_range_uj").read_text("utf-8"))

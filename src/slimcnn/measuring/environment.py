@@ -1,4 +1,4 @@
-"""Where numbers were measured: versions, processor, commit."""
+"""The environment of a measurement: versions, processor, commit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 
 
 def environment() -> dict[str, str]:
-    """Versions, processor, threads, GPU, operating system and commit of this package; never raises.
+    """Return versions, processor, threads, GPU, operating system and commit of this package; never raises.
 
-    A number without these is a rumour; every report carries them.
+    Measurements mean little without these, so every report contains them.
 
     >>> environment()["torch"] == torch.__version__
     True
@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """What a device is called by its maker, as far as it says so."""
+    """Return the product name of a device if it is known."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return cpu_name() if device.type == "cpu" else str(device)
@@ -44,7 +44,7 @@ def device_name(device: torch.device) -> str:
 
 @cache
 def cpu_name() -> str:
-    """The processor's name, as far as the operating system knows it."""
+    """Return the processor's name if the operating system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -62,15 +62,15 @@ def _version(package: str) -> str:
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def _commit() -> str:
-    """The commit of the checkout that this package is imported from, with "-dirty" where files differ from it.
+    """Return the commit of the checkout that this package is imported from, with "-dirty" if files were changed.
 
-    An installed package lies in nobody's checkout, even where its virtual environment does.
+    An installed package has no commit, even if its virtual environment is inside a checkout.
     """
     package = Path(__file__).resolve().parents[1]
     root = _output("git", "-C", str(package), "rev-parse", "--show-toplevel")
@@ -80,7 +80,7 @@ def _commit() -> str:
 
 
 def _output(*command: str) -> str:
-    """What a program prints, or nothing if it is not there or fails."""
+    """Return the output of a program, or an empty string if it is missing or fails."""
     quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True, env=quiet)

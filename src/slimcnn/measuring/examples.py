@@ -1,4 +1,4 @@
-"""Running somebody's network once, without leaving a trace in it, and saying clearly why it could not run."""
+"""Run a network on an example without changing its state, with clear errors if the example does not fit."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from slimcnn.errors import ModelError, SlimcnnError
 from slimcnn.modes import modes_restored
 
 Example: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
-"""What a network is called with: one tensor, positional arguments, or arguments by name."""
+"""The input of a network: one tensor, positional arguments, or keyword arguments."""
 
 
 def run(model: nn.Module, example: Example) -> Any:
-    """The output of ``model(example)``; an example that the network does not accept raises `ModelError`.
+    """Return the output of ``model(example)``; raise `ModelError` for an example that the network does not accept.
 
     >>> run(nn.Linear(3, 1), torch.ones(2, 4))
     Traceback (most recent call last):
     slimcnn.errors.ModelError: the network does not accept an example of shape 2x4: it expects (..., 3)
-    and found (2, 4); give an example of the shape that it was made for
+    and found (2, 4); give an example of the shape that the network expects
     """
     try:
         if isinstance(example, Mapping):
@@ -39,15 +39,15 @@ def run(model: nn.Module, example: Example) -> Any:
     except Exception as error:
         raise ModelError(
             f"the network does not accept an example of shape {describe(example)}: {_reason(model, error)}; "
-            "give an example of the shape that it was made for"
+            "give an example of the shape that the network expects"
         ) from error
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Within the block `model` is in eval mode, without gradients; afterwards modes and buffers are as before.
+    """Put `model` in eval mode without gradients inside the block; restore modes and buffers afterwards.
 
-    A network with lazy layers would be changed by its first run and raises `ModelError`.
+    Raises `ModelError` for a network with lazy layers, because its first run would change it.
 
     >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
     >>> with undisturbed(model):
@@ -57,7 +57,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     True
     """
     if any(is_lazy(tensor) for tensor in chain(model.parameters(), model.buffers())):
-        raise ModelError("the network has lazy layers without a shape: run it once on an example, then measure it")
+        raise ModelError("the network has uninitialized lazy layers: run it once on an example, then measure it")
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()
@@ -76,21 +76,21 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def batch_size(example: Example) -> int:
-    """The length of the first axis of the first tensor; none at all, or 0, raises `ModelError`.
+    """Return the length of the first axis of the first tensor; raise `ModelError` if there is none or it is 0.
 
     >>> batch_size((torch.ones(4, 3, 8, 8), torch.ones(4, 2)))
     4
     """
     first = next((leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)), None)
     if first is None or first.dim() == 0 or len(first) == 0:
-        raise ModelError(f"an example must be tensors with at least one sample, found {describe(example)}")
+        raise ModelError(f"an example must contain a tensor with at least one sample, found {describe(example)}")
     return len(first)
 
 
 def with_batch(example: Example, size: int) -> Example:
-    """The same example with `size` samples, the first ones, repeated where there are too few.
+    """Return the example with `size` samples: the first ones, repeated if there are too few.
 
-    Tensors whose first axis is not the batch stay as they are.
+    Tensors whose first axis is not the batch stay unchanged.
 
     >>> with_batch(torch.tensor([1, 2]), 5).tolist()
     [1, 2, 1, 2, 1]
@@ -107,13 +107,13 @@ def with_batch(example: Example, size: int) -> Example:
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:
-    """The shape of the first tensor in nested tuples, lists and dicts, or None."""
+    """Return the shape of the first tensor in nested tuples, lists and dicts, or None."""
     first = next((leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)), None)
     return None if first is None else tuple(first.shape)
 
 
 def describe(example: Example) -> str:
-    """The shapes of an example, as in ``2x3x32x32`` or ``(2x3x32x32, 2x10)``."""
+    """Return the shapes of an example as text: ``2x3x32x32`` or ``(2x3x32x32, 2x10)``."""
     leaves = [
         "x".join(map(str, leaf.shape)) or "scalar" if isinstance(leaf, Tensor) else type(leaf).__name__
         for leaf in tree_leaves(example)
@@ -122,7 +122,7 @@ def describe(example: Example) -> str:
 
 
 def _reason(model: nn.Module, error: Exception) -> str:
-    """Which layer failed, what it expects and what it found."""
+    """Describe which layer failed, what it expects and what it found."""
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     frame = _innermost_forward(error)
     if frame is None:
@@ -139,7 +139,7 @@ def _reason(model: nn.Module, error: Exception) -> str:
 
 
 def _innermost_forward(error: Exception) -> FrameType | None:
-    """The last `forward` of a module that was running when `error` was raised."""
+    """Return the frame of the innermost module `forward` that was running when `error` was raised."""
     found, step = None, error.__traceback__
     while step is not None:
         frame = step.tb_frame
@@ -150,7 +150,7 @@ def _innermost_forward(error: Exception) -> FrameType | None:
 
 
 def _channels(layer: nn.Module) -> int | None:
-    """The number of input channels (or features) that a layer was built for, where it says so."""
+    """Return a layer's number of input channels or features, or None if it has no such attribute."""
     for attribute in ("in_channels", "in_features", "num_features"):
         if isinstance(number := getattr(layer, attribute, None), int):
             return number
@@ -158,7 +158,7 @@ def _channels(layer: nn.Module) -> int | None:
 
 
 def _axes(layer: nn.Module) -> int:
-    """How many axes of space follow the channels."""
+    """Return the number of spatial axes of a layer."""
     return next((axes for axes in (1, 2, 3) if type(layer).__name__.endswith(f"{axes}d")), 0)
 
 
@@ -172,7 +172,7 @@ def _expected(layer: nn.Module) -> str | None:
 
 
 def _fits(layer: nn.Module, found: tuple[int, ...]) -> bool:
-    """Whether the channels are right, so that something else is the reason."""
+    """Return whether the channels match, so that the error must have another reason."""
     if isinstance(layer, nn.Linear):
         return found[-1:] == (_channels(layer),)
     return len(found) == 2 + _axes(layer) and found[1] == _channels(layer)

@@ -1,4 +1,4 @@
-"""How long networks take, side by side: A B A B ..., so that a busy machine slows all of them alike."""
+"""Latency of networks, measured alternately (A B A B ...), so that a busy machine slows all of them equally."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from slimcnn.measuring.environment import device_name
 from slimcnn.measuring.examples import Example, batch_size, run, undisturbed, with_batch
 
 WARM_UP = 3
-"""Runs of each network before the clock counts: the first ones allocate memory and choose kernels."""
+"""Untimed runs of each network: the first runs allocate memory and choose kernels."""
 
 LEAST = 5
-"""Runs of each network at least, however slow it is."""
+"""Minimum number of timed runs of each network."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """The time of one call, and everything that it depends on."""
+    """The time of one call, with the conditions of the measurement."""
 
     median_ms: float
     lower_ms: float
-    """A quarter of the calls were faster."""
+    """Lower quartile."""
     upper_ms: float
-    """A quarter of the calls were slower."""
+    """Upper quartile."""
     relative: float
     """Median over the rounds of this network's time / the first network's time in the same round."""
     relative_lower: float
-    """In a quarter of the rounds that ratio was lower ..."""
+    """Lower quartile of that ratio."""
     relative_upper: float
-    """... and in a quarter higher."""
+    """Upper quartile of that ratio."""
     n: int
-    """Timed calls."""
+    """Number of timed calls."""
     batch: int
     threads: int
     runtime: str
@@ -54,11 +54,11 @@ def latency(
     threads: int | None = None,
     batch: int | None = None,
 ) -> dict[str, Latency]:
-    """Time every network on the same example, in turns, for about `seconds` altogether.
+    """Time every network on the same example, alternately, for about `seconds` in total.
 
-    `threads` is the number of CPU threads (None: as it is now; restored afterwards), `batch` the number of samples
-    (None: as in `example`). Networks run in eval mode and are as before afterwards; on an accelerator every call
-    is waited for. An example that a network does not accept raises `ModelError`.
+    `threads` is the number of CPU threads (None: the current number; restored afterwards), `batch` the number of
+    samples (None: as in `example`). Networks run in eval mode; their state is restored afterwards. On an accelerator,
+    every call is synchronized. Raises `ModelError` for an example that a network does not accept.
 
     >>> times = latency({"small": nn.Linear(8, 8), "large": nn.Linear(8, 800)}, torch.ones(1, 8), seconds=0.01)
     >>> times["small"].relative, times["large"].n >= 5, times["large"].batch
@@ -91,7 +91,7 @@ def latency(
 
 
 def _rounds(models: list[nn.Module], example: Example, device: torch.device, seconds: float) -> NDArray[np.float64]:
-    """Milliseconds, one row for each round and one column for each network."""
+    """Return milliseconds, one row per round and one column per network."""
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(undisturbed(model))
@@ -114,7 +114,7 @@ def _milliseconds(model: nn.Module, example: Example, device: torch.device) -> f
 
 
 def _wait(device: torch.device) -> None:
-    """Until an accelerator has done what it was asked; a CPU has when the call returns."""
+    """Wait until an accelerator has finished; CPU calls are synchronous."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

@@ -1,8 +1,8 @@
-"""When the tensors of one run are alive: from the operation that makes them to the last one that uses them.
+"""Lifetimes of the tensors in one run, from the operation that creates them to the last one that uses them.
 
-Only activations count: the network's input and what is computed from it. Weights, and what is computed from weights
-alone, do not. Tensors that share memory (a view, the result of an in-place operation) are one. A result that nothing
-uses, like the indices of max pooling, counts nothing.
+Only activations count: the network's input and everything computed from it. Weights, and tensors computed only from
+weights, do not count. Tensors that share memory (views, results of in-place operations) count once. Unused results,
+such as the indices of max pooling, do not count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass(eq=False)
 class Lifetime:
-    """One piece of memory that tensors live in; `first` and `last` number the operations of the run from 1."""
+    """The lifetime of one block of tensor memory; `first` and `last` number the operations of the run from 1."""
 
     first: int
     last: int
@@ -26,17 +26,17 @@ class Lifetime:
     element_bytes: int
     floating: bool
     activation: bool
-    """Computed from the network's input, or that input itself."""
+    """Whether it is the network's input or computed from it."""
     used: bool = False
-    """Something reads it, or the network returns it."""
+    """Whether an operation reads it or the network returns it."""
 
     def bytes(self, float_bytes: int = 4) -> int:
-        """Count its bytes where a floating-point number takes `float_bytes`; whole numbers keep their type."""
+        """Return its size if a floating-point value takes `float_bytes`; integers keep their type."""
         return self.elements * (float_bytes if self.floating else self.element_bytes)
 
 
 class Lifetimes:
-    """The lifetimes of a run: tell it every operation in order.
+    """The lifetimes of all tensors in a run; call `note` for every operation in order.
 
     >>> import torch
     >>> x = torch.ones(3)
@@ -56,25 +56,25 @@ class Lifetimes:
             self._begin(tensor, activation=True)
 
     def note(self, read: Sequence[Tensor], made: Sequence[Tensor]) -> None:
-        """Take down an operation: the tensors among its arguments, and its results."""
+        """Record an operation: the tensors among its arguments, and its results."""
         self._now += 1
         known = [self.of(tensor) for tensor in read]
         for life in known:
             life.last, life.used = self._now, True
         activation = any(life.activation for life in known)
         for tensor in made:
-            if self._by_memory.get(_memory(tensor)) not in known:  # memory that was freed may have the same address
+            if self._by_memory.get(_memory(tensor)) not in known:  # freed memory may be reused at the same address
                 self._begin(tensor, activation)
             elif activation and _memory(tensor) not in self._weights:
-                self.of(tensor).activation = True  # written into a constant
+                self.of(tensor).activation = True  # an activation was written into a constant
 
     def of(self, tensor: Tensor) -> Lifetime:
-        """Find what a tensor lives in; of one that nobody told of, from now on."""
+        """Return the lifetime of a tensor's memory; the lifetime of an unknown tensor starts now."""
         life = self._by_memory.get(_memory(tensor))
         return life if life is not None else self._begin(tensor, activation=False)
 
     def activations(self, outputs: Iterable[Tensor]) -> list[Lifetime]:
-        """List the activations that something uses; the network's outputs live to the end of the run."""
+        """List the used activations; the network's outputs live until the end of the run."""
         for tensor in outputs:
             life = self.of(tensor)
             life.last, life.used = self._now, True
@@ -89,7 +89,7 @@ class Lifetimes:
 
 
 def peak(lives: Iterable[Lifetime], float_bytes: int = 4) -> int:
-    """Count the bytes of all that is alive during one operation, at the operation where that is most.
+    """Return the peak memory: the largest sum of bytes that are alive during one operation.
 
     >>> peak([Lifetime(0, 1, 3, 8, True, True), Lifetime(1, 2, 5, 8, True, True), Lifetime(2, 2, 2, 8, False, True)])
     36
@@ -107,7 +107,7 @@ def peak(lives: Iterable[Lifetime], float_bytes: int = 4) -> int:
 
 
 class LifetimeWatch(TorchDispatchMode):
-    """Takes down every operation that runs inside."""
+    """Records every operation that runs inside the block."""
 
     def __init__(self, weights: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

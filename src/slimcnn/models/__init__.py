@@ -1,4 +1,4 @@
-"""Networks: one file per family; any network of timm, torchvision or your own by its name; weights files."""
+"""Networks by name (one file per family, timm, torchvision, your own code) and weights files."""
 
 from slimcnn.models.building import build, networks
 from slimcnn.models.sources import Preprocessing, preprocessing, resolve

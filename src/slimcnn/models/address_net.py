@@ -1,11 +1,13 @@
 """AddressNet (He et al. 2019, "Shift-based Primitives for Efficient Convolutional Neural Networks", arXiv 1809.08458).
 
-EXPERIMENTAL: the paper's table of blocks is not public; this is built from its abstract, with 100 classes it has 0.09
-M parameters and 15 M MACs at depth 20, 0.23 M and 34 M at 44; published are 0.1 M and 22 M, 0.2 M and 53 M. Three
-stages of n blocks like ResNet's for 32x32 images (depth 6n + 2): grouped 1x1 (two groups) to six times the channels,
-batch norm, ReLU, channel shift, address shift, grouped 1x1, batch norm; x is added, ReLU. At stride 2 the block
-makes the channels that are missing and is concatenated with x averaged (the shortcut shift, there without its memory
-trick).
+EXPERIMENTAL: the paper's table of blocks is not public; this network is built from its abstract. With 100 classes it
+has 0.09 M params and 15 M MACs at depth 20, 0.23 M and 34 M at depth 44. The paper reports 0.1 M and 22 M, 0.2 M and
+53 M.
+
+Three stages of n blocks for 32x32 images, as in ResNet (depth 6n + 2). A block is a grouped 1x1 (two groups) to six
+times the channels, batch norm, ReLU, channel shift, address shift, grouped 1x1, batch norm; x is added, then ReLU. At
+stride 2 the block computes only the additional channels and concatenates them with the average-pooled x (the paper's
+shortcut shift, without its memory trick).
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class AddressBlock(nn.Module):
 
 
 class AddressNet(nn.Module):
-    """The text at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
+    """The network described at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
 
     def __init__(self, depth: int, num_classes: int, in_channels: int, expansion: int, width: float) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class AddressNet(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         logits: Tensor = self.classifier(self.blocks(self.stem(x)).mean(dim=(2, 3)))
         return logits
 

@@ -13,8 +13,8 @@ stage 5   8w     3      2
 ========  =====  =====  ============
 
 Batch norm, ReLU, global average pooling, one linear layer. A block is batch norm, ReLU, 1x1, batch norm, ReLU,
-active shift (with the stride), 1x1, and x is added; where the shape changes, a 1x1 convolution of the activated x.
-From the authors' prototxt; the two displacements of every channel count as parameters.
+active shift (with the stride), 1x1; then x is added. Where the shape changes, a 1x1 convolution of the activated x is
+added instead. From the authors' prototxt; the two displacements of every channel count as parameters.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ASResNet(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         logits: Tensor = self.classifier(self.norm(self.blocks(self.stem(x))).mean(dim=(2, 3)))
         return logits
 

@@ -15,13 +15,14 @@ conv 1x1    1932
 ==========  ==============  ========
 
 Global average pooling, dropout 0.2, one linear layer. An inverted bottleneck (IB) is 1x1 to the inner width, batch
-norm, ReLU, sparse shift (SSL) or 2x2 average pooling, 1x1, batch norm. FE-k: of its k inverted bottlenecks, the
-first is residual and sees the last in/2^(k-1) channels, the next sees these and as many again, and so on; the last
-one, which is not residual, sees all.
+norm, ReLU, sparse shift (SSL) or 2x2 average pooling, 1x1, batch norm. FE-k has k inverted bottlenecks. The first is
+residual and reads the last in/2^(k-1) channels, each following one reads twice as many, and the last one, which is not
+residual, reads all.
 
-Deviations, both found by counting: the published code takes the inner width from the channels that come out, which
-contradicts its own counts (4.62 M, 418 M MACs); from those that go in it gives the paper's 563 M at r = 1.375. At r
-= 1 the paper's 3.7 M and 301 M need a head of about 1500; 1932, which the code has, belongs to r = 1.375 (`head`).
+Two deviations, both found by counting. The published code derives the inner width from the output channels, which
+contradicts its own counts (4.62 M, 418 M MACs); derived from the input channels, it gives the paper's 563 M at r =
+1.375. At r = 1 the paper's 3.7 M and 301 M need a head of about 1500; the 1932 of the code belongs to r = 1.375
+(`head`).
 """
 
 from __future__ import annotations
@@ -53,21 +54,23 @@ class InvertedBottleneck(nn.Module):
 
 
 class FEBlock(nn.Module):
-    """FE-k: inverted bottlenecks that see more and more of the channels, the last one all."""
+    """FE-k: inverted bottlenecks that read more and more of the channels; the last one reads all."""
 
     def __init__(self, inputs: int, outputs: int, depth: int, pool: bool, expansion: int = 6) -> None:
         super().__init__()
         first = inputs // 2 ** (depth - 1)
         if first < 1:
-            raise ModelError(f"an FE-{depth} block needs at least {2 ** (depth - 1)} channels, not {inputs}")
+            raise ModelError(
+                f"an FE-{depth} block needs at least {2 ** (depth - 1)} channels, found {inputs}: use a larger width"
+            )
         self.seen = [first * 2**index for index in range(depth - 1)]
-        """How many of the last channels each residual bottleneck sees."""
+        """How many of the last channels each residual bottleneck reads."""
         parts = [
             inputs - self.seen[-1],
             *(wide - less for wide, less in zip(self.seen[:0:-1], self.seen[-2::-1], strict=True)),
         ]
         self.parts = [*parts, first]
-        """The same as sizes of parts of the channels, from the first on."""
+        """Sizes into which the channels are split, first to last."""
         self.residuals = nn.ModuleList(
             InvertedBottleneck(width, width, expansion * width, residual=True) for width in self.seen
         )
@@ -83,7 +86,7 @@ class FEBlock(nn.Module):
 
 
 class FENet(nn.Module):
-    """The table at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
+    """The network in the table at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int, width: float, head: int) -> None:
         super().__init__()
@@ -104,7 +107,7 @@ class FENet(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         logits: Tensor = self.classifier(self.head(self.blocks(self.stem(x))).mean(dim=(2, 3)))
         return logits
 
@@ -113,5 +116,5 @@ class FENet(nn.Module):
 def fe_net(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0, head: int = 1932
 ) -> nn.Module:
-    """FE-Net (Chen et al. 2019, arXiv 1903.05285): learned shifts of few channels; `width` 1 or 1.375 in the paper."""
+    """FE-Net (Chen et al. 2019, arXiv 1903.05285): sparse learned shifts; `width` 1 or 1.375 in the paper."""
     return FENet(num_classes, in_channels, image_size, width, head)

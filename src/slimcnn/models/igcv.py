@@ -1,8 +1,8 @@
 """IGCV3-D (Sun et al. 2018, "Interleaved Low-Rank Group Convolutions", arXiv 1806.00178).
 
-MobileNet v2's table with more blocks, whose expanding and projecting 1x1 convolutions have two groups; the channels
-are permuted after the expansion, so that the two convolutions' groups cross. ReLU6 after the depthwise convolution
-only. The first block (t = 1) has its expansion too.
+MobileNet v2's table with more blocks. The expanding and projecting 1x1 convolutions have two groups; the channels
+are permuted after the expansion, so that the projection mixes the groups. ReLU6 follows only the depthwise convolution.
+The first block (t = 1) has an expansion layer, too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from slimcnn.models.building import check_positive, initialize, keeps_small, net
 
 SOURCE = "Sun et al. 2018, arXiv 1806.00178, section 4; the authors' repository"
 BLOCKS = ((1, 16, 1, 1), (6, 24, 4, 2), (6, 32, 6, 2), (6, 64, 8, 2), (6, 96, 6, 1), (6, 160, 6, 2), (6, 320, 1, 1))
-"""Expansion, channels, blocks, stride of the first."""
+"""Expansion, channels, number of blocks, stride of the first block."""
 
 
 class InterleavedBlock(nn.Module):
@@ -37,7 +37,7 @@ class InterleavedBlock(nn.Module):
 
 
 class IGCV3(nn.Module):
-    """The text at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
+    """The network described at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int, width: float) -> None:
         super().__init__()
@@ -59,13 +59,13 @@ class IGCV3(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         logits: Tensor = self.classifier(self.features(x).mean(dim=(2, 3)))
         return logits
 
 
 def _even(channels: int, width: float) -> int:
-    """Scale channels to a multiple of 8, never by more than a tenth down, as MobileNet v2 does."""
+    """Scale channels and round to a multiple of 8, never down by more than 10 %, as MobileNet v2 does."""
     wanted = scaled(channels * 8, width) / 8
     found = max(8, int(wanted + 4) // 8 * 8)
     return found + 8 if found < 0.9 * wanted else found

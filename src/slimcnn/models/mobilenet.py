@@ -1,7 +1,7 @@
 """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861) and v2 (Sandler et al. 2018, arXiv 1801.04381).
 
-v1: a 3x3 convolution with stride 2, then 13 times [depthwise 3x3, batch norm, ReLU, 1x1, batch norm, ReLU], `LAYERS`
-below; global average pooling, one linear layer.  v2 is torchvision's, with a form for small images.
+v1: a 3x3 convolution with stride 2, then 13 times [depthwise 3x3, batch norm, ReLU, 1x1, batch norm, ReLU] (see
+`LAYERS`), global average pooling, one linear layer. v2 is torchvision's, with a variant for small images.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ V2 = "Sandler et al. 2018, arXiv 1801.04381, table 2; torchvision"
 LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 """Output channels and stride of every separable convolution."""
 SETTING = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""v2: expansion, channels, blocks, stride of the first."""
+"""v2: expansion, channels, number of blocks, stride of the first block."""
 
 
 class MobileNetV1(nn.Module):
-    """The table at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
+    """The network described at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int, width: float) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class MobileNetV1(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         logits: Tensor = self.classifier(self.features(x).mean(dim=(2, 3)))
         return logits
 
 
 @networks.add("mobilenet_v1", source=V1, family="spatial", input=(3, 224, 224), params=4_231_976, macs=568_740_352)
 def mobilenet_v1(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0) -> nn.Module:
-    """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861): depthwise and 1x1 convolutions in turns."""
+    """MobileNet v1 (Howard et al. 2017, arXiv 1704.04861): alternating depthwise and 1x1 convolutions."""
     return MobileNetV1(num_classes, in_channels, image_size, width)
 
 
@@ -67,9 +67,9 @@ def mobilenet_v2(num_classes: int = 1000, in_channels: int = 3, image_size: int 
 
 
 def _stem(conv: nn.Module, in_channels: int, stride: int) -> nn.Module:
-    """Build the first convolution anew where it must read other channels or keep the image's size."""
+    """Return the first convolution, rebuilt if its input channels or stride must change."""
     if not isinstance(conv, nn.Conv2d):
-        raise ModelError(f"the first layer is a {type(conv).__name__}, not a convolution")
+        raise ModelError(f"the first layer must be an nn.Conv2d, found {type(conv).__name__}")
     if (conv.in_channels, conv.stride) == (in_channels, (stride, stride)):
         return conv
     kernel = conv.kernel_size[0]

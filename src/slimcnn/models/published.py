@@ -1,4 +1,4 @@
-"""What papers and repositories say of compact networks on ImageNet: 224 x 224 pixels (Xception 299), 1000 classes."""
+"""Published results of compact networks on ImageNet: 224 x 224 pixels (Xception 299), 1000 classes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from slimcnn.errors import UnknownName
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a paper's table, and the arguments that build its network."""
+    """One row of a paper's table, with the arguments that build the network."""
 
     network: str
     arguments: Mapping[str, float | int]
     params: str
     """As printed."""
     macs: str
-    """As printed; "" where nothing is."""
+    """As printed; "" if not published."""
     top1: float
-    """On ImageNet's validation images, %."""
+    """In %, on ImageNet's validation images."""
     source: str
-    """Of `top1`."""
+    """Where `top1` was published."""
     note: str = field(default="")
-    """Where our counts are not the printed ones, and why."""
+    """Where our counts differ from the printed ones, and why."""
 
     @property
     def title(self) -> str:
-        """The network's name and what is not as usual.
+        """The network's name and its non-default arguments.
 
         >>> Published("fe_net", {"width": 1.375}, "5.9 M", "563 M", 75.0, "paper").title
         'fe_net width=1.375'
@@ -39,7 +39,7 @@ def _w(width: float) -> dict[str, float]:
     return {"width": width}
 
 
-ACTIVE = "MACs: how the paper counts the interpolation is not known; here it is none"
+ACTIVE = "MACs: interpolation counts 0 here; the paper does not define how it counts it"
 
 PUBLISHED = (
     Published("squeezenet1_0", {}, "1.2 M", "0.84 G", 57.5, "paper; 58.09 torchvision"),
@@ -51,7 +51,7 @@ PUBLISHED = (
     Published("mobilenet_v2", {}, "3.4 M", "300 M", 72.0, "paper; 71.88 torchvision"),
     Published("mobilenet_v2", _w(0.75), "2.61 M", "209 M", 69.8, "paper"),
     Published("mobilenet_v2", _w(0.5), "1.95 M", "97 M", 65.4, "paper"),
-    Published("mobilenet_v2", _w(1.4), "6.9 M", "585 M", 74.7, "paper", "6.9 M is not what its table gives"),
+    Published("mobilenet_v2", _w(1.4), "6.9 M", "585 M", 74.7, "paper", "the paper's table does not add up to 6.9 M"),
     Published("shufflenet_v1", _w(0.5), "0.7 M", "38 M", 57.3, "megvii's repository"),
     Published("shufflenet_v1", {}, "1.9 M", "138 M", 67.8, "megvii's repository"),
     Published("shufflenet_v1", _w(1.5), "3.4 M", "292 M", 71.6, "megvii's repository"),
@@ -69,20 +69,20 @@ PUBLISHED = (
     Published("as_resnet_w68", {}, "3.42 M", "729 M", 72.2, "paper", ACTIVE),
     Published(
         "fe_net", {"head": 1500}, "3.7 M", "301 M", 72.9, "paper; 73.6 retrained by the authors",
-        "the code's head of 1932 belongs to 1.375",
+        "the head of 1932 in the authors' code belongs to width 1.375",
     ),
     Published("fe_net", _w(1.375), "5.9 M", "563 M", 75.0, "paper; 75.7 retrained by the authors"),
 )  # fmt: skip
 
 SURVEYED = ("mobilenet_v2", "shufflenet_v2", "igcv3", "shiftnet_a", "shiftnet_b", "as_resnet_w32", "as_resnet_w50",
             "as_resnet_w68", "fe_net")  # fmt: skip
-"""The two trios of the survey (Lang, Xia 2020): spatial and shift convolution; the networks' names are inferred."""
+"""The networks that the survey (Lang, Xia 2020) compares, spatial and shift convolution; their names are inferred."""
 
 
 def published_rows(names: Sequence[str] = (), everything: bool = False) -> list[Published]:
-    """Choose rows of `PUBLISHED`: networks by name, all, or by default the survey's.
+    """Return rows of `PUBLISHED`: the named networks, everything, or by default the survey's networks.
 
-    Raises `UnknownName` for a network without published numbers here.
+    Raises `UnknownName` for a network that `PUBLISHED` does not list.
 
     >>> [row.title for row in published_rows(["shiftnet_b", "igcv3"])]
     ['igcv3', 'shiftnet_b']

@@ -9,11 +9,11 @@ channels     16            32            64
 
 A 3x3 convolution, three stages of n blocks, global average pooling, one linear layer: depth 6n + 2. The first
 block of the second and third stage has stride 2. Tensor names are those of akamaster/pytorch_resnet_cifar10,
-so its published weights load as they are.
+so its published weights load without conversion.
 
-The first convolution and the blocks have no bias; every convolution is followed by batch norm. The bottleneck
-network (depth 9n + 2, blocks four times as wide outside) is the post-activation ResNet-164 that He et al. 2016
-("Identity Mappings", arXiv 1603.05027) take as baseline; its stride sits in the 3x3 convolution.
+Convolutions have no bias; each is followed by batch norm. The bottleneck network (depth 9n + 2, block outputs four
+times as wide) is the post-activation ResNet-164 that He et al. 2016 ("Identity Mappings", arXiv 1603.05027) use as
+baseline; its stride is in the 3x3 convolution.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SOURCE = "He et al. 2015, arXiv 1512.03385, section 4.2; option-A weights: akama
 
 
 class Subsample(nn.Module):
-    """Every `stride`-th pixel: ``(n, c, h, w)`` becomes ``(n, c, ceil(h / stride), ceil(w / stride))``."""
+    """Keep every `stride`-th pixel: ``(n, c, h, w)`` to ``(n, c, ceil(h / stride), ceil(w / stride))``."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -40,17 +40,17 @@ class Subsample(nn.Module):
         return x[:, :, :: self.stride, :: self.stride]
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The text shown by `print(model)`."""
         return str(self.stride)
 
 
 def convolution(kernel: int, inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias that keeps the image size at stride 1."""
+    """Return a convolution without bias that preserves the image size at stride 1."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 def shortcut_path(option: str, inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Identity where it fits; else A: every second pixel and channels of zeros, or B: a 1x1 convolution."""
+    """Return a shortcut: identity if the shapes match, else option A (subsample, zero-pad) or B (1x1 convolution)."""
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
     if option == "B":
@@ -107,13 +107,13 @@ Block = BasicBlock | Bottleneck
 
 
 def stage(block: type[Block], n: int, inputs: int, width: int, stride: int, shortcut: str) -> nn.Sequential:
-    """`n` blocks, of which the first changes the image size and the number of channels."""
+    """Return `n` blocks; the first one changes the image size and the channel count."""
     rest = [block(width * block.expansion, width, 1, shortcut) for _ in range(n - 1)]
     return nn.Sequential(block(inputs, width, stride, shortcut), *rest)
 
 
 class CifarResNet(nn.Module):
-    """The table at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
+    """The network in the table at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels)
         if shortcut not in ("A", "B"):
-            raise ModelError(f"shortcut={shortcut!r} is impossible: choose 'A' (zeros) or 'B' (1x1 convolution)")
+            raise ModelError(f"shortcut={shortcut!r} is invalid: choose 'A' (zeros) or 'B' (1x1 convolution)")
         widths = [scaled(channels, width) for channels in (16, 32, 64)]
         self.conv1 = convolution(3, in_channels, widths[0])
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -140,7 +140,7 @@ class CifarResNet(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean(dim=(2, 3)))
@@ -211,11 +211,11 @@ def resnet164(num_classes: int = 10, in_channels: int = 3, shortcut: str = "B", 
 
 @networks.add(
     "resnet8",
-    source="the rule of He et al. 2015, arXiv 1512.03385, section 4.2, with n = 1; not in the paper",
+    source="He et al. 2015, arXiv 1512.03385, section 4.2, with n = 1; not in the paper",
     input=(1, 8, 8),
     params=75_002,
     macs=747_136,
 )
 def resnet8(num_classes: int = 10, in_channels: int = 1, shortcut: str = "A", width: float = 1.0) -> nn.Module:
-    """ResNet-8: one block per stage (the rule of He et al. 2015 with n = 1), meant for 8x8 gray images."""
+    """ResNet-8 for 8x8 gray images: one block per stage (the design of He et al. 2015 with n = 1)."""
     return _basic(8, num_classes, in_channels, shortcut, width)

@@ -12,11 +12,12 @@ group 4     512       3       2, then 1    3
 =========  ========  ======  ===========  ======
 
 Global average pooling, one linear layer. The stem and the first block of each group have stride 2. B has half of
-A's channels everywhere. A block (CSC) is batch norm, ReLU, 1x1, shift, batch norm, ReLU, 1x1, and x is added. A
-block with stride makes the channels that are missing, and is concatenated with x averaged (3x3); averages leave the
-padding out, which the paper does not say. C is left out: its counts cannot be reproduced from what is published.
+A's channels everywhere. A block (CSC) is batch norm, ReLU, 1x1, shift, batch norm, ReLU, 1x1; then x is added. A
+block with stride computes only the additional channels and concatenates them with the average-pooled x (3x3). The
+average excludes the padding; the paper does not specify this. C is omitted: its counts cannot be reproduced from the
+paper.
 
-The stride stands in the shift, not in the 1x1 behind it: the same function, without moving pixels that nobody reads.
+The stride is in the shift, not in the 1x1 after it: the function is the same, and no unused pixels are moved.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from slimcnn.models.building import check_positive, initialize, keeps_small, net
 
 SOURCE = "Wu et al. 2018, arXiv 1711.08141, table 5"
 GROUPS = ((64, 5, (4, 4), 5), (128, 6, (4, 3), 5), (256, 7, (3, 2), 3), (512, 3, (2, 1), 3))
-"""Channels, blocks, expansion of the first block and of the rest, kernel."""
+"""Channels, number of blocks, expansion (first block, other blocks), kernel size."""
 
 
 class CSC(nn.Module):
-    """Conv-shift-conv: ``(n, inputs, h, w)`` to ``(n, outputs, h, w)`` added, or at stride 2 concatenated."""
+    """Conv-shift-conv, x added or concatenated: ``(n, inputs, h, w)`` to ``(n, outputs, h/s, w/s)``."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int, order: Order) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class CSC(nn.Module):
 
 
 class ShiftNet(nn.Module):
-    """The table at the top of this file, its channels divided by `share`: images to logits ``(n, num_classes)``."""
+    """The network in the table above, with its channels divided by `share`: images to logits ``(n, num_classes)``."""
 
     def __init__(
         self, share: int, num_classes: int, in_channels: int, image_size: int, width: float, order: Order
@@ -78,7 +79,7 @@ class ShiftNet(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         logits: Tensor = self.classifier(self.blocks(self.stem(x)).mean(dim=(2, 3)))
         return logits
 
@@ -87,10 +88,10 @@ class ShiftNet(nn.Module):
 def shiftnet_a(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0, order: Order = "blocks"
 ) -> nn.Module:
-    """ShiftNet-A (Wu et al. 2018, arXiv 1711.08141): 1x1 convolutions between which channels move, nothing else.
+    """ShiftNet-A (Wu et al. 2018, arXiv 1711.08141): 1x1 convolutions with channel shifts between them.
 
-    `order`: channels that move alike lie together ("blocks", faster to copy), or "interleaved" as in the authors' code;
-    one is the other with hidden channels renamed.
+    `order` arranges the channels of a shift: "blocks" (equal displacements are adjacent, faster to copy) or
+    "interleaved", as in the authors' code. The two differ only by a permutation of hidden channels.
     """
     return ShiftNet(1, num_classes, in_channels, image_size, width, order)
 
@@ -99,7 +100,7 @@ def shiftnet_a(
 def shiftnet_b(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0, order: Order = "blocks"
 ) -> nn.Module:
-    """ShiftNet-B (Wu et al. 2018, arXiv 1711.08141): ShiftNet-A with half of its channels everywhere."""
+    """ShiftNet-B (Wu et al. 2018, arXiv 1711.08141): ShiftNet-A with half of the channels everywhere."""
     return ShiftNet(2, num_classes, in_channels, image_size, width, order)
 
 
@@ -126,7 +127,7 @@ class ShiftBlock(nn.Module):
 
 
 class ShiftResNet(nn.Module):
-    """ResNet's layout for 32x32 images, 16-32-64 channels, of shift blocks: depth 6n + 2."""
+    """Shift blocks in ResNet's layout for 32x32 images, 16-32-64 channels: depth 6n + 2."""
 
     def __init__(
         self, depth: int, num_classes: int, in_channels: int, expansion: int, width: float, order: Order
@@ -146,7 +147,7 @@ class ShiftResNet(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         logits: Tensor = self.classifier(self.blocks(self.stem(x)).mean(dim=(2, 3)))
         return logits
 

@@ -2,11 +2,12 @@
 
 v1, three groups: a 3x3 convolution with stride 2 to 24 channels (12, 24, 48 at 0.5, 1.5, 2), max pooling, stages of
 4, 8 and 4 units with 240, 480 and 960 channels, global average pooling, a linear layer without bias (as in the
-authors' repository). A unit is a grouped 1x1 to a quarter, batch norm, ReLU, channel shuffle, depthwise 3x3, batch
-norm, grouped 1x1, batch norm; x is added, ReLU. At stride 2 it makes the channels that are missing and is
-concatenated with x averaged (3x3). The first grouped 1x1 of all has one group.
+authors' repository). A unit is a grouped 1x1 to a quarter of the channels, batch norm, ReLU, channel shuffle,
+depthwise 3x3, batch norm, grouped 1x1, batch norm; x is added, then ReLU. At stride 2 the unit computes only the
+additional channels and concatenates them with the average-pooled x (3x3). The first grouped 1x1 of the network has one
+group.
 
-v2 is torchvision's, with a form for small images.
+v2 is torchvision's, with a variant for small images.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleNetV1(nn.Module):
-    """The text at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
+    """The network described at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int, width: float) -> None:
         super().__init__()
         check_positive(num_classes=num_classes, in_channels=in_channels)
         small = keeps_small(image_size)
         inputs = {0.5: 12, 1.5: 24, 2.0: 48}.get(width, scaled(24, width))
-        # All are shuffled and grouped by three, and a unit's hidden channels are a quarter.
+        # Divisible by 4 * GROUPS: a unit has a quarter as many hidden channels, in three groups.
         widths = [max(1, scaled(20, width)) * 4 * GROUPS * factor for factor in (1, 2, 4)]
         stem = [*normalized(in_channels, inputs, 3, stride=1 if small else 2), nn.ReLU(inplace=True)]
         self.stem = nn.Sequential(*stem, nn.Identity() if small else nn.MaxPool2d(3, 2, padding=1))
@@ -73,7 +74,7 @@ class ShuffleNetV1(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         logits: Tensor = self.classifier(self.units(self.stem(x)).mean(dim=(2, 3)))
         return logits
 
@@ -82,7 +83,7 @@ class ShuffleNetV1(nn.Module):
 def shufflenet_v1(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0
 ) -> nn.Module:
-    """ShuffleNet v1 with three groups (Zhang et al. 2018, arXiv 1707.01083): grouped 1x1 convolutions, shuffled."""
+    """ShuffleNet v1, three groups (Zhang et al. 2018, arXiv 1707.01083): grouped 1x1 convolutions, channel shuffle."""
     return ShuffleNetV1(num_classes, in_channels, image_size, width)
 
 
@@ -90,14 +91,15 @@ def shufflenet_v1(
 def shufflenet_v2(
     num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, width: float = 1.0
 ) -> nn.Module:
-    """ShuffleNet v2 (Ma et al. 2018, arXiv 1807.11164): half of the channels pass; torchvision's.
+    """ShuffleNet v2 (Ma et al. 2018, arXiv 1807.11164): half of the channels bypass each unit; torchvision's.
 
-    `width` is 0.5, 1, 1.5 or 2."""
+    `width` is 0.5, 1, 1.5 or 2.
+    """
     from torchvision.models import ShuffleNetV2
 
     check_positive(num_classes=num_classes, in_channels=in_channels)
     if isinstance(width, bool) or not isinstance(width, int | float) or width not in V2_WIDTHS:
-        raise ModelError(f"width={width!r} is impossible: ShuffleNet v2 has the widths 0.5, 1.0, 1.5 and 2.0")
+        raise ModelError(f"width={width!r} is invalid: ShuffleNet v2 has the widths 0.5, 1.0, 1.5 and 2.0")
     model: nn.Module = ShuffleNetV2([4, 8, 4], V2_WIDTHS[width], num_classes)
     small = keeps_small(image_size)
     if small or in_channels != 3:

@@ -1,6 +1,7 @@
-"""Networks from anywhere by one word: ours, `timm:NAME`, `torchvision:NAME` or `package.module:function`.
+"""Networks by name: built-in, `timm:NAME`, `torchvision:NAME` or `package.module:function`.
 
-Always with random weights, and nothing is downloaded: trained weights come from a file (see `weights.py`).
+Networks always start with random weights, and nothing is downloaded: trained weights come from a file (see
+`weights.py`).
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from slimcnn.importing import import_module, one_line, working_directory_on_path
 from slimcnn.models.building import build, label, networks, refuse_unknown, takes
 
 COMMON = ("num_classes", "in_channels")
-"""Arguments that are offered to every network and passed to those that take them."""
+"""Arguments allowed for every network; they are passed only to constructors that take them."""
 
 WEIGHTS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
-"""Arguments by which timm and torchvision would download or unpickle weights."""
+"""Arguments that make timm and torchvision download or unpickle weights."""
 
 
 def resolve(spec: str, **arguments: Any) -> nn.Module:
-    """The network that `spec` names, with random weights and with `architecture` to build it again.
+    """Build the network that `spec` names, with random weights; `architecture` records how to build it again.
 
     ===========================  =========================================================================
     ``resnet20``                 a name in `networks`
     ``timm:resnet18``            `pip install 'slimcnn[timm]'`
-    ``torchvision:resnet18``     3 input channels always
-    ``my_package.module:build``  a function or class, of the current directory too; importing it runs its code
+    ``torchvision:resnet18``     always 3 input channels
+    ``my_package.module:build``  a function or class, also from the current directory; importing it runs its code
     ===========================  =========================================================================
 
-    `num_classes` and `in_channels` are passed where the constructor takes them; every other argument must be one
-    that it takes. A name that does not exist raises `UnknownName`; a network that cannot be built, `ModelError`.
+    `num_classes` and `in_channels` are passed only if the constructor takes them; it must take all other arguments.
+    Raises `UnknownName` for a name that does not exist and `ModelError` for a network that cannot be built.
 
     >>> resolve("torchvision:squeezenet1_1", num_classes=10).architecture
     {'model': 'torchvision:squeezenet1_1', 'arguments': {'num_classes': 10}}
@@ -51,7 +52,9 @@ def resolve(spec: str, **arguments: Any) -> nn.Module:
         return build(spec, **arguments)
     for argument in WEIGHTS:
         if argument in arguments:
-            raise ModelError(f"{spec} takes no {argument!r}: networks start random; give a weights file instead")
+            raise ModelError(
+                f"{spec} takes no {argument!r}: networks start with random weights; give a weights file instead"
+            )
     if kind == "timm":
         model = _from_timm(name, arguments)
     elif kind == "torchvision":
@@ -62,7 +65,7 @@ def resolve(spec: str, **arguments: Any) -> nn.Module:
 
 
 def refuse_unknown_network(spec: str) -> None:
-    """Raise `UnknownName` for a name without a colon that none of our networks has."""
+    """Raise `UnknownName` for a name without a colon that is not a built-in network."""
     if ":" not in spec and spec not in networks:
         forms = ("timm:NAME", "torchvision:NAME", "package.module:function")
         close = _closest(spec, [entry.name for entry in networks])
@@ -71,7 +74,7 @@ def refuse_unknown_network(spec: str) -> None:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network expects to see; ``None`` where nobody says.
+    """The image size and normalization that a network expects; ``None`` where unknown.
 
     x = (pixels / 255 - mean) / std, per channel.
     """
@@ -83,11 +86,11 @@ class Preprocessing:
 
 
 def preprocessing(network: str | nn.Module) -> Preprocessing:
-    """Image size and normalization of a network, given by its spec or as one that `resolve` made.
+    """Return the image size and normalization of a network, given by name or as built by `resolve`.
 
-    timm and torchvision state those of their own weights; for a network of ours only the image size is known,
-    for a function of yours nothing. A network built for another number of channels than its weights has no
-    known normalization. A name that does not exist raises `UnknownName`.
+    timm and torchvision document both for their own weights. For a built-in network only the image size is known, for
+    a function of yours nothing. A network whose channel count differs from that of its weights has no known
+    normalization. Raises `UnknownName` for a name that does not exist.
 
     >>> preprocessing("resnet56")
     Preprocessing(input=(3, 32, 32), mean=None, std=None)
@@ -116,7 +119,7 @@ def preprocessing(network: str | nn.Module) -> Preprocessing:
 
 
 def _timm(name: str) -> Any:
-    """The package timm, which has a network of this name."""
+    """Import timm and check that it has a network of this name."""
     try:
         import timm
     except ImportError as error:
@@ -138,7 +141,7 @@ def _timm_preprocessing(name: str) -> Preprocessing:
 
 
 def _torchvision(name: str) -> Any:
-    """The package torchvision.models, which has a network of this name."""
+    """Import torchvision.models and check that it has a network of this name."""
     from torchvision import models
 
     if name not in models.list_models():
@@ -153,7 +156,7 @@ def _from_torchvision(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, 
         raise ModelError(f"torchvision:{name} takes 3 input channels, not {arguments['in_channels']}")
     no_weights = {key: None for key in ("weights", "weights_backbone") if key in inspect.signature(make).parameters}
     with warnings.catch_warnings():
-        # googlenet and inception_v3 announce a change of their initialization at every construction
+        # googlenet and inception_v3 warn of a future change of their initialization
         warnings.simplefilter("ignore", FutureWarning)
         return _call(f"torchvision:{name}", lambda: make(**no_weights, **passed)), passed
 
@@ -164,7 +167,7 @@ def _torchvision_preprocessing(name: str) -> Preprocessing:
     mean, std = getattr(stated, "mean", None), getattr(stated, "std", None)
     size = getattr(stated, "crop_size", None)
     if size and name.startswith("vit_"):
-        size = [224]  # the constructor's own size; weights for other sizes need the argument image_size
+        size = [224]  # the constructor's default; weights for other sizes need the argument image_size
     return Preprocessing(
         (3, size[0], size[-1]) if size else None, tuple(mean) if mean else None, tuple(std) if std else None
     )
@@ -173,12 +176,12 @@ def _torchvision_preprocessing(name: str) -> Preprocessing:
 def _from_module(spec: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     module_name, _, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in spec.replace(":", ".").split(".")) or module_name.endswith(".py"):
-        raise ModelError(f"{spec!r} names no network: write package.module:function, dots and no path or '.py'")
+        raise ModelError(f"{spec!r} is not a network: write package.module:function, with dots, no path and no '.py'")
     with working_directory_on_path():
         try:
             make = attrgetter(attribute)(import_module(module_name, spec, ModelError))
         except AttributeError as error:
-            raise ModelError(f"module {module_name!r} has no {attribute!r}: no network for {spec!r}") from error
+            raise ModelError(f"module {module_name!r} has no {attribute!r}: cannot build {spec!r}") from error
         if not callable(make) or isinstance(make, nn.Module):
             raise ModelError(f"{spec} is a {type(make).__name__}: name a function or class that builds the network")
         passed = _accepted(make, spec, arguments)
@@ -186,7 +189,7 @@ def _from_module(spec: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[
 
 
 def _accepted(make: Callable[..., Any], spec: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that `make` takes; those in `COMMON` that it does not take are left out."""
+    """Return the arguments that `make` takes; drop those in `COMMON` that it does not take, refuse others."""
     try:
         parameters = inspect.signature(make).parameters.values()
     except ValueError:  # built-in functions have no signature
@@ -200,7 +203,7 @@ def _accepted(make: Callable[..., Any], spec: str, arguments: dict[str, Any]) ->
 
 
 def _call(spec: str, make: Callable[[], Any]) -> nn.Module:
-    """Build a network with code that is not ours, and check that it is one."""
+    """Call third-party code that builds a network, and check the result."""
     try:
         model = make()
     except SlimcnnError:
@@ -213,6 +216,6 @@ def _call(spec: str, make: Callable[[], Any]) -> nn.Module:
 
 
 def _closest(name: str, known: Sequence[str]) -> list[str]:
-    """A few names out of many, and how many others there are."""
+    """Return up to five similar names, and how many others there are."""
     close = get_close_matches(name, known, n=5)
     return [*close, f"{len(known) - len(close)} others"]

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.0 and 1.1 (Iandola et al. 2016, arXiv 1602.07360): torchvision's, with a form for small images."""
+"""SqueezeNet 1.0 and 1.1 (Iandola et al. 2016, arXiv 1602.07360): torchvision's, with a variant for small images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from slimcnn.models.building import check_positive, initialize, keeps_small, net
 
 SOURCE = "Iandola et al. 2016, arXiv 1602.07360, table 1; torchvision"
 LEAST = {"1_0": 21, "1_1": 17}
-"""Pixels of which the three poolings without padding leave one."""
+"""Image size that the three max-poolings without padding reduce to one pixel."""
 
 
 def _refuse_small(least: int, model: nn.Module, images: tuple[Tensor, ...]) -> None:
@@ -39,7 +39,7 @@ def _squeezenet(version: str, kernel: int, num_classes: int, in_channels: int, i
 
 @networks.add("squeezenet1_0", source=SOURCE, family="spatial", input=(3, 224, 224), params=1_248_424, macs=818_924_576)
 def squeezenet1_0(num_classes: int = 1000, in_channels: int = 3, image_size: int = 224) -> nn.Module:
-    """SqueezeNet 1.0 (Iandola et al. 2016, arXiv 1602.07360): 1x1 convolutions squeeze before 1x1 and 3x3 expand."""
+    """SqueezeNet 1.0 (Iandola et al. 2016, arXiv 1602.07360): 1x1 convolutions squeeze, 1x1 and 3x3 expand."""
     return _squeezenet("1_0", 7, num_classes, in_channels, image_size)
 
 

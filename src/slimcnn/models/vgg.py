@@ -1,17 +1,17 @@
 """VGG for 32x32 images (Simonyan, Zisserman 2014, "Very Deep Convolutional Networks", arXiv 1409.1556, table 1).
 
 3x3 convolutions, each followed by batch norm (Ioffe, Szegedy 2015, arXiv 1502.03167) and ReLU; five 2x2
-max-poolings take 32x32 pixels to one. Columns A, B, D and E of the table, with three heads:
+max-poolings reduce 32x32 pixels to one. Columns A, B, D and E of the table, with three heads:
 
 ==================  =====================================================
 ``head``            linear layers
 ==================  =====================================================
-``"10"``            one, the usual choice in the CIFAR literature
+``"10"``            one, as is usual in the CIFAR literature
 ``"512-10"``        a hidden layer of 512
 ``"4096-4096-10"``  two hidden layers of 4096, as in the paper
 ==================  =====================================================
 
-Larger images are averaged over what is left of their space. Tensor names are torchvision's (`features`, `classifier`).
+The features of larger images are averaged over space. Tensor names are torchvision's (`features`, `classifier`).
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ STAGES: dict[int, tuple[tuple[int, ...], ...]] = {
 
 
 def hidden_widths(head: str, num_classes: int) -> list[int]:
-    """The hidden linear layers that `head` asks for; its last number stands for the classes, whatever their number.
+    """Return the widths of the hidden linear layers that `head` specifies.
 
-    So a head keeps its name from the 10 classes of CIFAR-10; the true number is understood as well. Anything
-    else raises `ModelError`.
+    The last number of `head` stands for the classes: 10, as in CIFAR-10, or the actual number of classes. Anything else
+    raises `ModelError`.
 
     >>> hidden_widths("4096-4096-10", num_classes=100)
     [4096, 4096]
     >>> hidden_widths("512", num_classes=10)
     Traceback (most recent call last):
-    slimcnn.errors.ModelError: head='512' is impossible: write hidden widths, then 10 for the classes, ...
+    slimcnn.errors.ModelError: head='512' is invalid: write hidden widths, then 10 for the classes, ...
     """
     numbers = [int(part) if part.isdecimal() else 0 for part in str(head).split("-")]
     if min(numbers) < 1 or numbers[-1] not in (10, num_classes):
         raise ModelError(
-            f"head={head!r} is impossible: write hidden widths, then 10 for the classes, "
+            f"head={head!r} is invalid: write hidden widths, then 10 for the classes, "
             "as in '10', '512-10' or '4096-4096-10'"
         )
     return numbers[:-1]
@@ -78,7 +78,7 @@ class VGG(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         logits: Tensor = self.classifier(self.features(x).mean(dim=(2, 3)))
         return logits
 

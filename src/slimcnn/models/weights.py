@@ -1,4 +1,4 @@
-"""Trained weights from a file, into a network that they fit exactly; no code of the file ever runs."""
+"""Load trained weights from a file into a network that they fit exactly, without running code from the file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from slimcnn.errors import WeightsError
 from slimcnn.files import require_readable
 
 PICKLED = (".pt", ".pth", ".bin", ".th", ".ckpt", ".tar")
-"""Endings of files that `torch.save` wrote."""
+"""Extensions of files that `torch.save` writes."""
 
 NESTINGS = (
     "state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params",
     "state_dict_ema", "model_ema", "params_ema",
 )  # fmt: skip
-"""Keys under which training programs store the weights; the first one found is used, averaged weights last."""
+"""Keys under which training scripts store weights; the first one found is used, so averaged weights come last."""
 
 PASSED_OVER = (
     "argparse.Namespace", "types.SimpleNamespace", "torch.torch_version.TorchVersion",
@@ -33,13 +33,13 @@ PASSED_OVER = (
     "numpy.dtype", "numpy.ndarray",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
 )  # fmt: skip
-"""Classes and functions that training programs pickle beside the weights: options, paths, dates, numpy's numbers."""
+"""Classes and functions that training scripts pickle with the weights: options, paths, dates, numpy values."""
 
 
 class PassedOver:
-    """Takes the place of each of `PASSED_OVER` while a file is read: it accepts anything and keeps nothing.
+    """A stand-in for everything in `PASSED_OVER` while a file is read: it accepts any arguments and stores nothing.
 
-    So none of these classes and functions is ever called with what a file says.
+    So these classes and functions are never called with arguments from a file.
     """
 
     def __init__(self, *_: Any) -> None:
@@ -50,35 +50,35 @@ class PassedOver:
 
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
-"""What DataParallel, Lightning and `torch.compile` write before every name."""
+"""Prefixes that DataParallel, Lightning and `torch.compile` add to every name."""
 
 
 AVERAGED = "n_averaged"
-"""The counter of `torch.optim.swa_utils.AveragedModel`, which is none of the network's tensors."""
+"""The counter of `torch.optim.swa_utils.AveragedModel`; the network has no such tensor."""
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What a weights file held."""
+    """What a weights file contained."""
 
     path: Path
     tensors: int
     metadata: dict[str, str]
-    """The text that a safetensors file carries; empty for other files."""
+    """The metadata of a safetensors file; empty for other files."""
     nesting: tuple[str, ...]
     """The keys that led to the weights, outermost first."""
     prefix: str
-    """What was taken off before every name."""
+    """The prefix that was removed from every name."""
 
 
 def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
-    """Copy the weights in a file into `model`; every name and shape must fit, or nothing is changed.
+    """Copy the weights in a file into `model`; if a name or shape does not match, nothing is changed.
 
-    Reads `.safetensors`, and files of `torch.save` (see `PICKLED`) as far as `torch.load(weights_only=True)` can;
-    options, paths, dates and numpy values beside the weights are passed over (see `PASSED_OVER`).
-    Common nestings and a common prefix are taken off (see `NESTINGS`, `PREFIXES`); `num_batches_tracked` may be
-    missing. Names are not guessed beyond that. Raises `WeightsError` for a file that is missing, damaged, not
-    readable without running code, for another network, or that holds numbers that are not finite.
+    Reads `.safetensors`, and files of `torch.save` (see `PICKLED`) that `torch.load(weights_only=True)` can read.
+    Options, paths, dates and numpy values stored with the weights are ignored (see `PASSED_OVER`). Common nestings and
+    a common prefix are removed (see `NESTINGS`, `PREFIXES`); `num_batches_tracked` may be missing. No other name
+    matching is attempted. Raises `WeightsError` for a file that is missing, damaged, unreadable without running code,
+    made for another network, or that contains NaN or infinite values.
 
     >>> import tempfile
     >>> from safetensors.torch import save_file
@@ -89,7 +89,7 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
     >>> load_weights(nn.Linear(3, 1), file)
     Traceback (most recent call last):
     slimcnn.errors.WeightsError: ...linear.safetensors does not fit the network: 1 tensor differs
-    (weight is 1x2 and should be 1x3); is it for the same network with the same arguments?
+    (weight is 1x2 and should be 1x3); check that it is for the same network with the same arguments
     """
     path = Path(path)
     content, metadata = _read(path)
@@ -114,7 +114,7 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
         return _read_safetensors(path)
     if path.suffix in PICKLED:
         return _read_pickled(path), {}
-    raise WeightsError(f"{path} has no known ending: weights are .safetensors, or {', '.join(PICKLED)}")
+    raise WeightsError(f"{path} has an unknown file extension: weights are .safetensors, or {', '.join(PICKLED)}")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -124,7 +124,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or _first_line(error)}") from error
     except SafetensorError as error:
-        raise WeightsError(f"{path} is no safetensors file, or a truncated one: {_first_line(error)}") from error
+        raise WeightsError(f"{path} is truncated or not a safetensors file: {_first_line(error)}") from error
 
 
 def _read_pickled(path: Path) -> Mapping[str, Any]:
@@ -133,18 +133,18 @@ def _read_pickled(path: Path) -> Mapping[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not path.read_bytes().startswith((b"PK", b"\x80")):  # a zip archive or, before torch 1.6, a pickle
-            raise WeightsError(f"{path} is damaged, or torch.save did not write it") from error
+            raise WeightsError(f"{path} is damaged or was not written by torch.save") from error
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it holds a {named.group(1)}" if named else "it holds more than tensors"
+        what = f"it contains a {named.group(1)}" if named else "it contains more than tensors"
         raise WeightsError(
-            f"{path} is not readable without unpickling code: {what}; save the state dict alone, as safetensors"
+            f"{path} cannot be read without unpickling code: {what}; save only the state dict, as safetensors"
         ) from error
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or _first_line(error)}") from error
-    except Exception as error:  # torch.load raises whatever the damaged byte leads to
-        raise WeightsError(f"{path} is damaged, or torch.save did not write it: {_first_line(error)}") from error
+    except Exception as error:  # damaged bytes make torch.load raise almost any exception
+        raise WeightsError(f"{path} is damaged or was not written by torch.save: {_first_line(error)}") from error
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not named weights; save the state dict")
+        raise WeightsError(f"{path} contains a {type(content).__name__}, not a state dict; save model.state_dict()")
     return content
 
 
@@ -153,15 +153,15 @@ def _tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
         str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))
     ]
     if strange or not content:
-        held = f"{_few(strange)} beside or instead of tensors" if strange else "nothing"
+        held = f"{_few(strange)} besides or instead of tensors" if strange else "nothing"
         raise WeightsError(
-            f"{path} holds no plain state dict: {held}; expected tensors, or one of {', '.join(NESTINGS)}"
+            f"{path} is not a plain state dict: it contains {held}; expected tensors, or one of {', '.join(NESTINGS)}"
         )
     return dict(content)
 
 
 def _without_prefix(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Take off what every name in the file begins with, until a name of the network appears."""
+    """Remove common prefixes from the names in the file until one matches a name of the network."""
     taken = ""
     while not any(name in wanted for name in found):
         prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in found)), None)
@@ -173,7 +173,7 @@ def _without_prefix(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> t
 
 
 def _check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    # a parameter that two layers share has two names, and one of them in the file is enough
+    # a parameter shared by two layers has two names; the file needs only one of them
     given = {id(tensor) for name, tensor in wanted.items() if name in found}
     missing = [
         name
@@ -207,13 +207,13 @@ def _check_finite(path: Path, found: Mapping[str, Tensor]) -> None:
     counts = {name: int((~torch.isfinite(tensor)).sum()) for name, tensor in found.items()}
     bad = [f"{name} has {count} of {found[name].numel()}" for name, count in counts.items() if count]
     if bad:
-        raise WeightsError(f"{path} holds numbers that are NaN or infinite: {_few(bad)}; the training run diverged")
+        raise WeightsError(f"{path} contains NaN or infinite values: {_few(bad)}; the training run diverged")
 
 
 def _refuse(path: Path, complaints: list[str]) -> None:
     if complaints:
-        question = "is it for the same network with the same arguments?"
-        raise WeightsError(f"{path} does not fit the network: {'; '.join(complaints)}; {question}")
+        advice = "check that it is for the same network with the same arguments"
+        raise WeightsError(f"{path} does not fit the network: {'; '.join(complaints)}; {advice}")
 
 
 def _few(names: list[str]) -> str:

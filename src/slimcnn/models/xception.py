@@ -1,9 +1,9 @@
 """Xception (Chollet 2017, "Deep Learning with Depthwise Separable Convolutions", arXiv 1610.02357, figure 5).
 
-Two 3x3 convolutions (32 with stride 2, 64), blocks of separable convolutions with max pooling (3, stride 2) and a 1x1
-shortcut with stride 2: 128, 256, 728; eight blocks of three separable convolutions of 728; one of 728 and 1024 with
-pooling; separable convolutions of 1536 and 2048; global average pooling, one linear layer. A separable convolution
-is a depthwise 3x3, a 1x1 and a batch norm. The two first convolutions have no padding, except for small images.
+Two 3x3 convolutions (32 with stride 2, 64); blocks of separable convolutions with max pooling (3, stride 2) and a 1x1
+shortcut with stride 2: 128, 256, 728; eight blocks of three separable convolutions of 728; one block of 728 and 1024
+with pooling; separable convolutions of 1536 and 2048; global average pooling, one linear layer. A separable convolution
+is a depthwise 3x3, a 1x1 and a batch norm. The first two convolutions have no padding, except for small images.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SOURCE = "Chollet 2017, arXiv 1610.02357, figure 5"
 
 
 def separable(inputs: int, outputs: int) -> list[nn.Module]:
-    """A depthwise 3x3, a 1x1, and the batch norm behind both."""
+    """Return a separable convolution: a depthwise 3x3, a 1x1 and a batch norm."""
     return [nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False), *normalized(inputs, outputs)]
 
 
 class XceptionBlock(nn.Module):
-    """ReLU and separable convolutions in turns, and x: ``(n, inputs, h, w)`` to ``(n, widths[-1], h/s, w/s)``."""
+    """Alternating ReLU and separable convolutions, plus x: ``(n, inputs, h, w)`` to ``(n, widths[-1], h/s, w/s)``."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...], stride: int = 1, pools: bool = False) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class XceptionBlock(nn.Module):
 
 
 class Xception(nn.Module):
-    """The text at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
+    """The network described at the top of this file: ``(n, in_channels, h, w)`` to logits ``(n, num_classes)``."""
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int, width: float) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Xception(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the images `x`."""
+        """Return the logits of the images `x`."""
         refuse_vanishing(x, self.least, self)
         logits: Tensor = self.classifier(self.exit(self.blocks(self.stem(x))).mean(dim=(2, 3)))
         return logits

@@ -1,4 +1,4 @@
-"""Training objectives: functions of a network and one batch, with hooks into the training around them."""
+"""Training objectives: the loss of a network on one batch, with optional hooks into the training loop."""
 
 from slimcnn.objectives.cross_entropy import cross_entropy
 from slimcnn.objectives.objective import Feed, Loss, LossFunction, Objective, as_objective, class_scores

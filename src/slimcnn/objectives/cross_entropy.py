@@ -1,4 +1,4 @@
-"""Cross entropy, the objective of classification."""
+"""Cross entropy, the standard objective of classification."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from slimcnn.objectives.terms import Seen, Term, Terms
 def cross_entropy(label_smoothing: float = 0.0) -> Terms:
     """Cross entropy between the network's softmax and the labels, mean over the batch.
 
-    Smoothing `s` in [0, 1) mixes the label with the uniform distribution (Szegedy et al. 2016):
-    `q = (1 - s) · onehot(y) + s / classes`. Computed in float32 whatever the network's precision.
+    Label smoothing `s` in [0, 1) mixes the label with the uniform distribution (Szegedy et al. 2016):
+    `q = (1 - s) · onehot(y) + s / classes`. Always computed in float32.
 
     >>> import torch
     >>> loss = cross_entropy()(torch.nn.Flatten(), torch.zeros(2, 4, 1, 1), torch.tensor([0, 3]))
@@ -21,7 +21,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> Terms:
     {'cross_entropy': 1.3863}
     """
     if not 0 <= label_smoothing < 1:
-        raise RecipeError(f"label_smoothing is {label_smoothing}: give a number of at least 0 and below 1")
+        raise RecipeError(f"label_smoothing={label_smoothing}: give a number of at least 0 and below 1")
 
     def value(seen: Seen) -> Tensor:
         return F.cross_entropy(seen.logits.float(), seen.y, label_smoothing=label_smoothing)

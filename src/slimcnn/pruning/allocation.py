@@ -1,19 +1,20 @@
-"""From scores and a target to a plan: how many channels of each group go, and which.
+"""Allocation: from scores and a target to a plan, that is, which channels of each group to remove.
 
-Both scopes are an order in which channels leave, taken as far as the target needs. Local: the channels of every
-group leave at the same rate, so the order is by the share of the group that has left. Global: by score, divided
-by the group's mean unless the criterion's scores mean the same everywhere.
+Each scope is an order in which channels are removed until the target is met. Local: every group loses channels at the
+same rate, so the order is by the share of the group that is already removed. Global: by score, divided by the group's
+mean unless the criterion's scores are comparable. Sensitivity: by measured output error per saving.
 
-With macs, params, bytes or memory, channels between residual blocks stay where the target can be met without them
-(`Target.residual`): a channel of the stream is read and written by every block. On ResNet-20 that is worth 0.5 points
-of top-1 at 0.75 of the MACs and 4 at 0.35, without training (benchmarks/defaults.md). Where the target needs them,
-they wait for those inside.
+With macs, params, bytes or memory, channels of the residual stream are kept if the target can be met without them
+(`Target.residual`): every block reads and writes the stream. On ResNet-20 without training, that is worth 0.5
+percentage points of top-1 at 0.75 of the MACs and 4 at 0.35 (benchmarks/defaults.md). If the target needs them, they
+are removed after the channels inside the blocks.
 
-Running memory is a peak: of most channels the removal lowers nothing. Dividing by what a channel saves at the peak of
-the whole network is worst, because the peak moves on. So channels leave in the order for MACs until the target is met,
-and then those come back whose removal it does not need, dearest first. On ResNet-20 at 0.7 of the memory that removes
-20 channels at a measured cost of 9.0 (sum of output errors); the order alone, 139 channels at 25.2; by savings at the
-peak, 15 channels of the stem at 89.2; choosing anew by what is above the limit before every channel, 26 at 9.7.
+Running memory is a peak, so removing most channels saves nothing. Ranking by the saving at the peak of the whole
+network is worst, because the peak moves. So channels are removed in the order for MACs until the target is met, and
+then the removals that the target does not need are undone, the most expensive first. On ResNet-20 at 0.7 of the
+memory, that removes 20 channels at a measured cost of 9.0 (sum of output errors); the order alone, 139 channels at
+25.2; ranking by savings at the peak, 15 channels of the stem at 89.2; ranking again before every channel by the
+activations above the limit, 26 at 9.7.
 """
 
 from __future__ import annotations
@@ -39,38 +40,38 @@ from slimcnn.pruning.targets import UNEVEN, Target
 from slimcnn.pruning.tradeoff import error_at, worthwhile
 
 INSIDE_FIRST = 2 / 3
-"""Share of the channels inside residual blocks that goes before the first channel between them."""
+"""Share of the channels inside residual blocks that is removed before the first channel of the residual stream."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """The next channels that a group loses, with those that must lose as many, and when its turn is."""
+    """One step of the removal order: the next channels of a group and of the groups that must lose equally many."""
 
     turn: tuple[bool, float]
-    """Whether it has to wait for the channels inside the blocks, and its place in the order."""
+    """Whether it waits for the channels inside the blocks, and its place in the order."""
     price: float
-    """The measured error that it adds, or else its place in the order: the dearest that a target does not need comes
-    back first."""
+    """The measured error that it adds, if known, else its place in the order. Of the removals that the target does
+    not need, the most expensive is undone first."""
     groups: tuple[int, ...]
     channels: tuple[int, ...]
 
 
 def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: LatencyModel | None = None) -> Plan:
-    """Choose the channels that go, so that the target is met with as few as possible.
+    """Choose the channels to remove, as few as possible, so that the target is met.
 
-    Removal stops at the first step that meets the target, so it is hit to within one channel (with `round_to=r`:
-    r channels) of one group. Under several processes the plan is checked to be the same on all.
+    Removal stops at the first step that meets the target, so the result is within one channel (with `round_to=r`:
+    r channels) of one group. With several processes, the plan is checked to be the same on all.
 
     Args:
-        graph: what `trace` found.
-        scores: which channels of a group go first, and, from `sensitivity`, what their removal costs.
-        target: how small.
-        latency: predicts milliseconds, for a target with `latency_ms` (see `latency_model`).
+        graph: the network's channel graph, from `trace`.
+        scores: the order in which a group loses channels, and, from `sensitivity`, the costs.
+        target: the pruning target.
+        latency: the latency model for a target with `latency_ms` (see `latency_model`).
 
     Raises:
-        TargetError: a pattern that matches nothing, or asks for what cannot be cut.
-        TargetUnreachable: with everything removed that may go, the target is still missed; says what is possible
-            and what stands in the way.
+        TargetError: a pattern matches nothing, or matches layers that cannot be pruned.
+        TargetUnreachable: the target is missed even with all removable channels removed; the message states the best
+            possible values and what limits them.
         SlimcnnError: the processes made different plans.
 
     >>> import slimcnn
@@ -85,7 +86,7 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: Laten
             inner = allocate(graph, scores, replace(target, residual="inner"), latency)
             return replace(inner, target=target.describe())
         except TargetUnreachable:
-            pass  # the stream has to give channels too
+            pass  # channels of the residual stream are needed too
     _check_scores(graph, scores, target)
     limits = limits_of(graph, target, latency)
     protected = _with_companions(graph, _matching(graph, target.protect, "protect"))
@@ -105,7 +106,7 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: Laten
     else:
         counts = _take(graph, target, counts, _steps(graph, scores, target, free, limits), limits)
     if target.min_channels == 0:
-        _empty_what_nothing_reads(graph, counts)
+        _remove_unused(graph, counts)
     if target.pruning_ratio and not counts.any():
         raise unreachable(graph, target, counts, limits)
     removed = {}
@@ -119,8 +120,8 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: Laten
     return plan
 
 
-def _empty_what_nothing_reads(graph: ChannelGraph, counts: Counts) -> None:
-    """Remove channels inside a branch that are read for nothing: what the layers that read them made has gone."""
+def _remove_unused(graph: ChannelGraph, counts: Counts) -> None:
+    """Remove all channels inside a branch whose readers have lost all their outputs."""
     before = -1
     while before != counts.sum():
         before = counts.sum()
@@ -135,14 +136,14 @@ def _check_scores(graph: ChannelGraph, scores: Scores, target: Target) -> None:
     if target.scope == "sensitivity" and {group.name for group in graph.groups} - scores.costs.keys():
         raise TargetError("scope='sensitivity' needs measured costs: pass sensitivity(model, graph, scores, images)")
     if target.residual == "scatter" and not graph.scattered:
-        raise TargetError("residual='scatter' needs a network that slimcnn.scatter(model, example) has rewritten")
+        raise TargetError("residual='scatter' needs a network rewritten by slimcnn.scatter(model, example)")
     for group in graph.groups:
         found = scores.values.get(group.name)
         if found is None or len(found) != group.channels:
             shown = "none" if found is None else len(found)
             raise TargetError(
-                f"the scores are of another network: {group.name!r} has {group.channels} channels and {shown} scores; "
-                "score this network on this graph"
+                f"the scores are for another network: {group.name!r} has {group.channels} channels and {shown} scores; "
+                "score this network with this graph"
             )
 
 
@@ -161,7 +162,7 @@ def _matching(graph: ChannelGraph, patterns: Sequence[str], asked: str) -> set[i
 
 
 def _with_companions(graph: ChannelGraph, groups: set[int]) -> set[int]:
-    """Add the groups that must lose as many channels as one of these."""
+    """Add the groups that must lose as many channels as one of the given groups."""
     return {other for i in groups for other in graph.companions[i]}
 
 
@@ -173,10 +174,10 @@ def _fixed_counts(graph: ChannelGraph, scores: Scores, target: Target, protected
         unscored = [graph.groups[i].name for i in hits - protected if graph.groups[i].name in scores.unscored]
         if ratio and not hits:
             lock = next(lock for lock in graph.locked if fnmatchcase(lock.layer, pattern))
-            raise TargetError(f"per_layer: {pattern!r} asks to cut {lock.layer}, which is locked: {lock.reason}")
+            raise TargetError(f"per_layer: {pattern!r} matches {lock.layer}, which is locked: {lock.reason}")
         if ratio and unscored:
             raise TargetError(
-                f"per_layer: {pattern!r} asks to cut {unscored[0]}, which {scores.criterion} cannot score: "
+                f"per_layer: {pattern!r} matches {unscored[0]}, which {scores.criterion} cannot score: "
                 f"{scores.unscored[unscored[0]]}"
             )
         for bundle in {graph.companions[i] for i in hits - protected}:
@@ -187,7 +188,7 @@ def _fixed_counts(graph: ChannelGraph, scores: Scores, target: Target, protected
 
 
 def _allowed(graph: ChannelGraph, bundle: Sequence[int], ratio: float, target: Target) -> list[int]:
-    """Round a share of a bundle's channels down to numbers that may go."""
+    """Round a share of a bundle's channels down to allowed numbers of removed channels."""
     groups = [graph.groups[i] for i in bundle]
     gone = _may_go(groups, target)[:, None] * np.array([len(group.parts) for group in groups])
     within = gone[(gone <= np.array([group.channels * ratio + 1e-9 for group in groups])).all(axis=1)]
@@ -198,7 +199,7 @@ def _allowed(graph: ChannelGraph, bundle: Sequence[int], ratio: float, target: T
 def _steps(
     graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[Sequence[int]], limits: Sequence[Limit]
 ) -> list[Removal]:
-    """List every removal in the order in which channels leave."""
+    """List all removals in order."""
     if target.latency_ms is not None and target.scope == "sensitivity":
         return _by_price(graph, scores, target, free, limits)
     inside = {i for bundle in free for i in bundle}
@@ -216,7 +217,7 @@ def _steps(
             worth = float(sums[each] - sums[before]) / (each - before)
             chunk = [(each - before) * len(group.parts) for group in groups]
             gone += sum(chunk)
-            # A group's channels leave in its own order, whatever the mean of a chunk says.
+            # A group's channels keep their order, even if the mean of a later chunk is lower.
             last = max(last, gone / whole if target.scope == "local" else worth)
             waits = spared and (residual or gone > INSIDE_FIRST * whole)
             price = last if measured is None else float(measured[before:each].sum())
@@ -228,7 +229,7 @@ def _steps(
 def _order(
     graph: ChannelGraph, scores: Scores, target: Target, bundle: Sequence[int], limits: Sequence[Limit]
 ) -> torch.Tensor:
-    """Give the values by which a bundle's channels (one of each part) take their turns, in their order."""
+    """Compute the ranking values of a bundle's channels (one of each part), in removal order."""
     groups = [graph.groups[i] for i in bundle]
     if target.scope != "sensitivity":
         return torch.cat([_ranked(scores, group) for group in groups], dim=1).mean(dim=1)
@@ -242,9 +243,9 @@ def _order(
 def _by_price(
     graph: ChannelGraph, scores: Scores, target: Target, free: Sequence[Sequence[int]], limits: Sequence[Limit]
 ) -> list[Removal]:
-    """List the removals that are worth what they cost (see `tradeoff`), cheapest first; blocks may go whole.
+    """List the removals on the convex hull (see `tradeoff`), cheapest first; whole blocks may vanish.
 
-    Those that save no time come last, where other limits than that of time may need them.
+    Removals that save no latency come last; they are listed only if the target has other limits too.
     """
     limit = limits[-1]
     none = np.zeros(len(graph.groups), dtype=np.int64)
@@ -276,7 +277,7 @@ def _ranked(scores: Scores, group: ChannelGroup) -> torch.Tensor:
 
 
 def _may_go(groups: Sequence[ChannelGroup], target: Target) -> Counts:
-    """List how many channels of every part may go, ascending: what is left is enough, and a multiple of `round_to`.
+    """List the allowed numbers of channels to remove from every part, ascending; the rest obeys the target's minimums.
 
     >>> group = ChannelGroup("conv", 20, (), (), (), parts=(np.arange(20),))
     >>> _may_go([group], Target(macs=0.5, round_to=8)).tolist()
@@ -293,7 +294,7 @@ def _may_go(groups: Sequence[ChannelGroup], target: Target) -> Counts:
 
 
 def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal], limits: Sequence[Limit]) -> Counts:
-    """Take the fewest steps that meet the target, by bisection: every step makes the network cheaper."""
+    """Take the fewest steps that meet the target, by bisection: every step makes the network smaller."""
 
     groups = np.array([i for step in steps for i in step.groups], dtype=np.int64)
     channels = np.array([k for step in steps for k in step.channels], dtype=np.int64)
@@ -323,7 +324,7 @@ def _take(graph: ChannelGraph, target: Target, base: Counts, steps: list[Removal
 
 
 def _give_back(counts: Counts, taken: list[Removal], met: Callable[[Counts], bool]) -> Counts:
-    """Bring channels back that the target does not need removed, dearest first; of a group, the last to go first."""
+    """Undo removals that the target does not need, the most expensive first; within a group, the last one first."""
     last: dict[tuple[int, ...], list[Removal]] = defaultdict(list)
     for removal in taken:
         last[removal.groups].append(removal)
@@ -334,14 +335,14 @@ def _give_back(counts: Counts, taken: list[Removal], met: Callable[[Counts], boo
         if met(fewer):
             counts = fewer
         if not last[groups] or counts is not fewer:
-            del last[groups]  # the earlier ones of this group are needed even more
+            del last[groups]  # the earlier removals of this group are needed too
     return counts
 
 
 def _no_more_than_needed(
     graph: ChannelGraph, target: Target, before: Counts, last: Removal, met: Callable[[Counts], bool]
 ) -> Counts:
-    """Take the smallest part of the last removal that meets the target: removals by price are large."""
+    """Take the smallest part of the last removal that meets the target: removals for latency are large."""
     groups, whole = [graph.groups[i] for i in last.groups], list(last.groups)
     parts = np.array([len(group.parts) for group in groups])
     for gone in _may_go(groups, target).tolist():

@@ -1,4 +1,4 @@
-"""How the layers behind a group read its channels, on images: it tells which channels replace one another."""
+"""Second-order statistics of the inputs that layers read from a group: they show which channels are redundant."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from slimcnn.linear.ridge import Sums
 
 @dataclass(frozen=True)
 class Reading:
-    """How one layer (or one group of a grouped convolution) reads channels.
+    """Input statistics of one layer (or one group of a grouped convolution) that reads a group's channels.
 
     `moments` (f, f) are the second central moments of its inputs and `mean` (f,) their means, float64; `weight` (o, f)
-    makes its outputs from them, and is part `part` of the parameter `name`; row i of `columns` (channels, k) lists the
+    maps them to its outputs and is part `part` of the parameter `name`; row i of `columns` (channels, k) lists the
     inputs that belong to channel `channels[i]` of the group.
     """
 
@@ -37,7 +37,7 @@ class Reading:
 
 
 def readings_of(model: nn.Module, graph: ChannelGraph, images: Iterable[Tensor]) -> dict[str, tuple[Reading, ...]]:
-    """Watch every layer that reads a group's channels while the network sees images; by the name of the group."""
+    """Run a network on images and return, by group name, the statistics of every layer that reads the group."""
     batches = [x for x in images if len(x)]
     if not batches:
         raise CriterionError("criterion 'reconstruction' needs images, but the batches are empty")
@@ -61,7 +61,7 @@ def readings_of(model: nn.Module, graph: ChannelGraph, images: Iterable[Tensor])
 
 
 def not_followed(group: ChannelGroup, readings: tuple[Reading, ...]) -> tuple[Axis, ...]:
-    """List where the group is read by weights that are computed, used more than once, or too wide to be looked at."""
+    """List the axes that read a group but have no statistics: a weight is computed, shared or too wide."""
     followed = {reading.name for reading in readings}
     return tuple(axis for axis in group.reads if axis.parameter not in followed)
 
@@ -69,12 +69,12 @@ def not_followed(group: ChannelGroup, readings: tuple[Reading, ...]) -> tuple[Ax
 def _moments(
     model: nn.Module, layers: dict[str, LinearLayer], weights: dict[str, nn.Parameter], batches: list[Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Give means (groups, f) and second central moments (groups, f, f) of what every layer reads."""
+    """Compute means (groups, f) and second central moments (groups, f, f) of every layer's inputs."""
     at = {layer.operation: name for name, layer in layers.items()}
     images = sum(map(len, batches))
     sums: dict[str, Sums] = {}
 
-    def look(batch: int, n: int, operation: ReplayedOp) -> None:
+    def accumulate(batch: int, n: int, operation: ReplayedOp) -> None:
         name = at[n]
         layer, weight = layers[name], weights[name]
         rows = rows_of(layer, weight, operation, len(batches[batch]), images)[0].flatten(1, 2)
@@ -83,7 +83,7 @@ def _moments(
 
     if at:
         with LayerwiseReplay(model, batches) as way:
-            way.go(0, max(at), at, look)
+            way.go(0, max(at), at, accumulate)
     means = {name: found.x / found.n for name, found in sums.items()}
     return {
         name: (mean, sums[name].xx / sums[name].n - mean[:, :, None] * mean[:, None]) for name, mean in means.items()
@@ -91,13 +91,13 @@ def _moments(
 
 
 def _of_axis(axis: Axis, layer: LinearLayer, weight: Tensor, mean: Tensor, moments: Tensor) -> list[Reading]:
-    """Part the positions of a weight's input axis by the groups of the layer, and find the inputs at each."""
+    """Split the positions of a weight's input axis by the groups of the layer; one `Reading` for each group."""
     matrix = as_matrix(layer, weight.detach()).double()
     inputs = weight.shape[0] // layer.groups if layer.transposed else weight.shape[1]
     kernel = matrix.shape[2] // inputs
     found = []
     for group in range(layer.groups):
-        # Positions of a grouped convolution count on from group to group; so do those of a transposed one.
+        # Positions are numbered across the groups of a convolution; also those of a transposed one.
         here = axis.positions // inputs == group
         rows = np.flatnonzero(here.any(axis=1))
         if not len(rows):

@@ -1,10 +1,11 @@
-"""Milliseconds of a pruned network before it exists: from the times of its layers, and corrected by what was measured.
+"""Latency prediction for a pruned network from the latencies of its layers, corrected by measurements.
 
-T(counts) = f(S_whole - S(counts)),  S = sum of the layers' times,  f(0) = T_whole
+T(counts) = f(S_whole - S(counts)),  S = sum of the layers' latencies,  f(0) = T_whole
 
-S comes from layers timed alone at a few widths (`LayerTimes`). T_whole is the measured time of the whole network,
-with everything that layers alone do not show (additions, pooling, the call).  f falls by a millisecond for every
-millisecond that layers save, until pruned networks were measured; then it is straight between what was measured.
+S comes from layers timed alone at a few widths (`LayerTimes`). T_whole is the measured latency of the whole network,
+including the cost that layers timed alone do not show (additions, pooling, the call). f falls by one millisecond for
+every millisecond that the layers save, until pruned networks are measured; then it interpolates linearly between the
+measurements.
 """
 
 from __future__ import annotations
@@ -26,38 +27,38 @@ from slimcnn.measuring import latency, measure
 from slimcnn.measuring.examples import with_batch
 
 Milliseconds = Callable[[int, int], float]
-"""(input channels, output channels) → time of a layer with so many."""
+"""(input channels, output channels) → latency of a layer with that many channels."""
 RemovedCounts = Sequence[int] | NDArray[np.int64]
 
 SECONDS = 1.5
-"""For which whole networks are timed."""
+"""Duration of a measurement of a whole network."""
 
 FLAT = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-"""Convolutions that are timed alone, transposed ones as ordinary ones of their output's size."""
+"""Convolutions that are timed alone; a transposed one is timed as an ordinary one with its output size."""
 
 WIDTHS = 8
-"""Widths at which a layer is timed, at most; between them time is straight."""
+"""Maximum number of widths at which a layer is timed; latency is interpolated linearly between them."""
 
 
 @dataclass(frozen=True)
 class TimedLayer:
-    """A layer, the axes of its weight, and its time at a few widths of each."""
+    """A layer, the axes of its weight, and its latency at a few widths of each axis."""
 
     name: str
     calls: int
-    """How often the network runs it."""
+    """Number of calls in one run of the network."""
     axes: tuple[Share, ...]
-    """Of the weight: outputs, inputs. One axis for a depthwise convolution."""
+    """Axes of the weight: outputs, inputs. One axis for a depthwise convolution."""
     curves: tuple[Mapping[int, float], ...]
-    """For every axis, channels that stay → milliseconds, all other axes whole."""
+    """For every axis: kept channels → milliseconds, with all channels on the other axes."""
 
     @property
     def whole(self) -> float:
-        """Milliseconds of one call before any cut."""
+        """Milliseconds of one call of the unpruned layer."""
         return float(self.curves[0][self.axes[0].size])
 
     def ms(self, removed: RemovedCounts) -> float:
-        """Milliseconds of all calls when each group loses so many channels: a product of one factor an axis."""
+        """Milliseconds of all calls when each group loses `removed[group]` channels: one factor per axis."""
         time = self.whole
         for share, (widths, times) in zip(self.axes, self._tables, strict=True):
             left = share.left(removed)
@@ -66,24 +67,24 @@ class TimedLayer:
 
     @cached_property
     def _tables(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """The curves as arrays: straight between their points, level below the first."""
+        """The curves as arrays: linear between their points, constant below the first."""
         return [(np.array([*curve], dtype=float), np.array([*curve.values()])) for curve in self.curves]
 
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Milliseconds for one call of a network, by the channels that its groups lose."""
+    """Predicted latency of one call of a network, as a function of the removed channels of its groups."""
 
     layers: tuple[TimedLayer, ...]
     whole_ms: float
-    """Measured, before any cut."""
+    """Measured latency of the unpruned network."""
     runtime: str
     batch: int
     threads: int
     round_to: int = 1
-    """The number that kept channels should be a multiple of, as this runtime's times say."""
+    """Kept channels should be multiples of this number, which is fast in this runtime."""
     measured: tuple[tuple[float, float], ...] = ()
-    """Pruned networks: milliseconds that their layers save when they run alone, and their time."""
+    """For every measured pruned network: the milliseconds that its layers save when timed alone, and its latency."""
 
     def ms(self, removed: RemovedCounts) -> float:
         """Predict the milliseconds of one call when each group loses `removed[group]` channels."""
@@ -95,14 +96,14 @@ class LatencyModel:
 
     @property
     def _points(self) -> list[tuple[float, float]]:
-        """What is known of f, never rising: a network that saves more is not slower, whatever the noise says."""
+        """Measured points of f, made nonincreasing: a larger saving never means a higher latency, despite noise."""
         found = [(0.0, self.whole_ms), *sorted(self.measured)]
         times = np.minimum.accumulate([time for _, time in found])
         return [(saved, float(time)) for (saved, _), time in zip(found, times, strict=True)]
 
     @property
     def _slope(self) -> float:
-        """Milliseconds saved for one that layers save, beyond what was measured."""
+        """Milliseconds saved for each millisecond that the layers save, beyond the last measured point."""
         saved, time = self._points[-1]
         if saved > 0:
             return max((self.whole_ms - time) / saved, 0.05)
@@ -110,11 +111,11 @@ class LatencyModel:
         return min(self.whole_ms / max(alone, 1e-9), 1.0)
 
     def saved(self, removed: RemovedCounts) -> float:
-        """Sum up what the layers save when they run alone."""
+        """Sum the milliseconds that the layers save when timed alone."""
         return sum(layer.whole * layer.calls - layer.ms(removed) for layer in self.layers)
 
     def corrected(self, removed: RemovedCounts, measured_ms: float) -> LatencyModel:
-        """Make the formula true for a pruned network that was measured."""
+        """Return a model that is corrected by the measured latency of a pruned network."""
         saved = self.saved(removed)
         if saved <= 0:
             return self
@@ -132,18 +133,18 @@ def latency_model(
     round_to: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> LatencyModel:
-    """Measure what a network and its layers take in a runtime on this machine, for `Target(latency_ms=...)`.
+    """Measure the latency of a network and its layers in a runtime on this machine, for `Target(latency_ms=...)`.
 
     Layers that were timed before on this machine (same runtime, version, batch and threads) are not timed again.
 
     Args:
-        model: the network that was traced; it is not changed.
-        graph: what `trace` found.
+        model: the traced network; it is not changed.
+        graph: its channel graph, from `trace`.
         runtime: openvino, onnxruntime, executorch or torch.
-        batch: images a call.
+        batch: images per call.
         threads: CPU threads.
-        round_to: kept channels will be multiples of this; None: what the times of the largest layer suggest.
-        progress: called with (layers timed, layers in all).
+        round_to: kept channels will be multiples of this; None: chosen from the latencies of the largest layer.
+        progress: called with (layers timed, total layers).
 
     Raises:
         ExportError: the runtime is not installed, or cannot run the network.
@@ -157,7 +158,7 @@ def latency_model(
     """
     example = with_batch(graph.example, batch)
     if not isinstance(example, Tensor):
-        raise ModelError("a target in milliseconds needs a network with one input (n, c, h, w); found several")
+        raise ModelError("a latency target needs a network with one input (n, c, h, w); this one has several inputs")
     times = LayerTimes(runtime, batch=batch, threads=threads)
     opened = transfer(model, example, runtime, threads, dynamic_batch=False)
     whole = latency({"whole": opened}, example, seconds=SECONDS, threads=threads)["whole"].median_ms
@@ -180,7 +181,7 @@ def latency_model(
 
 
 def _shapes(model: nn.Module, example: Tensor) -> dict[str, LayerShape]:
-    """Read the shape of every convolution and linear layer, as it runs on the example."""
+    """Return the shape of every convolution and linear layer when the network runs on the example."""
     modules = dict(model.named_modules())
     found = {}
     for layer in measure(model, example).layers:
@@ -199,7 +200,7 @@ def _shapes(model: nn.Module, example: Tensor) -> dict[str, LayerShape]:
 
 
 def _heaviest(shapes: Iterable[LayerShape]) -> LayerShape:
-    """The layer with the most MACs among those that are not depthwise."""
+    """Return the convolution with the most MACs."""
     return max(
         shapes,
         key=lambda one: (
@@ -213,7 +214,7 @@ def timed_layers(
 ) -> tuple[TimedLayer, ...]:
     """Time every convolution and linear layer of a network at a few widths.
 
-    `time(layer, outputs, inputs, groups)` gives the milliseconds of a layer with so many channels.
+    `time(layer, outputs, inputs, groups)` returns the milliseconds of a layer with that many channels.
     """
     modules = dict(model.named_modules())
     calls: dict[str, int] = {}
@@ -225,7 +226,7 @@ def timed_layers(
         shares = graph.parameters.get(f"{name}.weight" if name else "weight")
         module = modules.get(name)
         if shares is None or not isinstance(module, (*FLAT, nn.Linear)):
-            continue  # its time is part of the whole network's and stays
+            continue  # its latency is part of the whole network's and does not change
         found.append(_timed(name, module, shares, number, time, round_to))
     return tuple(found)
 
@@ -237,7 +238,7 @@ def _timed(
     transposed = getattr(module, "transposed", False)
     outputs, inputs = (shares[1], shares[0]) if transposed else (shares[0], shares[1])
     groups = int(getattr(module, "groups", 1))
-    if groups > 1 and inputs.size == 1:  # depthwise: a filter a channel
+    if groups > 1 and inputs.size == 1:  # depthwise: one filter per channel
         curve = {left: time(name, left, left, left) for left in _widths(outputs.size, round_to)}
         return TimedLayer(name, calls, (outputs,), (_never_rising(curve),))
     by_output = {left: time(name, left, inputs.size * groups, groups) for left in _widths(outputs.size, round_to)}
@@ -257,7 +258,7 @@ def _widths(size: int, round_to: int) -> Iterator[int]:
 
 
 def _never_rising(curve: Mapping[int, float]) -> dict[int, float]:
-    """Let fewer channels never take longer: a kernel can always be padded with zeros.
+    """Make a curve monotonic: fewer channels never take longer, because a kernel can be padded with zeros.
 
     >>> _never_rising({8: 1.0, 16: 3.0, 24: 2.0})
     {8: 1.0, 16: 2.0, 24: 2.0}

@@ -1,4 +1,4 @@
-"""What a target bounds: each quantity by the removed channels, and what to say when it is out of reach."""
+"""The quantities that a target limits, by the number of removed channels, and the error when one is unreachable."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Limit:
-    """A quantity that a target bounds: what it is after a removal, and how much it may be at most."""
+    """A quantity that a target limits: its maximum, and its value after channels are removed."""
 
     name: str
     most: float
     cost: Callable[[Counts], float]
-    """Removed channels of every group → the quantity, in the unit of `most`."""
+    """Number of removed channels of every group → the quantity, in the unit of `most`."""
 
     def met(self, counts: Counts) -> bool:
-        """Ask whether the quantity is small enough when each group loses so many channels."""
+        """Return whether the quantity is small enough when each group loses `counts[group]` channels."""
         return self.cost(counts) <= self.most
 
 
 def limits_of(graph: ChannelGraph, target: Target, latency: LatencyModel | None = None) -> list[Limit]:
-    """List what a target bounds, in the order of `SIZES`."""
+    """List the limits of a target, in the order of `SIZES`."""
     costs: dict[str, Callable[[Counts], float]] = {
         "macs": graph.macs, "params": graph.params, "bytes": graph.bytes, "memory": graph.peak_memory,
     }  # fmt: skip
     if target.latency_ms is not None:
         if latency is None:
             raise TargetError(
-                f"latency_ms={target.latency_ms:g} needs the times of layers: pass latency_model(model, graph, runtime)"
+                f"latency_ms={target.latency_ms:g} needs layer latencies: pass latency_model(model, graph, runtime)"
             )
         costs["latency_ms"] = latency.ms
     none = np.zeros(len(graph.groups), dtype=np.int64)
@@ -49,7 +49,7 @@ def limits_of(graph: ChannelGraph, target: Target, latency: LatencyModel | None 
 
 
 def reached_by(graph: ChannelGraph, target: Target, limits: Sequence[Limit]) -> Callable[[Counts], bool]:
-    """Make the question whether removals are enough."""
+    """Return a function that checks whether removing `counts` channels meets the target."""
     channels = sum(group.channels for group in graph.groups)
 
     def met(counts: Counts) -> bool:
@@ -60,7 +60,7 @@ def reached_by(graph: ChannelGraph, target: Target, limits: Sequence[Limit]) -> 
 
 
 def unreachable(graph: ChannelGraph, target: Target, most: Counts, limits: Sequence[Limit]) -> TargetUnreachable:
-    """Say what is possible with `most` removed, which is all that may go, and what stands in the way."""
+    """Return the error for an unreachable target: the best possible values (with `most` removed) and their limits."""
     none = np.zeros_like(most)
     best = {
         limit.name: limit.cost(most) / (max(limit.cost(none), 1) if limit.name in SHARES else 1) for limit in limits
@@ -72,7 +72,7 @@ def unreachable(graph: ChannelGraph, target: Target, most: Counts, limits: Seque
     blocks = [f"{lock.layer} ({lock.reason})" for lock in graph.locked[:4]]
     widest = max((group.channels for group in graph.groups), default=0)
     if target.pruning_ratio is not None and widest * target.pruning_ratio < 1 and graph.groups:
-        blocks.append(f"of {widest} channels, the most in a layer, {target.pruning_ratio:g} is less than one")
+        blocks.append(f"{target.pruning_ratio:g} of the widest group ({widest} channels) is less than one channel")
     if target.memory is not None:
         blocks.append(f"the input alone takes {written('memory', int(graph.timeline.at(none, 4)[0]))} of memory")
     blocks += [f"protected: {', '.join(target.protect)}"] if target.protect else []
@@ -82,6 +82,6 @@ def unreachable(graph: ChannelGraph, target: Target, most: Counts, limits: Seque
     more = f" and {len(graph.locked) - 4} more" if len(graph.locked) > 4 else ""
     return TargetUnreachable(
         f"cannot reach {target.describe()}: the best possible is {', '.join(said)}; "
-        f"in the way: {'; '.join(blocks) or 'nothing else can go'}{more}",
+        f"limited by: {'; '.join(blocks) or 'no other channels can be removed'}{more}",
         best,
     )

@@ -1,4 +1,4 @@
-"""The filter norms of every layer, of all filters and of those that a plan keeps."""
+"""Filter norms of every layer: of all filters, and of those that a plan keeps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FilterNorms:
 
 
 def norms_kept(model: nn.Module, graph: ChannelGraph, plan: Plan) -> list[FilterNorms]:
-    """List every layer that loses some filters, but not all, with the norms of all its filters and of those kept.
+    """List the norms of all filters and of the kept ones, for every layer that loses some filters but not all.
 
     >>> from slimcnn.models import build
     >>> from slimcnn.graph import trace

@@ -1,7 +1,7 @@
-"""Training goes on across a cut: the optimizer is cut like the network, and one that was left behind is noticed.
+"""Transfer an optimizer to the pruned network, and detect one that still holds the old parameters.
 
-Momentum is cut by the code that cuts the weights, so training the pruned network with the carried optimizer is
-training the masked network with the old one, step by step.
+Momentum is cut by the code that cuts the weights. So training the pruned network with the carried optimizer equals
+training the masked network with the old optimizer, step by step.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 
 @dataclass(frozen=True)
 class ParameterMap:
-    """The way from an optimizer's parameters to those of the pruned network."""
+    """The mapping from an optimizer's parameters to those of the pruned network."""
 
     optimizer: str
     names: Mapping[int, str]
-    """Old parameter, by id → its name."""
+    """Id of an old parameter → its name."""
     renewed: Mapping[int, Tensor | None]
-    """Old parameter, by id → the new one; None where the cut left nothing of it."""
+    """Id of an old parameter → the new parameter; None if the cut removed all of it."""
     kept: Kept
 
 
@@ -49,25 +49,25 @@ _GRAPHS: WeakKeyDictionary[nn.Module, dict[str, ChannelGraph]] = WeakKeyDictiona
 def carry(
     optimizer: AnyOptimizer, old: nn.Module, new: nn.Module, plan: Plan, graph: ChannelGraph | None = None
 ) -> AnyOptimizer:
-    """Make an optimizer for the pruned network out of the one for the network before the cut, momentum included.
+    """Create an optimizer for the pruned network from the optimizer of the original one, momentum included.
 
-    What has the shape of its parameter (momentum, squared gradients, their maxima ...) is cut as the parameter was;
-    where it is 1 long instead (the factors of Adafactor), it stays. Step counters, parameter groups with all their
-    options, and hooks come along. The old optimizer is not changed.
+    State with the shape of its parameter (momentum, squared gradients, their maxima ...) is cut like the parameter;
+    an axis of length 1 (the factors of Adafactor) is kept. Step counters, hooks and parameter groups with all their
+    options are copied. The old optimizer is not changed.
 
-    A learning rate scheduler goes on steering the old optimizer: make a new one for the optimizer that is returned.
+    A learning rate scheduler still controls the old optimizer: create a new scheduler for the returned optimizer.
 
     Args:
         optimizer: holds all or some parameters of `old`, in any parameter groups.
         old: the network that was traced and pruned.
-        new: what `prune(old, graph, plan)` returned.
-        plan: the plan that was followed.
-        graph: what `trace` found in `old`; known already if `old` was pruned in this process.
+        new: the network that `prune(old, graph, plan)` returned.
+        plan: the plan that `new` was pruned by.
+        graph: the channel graph of `old`, from `trace`; optional if `old` was pruned in this process.
 
     Raises:
-        OptimizerError: the optimizer holds a parameter that is not of `old`, or something that cannot be cut (the
-            history of LBFGS, another optimizer).
-        PlanError: the graph or the plan does not lead from `old` to `new`.
+        OptimizerError: the optimizer holds a parameter that is not in `old`, or state that cannot be cut (the history
+            of LBFGS, another optimizer).
+        PlanError: the graph or the plan does not match `old` and `new`.
 
     >>> import slimcnn
     >>> net = slimcnn.build("resnet20")
@@ -83,11 +83,11 @@ def carry(
     """
     graph = _GRAPHS.get(old, {}).get(plan.network) if graph is None else graph
     if graph is None:
-        raise PlanError(f"this {type(old).__name__} was not pruned here by this plan; pass the graph that trace found")
+        raise PlanError(f"this {type(old).__name__} was not pruned by this plan in this process; pass graph=")
     passage = _passage(optimizer, old, new, graph, plan)
     carried = type(optimizer).__new__(type(optimizer))
     for name, value in vars(optimizer).items():
-        # A scheduler hides `step` behind one of its own that steps the old optimizer.
+        # A scheduler replaces `step` by a wrapper that steps the old optimizer.
         if not (callable(value) and hasattr(type(optimizer), name)):
             setattr(carried, name, _attribute(name, value, passage))
     carried.param_groups = [_group(group, passage) for group in optimizer.param_groups]
@@ -103,7 +103,7 @@ def carry(
 
 
 def _passage(optimizer: Optimizer, old: nn.Module, new: nn.Module, graph: ChannelGraph, plan: Plan) -> ParameterMap:
-    """Find the new parameter for every one that the optimizer holds, and check that it is the old one cut."""
+    """Map every parameter of the optimizer to its new one, and check that the shapes match the plan."""
     check(plan, graph)
     kept = kept_positions(graph, plan.by_index(graph))
     names = {id(parameter): name for name, parameter in old.named_parameters()}
@@ -114,20 +114,21 @@ def _passage(optimizer: Optimizer, old: nn.Module, new: nn.Module, graph: Channe
         shape, name = tuple(parameter.shape), names.get(id(parameter))
         if name is None:
             raise OptimizerError(
-                f"parameter {index} of the {type(optimizer).__name__}, of shape {shape}, is none of this "
-                f"{type(old).__name__}: pass the optimizer that trains it, and leave other parameters to another one"
+                f"parameter {index} of the {type(optimizer).__name__}, of shape {shape}, is not in this "
+                f"{type(old).__name__}: pass an optimizer that holds only parameters of this network"
             )
         traced = tuple(share.size for share in graph.parameters.get(name, ()))
         if shape != traced:
             raise PlanError(
-                f"the graph was traced on another network: {name} was {traced}, in the old one it is {shape}; pass the "
-                "graph that the plan was made on"
+                f"the graph was traced on another network: {name} was {traced}, in the old network it is {shape}; pass "
+                "the graph that the plan was made for"
             )
         there, wanted = news.get(name), tuple(cut(parameter, kept.get(name, {})).shape)
         if tuple(there.shape) != wanted if there is not None else not layers_go:
             raise PlanError(
-                f"the plan makes {wanted} of {name}, in the new network it is "
-                f"{'missing' if there is None else tuple(there.shape)}; pass what prune(old, graph, plan) returned"
+                f"by the plan, {name} has shape {wanted}; in the new network it is "
+                f"{'missing' if there is None else tuple(there.shape)}; pass the network that prune(old, graph, plan) "
+                "returned"
             )
         renewed[id(parameter)] = there
     return ParameterMap(type(optimizer).__name__, names, renewed, kept)
@@ -138,13 +139,13 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _attribute(name: str, value: Any, passage: ParameterMap) -> Any:
-    """Exchange the parameters in whatever an optimizer keeps besides its state."""
+    """Replace the parameters in an attribute of the optimizer other than its state."""
 
     def exchange(leaf: Any) -> Any:
         if isinstance(leaf, Optimizer):
             raise OptimizerError(
-                f"the {passage.optimizer} keeps another optimizer ({name}, {type(leaf).__name__}); carry that one, and "
-                f"make a new {passage.optimizer} of it"
+                f"the {passage.optimizer} holds another optimizer ({name}, {type(leaf).__name__}); carry that one, and "
+                f"create a new {passage.optimizer} from it"
             )
         if not isinstance(leaf, Tensor):
             return leaf
@@ -155,7 +156,7 @@ def _attribute(name: str, value: Any, passage: ParameterMap) -> Any:
 
 
 def _group(group: Mapping[str, Any], passage: ParameterMap) -> dict[str, Any]:
-    """Copy a parameter group with the new parameters; it may become empty, as schedulers count groups."""
+    """Copy a parameter group with the new parameters; an empty group is kept, because schedulers count groups."""
     pairs = [(index, passage.renewed[id(parameter)]) for index, parameter in enumerate(group["params"])]
     stay = [(index, there) for index, there in pairs if there is not None]
     carried = {option: copy.deepcopy(value) for option, value in group.items() if option != "params"}
@@ -166,7 +167,7 @@ def _group(group: Mapping[str, Any], passage: ParameterMap) -> dict[str, Any]:
 
 
 def _entry(entry: str, value: Any, parameter: Tensor, passage: ParameterMap) -> Any:
-    """Cut one entry of a parameter's state, or copy it if it is about no axis."""
+    """Cut one entry of a parameter's state, or copy it if it has no axis of the parameter."""
     if isinstance(value, Tensor) and value.dim() == parameter.dim():
         lengths = list(zip(value.shape, parameter.shape, strict=True))
         if all(length in (1, whole) for length, whole in lengths):
@@ -179,29 +180,29 @@ def _entry(entry: str, value: Any, parameter: Tensor, passage: ParameterMap) -> 
         found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise OptimizerError(
             f"the {passage.optimizer} keeps {entry!r} ({found}) for {passage.names[id(parameter)]} of shape "
-            f"{tuple(parameter.shape)}, which cannot be cut like it; make a new {passage.optimizer}"
+            f"{tuple(parameter.shape)} and cannot be cut like the parameter; create a new {passage.optimizer}"
         )
     return copy.deepcopy(value)
 
 
 _CUT: dict[int, tuple[WeakIdRef, str]] = {}
-"""Parameter that a smaller one was cut from, by id → the parameter, held weakly, and its network's class."""
+"""Id of a parameter of a pruned network's original → weak reference to the parameter, and its network's class."""
 
 _LAST: WeakKeyDictionary[Optimizer, list[tuple[WeakIdRef, int]]] = WeakKeyDictionary()
-"""The gradients that an optimizer of such parameters stepped on last, held weakly, with their versions."""
+"""For each optimizer of such parameters: weak references to the gradients of its last step, with their versions."""
 
 
 def watch_optimizers(old: nn.Module, graph: ChannelGraph) -> None:
-    """Have optimizers that hold parameters of `old` raise when they step on no gradient; `prune` calls it.
+    """Make optimizers of `old` raise if they step without new gradients; called by `prune`.
 
-    After a cut the loss comes from the new network. An optimizer of the old one would go on stepping on nothing, or
-    on the same gradients again and again, and nobody would notice. As long as gradients reach the old
-    network it trains as before. Parameters are held weakly, other optimizers are not looked at any further, and
-    steps that `torch.compile` or a CUDA graph runs are not watched.
+    After a cut, the loss comes from the new network. Without this check, an optimizer of the old network would
+    silently step on no gradients, or on the same ones again and again. As long as gradients reach the old network, it
+    trains as before. Parameters are held weakly, other optimizers are ignored, and steps that `torch.compile` or a
+    CUDA graph runs are not checked.
 
-    Raises, later and from the `step` of such an optimizer:
-        OptimizerError: of all its parameters, none has a gradient that is not zero, or all gradients are those that it
-            has stepped on already. With a closure, which makes the gradients, this is asked after the step.
+    Raises, later, from the `step` of such an optimizer:
+        OptimizerError: no parameter has a nonzero gradient, or all gradients were used by an earlier step. With a
+            closure, which computes the gradients, the check runs after the step.
 
     >>> from slimcnn.graph import trace
     >>> net = nn.Linear(2, 2)
@@ -210,9 +211,9 @@ def watch_optimizers(old: nn.Module, graph: ChannelGraph) -> None:
     >>> watch_optimizers(net, trace(net, torch.zeros(1, 2)))
     >>> sgd.step()
     Traceback (most recent call last):
-    slimcnn.errors.OptimizerError: this SGD holds the parameters of a Linear that was pruned since, ...
+    slimcnn.errors.OptimizerError: this SGD holds the parameters of a Linear that was pruned, ...
     """
-    _listen()
+    _register_hooks()
     _GRAPHS.setdefault(old, {})[graph.fingerprint] = graph
     for parameter in named_parameters(old).values():
         number = id(parameter)
@@ -220,24 +221,24 @@ def watch_optimizers(old: nn.Module, graph: ChannelGraph) -> None:
 
 
 @cache
-def _listen() -> None:
-    register_optimizer_step_pre_hook(_before_a_step)
-    register_optimizer_step_post_hook(_after_a_step)
+def _register_hooks() -> None:
+    register_optimizer_step_pre_hook(_check_before_step)
+    register_optimizer_step_post_hook(_check_after_step)
 
 
-def _before_a_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if _holds_cut(optimizer) and not _has_closure(args, kwargs):
         _refuse_no_gradient(optimizer)
         if _gradients(optimizer) == _LAST.get(optimizer):
             raise OptimizerError(_left_behind(optimizer, "no new gradient"))
 
 
-def _after_a_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if not _holds_cut(optimizer):
         return
     if _has_closure(args, kwargs):
         _refuse_no_gradient(optimizer)
-    else:  # not before the step: the step of a subclass may call that of its parent, and then both are announced
+    else:  # not before the step: a subclass's step may call its parent's, and then the hooks run twice
         _LAST[optimizer] = _gradients(optimizer)
 
 
@@ -250,7 +251,7 @@ def _holds_cut(optimizer: Optimizer) -> bool:
         return False
     if all(_CUT.keys().isdisjoint(map(id, group["params"])) for group in optimizer.param_groups):
         return False
-    # A captured step cannot look at numbers.
+    # During CUDA graph capture, values cannot be read.
     on_gpu = any(parameter.is_cuda for parameter in _parameters(optimizer))
     return not (on_gpu and torch.cuda.is_current_stream_capturing())
 
@@ -274,7 +275,7 @@ def _is_nonzero(gradient: Tensor | None) -> bool:
 def _left_behind(optimizer: Optimizer, what: str) -> str:
     network = next(_CUT[id(p)][1] for p in _parameters(optimizer) if id(p) in _CUT)
     return (
-        f"this {type(optimizer).__name__} holds the parameters of a {network} that was pruned since, and {what} has "
-        "reached them, so it trains nothing; to train the pruned network, use the optimizer that "
+        f"this {type(optimizer).__name__} holds the parameters of a {network} that was pruned, and they have {what}, "
+        "so the step trains nothing; to train the pruned network, use the optimizer that "
         "carry(optimizer, old, new, plan) returns, or a new one"
     )

@@ -1,4 +1,4 @@
-"""The plan: which channels go, as data."""
+"""The plan: the channels to remove, as data."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Plan:
-    """The channels of every group that go, and what that costs and saves.
+    """A plan: the channels to remove from every group, with the criterion and target that selected them.
 
-    `removed` maps a group's name to its removed channels, ascending; groups that keep everything are left out.
-    `network` is the fingerprint of the graph that the plan was made on. Text (`to_json`) and plan are the same
-    data: one line per group, so that two plans can be compared line by line and a user can edit one.
+    `removed` maps a group's name to its removed channels, ascending; groups that keep all channels are left out.
+    `network` is the fingerprint of the graph that the plan was made for. `to_json` writes the same data as text, one
+    line per group, so that plans can be compared line by line and edited by hand.
     """
 
     network: str
@@ -45,12 +45,12 @@ class Plan:
         return f"Plan(removes {gone:,} channels of {len(self.removed)} groups{made}, network {self.network})"
 
     def _repr_html_(self) -> str:
-        """Show what is removed as a table in a notebook."""
+        """Return a table of the removed channels for a notebook."""
         rows = [(name, len(channels), _brief(channels)) for name, channels in self.removed.items()]
         return html_table(repr(self), ["group", "removed", "channels"], rows)
 
     def to_json(self, graph: ChannelGraph) -> str:
-        """Write the plan as JSON, one line per group, kept groups too."""
+        """Return the plan as JSON, one line per group, unchanged groups included."""
         rows = [
             {"group": g.name, "channels": g.channels, "removed": list(self.removed.get(g.name, ()))}
             for g in graph.groups
@@ -66,7 +66,7 @@ class Plan:
         """Read a plan and check that it belongs to this graph.
 
         Raises:
-            PlanError: no plan, a plan for another network, unknown groups or channels.
+            PlanError: the text is not a plan, or the plan is for another network or names unknown groups or channels.
         """
         try:
             data = json.loads(text)
@@ -85,7 +85,7 @@ class Plan:
             raise PlanError(f"this is not a plan ({reason}); write one with slimcnn compress --dry-run") from error
         twice = next((name for i, (name, _) in enumerate(rows) if name in dict(rows[:i])), None)
         if twice is not None:
-            raise PlanError(f"the plan lists {twice!r} twice; leave one of the lines")
+            raise PlanError(f"the plan lists {twice!r} twice; delete one of the lines")
         check(plan, graph)
         return plan
 
@@ -107,28 +107,28 @@ class Plan:
         return np.array([len(self.removed.get(g.name, ())) for g in graph.groups], dtype=np.int64)
 
     def by_index(self, graph: ChannelGraph) -> Removed:
-        """Give the removed channels by group index."""
+        """Return the removed channels by group index."""
         return {graph.index(name): np.array(channels, dtype=np.int64) for name, channels in self.removed.items()}
 
 
 def _channel(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no channel number")
+        raise TypeError(f"{value!r} is not a channel number")
     return value
 
 
 def check(plan: Plan, graph: ChannelGraph) -> None:
-    """Refuse a plan that this network cannot follow."""
+    """Raise `PlanError` if a plan does not fit this network."""
     names = {group.name for group in graph.groups}
     unknown = sorted(set(plan.removed) - names)
     if plan.network != graph.fingerprint:
-        differ = f"; it names {unknown[0]!r}, which this network does not have" if unknown else ""
+        differ = f"; it names the group {unknown[0]!r}, which this network does not have" if unknown else ""
         raise PlanError(
             f"the plan was made for another network (fingerprint {plan.network}, this one is {graph.fingerprint})"
             f"{differ}; make a plan for this network"
         )
     if unknown:
-        raise PlanError(f"the plan removes channels of {unknown[0]!r}, which is no group that can be pruned")
+        raise PlanError(f"the plan removes channels of {unknown[0]!r}, which is not a group of this network")
     for name, channels in plan.removed.items():
         group = graph[name]
         outside = [c for c in channels if not 0 <= c < group.channels]
@@ -156,7 +156,7 @@ def _check_bundle(plan: Plan, groups: Sequence[ChannelGroup]) -> None:
     if most != least:
         raise PlanError(
             f"the plan removes {most} of the channels {_brief(one[1])} of {one[0]!r} but {least} of {_brief(other[1])} "
-            f"of {other[0]!r}; the network's code parts them there, so that as many must go of each"
+            f"of {other[0]!r}; the network's code splits the channels there, so remove equally many of each part"
         )
 
 

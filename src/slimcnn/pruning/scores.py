@@ -1,4 +1,4 @@
-"""How much every channel matters: criteria, the evidence that they look at, and scores."""
+"""Criteria, the evidence that they use, and the channel scores that they compute."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at, for one group of n channels.
+    """The data that a criterion may use, for one channel group of n channels.
 
-    `filters` holds one (n, values) float64 tensor per layer that produces the channels; `scales` one (n,) tensor
-    of batch-norm gammas per norm on them, and `relations` one of its `sr` where it relates its channels;
-    `contributions` is (batches, n), the sum of weight times gradient over
-    a channel's filters, one row per batch of data. Only what the criterion `needs` is there.
+    `filters` holds one (n, values) float64 tensor per layer that produces the channels; `scales` one (n,) tensor of
+    batch-norm gammas per norm on them; `relations` one (n,) tensor of `sr` per norm with relations. `contributions`
+    is (batches, n), the sum of weight times gradient over a channel's filters, one row per batch of data. Only the
+    field that the criterion `needs` is filled.
     """
 
     group: str
@@ -40,13 +40,13 @@ class Evidence:
     relations: tuple[Tensor, ...] = ()
     contributions: Tensor | None = None
     readings: tuple[Reading, ...] = ()
-    """How layers read the channels, on images."""
+    """Input statistics of the layers that read the channels."""
     seed: int = 0
     channels: int = 0
-    """n, in a network."""
+    """n; `score` always sets it."""
 
     def of(self, part: Tensor) -> Evidence:
-        """Look at some of the channels only."""
+        """Return the evidence of some of the channels."""
         return replace(
             self,
             filters=tuple(values[part] for values in self.filters),
@@ -57,9 +57,9 @@ class Evidence:
         )
 
     def over_layers(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply a function of one layer's filters; average over layers, each divided by its mean first.
+        """Apply a function to each layer's filters; divide each result by its mean and average over the layers.
 
-        A group with one producing layer gets the plain value.
+        With one layer, the result is returned without division.
         """
         if len(self.filters) == 1:
             return function(self.filters[0])
@@ -69,13 +69,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A way to say which channels matter.
+    """A pruning criterion.
 
-    `score` gives one number per channel, higher = keep. `choose(evidence, m)` picks the m channels to keep where
-    that is more than the m highest scores. `needs` says what of the evidence it looks at. `comparable` says
-    that raw scores mean the same in every layer; other scores are divided by their group's mean before channels of
-    different groups are ranked together. `again`, given the evidence at the beginning of a soft training by group,
-    makes the criterion that chooses anew on the way (see `SoftPruning`); without it this one does.
+    `score` returns one number per channel, higher = keep. `choose(evidence, m)` selects the m channels to keep; by
+    default those with the m highest scores. `needs` names the evidence that the criterion uses. `comparable` means
+    that raw scores are comparable between layers; other scores are divided by their group's mean before channels of
+    different groups are ranked together. `again` maps the initial evidence of every group to the criterion that
+    selects filters during soft filter pruning (see `SoftPruning`); default: this criterion.
     """
 
     name: str
@@ -91,9 +91,9 @@ criteria: Registry[Callable[..., Criterion]] = Registry("criterion", home="slimc
 
 @dataclass(frozen=True)
 class Scores:
-    """One number per channel of every group, and how to choose channels by it.
+    """The score of every channel of every group, and the selection rule.
 
-    `unscored` names groups for which the criterion has nothing to look at; they keep all their channels.
+    `unscored` maps groups that the criterion cannot score to the reason; they keep all their channels.
     """
 
     criterion: str
@@ -102,12 +102,12 @@ class Scores:
     comparable: bool = False
     choose: Callable[[str, Tensor, int], Tensor] | None = None
     parts: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    """The parts of groups with several, which keep equally many."""
+    """For every group with several parts: the channels of each part. All parts keep equally many."""
     costs: Mapping[str, Tensor] = field(default_factory=dict)
-    """For every group, what the removal of each further channel costs (of each part), from `sensitivity`."""
+    """For every group, the cost of removing each further channel (of each part), from `sensitivity`."""
     errors: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    """For every group, channels removed (of each part) → output MSE, as `sensitivity` measured it; all channels too,
-    where the group is inside a branch that may vanish."""
+    """For every group, channels removed (of each part) → output MSE, from `sensitivity`; including all channels if
+    the group is inside a branch that may vanish."""
 
     def __repr__(self) -> str:
         channels = sum(map(len, self.values.values()))
@@ -116,7 +116,7 @@ class Scores:
         return f"Scores({self.criterion!r}: {channels:,} channels of {len(self.values)} groups{more})"
 
     def _repr_html_(self) -> str:
-        """Show the range of scores in every group as a table in a notebook."""
+        """Return a table of the range of scores in every group for a notebook."""
         rows = [
             (name, len(values), *([""] * 3 if name in self.unscored else _range(values)), self.unscored.get(name, ""))
             for name, values in self.values.items()
@@ -124,9 +124,9 @@ class Scores:
         return html_table(repr(self), ["group", "channels", "lowest", "median", "highest", "not scored because"], rows)
 
     def keep(self, group: str, m: int) -> Tensor:
-        """Choose the m channels of a group that stay, ascending; of equal scores the earlier channel stays.
+        """Choose the m channels of a group to keep, ascending; of equal scores, the earlier channel is kept.
 
-        Where a group has several parts, m / parts stay of each.
+        If a group has several parts, m / parts channels of each are kept.
         """
         if m == 0:
             return torch.empty(0, dtype=torch.int64)
@@ -138,7 +138,7 @@ class Scores:
         return table.gather(1, best).flatten().sort().values
 
     def ranked(self, group: str) -> Tensor:
-        """Give the values by which channels of different groups are compared."""
+        """Return the values by which channels of different groups are ranked."""
         values = self.values[group].double()
         return values if self.comparable else values / values.mean().clamp_min(1e-30)
 
@@ -162,17 +162,17 @@ def score(
 ) -> Scores:
     """Score every channel of every group; higher = keep.
 
-    Under several processes, scores that come from data are averaged over them, so that all agree.
+    With several processes, scores are averaged over them, so that all processes agree.
 
     Args:
-        model: the network that was traced; it is not changed.
-        graph: what `trace` found.
-        criterion: a name (`slimcnn list criteria`), with options `fpdf:bins=4`, or a `Criterion`.
-        data: batches (x, y) for criteria that look at gradients (`taylor`).
-        seed: for criteria that draw numbers (`random`).
+        model: the traced network; it is not changed.
+        graph: its channel graph, from `trace`.
+        criterion: a name (`slimcnn list criteria`), with options such as `fpdf:bins=4`, or a `Criterion`.
+        data: batches (x, y) for criteria that use data (`taylor`, `reconstruction`).
+        seed: seed of criteria that draw random numbers (`random`).
 
     Raises:
-        CriterionError: the criterion lacks what it needs; WeightsError: weights that are not finite.
+        CriterionError: the criterion lacks the data or layers that it needs; WeightsError: weights are not finite.
 
     >>> from slimcnn.graph import trace
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.Linear(16, 2))
@@ -181,9 +181,9 @@ def score(
     [3.0, 1.0, 4.0, 2.0]
     """
     chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
-    _refuse_broken_weights(model)
+    _check_weights_finite(model)
     tensors: Mapping[str, Tensor] = dict(named_tensors(model))
-    if chosen.choose is not None:  # it chooses later: by the weights that were scored, even if they change until then
+    if chosen.choose is not None:  # it runs later and must use the scored weights, even if the network changes
         tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     contributions = _contributions(model, graph, chosen.name, data) if chosen.needs == "contributions" else {}
     readings = readings_of(model, graph, _images(chosen.name, data)) if chosen.needs == "readings" else {}
@@ -193,7 +193,7 @@ def score(
             group.name, contributions=contributions.get(group.name), readings=readings.get(group.name, ()), seed=seed,
             channels=group.channels,
         )  # fmt: skip
-        return _looked_at(known, group, chosen.needs, tensors)
+        return _with_weights(known, group, chosen.needs, tensors)
 
     values, unscored = {}, {}
     for group in graph.groups:
@@ -202,11 +202,11 @@ def score(
             unscored[group.name] = why
             values[group.name] = torch.full((group.channels,), torch.inf)
         else:
-            values[group.name] = _checked(chosen.score(evidence(group)), group, chosen.name)
+            values[group.name] = _check_scores(chosen.score(evidence(group)), group, chosen.name)
     if graph.groups and len(unscored) == len(graph.groups):
         raise CriterionError(
-            f"criterion {chosen.name!r} finds nothing to look at: {next(iter(unscored.values()))}; "
-            "choose a criterion that looks at filters, like l2 or fpdf"
+            f"criterion {chosen.name!r} cannot score any group: {next(iter(unscored.values()))}; "
+            "choose a criterion that uses filters, such as l2 or fpdf"
         )
     choose = None
     if chosen.choose is not None:
@@ -217,10 +217,10 @@ def score(
 
 
 def evidence_of(model: nn.Module, graph: ChannelGraph, criterion: Criterion) -> dict[str, Evidence]:
-    """Gather, by group, what a criterion looks at in the weights as they are now."""
+    """Collect, by group, the current weights that a criterion needs."""
     tensors = dict(named_tensors(model))
     return {
-        group.name: _looked_at(Evidence(group.name, channels=group.channels), group, criterion.needs, tensors)
+        group.name: _with_weights(Evidence(group.name, channels=group.channels), group, criterion.needs, tensors)
         for group in graph.groups
     }
 
@@ -229,13 +229,13 @@ def _why_unscored(group: ChannelGroup, needs: str, readings: Mapping[str, tuple[
     if needs == "scales" and not group.norms:
         return "no batch norm with a scale on these channels"
     if needs == "relations" and not _related(group):
-        return "no batch norm on these channels relates them: see insert_relations"
+        return "no batch norm with relations on these channels: see insert_relations"
     if needs == "readings":
         if not readings[group.name]:
-            return "no layer that reads these channels can be followed"
+            return "no layer that reads these channels has input statistics"
         unknown = not_followed(group, readings[group.name])
-        if unknown:  # what it reads would seem to be of no use
-            return f"{unknown[0].parameter} reads these channels too and cannot be followed"
+        if unknown:  # channels that only this layer needs would look useless
+            return f"{unknown[0].parameter} reads these channels too and has no input statistics"
     return ""
 
 
@@ -245,8 +245,8 @@ def _images(criterion: str, data: Batches | None) -> Iterable[Tensor]:
     return (x for x, _ in data)
 
 
-def _looked_at(known: Evidence, group: ChannelGroup, needs: str, tensors: Mapping[str, Tensor]) -> Evidence:
-    """Add the weights that a criterion needs."""
+def _with_weights(known: Evidence, group: ChannelGroup, needs: str, tensors: Mapping[str, Tensor]) -> Evidence:
+    """Return the evidence with the weights that a criterion needs."""
     if needs == "filters":
         return replace(known, filters=tuple(rows(tensors[axis.parameter], axis) for axis in group.filters))
     if needs == "scales":
@@ -260,7 +260,7 @@ def _looked_at(known: Evidence, group: ChannelGroup, needs: str, tensors: Mappin
 
 
 def _related(group: ChannelGroup) -> dict[str, Axis]:
-    """Find the relation of the channels of batch norms: the scale's name → the axis of `sr`."""
+    """Find the relations of a group's batch norms: name of the scale → axis of `sr`."""
     here = {axis.parameter: axis for axis in group.axes}
     found = {norm.parameter: here.get(f"{layer_of(norm.parameter)}.sr") for norm in group.norms}
     return {scale: axis for scale, axis in found.items() if axis is not None}
@@ -271,30 +271,30 @@ def _columns(axes: Iterable[Axis], tensors: Mapping[str, Tensor]) -> tuple[Tenso
 
 
 def rows(tensor: Tensor, axis: Axis) -> Tensor:
-    """Gather what belongs to each channel of a parameter axis: (n, values), float64."""
+    """Collect the values of each channel on a parameter axis: (n, values), float64."""
     flat = tensor.detach().movedim(axis.axis, 0).flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
     positions = torch.from_numpy(axis.positions).to(tensor.device)
     return flat[positions].flatten(1).double().cpu()
 
 
-def _checked(values: Tensor, group: ChannelGroup, criterion: str) -> Tensor:
+def _check_scores(values: Tensor, group: ChannelGroup, criterion: str) -> Tensor:
     if tuple(values.shape) != (group.channels,) or bool(values.isnan().any()):
         found = f"shape {tuple(values.shape)}" + (" with NaN" if bool(values.isnan().any()) else "")
         raise CriterionError(
-            f"criterion {criterion!r} must give one number for each of the {group.channels} channels of "
-            f"{group.name!r}; it gave {found}"
+            f"criterion {criterion!r} must return one number for each of the {group.channels} channels of "
+            f"{group.name!r}; it returned {found}"
         )
     return values
 
 
-def _refuse_broken_weights(model: nn.Module) -> None:
+def _check_weights_finite(model: nn.Module) -> None:
     tensors = [(name, t.detach()) for name, t in named_tensors(model)]
-    if all(cmath.isfinite(t.sum().item()) for _, t in tensors):  # a sum is not finite if one of the numbers is not
+    if all(cmath.isfinite(t.sum().item()) for _, t in tensors):  # a sum with a NaN or infinity is not finite
         return
     for name, tensor in tensors:
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
-            raise WeightsError(f"{name} holds {bad} values that are NaN or infinite; load weights that are finite")
+            raise WeightsError(f"{name} holds {bad} values that are NaN or infinite; load finite weights")
 
 
 def _contributions(
@@ -340,5 +340,5 @@ def _average_over_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
     torch.distributed.all_gather_object(gathered, values)
     present = [found for found in gathered if found is not None]
     if any(found.keys() != values.keys() for found in present):
-        raise SlimcnnError("the processes hold different networks: build the same network in every process")
+        raise SlimcnnError("the processes hold different networks; build the same network in every process")
     return {name: torch.stack([found[name] for found in present]).mean(dim=0) for name in values}

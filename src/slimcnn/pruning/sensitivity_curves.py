@@ -1,4 +1,4 @@
-"""How much the network's output suffers when a group loses channels, measured: what decides who loses how many."""
+"""Sensitivity curves: the measured output error of a network when a group loses channels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from slimcnn.pruning.scores import Scores
 from slimcnn.pruning.surgery import fill_with_zeros
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
-"""Shares of the channels that may go at which the output is looked at; between them the curve is straight."""
+"""Shares of the removable channels at which the output error is measured; between them the curve is linear."""
 
-JUDGES = 64
-"""Images that are held out to look at the output; at most a quarter of all."""
+HELD_OUT = 64
+"""Maximum number of held-out images for the output error; at most a quarter of all images."""
 
 RIDGE = 1e-3
 
@@ -36,21 +36,21 @@ def sensitivity(
     images: Iterable[Tensor],
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Scores:
-    """Measure what the removal of a group's channels does to the output, for `Target(scope="sensitivity")`.
+    """Measure the output error when a group loses channels, for `Target(scope="sensitivity")`.
 
-    In the order of the scores, a fifth of a group's channels goes, then two, and so on, while all other groups keep
-    theirs; the layers that read the group make up for it by least squares on the images (in closed form from their
-    moments), or, where their weight is computed or used more than once, read zeros. The mean square by which the
-    output then differs on held-out images is a curve over the number of channels. Its lower convex hull gives every
-    channel a cost; `allocate` takes the channels with the least cost per MAC saved first, which is optimal for convex
-    curves that add up.
+    One fifth of a group's channels is removed, in the order of the scores, then two fifths, and so on, while all
+    other groups keep theirs. The layers that read the group are refitted by least squares on the images (in closed
+    form from their moments); where their weight is computed or used more than once, they read zeros. The output MSE
+    on held-out images is a curve over the number of removed channels. Its lower convex hull gives every channel a
+    cost; `allocate` first removes the channels with the least cost per MAC saved, which is optimal for convex curves
+    that add up.
 
     Args:
-        model: the network that was traced; it is not changed.
-        graph: what `trace` found.
-        scores: which channels of a group go first.
-        images: batches (n, c, h, w); no labels. A quarter of them, at most 64 images, are held out.
-        progress: called with (groups done, groups in all).
+        model: the traced network; it is not changed.
+        graph: its channel graph, from `trace`.
+        scores: the order in which a group loses channels.
+        images: batches (n, c, h, w), without labels. A quarter of the images, at most 64, is held out.
+        progress: called with (groups done, total groups).
 
     Raises:
         DataError: fewer than two images.
@@ -66,26 +66,26 @@ def sensitivity(
     batches = [x for x in images if len(x)]
     total = sum(map(len, batches))
     if total < 2:
-        raise DataError(f"sensitivity needs at least two images, one to learn from and one to judge by; found {total}")
+        raise DataError(f"sensitivity needs at least two images, one to fit and one held out; found {total}")
     everything = torch.cat(batches)
-    judges = everything[: min(JUDGES, max(total // 4, 1))]
-    learning = list(everything[len(judges) :].split(max(len(batches[0]), 1)))
+    held_out = everything[: min(HELD_OUT, max(total // 4, 1))]
+    learning = list(everything[len(held_out) :].split(max(len(batches[0]), 1)))
     copied = duplicate(model).eval()
     readings = readings_of(copied, graph, learning)
-    layers = layers_of(copied, judges[:1])
+    layers = layers_of(copied, held_out[:1])
     costs: dict[str, Tensor] = {}
     measured: dict[str, Mapping[int, float]] = {}
     with torch.no_grad():
-        target = outputs_of(call_model(copied, judges))
+        target = outputs_of(call_model(copied, held_out))
         for number, bundle in enumerate(graph.bundles):
             progress(number, len(graph.bundles))
             groups = [graph.groups[i] for i in bundle]
             errors = {0: 0.0}
             for step in _steps(groups):
-                with _Changed(copied, layers) as changed:
+                with _TemporarilyPruned(copied, layers) as changed:
                     for group in groups:
                         changed.without(group, readings[group.name], _first(scores, group, step))
-                    errors[step] = _difference(outputs_of(call_model(copied, judges)), target)
+                    errors[step] = _difference(outputs_of(call_model(copied, held_out)), target)
             channels = len(groups[0].parts[0])
             measured |= dict.fromkeys((group.name for group in groups), errors)
             partial = {step: error for step, error in errors.items() if step < channels}
@@ -95,7 +95,7 @@ def sensitivity(
 
 
 def rising(errors: Mapping[int, float], channels: int) -> Tensor:
-    """Give each of a group's channels its share of the lower convex hull of a curve, in the order in which they go.
+    """Compute the cost of each of a group's channels from the lower convex hull of its curve, in removal order.
 
     >>> rising({0: 0.0, 1: 3.0, 2: 4.0, 4: 8.0}, 4).tolist()
     [2.0, 2.0, 2.0, 2.0]
@@ -116,14 +116,14 @@ def rising(errors: Mapping[int, float], channels: int) -> Tensor:
 
 
 def _steps(groups: Sequence[ChannelGroup]) -> list[int]:
-    """List how many channels of every part are taken away at a time; all, where a branch may vanish."""
+    """List the numbers of channels to remove from every part; all of them too if a branch may vanish."""
     most = min((group.channels - max(group.least, 1)) // len(group.parts) for group in groups)
     some = {max(round(share * most), 1) for share in SHARES} if most else set()
     return sorted(some | ({len(groups[0].parts[0])} if all(group.branch for group in groups) else set()))
 
 
 def _first(scores: Scores, group: ChannelGroup, step: int) -> Tensor:
-    """Choose the channels that go first, so many of every part."""
+    """Choose the `step` channels of every part that are removed first."""
     kept = torch.zeros(group.channels, dtype=torch.bool)
     kept[scores.keep(group.name, group.channels - step * len(group.parts))] = True
     return (~kept).nonzero()[:, 0]
@@ -134,15 +134,15 @@ def _difference(outputs: Sequence[Tensor], target: Sequence[Tensor]) -> float:
     return float(sum(s.sum() for s in squares)) / max(sum(s.numel() for s in squares), 1)
 
 
-class _Changed:
-    """A network some of whose layers read less and make up for it, for a while."""
+class _TemporarilyPruned:
+    """Context manager that removes channels from a network and refits its layers; exiting restores the weights."""
 
     def __init__(self, model: nn.Module, layers: dict[str, LinearLayer]) -> None:
         self._tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
         self._layers = layers
         self._old: dict[str, Tensor] = {}
 
-    def __enter__(self) -> _Changed:
+    def __enter__(self) -> _TemporarilyPruned:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -150,15 +150,15 @@ class _Changed:
             self._tensors[name].copy_(tensor)
 
     def without(self, group: ChannelGroup, readings: tuple[Reading, ...], channels: Tensor) -> None:
-        """Let layers read some channels no more; the others make up for them where the layer can be followed."""
+        """Remove channels from the layers that read them; refit the weights where the layer has statistics."""
         for axis in not_followed(group, readings):
             fill_with_zeros(self._writable(axis.parameter), axis, axis.positions[channels].reshape(-1))
         for reading in readings:
             lost = reading.columns[torch.isin(reading.channels, channels)].reshape(-1)
             if len(lost):
-                self._replace(reading, lost)
+                self._refit(reading, lost)
 
-    def _replace(self, reading: Reading, lost: Tensor) -> None:
+    def _refit(self, reading: Reading, lost: Tensor) -> None:
         layer = self._layers[reading.name]
         weight = self._writable(reading.name)
         matrix = as_matrix(layer, weight).double().clone()

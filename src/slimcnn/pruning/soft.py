@@ -1,4 +1,4 @@
-"""Soft filter pruning: filters zeroed before an epoch may recover in it; the last choice is cut out for good."""
+"""Soft filter pruning: filters zeroed before an epoch may recover during it; the last selection is pruned."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from slimcnn.pruning.surgery import fill_with_zeros
 
 
 class SoftPruning:
-    """Choose filters anew before every epoch of a training, and set the others to zero, in place.
+    """Select the filters to keep before every epoch of a training, and zero the others in place.
 
-    The plan is the first choice, zeroed at once; it fixes how many channels each group loses. Train with
-    `soft.objective()`, which chooses again at the start of every further epoch. Only filters are zeroed, not the
-    scale and shift of the norm behind them: so gradients reach them, and one that becomes useful is chosen again (not
-    where that shift is negative and a ReLU follows: what is constantly zero has no gradient). After the last epoch
-    `soft.choose(zero=False)` gives the plan to `prune` with.
+    The plan is the first selection and is zeroed at once; it fixes how many channels each group loses. Train with
+    `soft.objective()`, which selects again at the start of every later epoch. Only filters are zeroed, not the scale
+    and shift of the norm behind them, so gradients still reach them and a useful filter is selected again (except
+    where that shift is negative and a ReLU follows: a constant zero has no gradient). After the last epoch,
+    `soft.choose(zero=False)` returns the plan for `prune`.
 
-    A choice depends on the weights at the beginning, which fix the counts and what the criterion remembers, and on the
-    current weights alone, not on the choices between. So an interrupted training that is resumed, by the same calls
-    on the same network, ends with the same weights and the same plan, wherever it was interrupted. Train without a
-    moving average (`Training(ema=None)`, the default): of one, only the average would be evaluated and kept.
+    A selection depends only on the initial weights, which fix the counts and the criterion's reference, and on the
+    current weights; earlier selections do not matter. So a training that is interrupted anywhere and resumed by the
+    same calls on the same network ends with the same weights and the same plan. Train without a moving average
+    (`Training(ema=None)`, the default): with one, only the average would be evaluated and kept.
 
     Args:
-        model: the network that will be trained; its filters are changed.
-        graph: what `trace` found on it.
+        model: the network to train; its filters are changed.
+        graph: the channel graph of `model`, from `trace`.
         plan: from `allocate`, or edited by hand.
-        criterion: what chooses anew, a name or a `Criterion` that looks at weights alone; by default the plan's own.
-            FPDF remembers the distribution of the norms at the beginning and matches the filters to it; others choose
-            as they would choose first.
+        criterion: selects the filters; a name or a `Criterion` that uses only weights; default: the plan's criterion.
+            FPDF matches the filters to the initial distribution of their norms; other criteria select as they do for
+            a single cut.
 
     Raises:
-        CriterionError: a criterion that looks at data, or none; PlanError: a plan for another network.
+        CriterionError: the criterion needs data, or there is none; PlanError: a plan for another network.
 
     Source: He et al. 2018, Soft filter pruning (arXiv 1808.06866).
 
@@ -62,42 +62,42 @@ class SoftPruning:
     ) -> None:
         asked = criterion or plan.criterion
         if not asked:
-            raise CriterionError("soft pruning: the plan names no criterion that chooses anew: pass criterion=")
+            raise CriterionError("soft pruning: the plan names no criterion to select filters by: pass criterion=")
         chosen = criterion_named(asked) if isinstance(asked, str) else asked
         if chosen.needs in ("contributions", "readings"):
             raise CriterionError(
-                f"soft pruning: criterion {chosen.name!r} needs data; choose one that looks at weights, like fpdf or l2"
+                f"soft pruning: criterion {chosen.name!r} needs data; choose one that uses only weights: fpdf or l2"
             )
         check(plan, graph)
         self._model, self._graph = model, graph
         self._counts = {group: len(gone) for group, gone in plan.removed.items()}
         self._criterion = chosen if chosen.again is None else chosen.again(evidence_of(model, graph, chosen))
         self.plan = plan
-        """What was chosen last."""
+        """The last selection."""
         self._zero()
 
     def objective(self, inner: Objective | LossFunction | None = None) -> Objective:
-        """The objective to train with: `inner` (default: cross entropy), choosing filters before every further epoch.
+        """Return the training objective: `inner` (default: cross entropy) plus a selection before every later epoch.
 
-        The choice is made inside of the training, at step 0 of an epoch, so that every state that `fit` saves lies
+        The selection is made inside the training, at step 0 of an epoch, so that every state that `fit` saves lies
         clearly before or after it.
         """
         return SoftPruningObjective(self, as_objective(inner or cross_entropy()))
 
     def choose(self, zero: bool = True) -> Plan:
-        """Look at the current filters: keep as many as the first plan did, and set the others to zero.
+        """Select as many of the current filters as the first plan keeps, zero the others, and return the plan.
 
-        With `zero=False`, after the last epoch, the network stays as it was trained, so that `least_squares` can refit
-        the pruned one to it.
+        With `zero=False`, after the last epoch, the weights do not change, so that `least_squares` can refit the
+        pruned network to the trained one.
         """
         scores = score(self._model, self._graph, self._criterion)
-        removed = {group: self._lost(scores, group, number) for group, number in self._counts.items()}
+        removed = {group: self._removed(scores, group, number) for group, number in self._counts.items()}
         self.plan = Plan(self._graph.fingerprint, removed, self._criterion.name, self.plan.target)
         if zero:
             self._zero()
         return self.plan
 
-    def _lost(self, scores: Scores, group: str, number: int) -> tuple[int, ...]:
+    def _removed(self, scores: Scores, group: str, number: int) -> tuple[int, ...]:
         channels = self._graph[group].channels
         kept = set(scores.keep(group, channels - number).tolist())
         return tuple(channel for channel in range(channels) if channel not in kept)
@@ -111,33 +111,33 @@ class SoftPruning:
 
 
 class SoftPruningObjective(Objective):
-    """An objective that lets `SoftPruning` choose filters at the start of every epoch but the first."""
+    """An objective that calls `SoftPruning.choose` at the start of every epoch except the first."""
 
     def __init__(self, soft: SoftPruning, inner: Objective) -> None:
         self._soft, self._inner = soft, inner
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
-        """Give the inner objective's loss."""
+        """Return the inner objective's loss."""
         return self._inner(model, x, y)
 
     def mixed(self, model: nn.Module, x: Tensor, labels: Sequence[Tensor], share: float) -> Loss:
-        """Give the inner objective's loss of images mixed of two."""
+        """Return the inner objective's loss of mixed images."""
         return self._inner.mixed(model, x, labels, share)
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
-        """Let the inner objective look at the training images."""
+        """Call the inner objective's hook."""
         self._inner.prepare(model, feed)
 
     def before_step(self, epoch: float) -> None:
-        """Choose filters if an epoch begins; the first begins with the plan that was given."""
+        """Select filters if an epoch begins; the first epoch uses the given plan."""
         if epoch >= 1 and epoch == int(epoch):
             self._soft.choose()
         self._inner.before_step(epoch)
 
     def seeing(self, indices: Tensor, view: int) -> None:
-        """Tell the inner objective which images the next batch holds."""
+        """Call the inner objective's hook."""
         self._inner.seeing(indices, view)
 
     def after_step(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Let the inner objective do what it does after a step."""
+        """Call the inner objective's hook."""
         self._inner.after_step(model, optimizer)

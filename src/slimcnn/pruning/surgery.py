@@ -1,4 +1,4 @@
-"""Build the smaller network, or the same-size network with zeros that it must equal."""
+"""Build the pruned network, or the masked network of the original size that it must equal."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @collection_paused()
 def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) -> Network:
-    """Build the network without the plan's channels; the model itself is not changed.
+    """Build the network without the plan's channels; `model` is not changed.
 
-    Mode, requires_grad, dtype, device, memory format, tied weights and hooks carry over; gradients do not. An
-    optimizer that holds the old parameters does not know the new ones: `carry` it over, or make a new one. Stepping
-    the old one with gradients that are not there, as happens when the new network is trained, raises.
+    Mode, requires_grad, dtype, device, memory format, tied weights and hooks are copied; gradients are not. An
+    optimizer of the old network does not train the new one: `carry` it over, or create a new one. If the new network
+    is trained with the old optimizer, its `step` finds no gradients and raises.
 
     Args:
-        model: the network that was traced.
-        graph: what `trace` found.
+        model: the traced network.
+        graph: its channel graph, from `trace`.
         plan: from `allocate`, or edited by hand.
         verify: check in float64 that the result equals `mask(model, graph, plan)` on an input like the example.
 
     Raises:
-        PlanError: the plan is for another network; NotEqual: the check failed, with the first layer that differs.
+        PlanError: the plan is for another network; NotEqual: the check failed; it names the first layer that differs.
 
     >>> import slimcnn
     >>> net = slimcnn.build("resnet20")
@@ -60,11 +60,11 @@ def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) 
 
 
 def mask(model: Network, graph: ChannelGraph, plan: Plan) -> Network:
-    """Copy the network with everything that belongs to the plan's channels set to zero, sizes unchanged.
+    """Copy the network and zero all parameters of the plan's channels; shapes do not change.
 
-    Zero are the filters, biases, scales and shifts that make a removed channel, and the weights that read it: the
-    consumers read nothing of it, whatever an activation does with zero. Gradients do not bring a removed channel
-    back where the activation maps zero to zero.
+    The filters, biases, scales and shifts that produce a removed channel are zero, and so are the weights that read
+    it: the next layers ignore the channel even if an activation does not map zero to zero. Where it does, gradients
+    do not revive a removed channel.
 
     >>> import slimcnn
     >>> net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(3, 2))
@@ -85,7 +85,7 @@ def mask(model: Network, graph: ChannelGraph, plan: Plan) -> Network:
 
 
 def fill_with_zeros(tensor: torch.Tensor, axis: Axis, positions: Positions) -> None:
-    """Set positions of one axis to zero, in place."""
+    """Set positions of one axis of a tensor to zero, in place."""
     length = axis.size // axis.blocks
     for block, part in enumerate(tensor.chunk(axis.blocks) if axis.blocks > 1 else [tensor]):
         here = torch.from_numpy(positions[positions // length == block] % length)

@@ -22,50 +22,50 @@ from slimcnn.pruning.plan import Plan
 TOLERANCE = 1e-9
 """Largest relative error that counts as equal in float64."""
 
-ROUGH = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""The same for networks whose code insists on a type of its own."""
+LOW_PRECISION_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""The same for networks whose code requires another dtype."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of comparing the pruned with the masked network, in eval mode."""
+    """The result of comparing the pruned network with the masked network, in eval mode."""
 
     equal: bool
     error: float
-    """Largest difference of any output, relative to the largest output."""
+    """Largest difference of an output, relative to the largest output."""
     layer: str = ""
     """The first layer whose output differs; empty when equal."""
     dtype: str = "float64"
-    """Precision of the comparison: float64, unless the network's code insists on another."""
+    """Precision of the comparison: float64, unless the network's code requires another dtype."""
     inexact: str = ""
-    """Why equality cannot be, where the user allows that; all but the norms that are named here was found equal."""
+    """Why exact equality is impossible, where the user allows that; except for the norms named here, all is equal."""
 
     @property
     def holds(self) -> bool:
-        """Ask whether the networks are equal, or as equal as the user asks."""
+        """Whether the networks are equal, or differ only where the user allows it."""
         return self.equal or bool(self.inexact)
 
     def __str__(self) -> str:
         if self.equal:
-            return f"equal: the pruned network is the masked network (relative error {self.error:.1e} in {self.dtype})"
+            return f"equal: pruned and masked network match (relative error {self.error:.1e} in {self.dtype})"
         if self.inexact:
             return (
-                f"cannot be equal, because {self.inexact} (relative difference {self.error:.1e}); with the "
-                f"statistics of these norms left out, the pruned network is the masked network ({self.dtype})"
+                f"cannot be equal, because {self.inexact} (relative difference {self.error:.1e}); without the "
+                f"statistics of these norms, pruned and masked network match ({self.dtype})"
             )
         return f"wrong at {self.layer or 'the output'}: relative error {self.error:.1e} in {self.dtype}"
 
 
 def verify(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
-    """Compare the masked with the pruned network on an input like the example, in float64.
+    """Compare the pruned with the masked network on an input like the example, in float64.
 
-    Float64 leaves no room for rounding to hide or to fake a difference: equal means a relative error below 1e-9.
-    A network whose code converts to a type of its own is compared in that type, less sharply. Where norms lose
-    channels (`trace(..., inexact=True)`), the networks are compared with those norms scaling and shifting only.
+    In float64, rounding neither hides nor causes a difference: equal means a relative error below 1e-9. A network
+    whose code requires another dtype is compared in that dtype, with a larger tolerance. Where norms lose channels
+    (`trace(..., inexact=True)`), the comparison runs those norms as scale and shift only.
 
     Raises:
-        ModelError: the masked network does not run, or answers differently each time.
-        WeightsError: the masked network's own output is not finite.
+        ModelError: the masked network does not run, or its output differs between runs.
+        WeightsError: the masked network's output is not finite.
     """
     inexact = _why_inexact(graph, plan)
     if not inexact:
@@ -80,7 +80,7 @@ def verify(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan)
 
 
 class NormsOnlyScale(TorchDispatchMode):
-    """Run layer, group and RMS norms as scale and shift alone: what a channel becomes owes nothing to the others."""
+    """Run layer, group and RMS norms as scale and shift only, so that no channel depends on the others."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ def _why_inexact(graph: ChannelGraph, plan: Plan) -> str:
 
 def _compare(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
     dtype, one = _in_best_type(masked, graph)
-    tolerance = ROUGH.get(dtype, TOLERANCE)
+    tolerance = LOW_PRECISION_TOLERANCE.get(dtype, TOLERANCE)
     name = str(dtype).removeprefix("torch.")
     try:
         two = _run(small, graph.example, dtype)
@@ -119,26 +119,26 @@ def _compare(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Pla
         return Verdict(True, error, dtype=name)
     if _relative_error(one.outputs, _run(masked, graph.example, dtype, seed=1).outputs) >= tolerance:
         raise ModelError(
-            "the network answers differently each time (its forward draws random numbers), so that nothing can be "
-            "proven; switch that off in eval mode, or prune with verify=False"
+            "the network's output differs between runs (its forward draws random numbers), so the cut cannot be "
+            "proven; turn that off in eval mode, or prune with verify=False"
         )
     return Verdict(False, error, _first_difference(one, two, _kept_outputs(graph, plan), tolerance), name)
 
 
 def check_equal(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
-    """Verify, and raise `NotEqual` where the networks differ otherwise than the user allows."""
+    """Call `verify`, and raise `NotEqual` if the networks differ in a way that the user does not allow."""
     verdict = verify(masked, small, graph, plan)
     if not verdict.holds:
         raise NotEqual(
-            f"the pruned network is not the masked network, {verdict}; nothing is handed over. This is a bug: please "
-            f"report the network, and protect {verdict.layer!r} until it is mended"
+            f"pruned and masked network differ, {verdict}; the pruned model is not returned. This is a bug in slimcnn: "
+            f"please report the network, and protect {verdict.layer!r} until this is fixed"
         )
     return verdict
 
 
 @dataclass(frozen=True)
 class _Record:
-    """What a run gave: the outputs, and the output of every leaf module in the order in which they ran."""
+    """The outputs of one run, and the output of every leaf module in execution order."""
 
     outputs: list[Tensor]
     layers: dict[str, Tensor]
@@ -152,7 +152,7 @@ class _Failed(Exception):
 
 
 def _in_best_type(masked: nn.Module, graph: ChannelGraph) -> tuple[torch.dtype, _Record]:
-    """Run the masked network in float64, or in the most precise type that its code accepts."""
+    """Run the masked network in float64, or in the most precise dtype that its code accepts."""
     own = next((p.dtype for p in masked.parameters() if p.is_floating_point()), torch.float32)
     for dtype in dict.fromkeys((torch.float64, torch.float32, own)):
         try:
@@ -163,14 +163,14 @@ def _in_best_type(masked: nn.Module, graph: ChannelGraph) -> tuple[torch.dtype, 
 
 
 def _run(model: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0) -> _Record:
-    """Run a copy in eval mode, on the CPU."""
+    """Run a copy of a network in eval mode on the CPU."""
     copied = duplicate(model).cpu().to(dtype).eval()
     seen: dict[str, Tensor] = {}
     entered = [""]
     for name, module in copied.named_modules():
         if not any(module.children()):
-            module.register_forward_pre_hook(_noting(name, entered))
-            module.register_forward_hook(_keeping(name, seen))
+            module.register_forward_pre_hook(_record_entry(name, entered))
+            module.register_forward_hook(_record_output(name, seen))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -180,7 +180,7 @@ def _run(model: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0) -> _
 
 
 def _input_like(example: Any, dtype: torch.dtype) -> Any:
-    """Replace numbers of an example (often zeros) by normal ones, so that nothing hides behind a zero."""
+    """Replace an example's numbers (often zeros) by normally distributed ones: zeros could hide a difference."""
     generator = torch.Generator().manual_seed(0)
 
     def fill(tensor: Tensor) -> Tensor:
@@ -191,16 +191,16 @@ def _input_like(example: Any, dtype: torch.dtype) -> Any:
     return tree_map_only(Tensor, fill, example)
 
 
-def _noting(name: str, entered: list[str]) -> Callable[[nn.Module, Any], None]:
+def _record_entry(name: str, entered: list[str]) -> Callable[[nn.Module, Any], None]:
     return lambda _module, _inputs: entered.append(name)
 
 
-def _keeping(name: str, seen: dict[str, Tensor]) -> Callable[[nn.Module, Any, Any], None]:
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+def _record_output(name: str, seen: dict[str, Tensor]) -> Callable[[nn.Module, Any, Any], None]:
+    def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and name not in seen:
             seen[name] = output.clone()
 
-    return keep
+    return record
 
 
 def _relative_error(a: list[Tensor], b: list[Tensor]) -> float:
@@ -211,7 +211,7 @@ def _relative_error(a: list[Tensor], b: list[Tensor]) -> float:
         if x.shape != y.shape:
             return float("inf")
         if not bool(torch.isfinite(x).all()):
-            raise WeightsError("the network's own output is not finite on a normal input; check its weights")
+            raise WeightsError("the network's output on normally distributed input is not finite; check its weights")
         x, y = x.detach().double(), y.detach().double()
         scale = float(x.abs().max()) if x.numel() else 0.0
         difference = float((x - y).abs().max()) if x.numel() else 0.0
@@ -220,7 +220,7 @@ def _relative_error(a: list[Tensor], b: list[Tensor]) -> float:
 
 
 def _kept_outputs(graph: ChannelGraph, plan: Plan) -> dict[str, list[Tensor]]:
-    """Say for every layer that makes or carries channels which of them are left, for every axis of its weights."""
+    """List, for every layer that produces or passes on channels, the kept positions on each axis of its weights."""
     kept = kept_positions(graph, plan.by_index(graph))
     reads = {(axis.parameter, axis.axis) for group in graph.groups for axis in group.reads}
     left: dict[str, list[Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Winning accuracy back without training."""
+"""Recover accuracy without training."""
 
 from slimcnn.recovery.batch_norm import recalibrate
 from slimcnn.recovery.constants import FoldedConstants, fold_constants

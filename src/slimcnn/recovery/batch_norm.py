@@ -1,4 +1,4 @@
-"""Batch-norm statistics for a network whose inputs to them have changed."""
+"""Batch norm recalibration: re-estimate running statistics after a network has changed."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from slimcnn.modes import modes_restored
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> int:
-    """Re-estimate all running statistics of batch norm from scratch, in place; returns how many layers have new ones.
+    """Re-estimate all running statistics of batch norm from scratch, in place; return the number of updated layers.
 
-    `batches` holds normalized images `(n, c, h, w)`, or tuples that begin with them; a few thousand images are enough,
-    in batches as large as in training. One pass ("PreciseBN", Wu & Johnson 2021, section 3): every layer normalizes
-    with its batch's own statistics, as in training, and its running mean and variance become those of all values that
-    it was given, pooled: mean = E[x], var = (E[x²] - E[x]²) m / (m - 1) over m values. So a layer's own result does
-    not depend on how its inputs were cut into batches, where PyTorch's cumulative average (`momentum=None`) would
-    weigh a short last batch like a full one and leave out the variance between batches.
+    `batches` contains normalized images `(n, c, h, w)`, or tuples that begin with them. A few thousand images are
+    enough, in batches as large as in training. One pass ("PreciseBN", Wu & Johnson 2021, section 3): every layer
+    normalizes with the statistics of the batch, as in training, and its running mean and variance become those of all
+    its inputs, pooled: mean = E[x], var = (E[x²] - E[x]²) m / (m - 1) over m values. So a layer's result does not
+    depend on how its inputs are divided into batches. PyTorch's cumulative average (`momentum=None`) would weight a
+    short last batch like a full one and omit the variance between batches.
 
-    Everything else stays: weights, modes, momentum, dropout is off. If anything goes wrong the statistics are as
-    before. Batch norm without running statistics, and layers that no image reaches, are left alone.
+    Weights, modes and momentum stay unchanged; dropout is off. After an error the statistics are as before. Batch
+    norms without running statistics, and layers that no image reaches, stay unchanged.
 
-    Raises `DataError` for images that are not finite or a batch too small to have a variance, `ModelError` where the
-    network's own values overflow.
+    Raises `DataError` for images that are not finite or a batch too small for a variance, `ModelError` if values
+    inside the network are not finite.
 
     >>> model = nn.BatchNorm2d(1)
     >>> recalibrate(model, [torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1)])
@@ -37,7 +37,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]
     (tensor([0.5000]), tensor([0.3333]))
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    # A norm in a branch that was removed has no channels left.
+    # A norm in a removed branch has no channels.
     layers = {norm: _Moments() for norm in norms if norm.running_mean is not None and len(norm.running_mean)}
     if not layers:
         return 0
@@ -61,7 +61,7 @@ class _Moments:
     squares: Tensor | float = 0.0
 
     def add(self, x: Tensor) -> None:
-        """Take in `(n, c, ...)`, merging as Chan et al. 1979 do: no large sums are subtracted from each other."""
+        """Add `(n, c, ...)`, merged as in Chan et al. 1979 to avoid subtracting large sums."""
         x = x.float() if x.dtype.itemsize < 4 else x
         n = x.numel() // x.shape[1]
         variance, mean = torch.var_mean(x, dim=[axis for axis in range(x.dim()) if axis != 1], correction=0)
@@ -73,18 +73,20 @@ class _Moments:
 
 
 def _run(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]], layers: dict[_BatchNorm, _Moments]) -> int:
-    """Show all batches to the network, filling `layers`; returns their number."""
+    """Run the network on all batches to fill `layers`; return the number of batches."""
     first = next(model.parameters(), None)
     device = first.device if first is not None else next(iter(layers)).running_mean.device  # type: ignore[union-attr]
     seen = 0
     with ExitStack() as hooks:
         for layer, moments in layers.items():
-            hooks.enter_context(_watching(layer, moments))
+            hooks.enter_context(_observed(layer, moments))
         for batch in batches:
             x = batch if isinstance(batch, Tensor) else batch[0]
             bad = int((~torch.isfinite(x)).sum())
             if bad:
-                raise DataError(f"batch {seen} of the recalibration images has {bad} values that are not finite")
+                raise DataError(
+                    f"batch {seen} of the recalibration images has {bad} values that are not finite: check the data"
+                )
             try:
                 model(x.to(device))
             except (RuntimeError, ValueError) as error:
@@ -97,7 +99,7 @@ def _run(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]], layer
 
 
 @contextmanager
-def _watching(layer: _BatchNorm, moments: _Moments) -> Iterator[None]:
+def _observed(layer: _BatchNorm, moments: _Moments) -> Iterator[None]:
     hook = layer.register_forward_pre_hook(lambda _, inputs: moments.add(inputs[0]))
     try:
         yield
@@ -110,7 +112,7 @@ def _store(layer: _BatchNorm, moments: _Moments, seen: int) -> None:
     variance = torch.as_tensor(moments.squares) / (moments.count - 1)
     if not (torch.isfinite(moments.mean).all() and torch.isfinite(variance).all()):
         raise ModelError(
-            f"a batch norm of {len(moments.mean)} channels is given values that are not finite: check the weights"
+            f"a batch norm with {len(moments.mean)} channels receives values that are not finite: check the weights"
         )
     assert layer.running_mean is not None
     assert layer.running_var is not None

@@ -1,4 +1,4 @@
-"""What a removed channel leaves behind when its scale is zero: a constant, folded into the layers that read it."""
+"""Constant folding: fold the constant outputs of removed channels into the layers that read them."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from slimcnn.pruning.plan import Plan
 from slimcnn.pruning.surgery import fill_with_zeros
 
 FLAT = 1e-6
-"""Relative to the largest value of a layer's input: what varies by less is constant."""
+"""A channel that varies by less, relative to the largest value of a layer's input, counts as constant."""
 
 
 @dataclass(frozen=True)
 class FoldedConstants:
-    """Which layers took up constants."""
+    """The layers into which constants were folded."""
 
     exact: tuple[str, ...] = ()
-    """Layers where that changes nothing but rounding: no zero padding."""
+    """Layers where folding is exact except for rounding: no zero padding."""
     inside: tuple[str, ...] = ()
-    """Layers where it is exact inside the picture, and not at its border: zeros are padded there, not the constant."""
+    """Layers where folding is exact except at the image border, which is padded with zeros, not the constant."""
     left: dict[str, str] = field(default_factory=dict)
-    """Layers that could not, and why."""
+    """Layers that were not changed, and why."""
 
     def __str__(self) -> str:
         text = f"constants of removed channels folded into {len(self.exact) + len(self.inside)} layers"
-        text += f", exactly but for the picture's border in {len(self.inside)}" if self.inside else ""
-        return text + (f"; {len(self.left)} layers could not take them" if self.left else "")
+        text += f", exact except at the image border in {len(self.inside)}" if self.inside else ""
+        return text + (f"; not possible in {len(self.left)} layers" if self.left else "")
 
 
 @torch.no_grad()
 def fold_constants(small: nn.Module, whole: nn.Module, graph: ChannelGraph, plan: Plan) -> FoldedConstants:
-    """Let the layers behind removed channels make up for the constants that these would still send; in place.
+    """Compensate layers for the constant outputs of the removed channels that they read, in place.
 
-    A channel with gamma = 0 is v = act(beta) everywhere. A cut removes it with its beta; so a layer that reads it
-    lacks sum_k W[:, c, k] v_c, which is subtracted from the running mean of its batch norm, or added to its bias. No
-    data and no training are needed. For channels with a small gamma it is nearly right.
+    A channel with gamma = 0 has the value v = act(beta) everywhere. Pruning removes it, so a layer that reads it loses
+    sum_k W[:, c, k] v_c. This sum is subtracted from the running mean of the layer's batch norm, or added to its bias.
+    It needs no data and no training. For channels with a small gamma it is an approximation.
 
     Args:
-        small: what `prune` cut out of `whole`; changed.
-        whole: the network that was traced.
-        graph: what `trace` found on it.
-        plan: what was removed.
+        small: the network that `prune` made from `whole`; changed in place.
+        whole: the network that was traced; not changed.
+        graph: the channel graph of `whole`.
+        plan: the channels that were removed.
 
-    Source: Liu et al. 2017 leave the constants out; the closed form is that of batch-norm folding.
+    Source: Liu et al. 2017 omit the constants; the closed form is that of batch norm folding.
 
     >>> import slimcnn
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
@@ -66,10 +66,10 @@ def fold_constants(small: nn.Module, whole: nn.Module, graph: ChannelGraph, plan
     >>> bool(torch.allclose(small(x), net(x), atol=1e-5))
     True
     """
-    quiet = _quiet(whole, graph, plan)
-    layers = layers_of(quiet, graph.example)
+    zeroed = _zeroed(whole, graph, plan)
+    layers = layers_of(zeroed, graph.example)
     reading = _readers(graph, plan, layers)
-    inputs, modules = _inputs(quiet, graph, reading), dict(small.named_modules())
+    inputs, modules = _inputs(zeroed, graph, reading), dict(small.named_modules())
     kept = kept_positions(graph, plan.by_index(graph))
     exact: list[str] = []
     inside: list[str] = []
@@ -82,29 +82,29 @@ def fold_constants(small: nn.Module, whole: nn.Module, graph: ChannelGraph, plan
             left[name] = why
             continue
         assert given is not None
-        filters = dict(quiet.named_parameters())[weight].detach()
+        filters = dict(zeroed.named_parameters())[weight].detach()
         sums = filters.flatten(2).sum(dim=2) if filters.dim() > 2 else filters
         values = _channels_first(layer, given)[positions].mean(dim=1)
-        lack = sums[:, positions] @ values
+        lost = sums[:, positions] @ values
         rows = kept.get(weight, {}).get(0)
-        _add(modules, layer, lack if rows is None else lack[rows.to(lack.device)])
+        _add(modules, layer, lost if rows is None else lost[rows.to(lost.device)])
         (inside if any(layer.padding) else exact).append(name)
     return FoldedConstants(tuple(exact), tuple(inside), left)
 
 
-def _quiet(whole: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
-    """Copy a network with the scales of removed channels zero, where there is no norm their filters; shifts stay."""
-    quiet = duplicate(whole).eval().to("cpu")
-    tensors = dict(quiet.named_parameters())
+def _zeroed(whole: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
+    """Copy a network with the norm scales of removed channels set to zero, or their filters if there is no norm."""
+    zeroed = duplicate(whole).eval().to("cpu")
+    tensors = dict(zeroed.named_parameters())
     for index, channels in plan.by_index(graph).items():
         group = graph.groups[index]
         for axis in group.norms or group.filters:
             fill_with_zeros(tensors[axis.parameter], axis, axis.positions[channels].reshape(-1))
-    return quiet
+    return zeroed
 
 
 def _readers(graph: ChannelGraph, plan: Plan, layers: dict[str, LinearLayer]) -> dict[str, Tensor]:
-    """Say for every layer that reads removed channels at which places of its input they lie."""
+    """Return the layers that read removed channels, with the positions of these channels in their inputs."""
     found: dict[str, list[Tensor]] = {}
     for index, channels in plan.by_index(graph).items():
         for axis in graph.groups[index].reads:
@@ -114,8 +114,8 @@ def _readers(graph: ChannelGraph, plan: Plan, layers: dict[str, LinearLayer]) ->
     return {name: torch.cat(positions).sort().values for name, positions in found.items()}
 
 
-def _inputs(quiet: nn.Module, graph: ChannelGraph, reading: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Note what layers read of a random input."""
+def _inputs(zeroed: nn.Module, graph: ChannelGraph, reading: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Record the inputs of layers for a random network input."""
     seen: dict[str, Tensor] = {}
     handles = []
     for weight in reading:
@@ -125,10 +125,10 @@ def _inputs(quiet: nn.Module, graph: ChannelGraph, reading: dict[str, Tensor]) -
             if args and isinstance(args[0], Tensor):
                 seen[name] = args[0]
 
-        handles.append(quiet.get_submodule(name).register_forward_pre_hook(note))
+        handles.append(zeroed.get_submodule(name).register_forward_pre_hook(note))
     generator = torch.Generator().manual_seed(0)
     call_model(
-        quiet,
+        zeroed,
         tree_map_only(
             Tensor, lambda t: torch.randn(t.shape, generator=generator).to(t.dtype) if t.is_floating_point() else t,
             graph.example,
@@ -141,24 +141,24 @@ def _inputs(quiet: nn.Module, graph: ChannelGraph, reading: dict[str, Tensor]) -
 
 def _why_not(layer: LinearLayer, given: Tensor | None, positions: Tensor) -> str:
     if layer.groups > 1 or layer.transposed:
-        return "a convolution in groups, or transposed"
+        return "it is a grouped or transposed convolution"
     if layer.norm is None and layer.bias is None:
-        return "neither a bias nor a batch norm of its own behind it"
+        return "it has neither a bias nor its own batch norm"
     if given is None or given.dim() < 2 or len(_channels_first(layer, given)) <= int(positions.max()):
-        return "what it reads could not be watched"
+        return "its input could not be recorded"
     values = _channels_first(layer, given)[positions]
     if float((values.amax(dim=1) - values.amin(dim=1)).max()) > FLAT * max(float(given.abs().max()), 1e-12):
-        return "what a removed channel sends is not constant there"
+        return "a removed channel is not constant in its input"
     return ""
 
 
 def _channels_first(layer: LinearLayer, given: Tensor) -> Tensor:
-    """(channels, all else): a linear layer's channels come last."""
+    """Return the input of a layer as (channels, rest); the channels of a linear layer are last."""
     return given.movedim(1 if layer.convolution else -1, 0).flatten(1)
 
 
-def _add(modules: dict[str, nn.Module], layer: LinearLayer, lack: Tensor) -> None:
-    """Let a layer of the small network make up for what it lacks."""
+def _add(modules: dict[str, nn.Module], layer: LinearLayer, lost: Tensor) -> None:
+    """Add what a layer of the small network lost to its bias, or subtract it from the mean of its norm."""
     name, sign = (layer.norm.mean, -1.0) if layer.norm else (str(layer.bias), 1.0)
     tensor = getattr(modules[layer_of(name)], name.rpartition(".")[2])
-    tensor.data.add_(sign * lack.to(tensor.device, tensor.dtype))
+    tensor.data.add_(sign * lost.to(tensor.device, tensor.dtype))

@@ -1,4 +1,4 @@
-"""Re-solve the layers behind a cut, so that they make what the original made: no labels, no training."""
+"""Refit pruned layers by least squares to reproduce the original's outputs, without labels or training."""
 
 from __future__ import annotations
 
@@ -24,35 +24,36 @@ def least_squares(
     batches: Iterable[Tensor | tuple[Tensor, ...]],
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Recovered:
-    r"""Re-solve, in place, every layer of a pruned network behind the first that reads less than it did.
+    r"""Refit, in place, every layer of a pruned network from the first layer that lost input channels on.
 
-    In the order of the network, for every convolution and linear layer with weights W, inputs x as the already
-    compressed network makes them, and y what the original makes of the same images:
+    Layers are refitted in execution order. For every convolution and linear layer with weights W, x is its input in
+    the network pruned and refitted so far, and y the output of the original for the same images:
 
         min over W', b of  sum ||y - W' x - b||^2 + n * penalty * v * ||W' - W||^2
 
-    v is the mean variance of an input.  b goes into the layer's bias, or into the mean of the batch norm behind it.
-    Where the layer's output is added to something else (a residual branch), y is what is lacking to the original's sum.
-    One image in four is held out: it chooses the penalty (of 1e-6 ... 10), and a layer that does not come nearer to y
-    on held-out images keeps its weights. So does the whole network if its output does not come nearer.
+    v is the mean variance of an input. b goes into the layer's bias, or into the running mean of its batch norm. If the
+    layer's output is added to something else (a residual branch), y is the difference to the original's sum. One image
+    in four is held out. Held-out images choose the penalty (1e-6 ... 10). A layer whose output error on held-out images
+    does not decrease keeps its weights, and so does the whole network if its output error does not decrease.
 
-    Sums are in float64 and their memory does not grow with the number of images. Batch-norm statistics need no
-    recalibration then: every layer gets what its norm expects.
+    Sums are in float64; their memory does not grow with the number of images. Batch norm recalibration is not needed
+    afterwards: every norm receives the inputs that it expects.
 
     Args:
-        model: the pruned network.
+        model: the pruned network; changed in place.
         original: the network it was pruned from; not changed.
-        graph: what `trace` found on the original.
-        plan: what was removed.
-        batches: images (n, c, h, w) as the network expects them, or tuples that begin with them.  512 to 2048
-            images are enough; no labels are needed.
-        progress: called with (layers done, layers in all).
+        graph: the channel graph of the original.
+        plan: the channels that were removed.
+        batches: images (n, c, h, w) as the network expects them, or tuples that begin with them. 512 to 2048 images
+            are enough; no labels are needed.
+        progress: called with (layers done, layers in total).
 
     Raises:
         DataError: no images, images that are not finite, or that the network does not accept.
 
     Source: channel pruning by reconstruction, He et al. 2017 (arXiv 1707.06168), and ThiNet, Luo et al. 2017 (arXiv
-    1707.06342). Ours differs: all layers behind the cut, ridge towards the old weights, sums matched, held-out judge.
+    1707.06342). Deviations: all later layers are refitted, the ridge pulls toward the old weights, sums of residual
+    branches are matched, and held-out images decide.
 
     >>> import slimcnn
     >>> _ = torch.manual_seed(0)
@@ -75,7 +76,7 @@ def least_squares(
 def _pairs(
     model: nn.Module, original: nn.Module, graph: ChannelGraph, plan: Plan, example: Tensor
 ) -> tuple[list[Pair], list[Solved]]:
-    """Pair the layers from the first that reads less than it did on; say why others that read less are left."""
+    """Pair all layers from the first that lost inputs on with the original's; list layers that cannot be refitted."""
     kept = kept_positions(graph, plan.by_index(graph))
     small, whole = layers_of(model, example), layers_of(original, example)
     tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
@@ -103,6 +104,6 @@ def _pairs(
 
 
 def _in_every_group(kept: Tensor, groups: int, per_group: int) -> Tensor:
-    """Number the channels that stay of a grouped transposed convolution over all groups: (channels,)."""
+    """Return the kept output channels of a grouped transposed convolution, numbered over all groups: (channels,)."""
     blocks = kept if kept.dim() == 2 else kept.expand(groups, -1)
     return (blocks + torch.arange(groups)[:, None] * per_group).reshape(-1)

@@ -1,4 +1,4 @@
-"""Layers with new weights, so that they make what those of another network make: the engine of least squares."""
+"""Refit layers by least squares to reproduce the outputs of a reference network."""
 
 from __future__ import annotations
 
@@ -19,33 +19,35 @@ from slimcnn.linear.ridge import Solution, Sums, best
 from slimcnn.modes import modes_restored
 
 HELD_OUT = 4
-"""One image in so many is held out: it chooses the penalty, and judges."""
+"""One image in this many is held out to choose the penalty and to accept or reject the new weights."""
 
 
 @dataclass(frozen=True)
 class Solved:
-    """What became of one layer."""
+    """The result of refitting one layer."""
 
     layer: str
     before: float = 0.0
-    """Mean square of what its output lacked on held-out images, before ..."""
+    """Output MSE on held-out images before refitting."""
     after: float = 0.0
+    """Output MSE on held-out images after refitting."""
     penalty: float = 0.0
-    """The ridge penalty that held-out images chose."""
+    """The ridge penalty chosen on held-out images."""
     why_kept: str = ""
-    """Why it has its old weights; empty if it has new ones."""
+    """Why the layer keeps its old weights; empty if it has new ones."""
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """What `least_squares` did."""
+    """The result of `least_squares` or `reuse_features`."""
 
     layers: tuple[Solved, ...]
     before: float
-    """Mean square of the difference between the outputs of both networks on held-out images, before ..."""
+    """Output MSE of the network against the original on held-out images, before refitting."""
     after: float
+    """The same after refitting."""
     undone: bool = False
-    """All layers have their old weights again: with the new ones the output was no nearer to the original's."""
+    """Whether all old weights were restored because the new ones did not reduce the output error."""
 
     def __str__(self) -> str:
         solved = [layer for layer in self.layers if not layer.why_kept]
@@ -61,7 +63,7 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Pair:
-    """A layer of the pruned network and the one that it comes from."""
+    """A layer of the pruned network and the corresponding layer of the original."""
 
     name: str
     small: LinearLayer
@@ -69,27 +71,27 @@ class Pair:
     weight: nn.Parameter
     bias: nn.Parameter | None
     mean: Tensor | None
-    """Of the batch norm behind it."""
+    """The running mean of its batch norm."""
     made: Tensor | None
-    """The original's channels that it still makes; None for all."""
+    """The original's output channels that it still has; None for all."""
     scale: Tensor
-    """By how much its outputs are multiplied on their way to the sum; (channels,)."""
+    """Factors (channels,) by which its batch norm multiplies its outputs."""
 
     @property
     def to_sum(self) -> bool:
-        """Whether sums that the outputs are added into are compared, and not the outputs."""
+        """Whether the sums that the outputs are added to are compared instead of the outputs."""
         return self.small.added is not None and self.whole.added is not None
 
     @property
     def ends(self) -> tuple[int, int]:
-        """The operations whose results are compared, in both networks."""
+        """The operations whose results are compared, in the pruned network and in the original."""
         if self.small.added is not None and self.whole.added is not None:
             return self.small.added, self.whole.added
         return self.small.operation, self.whole.operation
 
 
 def pair_of(name: str, small: LinearLayer, whole: LinearLayer, tensors: dict[str, Tensor], made: Tensor | None) -> Pair:
-    """Pair a layer with the one whose channels `made` (None for all) it shall make."""
+    """Pair a layer with one of the original; `made` lists the original's output channels to reproduce, None for all."""
     weight, norm = tensors[name], small.norm
     assert isinstance(weight, nn.Parameter)
     bias = tensors[small.bias] if small.bias is not None else None
@@ -109,11 +111,11 @@ def re_solve(
     batches: Iterable[Tensor | tuple[Tensor, ...]],
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Recovered:
-    """Give layers of `model` new weights, in place and in order, so that they make what `original` makes.
+    """Refit layers of `model`, in place and in order, to reproduce the outputs of `original`.
 
-    `pairs_for` gets one image, (1, c, h, w), and says which layers, and which are left and why; both networks are in
-    eval mode then. Layers that come no nearer on held-out images keep their weights; so does all of the network if its
-    output does not.
+    `pairs_for` is called in eval mode with one image, (1, c, h, w). It returns the layers to refit, and those to skip
+    with the reason. A layer whose output error on held-out images does not decrease keeps its weights; so does the
+    whole network if its output error does not decrease.
 
     Raises:
         DataError: no images, images that are not finite, or that the network does not accept.
@@ -126,15 +128,15 @@ def re_solve(
         _refuse_what_does_not_run(model, images)
         pairs, left = pairs_for(images[0][:1])
         held = _held_out(images)
-        judges = [x[out] for x, out in zip(images, held, strict=True) if out.any()] or images
-        before = _distance(model, original, judges)
+        held_images = [x[out] for x, out in zip(images, held, strict=True) if out.any()] or images
+        before = _output_mse(model, original, held_images)
         with LayerwiseReplay(model, images) as small, LayerwiseReplay(original, images) as whole:
             del images
             for number, pair in enumerate(pairs):
                 progress(number, len(pairs))
                 left.append(_solve(pair, small, whole, held))
         progress(len(pairs), len(pairs))
-        after = _distance(model, original, judges)
+        after = _output_mse(model, original, held_images)
         undone = bool(pairs) and not after <= before
         if undone:
             _restore(old)
@@ -142,19 +144,19 @@ def re_solve(
 
 
 def _solve(pair: Pair, small: LayerwiseReplay, whole: LayerwiseReplay, held: Sequence[Tensor]) -> Solved:
-    """Give one layer new weights if held-out images approve."""
+    """Refit one layer if that reduces its output error on held-out images."""
     sums = _sums(pair, small, whole, held)
     if True not in sums or False not in sums:
         return Solved(layer_of(pair.name), why_kept="too few images to hold some out")
     found = best(sums[False], sums[True], shifting=pair.bias is not None or pair.mean is not None)
     if found.change is None:
-        return Solved(layer_of(pair.name), found.before, found.before, found.penalty, "nothing better was found")
+        return Solved(layer_of(pair.name), found.before, found.before, found.penalty, "no weights reduced the error")
     _change(pair, found)
     return Solved(layer_of(pair.name), found.before, found.after, found.penalty)
 
 
 def _sums(pair: Pair, small: LayerwiseReplay, whole: LayerwiseReplay, held: Sequence[Tensor]) -> dict[bool, Sums]:
-    """Sum up what the layer reads and its output error, for images held out and for others."""
+    """Accumulate the second moments of the layer's inputs and output errors; the keys are True for held-out images."""
     layer, images = pair.small, sum(map(len, held))
     waiting: dict[int, tuple[Tensor, Tensor]] = {}
     reached: dict[int, Tensor] = {}
@@ -175,18 +177,18 @@ def _sums(pair: Pair, small: LayerwiseReplay, whole: LayerwiseReplay, held: Sequ
         if pair.made is not None:
             target = target.index_select(1 if layer.convolution else -1, pair.made.to(target.device))
         x, positions = waiting.pop(batch)
-        lack = (outputs_at(layer, target, positions) - reached.pop(batch)).double()
+        error = (outputs_at(layer, target, positions) - reached.pop(batch)).double()
         if pair.to_sum:
             silent = pair.scale.abs() < 1e-6 * pair.scale.abs().max()
-            lack = lack / pair.scale.double().masked_fill(silent, torch.inf).view(layer.groups, 1, 1, -1)
+            error = error / pair.scale.double().masked_fill(silent, torch.inf).view(layer.groups, 1, 1, -1)
         out = _held_rows(held[batch], images, x.shape[2]).to(x.device)
         for part in (False, True):
             rows = out == part
             if rows.any():
-                new = Sums.of(x[:, rows], lack[:, rows])
+                new = Sums.of(x[:, rows], error[:, rows])
                 sums[part] = sums[part] + new if part in sums else new
 
-    for batch in range(len(held)):  # one by one, so that only the rows of one are in memory
+    for batch in range(len(held)):  # one at a time, to keep only the rows of one batch in memory
         small.go(layer.operation, here, {layer.operation, here}, in_small, [batch])
         whole.go(pair.whole.operation, there, {there}, in_whole, [batch])
     return sums
@@ -208,43 +210,48 @@ def _change(pair: Pair, found: Solution) -> None:
 
 
 def images_of(batches: Iterable[Tensor | tuple[Tensor, ...]], device: torch.device) -> list[Tensor]:
-    """Collect calibration images, on a device; refuse what is no tensor and numbers that are not finite."""
+    """Collect calibration images on a device; raise `DataError` if they are not tensors or not finite."""
     images = []
     for number, batch in enumerate(batches):
         x = batch[0] if isinstance(batch, tuple | list) else batch
         if not isinstance(x, Tensor) or x.dim() < 2:
-            raise DataError(f"batch {number} of the calibration images is no tensor (n, c, h, w), nor begins with one")
+            raise DataError(
+                f"batch {number} of the calibration images must be a tensor (n, c, h, w) or a tuple that begins with "
+                f"one, found {type(x).__name__}"
+            )
         bad = int((~torch.isfinite(x)).sum())
         if bad:
-            raise DataError(f"batch {number} of the calibration images has {bad} values that are not finite")
+            raise DataError(
+                f"batch {number} of the calibration images has {bad} values that are not finite: check the data"
+            )
         if len(x):
             images.append(x.to(device))
     if not images:
-        raise DataError("no images to solve layers with: give at least one batch")
+        raise DataError("no images to refit layers with: give at least one batch")
     return images
 
 
 def _refuse_what_does_not_run(model: nn.Module, images: Sequence[Tensor]) -> None:
-    """Run one image of every size."""
+    """Run one image of each size; raise `DataError` if the network does not accept it."""
     for x in {x.shape[1:]: x for x in images}.values():
         _run(model, x[:1])
 
 
 def _held_out(images: Sequence[Tensor]) -> list[Tensor]:
-    """Mark the images that are held out, by their place among all, however they are cut into batches."""
+    """Mark held-out images by their index among all images, independent of the division into batches."""
     ends = torch.tensor([len(x) for x in images]).cumsum(0).tolist()
     return [torch.arange(end - len(x), end) % HELD_OUT == HELD_OUT - 1 for x, end in zip(images, ends, strict=True)]
 
 
 def _held_rows(held: Tensor, images: int, positions: int) -> Tensor:
-    """Mark rows (n, positions) that are held out: those of images held out, or of so few images some positions."""
+    """Mark held-out rows (n, positions): those of held-out images, or some positions if there are too few images."""
     if images >= HELD_OUT:
         return held[:, None].expand(-1, positions)
     return (torch.arange(positions) % HELD_OUT == HELD_OUT - 1).expand(len(held), -1)
 
 
-def _distance(model: nn.Module, original: nn.Module, batches: Sequence[Tensor]) -> float:
-    """Average the squared difference between the outputs of two networks."""
+def _output_mse(model: nn.Module, original: nn.Module, batches: Sequence[Tensor]) -> float:
+    """Return the mean squared difference between the outputs of two networks."""
     total, count = 0.0, 0
     for x in batches:
         for one, other in zip(_run(model, x), _run(original, x), strict=True):

@@ -1,4 +1,4 @@
-"""Start a network that reuses features from the trained one that it was rewritten from: no training."""
+"""Initialize a network with feature reuse from the trained network it was rewritten from, without training."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def reuse_features(
     batches: Iterable[Tensor | tuple[Tensor, ...]],
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Recovered:
-    """Give a network that `feature_reuse` made the knowledge of the trained one it was made of, in place.
+    """Initialize a network made by `feature_reuse` from the trained original, in place.
 
-    Every unit y = [r, f_n] stands in for the C features g that the original makes there. On calibration images, reused
-    features are matched with features of g, one with one, so that the sum of their r^2 is largest; the unit's last
-    convolution makes those of g that are left, and whoever reads g reads y in that order. In a residual block the
-    order is the stream's: b_1 stands in for the first half of what the block adds, b_2 for the other.
+    Every unit y = [r, f_n] replaces the C features g of the original. On calibration images, reused features are
+    matched one to one with features of g so that the sum of their r^2 is maximal. The unit's last convolution computes
+    the remaining features of g, and layers that read g read y in that order. A residual block keeps the order of its
+    stream: b_1 replaces the first half of the block's summand, b_2 the second.
 
-    Then every convolution and linear layer, from the first unit on, is solved by least squares, so that it makes what
-    the original makes of the same images (see `least_squares`): one image in four is held out and judges.
+    Then every convolution and linear layer, from the first unit on, is refitted by least squares to reproduce the
+    original's outputs (see `least_squares`), with one image in four held out.
 
     Args:
-        model: what `feature_reuse` made of `original`.
+        model: the result of `feature_reuse` on `original`; changed in place.
         original: the trained network; not changed.
         batches: images (n, c, h, w) as the network expects them, or tuples that begin with them; no labels.
-        progress: called with (layers done, layers in all).
+        progress: called with (layers done, layers in total).
 
     Raises:
-        ModelError: the network has no units of feature reuse, or is not of this original.
+        ModelError: the network has no feature reuse units, or was not made from this original.
         DataError: no images, images that are not finite, or that the network does not accept.
 
     Source: ours; the paper trains from scratch.
@@ -60,48 +60,48 @@ def reuse_features(
     """
     named = [(name, module) for name, module in model.named_modules() if isinstance(module, FeatureReuse)]
     if not named:
-        raise ModelError("the network has no units of feature reuse: make them with feature_reuse")
+        raise ModelError("the network has no feature reuse units: rewrite it with feature_reuse first")
     images = images_of(batches, next(model.parameters()).device)
     watched = duplicate(original).eval()
     try:
-        beginning = _Beginning(
+        initial = _InitialWeights(
             watched, trace(watched, images[0][:1]), _features(watched, [m.unit for _, m in named], images)
         )
         for name, module in named:
-            beginning.begin(name, module)
+            initial.fill(name, module)
     except (AttributeError, KeyError, IndexError, RuntimeError) as error:
         raise ModelError(f"the network was not rewritten from this original: {error}") from error
-    _take_over(model, beginning.staged, [m.unit for _, m in named])
+    _copy_outside_units(model, initial.staged, [m.unit for _, m in named])
 
     def pairs_for(example: Tensor) -> tuple[list[Pair], list[Solved]]:
-        return _pairs(model, original, beginning.made, example)
+        return _pairs(model, original, initial.made, example)
 
     return re_solve(model, original, pairs_for, images, progress)
 
 
-# --- which feature stands in for which --------------------------------------------------------------------------------
+# --- matching features ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Matched:
-    """What the channels of a unit stand in for."""
+    """The match between reused channels and the features that they replace."""
 
     reused: Tensor
-    """Those of the first convolution, or of the unit's input, that are passed on ..."""
+    """The reused channels of the unit's input or of its first convolution."""
     stand_for: Tensor
-    """... and the unit's features that each stands in for ..."""
+    """The feature that each reused channel replaces."""
     scale: Tensor
-    """... and by how much it would have to be multiplied."""
+    """The factor by which each reused channel best fits its feature."""
     made: Tensor
-    """The features that the unit makes itself."""
+    """The features that the unit computes itself."""
 
 
 SILENT = 1e-4
-"""Share of the mean variance of a layer's features that is no signal."""
+"""Fraction of the mean variance of a layer's features that counts as noise."""
 
 
 def _matched(candidates: Tensor, features: Tensor, k: int) -> _Matched:
-    """Match k candidates (rows, c) with as many features (rows, C), each once, so that they are most alike together.
+    """Match k candidates (rows, c) one to one with features (rows, C) so that their total r^2 is maximal.
 
     >>> x = torch.randn(100, 2, dtype=torch.float64)
     >>> found = _matched(x, torch.stack([2 * x[:, 1], torch.randn(100, dtype=torch.float64)], 1), 1)
@@ -110,7 +110,7 @@ def _matched(candidates: Tensor, features: Tensor, k: int) -> _Matched:
     """
     x, y = candidates - candidates.mean(0), features - features.mean(0)
     covariance = x.T @ y
-    # Features that hardly vary match nothing: what they correlate with is noise.
+    # Features that hardly vary must not match anything: their correlations are noise.
     of_x, of_y = (v + SILENT * v.mean() + torch.finfo(x.dtype).tiny for v in ((x * x).sum(0), (y * y).sum(0)))
     alike = covariance**2 / (of_x[:, None] * of_y)
     pairs = torch.tensor(np.stack(linear_sum_assignment(alike.cpu().numpy(), maximize=True)))
@@ -121,22 +121,22 @@ def _matched(candidates: Tensor, features: Tensor, k: int) -> _Matched:
 
 
 ROWS = 16384
-"""Positions, over all images, at which features are compared."""
+"""Number of positions, over all images, at which features are compared."""
 
 
 @torch.no_grad()
 def _features(original: nn.Module, units: Iterable[Unit], images: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Run the original once, and note what its convolutions read and make, as rows (rows, channels).
+    """Run the original once and record inputs and outputs of its convolutions as rows (rows, channels).
 
-    By name: "conv" for what a convolution makes, normalized but not activated, "> conv" for what it reads. All
-    features of one unit are averaged to the size of its last, and looked at in the same places.
+    The key "conv" is the output of a convolution, normalized but not activated; "> conv" is its input. All features of
+    a unit are average-pooled to the size of its last one and sampled at the same positions.
     """
     found: dict[str, list[Tensor]] = {}
     seen: dict[str, Tensor] = {}
 
     def noting(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def note(_: nn.Module, __: Any, made: Tensor) -> None:
-            seen[name] = made.clone()  # what follows may write into it
+            seen[name] = made.clone()  # later in-place operations may overwrite it
 
         return note
 
@@ -169,26 +169,26 @@ def _features(original: nn.Module, units: Iterable[Unit], images: Sequence[Tenso
     return {name: torch.cat(rows).double() for name, rows in found.items()}
 
 
-# --- the first weights ------------------------------------------------------------------------------------------------
+# --- initial weights --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """What a convolution of a unit takes from one of the original's."""
+    """The part of an original convolution that a convolution of a unit is initialized with."""
 
     layer: int
-    """Which of the unit's layers."""
+    """Index of the original convolution in the unit's layers."""
     rows: Tensor
-    """The channels of it that it makes."""
+    """Its output channels that are used."""
     columns: Tensor
-    """For every channel that it reads, the one that the original's reads in that place; -1 for none."""
+    """For every input channel of the new convolution, the original's input channel; -1 for none."""
 
 
-class _Beginning:
-    """The first weights of a rewritten network, taken from the original's, unit by unit.
+class _InitialWeights:
+    """Initial weights of a rewritten network, taken from the original, unit by unit.
 
-    `staged` is a copy of the original whose layers come to read features in the order of the units; `made` says which
-    channels of which of the original's weights a weight of the rewritten network makes.
+    `staged` is a copy of the original whose layers are changed to read features in the order of the units. `made` maps
+    each weight of the rewritten network to a weight of the original and its output channels.
     """
 
     def __init__(self, original: nn.Module, graph: ChannelGraph, features: dict[str, Tensor]) -> None:
@@ -196,23 +196,23 @@ class _Beginning:
         self.made: dict[str, tuple[str, Tensor]] = {}
         self._graph, self._features = graph, features
         self._orders: dict[str, Tensor] = {}
-        """For every weight, which of the original's channels each of those that it reads stands for."""
+        """Weight → the original's channel for each of its input channels."""
 
     @torch.no_grad()
-    def begin(self, name: str, module: FeatureReuse) -> None:
-        """Give a unit its first weights, and let others read what it makes in its order."""
+    def fill(self, name: str, module: FeatureReuse) -> None:
+        """Initialize a unit, and reorder the inputs of the layers that read its output."""
         unit = module.unit
         taken = _of_block(unit) if unit.residual else self._of_stage(module)
         for number, one in enumerate(taken):
             step, (conv, norm) = module.steps[number], unit.layers[one.layer]
             assert isinstance(step, NewFeatures)
-            self._fill(step.conv, conv, one)
+            self._fill_convolution(step.conv, conv, one)
             for key, tensor in step.norm.state_dict().items():
                 old = self.staged.get_submodule(norm).state_dict()[key]
                 tensor.copy_(old[one.rows] if old.dim() else old)
             self.made[f"{name}.steps.{number}.conv.weight"] = (f"{conv}.weight", one.rows)
 
-    def _fill(self, conv: nn.Module, name: str, taken: _Taken) -> None:
+    def _fill_convolution(self, conv: nn.Module, name: str, taken: _Taken) -> None:
         old = self.staged.get_submodule(name)
         rows = old.weight[taken.rows]  # type: ignore[index]
         known = taken.columns >= 0
@@ -240,7 +240,7 @@ class _Beginning:
 
         if unit.reused != "first":
             passed_on = read[:, -(target.shape[1] - sum(unit.makes if unit.dense else unit.makes[-1:])) :]
-            back = match(passed_on, passed_on.shape[1]).argsort()  # all of them, in their own order
+            back = match(passed_on, passed_on.shape[1]).argsort()  # all are matched; restore their original order
             stand_for[0], scale[0] = stand_for[0][back], scale[0][back]
         for number, k in enumerate(unit.makes[:-1]):
             if unit.dense or (unit.reused == "first" and number == 0):
@@ -252,24 +252,24 @@ class _Beginning:
         kept.append(left)
         columns = [torch.arange(unit.reads[0])]
         for number in range(1, len(names)):
-            before = [torch.full((k,), -1) for k in self._not_of(unit, number)]
+            before = [torch.full((k,), -1) for k in self._added_inputs(unit, number)]
             columns.append(torch.cat([*before, kept[number - 1]]))
         self._reorder(f"{names[-1]}.weight", torch.cat([*stand_for, left]), torch.cat([*scale, torch.ones(len(left))]))
         return [_Taken(number, kept[number], columns[number]) for number in range(len(names))]
 
     @staticmethod
-    def _not_of(unit: Unit, number: int) -> list[int]:
-        """Count channels that a convolution of a dense unit reads, and the original's did not."""
+    def _added_inputs(unit: Unit, number: int) -> list[int]:
+        """Count the input channels of a convolution in a dense unit that the original convolution does not have."""
         if not unit.dense:
             return []
         base = [unit.reads[1] - unit.makes[0]] if unit.reused == "input" else []
         return [*base, *unit.makes[: number - 1]]
 
     def _reorder(self, weight: str, order: Tensor, scale: Tensor) -> None:
-        """Let whoever reads what a layer makes read channel p where it read channel `order[p]`, times `scale[p]`."""
+        """Make the readers of a layer's output use channel p in place of channel `order[p]`, times `scale[p]`."""
         group = next((g for g in self._graph.groups if any(axis.parameter == weight for axis in g.filters)), None)
         if group is None or not _is_whole(group, weight, len(order)):
-            return  # locked channels: the layers behind are solved from where they are
+            return  # locked channels: the next layers are refitted from their current weights
         tensors = {**dict(self.staged.named_parameters()), **dict(self.staged.named_buffers())}
         reads = {(axis.parameter, axis.axis) for axis in group.reads}
         for axis in group.axes:
@@ -287,7 +287,7 @@ class _Beginning:
 
 
 def _of_block(unit: Unit) -> list[_Taken]:
-    """Let b_1 stand in for the first half of what a residual block adds, or its pooled input, and b_2 for the other."""
+    """Let b_1 or the pooled input replace the first half of a residual block's summand, and b_2 the second half."""
     h = unit.makes[0]
     halves = torch.arange(h), torch.arange(h, 2 * h)
     if unit.residual == "joined":
@@ -296,13 +296,13 @@ def _of_block(unit: Unit) -> list[_Taken]:
 
 
 def _is_whole(group: ChannelGroup, weight: str, channels: int) -> bool:
-    """Ask whether a group is about all channels that a weight makes, in their order."""
+    """Return whether a channel group consists of all output channels of a weight, in order."""
     axis = next(axis for axis in group.filters if axis.parameter == weight)
     return axis.positions.shape == (channels, 1) and (axis.positions[:, 0] == range(channels)).all()
 
 
-def _take_over(model: nn.Module, staged: nn.Module, units: Iterable[Unit]) -> None:
-    """Copy what is not in a unit."""
+def _copy_outside_units(model: nn.Module, staged: nn.Module, units: Iterable[Unit]) -> None:
+    """Copy all tensors that do not belong to a unit."""
     kinds = (FeatureReuse, ReusingBlock)
     inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, kinds))
     replaced = tuple(f"{name}." for unit in units for layer in unit.layers for name in layer if name)
@@ -319,7 +319,7 @@ def _take_over(model: nn.Module, staged: nn.Module, units: Iterable[Unit]) -> No
 def _pairs(
     model: nn.Module, original: nn.Module, made: dict[str, tuple[str, Tensor]], example: Tensor
 ) -> tuple[list[Pair], list[Solved]]:
-    """Pair the layers from the first unit on with those of the original."""
+    """Pair all layers from the first unit on with those of the original."""
     small, whole = layers_of(model, example), layers_of(original, example)
     tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     first = min((layer.operation for name, layer in small.items() if name in made), default=0)

@@ -1,4 +1,4 @@
-"""Images for networks that come without any: noise, changed until batch norms see the statistics that they remember."""
+"""Synthetic images for networks without data: noise, optimized to match the running statistics of batch norms."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ def synthesize(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Tensor:
-    r"""Make images (images, *shape) on which a network's batch norms see the means and variances that they remember.
+    r"""Generate images (images, *shape) whose statistics match the running statistics of a network's batch norms.
 
-    Batch-norm statistics are what a trained network keeps of its training images. From smooth noise, Adam minimizes
+    Running statistics are all that a trained network stores of its training images. From smooth noise, Adam minimizes
 
         sum over batch norms of  mean((m - mu)^2 / var) + mean((v / var - 1)^2)
 
-    with m, v the mean and variance of what the norm is given, per channel, and mu, var its running statistics. The
-    result does not look like anything, but its channels are correlated as real images make them: enough for
-    `least_squares` to fold in constants and to let channels stand in for one another.
+    with m, v the mean and variance of the norm's input, per channel, and mu, var its running statistics. The images
+    look like noise, but the network's channels are correlated as for real images. That is enough for `least_squares`
+    to fold constants and to replace channels by combinations of others.
 
     Args:
-        model: a trained network; it is not changed.
-        shape: of one image, (c, h, w).
-        images: how many.
-        steps: of Adam.
-        seed: for the noise.
-        progress: called with (steps done, steps in all).
+        model: a trained network; not changed.
+        shape: shape of one image, (c, h, w).
+        images: number of images.
+        steps: number of Adam steps.
+        seed: seed of the noise.
+        progress: called with (steps done, steps in total).
 
     Raises:
         ModelError: the network has no batch norm with running statistics.
 
-    Source: ZeroQ, Cai et al. 2020 (arXiv 2001.00281); we begin with smooth noise, and divide by the variances.
+    Source: ZeroQ, Cai et al. 2020 (arXiv 2001.00281). Deviations: smooth initial noise, division by the variances.
 
     >>> _ = torch.manual_seed(4)
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
@@ -54,10 +54,11 @@ def synthesize(
     """
     copied = duplicate(model).eval().requires_grad_(False)
     norms = [m for m in copied.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    gap = _Gap()
-    hooks = [norm.register_forward_pre_hook(gap.see) for norm in norms if len(norm.running_mean)]  # type: ignore[arg-type]
+    loss = _StatisticsLoss()
+    nonempty = [norm for norm in norms if len(norm.running_mean)]  # type: ignore[arg-type]
+    hooks = [norm.register_forward_pre_hook(loss.add) for norm in nonempty]
     if not hooks:
-        raise ModelError("images cannot be made without batch norms that remember statistics: give real images")
+        raise ModelError("the network has no batch norm with running statistics to synthesize images: give real images")
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(images, shape[0], *(-(-size // 4) for size in shape[1:]), generator=generator)
     fine = torch.randn(images, *shape, generator=generator)
@@ -67,22 +68,22 @@ def synthesize(
     with torch.enable_grad():
         for step in range(steps):
             progress(step, steps)
-            gap.total = torch.zeros(())
+            loss.total = torch.zeros(())
             optimizer.zero_grad()
             copied(x)
-            gap.total.backward()
+            loss.total.backward()
             optimizer.step()
     progress(steps, steps)
     return x.detach()
 
 
 @dataclass
-class _Gap:
-    """How far the statistics that norms see are from those that they remember."""
+class _StatisticsLoss:
+    """The distance between the statistics of norm inputs and the running statistics of the norms."""
 
     total: Tensor = field(default_factory=lambda: torch.zeros(()))
 
-    def see(self, norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    def add(self, norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].float()
         variance, mean = torch.var_mean(x, dim=[d for d in range(x.dim()) if d != 1], correction=0)
         assert norm.running_mean is not None

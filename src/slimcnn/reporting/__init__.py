@@ -1,4 +1,4 @@
-"""What runs and views say, as a page to read, data to compute with, and text for terminals and notebooks."""
+"""Reports of runs and views: HTML pages, JSON, terminal tables and notebook output."""
 
 from slimcnn.reporting.comparison import headline, verdict_in_words
 from slimcnn.reporting.distances import ks_distance

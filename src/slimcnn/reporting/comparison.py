@@ -1,4 +1,4 @@
-"""Before and after, in words: the verdict, the headline and the rows of the table."""
+"""Compare a network before and after a run: headline, verdict and the rows of the table."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from slimcnn.reporting import formatting
 from slimcnn.reporting.outcome import Comparison, Conditions, CutVerdict, Numbers
 
 ALIKE = 0.02
-"""Times that differ by less, relative to the first, are called alike: measuring again moves them as much."""
+"""Times with a smaller relative difference are reported as about equal: repeated measurements vary as much."""
 
 UNPROVABLE = "cannot be equal, because "
-"""How a verdict begins whose cut cannot be exact by its nature."""
+"""Prefix of the verdict of a cut that cannot be exact by construction."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Row:
     after: str
     change: str
     exact: tuple[str, str] | None = None
-    """Every digit of both, where `before` and `after` are rounded."""
+    """Both values with all digits, if `before` and `after` are rounded."""
 
 
 def headline(run: Comparison) -> str:
-    """The run in one sentence."""
+    """Summarize the run in one sentence."""
     before, after = run.before, run.after
     return (
         f"{run.network} on {run.dataset}: {formatting.ratio(before.macs, after.macs)} of the MACs, "
@@ -39,7 +39,7 @@ def headline(run: Comparison) -> str:
 
 
 def verdict_in_words(run: Comparison) -> list[str]:
-    """What was saved, what it costs, whether the cut is exact, and what to do next: plain sentences in this order."""
+    """Describe size, time, accuracy, exactness of the cut and next steps, as sentences in this order."""
     return [
         size_in_words(run.before, run.after),
         time_in_words(run.before.latency_ms, run.after.latency_ms, run.timing),
@@ -50,7 +50,7 @@ def verdict_in_words(run: Comparison) -> list[str]:
 
 
 def size_in_words(before: Numbers, after: Numbers) -> str:
-    """Say what became of MACs, parameters, file size and running memory.
+    """Describe the change of MACs, parameters, file size and running memory.
 
     >>> old = Numbers(top1=90, params=100, macs=1000, bytes=480, peak_memory=64, latency_ms=2)
     >>> new = Numbers(top1=90, params=80, macs=500, bytes=400, peak_memory=64, latency_ms=2)
@@ -72,7 +72,7 @@ def size_in_words(before: Numbers, after: Numbers) -> str:
 
 
 def time_in_words(before: float, after: float, measured: Conditions) -> str:
-    """Say how much less time a call takes, and where that was measured."""
+    """Describe the change of the time of a call, and how it was measured."""
     where = (
         f"{measured.runtime}, batch {measured.batch}, {formatting.plural(measured.threads, 'thread')}, "
         f"{measured.device}"
@@ -82,20 +82,20 @@ def time_in_words(before: float, after: float, measured: Conditions) -> str:
     old, new = formatting.milliseconds(before), formatting.milliseconds(after)
     change = _change(before, after)
     if change is None or abs(after / before - 1) < ALIKE:
-        return f"A call takes about as long as before: {new} ms, it was {old} ms ({where})."
-    return f"A call takes {change[0]} {'less' if change[1] else 'more'} time: {new} ms, it was {old} ms ({where})."
+        return f"A call takes about as long as before: {new} ms, previously {old} ms ({where})."
+    return f"A call takes {change[0]} {'less' if change[1] else 'more'} time: {new} ms, previously {old} ms ({where})."
 
 
 def accuracy_in_words(before: float, after: float, images: int) -> str:
-    """Say what happened to top-1, in points and in test images.
+    """Describe the change of top-1, in points and in test images.
 
     >>> accuracy_in_words(98.61, 97.5, 360)
-    'Top-1 falls by 1.11 points, from 98.61 % to 97.50 %: of 360 test images 4 more are classified wrongly.'
+    'Top-1 falls by 1.11 points, from 98.61 % to 97.50 %: 4 more of 360 test images are misclassified.'
     >>> accuracy_in_words(90.0, 90.0, 1)
     'Top-1 stays at 90.00 %, measured on 1 test image.'
     """
     if not (math.isfinite(before) and math.isfinite(after)):
-        return "Top-1 on the test images is not known for both networks, so the cost is not known either."
+        return "Top-1 on the test images is not known for both networks, so its change is not known."
     where = f"measured on {formatting.plural(images, 'test image')}" if images else "measured on the test images"
     difference = round(after, 2) - round(before, 2)
     old, new = formatting.percent(before), formatting.percent(after)
@@ -106,32 +106,32 @@ def accuracy_in_words(before: float, after: float, images: int) -> str:
     if wrong < 1:
         return f"{words}, {where}."
     return (
-        f"{words}: of {formatting.plural(images, 'test image')} {wrong:,} more {'is' if wrong == 1 else 'are'} "
-        "classified wrongly."
+        f"{words}: {wrong:,} more of {formatting.plural(images, 'test image')} {'is' if wrong == 1 else 'are'} "
+        "misclassified."
     )
 
 
 def exactness_in_words(verdict: CutVerdict | None) -> str:
-    """Say whether the cut is exact.
+    """Describe whether the cut is exact.
 
     >>> exactness_in_words(None)
-    'No channels were cut, so there is no exactness to check.'
+    'No channels were removed, so there is no cut to check.'
     """
     if verdict is None:
-        return "No channels were cut, so there is no exactness to check."
+        return "No channels were removed, so there is no cut to check."
     error, text = formatting.small(verdict.error), verdict.text.rstrip(".")
     if verdict.equal:
         return (
-            "The cut is exact: the pruned network computes what the original computes with the removed channels set to "
-            f"zero (largest relative difference {error})."
+            "The cut is exact: the pruned network’s outputs equal those of the original with the removed channels set "
+            f"to zero (largest relative difference {error})."
         )
     if text.startswith(UNPROVABLE):
-        return f"That the cut is exact is not provable, because {text.removeprefix(UNPROVABLE)}."
+        return f"Exactness of the cut cannot be proven, because {text.removeprefix(UNPROVABLE)}."
     return f"The cut is not exact (largest relative difference {error}): {text}."
 
 
 def rows(before: Numbers, after: Numbers) -> tuple[Row, ...]:
-    """The six numbers of both networks; `change` is after / before, for top-1 the difference in points."""
+    """Return the table rows of both networks; `change` is after / before, for top-1 the difference in points."""
     top1 = Row(
         "top-1, %",
         formatting.percent(before.top1),
@@ -163,7 +163,7 @@ def rows(before: Numbers, after: Numbers) -> tuple[Row, ...]:
 
 
 def times(before: float, after: float) -> str:
-    """After / before as a factor.
+    """Format after / before as a factor.
 
     >>> times(1000, 500)
     '× 0.50'
@@ -187,7 +187,7 @@ def _many(before: int, after: int, noun: str) -> str:
 
 
 def _change(before: float, after: float) -> tuple[str, bool] | None:
-    """Write the difference as a share of `before`, and say whether it went down; None where there is none to write.
+    """Return the difference in percent of `before` and whether it is a decrease; None if there is no difference.
 
     >>> _change(100, 49), _change(1000, 968), _change(1e6, 1), _change(7, 7)
     (('51 %', True), ('3.2 %', True), ('over 99.9 %', True), None)

@@ -1,4 +1,4 @@
-"""Several sizes of one network: what they are worth, in words and in a table."""
+"""Compare several sizes of one network: headline, verdict, table and figure."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from slimcnn.reporting.schema import CurvePoint, CurveReport
 from slimcnn.reporting.sections import Column, Section, Table, Text
 
 FREE = 1.0
-"""Points of top-1 that the recommended size may lose."""
+"""Percentage points of top-1 that the recommended size may lose."""
 
 
 @dataclass(frozen=True)
 class SizeRow:
-    """One size of a curve beside the reference, as it is written."""
+    """One size of a curve compared with the reference, formatted."""
 
     label: str
     report: str
-    """Where its own page is; empty for the reference."""
+    """Link to the size's page; empty for the reference."""
     top1: str
     points: str
     macs: str
@@ -38,59 +38,59 @@ class SizeRow:
 
 
 def sizes_of(report: CurveReport) -> list[SizeRow]:
-    """The table of a curve: the reference first, then all sizes in their order."""
+    """Return the rows of a curve's table: the reference first, then all sizes in their order."""
     first = _row("original", "", report.reference, report.reference)
     return [first, *(_row(point.label, _link(point.report), report.reference, point.after) for point in report.points)]
 
 
 def curve_headline(report: CurveReport) -> str:
-    """The curve in one sentence."""
+    """Summarize the curve in one sentence."""
     shares = [point.after.macs / max(report.reference.macs, 1) for point in report.points]
     ends = " to ".join(dict.fromkeys(f"{share:.2f}" for share in (max(shares), min(shares))))
     return f"{report.network} on {report.dataset}: {formatting.plural(len(shares), 'size')}, {ends} of the MACs"
 
 
 def curve_in_words(report: CurveReport) -> list[str]:
-    """Which size is the smallest that loses little, what the smallest of all costs, and whether the cuts are exact."""
+    """Describe the recommended size, the smallest size, and whether the cuts are exact, as sentences."""
     known = [point for point in report.points if math.isfinite(point.after.top1)]
     if not known or not math.isfinite(report.reference.top1):
         return ["Top-1 on the test images is not known, so no size can be recommended.", _exactness(report)]
     small_first = sorted(known, key=lambda point: point.after.macs)
     cheap = [point for point in small_first if report.reference.top1 - point.after.top1 <= FREE]
-    told = cheap[0] if cheap else max(known, key=lambda point: point.after.top1)
+    chosen = cheap[0] if cheap else max(known, key=lambda point: point.after.top1)
     if cheap:
-        words = [f"The smallest size that loses at most 1 point of top-1 is {_told(told, report.reference)}."]
+        words = [f"The smallest size that loses at most 1 point of top-1 is {_described(chosen, report.reference)}."]
     else:
-        words = [f"Every size loses more than 1 point of top-1; the mildest is {_told(told, report.reference)}."]
-    if small_first[0] is not told:
-        words.append(f"The smallest size of all is {_told(small_first[0], report.reference)}.")
+        words = [f"Every size loses more than 1 point of top-1; the mildest is {_described(chosen, report.reference)}."]
+    if small_first[0] is not chosen:
+        words.append(f"The smallest size is {_described(small_first[0], report.reference)}.")
     return [*words, _exactness(report)]
 
 
 def curve_sections(report: CurveReport) -> list[Section]:
-    """The figure of all sizes, and the accuracy after each step of each."""
+    """Return two sections: the figure of all sizes, and the accuracy of each size after each step."""
     drawing = Sizes(
         reference=_size("original", report.reference),
         points=tuple(_size(point.label, point.after) for point in report.points),
     )
     figure = Section(
         title="Accuracy against cost",
-        blocks=(Text(text="Top-1 on the test images; the dashed line is the original’s."), drawing.block()),
+        blocks=(Text(text="Top-1 on the test images; dashed line: the original network."), drawing.block()),
     )
     steps = list(zip_longest(*(point.steps for point in report.points)))
     if not steps:
         return [figure]
     columns = (Column(title="step"), *(Column(title=point.label, format="percent") for point in report.points))
     lines = [(next(one.name for one in step if one), *(one.top1 if one else None for one in step)) for step in steps]
-    words = "Top-1 in percent on the validation images after each step, one column a size."
+    words = "Top-1 in percent on the validation images after each step, one column per size."
     return [
         figure,
-        Section(title="From step to step", blocks=(Text(text=words), Table(columns=columns, rows=tuple(lines)))),
+        Section(title="Step by step", blocks=(Text(text=words), Table(columns=columns, rows=tuple(lines)))),
     ]
 
 
 def _link(path: str) -> str:
-    """A path as a link that stays relative, whatever it holds.
+    """Return a path as a link that is always relative.
 
     >>> _link("0.5/report.html"), _link("javascript:alert(1)")
     ('./0.5/report.html', './javascript%3Aalert%281%29')
@@ -102,13 +102,13 @@ def _exactness(report: CurveReport) -> str:
     cuts = [point for point in report.points if point.verdict is not None]
     broken = [point.label for point in cuts if point.verdict is not None and not point.verdict.equal]
     if not cuts:
-        return "No channels were cut, so there is no exactness to check."
+        return "No channels were removed, so there is no cut to check."
     if not broken:
         return "The cut is exact." if len(cuts) == 1 else f"All {len(cuts)} cuts are exact."
-    return f"Not exact, or not provable: {', '.join(broken)}; the reason is on the page of each size."
+    return f"Not exact, or not provable: {', '.join(broken)}; each size’s page gives the reason."
 
 
-def _told(point: CurvePoint, reference: Numbers) -> str:
+def _described(point: CurvePoint, reference: Numbers) -> str:
     share = formatting.ratio(reference.macs, point.after.macs)
     time = times(reference.latency_ms, point.after.latency_ms)
     return (

@@ -1,4 +1,4 @@
-"""How far apart two samples are."""
+"""Distances between two samples."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def ks_distance(a: Sequence[float], b: Sequence[float]) -> float:
-    """Two-sample Kolmogorov-Smirnov distance: sup over t of ``|F_a(t) - F_b(t)|``, 0 to 1.
+    """Compute the two-sample Kolmogorov-Smirnov distance: sup over t of ``|F_a(t) - F_b(t)|``, 0 to 1.
 
-    ``F`` is the share of a sample that is at most t (Massey 1951). A sample that holds a NaN has no distribution:
-    the distance is NaN. An empty sample raises `ValueError`.
+    ``F`` is the share of a sample that is at most t (Massey 1951). If a sample contains NaN, the distance is NaN. An
+    empty sample raises `ValueError`.
 
     >>> ks_distance([1.0, 2.0, 3.0, 4.0], [1.0, 2.0])
     0.5
@@ -19,7 +19,7 @@ def ks_distance(a: Sequence[float], b: Sequence[float]) -> float:
     1.0
     """
     if not len(a) or not len(b):
-        raise ValueError(f"a KS distance needs two samples, found {len(a)} and {len(b)} values; leave empty ones out")
+        raise ValueError(f"a KS distance needs two samples, found {len(a)} and {len(b)} values; leave out empty ones")
     first, second = np.sort(np.asarray(a, dtype=np.float64)), np.sort(np.asarray(b, dtype=np.float64))
     if np.isnan(first[-1]) or np.isnan(second[-1]):  # NaN sorts last
         return float("nan")
@@ -30,7 +30,7 @@ def ks_distance(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def w1_distance(a: Sequence[float], b: Sequence[float]) -> float:
-    """Wasserstein distance W1 of two samples: the area between their distribution functions, in their own unit.
+    """Compute the Wasserstein distance W1: the area between the samples' distribution functions, in their unit.
 
     >>> w1_distance([0.0, 1.0], [1.0, 2.0])
     1.0

@@ -1,4 +1,4 @@
-"""Numbers as people read them: four digits, a unit, a real minus sign; a dash where there is no number."""
+"""Format numbers for readers: four digits, a unit, a typographic minus sign; a dash if there is no number."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from slimcnn.reporting.sections import Format, Value
 
 NOTHING = "—"
-"""Stands where a number is not finite."""
+"""Text for a number that is not finite."""
 
 _COUNTS = ("", "k", "M", "G", "T")
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
 def count(value: float) -> str:
-    """A count with four digits, in thousands, millions ...
+    """Format a count with four digits, in thousands, millions ...
 
     >>> count(640), count(853018), count(125485706), count(999960)
     ('640', '853.0 k', '125.5 M', '1.000 M')
@@ -26,7 +26,7 @@ def count(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """A number of bytes, in powers of 1000.
+    """Format a number of bytes, in powers of 1000.
 
     >>> size(3436544), size(120)
     ('3.437 MB', '120 B')
@@ -35,7 +35,7 @@ def size(value: float) -> str:
 
 
 def whole(value: float) -> str:
-    """Every digit.
+    """Format an integer with all digits.
 
     >>> whole(125485706)
     '125,485,706'
@@ -44,7 +44,7 @@ def whole(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """Percent with two decimals, without the sign.
+    """Format a percentage with two decimals, without the percent sign.
 
     >>> percent(93.386), percent(float("nan"))
     ('93.39', '—')
@@ -53,7 +53,7 @@ def percent(value: float) -> str:
 
 
 def points(before: float, after: float) -> str:
-    """The difference of two percentages as they are printed.
+    """Format the difference of two percentages after rounding each to two decimals.
 
     >>> points(93.39, 93.02), points(93.39, 93.4), points(50.0, 50.001)
     ('−0.37', '+0.01', '±0.00')
@@ -62,7 +62,7 @@ def points(before: float, after: float) -> str:
 
 
 def signed(difference: float) -> str:
-    """A difference of percentages, with its sign.
+    """Format a difference of percentages, with its sign.
 
     >>> signed(-0.37), signed(0.0100001), signed(-0.001)
     ('−0.37', '+0.01', '±0.00')
@@ -74,7 +74,7 @@ def signed(difference: float) -> str:
 
 
 def ratio(before: float, after: float) -> str:
-    """After / before with two decimals, or two digits where it is small.
+    """Format after / before with two decimals, or two digits if it is below 0.1.
 
     >>> ratio(853018, 434213), ratio(1000.0, 4.2), ratio(0, 3)
     ('0.51', '0.0042', '—')
@@ -86,7 +86,7 @@ def ratio(before: float, after: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Milliseconds, without the unit.
+    """Format milliseconds, without the unit.
 
     >>> milliseconds(18.4213), milliseconds(0.08124), milliseconds(412.36)
     ('18.42', '0.0812', '412.4')
@@ -97,7 +97,7 @@ def milliseconds(value: float) -> str:
 
 
 def small(value: float) -> str:
-    """A number of unknown magnitude with three digits.
+    """Format a number of any magnitude with three digits.
 
     >>> small(0.0125), small(-2.1e-15), small(-0.0), small(float("inf"))
     ('0.0125', '−2.1e−15', '0', '∞')
@@ -108,7 +108,7 @@ def small(value: float) -> str:
 
 
 def distance(value: float) -> str:
-    """A distance between 0 and 1 with three decimals.
+    """Format a distance between 0 and 1 with three decimals.
 
     >>> distance(0.0312), distance(float("nan"))
     ('0.031', '—')
@@ -117,7 +117,7 @@ def distance(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a clock would tell them.
+    """Format seconds as hours, minutes and seconds.
 
     >>> duration(4.13), duration(200.2), duration(3900.0)
     ('4.1 s', '3 min 20 s', '1 h 05 min')
@@ -131,7 +131,7 @@ def duration(seconds: float) -> str:
 
 
 def shape(sizes: Sequence[int]) -> str:
-    """A tensor's shape.
+    """Format a tensor's shape.
 
     >>> shape((16, 32, 32))
     '16 × 32 × 32'
@@ -140,7 +140,7 @@ def shape(sizes: Sequence[int]) -> str:
 
 
 def plural(n: int, noun: str) -> str:
-    """A count with its noun.
+    """Format a count with its noun.
 
     >>> plural(1, "layer"), plural(1200, "layer")
     ('1 layer', '1,200 layers')
@@ -149,7 +149,7 @@ def plural(n: int, noun: str) -> str:
 
 
 def short_name(name: str, limit: int = 24) -> str:
-    """A layer's name in at most `limit` letters: outer modules become initials first, the middle goes last.
+    """Shorten a layer's name to `limit` letters: outer modules become initials, then the middle is cut out.
 
     >>> short_name("layer1.0.conv1"), short_name("features.denseblock1.denselayer12.conv2")
     ('layer1.0.conv1', 'f.d1.denselayer12.conv2')
@@ -186,7 +186,7 @@ _WRITERS: dict[Format, Callable[[Any], str]] = {
 
 
 def write(value: Value, form: Format) -> str:
-    """A table's value as its column's format says; an empty string for None.
+    """Format a table's value in its column's format; an empty string for None.
 
     >>> write(0.5, "share"), write(1234567, "count"), write((16, 8, 8), "shape"), write(None, "percent")
     ('0.500', '1.235 M', '16 × 8 × 8', '')

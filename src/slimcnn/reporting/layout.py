@@ -1,4 +1,4 @@
-"""From sections to HTML: figures drawn, places in links given, values written."""
+"""Prepare sections for the HTML templates: draw figures, assign anchors, provide formatters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure, drawn."""
+class DrawnFigure:
+    """A figure with its drawn panels."""
 
     drawing: Drawing
     panels: list[Panel]
@@ -25,40 +25,40 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Laid:
-    """A section as the templates need it."""
+class LaidOutSection:
+    """A section in the form that the templates use."""
 
     title: str
     anchor: str
-    """Unlike that of any other section on the page."""
-    blocks: list[Text | Table | Drawn]
+    """Unique on the page."""
+    blocks: list[Text | Table | DrawnFigure]
 
 
-def lay_out(sections: Iterable[Section], taken: Sequence[str] = (), ids: str = "f") -> list[Laid]:
-    """Draw all figures, and give every section a place in links that is not in `taken`.
+def lay_out(sections: Iterable[Section], taken: Sequence[str] = (), ids: str = "f") -> list[LaidOutSection]:
+    """Draw all figures, and assign each section a unique anchor that is not in `taken`.
 
-    `ids` begins every id within the pictures. An id has an underscore, an anchor never has one.
+    `ids` is the prefix of all ids in the figures. Ids have an underscore, anchors never have one.
     """
     used = set(taken)
-    laid: list[Laid] = []
+    laid: list[LaidOutSection] = []
     figures = 0
     with house_style():
         for section in sections:
             anchor = _unused(section.anchor or "section", used)
-            blocks: list[Text | Table | Drawn] = []
+            blocks: list[Text | Table | DrawnFigure] = []
             for block in section.blocks:
                 if isinstance(block, Figure):
                     figures += 1
                     drawing = drawing_of(block)
-                    blocks.append(Drawn(drawing, drawing.panels(f"{ids}{figures}_")))
+                    blocks.append(DrawnFigure(drawing, drawing.panels(f"{ids}{figures}_")))
                 else:
                     blocks.append(block)
-            laid.append(Laid(section.title, anchor, blocks))
+            laid.append(LaidOutSection(section.title, anchor, blocks))
     return laid
 
 
 def _unused(anchor: str, used: set[str]) -> str:
-    """Number an anchor that is used already, and remember it."""
+    """Return the anchor, numbered if it is already used, and add it to `used`."""
     found, number = anchor, 1
     while found in used:
         number += 1
@@ -69,7 +69,7 @@ def _unused(anchor: str, used: set[str]) -> str:
 
 @cache
 def template(name: str) -> Template:
-    """Load one of the templates, with the phrases that it may use."""
+    """Load a template, with the formatters that it may use."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -80,7 +80,7 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for say in (
+    for formatter in (
         formatting.write,
         formatting.whole,
         formatting.count,
@@ -93,5 +93,5 @@ def template(name: str) -> Template:
         formatting.ratio,
         formatting.distance,
     ):
-        environment.globals[say.__name__] = say
+        environment.globals[formatter.__name__] = formatter
     return environment.get_template(name)

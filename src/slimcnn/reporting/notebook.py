@@ -1,4 +1,4 @@
-"""Sections as a fragment of HTML, for `_repr_html_` in notebooks."""
+"""Render sections as HTML fragments for `_repr_html_` in notebooks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from slimcnn.reporting.sections import Section
 
 
 def section_html(sections: Iterable[Section]) -> str:
-    """Sections as a fragment of HTML with its own style, which changes nothing around it.
+    """Render sections as an HTML fragment with a scoped style that does not affect the rest of the page.
 
     >>> from slimcnn.reporting.sections import Text
     >>> html = section_html([Section(title="Notes", blocks=[Text(text="1 < 2")])])
@@ -21,14 +21,14 @@ def section_html(sections: Iterable[Section]) -> str:
 
 
 def fragment(title: str, headline: str, sections: Iterable[Section]) -> str:
-    """Sections below a title and a headline, as a fragment of HTML."""
+    """Render a title, a headline and sections as an HTML fragment."""
     return template("fragment.html").render(
         title=title, headline=headline, verdict=(), broken=False, rows=(), sections=lay_out(sections)
     )
 
 
 def comparison(title: str, headline: str, verdict: Sequence[str], broken: bool, rows: Sequence[Row]) -> str:
-    """A run's verdict and its table, below title and headline; `broken`: the cut is not exact."""
+    """Render title, headline, verdict and table of a run as an HTML fragment; `broken`: the cut is not exact."""
     return template("fragment.html").render(
         title=title, headline=headline, verdict=verdict, broken=broken, rows=rows, sections=()
     )

@@ -1,4 +1,4 @@
-"""What a run came to, in numbers: all that the words, the table and the headline are made from."""
+"""The numeric results of a run, from which sentences, tables and headlines are written."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from slimcnn.reporting.sections import Part
 
 
 class Numbers(Part):
-    """One network in six numbers."""
+    """Accuracy and costs of one network."""
 
     top1: float
     """Percent, on the test images."""
     params: int
     macs: int
-    """Of one image."""
+    """MACs of one image."""
     bytes: int
-    """Of the checkpoint file on disk."""
+    """Size of the checkpoint file on disk."""
     peak_memory: int
-    """Bytes of the live activations of one image at their peak, float32, without the weights."""
+    """Peak bytes of the live activations of one image, float32, without the weights."""
     latency_ms: float
-    """Median of one call."""
+    """Median time of one call."""
 
 
 class CutVerdict(Part):
-    """Whether `prune(model)` computes what `mask(model)` computes."""
+    """Whether `prune(model)` and `mask(model)` compute the same outputs."""
 
     equal: bool
     error: float
@@ -31,42 +31,42 @@ class CutVerdict(Part):
 
 
 class Conditions(Part):
-    """What latency was measured with."""
+    """The conditions of a latency measurement."""
 
     batch: int
     threads: int
     runtime: str
     device: str
     n: int
-    """Calls of each network, in turns."""
+    """Calls of each network, interleaved."""
 
 
 class Timing(Conditions):
-    """How latency was measured: interleaved runs of both networks."""
+    """Latency of both networks from interleaved calls."""
 
     before_ms: tuple[float, float, float]
     """Lower quartile, median, upper quartile."""
     after_ms: tuple[float, float, float]
     ratio: float
-    """Median of after / before, round by round."""
+    """Median over the rounds of after / before."""
 
     @property
     def conditions(self) -> Conditions:
-        """The conditions alone."""
+        """The conditions without the times."""
         return Conditions(**{name: getattr(self, name) for name in Conditions.model_fields})
 
 
 class Comparison(Part):
-    """A run's result, compared with what it started from."""
+    """A run's result compared with the original network."""
 
     network: str
     dataset: str
     images: dict[str, int]
-    """train, validation, test."""
+    """Number of train, validation and test images."""
     before: Numbers
     after: Numbers
     verdict: CutVerdict | None
-    """None where nothing was cut."""
+    """None if nothing was cut."""
     next_steps: tuple[str, ...] = ()
-    """What to do next, in sentences."""
+    """Suggested next steps, as sentences."""
     timing: Timing

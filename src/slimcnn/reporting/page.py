@@ -1,4 +1,4 @@
-"""Pages: one HTML file each that needs nothing else."""
+"""Render self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from slimcnn.reporting.schema import CurveReport, LockedLayer, Report
 from slimcnn.reporting.sections import Column, Section, Table, Text
 
 UNFOLDED = 12
-"""Rows of a table of locked channels that need no folding."""
+"""Maximum number of rows in an unfolded table of locked channels."""
 
-ENDING = {"measuring": "How it was measured", "repeat": "How to repeat it", "glossary": "Glossary"}
-"""The last sections of every report: place in links, and title."""
+ENDING = {"measuring": "How it was measured", "repeat": "How to reproduce it", "glossary": "Glossary"}
+"""The last sections of every report: anchor → title."""
 
 
 def render_page(title: str, headline: str, sections: Iterable[Section]) -> str:
-    """One self-contained HTML page: style and pictures inside, no script, no reference to anything outside.
+    """Render a self-contained HTML page: inline style and figures, no scripts, no external references.
 
-    The same sections give the same bytes. Everything in them is escaped.
+    The same sections give the same bytes. All text is escaped.
     """
     return template("page.html").render(title=title, headline=headline, sections=lay_out(sections), report=None)
 
 
 def render(report: Report) -> str:
-    """The page of a run: verdict, comparison, what the steps say, and how to repeat it."""
+    """Render the page of a run: verdict, comparison, the sections of its steps, and how to reproduce it."""
     cut = report.verdict is not None or bool(report.locked)
-    ending = ({"locked": "What had to stay"} if cut else {}) | ENDING
-    sections = lay_out((_from_step_to_step(report), *report.sections), taken=("comparison", *ending))
+    ending = ({"locked": "Locked channels"} if cut else {}) | ENDING
+    sections = lay_out((_step_by_step(report), *report.sections), taken=("comparison", *ending))
     return template("report.html").render(
         report=report,
         title=report.title,
@@ -48,7 +48,7 @@ def render(report: Report) -> str:
 
 
 def render_curve(report: CurveReport) -> str:
-    """The page of several sizes: verdict, a table with a link to each size's own page, and the two figures."""
+    """Render the page of a curve: verdict, a table with a link to each size's page, and two figures."""
     return template("report.html").render(
         report=report,
         title=report.title,
@@ -61,13 +61,13 @@ def render_curve(report: CurveReport) -> str:
     )
 
 
-def _from_step_to_step(report: Report) -> Section:
-    """Top-1, MACs and time after each step."""
-    title = "From step to step"
+def _step_by_step(report: Report) -> Section:
+    """Show top-1, MACs and time after each step."""
+    title = "Step by step"
     if not report.steps:
-        return Section(title=title, blocks=(Text(text="No step was taken."),))
+        return Section(title=title, blocks=(Text(text="The run has no steps."),))
     images = plural(report.images["validation"], "validation image") if "validation" in report.images else ""
-    words = f"Top-1 in percent on {images or 'the validation images'}. The test images are read once, at the end."
+    words = f"Top-1 in percent on {images or 'the validation images'}. The test images are used once, at the end."
     drawing = Steps(
         steps=(
             StepTop1(name="original", top1=report.reference_top1),
@@ -89,7 +89,7 @@ def _from_step_to_step(report: Report) -> Section:
 
 
 def _by_reason(locked: Sequence[LockedLayer]) -> list[tuple[str, int, list[LockedLayer]]]:
-    """(reason, channels, layers), most channels first."""
+    """Group locked layers as (reason, channels, layers), most channels first."""
     found: dict[str, list[LockedLayer]] = defaultdict(list)
     for layer in locked:
         found[layer.reason].append(layer)

@@ -1,4 +1,4 @@
-"""What a report holds, as data: report.json is exactly this, and report.html shows it."""
+"""The schema of report.json; report.html shows the same data."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ __all__ = [
 ]
 
 FORMAT = 2
-"""Grows when a field changes its meaning; an older slimcnn refuses newer reports."""
+"""Increased when a field changes its meaning; an older slimcnn rejects newer reports."""
 
 
 class StepResult(Part):
-    """What a step of the run came to."""
+    """Accuracy and costs after one step of the run."""
 
     name: str
     top1: float
-    """On the validation images, after the step."""
+    """Percent, on the validation images after the step."""
     seconds: float
     macs: int
     params: int
 
 
 class LockedLayer(Part):
-    """Output channels of a layer that had to stay, and why."""
+    """Locked output channels of a layer, and the reason."""
 
     layer: str
     channels: int
@@ -50,21 +50,21 @@ class LockedLayer(Part):
 
 
 class Report(Comparison):
-    """One run, with everything that is needed to judge and to repeat it."""
+    """One run, with everything needed to assess and reproduce it."""
 
     format: int = FORMAT
     kind: Literal["run"] = "run"
     title: str
     command: str
-    """What to type to run it again."""
+    """The command that repeats the run."""
     reference_top1: float
-    """On the validation images, before any step."""
+    """Percent, on the validation images before any step."""
     steps: tuple[StepResult, ...]
     locked: tuple[LockedLayer, ...] = ()
     sections: tuple[Section, ...] = ()
-    """What the steps say, in their order."""
+    """Sections of the steps, in their order."""
     not_counted: tuple[str, ...]
-    """Operations that take time and count 0 MACs."""
+    """Operations that take time but count 0 MACs."""
     notes: tuple[str, ...] = ()
     environment: dict[str, str]
     recipe: str
@@ -72,7 +72,7 @@ class Report(Comparison):
     checkpoint: str
     """File name of the compressed network."""
     seconds: float = Field(ge=0)
-    """The whole run, without interruptions."""
+    """Duration of the whole run, without interruptions."""
 
     def __repr__(self) -> str:
         return f"Report({headline(self)})"
@@ -91,12 +91,12 @@ class CurvePoint(Part):
 
     label: str
     macs_target: float
-    """Share of the MACs that was to stay."""
+    """Target: share of the MACs to keep."""
     report: str
-    """Path of its own report.html, relative to the curve's folder, with slashes."""
+    """Path of the size's report.html, relative to the curve's folder, with slashes."""
     after: Numbers
     verdict: CutVerdict | None
-    """None where nothing was cut."""
+    """None if nothing was cut."""
     steps: tuple[StepResult, ...]
 
 
@@ -107,11 +107,11 @@ class CurveReport(Part):
     kind: Literal["curve"] = "curve"
     title: str
     command: str
-    """What to type to run it again."""
+    """The command that repeats the run."""
     network: str
     dataset: str
     images: dict[str, int] = Field(default_factory=dict)
-    """train, validation, test."""
+    """Number of train, validation and test images."""
     reference: Numbers
     """The network before any step."""
     points: tuple[CurvePoint, ...] = Field(min_length=1)
@@ -120,7 +120,7 @@ class CurveReport(Part):
     recipe: str
     """The resolved recipe, as TOML."""
     seconds: float = Field(ge=0)
-    """The whole run, without interruptions."""
+    """Duration of the whole run, without interruptions."""
 
     def __repr__(self) -> str:
         return f"CurveReport({self.title}: {', '.join(point.label for point in self.points)})"

@@ -1,7 +1,7 @@
-"""What pages, terminals and JSON are made of: sections of text, tables and figures, as data.
+"""Sections of text, tables and figures as data, for pages, terminals, notebooks and JSON.
 
-A step of a run and a view each give sections. A value in a table is a number with a format, never a string that was
-made from one: the page, the terminal and the notebook write it, JSON keeps it.
+Each step of a run and each view returns sections. A table holds numbers with a format, never formatted strings: the
+page, the terminal and the notebook format them, JSON stores them.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 class Part(BaseModel):
     """A part of a report: read-only, no unknown fields."""
 
-    # A number that is not finite is written as "NaN" or "Infinity": bare, it is not JSON.
+    # Non-finite numbers are written as strings, "NaN" or "Infinity": the bare words are not valid JSON.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 Format = Literal[
     "text", "name", "count", "exact", "bytes", "percent", "points", "share", "small", "seconds", "milliseconds", "shape"
 ]
-"""How a column's values are written:
+"""The format of a column's values:
 
-- text: as is; name: a layer or a setting, in fixed width;
-- count: four digits with k, M, G; exact: every digit; bytes: kB, MB;
-- percent: two decimals; points: a difference of percentages, with its sign; share: 0.5 is written 0.500;
-- small: a number of unknown magnitude, three digits;
-- seconds: as a clock would tell them; milliseconds; shape: 16 × 32 × 32.
+- text: unchanged; name: a layer or a setting, in a monospaced font;
+- count: four digits with k, M, G; exact: all digits; bytes: kB, MB;
+- percent: two decimals; points: a difference of percentages, with its sign; share: three decimals, 0.500;
+- small: a number of any magnitude, three digits;
+- seconds: 3 min 20 s; milliseconds; shape: 16 × 32 × 32.
 """
 
 Value = str | int | float | tuple[int, ...] | None
@@ -48,7 +48,7 @@ class Text(Part):
     kind: Literal["text"] = "text"
     text: str
     tone: Literal["plain", "note", "good", "bad"] = "plain"
-    """note: small print; good and bad: a verdict, in a frame."""
+    """note: small print; good and bad: a framed verdict."""
 
 
 class Table(Part):
@@ -59,7 +59,7 @@ class Table(Part):
     rows: tuple[tuple[Value, ...], ...]
     title: str = ""
     folded: bool = False
-    """The page shows the title, and the rows on request; a terminal leaves the table out unless all are asked for."""
+    """The page shows the rows on demand; a terminal shows the table only if all tables are requested."""
 
     @field_validator("rows")
     @classmethod
@@ -72,7 +72,7 @@ class Table(Part):
 
 
 def _number(value: Value, column: Column) -> Value:
-    """Make of JSON's "NaN" a number again; refuse other strings where numbers are promised."""
+    """Convert JSON's "NaN" back to a number; reject other strings in columns of numbers."""
     if not isinstance(value, str) or column.format in ("text", "name"):
         return value
     if value not in ("NaN", "Infinity", "-Infinity"):
@@ -81,13 +81,13 @@ def _number(value: Value, column: Column) -> Value:
 
 
 class Figure(Part):
-    """A picture that is drawn when the page is rendered."""
+    """A figure that is drawn when the page is rendered."""
 
     kind: Literal["figure"] = "figure"
     figure: str
-    """Its name in the registry of figures ..."""
+    """Name in the registry of figures."""
     data: dict[str, Any]
-    """... and what is drawn, as that figure's file declares it."""
+    """The fields of that figure's class."""
 
 
 class Section(Part):
@@ -102,5 +102,5 @@ class Section(Part):
 
     @property
     def anchor(self) -> str:
-        """The section's place in a link."""
+        """The section's anchor in links."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")

@@ -1,4 +1,4 @@
-"""Reports on disk: report.json holds everything, report.html shows it."""
+"""Write and read reports: report.json holds all data, report.html shows it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PAGE = "report.html"
 def write_report(report: Report | CurveReport, folder: Path) -> tuple[Path, Path]:
     """Write `report.json` and `report.html` into `folder`, each atomically, and return their paths.
 
-    The data comes first: a page that cannot be drawn costs no numbers. A folder that cannot be written to raises
-    `RunError`.
+    The JSON is written first, so that no numbers are lost if the page cannot be drawn. A folder that cannot be
+    written to raises `RunError`.
     """
     data, page = folder / DATA, folder / PAGE
     write_text(data, report.model_dump_json(indent=2) + "\n")
@@ -32,18 +32,18 @@ def read_report(path: Path) -> Report | CurveReport:
     """Read a report from its JSON file, or from the folder that holds a `report.json`.
 
     Raises:
-        RunError: the file is missing, is not JSON, is not a report, or has another format than this slimcnn writes.
+        RunError: the file is missing, is not JSON, is not a report, or has a format that this slimcnn does not read.
     """
     file = path / DATA if path.is_dir() else path
     found = _json(file)
     if not isinstance(found, dict):
-        raise RunError(f"{file} is no report: it holds a JSON {type(found).__name__}; pass the {DATA} of a run")
+        raise RunError(f"{file} is not a report: it holds a JSON {type(found).__name__}; pass the {DATA} of a run")
     version = found.get("format", FORMAT)
     if isinstance(version, int) and version > FORMAT:
         raise RunError(f"{file} has format {version}, this slimcnn reads format {FORMAT}; install a newer slimcnn")
     if isinstance(version, int) and version < FORMAT:
         raise RunError(
-            f"{file} has format {version}, this slimcnn reads format {FORMAT}; run the same command again to renew it"
+            f"{file} has format {version}, this slimcnn reads format {FORMAT}; run the same command again to update it"
         )
     kind = CurveReport if found.get("kind") == "curve" else Report
     try:
@@ -51,7 +51,7 @@ def read_report(path: Path) -> Report | CurveReport:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"])
-        raise RunError(f"{file} is no report: {place}: {first['msg']}; pass the {DATA} of a run") from error
+        raise RunError(f"{file} is not a report: {place}: {first['msg']}; pass the {DATA} of a run") from error
 
 
 def _json(file: Path) -> object:
@@ -62,4 +62,4 @@ def _json(file: Path) -> object:
     except OSError as error:
         raise RunError(f"cannot read {file}: {error.strerror or error}; pass the {DATA} of a run") from error
     except ValueError as error:  # bad UTF-8, or bad JSON
-        raise RunError(f"{file} is no JSON: {' '.join(str(error).split())}; pass the {DATA} of a run") from error
+        raise RunError(f"{file} is not JSON: {' '.join(str(error).split())}; pass the {DATA} of a run") from error

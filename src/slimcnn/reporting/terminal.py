@@ -1,4 +1,4 @@
-"""Sections and reports for a terminal, as things that rich can print."""
+"""Render sections and reports for a terminal, with rich."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from slimcnn.reporting import formatting
-from slimcnn.reporting import sections as said
+from slimcnn.reporting import sections as parts
 from slimcnn.reporting.comparison import rows, verdict_in_words
 from slimcnn.reporting.curve import curve_in_words, sizes_of
 from slimcnn.reporting.schema import CurveReport, Report
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STYLES = {"plain": "", "note": "dim", "good": "green", "bad": "bold red"}
-"""Of a paragraph, by its tone."""
+"""Style of a paragraph by its tone."""
 
 HEADINGS = {"top1": "top-1, %", "points": "points", "macs": "MACs", "params": "params", "latency": "ms"}
-"""What the table of a curve shows of a size, and what it is called."""
+"""Columns of a curve's table: attribute of `SizeRow` → heading."""
 
 
-def tables(sections: Iterable[said.Section], all: bool = False) -> list[RenderableType]:
-    """Headings, paragraphs and tables; `all`: folded tables too. Figures are for the page."""
+def tables(sections: Iterable[parts.Section], all: bool = False) -> list[RenderableType]:
+    """Render headings, paragraphs and tables, with `all` also folded tables; figures are left out."""
     from rich.text import Text
 
     found: list[RenderableType] = []
     for section in sections:
         blocks: list[RenderableType] = []
         for block in section.blocks:
-            if isinstance(block, said.Text):
+            if isinstance(block, parts.Text):
                 blocks.append(Text(block.text, style=STYLES[block.tone]))
-            elif isinstance(block, said.Table) and (all or not block.folded):
+            elif isinstance(block, parts.Table) and (all or not block.folded):
                 blocks.append(_table(block))
         if blocks:
-            # Text, not str: rich would read [brackets] in a name as markup.
+            # Text, not str: rich would parse [brackets] in a name as markup.
             found += [Text(f"\n{section.title}", style="bold"), *blocks]
     return found
 
 
 def summary(report: Report | CurveReport) -> list[RenderableType]:
-    """The verdict in words, then the table."""
+    """Render the verdict as sentences, then the table."""
     from rich.text import Text
 
     if isinstance(report, CurveReport):
@@ -55,7 +55,7 @@ def summary(report: Report | CurveReport) -> list[RenderableType]:
     return [*(Text(sentence) for sentence in verdict_in_words(report)), table]
 
 
-def _table(block: said.Table) -> Table:
+def _table(block: parts.Table) -> Table:
     from rich.text import Text
 
     table = _empty(block.title)

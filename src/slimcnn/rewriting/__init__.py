@@ -1,4 +1,4 @@
-"""Networks of the same purpose, built otherwise: some compute the same, others are to be trained."""
+"""Rewrites that replace parts of a network: some preserve its outputs, others require training."""
 
 from slimcnn.rewriting.feature_reuse import feature_reuse
 from slimcnn.rewriting.relations import fold_relations, insert_relations, relations_left_out

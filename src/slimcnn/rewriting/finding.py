@@ -1,4 +1,4 @@
-"""Plain stages and residual blocks of a network, found in one run of it: not by the names of its classes."""
+"""Find the plain stages and residual blocks of a network in one recorded run, independent of class names."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from slimcnn.linear.op_trace import ModuleCall, RecordedOp, Recorder, Version, n
 from slimcnn.modes import modes_restored
 
 RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_")
-"""Parts of the names of operations that draw numbers."""
+"""Parts of the names of random operations."""
 
 OUTSIDE = -1
-"""Who reads what the network returns."""
+"""The reader of the network's outputs."""
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An element-wise function behind a layer."""
+    """An element-wise function after a layer."""
 
     step: int
     out: Version
     module: str
-    """The module that does only this, and only once; empty for a function, or a module that is used again."""
+    """The module that does only this; empty for a function or a shared module."""
     known: str
-    """relu or relu6, which change nothing when applied once more; or empty."""
+    """relu or relu6, which are idempotent; else empty."""
     like: str
-    """Two of the same print the same."""
+    """A description that is equal for equal activations."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution of a network, and what follows it while nothing else reads it."""
+    """A convolution, with the norm and activation that alone read its output."""
 
     name: str
     step: int
@@ -48,65 +48,65 @@ class Convolution:
     makes: int
     stride: int
     source: Version
-    """What it reads."""
+    """Its input."""
     reads_not_below_zero: bool
     size_in: tuple[int, ...]
     size_out: tuple[int, ...]
     out: Version
-    """What comes out of its norm and activation."""
+    """The output of its norm and activation."""
     norm: str = ""
     activation: Activation | None = None
     added: int | None = None
     """The step that adds its output to something else."""
     next: str = ""
-    """The convolution that alone reads its output."""
+    """The convolution that is the only reader of its output."""
     why_not: str = ""
-    """Why it cannot be rewritten, if so."""
+    """Why it cannot be rewritten; empty if it can."""
     steps: tuple[int, ...] = ()
-    """Its own step, and those of norm and activation."""
+    """The steps of convolution, norm and activation."""
 
 
 @dataclass(frozen=True)
 class ConvolutionRun:
-    """Convolutions of one width, each of which alone reads the one before."""
+    """Convolutions of equal width, each the only reader of the previous one."""
 
     convolutions: tuple[Convolution, ...]
 
     @property
     def width(self) -> int:
-        """Channels that each of them makes."""
+        """Output channels of each convolution."""
         return self.convolutions[0].makes
 
     @property
     def into_sum(self) -> bool:
-        """Whether the last is added to something else."""
+        """Whether the output of the last one is added to something else."""
         return self.convolutions[-1].added is not None
 
 
 @dataclass
 class Structure:
-    """What a network is made of, as far as a rewrite looks at it."""
+    """The structure of a network that a rewrite needs: the recorded run, and its runs of convolutions."""
 
     model: nn.Module
     recorder: Recorder
     readers: dict[Version, list[int]]
-    """Version of a tensor → the steps that read it."""
+    """Tensor version → the steps that read it."""
     maker: dict[Version, int]
     runs: list[ConvolutionRun] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     """Convolutions that belong to no run, and why."""
     training: Recorder | None = None
-    """A run in training mode, where there can be one."""
+    """A recorded run in training mode; None if that fails."""
 
     def silent_between(self, convolutions: tuple[Convolution, ...]) -> str:
-        """Name what lies between convolutions and does nothing in eval mode but may in training: a dropout."""
+        """Return what is active between convolutions only in training, such as dropout; empty if nothing."""
         inside = {one.out for one in convolutions[:-1]}
         module = next((c.module for c in self._silent() if set(c.inputs) & inside), "")
         places = [self._step_in_training(one.name) for one in (convolutions[0], convolutions[-1])]
         return module or self._random(min(places), max(places))
 
     def silent_within(self, call: ModuleCall) -> str:
-        """Name such a thing in a block."""
+        """Return what is active in a block only in training; empty if nothing."""
         prefix = f"{call.module}."
         module = next((c.module for c in self._silent() if c.module.startswith(prefix)), "")
         calls = [one for one in (self.training.calls if self.training else ()) if one.module == call.module]
@@ -119,7 +119,7 @@ class Structure:
         return next(found, OUTSIDE)
 
     def _random(self, begin: int, end: int) -> str:
-        """Name an operation of the run in training mode that draws numbers."""
+        """Return a random operation between two steps of the training run; empty if there is none."""
         steps = self.training.steps[max(begin, 0) : max(end, 0)] if self.training else []
         found = (step.name for step in steps if any(word in step.name for word in RANDOM))
         return next((f"a random operation ({name})" for name in found), "")
@@ -130,11 +130,11 @@ class Structure:
         return [c for c in self.recorder.calls if c.begin == c.end and not isinstance(modules[c.module], plain)]
 
     def calls_of(self, module: str) -> int:
-        """Count how often a module was called."""
+        """Count the calls of a module."""
         return sum(call.module == module for call in self.recorder.calls)
 
     def ancestors(self, version: Version, within: ModuleCall) -> set[int]:
-        """Collect the steps of a call by which something was made."""
+        """Collect the steps of a call that a tensor depends on."""
         found: set[int] = set()
         ahead = [version]
         while ahead:
@@ -146,7 +146,7 @@ class Structure:
 
 
 def structure_of(model: nn.Module, example: Any) -> Structure:
-    """Run a network in eval mode, and find its runs of convolutions.
+    """Run a network in eval mode and find its runs of convolutions.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()).eval()
@@ -166,7 +166,7 @@ def structure_of(model: nn.Module, example: Any) -> Structure:
     found = Structure(model, recorder, readers, maker, training=_in_training(model, example))
     nodes = _convolutions(found, layers_of(model, example))
     taken: set[str] = set()
-    for node in nodes.values():  # in the order of the run
+    for node in nodes.values():  # in execution order
         if node.why_not:
             found.left[node.name] = node.why_not
         elif node.name not in taken:
@@ -179,7 +179,7 @@ def structure_of(model: nn.Module, example: Any) -> Structure:
 
 
 def _in_training(model: nn.Module, example: Any) -> Recorder | None:
-    """Run the network once in training mode, on two images; None for one that cannot."""
+    """Record one run in training mode on at least two images; None if it fails."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     twice = tree_map_only(Tensor, lambda x: torch.cat([x, x]) if len(x) == 1 else x, example)
     try:
@@ -200,7 +200,7 @@ def _convolutions(structure: Structure, layers: dict[str, LinearLayer]) -> dict[
     found = {}
     for name, module in modules.items():
         if isinstance(module, nn.modules.conv._ConvNd) and name not in places:
-            structure.left[name] = "its weight is computed, or it does not run in eval mode"
+            structure.left[name] = "its weight is computed, or it is not used in eval mode"
     for name, step in places.items():
         why = _why_not(modules.get(name), layers.get(f"{name}.weight"))
         found[name] = _convolution(structure, name, step, layers.get(f"{name}.weight"), why)
@@ -218,13 +218,13 @@ def _steps_of_convolutions(recorder: Recorder, names: dict[int, str]) -> list[tu
 
 def _why_not(module: nn.Module | None, layer: LinearLayer | None) -> str:
     if type(module) is not nn.Conv2d:
-        return "it is no nn.Conv2d"
+        return "it is not an nn.Conv2d"
     if layer is None:
         return "its weight is used more than once, or computed"
     if layer.groups > 1:
-        return "it works in groups"
+        return "it is a grouped convolution"
     if len(set(layer.stride)) > 1:
-        return "its strides differ"
+        return "its vertical and horizontal strides differ"
     return ""
 
 
@@ -236,7 +236,7 @@ def _convolution(structure: Structure, name: str, number: int, layer: LinearLaye
     if behind is not None and behind[1].kind == "norm" and layer is not None and layer.norm is not None:
         norm = layer_of(layer.norm.mean)
         if type(structure.model.get_submodule(norm)) not in (nn.BatchNorm2d, nn.SyncBatchNorm):
-            why = why or f"its norm {norm} is no plain nn.BatchNorm2d"
+            why = why or f"its norm {norm} is not a plain nn.BatchNorm2d"
         out = behind[1].makes[0]
         steps.append(behind[0])
         behind = _only_reader(structure, out)
@@ -248,7 +248,7 @@ def _convolution(structure: Structure, name: str, number: int, layer: LinearLaye
         steps.append(activation.step)
     added = behind[0] if behind is not None and activation is None and behind[1].kind == "sum" else None
     if activation is None and added is None:
-        why = why or "no activation of its own follows"
+        why = why or "it is not followed by its own activation"
     return Convolution(
         name, number, int(weight.shape[1]), int(weight.shape[0]), layer.stride[0] if layer else 1, step.reads[0],
         _not_below_zero(structure, step.reads[0]), tuple(step.args[0].shape[2:]), _size_of(step, layer), out,
@@ -283,7 +283,7 @@ def _only_reader(structure: Structure, version: Version) -> tuple[int, RecordedO
 
 
 def activation_behind(structure: Structure, version: Version) -> Activation | None:
-    """Find what is done to every number of a tensor, where nothing else reads it."""
+    """Find the element-wise function that is the only reader of a tensor."""
     behind = _only_reader(structure, version)
     if behind is None or not behind[1].pointwise or len(behind[1].reads) != 1:
         return None
@@ -297,7 +297,7 @@ def activation_behind(structure: Structure, version: Version) -> Activation | No
 
 
 def _not_below_zero(structure: Structure, version: Version) -> bool:
-    """Ask whether numbers are 0 or more because of how they were made."""
+    """Return whether a tensor is nonnegative by construction."""
     step = structure.recorder.steps[structure.maker[version]] if version in structure.maker else None
     if step is None:
         return False
@@ -309,7 +309,7 @@ def _not_below_zero(structure: Structure, version: Version) -> bool:
 
 
 def block_around(structure: Structure, first: Convolution, last: Version) -> ModuleCall | None:
-    """Find the innermost module that is given what a convolution reads, alone, and returns `last`."""
+    """Find the innermost module whose only input is that of a convolution and whose output is `last`."""
     for call in structure.recorder.calls:
         inside = call.begin <= first.step < call.end
         if inside and call.module and call.inputs == (first.source,) and call.outputs == (last,):
@@ -318,5 +318,5 @@ def block_around(structure: Structure, first: Convolution, last: Version) -> Mod
 
 
 def pooled(size: tuple[int, ...], stride: int) -> tuple[int, ...]:
-    """Give the size of what is averaged by `stride`, the rest at the edge too."""
+    """Return the image size after average pooling by `stride` with ceil mode."""
     return tuple(math.ceil(n / stride) for n in size)

@@ -1,4 +1,4 @@
-"""Global feature relations: put into a trained network, and folded away again."""
+"""Global feature relations: insert gates over channels into a trained network, and fold them into batch norms."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def insert_relations(model: Network, example: Any, mode: str = "mean") -> Network:
-    """Copy a network, with the relation of its channels behind every batch norm that a convolution feeds.
+    """Return a copy of a network with a gate over the channels of every batch norm that follows a convolution.
 
     On z = BN(conv(x)), (n, c, h, w), e = sigmoid(W2 relu(W1 mean_hw(z) + b1) + b2) with W1: c → max(c/16, 4). In mode
-    "mean" z is weighed by the mean of e over the batch, in eval mode by its moving average `sr`; `fold_relations`
-    takes it out without a trace. In mode "sample" z is weighed by e itself, a squeeze and excitation that stays.
+    "mean", z is scaled by the mean of e over the batch, in eval mode by its moving average `sr`; `fold_relations`
+    removes the gate completely. In mode "sample", z is scaled by e itself, a squeeze and excitation that stays.
 
-    In eval mode the copy computes the same as the model, in training mode too until something is learned: W2 is zero
-    at the beginning, b2 = 2, and scale and shift of the norm are divided by sigmoid(2) = 0.88.
+    The copy computes the same as the model in eval mode, and in training mode until something is learned: initially W2
+    is zero, b2 = 2, and scale and shift of the norm are divided by sigmoid(2) = 0.88.
 
     Args:
         model: the network; not changed.
@@ -36,10 +36,10 @@ def insert_relations(model: Network, example: Any, mode: str = "mean") -> Networ
         mode: "mean" or "sample".
 
     Raises:
-        ModelError: no batch norm with a scale that a convolution feeds; or the network has relations already.
+        ModelError: no convolution is followed by a batch norm with a scale, or the network already has relations.
 
     Source: CN112308213A (patent), which names pooling, a fully connected layer, a moving average and a relation factor
-    per channel; the formula and the beginning are our reconstruction.
+    per channel; the formula and the initialization are our reconstruction.
 
     >>> import slimcnn
     >>> net, example = slimcnn.build("resnet20").eval(), torch.randn(1, 3, 32, 32)
@@ -48,7 +48,7 @@ def insert_relations(model: Network, example: Any, mode: str = "mean") -> Networ
     (True, torch.Size([16]))
     """
     if next(relations_in(model), None) is not None:
-        raise ModelError("the network has relations of its channels already: fold_relations takes them out")
+        raise ModelError("the network already has relations: remove them with fold_relations")
     watched = duplicate(model).eval().to("cpu")
     at_home = tree_map_only(torch.Tensor, torch.Tensor.cpu, example)
     names = [
@@ -59,9 +59,9 @@ def insert_relations(model: Network, example: Any, mode: str = "mean") -> Networ
     related = duplicate(model)
     norms = [norm for norm in map(related.get_submodule, names) if isinstance(norm, _BatchNorm)]
     if not norms:
-        raise ModelError("no batch norm with a scale that a convolution feeds: there is nothing to relate")
+        raise ModelError("no convolution is followed by a batch norm with a scale: there is nothing to relate")
     if any(isinstance(norm, Scattering) for norm in norms):
-        raise ModelError("relate the channels first and scatter then: here layers already put theirs into a stream")
+        raise ModelError("layers of the network already scatter: insert relations first, then scatter")
     for norm in norms:
         relate(norm, mode)
         with torch.no_grad():
@@ -71,12 +71,12 @@ def insert_relations(model: Network, example: Any, mode: str = "mean") -> Networ
 
 
 def fold_relations(model: Network) -> Network:
-    """Copy a network, with its relations of mode "mean" folded into the batch norms.
+    """Return a copy of a network with its relations of mode "mean" folded into the batch norms.
 
-    gamma' = sr gamma and beta' = sr beta: in eval mode the copy computes the same, and nothing of them is left.
+    gamma' = sr gamma and beta' = sr beta: in eval mode the copy computes the same, without the gates.
 
     Raises:
-        ModelError: no relation of mode "mean".
+        ModelError: the network has no relation of mode "mean".
 
     >>> import slimcnn
     >>> net, example = slimcnn.build("resnet20").eval(), torch.randn(1, 3, 32, 32)
@@ -87,14 +87,14 @@ def fold_relations(model: Network) -> Network:
     folded = duplicate(model)
     norms = [norm for _, norm in relations_in(folded) if norm.relation == "mean"]
     if not norms:
-        raise ModelError("no relation of mode 'mean' that could be folded into a batch norm")
+        raise ModelError("no relation of mode 'mean' to fold into a batch norm: use insert_relations first")
     for norm in norms:
         fold(norm)
     return folded
 
 
 def relations_left_out(model: nn.Module) -> list[str]:
-    """Name the batch norms of a network with relations that have none: no convolution feeds them alone."""
+    """List the batch norms without a relation in a network with relations: they do not follow a single convolution."""
     return [
         name
         for name, module in model.named_modules()
@@ -104,12 +104,12 @@ def relations_left_out(model: nn.Module) -> list[str]:
 
 @rewrites.add("relations", source="CN112308213A (patent), as we read it")
 def relations(mode: str = "mean") -> RewriteRule:
-    """Relate the channels behind every batch norm that a convolution feeds; see `insert_relations`."""
+    """Insert a gate over the channels of every batch norm that follows a convolution; see `insert_relations`."""
 
     def rewrite(model: nn.Module, example: Any) -> Rewritten:
         related = insert_relations(model, example, mode)
-        done = [Change(name, f"its channels are related, mode {mode}") for name, _ in relations_in(related)]
-        left = [Change(name, why_left="no convolution feeds it alone") for name in relations_left_out(related)]
+        done = [Change(name, f"relation inserted, mode {mode}") for name, _ in relations_in(related)]
+        left = [Change(name, why_left="it follows no single convolution") for name in relations_left_out(related)]
         return Rewritten(related, (*done, *left))
 
     return rewrite

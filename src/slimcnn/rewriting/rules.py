@@ -1,4 +1,4 @@
-"""Rewrites by name, and `replace`, which applies one: a network goes in, another one of the same purpose comes out."""
+"""The registry of rewrites, and `replace`, which applies one to a copy of a network."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ from slimcnn.registry import Registry
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one layer."""
+    """What a rewrite did to one layer."""
 
     layer: str
     what: str = ""
-    """What was done; empty if nothing."""
+    """What was changed; empty if nothing."""
     why_left: str = ""
-    """Why it was left as it is; empty if it was not."""
+    """Why the layer was not changed; empty if it was."""
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A rewritten network, and what became of every layer that the rewrite is about."""
+    """A rewritten network, and a `Change` for every layer that the rewrite considers."""
 
     model: nn.Module
     changes: tuple[Change, ...]
 
 
 RewriteRule = Callable[[nn.Module, Any], Rewritten]
-"""From a network and an example of its input to another network; the first is not changed."""
+"""A function from a network and an example input to a rewritten copy; the network is not changed."""
 
 rewrites: Registry[Callable[..., RewriteRule]] = Registry("rewrite", home="slimcnn.rewriting")
-"""Every rewrite: functions that take options and return a `RewriteRule`."""
+"""All rewrites: functions that take options and return a `RewriteRule`."""
 
 
 def replace(model: nn.Module, rewrite: str | RewriteRule, example: Any = None) -> nn.Module:
-    """Copy a network with some of its structure replaced.
+    """Return a copy of a network with parts of its structure replaced.
 
     Args:
         model: the network; not changed.
-        rewrite: what `feature_reuse(...)` or another rewrite returns, or its name, as "feature_reuse:variant=chain".
-        example: one input batch (n, c, h, w), or a tuple or dict of inputs; may be left out for a network that says
-            what it expects (`slimcnn.build`).
+        rewrite: the result of `feature_reuse(...)` or another rewrite, or its name, as "feature_reuse:variant=chain".
+        example: one input batch (n, c, h, w), or a tuple or dict of inputs; optional for a network with a known input
+            size (`slimcnn.build`).
 
     Raises:
-        ModelError: nothing could be rewritten: it says why; UnknownName: there is no such rewrite.
+        ModelError: nothing could be rewritten; the message gives the reason.
+        UnknownName: there is no such rewrite.
 
     >>> import slimcnn
     >>> net = slimcnn.build("vgg16", head="4096-4096-10")
@@ -62,17 +63,17 @@ def replace(model: nn.Module, rewrite: str | RewriteRule, example: Any = None) -
 
 
 def rewritten(model: nn.Module, rewrite: str | RewriteRule, example: Any) -> Rewritten:
-    """Copy a network with some of its structure replaced, and say what became of every layer; see `replace`."""
+    """Return a rewritten copy of a network with the change of every layer; see `replace`."""
     if example is None:
         size = preprocessing(model).input
         if size is None:
-            raise ModelError("what does the network expect? give an example of its input, (n, c, h, w)")
+            raise ModelError("the input size of the network is unknown: give an example of its input, (n, c, h, w)")
         example = torch.zeros(1, *size)
     found = (rewrite_named(rewrite) if isinstance(rewrite, str) else rewrite)(model, example)
     if not any(change.what for change in found.changes):
         reasons = [change.why_left for change in found.changes]
-        told = f"; most often, {max(set(reasons), key=reasons.count)}" if reasons else ": it has no convolution"
-        raise ModelError(f"nothing in the network could be rewritten{told}")
+        why = f"most frequent reason: {max(set(reasons), key=reasons.count)}" if reasons else "it has no convolution"
+        raise ModelError(f"nothing in the network could be rewritten; {why}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Residual streams that keep their width, while every layer that adds into them may lose channels of its own."""
+"""Residual streams of fixed width, into which each layer adds its own subset of channels."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def scatter(model: Network, example: Any) -> Network:
-    """Copy a residual network so that the last layers of its blocks can lose channels one by one.
+    """Return a copy of a residual network in which the last layer of each block can be pruned independently.
 
-    In the copy every layer that adds into a residual stream (with its batch norm) says at which places of the stream
-    its channels lie. It computes the same as the model. Traced, it has a group of channels for each such layer, where
-    the model has one for the whole stream; when some go, the layer makes fewer, and puts them at the places that are
-    left, into a stream of full width. A convolution that reads what only one of these layers has made (the first
-    of the first block) reads only that. What scatters already stays as it is.
+    In the copy, every layer that adds into a residual stream (with its batch norm) records the positions of its
+    channels in the stream. The copy computes the same as the model. Its channel graph has one channel group for each
+    such layer, where that of the model has one for the whole stream. A pruned layer computes fewer channels and writes
+    them to their positions in a stream of full width. A convolution that reads the output of only one of these layers
+    (the first one of the first block) reads only its channels. Layers that already scatter stay unchanged.
 
-    This is the accounting of SFP and FPGM: a basic block at rate r needs (1 - r) of the MACs of its first convolution
-    and (1 - r)^2 of those of its last; ResNet-110 at r = 0.5 saves 62.83 %.
+    This is the accounting of SFP and FPGM: at pruning ratio r, a basic block needs (1 - r) of the MACs of its first
+    convolution and (1 - r)^2 of those of its last; ResNet-110 at r = 0.5 saves 62.83 %.
 
     Args:
         model: the network; not changed.
         example: one input batch (n, c, h, w), or a tuple or dict of inputs.
 
     Raises:
-        ModelError: no stream to which several layers add, or one that cannot be rewritten.
+        ModelError: there is no stream into which several layers add, or a layer cannot be rewritten.
 
-    Source: He et al. 2018, Soft filter pruning (arXiv 1808.06866), whose pruned networks carry such indices.
+    Source: He et al. 2018, Soft filter pruning (arXiv 1808.06866), whose pruned networks store such indices.
 
     >>> import slimcnn
     >>> net, example = slimcnn.build("resnet20"), torch.zeros(1, 3, 32, 32)
@@ -58,17 +58,20 @@ def scatter(model: Network, example: Any) -> Network:
     placing = _placing(watched, graph, layers_of(watched, graph.example), readers_of(watched, graph.example))
     if not placing["scatter"]:
         if placing_of(model):
-            return duplicate(model)  # every stream has been rewritten before
+            return duplicate(model)  # every stream is already rewritten
         raise ModelError(
-            "no layers to scatter: the network has no stream of channels into which several convolutions, or their "
-            "batch norms, add"
+            "no layers to scatter: the network has no residual stream into which several convolutions or batch norms "
+            "add"
         )
     with torch.no_grad():
         before = outputs_of(call_model(watched, graph.example))
         place(watched, placing)
         after = outputs_of(call_model(watched, graph.example))
     if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
-        raise ModelError("a layer that adds into a stream is called in a way in which it cannot be rewritten")
+        raise ModelError(
+            "the network cannot be scattered: its outputs change, because a layer that adds into a stream is called "
+            "in an unsupported way"
+        )
     rewritten = duplicate(model)
     place(rewritten, placing)
     return rewritten
@@ -77,7 +80,7 @@ def scatter(model: Network, example: Any) -> Network:
 def _placing(
     model: nn.Module, graph: ChannelGraph, layers: dict[str, LinearLayer], readers: dict[str, tuple[str, ...]]
 ) -> dict[str, dict[str, Any]]:
-    """Find what adds into streams, and what reads it alone."""
+    """Find the layers that add into streams, and those that read the output of only one of them."""
     scattering: dict[str, Any] = {}
     gathering: dict[str, Any] = {}
     for axis in (axis for group in graph.groups if group.residual for axis in group.filters):
@@ -93,15 +96,15 @@ def _placing(
 
 @rewrites.add("scatter", source="He et al. 2018, arXiv 1808.06866")
 def scattering() -> RewriteRule:
-    """Let every layer that adds into a residual stream lose channels of its own; see `scatter`."""
+    """Allow independent pruning of every layer that adds into a residual stream; see `scatter`."""
 
     def rewrite(model: nn.Module, example: Any) -> Rewritten:
         scattered = scatter(model, example)
         placing = placing_of(scattered)
         done = [
-            Change(name, f"adds at its places of a stream of {width}") for name, width in placing["scatter"].items()
+            Change(name, f"scatters into a stream of {width} channels") for name, width in placing["scatter"].items()
         ]
-        done += [Change(name, f"reads only what {source} adds") for name, source in placing["gather"].items()]
+        done += [Change(name, f"reads only the channels of {source}") for name, source in placing["gather"].items()]
         return Rewritten(scattered, tuple(done))
 
     return rewrite

@@ -1,7 +1,7 @@
-"""From a recipe to a result: a run is a chain of steps.
+"""Run a recipe: a chain of steps, from the input network to the report.
 
-Read top to bottom: step (what a step is), recipe (a run as data), starting (a run from recipe to report), order (does
-it make sense), loading (network and data), chain (one step after the other), saving and folder (what stays on disk),
+Reading order: step (the step interface), recipe (settings of a run), starting (a run from recipe to report), order
+(check the order of steps), loading (network and data), chain (run the steps), saving and folder (files on disk),
 finishing (the report).
 """
 

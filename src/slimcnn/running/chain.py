@@ -1,4 +1,4 @@
-"""One step after the other, each saved when it is done; what is saved and did not change is not run again."""
+"""Run steps in order and save each result; finished steps with unchanged settings are not run again."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from slimcnn.training.processes import from_rank_zero
 
 
 def digest(*parts: Any) -> str:
-    """Identify plain data."""
+    """Return the SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def begin(job: Job, base: str, trained: bool) -> tuple[State, Done]:
-    """The state before the first step; its network is written down too, and evaluated if it was trained."""
+    """Return the state before the first step; save its network, and evaluate it if it is trained."""
     place = disk.StepPlace(job.root / disk.START, base)
     loaded, network = job.loaded, job.recipe.network
     state = State(loaded.model, loaded.model, loaded.data, network, network)
@@ -49,10 +49,10 @@ def begin(job: Job, base: str, trained: bool) -> tuple[State, Done]:
 
 
 def follow(job: Job, chain: Sequence[Step], state: State, start: Done, folder: Path, first: int) -> list[Done]:
-    """Run steps one after the other in folders of `folder`, numbered from `first`; gives what each left.
+    """Run steps in order, in subfolders of `folder` numbered from `first`; return the done.json content of each.
 
-    `state` and `start` are what came before. Between two steps the state is read from the disk, so that a run that was
-    interrupted and one that was not are the same.
+    `state` and `start` are the state before the first step and its done.json. After each step the state is loaded from
+    disk, so interrupted and uninterrupted runs give the same results.
     """
     places, known_by = [], start["digest"]
     for number, step in enumerate(chain, first):
@@ -60,24 +60,24 @@ def follow(job: Job, chain: Sequence[Step], state: State, start: Done, folder: P
         places.append(disk.StepPlace(folder / f"{number}-{step.name}", known_by))
     aside = from_rank_zero(job.fabric, lambda: disk.settle(folder, places))
     if aside:
-        job.show.say(f"{', '.join(aside)}: other settings than now; put aside in {folder / disk.OLD}")
+        job.show.say(f"{', '.join(aside)}: settings have changed; moved to {folder / disk.OLD}")
     known = from_rank_zero(job.fabric, lambda: [place.done for place in places])
     finished = next((index for index, done in enumerate(known) if done is None), len(known))
     results: list[Done] = [done for done in known[:finished] if done is not None]
     if finished:
-        job.show.say(f"done before: {', '.join(place.folder.name for place in places[:finished])}")
+        job.show.say(f"already done: {', '.join(place.folder.name for place in places[:finished])}")
         state = read_state(job.root, results[-1], job.loaded.data, job.given)
     if finished < len(chain):
         rehearse(chain[finished:], state, job.show)
     for step, place in list(zip(chain, places, strict=True))[finished:]:
         before = results[-1] if results else start
-        results.append(_take(job, step, state, before, place))
+        results.append(_run_step(job, step, state, before, place))
         state = read_state(job.root, results[-1], job.loaded.data, job.given)
     return results
 
 
-def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlace) -> Done:
-    """Take one step, evaluate what it made, and write everything down."""
+def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.StepPlace) -> Done:
+    """Run one step, evaluate its network and save the results."""
     if job.fabric.is_global_zero:
         withdraw(job.root)
         write_text(place.folder / disk.STEP, json.dumps({"digest": place.digest, "step": step.name}) + "\n")
@@ -90,7 +90,7 @@ def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlac
     began = time.perf_counter()
     devices = [job.fabric.device] if job.fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        # What a step draws depends on its digest alone, not on what ran before it in the same process.
+        # Random numbers depend only on the step's digest, not on what ran earlier in the process.
         torch.manual_seed(int(place.digest[:15], 16))
         after, sections = step.run(state, context)
     seconds = time.perf_counter() - began + sum(context.resumed)
@@ -123,15 +123,15 @@ def _take(job: Job, step: Step, state: State, before: Done, place: disk.StepPlac
 
 
 WORSE = 0.5
-"""Points of validation top-1 below which a loss is taken for noise; or two standard errors, where images are few."""
+"""Percentage points of validation top-1 that a step may lose without a warning; or two standard errors, if larger."""
 
 
 def _warning(step: Step, before: float | None, after: float | None, images: int) -> str:
-    """Say that a step that is meant to help left the network worse; empty if it did not.
+    """Return a warning if a step that should not lower accuracy did; else an empty string.
 
     >>> from slimcnn.running.step import steps
     >>> _warning(steps["recalibrate"].value(), 91.0, 88.5, 5000)
-    'recalibrate left the network worse: validation top-1 91.00 -> 88.50 %. Leave it out, or change its settings.'
+    'recalibrate lowered validation top-1: 91.00 -> 88.50 %. Remove the step, or change its settings.'
     >>> _warning(steps["prune"].value(), 91.0, 60.0, 5000), _warning(steps["recalibrate"].value(), 91.0, 88.5, 100)
     ('', '')
     """
@@ -140,6 +140,5 @@ def _warning(step: Step, before: float | None, after: float | None, images: int)
     if after >= before - max(WORSE, 2 * math.sqrt(before * (100 - before) / images)):
         return ""
     return (
-        f"{step.name} left the network worse: validation top-1 {before:.2f} -> {after:.2f} %. Leave it out, or change "
-        "its settings."
+        f"{step.name} lowered validation top-1: {before:.2f} -> {after:.2f} %. Remove the step, or change its settings."
     )

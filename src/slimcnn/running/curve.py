@@ -1,4 +1,4 @@
-"""Several sizes in one run: the steps before the first prune once, the others for each size."""
+"""Run several sizes: the steps before the first prune run once, the others once per size."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 REFERENCE = "original"
 
 OTHER_TARGETS = ("params", "size", "memory", "pruning_ratio")
-"""Settings of a prune step that a curve's sizes take the place of."""
+"""Target settings of a prune step, replaced by the sizes of a curve."""
 
 
 def run_curve(job: Job, state: State, start: Done) -> Result:
-    """Follow the chain for every size of the recipe's curve, time all networks in turns, and report them together.
+    """Run the chain for every size of the recipe's curve, time all networks in turns, and write one report.
 
-    The trace and the scores are made once for all sizes. Each size has a folder with a report of its own.
+    Trace and scores are computed once for all sizes. Each size has a folder with a separate report.
     """
     recipe = job.recipe
     first = [step.name for step in recipe.steps].index("prune")
@@ -50,7 +50,7 @@ def run_curve(job: Job, state: State, start: Done) -> Result:
 
 
 def at_size(recipe: Recipe, size: float) -> Recipe:
-    """The recipe of one size: its first prune keeps that share of the MACs."""
+    """Return the recipe of one size: the first prune step keeps that fraction of the MACs."""
     chain = list(recipe.steps)
     place = [step.name for step in chain].index("prune")
     chain[place] = chain[place].model_copy(update={"macs": size, **dict.fromkeys(OTHER_TARGETS)})
@@ -70,7 +70,7 @@ def _reported(
         return found
     disk.require(job.root)
     withdraw(job.root)
-    job.show.say(f"measuring {len(ends) + 1} networks and reading the test images")
+    job.show.say(f"measuring {len(ends) + 1} networks and evaluating them on the test images")
     some = next(iter(states.values()))
     networks = {REFERENCE: some.reference} | {label: state.model for label, state in states.items()}
     times = latency(networks, some.example, seconds=job.recipe.latency_seconds)

@@ -1,4 +1,4 @@
-"""Files for runtimes at the top of a run's folder: those of the final network, and no others."""
+"""Put the exported files of the final network, and no others, at the top of the run folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from slimcnn.running.step import State
 
 
 def deliver(root: Path, state: State, folder: Path) -> None:
-    """Link the artifacts of the final network into `folder`, with their parity.json; put others aside in `old`.
+    """Link the artifacts of the final network into `folder`, with parity.json; move other artifacts to `old`.
 
-    An artifact that a step wrote before the network changed again stays in that step's folder.
+    Artifacts of a network that a later step changed stay in the folder of their step.
     """
     source = source_digest(state.model)
     others = {name: entry for name, entry in read_parity(folder).items() if entry.get("source") != source}
@@ -41,7 +41,7 @@ def _replace(path: Path, to: Path) -> None:
 
 
 def _link(path: Path, to: Path) -> None:
-    """Give a file a second name; where the file system has none, copy it."""
+    """Create a hard link; where the file system has none, copy the file."""
     _remove(to)
     if path.is_dir():
         shutil.copytree(path, to)

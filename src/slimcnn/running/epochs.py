@@ -1,4 +1,4 @@
-"""Training inside a step: the loop, told epoch by epoch, and the section about it."""
+"""Training inside a step: the loop with progress output, and the report section."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def learn(
     objective: Objective | None = None,
     after_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> list[Epoch]:
-    """Train a network in place on a state's data; killed and called again, it goes on to the bit."""
+    """Train a network in place; if interrupted and called again, it resumes with bit-identical results."""
     training = at.decide(training, model, state.data)
     at.show.say(f"{verb}: {count(training.epochs, 'epoch')} on {len(state.data.train):,} images")
     found = []
@@ -30,12 +30,12 @@ def learn(
         model, state.data, training=training, objective=objective, folder=at.folder / "training", fabric=at.fabric,
         progress=at.show.counting(verb),
     ):  # fmt: skip
-        again = " (from before)" if epoch.resumed else ""
+        resumed = " (resumed)" if epoch.resumed else ""
         if epoch.resumed:
             at.resumed.append(epoch.seconds)
         at.show.say(
             f"  epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation top-1 "
-            f"{epoch.validation_top1:.2f} %, {epoch.images_per_second:.0f} images/s{again}"
+            f"{epoch.validation_top1:.2f} %, {epoch.images_per_second:.0f} images/s{resumed}"
         )
         after_epoch(epoch)
         found.append(epoch)
@@ -43,7 +43,7 @@ def learn(
 
 
 def count(n: int, noun: str) -> str:
-    """Say how many.
+    """Return a count with its noun.
 
     >>> count(1, "epoch"), count(3, "epoch")
     ('1 epoch', '3 epochs')
@@ -52,7 +52,7 @@ def count(n: int, noun: str) -> str:
 
 
 def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float | None) -> Section:
-    """Say how a training went; `level` is the validation top-1 that it is compared with."""
+    """Return the report section about a training; `level` is the reference validation top-1."""
     last = epochs[-1]
     rows = [
         (e.epoch, e.loss, e.train_top1, e.validation_top1, e.learning_rate, e.seconds, *e.terms.values())
@@ -71,13 +71,13 @@ def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float 
     return Section(
         title=title,
         blocks=(
-            Text(text=f"{what}. Training top-1 is on augmented images."),
+            Text(text=f"{what}. Training top-1 is measured on augmented images."),
             figure.block(),
-            Table(columns=tuple(columns), rows=tuple(rows), title="Every epoch in numbers", folded=True),
+            Table(columns=tuple(columns), rows=tuple(rows), title="All epochs", folded=True),
         ),
     )
 
 
 def training_of(settings: Training, **changes: object) -> Training:
-    """The training settings within a step's."""
+    """Return the training settings contained in the settings of a step."""
     return Training.model_validate(settings.model_dump(include=set(Training.model_fields)) | changes)

@@ -1,4 +1,4 @@
-"""What is exported: a run's final network, a checkpoint, or a network by name, with images to compare on."""
+"""Load the network to export (from a run, a checkpoint or a name) and images for the comparison."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from slimcnn.show import SILENT, Show
 
 @dataclass(frozen=True)
 class Subject:
-    """A network and what files of it should know."""
+    """A network to export, with the data stored in its files."""
 
     model: nn.Module
     example: Tensor
     """(1, c, h, w)"""
     home: Path
-    """Where its files go by default."""
+    """Default output folder."""
     images: Tensor | None = None
-    """Test images, uint8 pixels (n, c, h, w); None: random numbers are used."""
+    """Test images, uint8 pixels (n, c, h, w); None: compare on random inputs."""
     compared_on: str = ""
     classes: tuple[str, ...] = ()
     normalization: Normalization | None = None
@@ -40,23 +40,23 @@ def subject_of(
     source: Path | None, model: str = "", weights: Path | None = None, arguments: Mapping[str, Any] | None = None,
     data: str = "", input_shape: tuple[int, ...] | None = None, *, images: int = 256, show: Show = SILENT,
 ) -> Subject:  # fmt: skip
-    """Find what to export.
+    """Load the network to export.
 
     Args:
-        source: a run's folder or a checkpoint; else `model` and `weights` say which network.
+        source: a run folder or a checkpoint; None: `model` and `weights` name the network.
         model: a name, as for `load_subject`.
         weights: its weights, or a checkpoint.
-        arguments: of the function that builds the network.
-        data: images to compare on; by default those that the run or the checkpoint names.
-        input_shape: (c, h, w) of one image, where nothing else says it.
-        images: how many test images.
-        show: how to tell what happens.
+        arguments: model constructor arguments.
+        data: dataset for the comparison; default: that of the run or the checkpoint.
+        input_shape: (c, h, w) of one image, if it is not known otherwise.
+        images: number of test images.
+        show: progress output.
 
     Raises:
-        SlimcnnError: it cannot be read, or nothing is named.
+        SlimcnnError: no network is named, or it cannot be read.
     """
     if source is None and not model and weights is None:
-        raise ExportError("what is to be exported? give a run's folder, a checkpoint, or --model")
+        raise ExportError("nothing to export: pass a run folder, a checkpoint, or --model")
     if source is not None and kind_of(source, ExportError) == "folder":
         state = open_run(source, show)
         return _with_images(Subject(state.model, state.example, source), state.data, images)

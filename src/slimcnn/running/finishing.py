@@ -1,4 +1,4 @@
-"""The end of a run: both networks measured side by side, the report written."""
+"""Finish a run: measure both networks and write the report."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 CONTAMINATED = (
     "The weights come from a file. If they were trained on the validation images too, validation top-1 is optimistic; "
-    "test top-1, read once at the end, is not."
+    "only test top-1, evaluated once at the end, is unbiased."
 )
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run made: ``model, report = slimcnn.run("recipe.toml")``."""
+    """Result of a run: ``model, report = slimcnn.run("recipe.toml")``."""
 
     model: nn.Module
     """The final network, on the CPU, in eval mode."""
@@ -59,7 +59,7 @@ class Result:
 
 
 def finish(job: Job, results: list[Done], start: Done) -> Result:
-    """Measure, write the report and the checkpoints into the run's folder; or give what was written before."""
+    """Measure, and write report and checkpoints to the run folder; if the run was finished before, read its report."""
     state = read_state(job.root, results[-1], job.loaded.data, job.given)
 
     def reported() -> Report:
@@ -72,7 +72,7 @@ def finish(job: Job, results: list[Done], start: Done) -> Result:
             return found
         disk.require(job.root)
         withdraw(job.root)
-        job.show.say("measuring both networks and reading the test images")
+        job.show.say("measuring both networks and evaluating them on the test images")
         networks = {"before": state.reference, "after": state.model}
         times = latency(networks, state.example, seconds=job.recipe.latency_seconds)
         report = write_results(job, job.recipe, state, [start, *results], job.root, times["before"], times["after"])
@@ -85,7 +85,7 @@ def finish(job: Job, results: list[Done], start: Done) -> Result:
 def write_results(
     job: Job, recipe: Recipe, state: State, results: Sequence[Done], folder: Path, before: Latency, after: Latency
 ) -> Report:
-    """Write checkpoints, the last plan and the report into a folder."""
+    """Write the checkpoints, the last plan and the report to a folder."""
     final = results[-1]
     files = {"before": folder / disk.ORIGINAL, "after": folder / disk.COMPRESSED}
     for path, network, top1 in (
@@ -138,18 +138,18 @@ def write_results(
 
 
 def name_of(state: State) -> str:
-    """What the network that others are compared with is called."""
+    """Return the name of the reference network."""
     named: dict[str, Any] = getattr(state.reference, "architecture", None) or {}
     return state.reference_network.model or named.get("model") or type(state.reference).__name__
 
 
 def step_result(done: Done) -> StepResult:
-    """What the report says of a step in numbers."""
+    """Return the numbers that the report shows for a step."""
     return StepResult(**{name: done[name] for name in ("name", "top1", "seconds", "macs", "params")})
 
 
 def verdict_of(cuts: Sequence[Cut]) -> CutVerdict | None:
-    """One verdict for all cuts of a run: equal if each is; None where nothing was cut.
+    """Return one verdict for all cuts of a run: equal if every cut is; None if there are none.
 
     >>> verdict_of([Cut(True, 1e-15, "equal", ()), Cut(True, 3e-15, "equal", ())])
     CutVerdict(equal=True, error=3e-15, text='2 cuts, each proven. Cut 1: equal. Cut 2: equal')
@@ -168,14 +168,14 @@ def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
     if (job.root / disk.DECISION).exists():
         made = " and ".join(disk.read_json(job.root / disk.DECISION).values())
         found.append(
-            f"Where layout and precision are auto, this folder trains in {made}: timed at the first start and kept. "
+            f"Where layout and precision are auto, this run trains in {made}, the fastest when the run first started. "
             "--deterministic fixes both."
         )
     return (*found, CONTAMINATED) if recipe.network.weights is not None else tuple(found)
 
 
 def _layers(before: Measurement, after: Measurement, model: nn.Module) -> Section:
-    """Every layer before and after; layers that went into a unit of feature reuse under their old names."""
+    """Return the table of layers before and after; layers moved into feature reuse units keep their old names."""
     new = {layer.name: layer for layer in after.layers}
     new |= {old: new[name] for old, name in _moved(model).items() if name in new}
     columns = [("layer", "name"), ("kind", "text")]

@@ -1,4 +1,4 @@
-"""What all steps of a run have in common."""
+"""Values shared by all steps of a run."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 FROM_WEIGHTS: Facts = frozenset({"trained", "reference"})
-"""What is known of a network that comes with weights."""
+"""Facts about a network with trained weights."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all steps of a run have in common."""
+    """Values shared by all steps of a run."""
 
     recipe: Recipe
     root: Path
-    """The run's folder."""
+    """The run folder."""
     loaded: Loaded
     fabric: Fabric
     show: Show
     command: str = ""
     given: nn.Module | None = None
-    """The network, where Python gave it and no name."""
+    """The caller's network, for a run started from Python."""
     shared: dict[str, Any] = field(default_factory=dict)
     """See `Context.shared`."""
 
     def decide(self, training: Training, model: nn.Module, data: Dataset) -> Training:
-        """Replace "auto" for layout and precision: by what is fastest, timed once a folder, or by fixed values."""
+        """Replace "auto" layout and precision: by fixed values if deterministic, else by the fastest, timed once."""
         if self.recipe.deterministic:
             return deterministic(training)
         return decided(model, data, training, self.root / DECISION, fabric=self.fabric)

@@ -1,4 +1,4 @@
-"""The one way from settings to a network, and to a network with its data."""
+"""Load networks and datasets from settings."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from slimcnn.running.normalization import find_normalization
 from slimcnn.running.settings import Data, Network
 from slimcnn.show import SILENT, Show
 
-UNNAMED = "which network? give --model NAME (see slimcnn list networks), or --weights CHECKPOINT"
+UNNAMED = "no network named: pass --model NAME (see slimcnn list networks), or --weights CHECKPOINT"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network and its images."""
+    """A network and its dataset."""
 
     model: nn.Module
     data: Dataset
     """With the normalization that the weights expect."""
     normalization: str
-    """How it was found."""
+    """How the normalization was found."""
 
 
 def load_with_data(network: Network, data: Data, show: Show = SILENT) -> Loaded:
-    """Load images and a network that is made for them; weights may be random.
+    """Load a dataset and a network that fits it; the weights may be random.
 
     Raises:
-        SlimcnnError: a name that is unknown, a file that cannot be read, a network that does not fit the images.
+        SlimcnnError: a name is unknown, a file cannot be read, or the network does not fit the images.
     """
     size = data.image_size or _size_for_folder(network, data)
     show.say(f"loading {data.name}")
@@ -53,7 +53,7 @@ def load_with_data(network: Network, data: Data, show: Show = SILENT) -> Loaded:
 
 
 def refuse_unnamed(network: Network) -> None:
-    """Refuse settings that name no network, or one that does not exist, without building it."""
+    """Raise an error if the settings name no network or an unknown one; builds nothing."""
     if network.model:
         refuse_unknown_network(network.model)
     elif network.weights is None:
@@ -61,7 +61,7 @@ def refuse_unnamed(network: Network) -> None:
 
 
 def load_network(network: Network, dataset: Dataset) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a network for a dataset and load its weights; also what travels along with a checkpoint."""
+    """Build a network for a dataset and load its weights; return it with the extra data of its checkpoint."""
     arguments = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]}
     if network.model and takes(network.model, "image_size"):
         arguments["image_size"] = max(dataset.shape[1:])
@@ -69,9 +69,9 @@ def load_network(network: Network, dataset: Dataset) -> tuple[nn.Module, dict[st
 
 
 def blank_of(network: Network, dataset: Dataset) -> Callable[[], nn.Module] | None:
-    """How a checkpoint of this network is opened: by a freshly built network, or by the file alone (None).
+    """Return a function that builds the network for loading its checkpoint; None if the file suffices.
 
-    A file may not choose which Python code runs, so a network of the user's own is built by the settings.
+    Loading a checkpoint never runs user code, so a network built by a user's function is built from the settings.
     """
     if ":" not in network.model or network.model.startswith(("timm:", "torchvision:")):
         return None
@@ -89,7 +89,7 @@ def load_subject(
     """Load a network without a dataset, and one example input, (1, c, h, w), of zeros.
 
     Raises:
-        ModelError: the network does not say which input it expects, and `input_shape` is not given.
+        ModelError: the input shape of the network is unknown, and `input_shape` is not given.
     """
     network = Network(
         model=model, weights=str(weights) if weights else None, arguments=dict(arguments or {}), rewrite=rewrite
@@ -97,7 +97,7 @@ def load_subject(
     found, information = _load(network, {}, torch.zeros(1, *input_shape) if input_shape else None)
     size = input_shape or tuple(information.get("input", ())) or preprocessing(found).input
     if not size:
-        raise ModelError("what does the network expect? give --input, for example --input 3x224x224")
+        raise ModelError("the input shape of the network is unknown: pass --input, such as --input 3x224x224")
     return found, torch.zeros(1, *size)
 
 
@@ -107,7 +107,7 @@ def _load(network: Network, arguments: dict[str, Any], example: Tensor | None) -
         raise RecipeError(UNNAMED)
     built = None
     if network.model and (not checkpoint or ":" in network.model or network.rewrite):
-        # The first weights are part of the recipe: a run that was killed early must begin with the same ones.
+        # Seeded: a run that was killed early must restart with the same initial weights.
         with torch.random.fork_rng([]):
             torch.manual_seed(network.seed)
             built = resolve(network.model, **(arguments | network.arguments))
@@ -123,7 +123,7 @@ def _load(network: Network, arguments: dict[str, Any], example: Tensor | None) -
 
 
 def _size_for_folder(network: Network, data: Data) -> int | None:
-    """Images of a user's folder come in any size: scale them to what the network was made for."""
+    """Return the input size of the network, to which images of a user's folder are resized; else None."""
     from slimcnn.datasets import datasets
 
     if data.name.partition(":")[0] in datasets or not network.model:
@@ -133,7 +133,7 @@ def _size_for_folder(network: Network, data: Data) -> int | None:
 
 
 def check_classes(model: nn.Module, dataset: Dataset) -> None:
-    """Refuse a network that does not answer images of the dataset with a score for each class."""
+    """Raise an error unless the network returns a score per class for images of the dataset."""
     x = dataset.normalization(dataset.validation.pixels[:2])
     try:
         with torch.no_grad():
@@ -145,5 +145,5 @@ def check_classes(model: nn.Module, dataset: Dataset) -> None:
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ModelError(
             f"the network returns {found} for 2 images; {dataset.name} needs scores (2, {len(dataset.classes)}): "
-            "is it built and trained for these classes?"
+            "build and train it for these classes"
         )

@@ -1,4 +1,4 @@
-"""Find the normalization that a network's weights expect, so that nobody has to look it up."""
+"""Find the normalization that the weights of a network expect."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from slimcnn.models import Preprocessing, preprocessing
 from slimcnn.running.settings import Data, Network
 from slimcnn.training import evaluate
 
-LOOKS = 1000
-"""Validation images on which candidates are compared."""
+IMAGES = 1000
+"""Number of validation images for comparing candidates."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -18,12 +18,12 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def find_normalization(
     model: nn.Module, network: Network, data: Data, dataset: Dataset, information: dict[str, object]
 ) -> tuple[Normalization, str]:
-    """Choose mean and standard deviation, and say how they were found.
+    """Return the mean and standard deviation, and how they were found.
 
-    In this order: the recipe's; the checkpoint's; for a network without weights the dataset's; else what a
-    thousand validation images tell: the weights' published ones, the dataset's, ImageNet's, and plain scalings are
-    tried, and the one with the least cross entropy is taken. Top-1 would not do: on images that the network was trained
-    on, several reach 100 %.
+    In this order: those of the recipe; those of the checkpoint; for a network without weights, those of the dataset;
+    else the candidate with the lowest cross entropy on 1000 validation images. Candidates are the published values of
+    the network, those of the dataset, those of ImageNet, and plain scalings. Top-1 cannot decide: on images that the
+    network was trained on, several candidates reach 100 %.
     """
     if not isinstance(data.normalization, str):
         return Normalization(data.normalization.mean, data.normalization.std), "given in the recipe"
@@ -33,7 +33,7 @@ def find_normalization(
     if network.weights is None:
         return dataset.normalization, f"of the dataset {dataset.name}"
     options = candidates(network, dataset)
-    images = dataset.validation.limit(LOOKS) if len(dataset.validation) > LOOKS else dataset.validation
+    images = dataset.validation.limit(IMAGES) if len(dataset.validation) > IMAGES else dataset.validation
     found = {name: evaluate(model, images, normalization) for name, normalization in options.items()}
     best = min(found, key=lambda name: found[name].loss)
     table = ", ".join(f"{name} {one.loss:.4f} ({one.top1:.1f} %)" for name, one in found.items())
@@ -41,9 +41,9 @@ def find_normalization(
 
 
 def candidates(network: Network, dataset: Dataset) -> dict[str, Normalization]:
-    """List the normalizations that weights are usually trained with, for images of this many channels."""
+    """Return the candidate normalizations for the image channels of a dataset."""
     channels = dataset.shape[0]
-    stated = preprocessing(network.model) if network.model else Preprocessing()  # a checkpoint alone says no name
+    stated = preprocessing(network.model) if network.model else Preprocessing()  # a checkpoint alone has no name
     options = {}
     if stated.mean is not None and stated.std is not None and len(stated.mean) == channels:
         options["the network's own"] = Normalization(stated.mean, stated.std)

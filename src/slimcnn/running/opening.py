@@ -1,4 +1,4 @@
-"""A finished run, opened again: its networks and its images."""
+"""Open a finished run: networks and dataset."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from slimcnn.show import SILENT, Show
 
 
 def open_run(path: Path | str, show: Show = SILENT) -> State:
-    """Read the final state of a finished run from its folder.
+    """Load the final state of a finished run from its folder.
 
     Raises:
-        RunError: the folder holds no run, or one that has not finished, or one of several sizes.
-        SlimcnnError: its images or its files cannot be read.
+        RunError: the folder holds no run, an unfinished run, or a run of several sizes.
+        SlimcnnError: the dataset or a file cannot be read.
     """
     root = Path(path)
     if not (root / RUN).exists():
-        raise RunError(f"{root} is no folder of a run: give the --out of a slimcnn command, or a checkpoint")
+        raise RunError(f"{root} is not a run folder: pass the --out of a slimcnn command, or a checkpoint")
     finished = disk.read_json(root / RUN).get("finished")
     if isinstance(finished, list):
         raise RunError(
-            f"{root} holds several sizes: give the checkpoint of one, such as {root}/macs-0.5/{disk.COMPRESSED}"
+            f"{root} holds several sizes: pass the checkpoint of one, such as {root}/macs-0.5/{disk.COMPRESSED}"
         )
     known = [disk.read_json(one) for one in root.glob(f"*/{disk.DONE}")]
     done = next((one for one in known if one["digest"] == finished), None)
     if done is None:
-        raise RunError(f"{root} holds a run that has not finished: run `slimcnn run {root / disk.RECIPE}`")
+        raise RunError(f"{root} holds an unfinished run: finish it with `slimcnn run {root / disk.RECIPE}`")
     recipe = read_recipe(root / disk.RECIPE)
     show.say(f"loading {recipe.data.name}")
     data = images_of(root / disk.COMPRESSED, recipe.data.name, recipe.data.seed)
@@ -44,21 +44,21 @@ def open_run(path: Path | str, show: Show = SILENT) -> State:
 
 
 def images_of(checkpoint: Path, name: str = "", seed: int = 0) -> Dataset:
-    """Load the images that a checkpoint was made for, in its size and with its normalization.
+    """Load the dataset of a checkpoint, with its image size and normalization.
 
     Args:
         checkpoint: the file.
-        name: the dataset; by default the one that the file names.
-        seed: chooses the validation images.
+        name: the dataset; default: the one named in the file.
+        seed: seed of the validation split.
 
     Raises:
-        RunError: the file names no dataset.
-        SlimcnnError: the images cannot be read.
+        RunError: the file does not name a dataset.
+        SlimcnnError: the dataset cannot be read.
     """
     information = read_information(checkpoint)
     name = name or str(information.get("dataset", ""))
     if not name:
-        raise RunError(f"{checkpoint} names no dataset: give --data")
+        raise RunError(f"{checkpoint} does not name a dataset: pass --data")
     shape, normal = information.get("input"), information.get("normalization")
     data = load_dataset(name, image_size=int(shape[1]) if shape else None, seed=seed)
     if normal:

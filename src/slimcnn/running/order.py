@@ -1,4 +1,4 @@
-"""Does the order of steps make sense? Asked before anything runs."""
+"""Check the order of steps before anything runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from slimcnn.running.step import Facts, Step
 
 
 def facts_before(chain: Sequence[Step], facts: Facts) -> list[Facts]:
-    """Follow what is known through a chain: the facts before each step, and those at the end.
+    """Return the facts before each step of a chain, and those at the end.
 
     Raises:
-        RecipeError: a step lacks what it needs, or comes where it makes no sense; says why and what to put in front.
+        RecipeError: a required fact of a step is missing, or a refused one holds; the message says what to do.
 
     >>> from slimcnn.running.step import steps
     >>> prune, refit = steps["prune"].value(), steps["least_squares"].value()
@@ -20,7 +20,7 @@ def facts_before(chain: Sequence[Step], facts: Facts) -> list[Facts]:
     ['constants', 'cut', 'origin', 'reference', 'trained']
     >>> facts_before([refit, prune], frozenset({"trained"}))
     Traceback (most recent call last):
-    slimcnn.errors.RecipeError: step 1, least_squares: there is no cut and no rewrite that layers could be refitted ...
+    slimcnn.errors.RecipeError: step 1, least_squares: ...
     """
     found = [facts]
     for number, step in enumerate(chain, 1):

@@ -1,4 +1,4 @@
-"""The same chain from Python, for a network and data in hand."""
+"""Run a chain of steps from Python, on a network and a dataset in memory."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def chain(
     deterministic: bool = False,
     latency_seconds: float = 4.0,
 ) -> Result:
-    """Run steps on a network of your own, and give the final network with its report.
+    """Run steps on a network; return the final network and its report.
 
-    The network is copied, never changed. With `out` the run can be interrupted and called again, as on the command
-    line; without, it lies in a temporary folder.
+    The network is copied, never changed. With `out`, calling it again resumes an interrupted run, as on the command
+    line. Without, the run folder is temporary.
 
     Args:
         model: any classifier.
-        data: images, with the normalization that the network's weights expect.
-        steps: what to do, in order.
-        out: the run's folder.
-        show: how to tell what happens; by default a progress bar where somebody watches (a terminal or a notebook).
-        trained: whether the network's weights were learned.
-        deterministic: train in layout nchw and precision 32 instead of what is fastest here.
-        latency_seconds: for timing both networks at the end.
+        data: dataset with the normalization that the network's weights expect.
+        steps: steps, in order.
+        out: the run folder.
+        show: progress output; default: a progress bar in terminals and notebooks.
+        trained: whether the network is trained.
+        deterministic: train in layout nchw and precision 32 instead of the fastest on this machine.
+        latency_seconds: time budget for measuring the latency of both networks at the end.
 
     Raises:
-        SlimcnnError: anything that the user can fix, such as an order of steps that makes no sense.
+        SlimcnnError: any error the user can fix, such as an invalid order of steps.
 
     >>> import slimcnn
     >>> data = slimcnn.load_dataset("digits").limit(200)

@@ -1,4 +1,4 @@
-"""A run as data: which network, which images, which steps. TOML on disk."""
+"""Recipes: network, data and steps of a run, stored as TOML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Size = Annotated[float, Field(gt=0, le=1)]
 
 
 class Recipe(Settings):
-    """Everything about a run; written to the run's folder, from where it repeats the run.
+    """All settings of a run; the copy in the run folder reproduces the run.
 
     >>> recipe = parse_recipe('''
     ... [network]
@@ -36,26 +36,26 @@ class Recipe(Settings):
     network: Network
     data: Data = Field(default_factory=Data)
     steps: tuple[SerializeAsAny[Step], ...]
-    """What is done, in order (`slimcnn list steps`)."""
+    """Steps, in order (`slimcnn list steps`)."""
     curve: tuple[Size, ...] = ()
-    """Shares of the MACs: the steps from the first `prune` on run once for each, from one trace and one scoring."""
+    """Fractions of the MACs. Steps from the first `prune` on run once per size; tracing and scoring run only once."""
     deterministic: bool = False
-    """Train in layout nchw and precision 32 instead of what is fastest here: the same bits in every folder."""
+    """Train in layout nchw and precision 32 instead of the fastest here: bit-identical across run folders."""
     latency_seconds: float = Field(default=4.0, gt=0)
-    """For timing both networks at the end."""
+    """Time budget for measuring the latency of both networks at the end."""
     out: str = "runs/run"
-    """The run's folder."""
+    """The run folder."""
 
     @model_validator(mode="after")
     def _has_steps(self) -> Recipe:
         if not self.steps:
-            raise ValueError("the recipe does nothing: give it [[steps]] (see slimcnn list steps)")
+            raise ValueError("the recipe has no steps: add [[steps]] (see slimcnn list steps)")
         if self.curve and "prune" not in [step.name for step in self.steps]:
-            raise ValueError("curve: there is no prune step whose size could vary")
+            raise ValueError("curve: there is no prune step to vary; add one")
         return self
 
     def plain(self) -> dict[str, Any]:
-        """Everything as plain data, every value spelled out."""
+        """Return all settings as plain data, including default values."""
         found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True, exclude={"steps"})
         out = {"out": found.pop("out")}
         rows = [
@@ -65,7 +65,7 @@ class Recipe(Settings):
         return out | found | {"steps": rows}
 
     def to_toml(self) -> str:
-        """Write the recipe as TOML, every value spelled out."""
+        """Return the recipe as TOML, including default values."""
         import tomli_w
 
         return tomli_w.dumps(self.plain())
@@ -75,7 +75,7 @@ def recipe_from(plain: Mapping[str, Any], place: str = "the settings") -> Recipe
     """Build a recipe from plain data.
 
     Raises:
-        RecipeError: an unknown step, an unknown or impossible value; says where and what.
+        RecipeError: a step or key is unknown, or a value is invalid; the message names it.
 
     >>> recipe_from({"network": {"model": "resnet8"}, "steps": [{"step": "train", "epochs": 0}]})
     Traceback (most recent call last):
@@ -83,7 +83,7 @@ def recipe_from(plain: Mapping[str, Any], place: str = "the settings") -> Recipe
     """
     rows = plain.get("steps", [])
     if not isinstance(rows, Sequence) or isinstance(rows, str) or not all(isinstance(row, Mapping) for row in rows):
-        raise RecipeError(f"{place}: steps is no list of tables: write [[steps]] above each")
+        raise RecipeError(f"{place}: steps is not a list of tables: write [[steps]] above each")
     chain = tuple(_step_from(row, f"{place}: step {number}") for number, row in enumerate(rows, 1))
     try:
         return Recipe.model_validate(dict(plain) | {"steps": chain})
@@ -104,7 +104,7 @@ def _step_from(row: Mapping[str, Any], place: str) -> Step:
 
 
 def parse_recipe(text: str, place: str = "the recipe") -> Recipe:
-    """Read a recipe from TOML; `RecipeError` if it is not TOML, or for what `recipe_from` refuses."""
+    """Parse a recipe from TOML text; raises `RecipeError` for invalid TOML, and where `recipe_from` does."""
     try:
         return recipe_from(tomllib.loads(text), place)
     except tomllib.TOMLDecodeError as error:
@@ -125,14 +125,14 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     write_text(path, recipe.to_toml())
 
 
-# --- on one line ------------------------------------------------------------------------------------------------------
+# --- steps on one line ------------------------------------------------------------------------------------------------
 
 
 def steps_from_line(line: str) -> list[dict[str, Any]]:
-    """Read steps from one line: names joined by " + ", each with options after a colon, separated by commas.
+    """Parse steps from one line: names joined by " + ", each with comma-separated options after a colon.
 
-    A value that is JSON counts as such, anything else is text; `a.b=1` sets b in the table a; values without a name
-    continue a list; quotes keep commas together.
+    Values are parsed as JSON if possible, else they are text. `a.b=1` sets b in the table a. A value without a name is
+    appended to the previous option, which becomes a list. Quotes protect commas.
 
     >>> steps_from_line("prune:macs=0.5,protect=conv1,fc + least_squares")
     [{'step': 'prune', 'macs': 0.5, 'protect': ['conv1', 'fc']}, {'step': 'least_squares'}]
@@ -160,12 +160,14 @@ def _options(text: str, whole: str) -> list[tuple[str, Any]]:
             key, value = found[-1]
             found[-1] = (key, [*(value if isinstance(value, list) else [value]), value_of(piece.strip())])
         else:
-            raise RecipeError(f"--steps {whole!r}: {piece.strip()!r} is no option; write prune:macs=0.5")
+            raise RecipeError(
+                f"--steps {whole!r}: {piece.strip()!r} is not an option: write name=value, such as prune:macs=0.5"
+            )
     return found
 
 
 def value_of(text: str) -> Any:
-    """Read a value: JSON where it is JSON, else text, without quotes around it."""
+    """Parse a value as JSON if possible, else return it as text without enclosing quotes."""
     try:
         return json.loads(text)
     except ValueError:
@@ -173,7 +175,7 @@ def value_of(text: str) -> Any:
 
 
 def put(place: dict[str, Any], path: Sequence[str], value: Any, asked: str) -> None:
-    """Set a value deep in plain data, making tables on the way."""
+    """Set a value in nested plain data; missing tables are created."""
     *sections, name = path
     for section in sections:
         place = place.setdefault(section, {})

@@ -1,4 +1,4 @@
-"""What could go wrong later, found before the first step runs."""
+"""Find errors of later steps before the first step runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from slimcnn.show import Show
 
 
 def rehearse(chain: Sequence[Step], state: State, show: Show) -> None:
-    """Find out before hours of training whether the steps behind it can be done at all."""
+    """Check that all steps can run, if a step that may take hours is followed by others."""
     if not any(step.trains for step in chain[:-1]):
         return
     show.say("checking all steps before the first one runs")

@@ -1,4 +1,4 @@
-"""A state of a run on disk: written whole after each step, read when the run goes on."""
+"""Save the state of a run after each step; load it when the run continues."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from slimcnn.running.settings import Network
 from slimcnn.running.step import Artifact, Cut, Origin, State
 
 Done = dict[str, Any]
-"""What done.json holds."""
+"""Content of done.json."""
 
 
 def write_state(
     root: Path, place: StepPlace, state: State, before: State, known: Done, results: dict[str, Any]
 ) -> Done:
-    """Write what a step made, and give what its done.json holds; networks that it did not make are not written again.
+    """Save the state after a step; return the content of its done.json. Unchanged networks are not saved again.
 
-    `before` is the state before the step, and `known` its done.json; `results` goes into the file too.
+    `before` is the state before the step, `known` the done.json of that state; `results` are added to the file.
     """
     folder = place.folder
 
@@ -73,12 +73,13 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def read_state(root: Path, done: Done, data: Dataset, given: nn.Module | None = None) -> State:
-    """Read the state that a step left.
+    """Load the state after a step.
 
-    `given` is a network that the caller built, for a run from Python.
+    `given` is the caller's network, for a run started from Python.
 
     Raises:
-        RunError: a file of the run is missing; CheckpointError: or damaged.
+        RunError: a file of the run is missing.
+        CheckpointError: a file of the run is damaged.
     """
     network, reference_network = Network(**done["network"]), Network(**done["reference_network"])
     model = _open(root / done["model"], network, data, given)
@@ -100,16 +101,16 @@ def read_state(root: Path, done: Done, data: Dataset, given: nn.Module | None = 
 
 def _open(path: Path, network: Network, data: Dataset, given: nn.Module | None) -> nn.Module:
     if not path.exists():
-        raise RunError(f"{path} is missing, although the step that wrote it is done: delete its folder to run it again")
+        raise RunError(f"{path} is missing, although its step is done: delete the folder of the step to run it again")
     blank = blank_of(network, data)
-    unnamed = not (network.model or network.weights)  # what the caller built; a student has a name or a checkpoint
+    unnamed = not (network.model or network.weights)  # built by the caller; a student has a name or a checkpoint
     if unnamed and given is not None and getattr(given, "architecture", None) is None:
         return load(path, given)
     return load(path, blank() if blank is not None else None)
 
 
 def information_of(data: Dataset) -> dict[str, Any]:
-    """What travels along with a checkpoint."""
+    """Return the extra data stored in a checkpoint: dataset, classes, input shape, normalization."""
     return {
         "dataset": data.name,
         "classes": list(data.classes),
@@ -119,7 +120,7 @@ def information_of(data: Dataset) -> dict[str, Any]:
 
 
 def sections_of(done: Sequence[Done]) -> list[Section]:
-    """Collect what all steps say; a title that comes twice gets the number of its step."""
+    """Collect the report sections of all steps; repeated titles get the step number."""
     found = [(number, Section.model_validate(one)) for number, d in enumerate(done, 1) for one in d["sections"]]
     titles = [section.title for _, section in found]
     return [

@@ -1,4 +1,4 @@
-"""Settings that recipes and steps share: which network, which images."""
+"""Settings shared by recipes and steps: network and data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 
 class Settings(BaseModel):
-    """Read-only settings; an unknown name is an error."""
+    """Read-only settings; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,22 +19,22 @@ def _absolute(path: str | None) -> str | None:
 
 
 FilePath = Annotated[str | None, AfterValidator(_absolute)]
-"""Kept absolute, so that a recipe means the same in every folder."""
+"""Stored as an absolute path, so that a recipe works from every folder."""
 
 
 class Network(Settings):
-    """Which network, and where its trained weights are."""
+    """The network and its trained weights."""
 
     model: str = ""
-    """A name, `timm:NAME`, `torchvision:NAME` or `package.module:function`; may be empty for a checkpoint."""
+    """A name, `timm:NAME`, `torchvision:NAME` or `package.module:function`; optional for a checkpoint."""
     weights: FilePath = None
-    """.safetensors, a .pt that weights-only reading accepts, or a checkpoint."""
+    """.safetensors, a .pt that loads with weights_only=True, or a checkpoint."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Of the function that builds the network."""
+    """Model constructor arguments."""
     rewrite: str = ""
-    """A rewrite that is part of the network, such as feature_reuse:variant=chain; weights are those of the result."""
+    """Rewrite applied to the network, such as feature_reuse:variant=chain; the weights are of the rewritten network."""
     seed: int = Field(default=0, ge=0)
-    """Draws the weights of a network that has none yet."""
+    """Random seed of the initial weights."""
 
 
 class Normalizing(Settings):
@@ -45,22 +45,22 @@ class Normalizing(Settings):
 
 
 class Data(Settings):
-    """Which images."""
+    """The dataset."""
 
     name: str = "digits"
-    """A dataset's name or a folder of images per class."""
+    """Name of a dataset, or a folder with one subfolder of images per class."""
     image_size: int | None = Field(default=None, ge=1)
-    """Pixels; default: as they are, and for a folder what the network was made for."""
+    """Resize images to this many pixels; default: no resizing; for a folder, the network's input size."""
     seed: int = Field(default=0, ge=0)
-    """Chooses the validation images."""
+    """Random seed of the validation split."""
     limit: int | None = Field(default=None, ge=10)
-    """At most this many images of each part, for a quick try."""
+    """Maximum number of images of each split, for a quick try."""
     normalization: Literal["auto"] | Normalizing = "auto"
-    """auto: the weights' own; where no file says which, the one with the least cross entropy on validation images."""
+    """auto: the normalization stored with the weights, else that with the lowest cross entropy on validation images."""
 
 
 def explain(error: ValidationError) -> str:
-    """Say in one line what is wrong with which value.
+    """Return the invalid values and the reasons in one line.
 
     >>> try:
     ...     Data(seed=-1)

@@ -1,4 +1,4 @@
-"""A run, from recipe to report: check the chain, load, take one step after the other, measure."""
+"""Run a recipe: check the chain, load network and data, run the steps, measure, report."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def run(
     recipe: Recipe | Path | str, *, show: Show = SILENT, fabric: Fabric | None = None, command: str = "",
     given: Loaded | None = None, trained: bool = True,
 ) -> Result:  # fmt: skip
-    """Do everything that a recipe asks for, in its folder; go on where an earlier call was interrupted.
+    """Run a recipe in its folder, or resume it after an interruption.
 
-    Every step has a digest of its settings, of all steps before it and of the input weights. A step whose folder holds
-    results of the same digest is not run again, so a mended recipe keeps the steps that did not change.
+    Every step has a digest of its settings, of all steps before it and of the input weights. If the folder of a step
+    holds results with the same digest, the step is not run again. So an edited recipe keeps its unchanged steps.
 
     Args:
-        recipe: what to do, or the path of a recipe file.
-        show: how to tell what happens.
-        fabric: processes and devices; by default one process on the best device, or all of torchrun.
-        command: what the report says to type to repeat the run.
-        given: a network and data of the caller's, instead of those that the recipe names ...
-        trained: ... and whether that network's weights were learned.
+        recipe: a recipe, or the path of a recipe file.
+        show: progress output.
+        fabric: processes and devices; default: one process on the best device, or all processes of torchrun.
+        command: the command that repeats the run, for the report.
+        given: a network and data to use instead of those in the recipe.
+        trained: whether the network in `given` is trained.
 
     Raises:
-        SlimcnnError: anything that the user can fix, in one line; `RecipeError` for an order that makes no sense,
+        SlimcnnError: any error the user can fix, in one line. An invalid order of steps is a `RecipeError`, raised
             before anything runs.
     """
     if not isinstance(recipe, Recipe):
@@ -73,13 +73,13 @@ def run(
 
 def _load(recipe: Recipe, show: Show, fabric: Fabric) -> Loaded:
     if fabric.world_size > 1:
-        # One process fetches; the others find the cache filled.
+        # One process downloads; the others read the cache.
         from_rank_zero(fabric, lambda: load_with_data(recipe.network, recipe.data).normalization)
     return load_with_data(recipe.network, recipe.data, show)
 
 
 def _claim_files(root: Path, data: Dataset) -> None:
-    """Write the manifest of a run that has just finished; of one that was finished before, only the recipe is new."""
+    """Write the manifest of a finished run; if it has one already, only the digest of the recipe is updated."""
     if (root / MANIFEST).exists():
         claim(root / disk.RECIPE)
         return
@@ -88,7 +88,7 @@ def _claim_files(root: Path, data: Dataset) -> None:
 
 
 def _base(recipe: Recipe, given: Loaded | None) -> str:
-    """Digest what a run starts from: the network, its weights, the data."""
+    """Return a digest of the inputs of a run: network, weights and data."""
     plain = recipe.plain()
     network = {key: value for key, value in plain["network"].items() if key != "weights"}
     weights = ""

@@ -1,4 +1,4 @@
-"""What a step of a run is: settings, what it needs, and a function from one state of the run to the next."""
+"""The step interface: settings, requirements, and a function from one state of the run to the next."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Facts = frozenset[str]
-"""What is known of a network before anything runs:
+"""What is known about a network before a run starts:
 
-- trained: its weights were learned;
-- reference: the network that it is compared with was trained, so that it can teach;
-- origin: it was cut or rewritten, and not trained since: layers can be refitted to what they were;
-- cut: the same, cut;
-- constants: what removed channels sent to later layers is not accounted for yet;
-- relations: its batch norms relate their channels (GFR);
-- units: it reuses features.
+- trained: its weights are trained;
+- reference: its reference network is trained, so it can be the teacher;
+- origin: it was pruned or rewritten and not trained since, so layers can be refitted to the original;
+- cut: the same, and it was pruned;
+- constants: constant outputs of removed channels are not folded into later layers yet;
+- relations: its batch norms have channel relations (GFR);
+- units: it has feature reuse units.
 """
 
 BATCH = 128
-"""Images that go through a network at once where nothing is trained."""
+"""Batch size outside training."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The network that another was cut or rewritten from, and how."""
+    """The network from which another was pruned or rewritten."""
 
     whole: nn.Module
     graph: ChannelGraph | None = None
-    """Of `whole`; None for a rewrite."""
+    """Graph of `whole`; None for a rewrite."""
     plan: Plan | None = None
 
     @property
     def cut(self) -> tuple[nn.Module, ChannelGraph, Plan]:
-        """The network before the cut, its graph and the plan; only a step that needs "cut" may ask."""
+        """The network before pruning, its graph and the plan; only for steps that need "cut"."""
         assert self.graph is not None
         assert self.plan is not None
         return self.whole, self.graph, self.plan
@@ -59,85 +59,85 @@ class Origin:
 
 @dataclass(frozen=True)
 class Cut:
-    """What was proven of one cut."""
+    """Result of the equality check of one prune step."""
 
     equal: bool
     error: float
     """Largest relative difference of any output between the pruned and the masked network."""
     text: str
     locked: tuple[dict[str, Any], ...]
-    """Output channels that had to stay: layer, channels, of, reason, where."""
+    """Locked output channels: layer, channels, of, reason, where."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file for a runtime that a step wrote."""
+    """An exported file written by a step."""
 
     name: str
-    """What it is for, such as onnx."""
+    """Format, such as onnx."""
     path: str
-    """Relative to the run's folder."""
+    """Relative to the run folder."""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class State:
-    """What a run has made so far. Steps never change a state's networks: they copy."""
+    """The networks and results of a run so far. Steps copy the networks of a state and never change them."""
 
     model: nn.Module
     reference: nn.Module
-    """What the model is compared with, and the default teacher."""
+    """The network that `model` is compared with; the default teacher."""
     data: Dataset
     """With the normalization that the weights expect."""
     network: Network = field(default_factory=Network)
-    """How a fresh copy of the model is built."""
+    """Settings from which a fresh copy of the model is built."""
     reference_network: Network = field(default_factory=Network)
     origin: Origin | None = None
-    """The cut or rewrite that `model` came from, until training makes it meaningless."""
+    """The network before pruning or rewriting; None again after training."""
     cuts: tuple[Cut, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
 
     @property
     def example(self) -> Tensor:
-        """One input of the right shape, (1, c, h, w)."""
+        """An example input of zeros, (1, c, h, w)."""
         return torch.zeros(1, *self.data.shape)
 
     def images(self, n: int) -> Iterator[Tensor]:
-        """Give n training images as the network expects them, in batches (n, c, h, w), without their labels."""
+        """Return n normalized training images without labels, in batches (n, c, h, w)."""
         data = self.data
         return (x for x, _ in batches(data.train.limit(n), BATCH, normalization=data.normalization, seed=0))
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where a step may write, how it tells what it does, and on which devices it runs."""
+    """Folder, devices, progress output and run-wide settings for a step."""
 
     folder: Path
-    """The step's own, such as runs/x/2-prune."""
+    """Folder of the step, such as runs/x/2-prune."""
     fabric: Fabric
     show: Show = SILENT
     decide: Callable[[Training, nn.Module, Dataset], Training] = lambda training, *_: training
-    """Replace "auto" in a training's settings by what this run has decided."""
+    """Function that replaces "auto" in training settings by the values of this run."""
     shared: dict[str, Any] = field(default_factory=dict)
-    """What the sizes of a curve have in common, such as a trace and its scores; lost when the process ends."""
+    """Values shared by all sizes of a curve, such as trace and scores; kept in memory only."""
     facts: Facts = frozenset()
-    """What is known of the state's networks."""
+    """Facts about the networks of the state."""
     level: float | None = None
-    """The reference's top-1 on the validation images; None where it is not trained."""
+    """Validation top-1 of the reference network; None if it is not trained."""
     digest: str = ""
-    """Of this step's settings and everything before it."""
+    """Digest of the step's settings and of everything before it."""
     before: str = ""
-    """The digest of what came before this step."""
+    """Digest of everything before this step."""
     resumed: list[float] = field(default_factory=list)
-    """Seconds that the step took before an interruption."""
+    """Seconds spent on the step before interruptions."""
 
     @property
     def writing(self) -> bool:
-        """Whether this process writes files: one of several does."""
+        """Whether this process writes files: only one process does."""
         return bool(self.fabric.is_global_zero)
 
     def once(self, key: str, make: Callable[[], T]) -> T:
-        """Make something once for all sizes of a curve."""
+        """Compute a value once for all sizes of a curve."""
         if key not in self.shared:
             self.shared[key] = make()
         found: T = self.shared[key]
@@ -145,58 +145,60 @@ class Context:
 
 
 class Step(BaseModel):
-    """One step of a run: the fields are its settings, in recipes and on the command line.
+    """Base class of steps: the fields are the settings in recipes and on the command line.
 
-    Subclass it, register it with `@steps.add(name, source=...)` and write `run`; the docstring's first line is what
-    `slimcnn list steps` shows. docs/extending.md builds one from start to end.
+    Subclass it, register it with `@steps.add(name, source=...)` and implement `run`. `slimcnn list steps` shows the
+    first line of the docstring. docs/extending.md has a complete example.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     needs: ClassVar[Mapping[str, str]] = {}
-    """Facts that must hold before the step, each with what to do where it does not (see `Facts`)."""
+    """Facts that must hold before the step; the value says what to do if one does not (see `Facts`)."""
     refuses: ClassVar[Mapping[str, str]] = {}
-    """Facts that must not hold, each with what to do."""
+    """Facts that must not hold; the value says what to do if one does."""
     gives: ClassVar[Facts] = frozenset()
     loses: ClassVar[Facts] = frozenset()
     costs: ClassVar[bool] = False
-    """Whether it gives up accuracy for size; any other step that leaves the network worse is reported loudly."""
+    """Whether it trades accuracy for size; if any other step lowers accuracy, the run prints a warning."""
     trains: ClassVar[bool] = False
-    """Whether it may take hours: what comes after it is then checked before it begins."""
+    """Whether it may take hours; if so, later steps are checked before it starts."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         if "step" in cls.model_fields:
-            raise TypeError(f"{cls.__name__} has a setting called step, which is where a recipe has the step's name")
+            raise TypeError(
+                f"{cls.__name__} has a setting called step, a key that recipes use for the name of the step: rename it"
+            )
 
     def needed(self) -> Mapping[str, str]:
-        """What these settings need; by default, what the step needs."""
+        """Facts required with these settings; default: `needs`."""
         return self.needs
 
     def refused(self) -> Mapping[str, str]:
-        """What these settings refuse; by default, what the step refuses."""
+        """Facts not allowed with these settings; default: `refuses`."""
         return self.refuses
 
     def after(self, facts: Facts) -> Facts:
-        """What is known after the step."""
+        """Facts after the step."""
         return (facts - self.loses) | self.gives
 
     def rehearse(self, state: State) -> nn.Module:
-        """Check everything that needs no trained weights, on a network with any weights, before the run begins.
+        """Check before the run everything that does not depend on trained weights; the network's weights are arbitrary.
 
-        Returns a network of the structure that the step will make. Raises the error that `run` would raise.
+        Returns a network with the structure that `run` will produce. Raises the error that `run` would raise.
         """
         return state.model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Do the step: give the next state, and what the report says of it."""
-        raise TypeError(f"{type(self).__name__} has no run")
+        """Run the step; return the next state and the sections for the report."""
+        raise TypeError(f"{type(self).__name__} does not implement run")
 
     @property
     def name(self) -> str:
-        """Its name in the registry."""
+        """Name in the registry."""
         return next(entry.name for entry in steps if entry.value is type(self))
 
 
 steps: Registry[type[Step]] = Registry("step", home="slimcnn.steps")
-"""Every step: the folder slimcnn/steps is scanned, plugins add theirs."""
+"""All steps: those in the folder slimcnn/steps, and those of plugins."""

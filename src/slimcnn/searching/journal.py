@@ -1,4 +1,4 @@
-"""Optuna's journal file, made to survive a power cut, a full disk and `kill -9` in the middle of a line."""
+"""An Optuna journal file that survives a power cut, a full disk and `kill -9` in the middle of a line."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from slimcnn.errors import RunError, SearchError
 
 
 class Journal(JournalFileBackend):
-    """A file with one JSON object a line, appended to by all processes of a search under Optuna's lock file.
+    """A file with one JSON object per line; all processes of a search append to it under Optuna's lock file.
 
-    A line that was cut short is never read. It is removed before the next one is appended, as otherwise the two would
-    become one unreadable line in the middle of the file. Both happen under the lock, so that the line of a process
-    that is writing is never touched.
+    An incomplete line is never read. It is removed before the next line is appended; otherwise both would become one
+    unreadable line in the middle of the file. Both happen under the lock, so a line that another process is writing
+    is never touched.
 
     Args:
-        path: the file; made if there is none.
-        say: receives one message if the file ended in a line that was cut short.
+        path: the file; created if it does not exist.
+        say: called with a message if the last line of the file is incomplete.
 
     Raises:
         RunError: the file cannot be read or written, or the disk is full.
@@ -39,11 +39,11 @@ class Journal(JournalFileBackend):
         if torn and say is not None:
             say(
                 f"the last line of the search journal {path} was incomplete (power cut or full disk): "
-                f"{torn} bytes were removed, and the search continues"
+                f"{torn} bytes were removed; the search continues"
             )
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """Read the journal from one line on; `SearchError` if a line in the middle is damaged."""
+        """Read the journal from a line number on; `SearchError` if a line in the middle is damaged."""
         try:
             with self._one_line():
                 yield from super().read_logs(log_number_from)
@@ -53,7 +53,7 @@ class Journal(JournalFileBackend):
             ) from error
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append one line for each entry; all of them, or none where the disk is full."""
+        """Append one line for each entry; none of them if the disk is full."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self._locked():
             if not self._ends_with_a_line():
@@ -61,7 +61,7 @@ class Journal(JournalFileBackend):
             size = self._path.stat().st_size
             file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
             try:
-                while lines:  # a nearly full disk takes only the beginning, and refuses the rest
+                while lines:  # on a nearly full disk, a write stores only the beginning, and the next one fails
                     lines = lines[os.write(file, lines) :]
                 os.fsync(file)
             except OSError:
@@ -78,7 +78,7 @@ class Journal(JournalFileBackend):
             return file.read() == b"\n"
 
     def _remove_torn_lines(self) -> int:
-        """Cut the file off behind its last complete line; the number of bytes removed."""
+        """Truncate the file after its last complete line; return the number of bytes removed."""
         content = self._path.read_bytes()
         end = len(content)
         while end and not _is_entry(content[content.rfind(b"\n", 0, end - 1) + 1 : end]):
@@ -94,7 +94,7 @@ class Journal(JournalFileBackend):
             try:
                 yield
             finally:
-                with suppress(RuntimeError):  # it took so long that another process has broken the lock
+                with suppress(RuntimeError):  # after a long time, another process may have broken the lock
                     self._mutex.release()
 
     @contextmanager
@@ -104,7 +104,7 @@ class Journal(JournalFileBackend):
         except OSError as error:
             raise RunError(
                 f"cannot use the search journal {self._path}: {error.strerror or error}; free some space or check the "
-                "rights of its folder, then run the same command to resume"
+                "permissions of its folder, then run the same command to resume"
             ) from error
 
 

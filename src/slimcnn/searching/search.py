@@ -22,20 +22,20 @@ from slimcnn.training.evaluation import evaluate_unless_below
 
 @dataclass
 class Evaluator:
-    """Evaluate one point: score, allocate, prune, perhaps recover accuracy without training, measure top-1.
+    """Evaluate points of a search: score, allocate, prune, optionally recover accuracy without training, measure top-1.
 
     Args:
-        model: the network that was traced.
-        graph: what `trace` found.
+        model: the traced network.
+        graph: its channel graph, from `trace`.
         images: validation images; never test images.
         normalization: the normalization that the network's weights expect.
-        criterion: a criterion by name, whose options a search may vary.
-        target: everything about the target except `pruning_ratio`, which the search varies.
-        data: gives batches (x, y) for criteria that look at data.
-        recover: recovers accuracy in place, without training: (pruned network, plan) → nothing.
-        way: "cut" evaluates the pruned network, "mask" the masked one, which is the same up to rounding; "mask" needs
-            no surgery, "cut" evaluates faster.
-        batch: images at a time; after each batch the evaluation may stop early.
+        criterion: name of a criterion, whose options the search may vary.
+        target: the target, except for `pruning_ratio`, which the search varies.
+        data: returns batches (x, y) for criteria that use data.
+        recover: recovers accuracy in place, without training: (pruned network, plan) → None.
+        way: "cut" evaluates the pruned network, "mask" the masked one; they are equal up to rounding. "mask" needs no
+            surgery; "cut" evaluates faster.
+        batch: batch size; after each batch the evaluation may stop early.
     """
 
     model: nn.Module
@@ -51,11 +51,11 @@ class Evaluator:
     _scores: dict[str, Scores] = field(default_factory=dict)
 
     def base(self) -> float:
-        """Measure top-1 of the unpruned network."""
+        """Measure the top-1 of the unpruned network."""
         return evaluate(self.model, self.images, self.normalization).top1
 
     def plan(self, point: Point) -> Plan:
-        """Plan what to remove at a point."""
+        """Return the plan of a point."""
         spec = spec_of(self.criterion, point)
         if spec not in self._scores:
             self._scores[spec] = score(self.model, self.graph, spec, data=self.data() if self.data else None)
@@ -66,7 +66,7 @@ class Evaluator:
     def attempt(self, point: Point, least: float, most_macs: float) -> tuple[Outcome, float]:
         """Evaluate a point; stop once it cannot reach `least` percent, or if it needs more than `most_macs`.
 
-        Also returns the value that a sampler minimizes: the share of the MACs, or 1 plus the missing accuracy.
+        Also return the value that the sampler minimizes: the share of the MACs, or 1 plus the missing accuracy.
         """
         began = time.perf_counter()
         try:
@@ -75,7 +75,7 @@ class Evaluator:
             return Outcome(point, None, None, f"cannot be pruned this far: {error}"), 2.0
         macs = self.graph.macs(plan.counts(self.graph)) / self.graph.macs()
         if macs > most_macs:
-            return Outcome(point, macs, None, "needs more MACs than another point that is good enough"), macs
+            return Outcome(point, macs, None, "needs more MACs than a point that is accurate enough"), macs
         make = mask if self.way == "mask" and self.recover is None else _cut
         network = make(self.model, self.graph, plan)
         if self.recover is not None:
@@ -83,7 +83,7 @@ class Evaluator:
         seen = evaluate_unless_below(network, self.images, self.normalization, least, batch_size=self.batch)
         seconds = time.perf_counter() - began
         if not seen.whole:
-            why = f"cannot reach {least:.2f} % anymore after {seen.n} images"
+            why = f"can no longer reach {least:.2f} % after {seen.n} images"
             return Outcome(point, macs, None, why, seconds), 1 + (least - seen.top1) / 100
         value = macs if seen.top1 >= least else 1 + (least - seen.top1) / 100
         return Outcome(point, macs, seen.top1, "", seconds), value
@@ -98,7 +98,7 @@ class Found:
     """The result of a search."""
 
     best: Outcome
-    """Of all points that lose at most `max_drop`, the one with the fewest MACs; at equal MACs the most accurate."""
+    """The point with the fewest MACs that loses at most `max_drop`; at equal MACs, the most accurate."""
     base: float
     """Top-1 of the unpruned network."""
     outcomes: tuple[Outcome, ...]
@@ -113,9 +113,9 @@ def search(
 ) -> Found:
     """Evaluate points until the best one is known, together with all processes that use the same storage.
 
-    The evaluation of a point stops early when the point cannot win anymore: when the images that are left cannot bring
-    it to `base - max_drop`, or when it needs more MACs than another point that is good enough. Neither changes the
-    winner, and the winner does not depend on the order or on the number of processes. With `settings.complete` all
+    The evaluation of a point stops early when it can no longer win: when the remaining images cannot bring it to
+    `base - max_drop`, or when it needs more MACs than a point that is accurate enough. This does not change the
+    winner, and the winner does not depend on the order or on the number of processes. With `settings.complete`, all
     points are evaluated on all images.
 
     Raises:
@@ -182,7 +182,7 @@ def work(
 
 
 def winner(outcomes: Iterable[Outcome], least: float) -> Outcome | None:
-    """Choose the outcome with the fewest MACs that reaches `least` percent; at equal MACs the most accurate.
+    """Return the outcome with the fewest MACs that reaches `least` percent; at equal MACs, the most accurate.
 
     >>> points = [(0.1, 0.9, 91.0), (0.5, 0.5, 90.0), (0.7, 0.3, 80.0)]
     >>> tried = [Outcome({"pruning_ratio": ratio}, macs, top1) for ratio, macs, top1 in points]
@@ -201,9 +201,9 @@ def join(
     patience: float = 30.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Work on a search that another process started, until it is finished; the number of points evaluated here.
+    """Work on a search that another process started until it is finished; return the number of points evaluated here.
 
-    Ends as well when there was no work for `patience` seconds: the process that started the search may have died.
+    Also stop after `patience` seconds without work: the process that started the search may have died.
     """
     tried, idle = 0, time.monotonic()
 

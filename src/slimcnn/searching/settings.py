@@ -1,4 +1,4 @@
-"""The settings of a search, and the points it evaluates."""
+"""Settings of a search, and the points that it evaluates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Point = dict[str, SettingValue]
 """`pruning_ratio`, and the options of the criterion by name."""
 
 RATIO = "pruning_ratio"
-"""The entry of every point that is no option of the criterion."""
+"""The key of a point's pruning ratio; all other keys are options of the criterion."""
 
 
 def _shares(ratios: tuple[float, ...]) -> tuple[float, ...]:
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
-        raise ValueError("give shares of the channels to remove, each above 0 and below 1")
+        raise ValueError("give one or more pruning ratios, each above 0 and below 1")
     return tuple(sorted({round(ratio, 4) for ratio in ratios}))
 
 
@@ -43,15 +43,15 @@ class Search(BaseModel):
     refine: float = Field(default=0.01, ge=0, lt=1)
     """Step of the second, finer grid of pruning ratios around the best point of the first; 0: no second grid."""
     recover: tuple[str, ...] = ()
-    """Steps that recover accuracy at every point before it is evaluated: steps by name, such as fold_constants."""
+    """Names of steps that recover accuracy at every point before its evaluation, such as fold_constants."""
     sampler: Literal["grid", "tpe"] = "grid"
     """grid: every point; tpe: Optuna's tree-structured Parzen estimator chooses `trials` points in the same ranges."""
     trials: int = Field(default=60, ge=1)
     """Number of points for `tpe`."""
     complete: bool = False
-    """Evaluate every point on all images, also those that cannot win: for the figure."""
+    """Evaluate every point on all images, even if it cannot win, for the figure."""
     storage: str | None = None
-    """An Optuna storage URL that several processes share; by default a journal file in the run's folder."""
+    """Optuna storage URL that several processes share; default: a journal file in the run's folder."""
     seed: int = Field(default=0, ge=0)
 
     def grid(self) -> list[Point]:
@@ -74,7 +74,7 @@ class Search(BaseModel):
 
 
 def spec_of(criterion: str, point: Point) -> str:
-    """Write a criterion with the options of a point.
+    """Return the name of a criterion with the options of a point.
 
     >>> spec_of("gfr", {"pruning_ratio": 0.3, "a": 0.25}), spec_of("fpdf:norm=1", {"pruning_ratio": 0.3})
     ('gfr:a=0.25', 'fpdf:norm=1')
@@ -84,7 +84,7 @@ def spec_of(criterion: str, point: Point) -> str:
 
 
 def describe(point: Point) -> str:
-    """Write a point as text.
+    """Format a point as text.
 
     >>> describe({"pruning_ratio": 0.3, "a": 0.25})
     'pruning ratio 0.3, a 0.25'

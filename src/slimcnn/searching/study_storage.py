@@ -1,4 +1,4 @@
-"""The trials of a search in an Optuna storage, shared by processes of which any may die at any time."""
+"""Storage of a search's trials in Optuna, shared by processes; any of them may die at any time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 POLL = 0.2
-"""Seconds between two looks at the trials of other processes."""
+"""Seconds between two polls of the trials of other processes."""
 
 UNKNOWN = 30.0
 """Seconds after which a trial without a registered worker counts as lost."""
@@ -36,16 +36,16 @@ class Outcome:
 
     point: Point
     macs: float | None
-    """Share of the MACs that stays; None where the network cannot be pruned that far."""
+    """Share of the MACs that the network keeps; None if it cannot be pruned that far."""
     top1: float | None
-    """Percent, on the validation images; None where the evaluation was stopped early or not started."""
+    """Validation top-1 in percent; None if the evaluation was stopped early or not started."""
     stopped: str = ""
-    """Why there is no top-1."""
+    """The reason why there is no top-1."""
     seconds: float = 0.0
 
 
 class StudyStorage:
-    """The waiting, running and complete trials of one search; shared by all processes that open the same storage."""
+    """The waiting, running and complete trials of one search, shared by all processes that open the same storage."""
 
     def __init__(self, study: Study, settings: Search) -> None:
         self._study = study
@@ -67,7 +67,7 @@ class StudyStorage:
             name: the name of the study.
             settings: the settings of the search.
             join: require that the search exists.
-            say: receives a message when the journal had to be repaired (see `journal`).
+            say: called with a message if the journal had to be repaired (see `journal`).
 
         Raises:
             SearchError: the storage cannot be opened, or there is no such search to join.
@@ -88,13 +88,13 @@ class StudyStorage:
             raise SearchError(f"there is no search to join in {storage}: start it first") from error
         except SlimcnnError:
             raise
-        except Exception as error:  # drivers of databases have errors of their own
+        except Exception as error:  # every database driver has different exceptions
             reason = (str(error).strip() or type(error).__name__).split("\n")[0]
             raise SearchError(f"the storage {storage} cannot be opened: {reason}") from error
         return cls(study, settings)
 
     def enqueue(self, points: Iterable[Point]) -> None:
-        """Add a waiting trial for each point that has none yet."""
+        """Add a waiting trial for each point that has no trial yet."""
         from optuna.trial import TrialState as S
 
         known = [_point(trial) for trial in self._trials(S.COMPLETE, S.WAITING, S.RUNNING)]
@@ -103,7 +103,7 @@ class StudyStorage:
                 self._study.enqueue_trial(point, user_attrs={"enqueued": point})
 
     def claim(self, wait: bool = True) -> tuple[Trial, Point] | None:
-        """Claim a waiting trial; None when all are complete (or, without `wait`, claimed by other processes)."""
+        """Claim a waiting trial; None if all are complete (or, without `wait`, claimed by other processes)."""
         while True:
             if self._waiting():
                 claimed = self._ask()
@@ -146,18 +146,18 @@ class StudyStorage:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Number of complete trials, and of all."""
+        """Number of complete trials, and of all trials."""
         from optuna.trial import TrialState as S
 
         done = len(self.outcomes())
         return done, done + len(self._trials(S.WAITING, S.RUNNING))
 
     def set_attr(self, name: str, value: Any) -> None:
-        """Store a value that all processes of the search can read."""
+        """Store a value for all processes of the search."""
         self._study.set_user_attr(name, value)
 
     def get_attr(self, name: str) -> Any:
-        """Read a value that a process has stored; None if there is none."""
+        """Return a value that a process stored with `set_attr`; None if there is none."""
         return self._study.user_attrs.get(name)
 
     def _trials(self, *states: Any) -> list[FrozenTrial]:
@@ -190,7 +190,7 @@ class StudyStorage:
         return trial, point
 
     def _recover_lost(self) -> bool:
-        """Enqueue again the points of trials whose process has died; tell whether there were any."""
+        """Enqueue the points of trials again whose process has died; return whether there were any."""
         from optuna.trial import TrialState as S
 
         lost = [trial for trial in self._trials(S.RUNNING) if self._is_lost(trial)]
@@ -214,7 +214,7 @@ class StudyStorage:
         options = {name: CategoricalDistribution(values) for name, values in self._settings.options.items()}
         low, high = self._settings.pruning_ratios[0], self._settings.pruning_ratios[-1]
         if self._settings.sampler == "grid":
-            low, high = 0.0, 1.0  # the finer grid may lie outside of the first
+            low, high = 0.0, 1.0  # the finer grid may lie outside the first
         return {"pruning_ratio": FloatDistribution(low, high), **options}
 
 
@@ -236,10 +236,10 @@ def _storage(storage: str | Path, say: Callable[[str], None] | None) -> BaseStor
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Report a database that fails during a search (a full disk, a lost connection) in one line.
+    """Turn database errors during a search (a full disk, a lost connection) into a one-line `SearchError`.
 
     Raises:
-        SearchError: with the database's reason.
+        SearchError: with the database's message.
     """
     from optuna.exceptions import StorageInternalError
 

@@ -1,4 +1,4 @@
-"""Train with a teacher."""
+"""Knowledge distillation: train with a teacher."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from slimcnn.running.step import Context, Facts, State, Step, steps
 from slimcnn.training import Training
 
 RECOVERING, LEARNING = 0.01, 0.05
-"""Learning rates of SGD: for a network that knows the task, and for one that does not."""
+"""Learning rates of SGD: for a trained network, and for one without weights."""
 
 ANSWERS = "teacher.npy"
 
 
 @steps.add("distill", source="Hinton, Vinyals, Dean 2015, arXiv 1503.02531; losses: slimcnn list losses")
 class Distill(Step, Training):
-    """Train with the reference network, or networks of your choice, as teacher."""
+    """Train with the reference network, or networks of your choice, as the teacher."""
 
     gives = frozenset({"trained"})
     loses = frozenset({"origin", "cut", "constants"})
     trains = True
 
     loss: str = "0.1*cross_entropy+0.9*kd:temperature=4"
-    """Terms that add up (`slimcnn list losses`), such as kd+scale_factor."""
+    """Sum of loss terms (`slimcnn list losses`), such as kd+scale_factor."""
     teachers: tuple[Network, ...] = ()
-    """Default: the reference, the network before it was compressed. Several answer with the mean of their logits."""
+    """Additional teachers; with several teachers, their logits are averaged."""
     with_reference: bool = True
-    """Whether the reference is one of the teachers."""
+    """Use the reference, the network before compression, as a teacher."""
     student: Network | None = None
-    """Another network that learns; default: the network that the steps before have made."""
+    """The network to train; default: the network from the steps before."""
     teacher_cache: int | None = Field(default=None, ge=1)
-    """Fixed augmented views per image; the teacher's logits on each are computed once and kept on disk."""
+    """Number of fixed augmented views per image; the teacher's logits are computed once per view and stored on disk."""
     epochs: int = Field(default=10, ge=1)
     """Passes over the training images."""
     learning_rate: float | None = None  # type: ignore[assignment]
-    """The peak; default 0.01 for a trained network, 0.05 for a student without weights (adamw: 0.001)."""
+    """Peak learning rate; default 0.01 for a trained network, 0.05 for a student without weights (adamw: 0.001)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +62,7 @@ class Distill(Step, Training):
         for network in self._others:
             refuse_unnamed(network)
         if not (self.with_reference or self.teachers):
-            raise ValueError("there is no teacher: name teachers, or leave with_reference out")
+            raise ValueError("there is no teacher: give teachers, or leave with_reference out")
         return self
 
     @property
@@ -70,13 +70,13 @@ class Distill(Step, Training):
         return (*([self.student] if self.student else []), *self.teachers)
 
     def needed(self) -> Mapping[str, str]:
-        """A teacher, and something that the student knows unless it is another network."""
+        """A reference network, if it is a teacher."""
         if not self.with_reference:
             return {}
-        return {"reference": "there is no trained network that could teach: give --weights FILE, or put train in front"}
+        return {"reference": "there is no trained network as teacher: give --weights FILE, or put train in front"}
 
     def after(self, facts: Facts) -> Facts:
-        """A student is another network."""
+        """Return the facts; a separate student has no relations or reuse units."""
         return super().after(facts - {"relations", "units"} if self.student is not None else facts)
 
     def rehearse(self, state: State) -> nn.Module:
@@ -86,12 +86,12 @@ class Distill(Step, Training):
         return load_network(self.student, state.data)[0] if self.student else state.model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Teach a copy of the network, or the student."""
+        """Train a copy of the network, or the student."""
         self.rehearse(state)
         student = load_network(self.student, state.data)[0] if self.student else duplicate(state.model)
-        knows = bool(self.student.weights) if self.student else "trained" in at.facts
-        rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RECOVERING if knows else LEARNING)
-        training = training_of(self, learning_rate=rate, label_smoothing=0.0)  # the objective knows of the smoothing
+        trained = bool(self.student.weights) if self.student else "trained" in at.facts
+        rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RECOVERING if trained else LEARNING)
+        training = training_of(self, learning_rate=rate, label_smoothing=0.0)  # the objective does the smoothing
         others = [load_network(other, state.data)[0] for other in self.teachers]
         teacher = Teacher([*([state.reference] if self.with_reference else []), *others])
         if self.teacher_cache is not None:
@@ -118,10 +118,10 @@ def _closeness(state: State, student: nn.Module) -> Section:
         classes=data.classes, networks=found, temperature=TEMPERATURE, images=len(data.validation)
     )  # fmt: skip
     columns = (
-        Column(title="images of"), Column(title="class"), Column(title="log ratio, teacher", format="small"),
+        Column(title="images of"), Column(title="other class"), Column(title="log ratio, teacher", format="small"),
         Column(title="student", format="small"),
     )  # fmt: skip
     rows: tuple[tuple[Value, ...], ...] = tuple(
         (one, other, *ratios) for one, other, ratios in closest_pairs(data.classes, found, 6)
     )
-    return Section(title="How close classes are", blocks=(figure.block(), Table(columns=columns, rows=rows)))
+    return Section(title="Class closeness", blocks=(figure.block(), Table(columns=columns, rows=rows)))

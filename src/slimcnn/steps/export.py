@@ -1,4 +1,4 @@
-"""Files for runtimes, each proven to answer as the network does."""
+"""Export to runtime formats; each file is checked against the network."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ Names = Annotated[tuple[str, ...], BeforeValidator(lambda names: (names,) if isi
 
 @steps.add("export", source="onnx.ai; the converters of the runtimes")
 class Export(Step):
-    """Write the network for runtimes, and compare each file with it on test images."""
+    """Export the network to runtime formats, and compare each file with it on test images."""
 
     to: Names = ("onnx",)
     """Formats (slimcnn list formats)."""
     bake_normalization: bool = False
-    """Make the normalization part of the files, which then take uint8 pixels."""
+    """Include the normalization in the files, which then take uint8 pixels."""
     dynamic_batch: bool = True
-    """Any number of images at once, where the runtime has it; otherwise one."""
+    """Allow any batch size, if the runtime supports it; otherwise 1."""
     dynamic_size: bool = False
-    """Images of any height and width."""
+    """Allow images of any height and width."""
     opset: int = Field(default=18, ge=18, le=25)
-    """Version of the ONNX operators."""
+    """ONNX opset version."""
     images: int = Field(default=256, ge=1)
-    """Test images on which files and network are compared; labels are not used."""
+    """Number of test images for the comparison; labels are not used."""
     optional: bool = False
-    """Go on without a file where a package is missing or the network cannot be exported; the report says why."""
+    """Continue without a file if a package is missing or the network cannot be exported; the report says why."""
 
     def rehearse(self, state: State) -> nn.Module:
-        """Refuse formats that do not exist or whose packages are missing."""
+        """Check that the formats exist and their packages are installed."""
         self._check()
         return state.model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Write every format into the step's folder."""
+        """Write all formats into the step's folder."""
         self._check()
         results = from_rank_zero(at.fabric, lambda: [self._written(name, state, at) for name in self.to])
         artifacts = [artifact for artifact, _ in results if artifact is not None]
@@ -55,9 +55,7 @@ class Export(Step):
         blocks += [Text(text=reason, tone="bad") for reason in reasons]
         names = {one.name for one in artifacts}
         others = tuple(one for one in state.artifacts if one.name not in names)
-        return replace(state, artifacts=(*others, *artifacts)), [
-            Section(title="Files for runtimes", blocks=tuple(blocks))
-        ]
+        return replace(state, artifacts=(*others, *artifacts)), [Section(title="Exported files", blocks=tuple(blocks))]
 
     def _check(self) -> None:
         for name in self.to:
@@ -66,7 +64,7 @@ class Export(Step):
                 one.check(name, Options(self.dynamic_batch, self.dynamic_size, self.opset), self.bake_normalization)
 
     def _written(self, name: str, state: State, at: Context) -> tuple[Artifact | None, str]:
-        """One format: what was written, or why it was not."""
+        """Export one format; return the artifact, or the reason why there is none."""
         data = state.data
         pixels = data.test.limit(self.images).pixels
         try:

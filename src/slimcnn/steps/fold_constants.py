@@ -1,4 +1,4 @@
-"""What removed channels sent, folded into the layers behind them."""
+"""Fold the constant outputs of removed channels into the next layers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from slimcnn.running.step import Context, State, Step, steps
 
 @steps.add("fold_constants", source="Ye et al. 2018, arXiv 1802.00124, section 4")
 class FoldConstants(Step):
-    """Fold the constants that removed channels sent into the next layers; no images, no training."""
+    """Fold the constant outputs of removed channels into the next layers; no images, no training."""
 
     needs: ClassVar = {
-        "cut": "there is no cut whose constants could be folded: put prune in front, before any training",
-        "constants": "the constants of the removed channels are accounted for already: leave this step out, or put it "
-        "right behind prune",
+        "cut": "there is no cut whose constants could be folded: put prune directly before it, without training in "
+        "between",
+        "constants": "an earlier step has already compensated the constants of the removed channels: leave this step "
+        "out, or put it directly after prune",
     }
     loses = frozenset({"constants"})
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Fold into a copy."""
+        """Fold the constants into a copy of the network."""
         assert state.origin is not None
         model = duplicate(state.model)
         found = str(fold_constants(model, *state.origin.cut))

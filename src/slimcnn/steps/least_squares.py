@@ -1,4 +1,4 @@
-"""Layers refitted to reproduce the outputs that the network had before a cut or a rewrite."""
+"""Refit layers to reproduce the network's outputs before a cut or a rewrite."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class LeastSquares(Step):
     """Refit the layers behind a cut or a rewrite by least squares; no labels, no training."""
 
     needs: ClassVar = {
-        "origin": "there is no cut and no rewrite that layers could be refitted to: put prune or rewrite in front, "
-        "before any training"
+        "origin": "there is no cut or rewrite to recover from: put prune or rewrite directly before it, without "
+        "training in between"
     }
     gives = frozenset({"trained"})
     loses = frozenset({"constants"})
 
     images: int = Field(default=1024, ge=1)
-    """Training images; labels are not used."""
+    """Number of training images; labels are not used."""
     synthetic: bool = False
-    """Refit on images that are made from batch-norm statistics instead: not one real image is needed."""
+    """Refit on images synthesized from batch-norm statistics instead; no real images are needed."""
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Refit a copy; it keeps its weights where held-out images do not come out nearer to the original's."""
+        """Refit a copy; a layer keeps its weights if the output error on held-out images does not fall."""
         model = duplicate(state.model)
         found, weights = from_rank_zero(at.fabric, lambda: self._refitted(model, state, at))
         model.load_state_dict(weights)
@@ -54,17 +54,17 @@ class LeastSquares(Step):
     def _images(self, whole: nn.Module, state: State, at: Context) -> Iterator[Tensor]:
         if not self.synthetic:
             return state.images(self.images)
-        return iter(synthesize(whole, state.data.shape, progress=at.show.counting("making images")).split(BATCH))
+        return iter(synthesize(whole, state.data.shape, progress=at.show.counting("synthesizing images")).split(BATCH))
 
     def _about(self, found: Recovered, state: State) -> Section:
         images = min(self.images, len(state.data.train))
-        on = "images made from batch-norm statistics" if self.synthetic else f"{images:,} training images"
+        on = "images synthesized from batch-norm statistics" if self.synthetic else f"{images:,} training images"
         lead = f"Refitted on {on}, without labels. {str(found)[0].upper()}{str(found)[1:]}."
         rows = [(one.layer, one.before, one.after, one.penalty, one.why_kept) for one in found.layers]
         columns = (
             Column(title="layer", format="name"), Column(title="output MSE before", format="small"),
             Column(title="after", format="small"), Column(title="ridge penalty", format="small"),
-            Column(title="kept its weights because"),
+            Column(title="why weights are unchanged"),
         )  # fmt: skip
         table = Table(columns=columns, rows=tuple(rows), title=f"{len(rows)} layers", folded=True)
         return Section(title="Least squares", blocks=(Text(text=lead), table))

@@ -1,4 +1,4 @@
-"""The network in int8, for the runtime that it will run in."""
+"""Quantization to int8 for a runtime."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from slimcnn.training import Epoch, Training
 from slimcnn.training.processes import from_rank_zero
 
 LOSS = "0.1*cross_entropy+0.9*kd:temperature=4"
-"""How fine-tuning is taught by the network that the run began with."""
+"""Loss of fine-tuning; the teacher is the reference network."""
 VALIDATION = 2000
-"""Validation images by which layers are chosen."""
+"""Number of validation images for the choice of float layers."""
 
 
 @steps.add("quantize", source="NNCF, github.com/openvinotoolkit/nncf; ONNX Runtime")
 class Quantize(Step):
-    """Write the network in int8 after training; sensitive layers stay in float."""
+    """Quantize the trained network to int8; sensitive layers stay in float."""
 
     needs: ClassVar = {"trained": "int8 needs trained weights: give --weights FILE, or put train in front"}
 
     engine: str = "nncf"
-    """What quantizes (slimcnn list engines)."""
+    """The quantization engine (slimcnn list engines)."""
     max_drop: float = Field(default=0.5, ge=0)
-    """Points of validation top-1 that int8 may lose, in the runtime; layers stay in float until that is met."""
+    """Largest loss of validation top-1 in the runtime, in percentage points; layers stay in float until it is met."""
     images: int = Field(default=300, ge=1)
-    """Training images for calibration; labels are not used."""
+    """Number of training images for calibration; labels are not used."""
     epochs: int = Field(default=0, ge=0)
-    """Fine-tune so long with simulated int8 where int8 after training loses more; engine nncf."""
+    """Epochs of quantization-aware fine-tuning if post-training int8 loses more than max_drop; engine nncf."""
     learning_rate: float = Field(default=0.001, gt=0)
-    """Of fine-tuning, the peak."""
+    """Peak learning rate of fine-tuning."""
     threads: int = Field(default=1, ge=1)
-    """CPU threads on which float and int8 are timed."""
+    """CPU threads for timing float and int8."""
     seconds: float = Field(default=2.0, gt=0)
-    """For timing."""
+    """Duration of the timing in seconds."""
 
     @model_validator(mode="after")
     def _possible(self) -> Quantize:
@@ -55,15 +55,15 @@ class Quantize(Step):
         return self
 
     def rehearse(self, state: State) -> nn.Module:
-        """Refuse an engine whose packages are missing."""
+        """Check that the engine's packages are installed."""
         engines[self.engine].value().check(self.engine, fine_tune=self.epochs > 0)
         return state.model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Write float and int8 file into the step's folder; the network itself stays as it is."""
+        """Write the float and the int8 file into the step's folder; the network does not change."""
         self.rehearse(state)
         if self.epochs and at.fabric.world_size > 1:
-            raise ExportError("fine-tuning in int8 runs in one process: leave --devices or epochs out")
+            raise ExportError("int8 fine-tuning runs in one process only: leave --devices or epochs out")
         told: list[Epoch] = []
         root = next(parent for parent in at.folder.parents if (parent / RUN).exists())
         found = from_rank_zero(at.fabric, lambda: self._written(state, at, root, told))
@@ -73,11 +73,12 @@ class Quantize(Step):
         others = tuple(one for one in state.artifacts if one.name not in entries)
         sections = [about_quantized(found)]
         if told:
-            sections.append(about_training("Fine-tuning in int8", f"Taught by the original, loss {LOSS}", told, None))
+            what = f"Distilled from the reference, loss {LOSS}"
+            sections.append(about_training("Int8 fine-tuning", what, told, None))
         return replace(state, artifacts=(*others, *made)), sections
 
     def _written(self, state: State, at: Context, root: Path, told: list[Epoch]) -> Quantized:
-        """Quantize the file that an earlier step exported, if there is one of this very network."""
+        """Quantize the file that an earlier step exported from this network, if there is one, else a new export."""
         to, source = engines[self.engine].value.format, source_digest(state.model)
         for one in state.artifacts:
             if one.name == to and one.facts.get("source") == source:
@@ -87,30 +88,30 @@ class Quantize(Step):
         return self.quantized(state, at, at.folder, told)
 
     def quantized(self, state: State, at: Context, out: Path, told: list[Epoch], force: bool = True) -> Quantized:
-        """Write the files into `out`; epochs of fine-tuning, if there are any, are appended to `told`."""
+        """Write the files into `out`; epochs of fine-tuning are appended to `told`."""
         data = state.data
         validation = data.validation.limit(VALIDATION)
 
         def fine_tune(simulated: nn.Module) -> None:
-            # Quantizers are made for float32 and one layout; a timed choice of others would not be about them.
+            # Quantizers support float32 and one layout, so the timed choice of layout and precision is skipped.
             training = Training(epochs=self.epochs, learning_rate=self.learning_rate, layout="nchw", precision="32")
             objective = objective_named(LOSS, Teacher([state.reference]))
-            told.extend(learn(simulated, state, training, at, "fine-tuning in int8", objective))
+            told.extend(learn(simulated, state, training, at, "int8 fine-tuning", objective))
 
         return quantize(
             state.model, state.example, out=out, images=data.train.limit(self.images).pixels,
             engine=self.engine, max_drop=self.max_drop, validation=(validation.pixels, validation.labels),
             test=(data.test.pixels, data.test.labels), normalization=data.normalization, classes=data.classes,
             fine_tune=fine_tune if self.epochs else None, threads=self.threads, seconds=self.seconds, force=force,
-            say=at.show.say, progress=at.show.counting("trying layers in float"),
+            say=at.show.say, progress=at.show.counting("testing layers in float"),
         )  # fmt: skip
 
 
 def about_quantized(found: Quantized) -> Section:
-    """Say what int8 costs and gives: accuracy, bytes, time, which file to ship, layers."""
+    """Report int8 against float: accuracy, bytes, latency, layers, and which file to ship."""
     lost, error = loss_of(found.before, found.after)
     title = RUNTIMES[found.runtime].title
-    judged = "Validation top-1" if found.labels else "Share of calibration images answered as by float"
+    judged = "Validation top-1" if found.labels else "Agreement with float on calibration images"
     tuned = ", then fine-tuned" if found.fine_tuned else ""
     lead = (
         f"Quantized by {engines[found.engine].value.title} on {found.calibrated_on:,} images without labels{tuned}. "
@@ -118,7 +119,7 @@ def about_quantized(found: Quantized) -> Section:
         f"{found.max_drop:g} allowed. {len(found.kept)} of {len(found.layers)} layers stay in float."
     )
     if not found.within:
-        lead += " Too much is lost: the float file stays the product."
+        lead += " The loss is too large: ship the float file."
     blocks = (
         Text(text=lead),
         Text(text=f"{found.advice[0].upper()}{found.advice[1:]}.", tone="good" if found.within else "bad"),
@@ -132,7 +133,7 @@ def about_quantized(found: Quantized) -> Section:
 def _files(found: Quantized) -> Table:
     tests = [one.top1 for one in found.test] if found.test else [None, None]
     columns = (
-        Column(title="file", format="name"), Column(title="validation top-1, %" if found.labels else "as float, %",
+        Column(title="file", format="name"), Column(title="validation top-1, %" if found.labels else "agreement, %",
         format="percent"), Column(title="test top-1, %", format="percent"), Column(title="bytes", format="exact"),
         Column(title="ms", format="milliseconds"), Column(title="quartiles", format="milliseconds"),
         Column(title="", format="milliseconds"),
@@ -148,8 +149,8 @@ def _files(found: Quantized) -> Table:
 
 def _layers(found: Quantized) -> Table:
     columns = (
-        Column(title="layer", format="name"), Column(title="relative error of its output", format="small"),
-        Column(title="divergence saved in float, nats", format="small"), Column(title="computes in"),
+        Column(title="layer", format="name"), Column(title="relative output error", format="small"),
+        Column(title="divergence saved in float, nats", format="small"), Column(title="precision"),
     )  # fmt: skip
     rows = tuple((one.layer, one.error, one.sensitivity, "float" if one.kept else "int8") for one in found.layers)
     return Table(columns=columns, rows=rows, title=f"{len(rows)} layers in int8 against float", folded=True)

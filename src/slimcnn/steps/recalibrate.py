@@ -1,4 +1,4 @@
-"""Batch-norm statistics, estimated anew."""
+"""Batch norm recalibration."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from slimcnn.running.step import Context, State, Step, steps
 
 @steps.add("recalibrate", source="Wu & Johnson 2021, arXiv 2105.07576, section 3")
 class Recalibrate(Step):
-    """Estimate batch-norm means and variances anew on training images; no labels, no training."""
+    """Re-estimate batch-norm means and variances on training images; no labels, no training."""
 
     needs: ClassVar = {"trained": "there is no trained network: give --weights FILE, or put train in front"}
     loses = frozenset({"constants"})
 
     images: int = Field(default=1024, ge=1)
-    """Training images."""
+    """Number of training images."""
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Recalibrate a copy."""
@@ -32,7 +32,7 @@ class Recalibrate(Step):
         images = min(self.images, len(state.data.train))
         said = f"{count(layers, 'batch norm')} recalibrated on {images:,} training images."
         if not layers:
-            said = "The network has no batch norm with running statistics: nothing was changed."
+            said = "The network has no batch norm with running statistics; it is unchanged."
         at.show.say(f"  {said}")
         return replace(state, model=model if layers else state.model), [
             Section(title="Recalibration", blocks=(Text(text=said),))

@@ -1,4 +1,4 @@
-"""Structure replaced by a cheaper one."""
+"""Replace layers by cheaper structures."""
 
 from __future__ import annotations
 
@@ -20,19 +20,17 @@ from slimcnn.training.processes import from_rank_zero
 
 @steps.add("rewrite", source="rewrites: slimcnn list rewrites; Ji, Yang, Huang, Yin 2019 for feature reuse")
 class Rewrite(Step):
-    """Replace structure by a cheaper one, and start the new layers from the features of the old ones."""
+    """Replace layers by cheaper structures, and initialize the new layers from the features of the old ones."""
 
     costs = True
-    refuses: ClassVar = {
-        "relations": "the network relates its channels: put prune in front, which folds the relations away"
-    }
+    refuses: ClassVar = {"relations": "the network has channel relations: put prune in front, which folds them"}
 
     rule: str = "feature_reuse"
     """A rewrite (`slimcnn list rewrites`), with options such as feature_reuse:variant=chain."""
     init: Literal["reuse", "random"] = "reuse"
-    """reuse: least squares from the original's features, on training images; random: to be trained."""
+    """reuse: least squares from the original's features, on training images; random: needs training."""
     images: int = Field(default=1024, ge=1)
-    """Training images for reuse; labels are not used."""
+    """Number of training images for init=reuse; labels are not used."""
 
     @model_validator(mode="after")
     def _known(self) -> Rewrite:
@@ -40,8 +38,8 @@ class Rewrite(Step):
         return self
 
     def needed(self) -> Mapping[str, str]:
-        """Something to begin from, unless the beginning is random."""
-        why = "there is no trained network to begin from: give --weights FILE, put train in front, or take init=random"
+        """Trained weights, unless the new layers are initialized randomly."""
+        why = "there is no trained network to start from: give --weights FILE, put train in front, or use init=random"
         return {"trained": why} if self.init == "reuse" and self._makes_new_layers else {}
 
     @property
@@ -49,12 +47,12 @@ class Rewrite(Step):
         return self.rule.partition(":")[0] not in ("scatter", "relations")
 
     def refused(self) -> Mapping[str, str]:
-        """A second reuse of features."""
-        twice = {"units": "the network reuses features already: leave one of the two rewrites out"}
+        """Refuse a second feature reuse."""
+        twice = {"units": "the network has feature reuse already: leave one of the two rewrites out"}
         return {**self.refuses, **(twice if self._makes_new_layers else {})}
 
     def after(self, facts: Facts) -> Facts:
-        """Rewrites that compute the same keep what is known; others begin again, or from features."""
+        """Rewrites that compute the same function keep the facts; others need training or a refit."""
         kept = facts - {"cut", "constants", "origin"}
         if not self._makes_new_layers:
             return kept | ({"relations"} if self.rule.startswith("relations") else set())
@@ -64,7 +62,7 @@ class Rewrite(Step):
         return kept | {"origin"} if self.init == "reuse" else (kept | {"origin"}) - {"trained"}
 
     def rehearse(self, state: State) -> nn.Module:
-        """Rewrite a network of the same structure."""
+        """Check the rewrite on a network of the same structure."""
         return rewritten(state.model, self.rule, state.example).model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
@@ -75,11 +73,11 @@ class Rewrite(Step):
         model, said = found.model, ""
         if self.init == "reuse" and units_in(model):
 
-            def begun() -> tuple[str, dict[str, Tensor]]:
+            def refitted() -> tuple[str, dict[str, Tensor]]:
                 progress = at.show.counting("refitting layers")
                 return str(reuse_features(model, state.model, state.images(self.images), progress)), model.state_dict()
 
-            said, weights = from_rank_zero(at.fabric, begun)
+            said, weights = from_rank_zero(at.fabric, refitted)
             model.load_state_dict(weights)
             at.show.say(f"  {said}")
         origin = Origin(state.model) if units_in(model) and "trained" in at.facts else None
@@ -88,14 +86,14 @@ class Rewrite(Step):
 
 def _about(rule: str, found: Rewritten, said: str) -> Section:
     units = units_in(found.model)
-    begun = f" Begun from the original's features: {said}." if said else ""
-    blocks: list[Text | Table | Figure] = [Text(text=f"Rewrite {rule}.{begun}")]
+    initialized = f" Initialized from the original's features: {said}." if said else ""
+    blocks: list[Text | Table | Figure] = [Text(text=f"Rewrite {rule}.{initialized}")]
     if units:
         fields = ("place", "reads", "makes", "reused", "dense", "residual")
         blocks.append(Units(units=[{name: getattr(one, name) for name in fields} for one in units]).block())  # type: ignore[arg-type]
     rows = tuple((one.layer, one.what or "unchanged", one.why_left) for one in found.changes)
     done = sum(bool(one.what) for one in found.changes)
-    columns = (Column(title="layer", format="name"), Column(title="what was done"), Column(title="why not"))
-    title = f"{done} layers rewritten, {len(rows) - done} left, each with its reason"
+    columns = (Column(title="layer", format="name"), Column(title="change"), Column(title="why unchanged"))
+    title = f"{done} layers rewritten, {len(rows) - done} unchanged, with the reasons"
     blocks.append(Table(columns=columns, rows=rows, title=title, folded=bool(units)))
-    return Section(title="What was rewritten", blocks=tuple(blocks))
+    return Section(title="Rewritten layers", blocks=tuple(blocks))

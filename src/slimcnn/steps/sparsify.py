@@ -21,50 +21,50 @@ from slimcnn.training import Epoch, Training
 from slimcnn.training.schedule import learning_rate
 
 SHRINKAGE = 2.0
-"""What a scale (1.14 at first, where there are relations) would lose in all if the loss did not need it."""
+"""Total shrinkage of a scale that the loss does not need (with relations, a scale starts at 1.14)."""
 
 LARGEST_STEP = 0.01
-"""What it would lose at most in one step."""
+"""Maximum shrinkage of such a scale in one step."""
 
 
 @steps.add("sparsify", source="Liu et al. 2017, arXiv 1708.06519; CN112308213A for relations")
 class Sparsify(Step, Training):
-    """Train with a penalty on batch-norm scales, with relations of channels or without: more channels can go then."""
+    """Train with a penalty on batch-norm scales, with or without channel relations, so that more channels can go."""
 
     costs = True
     refuses: ClassVar = {
-        "relations": "the network already relates its channels: one sparsify is enough, with more epochs"
+        "relations": "the network has channel relations already: leave this step out, or train longer in the first one"
     }
     loses = frozenset({"origin", "cut", "constants"})
     trains = True
 
     relations: Literal["mean", "sample", "none"] = "mean"
-    """mean: folded into the batch norms by the next prune; sample: gates that stay; none: network slimming."""
+    """mean: folded into the batch norms by the next prune; sample: gates that remain; none: network slimming."""
     penalty: Literal["l1", "product"] = "l1"
     """l1: |gamma|; product: |gamma| sr."""
     strength: float | None = Field(default=None, gt=0)
-    """lambda; default: as much as makes a scale that nothing needs lose 2 over the whole training (see
-    `strength_for`). Liu et al. took 1e-4 for VGG over 160 epochs and 1e-5 for deep ResNets."""
+    """lambda; default: the value by which a scale that the loss does not need shrinks by 2 over the whole training
+    (see `strength_for`). Liu et al. use 1e-4 for VGG over 160 epochs and 1e-5 for deep ResNets."""
     update: Literal["proximal", "subgradient"] = "proximal"
     """How the penalty is minimized."""
     epochs: int = Field(default=40, ge=1)
     """Passes over the training images."""
 
     def after(self, facts: Facts) -> Facts:
-        """Trained, and with relations where they were asked for."""
+        """Return the facts: trained, and with relations if requested."""
         related = {"relations"} if self.relations != "none" else set()
         return (facts - self.loses) | {"trained", "reference"} | related
 
     def rehearse(self, state: State) -> nn.Module:
-        """Check that there are batch norms to relate."""
+        """Check that the network has batch norms for relations."""
         if self.relations == "none" or relating_of(state.model):
             return state.model
         return insert_relations(state.model, state.example, self.relations)
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Train a copy; where nothing was trained before, it becomes the network that others are compared with."""
+        """Train a copy; if no step has trained before, it becomes the reference network."""
         if relating_of(state.model):
-            said = "The network has relations of its channels already: taken as trained sparsely, no epoch was run."
+            said = "The network has channel relations already: sparsity training is skipped."
             at.show.say(f"  {said}")
             return state, [Section(title="Sparsity training", blocks=(Text(text=said),))]
         related = self.relations != "none"
@@ -80,7 +80,7 @@ class Sparsify(Step, Training):
         what = f"{count(self.epochs, 'epoch')} of sparsity training, strength {strength:.2g}: {spread(model)}"
         section = about_training("Sparsity training", what, epochs, at.level)
         if related and spread(model).saturated:
-            said = "The learned relations are uninformative (their spread is below 0.02): scales alone decide."
+            said = "The learned relations are uninformative (standard deviation below 0.02): only scales matter."
             at.show.say(f"  {said}")
             section = section.model_copy(update={"blocks": (*section.blocks, Text(text=said, tone="note"))})
         if "reference" in at.facts:
@@ -90,11 +90,11 @@ class Sparsify(Step, Training):
 
 
 def strength_for(training: Training, images: int) -> float:
-    """Choose lambda so that over the whole training a scale that nothing needs would lose `SHRINKAGE`.
+    """Compute the lambda by which a scale that the loss does not need shrinks by `SHRINKAGE` over the whole training.
 
-    lambda = 2 (1 - momentum) / sum of the learning rates of all steps, for any budget; but no step takes more than
-    0.01, or a short training would silence the network before it has learned anything. At 160 epochs of 45,000 images
-    with the default schedule it is 7e-5; the papers take 1e-4.
+    lambda = 2 (1 - momentum) / sum of the learning rates of all steps, for any number of epochs. The shrinkage per
+    step is at most 0.01; otherwise a short training would zero the scales before the network has learned. For 160
+    epochs of 45,000 images with the default schedule, lambda is 7e-5; the papers use 1e-4.
 
     >>> f"{strength_for(Training(epochs=160), 45000):.1e}"
     '7.1e-05'

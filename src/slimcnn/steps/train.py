@@ -1,4 +1,4 @@
-"""Train on labels: from scratch, or fine-tuning."""
+"""Training with labels: from scratch, or fine-tuning."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FROM_SCRATCH, FINE_TUNING = 0.1, 0.01
 
 @steps.add("train", source="cross entropy and SGD")
 class Train(Step, Training):
-    """Train on labels: from scratch where the network has no weights yet, else fine-tuning."""
+    """Train with labels: from scratch if the network has no trained weights, else fine-tuning."""
 
     gives = frozenset({"trained", "reference"})
     loses = frozenset({"origin", "cut", "constants"})
     trains = True
 
     learning_rate: float | None = None  # type: ignore[assignment]
-    """The peak; default 0.1 from scratch, 0.01 for a trained network (adamw: 0.001)."""
+    """Peak learning rate; default 0.1 from scratch, 0.01 for a trained network (adamw: 0.001)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -35,7 +35,7 @@ class Train(Step, Training):
         return data  # chosen in run
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Train a copy; the first training of all makes the network that later steps are compared with."""
+        """Train a copy; after the first training of a run, it is the reference network."""
         model = duplicate(state.model)
         first = not at.facts & {"trained"}
         rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else FROM_SCRATCH if first else FINE_TUNING)

@@ -1,4 +1,4 @@
-"""Training: one loop, as a generator of epochs."""
+"""Training: one loop, written as a generator of epochs."""
 
 from slimcnn.training.decisions import decided, deterministic
 from slimcnn.training.epochs import Epoch

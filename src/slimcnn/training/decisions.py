@@ -1,4 +1,4 @@
-"""Decide memory format and precision once for a run: timing again would give other weights for the same command."""
+"""Choose memory format and precision once per run: measuring again could change the weights of the same command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Decision(BaseModel):
-    """What was measured to be fastest for the settings that were `"auto"`."""
+    """The fastest measured values of the settings that were `"auto"`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,11 +31,11 @@ class Decision(BaseModel):
 def decided(
     model: nn.Module, dataset: Dataset, training: Training, path: Path | str, *, fabric: Fabric | None = None
 ) -> Training:
-    """The same settings with every `"auto"` replaced by the decision in the file `path`, which the first call writes.
+    """Replace every `"auto"` with the choice stored in the file `path`; the first call measures and writes it.
 
-    The first call measures (`probe`) and writes a JSON file atomically; later calls read it and measure nothing, so
-    that the same command gives the same weights. A setting that is not `"auto"` stays, and the file is left alone.
-    Under a `fabric` of several processes, rank 0 decides for all, on its device.
+    The first call runs `probe` and writes a JSON file atomically. Later calls only read it, so that the same command
+    gives the same weights. Settings other than `"auto"` stay; if there is no `"auto"`, the file is not used.
+    With a `fabric` of several processes, rank 0 chooses for all, on its device.
 
     Raises:
         RunError: the file cannot be read, is damaged, or cannot be written.
@@ -85,7 +85,7 @@ def _reason(error: Exception) -> str:
 
 
 def deterministic(training: Training) -> Training:
-    """The same settings with every `"auto"` replaced by a fixed choice, on every machine: nchw and float32.
+    """Replace every `"auto"` with a fixed choice, the same on every machine: nchw and float32.
 
     >>> chosen = deterministic(Training(layout="channels_last"))
     >>> chosen.layout, chosen.precision

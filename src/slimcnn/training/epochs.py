@@ -1,4 +1,4 @@
-"""What an epoch came to."""
+"""The metrics of an epoch, and the sums they are computed from."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from slimcnn.errors import RunError
 
 GRADIENT = "gradient of "
-"""What stands before a term's name where the size of its gradient is meant."""
+"""Name prefix that marks the size of a term's gradient."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The numbers of one epoch; those of training are means over its steps, with the weights as they were then."""
+    """The metrics of one epoch; training metrics are means over its steps, with the weights at each step."""
 
     epoch: int
     """From 1."""
     epochs: int
-    """Of the whole run."""
+    """Number of epochs of the run."""
     loss: float
     """Training loss: the sum of the terms."""
     terms: dict[str, float]
-    """Each term of the objective."""
+    """The value of each term of the objective."""
     train_top1: float
     """Percent, 0 to 100, on augmented images in training mode."""
     validation_top1: float
@@ -32,20 +32,20 @@ class Epoch:
     validation_loss: float
     """Mean cross entropy, in nats."""
     learning_rate: float
-    """Of the last step."""
+    """The learning rate of the last step."""
     seconds: float
     """Training and validation."""
     images_per_second: float
     """Training only, over all processes."""
     gradients: dict[str, float] = field(default_factory=dict)
-    """Where there are several terms, the L1 norm of each one's gradient with respect to an image's logits."""
+    """If there are several terms: the L1 norm of each term's gradient with respect to an image's logits."""
     resumed: bool = False
-    """The epoch was completed by an earlier call, and comes from its folder."""
+    """Whether an earlier call completed the epoch, so that it was read from the folder."""
 
 
 @dataclass
 class EpochSums:
-    """The sums of an epoch under way."""
+    """Running sums of the current epoch."""
 
     terms: dict[str, float] = field(default_factory=dict)
     hits: float = 0.0
@@ -53,23 +53,23 @@ class EpochSums:
     seconds: float = 0.0
 
     def add(self, names: Sequence[str], row: Sequence[float]) -> None:
-        """Take in one step: its terms, each times its images, then its hits and its images."""
+        """Add one step: its terms times its images, then its hits and its number of images."""
         self.terms = self.terms or dict.fromkeys(names, 0.0)
         if list(self.terms) != list(names):
-            there, here = ", ".join(self.terms), ", ".join(names)
-            raise RunError(f"the loss consists of {here}, but this epoch began with {there}: use the same objective")
+            old, new = ", ".join(self.terms), ", ".join(names)
+            raise RunError(f"the loss consists of {new}, but this epoch began with {old}: use the same objective")
         for name, value in zip(names, row, strict=False):
             self.terms[name] += value
         self.hits += row[-2]
         self.images += row[-1]
 
     def data(self) -> dict[str, Any]:
-        """The sums as plain data, for the state file."""
+        """Return the sums as plain data, for the state file."""
         return asdict(self)
 
 
 def first_nonfinite(names: Sequence[str], row: Sequence[float]) -> str | None:
-    """The first term that is not finite, with its value.
+    """Return the first non-finite term with its value, or None.
 
     >>> first_nonfinite(["cross_entropy", "kd"], [3.0, float("nan"), 2, 2])
     "'kd' is nan"

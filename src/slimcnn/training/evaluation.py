@@ -1,4 +1,4 @@
-"""How good a network is."""
+"""Evaluate a classifier: top-1, top-5 and cross entropy."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network makes of a set of images."""
+    """The accuracy and the loss of a network on a set of images."""
 
     top1: float
-    """Percent, 0 to 100: the highest score is the label's."""
+    """Percent, 0 to 100: the label has the highest score."""
     top5: float
-    """Percent, 0 to 100: the label is among the five highest scores (among all, where there are fewer classes)."""
+    """Percent, 0 to 100: the label is among the five highest scores (all scores if there are fewer classes)."""
     loss: float
     """Mean cross entropy, in nats."""
     n: int
-    """Images."""
+    """Number of images."""
 
 
 def evaluate(
@@ -44,11 +44,11 @@ def evaluate(
     device: torch.device | str | None = None,
     fabric: Fabric | None = None,
 ) -> Evaluation:
-    """Top-1, top-5 and cross entropy of a classifier on images, in float32, without augmentation.
+    """Compute top-1, top-5 and cross entropy of a classifier on images, in float32, without augmentation.
 
-    Runs in eval mode on `device` (default: the best one here, see `best_device`); modes and device are restored.
-    With a `fabric` of several processes, each evaluates its share on its own device and all get the same answer.
-    Raises `DataError` for no images, `ModelError` for a network that does not fit them or whose scores are not finite.
+    Runs in eval mode on `device` (default: `best_device`), then restores modes and device.
+    With a `fabric` of several processes, each evaluates its share on its own device and all return the same result.
+    Raises `DataError` if there are no images, `ModelError` if the network does not fit them or has non-finite scores.
 
     >>> from slimcnn.datasets import load_dataset
     >>> digits = load_dataset("digits")
@@ -62,7 +62,7 @@ def evaluate(
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     place = fabric.device if fabric else torch.device(device) if device else best_device()
     rows = []
-    # Not inference_mode: a network may keep a tensor it makes here (a grid, a mask), and could not train with it later.
+    # Not inference_mode: a network may cache a tensor it creates here (a grid, a mask) and could not train with it.
     with evaluating(model, place), torch.no_grad():
         share = batches(images, batch_size, normalization=normalization, rank=rank, world=world, device=place)
         for x, y in share:
@@ -78,14 +78,14 @@ def evaluate(
 
 @dataclass(frozen=True)
 class PartialEvaluation:
-    """What was seen of a network before it was clear that it misses what was asked."""
+    """Top-1 on the images evaluated before the required accuracy was out of reach."""
 
     top1: float
-    """Percent of the images that were seen."""
+    """Percent of the evaluated images."""
     n: int
-    """Images that were seen."""
+    """Number of evaluated images."""
     whole: bool
-    """All of them were."""
+    """Whether all images were evaluated."""
 
 
 def evaluate_unless_below(
@@ -97,9 +97,9 @@ def evaluate_unless_below(
     batch_size: int = 256,
     device: torch.device | str | None = None,
 ) -> PartialEvaluation:
-    """Top-1 as `evaluate` gives it, but stop as soon as it cannot reach `least` percent any more.
+    """Compute top-1 as `evaluate` does, but stop as soon as it cannot reach `least` percent.
 
-    Exact: it stops when even all images that are left could not bring it there. Scores that are not finite are misses.
+    Exact: it stops when `least` is out of reach even if all remaining images are hits. Non-finite scores are misses.
 
     >>> from slimcnn.datasets import load_dataset
     >>> digits = load_dataset("digits")
@@ -120,7 +120,7 @@ def evaluate_unless_below(
 
 
 def scores(model: nn.Module, x: Tensor, classes: int) -> Tensor:
-    """The network's logits `(n, at least classes)` in float32, or `ModelError` with what does not fit."""
+    """Return the network's logits `(n, at least classes)` in float32; `ModelError` if they do not fit the dataset."""
     try:
         output = model(x)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -128,13 +128,13 @@ def scores(model: nn.Module, x: Tensor, classes: int) -> Tensor:
         raise ModelError(f"the network does not accept images {tuple(x.shape)}: {reason}") from error
     logits = class_scores(output, len(x))
     if logits.shape[1] < classes:
-        found = f"the network tells {logits.shape[1]} classes apart, the labels have {classes}"
+        found = f"the network has {logits.shape[1]} outputs, but the labels have {classes} classes"
         raise ModelError(f"{found}: build it with {classes} classes")
     return logits.float()
 
 
 def _counts(logits: Tensor, y: Tensor) -> Tensor:
-    """Top-1 hits, top-5 hits, summed cross entropy, images whose scores are not finite."""
+    """Return top-1 hits, top-5 hits, summed cross entropy and the number of images with non-finite scores."""
     hits = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
     loss = F.cross_entropy(logits, y, reduction="sum")
     bad = (~torch.isfinite(logits)).any(1)
@@ -143,7 +143,7 @@ def _counts(logits: Tensor, y: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Within the block the network is in eval mode on `device`; afterwards every module is as it was."""
+    """Put the network in eval mode on `device` within the block; restore modes and device afterwards."""
     parameter = next(model.parameters(), None)
     home = parameter.device if parameter is not None else device
     with modes_restored(model):

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _FROM_SCRATCH = Training()
 
-_STEPS_BETWEEN_LOOKS = 20
-"""Steps between two looks at the loss, where a look makes an accelerator or other processes wait."""
+_STEPS_BETWEEN_CHECKS = 20
+"""Steps between two checks of the loss where a check stalls an accelerator or other processes."""
 
 
 def fit(
@@ -47,28 +47,28 @@ def fit(
     fabric: Fabric | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Epoch]:
-    """Train a network in place, yielding each epoch's numbers; between epochs the caller may log, save or stop.
+    """Train a network in place and yield each epoch's metrics; between epochs the caller may log, save or stop.
 
-    Whenever it yields, the network is in eval mode and holds the weights that `validation_top1` was measured on (the
-    moving average's, where there is one), so a `break` keeps exactly these. At the end, or when the caller stops, the
-    network is back on its device and in its modes, with contiguous weights.
+    At each yield, the network is in eval mode and holds the weights that `validation_top1` was measured on (those of
+    the moving average if there is one), so a `break` keeps exactly these. At the end, or when the caller stops, the
+    network's device and modes are restored and its weights are contiguous.
 
     `objective` is an `Objective`, whose hooks are called, or a plain function (network, images, labels) → `Loss`; it
     defaults to cross entropy with `training.label_smoothing`. `progress` is called on rank 0 after every
-    step with the steps done and all steps of the run.
+    step with the number of completed steps and the number of steps of the run.
 
     With a `folder`, the state is replaced there atomically at the start, after every epoch and every
-    `training.save_every_seconds`. The same call then goes on after any interruption, `kill -9` and Ctrl-C included,
-    first yielding the completed epochs (`resumed=True`), and on a CPU with the same number of threads ends with
+    `training.save_every_seconds`. The same call then resumes after any interruption, `kill -9` and Ctrl-C included.
+    It first yields the completed epochs (`resumed=True`). On a CPU with the same number of threads it ends with
     bit-identical weights: batches and the random numbers of every step depend only on (seed, epoch, step).
 
-    `fabric` decides where and in how many processes: `Fabric(accelerator="cpu", devices=2, strategy="ddp")`; by default
+    `fabric` sets the devices and processes: `Fabric(accelerator="cpu", devices=2, strategy="ddp")`; by default
     one process on the best device, or all processes of torchrun. `training.batch_size` counts over all processes.
-    Every process normalizes with its own share's statistics in batch norm; all else is as in one process.
+    In batch norm, each process uses the statistics of its own share; everything else matches one process.
 
     Raises `ModelError` for a network that does not fit the dataset, `RunError` for a folder that cannot be used or
-    belongs to another run, `RecipeError` for settings that contradict each other, and `TrainingDiverged` for a loss
-    that is not finite; the folder then still holds the last good state.
+    belongs to another run, `RecipeError` for conflicting settings, and `TrainingDiverged` for a non-finite loss; the
+    folder then still holds the last good state.
 
     >>> from slimcnn.datasets import load_dataset
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -79,10 +79,11 @@ def fit(
     """
     if objective and training.label_smoothing:
         raise RecipeError(
-            f"label_smoothing={training.label_smoothing} is for the default objective: give it to yours instead"
+            f"label_smoothing={training.label_smoothing} applies to the default objective only: "
+            "set it in your objective instead"
         )
     if training.mixup and training.views:
-        raise RecipeError("mixup and views: a teacher's answers to views are kept, and mixed images are no views")
+        raise RecipeError("mixup cannot be combined with cached views: leave out mixup or views")
     start = partial(
         begin,
         model,
@@ -101,15 +102,15 @@ def _epochs(
     fabric = launched(fabric)
     with _as_found(model):
         run, state = start(fabric=fabric)
-        news = [replace(epoch, resumed=True) for epoch in state.history]
+        epochs = [replace(epoch, resumed=True) for epoch in state.history]
         while True:
             exchange(run)
             model.eval()
-            yield from news  # a caller who stops here leaves with the moving average
+            yield from epochs  # a caller who stops here keeps the moving average
             if state.epoch == run.training.epochs:
                 return
             exchange(run)
-            news = [_next_epoch(run, state)]
+            epochs = [_next_epoch(run, state)]
 
 
 @contextmanager
@@ -126,20 +127,20 @@ def _as_found(model: nn.Module) -> Iterator[None]:
 
 def _next_epoch(run: TrainingRun, state: TrainingState) -> Epoch:
     devices = [run.fabric.device] if run.fabric.device.type == "cuda" else []
-    # The steps seed the global generators (dropout knows no other); the caller gets theirs back.
-    with interrupts_noted() as asked, torch.random.fork_rng(devices):
-        _train(run, state, asked)
+    # Each step seeds the global generators, the only ones that dropout uses; fork_rng restores the caller's state.
+    with interrupts_noted() as interrupted, torch.random.fork_rng(devices):
+        _train(run, state, interrupted)
         epoch = _validated(run, state)
         state.history.append(epoch)
         state.epoch, state.step, state.sums = state.epoch + 1, 0, EpochSums()
         save(run, state)
-        if any_rank(run.fabric, asked.is_set()):
+        if any_rank(run.fabric, interrupted.is_set()):
             raise KeyboardInterrupt
     return epoch
 
 
-def _train(run: TrainingRun, state: TrainingState, asked: Event) -> None:
-    """All steps of the epoch that are left."""
+def _train(run: TrainingRun, state: TrainingState, interrupted: Event) -> None:
+    """Run the remaining steps of the epoch."""
     training, dataset, fabric = run.training, run.dataset, run.fabric
     run.model.train()
     view = None if training.views is None else state.epoch % training.views
@@ -155,7 +156,7 @@ def _train(run: TrainingRun, state: TrainingState, asked: Event) -> None:
         device=fabric.device,
         memory_format=FORMATS[training.layout],
     )
-    often = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _STEPS_BETWEEN_LOOKS
+    interval = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _STEPS_BETWEEN_CHECKS
     rows: list[Tensor] = []
     clock = time.perf_counter()
     places = indices(dataset.train, training.batch_size, **which)
@@ -165,12 +166,12 @@ def _train(run: TrainingRun, state: TrainingState, asked: Event) -> None:
         names, row = _step(run, state, x, y)
         rows.append(row)
         state.step += 1
-        if state.step % often == 0 or state.step == run.steps:
-            _look(run, state, names, rows)
+        if state.step % interval == 0 or state.step == run.steps:
+            _add_steps(run, state, names, rows)
             rows = []
             now = time.perf_counter()
             state.sums.seconds, clock = state.sums.seconds + now - clock, now
-            stop = any_rank(fabric, asked.is_set())
+            stop = any_rank(fabric, interrupted.is_set())
             if stop or now - state.saved >= training.save_every_seconds:
                 save(run, state)
             if stop:
@@ -180,7 +181,7 @@ def _train(run: TrainingRun, state: TrainingState, asked: Event) -> None:
 
 
 def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple[list[str], Tensor]:
-    """One step of the optimizer; returns the terms' names, and their values times the images, the hits, the images."""
+    """Run one optimizer step; return the term names and a row: terms times images, hits, number of images."""
     training, optimizer, world = run.training, run.optimizer, run.fabric.world_size
     torch.manual_seed(_seed(training.seed, state.epoch, state.step, run.fabric.global_rank))
     rate = learning_rate(training, state.epoch * run.steps + state.step, training.epochs * run.steps)
@@ -192,7 +193,7 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
         loss = _mixed(run, x, y) if training.mixup else run.objective(run.forward, x, y)
     total = loss.total
     if world > 1:
-        # The processes' gradients are averaged; a share of the last batch may be an image larger than another.
+        # DDP averages the gradients of all processes, but shares of the last batch may differ by one image.
         together = min(training.batch_size, len(run.dataset.train) - state.step * training.batch_size)
         total = total * (len(y) * world / together)
     run.fabric.backward(run.scaler.scale(total))
@@ -211,10 +212,10 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
 
 
 def _mixed(run: TrainingRun, x: Tensor, y: Tensor) -> Loss:
-    """The loss of images that are mixed with others of their batch; hits count labels that prevail."""
+    """Compute the mixup loss of a batch; hits count the label with the larger share."""
     alpha = torch.tensor(float(run.training.mixup or 0))
     share = float(torch.distributions.Beta(alpha, alpha).sample())
-    share = max(share, 1 - share)  # a pair comes in either order
+    share = max(share, 1 - share)  # the order of a pair is arbitrary
     order = torch.randperm(len(y)).to(y.device)
     return run.objective.mixed(run.forward, share * x + (1 - share) * x[order], (y, y[order]), share)
 
@@ -224,8 +225,8 @@ def _seed(seed: int, epoch: int, step: int, rank: int) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def _look(run: TrainingRun, state: TrainingState, names: list[str], rows: list[Tensor]) -> None:
-    """Add the last steps to the sums of the epoch; `TrainingDiverged` if one of them has a loss that is not finite."""
+def _add_steps(run: TrainingRun, state: TrainingState, names: list[str], rows: list[Tensor]) -> None:
+    """Add the last steps to the sums of the epoch; `TrainingDiverged` if one of them has a non-finite loss."""
     sums = summed(run.fabric, torch.stack(rows).cpu().double())
     for step, row in enumerate(sums.tolist(), start=state.step - len(rows)):
         if found := first_nonfinite(names, row):
@@ -243,7 +244,7 @@ def _diverged(run: TrainingRun, what: str, state: TrainingState, step: int) -> T
 
 
 def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
-    """The numbers of the epoch whose last step is done."""
+    """Validate the network and return the metrics of the completed epoch."""
     training, sums = run.training, state.sums
     start = time.perf_counter()
     share_buffers(run.fabric, run.model)

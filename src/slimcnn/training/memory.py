@@ -1,4 +1,4 @@
-"""The cost of giving memory back."""
+"""Keep freed memory in the allocator."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep what is freed for the next step, and say whether it listened.
+    """Make glibc keep freed memory for reuse; return whether it accepted the settings.
 
-    A training step on a CPU frees its activations and asks for the same amounts in the next step.  glibc hands them
-    to the system and gets them back as fresh pages, each of which costs a page fault (20,000 per step of ResNet-20).
-    This makes it keep them, for the whole process and its whole life. Does nothing where there is no glibc.
+    A training step on a CPU frees its activations and allocates the same amounts in the next step. By default glibc
+    returns them to the system and gets new pages, each of which costs a page fault (20,000 per step of ResNet-20).
+    The settings hold until the process ends. Without glibc, this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

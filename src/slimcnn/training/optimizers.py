@@ -1,4 +1,4 @@
-"""The optimizer, and the moving average of what it makes."""
+"""The optimizer, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def optimizer_for(model: nn.Module, training: Training) -> Optimizer:
-    """SGD or AdamW over the parameters that require a gradient; weights with two axes or more decay, others do not.
+    """Build SGD or AdamW over the trainable parameters; weight decay applies to tensors with two or more axes only.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     >>> [(group["weight_decay"], len(group["params"])) for group in optimizer_for(model, Training()).param_groups]
@@ -22,7 +22,7 @@ def optimizer_for(model: nn.Module, training: Training) -> Optimizer:
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        raise ModelError("no parameter of the network requires a gradient: there is nothing to train")
+        raise ModelError("no parameter of the network requires a gradient: set requires_grad on those to train")
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": training.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
@@ -34,16 +34,16 @@ def optimizer_for(model: nn.Module, training: Training) -> Optimizer:
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the network that follows it: average ← decay · average + (1 - decay) · weight, buffers too.
+    """Return an averaged copy of the network: average ← decay · average + (1 - decay) · weight, buffers included.
 
-    The first update copies. Whole-number buffers (counters, index tables) are copied every time: their average,
-    cut to a whole number, would be one too low.
+    The first update copies. Integer buffers (counters, index tables) are copied every time: truncating their average
+    to an integer would make it one too low.
     """
-    follow = get_ema_multi_avg_fn(decay)
+    average = get_ema_multi_avg_fn(decay)
 
     def update(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
         if averages[0].is_floating_point():
-            follow(averages, values, count)
+            average(averages, values, count)
         else:
             torch._foreach_copy_(averages, values)
 
@@ -52,11 +52,11 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
 
 @torch.no_grad()
 def swap(model: nn.Module, average: AveragedModel) -> None:
-    """Exchange the values of the network and of its moving average, in place."""
-    for mine, other in zip(_tensors(model), _tensors(average.module), strict=True):
-        kept = mine.clone()
-        mine.copy_(other)
-        other.copy_(kept)
+    """Swap the values of the network and of its moving average, in place."""
+    for current, averaged in zip(_tensors(model), _tensors(average.module), strict=True):
+        kept = current.clone()
+        current.copy_(averaged)
+        averaged.copy_(kept)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Which memory format and precision are fastest here: measured, because neither flags nor rules of thumb know."""
+"""Measure which memory format and precision train fastest: device flags and rules of thumb do not predict it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMATS: dict[str, torch.memory_format] = {"nchw": torch.contiguous_format, "cha
 MIXED: dict[str, torch.dtype] = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 _WORTH_LESS_PRECISION = 1.1
-"""bf16 has to be this many times as fast as float32: a smaller gain is not worth its 8 bits of mantissa."""
+"""Minimum speedup of bf16 over float32: a smaller gain is not worth a mantissa of 8 bits."""
 
 
 def probe(
@@ -33,11 +33,11 @@ def probe(
     device: torch.device | str | None = None,
     seconds: float = 2.0,
 ) -> Training:
-    """The same settings with every `"auto"` replaced by what trains this network fastest on this device.
+    """Replace every `"auto"` with the values that train this network fastest on this device.
 
-    Forward and backward passes of copies of the network on a batch of real images, the candidates taking turns until
-    about `seconds` are over; the fastest single step wins, bf16 only if it is 1.1 times as fast. The batch is cut
-    where a full one would take too long. The network, its gradients and the random state are untouched.
+    Copies of the network run forward and backward passes on a batch of real images. The candidates take turns for
+    about `seconds`; the fastest single step wins, bf16 only if it is 1.1 times as fast. The batch is smaller if a
+    full one would take too long. The network, its gradients and the random state do not change.
 
     >>> from slimcnn.datasets import load_dataset
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
@@ -78,9 +78,9 @@ def _a_batch(dataset: Dataset, size: int, device: torch.device) -> tuple[Tensor,
 def _race(
     model: nn.Module, batch: tuple[Tensor, Tensor], candidates: list[tuple[Layout, Precision]], seconds: float
 ) -> dict[tuple[Layout, Precision], float]:
-    """Seconds of each candidate's fastest step."""
+    """Return the seconds of each candidate's fastest step."""
     rounds = 3
-    # The first candidate's second step on a few images tells how many fit into the time; its first step warms up.
+    # The second step of the first candidate on a few images gives the affordable batch size; its first step warms up.
     few = min(8, len(batch[0]))
     step = _stepper(model, batch[0][:few], batch[1][:few], candidates[0])
     step()
@@ -94,12 +94,12 @@ def _race(
     while min(map(len, times.values())) < rounds or time.perf_counter() - start < seconds / 2:
         for candidate, step in steps.items():
             times[candidate].append(step())
-    # The fastest step: whatever else the machine does makes steps slower, never faster.
+    # The minimum: other load on the machine only makes steps slower.
     return {candidate: min(taken) for candidate, taken in times.items()}
 
 
 def _stepper(model: nn.Module, x: Tensor, y: Tensor, candidate: tuple[Layout, Precision]) -> Callable[[], float]:
-    """A function that does one training step on a copy of the network and returns its seconds."""
+    """Return a function that runs one training step on a copy of the network and returns its seconds."""
     layout, precision = candidate
     place = x.device
     copy = deepcopy(model).to(place, memory_format=FORMATS[layout]).train()  # type: ignore[call-overload]

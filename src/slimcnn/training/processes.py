@@ -1,4 +1,4 @@
-"""One process or many: what they must agree on."""
+"""Communication between the processes of a run: launch, broadcast and reduce."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 def launched(fabric: Fabric | None) -> Fabric:
-    """The given Fabric, its processes running; by default one process on the best device, or all those of torchrun."""
+    """Launch the given Fabric; by default one process on the best device, or all processes of torchrun."""
     fabric = fabric or _default()
     found = fabric.strategy.precision.precision
     if found != "32-true":
-        raise RecipeError(f"the Fabric has precision {found!r}: leave that out and give it as Training(precision=...)")
+        raise RecipeError(f"the Fabric has precision {found!r}: leave it out and set Training(precision=...) instead")
     if not getattr(fabric, "_launched", False):  # a second launch would start the processes a second time
         fabric.launch()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -32,7 +32,7 @@ def launched(fabric: Fabric | None) -> Fabric:
 
 
 def _leave() -> None:
-    # gloo's threads abort the process if they outlive the interpreter; for NCCL Fabric sees to it.
+    # gloo's threads abort the process if they outlive the interpreter; Fabric closes NCCL's process group itself.
     if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()
 
@@ -49,7 +49,7 @@ def _default() -> Fabric:
 
 
 def from_rank_zero(fabric: Fabric, function: Callable[[], T]) -> T:
-    """What the function returns, or the error that it raises, on rank 0; on all ranks."""
+    """Call the function on rank 0; return its result, or raise its error, on all ranks."""
     result: T | None = None
     failure: SlimcnnError | None = None
     if fabric.is_global_zero:
@@ -64,26 +64,26 @@ def from_rank_zero(fabric: Fabric, function: Callable[[], T]) -> T:
 
 
 def summed(fabric: Fabric, values: Tensor) -> Tensor:
-    """The sum of the values over all ranks, on the CPU."""
+    """Sum the values over all ranks; the result is on the CPU."""
     if fabric.world_size == 1:
         return values
     return cast(Tensor, fabric.all_reduce(values.to(fabric.device), reduce_op="sum")).cpu()
 
 
 def any_rank(fabric: Fabric, flag: bool) -> bool:
-    """True on all ranks if it is true on one."""
+    """Return True on all ranks if the flag is true on at least one."""
     return bool(summed(fabric, torch.tensor(float(flag))) > 0)
 
 
 def share_buffers(fabric: Fabric, model: nn.Module) -> None:
-    """Give all ranks the buffers of rank 0: each has seen other images in the last step."""
+    """Copy the buffers of rank 0 to all ranks: they differ, as each rank trained on different images."""
     if fabric.world_size > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
 
 
 def best_device() -> torch.device:
-    """The first CUDA device, else Apple's, else the CPU.
+    """Return the first CUDA device, else Apple's MPS, else the CPU.
 
     >>> best_device().type in {"cuda", "mps", "cpu"}
     True

@@ -1,4 +1,4 @@
-"""What a run consists of, how it begins, and how it is saved."""
+"""A training run: its parts, how it starts, and how its state is saved and restored."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TrainingRun:
-    """What stays the same from the first step to the last."""
+    """The objects and settings that stay the same during a run."""
 
     model: nn.Module
     forward: nn.Module
-    """The same network as Fabric runs it, compiled and with gradients averaged over processes."""
+    """The same network, set up by Fabric: compiled if requested, with gradients averaged over processes."""
     optimizer: Optimizer
     scaler: GradScaler
     average: AveragedModel | None
@@ -46,7 +46,7 @@ class TrainingRun:
     dataset: Dataset
     training: Training
     steps: int
-    """Of one epoch."""
+    """Steps per epoch."""
     folder: Path | None
     description: dict[str, Any]
     fabric: Fabric
@@ -55,7 +55,7 @@ class TrainingRun:
 
 @dataclass
 class TrainingState:
-    """Where a run stands: everything but the tensors that the next step depends on."""
+    """The progress of a run: everything except tensors that the next step depends on."""
 
     epoch: int = 0
     step: int = 0
@@ -74,22 +74,22 @@ def begin(
     fabric: Fabric,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[TrainingRun, TrainingState]:
-    """Everything before the first step: check, choose or read layout and precision, set up, go back to the state."""
+    """Prepare the first step: check the inputs, choose layout and precision or read them, set up, restore the state."""
     device = fabric.device
     if device.type == "cpu":
         keep_freed_memory()
-    dataset = _nearby(dataset, device)
+    dataset = _on_device(dataset, device)
     _check(model, dataset, training, device)
     steps = count_steps(dataset.train, training.batch_size, world=fabric.world_size)
     description = describe(model, dataset, training, steps)
 
-    def settle() -> tuple[Training, dict[str, Any] | None]:
+    def resolve() -> tuple[Training, dict[str, Any] | None]:
         stored = load_state(folder, description) if folder else None
         if stored:
             return training.model_copy(update={key: stored[key] for key in ("layout", "precision")}), stored
         return probe(model, dataset, training, device=device), None
 
-    training, stored = from_rank_zero(fabric, settle)
+    training, stored = from_rank_zero(fabric, resolve)
     model.to(device, memory_format=FORMATS[training.layout])  # type: ignore[call-overload]
     layout = FORMATS[training.layout]
     normalized = partial(batches, normalization=dataset.normalization, device=device, memory_format=layout)
@@ -113,12 +113,12 @@ def begin(
     if stored:
         return run, restore(run, stored)
     state = TrainingState()
-    save(run, state)  # at once: what the probe chose stays chosen, and a folder of no use is found out now
+    save(run, state)  # at once: stores the probe's choice, and fails now if the folder cannot be written to
     return run, state
 
 
-def _nearby(dataset: Dataset, device: torch.device) -> Dataset:
-    """The images on the device that trains on them, if they take at most a quarter of its free memory."""
+def _on_device(dataset: Dataset, device: torch.device) -> Dataset:
+    """Move the images to the training device if they take at most a quarter of its free memory."""
     size = dataset.train.pixels.nbytes + dataset.validation.pixels.nbytes
     if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 4:
         return replace(dataset, train=dataset.train.to(device), validation=dataset.validation.to(device))
@@ -130,14 +130,14 @@ def _check(model: nn.Module, dataset: Dataset, training: Training, device: torch
         raise RecipeError(f"precision '16-mixed' needs a CUDA device, found {device.type}: use 'bf16-mixed' or '32'")
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise ModelError(f"{name} has values that are not finite: the network is damaged before training begins")
+            raise ModelError(f"{name} has values that are not finite before training: check how it was built or loaded")
     with evaluating(model, device), torch.no_grad():
         x, _ = next(batches(dataset.validation, 1, normalization=dataset.normalization, device=device))
         scores(model, x, len(dataset.classes))
 
 
 def save(run: TrainingRun, state: TrainingState) -> None:
-    """Write the state on rank 0, unless a step has left weights that are not finite: the next look will say so."""
+    """Write the state on rank 0, unless weights are not finite: the next check of the loss then raises the error."""
     state.saved = time.perf_counter()
     if not run.folder or not run.fabric.is_global_zero:
         return
@@ -159,7 +159,7 @@ def save(run: TrainingRun, state: TrainingState) -> None:
 
 
 def restore(run: TrainingRun, stored: dict[str, Any]) -> TrainingState:
-    """Put the stored tensors into the run, and say where it stands; `RunError` if they do not fit."""
+    """Load the stored tensors into the run and return its progress; `RunError` if they do not fit."""
     try:
         run.model.load_state_dict(stored["model"])
         run.optimizer.load_state_dict(stored["optimizer"])
@@ -170,10 +170,10 @@ def restore(run: TrainingRun, stored: dict[str, Any]) -> TrainingState:
         return TrainingState(stored["epoch"], stored["step"], EpochSums(**stored["sums"]), history)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        raise RunError(f"the state in {run.folder} does not fit: {reason}; delete it to begin again") from error
+        raise RunError(f"the state in {run.folder} does not fit: {reason}; delete it to start over") from error
 
 
 def exchange(run: TrainingRun) -> None:
-    """Exchange the network's weights and their moving average, if there is one."""
+    """Swap the network's weights with their moving average, if there is one."""
     if run.average:
         swap(run.model, run.average)

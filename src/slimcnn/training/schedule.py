@@ -8,13 +8,13 @@ from slimcnn.training.settings import Training
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:
-    """The learning rate of step `step` (from 0) of `steps`.
+    """Return the learning rate of step `step` (from 0) of `steps`.
 
     With η the peak, w the steps of warm-up and t = (step - w) / (steps - w):
 
     - warm-up (step < w): η (step + 1) / w
     - cosine: η (1 + cos πt) / 2 (Loshchilov & Hutter 2017)
-    - step: η · factor^k, where k milestones lie at or before step / steps
+    - step: η · factor^k, where k is the number of milestones at or before step / steps
     - one_cycle: cosine from η / 25 up to η over the first 30 %, then down to η / 250,000 (Smith & Topin 2018)
 
     >>> [round(learning_rate(Training(learning_rate=1.0), step, 4), 2) for step in range(4)]
@@ -38,7 +38,7 @@ def _cosine(start: float, end: float, t: float) -> float:
 
 
 def _one_cycle(peak: float, step: int, steps: int) -> float:
-    # The turning point and the two ends are those of torch.optim.lr_scheduler.OneCycleLR, so that recipes carry over.
+    # Same turning point and ends as torch.optim.lr_scheduler.OneCycleLR, so that published recipes apply.
     start, end, turn, last = peak / 25, peak / 25 / 1e4, 0.3 * steps - 1, steps - 1
     if step <= turn:
         return _cosine(start, peak, step / turn)

@@ -1,4 +1,4 @@
-"""How to train, as data."""
+"""Training settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Training(BaseModel):
     """The settings of one training run; the defaults train a CIFAR network from scratch.
 
-    Fine-tuning a pruned network wants `learning_rate` 0.01 to 0.05. `"auto"` is replaced by a measurement (`probe`;
-    `decided` keeps it in a file, `deterministic` replaces it by a fixed choice).
+    Use `learning_rate` 0.01 to 0.05 to fine-tune a pruned network. `probe` replaces `"auto"` with a measured choice,
+    `decided` also stores it in a file, and `deterministic` replaces `"auto"` with a fixed choice.
     A value out of range raises pydantic's `ValidationError`.
 
     >>> Training(epochs=5, learning_rate=0.02).schedule
@@ -31,44 +31,44 @@ class Training(BaseModel):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD has Nesterov momentum."""
     learning_rate: float = Field(default=0.1, gt=0)
-    """The peak; 0.001 by default for adamw."""
+    """Peak learning rate; 0.001 by default for adamw."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """SGD only; 0 is plain SGD."""
     weight_decay: float = Field(default=5e-4, ge=0)
-    """On filters and matrices; batch norm and biases (anything with one axis) never decay (He et al. 2019)."""
+    """Applies to filters and matrices, not to batch norm and biases (tensors with one axis; He et al. 2019)."""
     schedule: Literal["cosine", "step", "one_cycle"] = "cosine"
     """See `learning_rate`."""
     milestones: tuple[Share, ...] = (0.5, 0.75)
-    """Step schedule: after these shares of the run, the learning rate is multiplied by `factor`."""
+    """Step schedule: the learning rate is multiplied by `factor` after these fractions of the run."""
     factor: float = Field(default=0.1, gt=0, le=1)
-    """Step schedule."""
+    """Step schedule: the multiplier at each milestone."""
     warmup_epochs: float = Field(default=0.0, ge=0)
-    """Linear rise to the peak, before cosine and step; one_cycle has its own."""
+    """Linear warm-up to the peak, for cosine and step; one_cycle has a built-in warm-up."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Of the cross entropy that `fit` uses when it is given no objective."""
+    """Label smoothing of the default objective, cross entropy."""
     mixup: float | None = Field(default=None, gt=0)
-    """Images are mixed in pairs, by a share drawn from Beta(mixup, mixup); the loss is averaged over both labels
-    (Zhang et al. 2018, arXiv 1710.09412).  0.2 is usual."""
+    """Mix images in pairs, with a share drawn from Beta(mixup, mixup); the loss is averaged over both labels
+    (Zhang et al. 2018, arXiv 1710.09412). 0.2 is usual."""
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """Decay per step of an exponential moving average of weights and buffers; what is evaluated and returned."""
+    """Decay per step of an exponential moving average of weights and buffers; the average is evaluated and returned."""
     clip_norm: float | None = Field(default=None, gt=0)
-    """The gradient's norm over all parameters is scaled down to this."""
+    """Maximum gradient norm over all parameters; larger gradients are scaled down."""
     layout: Literal["auto", "nchw", "channels_last"] = "auto"
     """The memory format of images and filters."""
     precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "auto"
-    """Mixed: autocast for the forward pass, weights in float32.  16-mixed needs CUDA and is never chosen by "auto"."""
+    """Mixed: autocast for the forward pass, weights in float32. 16-mixed needs CUDA and is never chosen by "auto"."""
     compile: bool = False
-    """`torch.compile` for the training steps: about a minute at the start, and faster from then on."""
+    """Use `torch.compile` for the training steps: compiling takes about a minute, then steps are faster."""
     views: int | None = Field(default=None, ge=1)
-    """So many crops and mirrors of every image take turns, epoch by epoch; by default there are new ones each time."""
+    """Number of fixed augmented views per image, one per epoch in turn; by default every epoch draws new ones."""
     seed: int = Field(default=0, ge=0)
-    """Decides the order of images, their augmentation, and dropout."""
+    """Sets the order of images, their augmentation, and dropout."""
     save_every_seconds: float = Field(default=60.0, ge=0)
-    """How often the state is saved within an epoch, when there is a folder."""
+    """Seconds between two saves of the state within an epoch, if there is a folder."""
 
     @property
     def resolved(self) -> bool:
-        """Whether layout and precision are both given, so that nothing has to be measured."""
+        """Whether layout and precision are both set, so that `probe` has nothing to measure."""
         return "auto" not in (self.layout, self.precision)
 
     @field_validator("precision", mode="before")
@@ -86,9 +86,9 @@ class Training(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {self.milestones} must rise")
+            raise ValueError(f"milestones {self.milestones} must be in increasing order")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}")
         if self.schedule == "one_cycle" and self.warmup_epochs:
-            raise ValueError("one_cycle has a warm-up of its own: leave warmup_epochs at 0")
+            raise ValueError("one_cycle has a built-in warm-up: leave warmup_epochs at 0")
         return self

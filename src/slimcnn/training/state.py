@@ -1,4 +1,4 @@
-"""Where a run stands, on disk: whole or not there at all, and readable without unpickling code."""
+"""The training state on disk: written atomically, and read without unpickling code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FORMAT = 2
 
 
 def describe(model: nn.Module, dataset: Dataset, training: Training, steps: int) -> dict[str, Any]:
-    """What a run must have in common with a stored state to go on from it, as plain JSON data."""
+    """Return what must match a stored state to resume from it, as plain JSON data."""
     tensors = {name: f"{tuple(t.shape)} {t.dtype}" for name, t in model.state_dict().items()}
     data = {
         "name": dataset.name,
@@ -42,9 +42,9 @@ def describe(model: nn.Module, dataset: Dataset, training: Training, steps: int)
 
 
 def save_state(folder: Path, description: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-    """Replace the folder's state; `RunError` if it cannot be written, and the old one stays."""
+    """Replace the folder's state; `RunError` if it cannot be written, then the old one is kept."""
     whole = {"format": _FORMAT, "description": json.dumps(description), **content}
-    # Through memory: torch.save to a full disk raises RuntimeErrors of its own, a plain write the system's reason.
+    # Write from memory: torch.save hides the reason when the disk is full, a plain write raises OSError.
     buffer = io.BytesIO()
     torch.save(whole, buffer)
     with replacing(folder / NAME) as temporary:
@@ -52,30 +52,30 @@ def save_state(folder: Path, description: Mapping[str, Any], content: Mapping[st
 
 
 def load_state(folder: Path, description: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The folder's state, None if there is none; `RunError` if it is damaged or belongs to another run."""
+    """Return the folder's state, None if there is none; `RunError` if it is damaged or belongs to another run."""
     path = folder / NAME
     try:
         if not path.exists():
             return None
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version, stored = content.pop("format"), json.loads(content.pop("description"))
-    except Exception as error:  # torch.load raises whatever the damaged byte leads to
+    except Exception as error:  # on a damaged file, torch.load may raise any exception
         reason = str(error).partition("\n")[0][:80]
-        raise RunError(f"cannot go on from {path}: it cannot be read ({reason}); delete it to begin again") from error
+        raise RunError(f"cannot resume from {path}: it cannot be read ({reason}); delete it to start over") from error
     if version != _FORMAT:
-        raise RunError(f"cannot go on from {path}: it has format {version}, this version reads {_FORMAT}")
+        raise RunError(f"cannot resume from {path}: it has format {version}, this version reads {_FORMAT}")
     differences = list(_differences(stored, description))
     if differences:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         found = "; ".join(differences[:3]) + more
-        raise RunError(f"{folder} holds another run: {found}; choose another folder, or the same settings to go on")
+        raise RunError(f"{folder} holds another run: {found}; choose another folder, or the same settings to resume")
     return content
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in [*there, *(key for key in here if key not in there)]:
-        old, new = there.get(key, "absent"), here.get(key, "absent")
+def _differences(stored: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in [*stored, *(key for key in current if key not in stored)]:
+        old, new = stored.get(key, "absent"), current.get(key, "absent")
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            yield f"{prefix}{key} is {old} there and {new} here"
+            yield f"{prefix}{key} was {old}, now {new}"

@@ -1,7 +1,7 @@
-"""Check again, from the files of a run alone, what it claimed.
+"""Verify the claims of a run from its files alone.
 
-Read top to bottom: verification (the order of the checks), certificate (what comes out), claimed_files (what may be
-read), cuts, numbers.
+Reading order: verification (the order of the checks), certificate (the result), claimed_files (file access), cuts,
+numbers.
 """
 
 from slimcnn.verifying.certificate import Certificate, Check

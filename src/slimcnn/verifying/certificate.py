@@ -1,4 +1,4 @@
-"""What a verification proved, as data: certificate.json is exactly this."""
+"""The result of a verification, stored as certificate.json."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from slimcnn.reporting.sections import Column, Part, Section, Table, Text
 
 FORMAT = 1
 STATES = ("failed", "not checked", "passed")
-"""In the order in which people want to read them."""
+"""In display order."""
 
 
 class Check(Part):
-    """One claim, checked again."""
+    """The check of one claim."""
 
     what: str
     """The claim, such as prune == mask."""
     where: str
-    """The file or the step that it is about."""
+    """The file or step of the claim."""
     status: Literal["passed", "failed", "not checked"]
     why: str
-    """What was found, or why nothing was checked."""
+    """What was found, or why the claim was not checked."""
     error: float | None = None
-    """The largest relative error, where the check has one."""
+    """The largest relative error, if the check measures one."""
 
 
 class NotCheckable(Exception):
-    """Something that a check needs is not there; says what."""
+    """A check lacks something; the message states what."""
 
 
 class Refuted(Exception):
-    """A claim is not true; says what was found."""
+    """A claim is false; the message states what was found."""
 
 
 def attempt(what: str, where: str, check: Callable[[], str | tuple[str, float]]) -> Check:
@@ -47,29 +47,29 @@ def attempt(what: str, where: str, check: Callable[[], str | tuple[str, float]])
 
     Args:
         what: the claim.
-        where: the file or the step that it is about.
-        check: gives what was found, with the error where there is one. It raises `NotCheckable` for what it lacks, and
-            `Refuted`, or any error of ours, where the claim is not true.
+        where: the file or step of the claim.
+        check: returns what was found, with the error if it measures one. It raises `NotCheckable` if something is
+            missing, and `Refuted` or any `SlimcnnError` if the claim is false.
 
     >>> attempt("prune == mask", "2-prune", lambda: ("relative error 1e-16", 1e-16)).status
     'passed'
     """
     try:
         found = check()
-    except NotCheckable as why:
-        return Check(what=what, where=where, status="not checked", why=str(why))
-    except (Refuted, SlimcnnError) as why:
-        return Check(what=what, where=where, status="failed", why=str(why))
-    said, error = (found, None) if isinstance(found, str) else found
-    return Check(what=what, where=where, status="passed", why=said, error=error)
+    except NotCheckable as reason:
+        return Check(what=what, where=where, status="not checked", why=str(reason))
+    except (Refuted, SlimcnnError) as reason:
+        return Check(what=what, where=where, status="failed", why=str(reason))
+    why, error = (found, None) if isinstance(found, str) else found
+    return Check(what=what, where=where, status="passed", why=why, error=error)
 
 
 class Certificate(Part):
-    """What `verify` checked in a folder, with what outcome, on which images, with which versions.
+    """All checks of a folder by `verify`, with outcomes, images and versions.
 
     >>> one = Check(what="digest", where="plan.json", status="failed", why="has changed")
     >>> Certificate(title="resnet8 on digits", folder="x", checks=(one,))
-    Certificate(resnet8 on digits: FAILED, 1 of 1 checks: digest of plan.json)
+    Certificate(resnet8 on digits: FAILED, 1 of 1 checks: digest (plan.json))
     """
 
     format: int = FORMAT
@@ -77,11 +77,11 @@ class Certificate(Part):
     folder: str
     """The folder's name."""
     made: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    """When, in UTC."""
+    """Time in UTC."""
     manifest_sha256: str = ""
-    """Of manifest.json: this number stands for every file of the run."""
+    """Digest of manifest.json; it covers every file of the run."""
     images: dict[str, Any] = Field(default_factory=dict)
-    """The test images that were read: dataset, part, n, sha256 of pixels and labels; empty if none were."""
+    """The test images used: dataset, part, n, sha256 of pixels and labels; empty if none."""
     checks: tuple[Check, ...]
     environment: dict[str, str] = Field(default_factory=environment)
     """Versions and machine of the verification."""
@@ -96,7 +96,7 @@ class Certificate(Part):
         """The outcome in one sentence."""
         counts = {state: sum(check.status == state for check in self.checks) for state in STATES}
         if self.failed:
-            names = "; ".join(f"{check.what} of {check.where}" for check in self.failed[:3])
+            names = "; ".join(f"{check.what} ({check.where})" for check in self.failed[:3])
             more = f"; and {len(self.failed) - 3} more" if len(self.failed) > 3 else ""
             return f"FAILED, {len(self.failed)} of {len(self.checks)} checks: {names}{more}"
         return f"verified: {counts['passed']} checks passed, {counts['not checked']} not checked, none failed"
@@ -113,13 +113,13 @@ class Certificate(Part):
             ),
             rows=tuple((check.status, check.where, f"{check.what}: {check.why}") for check in rows),
         )
-        said = f"Made {self.made} with {', '.join(f'{name} {value}' for name, value in self.environment.items())}."
+        note = f"Made {self.made} with {', '.join(f'{name} {value}' for name, value in self.environment.items())}."
         if self.manifest_sha256:
-            said += f" SHA-256 of the manifest: {self.manifest_sha256}."
-        return Section(title="Certificate", blocks=(table, Text(text=said, tone="note")))
+            note += f" SHA-256 of the manifest: {self.manifest_sha256}."
+        return Section(title="Certificate", blocks=(table, Text(text=note, tone="note")))
 
     def write(self, folder: Path) -> Path:
-        """Write certificate.json into a folder, atomically."""
+        """Write certificate.json into a folder atomically."""
         write_text(folder / CERTIFICATE, self.model_dump_json(indent=1) + "\n")
         return folder / CERTIFICATE
 

@@ -1,4 +1,4 @@
-"""Files of a run as its manifest claims them: read only where they did not change, never outside of the folder."""
+"""Read the files in the manifest of a run: only unchanged ones, never outside the folder."""
 
 from __future__ import annotations
 
@@ -26,60 +26,60 @@ Record = TypeVar("Record", bound=BaseModel)
 
 @dataclass(frozen=True)
 class ClaimedFiles:
-    """A run's folder, with what its manifest says and which files differ from that."""
+    """A run's folder, its manifest, and the files that differ from it."""
 
     root: Path
     manifest: Manifest
     different: Mapping[str, str]
-    """Files that differ from their claim, each with how."""
+    """Files that differ from the manifest → how."""
     blank: nn.Module | str | None = None
-    """A freshly built network, for checkpoints that do not say how to build theirs; or the name of the user's function
-    that the caller allows to run."""
+    """A newly built network, for checkpoints that do not state how to build theirs; or the name of a user function that
+    is allowed to run."""
     networks: dict[str, nn.Module] = field(default_factory=dict)
-    """Those that were opened."""
+    """The opened networks."""
 
     def path(self, name: str) -> Path:
-        """Give the path of a file that is what it was when the run ended.
+        """Return the path of a file that is unchanged since the run ended.
 
         Raises:
-            NotCheckable: it changed since, or is gone.
-            RunError: the run does not claim it; such as any file outside of its folder.
+            NotCheckable: the file has changed or is missing.
+            RunError: the file is not in the manifest, as any file outside the folder.
         """
         if name in self.different:
             raise NotCheckable(f"{name} {self.different[name]}")
         if name not in self.manifest.files:
-            raise RunError(f"{name!r} is named in the run's files, but the manifest does not claim it")
+            raise RunError(f"{name!r} is named in the run's files, but is not in the manifest")
         return inside(self.root, name)
 
     def read(self, name: str, kind: type[Record]) -> Record:
-        """Read a JSON file of a known form."""
+        """Read a JSON file with a known schema."""
         path = self.path(name)
         try:
             return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, ValidationError, RecursionError) as error:
             reason = " ".join(str(error).split())
-            raise RunError(f"{name} is no {kind.__name__}: {reason[:200]}") from error
+            raise RunError(f"{name} is not a valid {kind.__name__}: {reason[:200]}") from error
 
     def network(self, name: str) -> nn.Module:
-        """Open a checkpoint; nothing is unpickled, and no code of the user's runs that the caller did not give."""
+        """Open a checkpoint; nothing is unpickled, and no user code runs without the caller's permission."""
         if name not in self.networks:
             self.networks[name] = open_network(self.path(name), self.blank)
         return self.networks[name]
 
     def information(self, name: str) -> dict[str, Any]:
-        """Read what travels along with a checkpoint: dataset, classes, input, normalization."""
+        """Return a checkpoint's metadata: dataset, classes, input, normalization."""
         return read_information(self.path(name))
 
     def example(self, name: str) -> Tensor:
-        """Give an input (1, c, h, w) of the shape that a checkpoint names."""
+        """Return an input (1, c, h, w) of the shape in a checkpoint."""
         shape = self.information(name).get("input")
         if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(size, int) for size in shape)):
-            raise NotCheckable(f"{name} does not say which input its network expects")
+            raise NotCheckable(f"{name} does not state the input shape of its network")
         return torch.zeros(1, *shape)
 
 
 def open_network(path: Path, blank: nn.Module | str | None) -> nn.Module:
-    """Open a checkpoint without running code of the user's that the caller did not allow (see `ClaimedFiles.blank`)."""
+    """Open a checkpoint without running user code that the caller did not allow (see `ClaimedFiles.blank`)."""
     spec, arguments = read_architecture(path) or ("", {})
     if spec and not is_users_code(spec):
         return load(path)
@@ -87,7 +87,7 @@ def open_network(path: Path, blank: nn.Module | str | None) -> nn.Module:
         return load(path, blank)
     if spec and spec == blank:
         return load(path, resolve(spec, **arguments))
-    who = f"was built by {spec}" if spec else "does not say how to build its network"
+    who = f"was built by {spec}" if spec else "does not state how to build its network"
     raise NotCheckable(
         f"{path.name} {who}, and a file may not choose which code runs: give --model package.module:function, or "
         "verify(..., model=...)"
@@ -95,7 +95,7 @@ def open_network(path: Path, blank: nn.Module | str | None) -> nn.Module:
 
 
 def normalization_in(information: Mapping[str, Any]) -> Normalization | None:
-    """Read the normalization that travels along with a checkpoint; None where there is none."""
+    """Return the normalization stored in a checkpoint; None if there is none."""
     stated = information.get("normalization")
     if not stated:
         return None
@@ -116,7 +116,7 @@ class OriginRecord(BaseModel):
 
 
 class CutRecord(BaseModel):
-    """What a run claims of a cut, in done.json."""
+    """The verdict on a cut, in done.json."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -125,7 +125,7 @@ class CutRecord(BaseModel):
 
 
 class StepRecord(BaseModel):
-    """What a step left, as its done.json says."""
+    """The record of a finished step, its done.json."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -139,11 +139,11 @@ class StepRecord(BaseModel):
     origin: OriginRecord | None
     cuts: tuple[CutRecord, ...]
     folder: str = ""
-    """Relative to the run's folder; "2-prune"."""
+    """Relative to the run's folder, such as "2-prune"."""
 
 
 def steps_of(files: ClaimedFiles, size: str = "") -> list[StepRecord]:
-    """Read what the steps of a run left, in order, the start first; `size` is a curve's folder, such as macs-0.5."""
+    """Read the step records of a run in order, the start first; `size` is a curve's folder, such as macs-0.5."""
     pattern = re.compile(rf"(?:{re.escape(size)}/)?(\d+)-\w+/{DONE}" if size else rf"(\d+)-\w+/{DONE}")
     found = [(int(match[1]), name) for name in files.manifest.files if (match := pattern.fullmatch(name))]
     records = [
@@ -151,17 +151,17 @@ def steps_of(files: ClaimedFiles, size: str = "") -> list[StepRecord]:
         for _, name in sorted(found)
     ]
     if not records:
-        raise RunError(f"the manifest claims no step ({DONE}): the folder is not the one that the run wrote")
+        raise RunError(f"the manifest has no step ({DONE}): the folder was not written by a run")
     return records
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    """Give every parameter and buffer by name."""
+    """Return all parameters and buffers by name."""
     return {name: tensor.detach() for name, tensor in network.state_dict().items()}
 
 
 def first_difference(one: nn.Module, other: nn.Module, only_shapes: bool = False) -> str:
-    """Name the first tensor that two networks do not have alike, bit by bit or in shape alone; empty if none."""
+    """Return the first tensor that differs between two networks, in values or only in shape; empty if none."""
     a, b = tensors_of(one), tensors_of(other)
     names: Sequence[str] = list(dict.fromkeys([*a, *b]))
     for name in names:

@@ -1,4 +1,4 @@
-"""Every cut of a run, checked again: prune == mask, and the network that it left is the one that the plan gives."""
+"""Verify every cut of a run: prune == mask, and the pruned network follows the plan."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from slimcnn.verifying.claimed_files import ClaimedFiles, OriginRecord, StepReco
 
 @dataclass(frozen=True)
 class ReopenedCut:
-    """A cut, read from the files again."""
+    """A cut, reloaded from the run's files."""
 
     step: StepRecord
     origin: OriginRecord
     whole: nn.Module
     """The network before the cut."""
     small: nn.Module
-    """The network that the step left."""
+    """The step's output network."""
     graph: ChannelGraph
     plan: Plan
 
 
 def cuts_of(steps: Sequence[StepRecord]) -> list[StepRecord]:
-    """Give the steps that cut."""
+    """Return the steps that cut."""
     return [after for before, after in pairwise(steps) if len(after.cuts) > len(before.cuts)]
 
 
 def check_cuts(files: ClaimedFiles, steps: Sequence[StepRecord]) -> list[Check]:
-    """Prove every cut again, from the network before it, the plan and the network after it."""
+    """Check every cut from the network before it, the plan and the network after it."""
     found = []
     for step in cuts_of(steps):
         reopened = cache(partial(_reopen, files, step))
         found += [
             attempt("prune == mask", step.folder, partial(_equal, reopened)),
-            attempt("the network is what the plan leaves", step.folder, partial(_follows_plan, reopened)),
+            attempt("the network follows the plan", step.folder, partial(_follows_plan, reopened)),
         ]
     return found
 
@@ -58,7 +58,7 @@ def _reopen(files: ClaimedFiles, step: StepRecord) -> ReopenedCut:
 
 def _plan_of(step: StepRecord) -> str:
     if step.origin is None or step.origin.plan is None:
-        raise Refuted(f"{step.folder} says that it cut, but names no plan")
+        raise Refuted(f"{step.folder} records a cut but no plan")
     return step.origin.plan
 
 
@@ -68,41 +68,41 @@ def _equal(reopened: Callable[[], ReopenedCut]) -> tuple[str, float]:
     claimed = cut.step.cuts[-1].equal
     if not verdict.holds or verdict.equal != claimed:
         raise Refuted(f"{verdict}; the run claims {'equal' if claimed else 'not equal'}")
-    said = f"relative error {verdict.error:.1e} in {verdict.dtype}" if verdict.equal else str(verdict)
+    outcome = f"relative error {verdict.error:.1e} in {verdict.dtype}" if verdict.equal else str(verdict)
     shape = " × ".join(map(str, cut.graph.example.shape[1:]))
-    return f"{said}, on a normal random input {shape}, against {cut.origin.whole}", verdict.error
+    return f"{outcome}, on a normal random input {shape}, against {cut.origin.whole}", verdict.error
 
 
 def _follows_plan(reopened: Callable[[], ReopenedCut]) -> str:
     cut = reopened()
-    leaves = f"what {cut.origin.plan} leaves of {cut.origin.whole}"
+    expected = f"{cut.origin.whole} pruned by {cut.origin.plan}"
     differs = first_difference(prune(cut.whole, cut.graph, cut.plan, verify=False), cut.small)
     if differs:
-        raise Refuted(f"{differs} is not {leaves}")
-    return f"every tensor is {leaves}, bit by bit"
+        raise Refuted(f"{differs} differs from {expected}")
+    return f"every tensor is bit-identical to {expected}"
 
 
 def check_results(files: ClaimedFiles, steps: Sequence[StepRecord], folder: str) -> list[Check]:
-    """Compare the files that a run hands over with what its steps left; `folder` ends with a slash, or is empty."""
+    """Compare a run's final files with the outputs of its steps; `folder` is empty or has a trailing slash."""
     last, cuts = steps[-1], cuts_of(steps)
     found = [
-        attempt("is what the last step left", folder + name, partial(_same_network, files, folder + name, left))
-        for name, left in ((ORIGINAL, last.reference), (COMPRESSED, last.model))
+        attempt("equals the last step's output", folder + name, partial(_same_network, files, folder + name, output))
+        for name, output in ((ORIGINAL, last.reference), (COMPRESSED, last.model))
     ]
     if cuts:
         plan, model = folder + PLAN, folder + COMPRESSED
         found += [
-            attempt("is the plan of the last cut", plan, partial(_same_plan, files, plan, cuts[-1])),
-            attempt("structure is what the plan says", model, partial(_same_shapes, files, model, steps, cuts[-1])),
+            attempt("equals the plan of the last cut", plan, partial(_same_plan, files, plan, cuts[-1])),
+            attempt("structure follows the plan", model, partial(_same_shapes, files, model, steps, cuts[-1])),
         ]
     return found
 
 
-def _same_network(files: ClaimedFiles, name: str, left: str) -> str:
-    differs = first_difference(files.network(name), files.network(left))
+def _same_network(files: ClaimedFiles, name: str, output: str) -> str:
+    differs = first_difference(files.network(name), files.network(output))
     if differs:
-        raise Refuted(f"{differs} is not that of {left}")
-    return f"every tensor equals that of {left}, bit by bit"
+        raise Refuted(f"{differs} differs from {output}")
+    return f"every tensor is bit-identical to {output}"
 
 
 def _same_plan(files: ClaimedFiles, name: str, cut: StepRecord) -> str:
@@ -113,11 +113,11 @@ def _same_plan(files: ClaimedFiles, name: str, cut: StepRecord) -> str:
 
 
 def _same_shapes(files: ClaimedFiles, name: str, steps: Sequence[StepRecord], cut: StepRecord) -> str:
-    """Steps behind a cut may change the structure once more, which the plan does not say."""
+    """Steps after a cut may change the structure again, which the plan does not record."""
     for before, after in pairwise(steps[steps.index(cut) :]):
         if first_difference(files.network(before.model), files.network(after.model), only_shapes=True):
             raise NotCheckable(f"{after.folder} changed the structure after the last cut, {cut.folder}")
     differs = first_difference(files.network(name), files.network(cut.model), only_shapes=True)
     if differs:
-        raise Refuted(f"{differs} has another shape than after {cut.folder}")
-    return f"every shape is that after {cut.folder}"
+        raise Refuted(f"{differs} has a different shape than after {cut.folder}")
+    return f"all shapes are equal to those after {cut.folder}"

@@ -1,4 +1,4 @@
-"""Exported files, checked again: digests, the network that they came from, and their answers in a fresh process."""
+"""Verify exported files: digests, source network, and outputs in a fresh process."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from slimcnn.verifying.certificate import Check, NotCheckable, Refuted, attempt
 from slimcnn.verifying.claimed_files import normalization_in, open_network
 
 IMAGES = 64
-"""Test images on which exported files are compared with the network."""
+"""Number of test images on which exported files are compared with the network."""
 RANDOM = 16
-"""Random samples, where there are no images."""
+"""Number of random samples if there are no images."""
 
 
 class ExportFacts(BaseModel):
-    """What parity.json says of an exported file's input."""
+    """The part of a parity.json entry about an exported file's input."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,7 +42,7 @@ class ExportFacts(BaseModel):
 
 
 class ExportRecord(BaseModel):
-    """What parity.json says of one format."""
+    """The entry of one format in parity.json."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,7 +51,7 @@ class ExportRecord(BaseModel):
     tolerance: float = TOLERANCE
     runtime: str
     files: dict[str, str] = Field(min_length=1)
-    """Name → SHA-256; the first is opened."""
+    """Name → SHA-256; the first is the file to open."""
     source: str
     """Digest of the network's weights."""
     facts: ExportFacts
@@ -60,26 +60,26 @@ class ExportRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Source:
-    """A network that files may have come from."""
+    """A possible source network of exported files."""
 
     name: str
-    """Its checkpoint."""
+    """Name of its checkpoint."""
     network: nn.Module
     normalization: Normalization | None = None
 
 
 def source_of(path: Path, blank: nn.Module | str | None) -> tuple[str, Source]:
-    """Open a checkpoint that files may have come from; gives the digest of its weights too.
+    """Open the checkpoint of a possible source network; return the digest of its weights and the network.
 
     Raises:
-        NotCheckable: it names code of the user's that the caller did not allow.
+        NotCheckable: the checkpoint names user code that the caller did not allow.
     """
     network = open_network(path, blank)
     return source_digest(network), Source(path.name, network, normalization_in(read_information(path)))
 
 
 def runtime_versions() -> dict[str, str]:
-    """Give the versions of the runtimes that are installed."""
+    """Return the versions of the installed runtimes."""
     found = {}
     for package in [package for runtime in RUNTIMES.values() for package in runtime.packages]:
         with suppress(PackageNotFoundError):
@@ -93,11 +93,11 @@ def check_exports(
     """Check every file that a folder's parity.json names.
 
     Args:
-        folder: where parity.json lies.
-        where: the same, relative to what is verified: empty, or with a slash at the end.
+        folder: the folder of parity.json.
+        where: its path relative to the verified folder: empty, or with a trailing slash.
         sources: networks by the digest of their weights.
-        data: test images to compare on, if they are at hand; otherwise random samples.
-        alone: the folder holds nothing but exports; other files are named.
+        data: test images to compare on; None: random samples.
+        alone: whether the folder holds only exports; files that are not in parity.json are then listed.
     """
     readable = attempt("can be read", where + PARITY, lambda: f"{len(_read(folder))} formats")
     if readable.status != "passed":
@@ -107,15 +107,15 @@ def check_exports(
         first = where + next(iter(entry.files))
         found += [
             attempt(f"digest of the {name} export", first, partial(_digests, folder, entry)),
-            attempt(f"{name} answers like the network", first, partial(_parity, folder, entry, sources, data)),
+            attempt(f"{name} outputs match the network", first, partial(_parity, folder, entry, sources, data)),
         ]
     return found + _foreign(folder) if alone else found
 
 
 def _foreign(folder: Path) -> list[Check]:
-    """Name the files of a folder of exports that parity.json does not name."""
+    """List the folder's files that parity.json does not name."""
     named = {name for entry in _read(folder).values() for name in entry.files}
-    why = f"{PARITY} does not name this file: nothing is said of it"
+    why = f"this file is not in {PARITY}"
     return [
         Check(what="digest", where=name, status="not checked", why=why)
         for name in files_in(folder)
@@ -128,7 +128,7 @@ def _read(folder: Path) -> dict[str, ExportRecord]:
         text = inside(folder, PARITY).read_text(encoding="utf-8")
         return TypeAdapter(dict[str, ExportRecord]).validate_python(json.loads(text))
     except (OSError, ValueError, ValidationError, RecursionError) as error:
-        raise Refuted(f"it is damaged: {' '.join(str(error).split())[:200]}") from error
+        raise Refuted(f"the file is damaged: {' '.join(str(error).split())[:200]}") from error
 
 
 def _digests(folder: Path, entry: ExportRecord) -> str:
@@ -141,28 +141,26 @@ def _digests(folder: Path, entry: ExportRecord) -> str:
             wrong.append(f"{name} has changed")
     if wrong:
         raise Refuted("; ".join(wrong))
-    return f"{', '.join(entry.files)} as {PARITY} says"
+    return f"{', '.join(entry.files)} as in {PARITY}"
 
 
 def _parity(
     folder: Path, entry: ExportRecord, sources: Mapping[str, Source], data: Dataset | None
 ) -> tuple[str, float]:
     if entry.status == "mismatch":
-        raise Refuted(f"{PARITY} says that it does not: {entry.why}")
+        raise Refuted(f"{PARITY} records a mismatch: {entry.why}")
     if entry.source not in sources:
-        raise NotCheckable(
-            f"the network that it came from (weights {entry.source[:12]}) is not here: give --source FILE"
-        )
+        raise NotCheckable(f"the source network (weights {entry.source[:12]}) was not found: give --source FILE")
     source, path = sources[entry.source], inside(folder, next(iter(entry.files)))
     if entry.runtime == "torch":
-        raise NotCheckable("PyTorch's own formats hold pickles and code, which is not loaded here")
+        raise NotCheckable("PyTorch formats hold pickles and code, which are not loaded here")
     if (reason := why_not(entry.runtime)) or not _intact(folder, entry):
         raise NotCheckable(reason or "its files have changed")
     inputs, what = _inputs(entry.facts, source, data)
     at_once = AT_ONCE if entry.facts.batch == "any" else entry.facts.batch
     inputs = inputs[: max(len(inputs) // at_once, 1) * at_once] if entry.facts.batch != "any" else inputs
     expected = answers(FlatCall(source.network, inputs[:1], entry.facts.normalization_baked_in), [inputs])
-    # A quantized file states a tolerance of its own, which the certificate repeats.
+    # A quantized file states its own tolerance, which the certificate repeats.
     tolerance = max(entry.tolerance, TOLERANCE)
     parity = check_parity(entry.runtime, path, [inputs], expected, batch=at_once, tolerance=tolerance)
     if parity.status != "equal":
@@ -178,7 +176,7 @@ def _intact(folder: Path, entry: ExportRecord) -> bool:
 
 
 def _inputs(facts: ExportFacts, source: Source, data: Dataset | None) -> tuple[Tensor, str]:
-    """Give what the file is asked, (n, c, h, w), and what that is."""
+    """Return the input of the file, (n, c, h, w), and its description."""
     baked, stated = facts.normalization_baked_in is not None, facts.normalization or source.normalization
     if data is not None and (baked or stated) and data.shape[0] == facts.input[1]:
         pixels = data.test.to("cpu").pixels[:IMAGES]

@@ -1,4 +1,4 @@
-"""The numbers of a report, computed again: sizes exactly, top-1 on the same test images."""
+"""Recompute the numbers of a report: sizes exactly, top-1 on the same test images."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from slimcnn.verifying.certificate import Check, NotCheckable, Refuted, attempt
 from slimcnn.verifying.claimed_files import ClaimedFiles, StepRecord, normalization_in
 
 TOLERANCE = 0.001
-"""Share of the test images whose answer may differ on another machine, where sums are rounded otherwise."""
+"""Share of test images whose prediction may differ on another machine, because sums are rounded differently."""
 ROUNDING = ("commit", "slimcnn", "python")
-"""What an environment says that does not change how sums are rounded."""
+"""Entries of an environment that do not affect how sums are rounded."""
 
 
 def check_numbers(files: ClaimedFiles, report: Report, steps: Sequence[StepRecord], folder: str) -> list[Check]:
-    """Measure both networks of a report again, and compare what it says of its steps with what these left."""
-    sizes, said = "params, MACs and bytes of the report", "the report says what the steps left"
+    """Measure both networks of a report again, and compare the report's steps with the records of the steps."""
+    sizes, matches = "params, MACs and bytes of the report", "the report matches the steps"
     found = [
         attempt(sizes, folder + name, partial(_sizes, files, folder + name, claimed))
         for name, claimed in ((ORIGINAL, report.before), (COMPRESSED, report.after))
     ]
-    return [*found, attempt(said, folder + REPORTS[0], partial(_steps, files, report, steps))]
+    return [*found, attempt(matches, folder + REPORTS[0], partial(_steps, files, report, steps))]
 
 
 def _measured(files: ClaimedFiles, name: str, claimed: BaseModel) -> dict[str, Any]:
-    """Measure a network: every size that the report states of it and that no file is needed for."""
+    """Measure a network: every size in the report except the file's bytes."""
     found = measure(files.network(name), files.example(name))
     shared = [field.name for field in fields(found) if field.name in type(claimed).model_fields]
     return {size: getattr(found, size) for size in shared if size != "bytes"}  # a report's bytes are those of the file
@@ -67,25 +67,25 @@ def _refute(wrong: Sequence[str]) -> None:
 
 def _steps(files: ClaimedFiles, report: Report, steps: Sequence[StepRecord]) -> str:
     taken = steps[1:]
-    told, left = [step.name for step in report.steps], [step.name for step in taken]
-    _refute([f"its steps are {', '.join(told)}; those of the folder {', '.join(left)}"] if told != left else [])
+    stated, found = [step.name for step in report.steps], [step.name for step in taken]
+    _refute([f"the report has steps {', '.join(stated)}, the folder {', '.join(found)}"] if stated != found else [])
     wrong: list[str] = []
     for claimed, step in zip(report.steps, taken, strict=True):
-        left_by_step = {name: getattr(step, name) for name in ("top1", "seconds", "macs", "params")}
-        wrong += _differing(step.folder, left_by_step, claimed)
+        recorded = {name: getattr(step, name) for name in ("top1", "seconds", "macs", "params")}
+        wrong += _differing(step.folder, recorded, claimed)
         wrong += _differing(step.model, _measured(files, step.model, claimed), claimed)
     equal = [cut.equal for cut in steps[-1].cuts]
     if (report.verdict.equal if report.verdict else None) != (all(equal) if equal else None):
-        wrong.append(f"its verdict is not that of the {len(equal)} cuts")
+        wrong.append(f"the report's verdict differs from that of the {len(equal)} cuts")
     _refute(wrong)
     return f"verdict, and top-1, params and MACs of {len(taken)} steps; params and MACs were measured again"
 
 
 @dataclass(frozen=True)
 class TestImages:
-    """The test images of a run, if they can be had."""
+    """The test images of a run, or why they are not available."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # not a pytest class
 
     data: Dataset | None
     digest: str = ""
@@ -93,19 +93,19 @@ class TestImages:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a certificate says of them; empty if there are none."""
+        """Their description in a certificate; empty if there are none."""
         if self.data is None:
             return {}
         return {"dataset": self.data.name, "part": "test", "n": len(self.data.test), "sha256": self.digest}
 
 
 def find_images(files: ClaimedFiles, asked: Dataset | str | None, network: str) -> TestImages:
-    """Load the test images that a run read, and compare them with their digest in the manifest.
+    """Load a run's test images and compare them with their digest in the manifest.
 
     Args:
-        files: the run's.
-        asked: "auto" for those of the recipe, a dataset's name or folder, the dataset itself, or None for none.
-        network: a checkpoint of the run, which says the images' size.
+        files: the run's files.
+        asked: "auto" for those of the recipe, the name or folder of a dataset, a dataset, or None for none.
+        network: a checkpoint of the run, which states the image size.
     """
     if asked is None:
         return TestImages(None, why_not="left out by --no-data")
@@ -113,11 +113,11 @@ def find_images(files: ClaimedFiles, asked: Dataset | str | None, network: str) 
         data = asked if isinstance(asked, Dataset) else _load(files, asked, network)
         digest = fingerprint((data.test.to("cpu"),))
     except (NotCheckable, SlimcnnError) as error:
-        return TestImages(None, why_not=f"the test images cannot be had: {error}")
+        return TestImages(None, why_not=f"the test images are not available: {error}")
     claimed = files.manifest.images
     if digest != claimed.get("sha256"):
-        why = f"the {len(data.test):,} test images of {data.name} are not the {claimed.get('n', 0):,} that the run read"
-        return TestImages(None, why_not=f"{why} (their digests differ): give the right ones with --data")
+        why = f"the {len(data.test):,} test images of {data.name} are not the {claimed.get('n', 0):,} of the run"
+        return TestImages(None, why_not=f"{why} (different digests): give the right ones with --data")
     return TestImages(data, digest)
 
 
@@ -148,18 +148,18 @@ def _top1(files: ClaimedFiles, report: Report, images: TestImages, name: str, cl
         raise NotCheckable(images.why_not)
     normalization, test = normalization_in(files.information(name)), images.data.test
     if normalization is None:
-        raise NotCheckable("the checkpoint does not say which normalization its network expects")
+        raise NotCheckable("the checkpoint does not state the normalization of its network")
     found = evaluate(files.network(name), test, normalization).top1
     differing = round(abs(found - claimed) * len(test) / 100)
-    allowed = 0 if _rounds_alike(report.environment) else math.ceil(TOLERANCE * len(test))
-    said = f"{found:.2f} % of {len(test):,} images, the report says {claimed:.2f} %"
+    allowed = 0 if _rounds_equally(report.environment) else math.ceil(TOLERANCE * len(test))
+    result = f"{found:.2f} % of {len(test):,} images, the report says {claimed:.2f} %"
     if differing:
-        said += f"; {differing} images differ, and on {'another' if allowed else 'this'} machine {allowed} may"
-    _refute([said] if differing > allowed else [])
-    return said
+        result += f"; {differing} predictions differ, {allowed} may on {'another' if allowed else 'the same'} machine"
+    _refute([result] if differing > allowed else [])
+    return result
 
 
-def _rounds_alike(there: dict[str, str]) -> bool:
+def _rounds_equally(there: dict[str, str]) -> bool:
     here = environment()
     names = (here.keys() | there.keys()) - set(ROUNDING)
     return all(here.get(name) == there.get(name) for name in names)

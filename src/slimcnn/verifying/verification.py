@@ -1,4 +1,4 @@
-"""Check again, from the files alone, what a run claimed."""
+"""Verify the claims of a run from its files alone."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from slimcnn.verifying.numbers import TestImages, check_numbers, check_top1, fin
 
 NOT_REPEATED = Check(
     what="times and validation top-1", where=REPORTS[0], status="not checked",
-    why="latency and seconds belong to the run's machine and moment; top-1 after each step, and what the steps say in "
-    "tables and figures, is covered by the digests alone",
+    why="latency and duration depend on the machine and are not repeated; top-1 after each step, and the steps' tables "
+    "and figures, are covered only by the digests",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a verification may use besides the folder; see `verify`."""
+    """Arguments of `verify` besides the folder."""
 
     data: Dataset | str | None = "auto"
     model: nn.Module | str | None = None
@@ -46,22 +46,22 @@ def verify(
     path: Path | str, *, data: Dataset | str | None = "auto", model: nn.Module | str | None = None,
     source: Path | str | None = None, manifest: str = "", out: Path | str | None = None, show: Show = SILENT,
 ) -> Certificate:  # fmt: skip
-    """Check again what a finished run claimed, from its files alone, and write certificate.json.
+    """Verify the claims of a finished run from its files alone, and write certificate.json.
 
-    Checked are the digest of every file, `prune == mask` for every cut, the networks against the plans, the sizes and
-    the test accuracy in the report, and the answers of exported files. What cannot be checked is listed with the
-    reason. Nothing is unpickled, and no code of yours runs because a file names it.
+    The checks are: the digest of every file, `prune == mask` for every cut, the networks against the plans, the sizes
+    and the test accuracy in the report, and the outputs of exported files. Claims that cannot be checked are listed
+    with the reason. Nothing is unpickled, and no user code runs because a file names it.
 
     Args:
         path: the folder of a run, or a folder of exported files (with parity.json).
-        data: the test images: "auto" for those of the recipe, a dataset's name or folder, the dataset itself, or None
-            to leave the accuracy out.
-        model: a freshly built network, where the run's checkpoints do not say how to build theirs; or the name of the
-            function of yours that they name (package.module:function), which is then run.
-        source: the checkpoint that exported files came from, where it does not lie in the folder.
-        manifest: the digest of manifest.json (SHA-256) that somebody noted when the run ended, to compare with.
-        out: the folder for certificate.json; default: the run's.
-        show: how to tell what happens.
+        data: the test images: "auto" for those of the recipe, the name or folder of a dataset, a dataset, or None to
+            skip the accuracy checks.
+        model: a newly built network, if the run's checkpoints do not state how to build theirs; or the name of the user
+            function that they name (package.module:function), which is then allowed to run.
+        source: the checkpoint of the exported files' source network, if it is not in the folder.
+        manifest: expected SHA-256 of manifest.json, recorded when the run ended.
+        out: the folder for certificate.json; default: the run's folder.
+        show: how progress is shown.
 
     Raises:
         RunError: the folder holds no finished run and no exported files.
@@ -77,12 +77,12 @@ def verify(
 
 
 def _verify_exports(root: Path, asked: Asked) -> Certificate:
-    """Check a folder that holds exported files and nothing else."""
+    """Check a folder that holds only exported files."""
     data = asked.data if isinstance(asked.data, Dataset) else None
     if isinstance(asked.data, str) and asked.data != "auto":
         data = load_dataset(asked.data)
     sources = dict([source_of(asked.source, asked.model)]) if asked.source is not None else {}
-    asked.show.say("asking the exported files in fresh processes")
+    asked.show.say("running the exported files in fresh processes")
     images = TestImages(data, fingerprint((data.test.to("cpu"),))) if data is not None else TestImages(None)
     name = root.resolve().name
     checks = tuple(check_exports(root, "", sources, data, alone=True))
@@ -97,8 +97,8 @@ def _verify_run(root: Path, asked: Asked) -> Certificate:
     digest, name = digest_of_file(root / MANIFEST), root.resolve().name
     found: list[Check] = []
     if asked.manifest and asked.manifest != digest:
-        why = f"{digest}, noted {asked.manifest}"
-        found.append(Check(what="digest that was noted", where=MANIFEST, status="failed", why=why))
+        why = f"{digest}, expected {asked.manifest}"
+        found.append(Check(what="expected digest", where=MANIFEST, status="failed", why=why))
     readable = attempt("digest", MANIFEST, lambda: f"{len(read_manifest(root).files)} files")
     if readable.status != "passed":
         return Certificate(title=name, folder=name, manifest_sha256=digest, checks=(*found, readable))
@@ -123,13 +123,14 @@ def _verify_run(root: Path, asked: Asked) -> Certificate:
 
 
 def _exports_of_run(files: ClaimedFiles, images: TestImages, asked: Asked) -> list[Check]:
-    """Check exported files in a run's folder against the networks of the run, and the one that the caller names."""
+    """Check exported files in a run's folder against the run's networks and the caller's `source`."""
     folders = [Path(name).parent for name in files_in(files.root) if Path(name).name == PARITY]
     folders = [folder for folder in folders if folder.parts[:1] != (OLD,)]
     if not folders:
         return []
-    asked.show.say("asking the exported files in fresh processes")
-    names = sorted(files.networks, key=lambda name: name.count("/"), reverse=True)  # the files of the run's end win
+    asked.show.say("running the exported files in fresh processes")
+    # The run's final files come last, so that they take precedence in `sources`.
+    names = sorted(files.networks, key=lambda name: name.count("/"), reverse=True)
     sources = {
         source_digest(files.networks[name]): Source(
             name, files.networks[name], normalization_in(files.information(name))
@@ -162,11 +163,11 @@ def _digests(root: Path, manifest: Manifest, different: dict[str, str]) -> list[
     found = [Check(what=what, where=name, status="failed", why=how) for name, how in different.items()]
     size = sum(one.bytes for one in manifest.files.values())
     if not different:
-        why = f"{len(manifest.files)} files, {size:,} bytes: each has the SHA-256 that the run wrote down"
+        why = f"{len(manifest.files)} files, {size:,} bytes: all with the SHA-256 in the manifest"
         found.append(Check(what=what, where="all files", status="passed", why=why))
     more = [name for name in files_in(root) if name not in manifest.files]
     if more:
-        why = "the run does not claim this file: nothing is said of it"
+        why = "this file is not in the manifest"
         found += [Check(what=what, where=name, status="not checked", why=why) for name in more]
     return found
 
@@ -179,12 +180,12 @@ def _verify_report(files: ClaimedFiles, report: Report | CurveReport, asked: Ask
     images = find_images(files, asked.data, first)
     found = [check for folder in folders for check in _verify_size(files, images, folder, asked.show)]
     if isinstance(report, CurveReport):
-        found.append(attempt("says what the reports of its sizes say", REPORTS[0], partial(_curve, files, report)))
+        found.append(attempt("matches the reports of its sizes", REPORTS[0], partial(_curve, files, report)))
     return images, list({(check.what, check.where): check for check in found}.values())  # sizes share their first steps
 
 
 def _verify_size(files: ClaimedFiles, images: TestImages, size: str, show: Show) -> list[Check]:
-    """Check one chain of steps with its report."""
+    """Check one chain of steps and its report."""
     folder = f"{size}/" if size else ""
     name = folder + REPORTS[0]
     readable = attempt(
@@ -193,16 +194,16 @@ def _verify_size(files: ClaimedFiles, images: TestImages, size: str, show: Show)
     if readable.status != "passed":
         return [readable]
     report, steps = _report_of_run(files, name), steps_of(files, size)
-    show.say(f"proving the cuts again ({size or report.title})")
+    show.say(f"checking prune == mask again ({size or report.title})")
     found = check_cuts(files, steps) + check_results(files, steps, folder)
-    show.say("measuring both networks and reading the test images")
+    show.say("measuring both networks and evaluating the test images")
     return found + check_numbers(files, report, steps, folder) + check_top1(files, report, images, folder)
 
 
 def _report_of_run(files: ClaimedFiles, name: str) -> Report:
     report = read_report(files.path(name))
     if not isinstance(report, Report):
-        raise Refuted(f"{name} is no report of a run")
+        raise Refuted(f"{name} is not the report of a run")
     return report
 
 

@@ -1,4 +1,4 @@
-"""Looks at networks and runs that change nothing; the command line prints them, notebooks show them."""
+"""Read-only views of networks and runs, printed by the command line and shown in notebooks."""
 
 from slimcnn.views.benchmark import benchmark
 from slimcnn.views.closeness import closeness

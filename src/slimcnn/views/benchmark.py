@@ -1,4 +1,4 @@
-"""Networks side by side in the runtimes that will run them, and which to ship."""
+"""Compare networks in several runtimes, and recommend which one to ship."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from slimcnn.views.view import View, table
 
 
 def benchmark(found: Benchmark) -> View:
-    """Show a benchmark: what to ship, a picture, a table for each batch size and number of threads, and the spread.
+    """Show a benchmark: recommendation, figure, one table per batch size and number of threads, and the spread.
 
     Args:
-        found: from `slimcnn.benchmark`.
+        found: the result of `slimcnn.benchmark`.
 
     Data: `rows` (the fields of each row, with `speed` and `noise`), `ship` (a sentence and a row for each batch size
     and number of threads), `rule`, `images`, `part`, `notes`, `environment` and `complete`.
     """
     chosen = found.recommendations
-    said = [one.sentence for one in chosen] or ["Nothing could be run."]
+    sentences = [one.sentence for one in chosen] or ["Nothing could be run."]
     return View(
         title="Benchmark",
-        headline=chosen[0].headline if chosen else said[0],
-        sections=(_shipped(found, said), *_picture(found, chosen), _tables(found), _spread(found), _how(found)),
+        headline=chosen[0].headline if chosen else sentences[0],
+        sections=(_shipped(found, sentences), *_picture(found, chosen), _tables(found), _spread(found), _how(found)),
         data={
             "ship": [{"sentence": one.sentence, "row": _plain(one.row)} for one in chosen],
             "rule": rule(found.max_drop, found.images > 0),
@@ -39,7 +39,7 @@ def benchmark(found: Benchmark) -> View:
 
 
 def setting_of(row: BenchmarkRow) -> str:
-    """Batch size and threads, in words."""
+    """Format the batch size and the number of threads."""
     return f"batch {row.batch}, {plural(row.threads, 'thread')}"
 
 
@@ -47,11 +47,11 @@ def _plain(row: BenchmarkRow) -> dict[str, object]:
     return asdict(row) | {"speed": row.speed, "noise": row.noise}
 
 
-def _shipped(found: Benchmark, said: Sequence[str]) -> Section:
-    blocks = [Text(text=sentence) for sentence in said]
+def _shipped(found: Benchmark, sentences: Sequence[str]) -> Section:
+    blocks = [Text(text=sentence) for sentence in sentences]
     blocks.append(Text(text=f"The rule: {rule(found.max_drop, found.images > 0)}", tone="note"))
     if not found.complete:
-        blocks.append(Text(text="The benchmark was interrupted: these are the rows so far.", tone="bad"))
+        blocks.append(Text(text="The benchmark was interrupted; the results are incomplete.", tone="bad"))
     return Section(title="What to ship", blocks=tuple(blocks))
 
 
@@ -127,23 +127,24 @@ def _how(found: Benchmark) -> Section:
     first = {row.reference for row in found.rows if row.reference}
     reference = next(iter(first)) if len(first) == 1 else "the first network that runs there"
     times = (
-        f"ms: median time of one call. All networks of a runtime are called in turns, for {found.seconds:g} s at each "
-        "batch size and number of threads, after a warm-up. ratio: median over the rounds of the time divided by that "
-        f"of {reference} in the same round. alike: it differs from 1 by less than the noise, the 95 % interval of the "
-        "median by the quartiles of the n ratios, 1.57 (q3 - q1) / sqrt(n), at least 0.02. Runtimes are not timed in "
-        "turns: times in two of them are alike where their quartiles overlap."
+        "ms: median time of one call. Calls of all networks of a runtime are interleaved, for "
+        f"{found.seconds:g} s at each batch size and number of threads, after a warm-up. ratio: median over the "
+        f"rounds of the time divided by that of {reference} in the same round. alike: the ratio differs from 1 by "
+        "less than the noise, the 95 % interval of the median from the quartiles of the n ratios, "
+        "1.57 (q3 - q1) / sqrt(n), at least 0.02. Calls of different runtimes are not interleaved: times in two "
+        "runtimes are alike if their quartiles overlap."
     )
     top1 = f"top-1: percent, in that runtime, on {_images(found)}." if found.images else ""
-    file = "file: all bytes of the file that the runtime opens; for PyTorch, of the checkpoint."
+    file = "file: size of the file that the runtime opens; for PyTorch, of the checkpoint."
     energy = (
         f"energy: not measured, {found.no_energy}."
         if found.no_energy
-        else "mJ: energy of the processor package for one image, idle power included, over one second of calls."
+        else "mJ: energy of the processor package per image, including idle power, over one second of calls."
     )
     known = found.environment
     machine = ", ".join(f"{name} {known[name]}" for name in ("cpu", "cores", "torch", "os") if name in known)
-    said = (times, top1, file, _memory(found), energy, *found.notes, machine and f"Machine: {machine}.")
-    return Section(title="How it was measured", blocks=tuple(Text(text=one, tone="note") for one in said if one))
+    notes = (times, top1, file, _memory(found), energy, *found.notes, machine and f"Machine: {machine}.")
+    return Section(title="How it was measured", blocks=tuple(Text(text=one, tone="note") for one in notes if one))
 
 
 def _memory(found: Benchmark) -> str:
@@ -151,9 +152,9 @@ def _memory(found: Benchmark) -> str:
     if not n:
         return "memory: not measured."
     return (
-        "memory: what opening the file and predicting three times adds to the resident memory of a fresh process in "
-        f"which the same runtime has run a network of one layer; the highest moment, median of {n} "
-        f"{'process' if n == 1 else 'processes'}. For PyTorch eager, of the same network as a TorchScript file."
+        "memory: the increase in resident memory from opening the file and predicting three times, in a fresh process "
+        f"that has run a one-layer network in the same runtime; the peak, median of {n} "
+        f"{'process' if n == 1 else 'processes'}. For PyTorch eager: the same network as a TorchScript file."
     )
 
 

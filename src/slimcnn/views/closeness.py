@@ -1,4 +1,4 @@
-"""How close networks find classes to each other."""
+"""Compare the class closeness of several networks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from slimcnn.views.view import View
 def closeness(
     networks: Mapping[str, nn.Module], data: Dataset, normalizations: Mapping[str, Normalization] | None = None
 ) -> View:
-    """Compare how close networks find the classes of a dataset, on its validation images (see `closeness_of`).
+    """Compare the class closeness of networks on a dataset's validation images (see `closeness_of`).
 
     Args:
         networks: name → classifier, the teacher first; not changed.
-        data: the images.
-        normalizations: name → what that network expects; by default the dataset's own.
+        data: the dataset.
+        normalizations: name → normalization that the network expects; by default that of the dataset.
 
-    Data: `classes`, `images` (how many) and `networks` (name → matrix).
+    Data: `classes`, `images` (number of images) and `networks` (name → matrix).
     """
     expected = normalizations or {}
     found = {
@@ -37,23 +37,24 @@ def closeness(
     images = len(data.validation)
     drawn = Closeness(classes=data.classes, networks=found, temperature=TEMPERATURE, images=images)
     return View(
-        title=f"Closeness of classes on {data.name}",
-        headline="How close networks find the classes to each other",
+        title=f"Class closeness on {data.name}",
+        headline="How close the classes are in each network",
         sections=(Section(title="Maps", blocks=(drawn.block(),)), _pairs(drawn)),
         data=drawn.model_dump(mode="json", include={"classes", "images", "networks"}),
     )
 
 
 def _pairs(drawn: Closeness) -> Section:
-    # Columns, not a mapping of titles: two may have the same, where a network is called "class".
-    columns = [Column(title="images of"), Column(title="are taken for")]
+    # A list of columns, not a mapping by title: a network may have the same name as another column.
+    columns = [Column(title="images of"), Column(title="other class")]
     columns += [Column(title=name, format="small") for name in drawn.networks]
     pairs = closest_pairs(drawn.classes, drawn.networks)
     rows: list[tuple[Value, ...]] = [(one, other, *values) for one, other, values in pairs]
     note = (
-        "Log of the ratio of softened probabilities, mean over the images of a class; 0: as close as the class itself."
+        "Log ratio of the softened probabilities of the other class and the correct class, mean over the images; 0: "
+        "as close as the class itself."
     )
     return Section(
-        title=f"The closest pairs of classes in {next(iter(drawn.networks))}",
+        title=f"Closest pairs of classes in {next(iter(drawn.networks))}",
         blocks=(Table(columns=tuple(columns), rows=tuple(rows)), Text(text=note, tone="note")),
     )

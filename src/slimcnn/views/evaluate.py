@@ -1,4 +1,4 @@
-"""How accurate a network is."""
+"""Show the accuracy of a network."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def evaluate(model: nn.Module, images: Images, normalization: Normalization, par
 
     Args:
         model: a classifier; not changed.
-        images: with their labels.
-        normalization: what the network expects.
-        part: which images these are: test, validation or train.
+        images: images with their labels.
+        normalization: the normalization that the network expects.
+        part: the split of the images: test, validation or train.
 
-    Data: `top1`, `top5`, `loss`, `n` (images) and `part`.
+    Data: `top1`, `top5`, `loss`, `n` (number of images) and `part`.
     """
     found = measure_accuracy(model, images, normalization)
     columns = table(

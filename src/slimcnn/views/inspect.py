@@ -1,4 +1,4 @@
-"""Which channels of a network are removed together, which are locked, where and why."""
+"""Show the channel groups of a network, and its locked channels with the reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slimcnn.views.view import View, table
 
 
 def inspect(graph: ChannelGraph) -> View:
-    """Show the channel groups of a traced network and its locked channels.
+    """Show the channel groups and the locked channels of a traced network.
 
     Data: `macs` and `params` of the network (one input), `groups` and `locked`.
 
@@ -43,7 +43,7 @@ def inspect(graph: ChannelGraph) -> View:
 
 
 def _companions(graph: ChannelGraph, index: int) -> list[str]:
-    """Name the groups that keep as many channels as this one."""
+    """Return the names of the groups that must keep as many channels as this one."""
     return [graph.groups[i].name for i in graph.companions[index] if i != index]
 
 
@@ -51,12 +51,12 @@ def _removable(graph: ChannelGraph) -> Section:
     rows = []
     for index, group in enumerate(graph.groups):
         notes = ["between residual blocks"] if group.residual else []
-        notes += [f"as many of each of {len(group.parts)} parts"] if len(group.parts) > 1 else []
+        notes += [f"same number from each of {len(group.parts)} parts"] if len(group.parts) > 1 else []
         companions = _companions(graph, index)
-        notes += [f"as many as of {', '.join(companions)}"] if companions else []
-        notes += ["inexact: a norm over them"] if group.inexact else []
+        notes += [f"same number as in {', '.join(companions)}"] if companions else []
+        notes += ["inexact: normalized together"] if group.inexact else []
         rows.append((group.name, group.channels, ", ".join(group.layers), "; ".join(notes)))
-    columns = table({"group": "name", "channels": "exact", "layers that change": "name", "note": "text"}, rows)
+    columns = table({"group": "name", "channels": "exact", "layers affected": "name", "note": "text"}, rows)
     return Section(title="Channels that can be removed", blocks=(columns,))
 
 

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, MACs, bytes, running memory, and the time of one call."""
+"""Show the costs of a network: parameters, MACs, bytes, running memory and latency."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def measure(model: nn.Module, example: Any, *, layers: bool = False, seconds: fl
         model: the network; not changed.
         example: one input batch, or a tuple or dict of inputs.
         layers: also show every layer.
-        seconds: for timing.
+        seconds: duration of the timing.
 
-    Data: the fields of `slimcnn.measure` (`layers` only if asked for) and those of `slimcnn.latency` as `latency`.
+    Data: the fields of `slimcnn.measure` (`layers` only if requested) and those of `slimcnn.latency` as `latency`.
 
     Raises:
         ModelError: the network does not accept the example.
@@ -52,7 +52,7 @@ def _counts(found: Measurement) -> Section:
         },
         [(found.params, found.macs, found.bytes, found.peak_memory, found.peak_memory_int8)],
     )
-    memory = Text(text="Running memory: bytes of the live activations at their peak, one image, float32.", tone="note")
+    memory = Text(text="Running memory: peak bytes of the live activations, one image, float32.", tone="note")
     ignored = Text(text=f"Counted as 0 MACs: {', '.join(found.not_counted)}.", tone="note")
     return Section(title="Counts", blocks=(counts, memory, ignored) if found.not_counted else (counts, memory))
 

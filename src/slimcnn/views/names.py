@@ -1,4 +1,4 @@
-"""Everything that has a name: networks, criteria, losses and so on."""
+"""List everything that can be selected by name: networks, criteria, losses and so on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ REGISTRIES = {
     "formats": "slimcnn.exporting",
     "engines": "slimcnn.exporting.quantizing",
 }
-"""Kind → the room that has a registry of that name."""
+"""Kind → the package with a registry of that name."""
 
 
 def names(kind: str = "all") -> View:
-    """List registered names with their summaries and sources; or the settings of one step.
+    """List registered names with their summaries and sources, or the settings of one step.
 
     Data: kind → list of `name`, `summary` and `source`.
 
@@ -59,7 +59,7 @@ def _settings_of(step: str) -> View:
         for name, field in entry.value.model_fields.items()
     ]
     rows = [(one["name"], _written(one["default"]), " ".join(one["what"].split())) for one in data]
-    settings = table({"setting": "name", "default": "name", "what it is": "text"}, rows)
+    settings = table({"setting": "name", "default": "name", "description": "text"}, rows)
     return View(
         title=f"Step {step}",
         headline=entry.summary,

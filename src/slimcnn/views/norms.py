@@ -1,4 +1,4 @@
-"""What criteria do to the distribution of the filter norms of every layer."""
+"""Compare the distributions of filter norms under several criteria."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from slimcnn.views.view import View, table
 def norms(model: nn.Module, graph: ChannelGraph, criteria: Sequence[str], target: Target, title: str = "") -> View:
     """Compare, layer by layer, the L2 norms of all filters with those that each criterion keeps.
 
-    KS is the Kolmogorov-Smirnov distance of both samples (0 to 1), W1 the Wasserstein distance as a share of the
-    mean norm. Only layers that lose some filters under every criterion, but not all, are shown.
+    KS is the Kolmogorov-Smirnov distance between both samples (0 to 1), W1 the Wasserstein distance as a share of the
+    mean norm. Only layers that lose some, but not all, filters under every criterion are shown.
 
     Args:
         model: the network that `graph` was traced from; not changed.
-        graph: its channels.
-        criteria: names, with options as fpdf:bins=4; none that needs images.
-        target: how many channels go.
-        title: what the network is called.
+        graph: its channel graph.
+        criteria: names, with options as in fpdf:bins=4; only criteria that need no images.
+        target: the pruning target.
+        title: name of the network, for the heading.
 
     Data: a list of `layer`, `original` (all norms) and `choices` (`criterion`, `kept`, `ks`, `w1`).
 
@@ -57,7 +57,7 @@ def norms(model: nn.Module, graph: ChannelGraph, criteria: Sequence[str], target
     )
     return View(
         title=f"Filter norms of {title}" if title else "Filter norms",
-        headline=f"What each criterion does to the distribution of the norms: {target.describe()}",
+        headline=f"Effect of each criterion on the distribution of filter norms: {target.describe()}",
         sections=(_means(layers), _every(layers)) if layers else (),
         data=[layer.model_dump(mode="json") for layer in layers],
     )

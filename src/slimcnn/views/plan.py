@@ -1,4 +1,4 @@
-"""What a pruning plan removes, and what it saves."""
+"""Show the channels that a pruning plan removes, and the costs before and after."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from slimcnn.reporting.sections import Section, Text
 from slimcnn.views.view import View, costs, table
 
 SHOWN = 12
-"""Removed channels that are listed by number, a group; the plan's file lists all."""
+"""Maximum number of removed channels listed per group; the plan's file lists all."""
 
 
 def plan(graph: ChannelGraph, chosen: Plan) -> View:
-    """Show how many channels of every group a plan keeps, and what the network costs before and after.
+    """Show the channels that a plan keeps in every group, and the network's costs before and after.
 
     Data: `criterion`, `target`, `macs`, `params`, `bytes` and `peak_memory` (each `before` and `after`), `groups`
     (`group`, `channels`, `kept`) and `notes`.
@@ -30,7 +30,8 @@ def plan(graph: ChannelGraph, chosen: Plan) -> View:
     listed = table({"group": "name", "channels": "exact", "kept": "exact", "removed": "text"}, rows)
     return View(
         title="Plan",
-        headline=f"{chosen.criterion}, {chosen.target}: {after['macs'] / max(before['macs'], 1):.1%} of the MACs stay",
+        headline=f"{chosen.criterion}, {chosen.target}: "
+        f"{after['macs'] / max(before['macs'], 1):.1%} of the MACs remain",
         sections=(
             Section(title="Channels", blocks=(listed,)),
             Section(title="Costs", blocks=(costs(before, after), *notes)),

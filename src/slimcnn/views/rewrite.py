@@ -1,4 +1,4 @@
-"""What a rewrite did to every layer, and what it saves."""
+"""Show the changes of a rewrite layer by layer, and the costs before and after."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slimcnn.views.view import View, costs, table
 
 
 def rewrite(found: Rewritten, before: Measurement, after: Measurement) -> View:
-    """Show what became of every layer that a rewrite looked at, or why it is unchanged, and both networks' costs.
+    """Show each layer that a rewrite considered, its change or why it is unchanged, and both networks' costs.
 
     Data: `changes` (`layer`, `what`, `why_left`), `macs` and `params` (each `before` and `after`).
     """
@@ -21,7 +21,7 @@ def rewrite(found: Rewritten, before: Measurement, after: Measurement) -> View:
     return View(
         title="Rewrite",
         headline=f"{changed} of {len(found.changes)} layers replaced; "
-        f"{new['params'] / max(old['params'], 1):.1%} of the parameters stay",
+        f"{new['params'] / max(old['params'], 1):.1%} of the parameters remain",
         sections=(
             Section(
                 title="Layers", blocks=(table({"layer": "name", "change": "text", "why unchanged": "text"}, rows),)

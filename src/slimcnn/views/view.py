@@ -1,4 +1,4 @@
-"""A look at a network: sections for people, plain data for machines."""
+"""A view: sections for readers, plain data for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slimcnn.reporting.sections import Column, Format, Section, Table, Value
 
 @dataclass(frozen=True)
 class View:
-    """What a look at something found; the command line prints it, a notebook shows it.
+    """A result that the command line prints and a notebook shows.
 
     >>> View("Evaluation", "top-1 93.39 % on 10000 test images", (), {"top1": 93.39})
     View('Evaluation': top-1 93.39 % on 10000 test images)
@@ -19,10 +19,10 @@ class View:
 
     title: str
     headline: str
-    """One sentence: what was found."""
+    """The result in one sentence."""
     sections: tuple[Section, ...]
     data: Any
-    """What `--json` prints: dicts, lists, strings and numbers."""
+    """The output of `--json`: dicts, lists, strings and numbers."""
 
     def __repr__(self) -> str:
         return f"View({self.title!r}: {self.headline})"
@@ -36,7 +36,7 @@ class View:
 def table(
     columns: Mapping[str, Format], rows: Iterable[Sequence[Value]], *, title: str = "", folded: bool = False
 ) -> Table:
-    """Make a table from column titles with their formats, and rows of values.
+    """Build a table from column titles with their formats, and rows of values.
 
     >>> table({"layer": "name", "MACs": "exact"}, [("conv1", 442368)]).columns[1]
     Column(title='MACs', format='exact')
@@ -49,13 +49,13 @@ COSTS = {"macs": "MACs", "params": "params", "bytes": "bytes of weights", "peak_
 
 
 def costs(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
-    """Show costs before and after, and the share that stays.
+    """Build a table of costs before and after, and the share that remains.
 
     >>> costs({"macs": 40, "params": 9}, {"macs": 10, "params": 9}).rows
     (('MACs', 40, 10, 0.25), ('params', 9, 9, 1.0))
     """
     return table(
-        {"": "text", "before": "exact", "after": "exact", "stays": "share"},
+        {"": "text", "before": "exact", "after": "exact", "remains": "share"},
         [
             (title, before[name], after[name], after[name] / max(before[name], 1))
             for name, title in COSTS.items()

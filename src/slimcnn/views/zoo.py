@@ -1,4 +1,4 @@
-"""Compact networks side by side: published accuracy, and what they cost on this machine."""
+"""Compare compact networks: published accuracy, and cost measured on this machine."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from slimcnn.show import SILENT, Show
 from slimcnn.views.view import View, table
 
 TITLES = {"eager": "torch eager"} | {name: RUNTIMES[name].title for name in ("onnxruntime", "openvino")}
-"""Runtime → what it is called."""
+"""Runtime → title."""
 
 
 def installed() -> list[str]:
-    """Name the runtimes of the comparison that are on this machine.
+    """Return the names of the installed runtimes of the comparison.
 
     >>> "eager" in installed()
     True
@@ -42,22 +42,22 @@ class Compared:
     params: int
     macs: int
     latencies: Mapping[str, Latency]
-    """Runtime → time."""
+    """Runtime → latency."""
 
 
 def zoo(
     rows: Sequence[Published], *, runtimes: Sequence[str] = (), batch: int = 1, threads: int | None = None,
     seconds: float = 20.0, show: Show = SILENT,
 ) -> View:  # fmt: skip
-    """Compare published accuracy of compact networks with params, MACs and times that are measured here.
+    """Compare the published accuracy of compact networks with their params, MACs and times measured here.
 
     Args:
-        rows: which networks (see `published_rows`).
-        runtimes: eager, onnxruntime, openvino; by default all that are installed.
-        batch: images at once.
-        threads: CPU threads; by default as many as torch uses.
-        seconds: for timing all networks, a runtime.
-        show: how progress is told.
+        rows: the networks (see `published_rows`).
+        runtimes: eager, onnxruntime, openvino; by default all installed ones.
+        batch: batch size.
+        threads: CPU threads; by default as many as PyTorch uses.
+        seconds: time per runtime for timing all networks.
+        show: where progress is shown.
 
     Data: a list of `network`, `arguments`, `family`, `params`, `macs`, `published`, `note` and `latency`.
     """
@@ -68,11 +68,11 @@ def compare(
     rows: Sequence[Published], *, runtimes: Sequence[str] = (), batch: int = 1, threads: int | None = None,
     seconds: float = 20.0, show: Show = SILENT,
 ) -> list[Compared]:  # fmt: skip
-    """Count every network, and time all in turns in each runtime; arguments as for `zoo`."""
+    """Count params and MACs of every network, and time all networks in each runtime; arguments as for `zoo`."""
     chosen = list(runtimes) or installed()
     absent = [name for name in chosen if name not in installed()]
     if absent:
-        raise ExportError(f"there is no runtime {absent[0]!r} here: choose from {', '.join(installed())}")
+        raise ExportError(f"runtime {absent[0]!r} is not installed: choose from {', '.join(installed())}")
     models, examples = {}, {}
     for index, row in enumerate(rows):
         show.progress(f"building {row.title}", index, len(rows))
@@ -84,7 +84,7 @@ def compare(
     shapes = {tuple(example.shape): example for example in examples.values()}
     for runtime in chosen:
         show.say(f"timing {len(rows)} networks in {TITLES[runtime]}, batch {batch}")
-        for shape, example in shapes.items():  # networks of one input size are timed in turns
+        for shape, example in shapes.items():  # calls of networks with the same input size are interleaved
             same = [title for title in models if tuple(examples[title].shape) == shape]
             ready = {t: _in(runtime, models[t], example, threads) for t in same}
             for title, time in latency(ready, example, seconds=seconds, threads=threads).items():
@@ -102,7 +102,7 @@ def _in(runtime: str, model: nn.Module, example: Tensor, threads: int | None) ->
 
 
 def view_of(compared: Sequence[Compared]) -> View:
-    """Show a comparison: pictures, what is measured here, what is published."""
+    """Show a comparison: figures, measured costs, and published numbers."""
     return View(
         title="Compact networks on ImageNet",
         headline=f"{len(compared)} compact networks: published accuracy, measured cost",
@@ -140,15 +140,15 @@ def _pictures(compared: Sequence[Compared]) -> Section:
 def _measured(compared: Sequence[Compared]) -> Section:
     times = list(compared[0].latencies.values())
     formats: dict[str, Format] = {"network": "name", "params": "count", "MACs": "count", "top-1, %": "percent"}
-    formats |= dict.fromkeys(compared[0].latencies, "milliseconds")  # short headings: 80 columns must do
+    formats |= dict.fromkeys(compared[0].latencies, "milliseconds")  # short headings, to fit into 80 columns
     rows: list[tuple[Value, ...]] = [
         (one.published.title, one.params, one.macs, one.published.top1, *(t.median_ms for t in one.latencies.values()))
         for one in compared
     ]
     note = (
         "Params and MACs are counted here; top-1 is published, not measured. MACs: multiply-accumulates of "
-        "convolutions and linear layers, one image; shifts have none. Under the runtimes: milliseconds, median, all "
-        f"networks in turns. {times[0].device}, {plural(times[0].threads, 'thread')}, batch {times[0].batch}."
+        "convolutions and linear layers, one image; shifts have none. Runtimes: median milliseconds, calls of all "
+        f"networks interleaved. {times[0].device}, {plural(times[0].threads, 'thread')}, batch {times[0].batch}."
     )
     return Section(title="Networks", blocks=(table(formats, rows), Text(text=note, tone="note")))
 
@@ -159,9 +159,9 @@ def _published(compared: Sequence[Compared]) -> Section:
         (row.title, one.family, row.params, row.macs or None, row.source)
         for row, one in zip(published, compared, strict=True)
     ]
-    said = table(
+    listed = table(
         {"network": "name", "family": "text", "params": "text", "MACs": "text", "source of top-1": "text"}, rows
     )
     notes = {row.note: [other.title for other in published if other.note == row.note] for row in published if row.note}
     words = tuple(Text(text=f"{', '.join(titles)}: {note}.", tone="note") for note, titles in notes.items())
-    return Section(title="As published", blocks=(said, *words))
+    return Section(title="As published", blocks=(listed, *words))

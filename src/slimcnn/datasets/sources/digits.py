@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: small enough for a first try, and real."""
+"""Handwritten digits shipped with scikit-learn: a small real dataset for quick tests."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ TEST, VALIDATION = 360, 180
 def digits(*, source: Path | None, root: Path, seed: int) -> Dataset:
     """1,797 scans of handwritten digits, 8 x 8 gray.
 
-    Their gray levels 0 to 16 are spread over 0 to 255. Test and validation images are stratified; mean and standard
+    Gray levels 0 to 16 are scaled to 0 to 255. Test and validation images are stratified; mean and standard
     deviation are those of all images.
     """
     if source is not None:
-        raise DataError(f"digits comes with scikit-learn and cannot be read from {source}: ask for digits alone")
+        raise DataError(f"digits ships with scikit-learn and cannot be read from {source}: use digits without a path")
     from sklearn.datasets import load_digits
 
     scans = load_digits()

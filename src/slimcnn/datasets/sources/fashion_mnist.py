@@ -33,7 +33,7 @@ FASHION_MNIST = PublishedDataset(
             folders=("", "FashionMNIST/raw", DEBIAN_FOLDER),
         ),
     ),
-    # Debian compressed the files anew; unpacked, they have the MD5 of the published ones.
+    # Debian recompressed the files; their unpacked content has the published MD5.
     origins=(
         Download(
             (
@@ -57,5 +57,5 @@ FASHION_MNIST = PublishedDataset(
     shape=FASHION_MNIST.shape,
 )
 def fashion_mnist(*, source: Path | None, root: Path, seed: int) -> Dataset:
-    """70,000 pictures of pieces of clothing, 28 x 28 gray."""
+    """70,000 images of clothing, 28 x 28 gray."""
     return load_published(FASHION_MNIST, source=source, root=root, seed=seed)

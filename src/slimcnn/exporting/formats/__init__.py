@@ -1,1 +1,1 @@
-"""Formats of model files: one file each, found by scanning this folder."""
+"""Model file formats, one file each; this folder is scanned for them."""

@@ -10,7 +10,7 @@ from slimcnn.exporting.format import Contents, FileFormat, Options, formats
 
 @formats.add("coreml", source="apple.github.io/coremltools")
 class CoreMl(FileFormat):
-    """Core ML in float32, for iPhones and Macs; written anywhere, run on macOS only."""
+    """Core ML in float32, for iPhones and Macs; can be written on any system, runs on macOS only."""
 
     title: ClassVar = "Core ML"
     runtime: ClassVar = "coreml"
@@ -20,7 +20,7 @@ class CoreMl(FileFormat):
     pixels: ClassVar = False
 
     def write(self, contents: Contents, path: Path, options: Options) -> None:
-        """Write a package (a folder); facts are its user-defined metadata."""
+        """Write a package (a folder); facts are stored as user-defined metadata."""
         import coremltools
 
         inputs = [

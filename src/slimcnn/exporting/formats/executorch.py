@@ -1,4 +1,4 @@
-"""ExecuTorch programs, computed by XNNPACK."""
+"""ExecuTorch programs, run by XNNPACK."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ExecuTorch(FileFormat):
     holds_facts: ClassVar = False
 
     def write(self, contents: Contents, path: Path, options: Options) -> None:
-        """Write one file; what XNNPACK does not know is computed by ExecuTorch's own kernels."""
+        """Write one file; ExecuTorch's own kernels run the operations that XNNPACK does not support."""
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 

@@ -1,4 +1,4 @@
-"""ncnn, through pnnx."""
+"""ncnn, converted by pnnx."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slimcnn.exporting.tracing import traced
 
 @formats.add("ncnn", source="github.com/Tencent/ncnn; pnnx")
 class Ncnn(FileFormat):
-    """ncnn, for phones and boards without other runtimes; one image at once."""
+    """ncnn, for phones and boards without other runtimes; batch size 1 only."""
 
     title: ClassVar = "ncnn"
     runtime: ClassVar = "ncnn"
@@ -27,11 +27,11 @@ class Ncnn(FileFormat):
     holds_facts: ClassVar = False
 
     def write(self, contents: Contents, path: Path, options: Options) -> None:
-        """Convert a traced network by the program pnnx, in a folder of its own: it writes several files more."""
+        """Convert the traced network with pnnx, in a temporary folder because pnnx writes additional files."""
         import pnnx
 
         if len(contents.example[0]) != 1:
-            raise ExportError("ncnn (ncnn) takes one image at once: give an example with batch 1")
+            raise ExportError("ncnn (ncnn) supports batch size 1 only: give an example with batch size 1")
         script = traced(contents.program, contents.example)
         shapes = ",".join(f"[{','.join(map(str, x.shape))}]{_kind(x)}" for x in contents.example)
         with TemporaryDirectory(prefix="slimcnn-") as folder:
@@ -42,19 +42,20 @@ class Ncnn(FileFormat):
             )  # fmt: skip
             made = [Path(folder) / f"model.ncnn{suffix}" for suffix in (".param", ".bin")]
             if done.returncode or not all(one.exists() for one in made):
-                said = (done.stderr or done.stdout).strip().splitlines()
-                raise ExportError(f"pnnx cannot convert this network: {said[-1] if said else done.returncode}")
+                lines = (done.stderr or done.stdout).strip().splitlines()
+                raise ExportError(f"pnnx cannot convert this network: {lines[-1] if lines else done.returncode}")
             _refuse_unknown(made[0])
             for one, to in zip(made, self.files(path), strict=True):
                 to.write_bytes(one.read_bytes())
 
 
 def _refuse_unknown(parameters: Path) -> None:
-    """Refuse layers that ncnn does not have: pnnx writes them under PyTorch's names, such as aten::igamma."""
+    """Refuse layers that ncnn does not have; pnnx writes them under PyTorch's names, such as aten::igamma."""
     kinds = [line.split()[0] for line in parameters.read_text(encoding="utf-8").splitlines()[2:] if line.strip()]
     unknown = [kind for kind in kinds if "." in kind or ":" in kind]
     if unknown:
-        raise NotImplementedError(f"no layer for {min(unknown)}")  # aten:: before what pnnx made of its inputs
+        # aten:: sorts before the layers that pnnx adds for its inputs.
+        raise NotImplementedError(f"no layer for {min(unknown)}")
 
 
 def _kind(x: torch.Tensor) -> str:

@@ -1,4 +1,4 @@
-"""ONNX, by PyTorch's exporter."""
+"""ONNX, written by PyTorch's exporter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Onnx(FileFormat):
     dynamic_size: ClassVar = True
 
     def write(self, contents: Contents, path: Path, options: Options) -> None:
-        """Write one file, weights inside; nodes are called after the layers that they come from."""
+        """Write one file with the weights inside; nodes are named after their layers."""
         import onnx
 
         found = torch.onnx.export(
@@ -36,7 +36,7 @@ class Onnx(FileFormat):
         model = found.model_proto
         _name_nodes(model.graph)
         _name_axes(model.graph, contents)
-        _forget_origin(model)
+        _strip_origin(model)
         model.producer_name, model.producer_version = "slimcnn", ""
         for name, text in contents.facts.items():
             model.metadata_props.add(key=name, value=text)
@@ -44,7 +44,7 @@ class Onnx(FileFormat):
 
 
 def _name_nodes(graph: Any) -> None:
-    """Call every node by its layer and operation, such as layer1.0.conv1/Conv, so that tools can tell where it is."""
+    """Name every node by layer and operation, such as layer1.0.conv1/Conv, so that tools can locate it."""
     taken: Counter[str] = Counter()
     for node in graph.node:
         scopes = next((one.value for one in node.metadata_props if one.key == "pkg.torch.onnx.name_scopes"), "")
@@ -56,7 +56,7 @@ def _name_nodes(graph: Any) -> None:
 
 
 def _name_axes(graph: Any, contents: Contents) -> None:
-    """Call axes of any length batch, height and width instead of s0, s1, s2."""
+    """Name dynamic axes batch, height and width instead of s0, s1, s2."""
     names: dict[str, str] = {}
     for value, axes in zip(graph.input, contents.dynamic, strict=True):
         for axis, name in axes.items():
@@ -67,8 +67,8 @@ def _name_axes(graph: Any, contents: Contents) -> None:
                 dim.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), dim.dim_param)
 
 
-def _forget_origin(model: Any) -> None:
-    """Drop what the exporter notes of the Python code, such as paths of source files."""
+def _strip_origin(model: Any) -> None:
+    """Remove the exporter's notes on the Python code, such as paths of source files."""
     graph = model.graph
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph, model):
         del part.metadata_props[:]

@@ -1,4 +1,4 @@
-"""OpenVINO's own format (IR)."""
+"""OpenVINO's IR format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slimcnn.exporting.naming import name_operations
 
 @formats.add("openvino", source="openvino.ai; openvino.convert_model")
 class OpenVino(FileFormat):
-    """OpenVINO IR in float32, for processors of Intel, AMD and Arm."""
+    """OpenVINO IR in float32, for Intel, AMD and Arm CPUs."""
 
     title: ClassVar = "OpenVINO"
     runtime: ClassVar = "openvino"
@@ -29,7 +29,7 @@ class OpenVino(FileFormat):
         name_operations(model, contents.program)
         for port, name in zip((*model.inputs, *model.outputs), (*contents.inputs, *contents.outputs), strict=True):
             port.tensor.set_names({name})
-        # The converter lets every axis vary, whatever the program says.
+        # The converter makes every axis dynamic, even if it is static in the program.
         shapes = [
             [-1 if axis in dynamic else size for axis, size in enumerate(x.shape)]
             for x, dynamic in zip(contents.example, contents.dynamic, strict=True)

@@ -1,4 +1,4 @@
-"""Programs of torch.export."""
+"""torch.export programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slimcnn.exporting.format import Contents, FileFormat, Options, formats
 
 @formats.add("torch_export", source="pytorch.org; torch.export.save")
 class TorchExport(FileFormat):
-    """A program of torch.export, for those who stay in PyTorch; nothing of slimcnn is needed to run it."""
+    """A torch.export program, for use in PyTorch; runs without slimcnn."""
 
     title: ClassVar = "PyTorch export"
     runtime: ClassVar = "torch"
@@ -21,5 +21,5 @@ class TorchExport(FileFormat):
     dynamic_size: ClassVar = True
 
     def write(self, contents: Contents, path: Path, options: Options) -> None:
-        """Write one file; facts are its extra files."""
+        """Write one file; facts are stored as its extra files."""
         torch.export.save(contents.program, self.files(path)[0], extra_files=dict(contents.facts))

@@ -1,4 +1,4 @@
-"""TorchScript, traced."""
+"""TorchScript, by tracing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slimcnn.exporting.tracing import traced
 
 @formats.add("torchscript", source="pytorch.org; torch.jit.trace")
 class TorchScript(FileFormat):
-    """TorchScript, for programs that read nothing newer; PyTorch itself has deprecated it."""
+    """TorchScript, for programs that cannot read newer formats; deprecated by PyTorch."""
 
     title: ClassVar = "TorchScript"
     runtime: ClassVar = "torch"
@@ -22,6 +22,6 @@ class TorchScript(FileFormat):
     dynamic_size: ClassVar = True
 
     def write(self, contents: Contents, path: Path, options: Options) -> None:
-        """Write one file; facts are its extra files."""
+        """Write one file; facts are stored as its extra files."""
         script = traced(contents.program, contents.example)
         torch.jit.save(script, self.files(path)[0], _extra_files=dict(contents.facts))

@@ -1,6 +1,6 @@
-"""Int8 files: after training, with calibration images; accuracy asked of the runtime, the faster file recommended."""
+"""Post-training int8 quantization with calibration images; accuracy and speed are measured in the runtime."""
 
-# First, so that the registry of that name replaces the folder in this namespace.
+# Imported first, so that the registry `engines` replaces the subpackage of that name in this namespace.
 import slimcnn.exporting.quantizing.engines  # noqa: F401
 
 # isort: split

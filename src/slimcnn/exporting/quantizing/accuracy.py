@@ -1,4 +1,4 @@
-"""How good a file is, asked of its runtime."""
+"""Accuracy of a file, measured in its runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slimcnn.exporting.runtimes import RUNTIMES, open_in
 
 @dataclass(frozen=True, eq=False)
 class Accuracy:
-    """Which samples a file answers correctly."""
+    """Which samples a file classifies correctly."""
 
     hits: NDArray[np.bool_]
 
@@ -29,10 +29,10 @@ class Accuracy:
 
 
 def scores_in(runtime: str, path: Path, samples: Rows, batch: int | None = None, threads: int | None = None) -> Array:
-    """Let a file answer samples, `batch` in one call (None: it takes any number): scores (n, classes).
+    """Run a file on samples, `batch` per call (None: the file accepts any batch size); return scores (n, classes).
 
     Raises:
-        ExportError: the runtime refuses the file, or its first output is no table of scores.
+        ExportError: the runtime cannot run the file, or its first output is not scores (n, classes).
     """
     predict = open_in(runtime, path, threads).predict
     parts, at_once = [], batch or AT_ONCE
@@ -41,20 +41,20 @@ def scores_in(runtime: str, path: Path, samples: Rows, batch: int | None = None,
         first = found[0] if isinstance(found, tuple) else found
         if first.ndim != 2 or first.shape[1] < 2:
             raise ExportError(
-                f"int8 is judged by top-1, and {path.name} in {RUNTIMES[runtime].title} gives {first.shape} instead of "
-                "scores (n, classes): quantize the part of the network that classifies"
+                f"int8 is judged by top-1, but {path.name} in {RUNTIMES[runtime].title} returns {first.shape} instead "
+                "of scores (n, classes): quantize the part of the network that classifies"
             )
         parts.append(first)
     return np.concatenate(parts)
 
 
 def judged(scores: Array, labels: Array) -> Accuracy:
-    """Compare scores (n, classes) with labels (n,); scores that are not finite are misses."""
+    """Compare scores (n, classes) with labels (n,); scores that are not finite count as wrong."""
     return Accuracy((scores.argmax(1) == labels) & np.isfinite(scores).all(1))
 
 
 def loss_of(before: Accuracy, after: Accuracy) -> tuple[float, float]:
-    """Points of top-1 that are lost, and their standard error: both files answered the same samples.
+    """Return the top-1 lost, in percentage points, and its standard error, paired over the same samples.
 
     >>> hits = np.arange(100) % 10 > 0
     >>> loss_of(Accuracy(hits), Accuracy(hits & (np.arange(100) != 1)))
@@ -66,7 +66,9 @@ def loss_of(before: Accuracy, after: Accuracy) -> tuple[float, float]:
 
 
 def divergence(expected: Array, found: Array) -> float:
-    """Mean KL divergence of the class probabilities, in nats; what int8 does to decisions, whatever the scores' scale.
+    """Return the mean KL divergence of the class probabilities, in nats.
+
+    It measures the effect of int8 on decisions, whatever the scale of the scores.
 
     >>> divergence(np.array([[0.0, 1.0]]), np.array([[5.0, 6.0]]))
     0.0

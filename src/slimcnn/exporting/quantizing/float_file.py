@@ -1,4 +1,4 @@
-"""The float file that is quantized, and what it is asked."""
+"""The float file that is quantized, and its samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slimcnn.exporting.writing import entry_of, export, samples_of
 from slimcnn.measuring.examples import Example
 
 COMPARED = 64
-"""Calibration samples on which a new float file is compared with the network."""
+"""Number of calibration samples for the parity check of a new float file."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class FloatFile:
 
     @property
     def batch(self) -> int | None:
-        """Samples that it takes in one call; None: any number."""
+        """The file's batch size; None: any."""
         found = self.facts["batch"]
         return None if found == "any" else int(found)
 
     def rows(self, given: Tensor | Sequence[Tensor]) -> Rows:
-        """Give samples as the file takes them, whole calls only."""
+        """Convert samples to the file's input format, full batches only."""
         pixels = self.facts["dtype"] == "uint8 pixels"
         size = self.batch or 1
         return tuple(
@@ -53,7 +53,7 @@ def float_file(
     model: nn.Module, example: Example, to: str, folder: Path, images: Tensor | Sequence[Tensor],
     normalization: PerChannel | None, classes: Sequence[str], say: Callable[[str], None],
 ) -> FloatFile:  # fmt: skip
-    """Use the file of this very network that is in the folder, or export one."""
+    """Reuse the folder's file of this network, or export one."""
     entry = read_parity(folder).get(to, {})
     files: Mapping[str, str] = entry.get("files", {})
     there = entry.get("source") == source_digest(model) and entry.get("status") == "equal"
@@ -70,14 +70,14 @@ def float_file(
 def refuse_calibration(
     example: Example, images: Tensor | Sequence[Tensor] | None, normalization: PerChannel | None
 ) -> None:
-    """Refuse calibration samples that would spoil every scale.
+    """Check the calibration samples; NaN and infinite values would corrupt all scales.
 
     Raises:
-        ExportError: there are none, they do not look like the example, or a number is not finite.
+        ExportError: there are no samples, their shape differs from the example's, or a value is not finite.
     """
     given = [images] if isinstance(images, Tensor) else list(images or ())
     if not given or any(len(one) == 0 for one in given):
-        raise ExportError("calibration images are missing: int8 needs a few hundred images, without labels (images=)")
+        raise ExportError("no calibration images: int8 needs a few hundred, without labels (images=)")
     for one in samples_of(example, given, normalization, pixels=False):
         bad = (
             ~torch.isfinite(one).flatten(1).all(1)
@@ -87,6 +87,6 @@ def refuse_calibration(
         if bad.any():
             first = int(bad.nonzero()[0])
             raise ExportError(
-                f"{int(bad.sum())} of {len(one)} calibration images hold NaN or infinite numbers, first number {first}"
-                ": leave them out"
+                f"{int(bad.sum())} of {len(one)} calibration images contain NaN or infinite values, the first at index "
+                f"{first}: remove them"
             )

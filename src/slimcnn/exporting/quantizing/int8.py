@@ -1,4 +1,4 @@
-"""From a network to an int8 file that is within the accuracy asked, or an honest miss."""
+"""Quantize a network to int8 within an accuracy limit; a file that exceeds the limit is marked."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from slimcnn.measuring.environment import cpu_name
 from slimcnn.measuring.examples import Example
 
 INT8 = "_int8"
-"""What the names of int8 files and of their entries in parity.json end with: model_int8.onnx, onnx_int8."""
+"""Suffix of int8 files and of their entries in parity.json: model_int8.onnx, onnx_int8."""
 COMPARED = 256
-"""Samples on which a fresh process compares int8 with float."""
+"""Number of samples on which a fresh process compares int8 with float."""
 LAYERS_ON = 32
-"""Calibration samples on which the outputs of layers are compared."""
+"""Number of calibration samples on which layer outputs are compared."""
 Labeled = tuple[Tensor, Tensor]
-"""Images as `images`, and labels (n,)."""
+"""Images (as for `images`) and labels (n,)."""
 FineTune = Callable[[nn.Module], None]
 
 
@@ -60,36 +60,36 @@ def quantize(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Quantized:
-    """Write a network in int8, beside its float file, and say which of the two to ship on this machine.
+    """Quantize a network to int8, and recommend the int8 or the float file for this machine.
 
-    Accuracy is asked of the runtime before and after. Where int8 loses more than `max_drop`, the layers whose int8
-    hurts most stay in float, as few as are needed and at most half; if that is not enough, `fine_tune` is called. A
-    file that still loses more is kept, and `within` is False.
+    Accuracy is measured in the runtime. If int8 loses more than `max_drop`, the most sensitive layers stay in float:
+    as few as needed, at most half. If that is not enough, `fine_tune` is called. A file that still loses more is kept,
+    with `within` False.
 
     Args:
         model: any classifier; it is not changed.
-        example: one tensor (n, c, h, w), arguments in order, or by name.
-        out: the folder: model.xml and model_int8.xml, or .onnx, and parity.json. A float file of the same network
-            that is there already is used.
+        example: one tensor (n, c, h, w), a sequence of arguments or a mapping of keyword arguments.
+        out: the output folder for model.xml and model_int8.xml (or .onnx) and parity.json. An existing float file of
+            the same network is reused.
         images: calibration samples, a few hundred: as the network expects them, or uint8 pixels with a normalization.
-        engine: by name (`slimcnn list engines`).
-        max_drop: points of top-1 that int8 may lose.
-        validation: images and labels by which layers are chosen. None: `images`, and the share of them on which int8
-            gives another top-1 than float counts as lost, which is an upper bound.
-        test: images and labels that are read once, at the end.
+        engine: engine name (`slimcnn list engines`).
+        max_drop: percentage points of top-1 that int8 may lose.
+        validation: images and labels for choosing the layers. None: use `images`; each one on which int8 and float
+            have a different top-1 counts as lost, which is an upper bound.
+        test: images and labels, used once at the end.
         normalization: x = (pixels / 255 - mean) / std.
-        classes: names, stored in the float file.
-        fine_tune: trains in place a network that simulates int8; only for engines that can.
+        classes: class names, stored in the float file.
+        fine_tune: function that trains a network with simulated int8 in place; only for engines that support it.
         threads: CPU threads for timing.
-        seconds: for timing.
+        seconds: duration of the timing.
         force: replace files of another network in the folder.
-        say: is told what was found.
-        progress: is told (done, in all) while layers are tried one by one.
+        say: called with lines of text about the results.
+        progress: called with (done, total) while single layers are tried.
 
     Raises:
-        UnknownName: there is no such engine.
+        UnknownName: the engine is unknown.
         ExportError: a package is missing, the calibration images cannot be used, or the network cannot be exported or
-            gives no scores.
+            returns no scores.
     """
     chosen = engines[engine].value()
     chosen.check(engine, fine_tune is not None)
@@ -100,7 +100,7 @@ def quantize(
     calibration = known.rows(images)
     asked, labels = (known.rows(validation[0]), validation[1]) if validation else (calibration, None)
     judge = _judge(chosen.runtime, known, asked, labels)
-    with _workshop(folder, engine) as place:
+    with _trial_folder(folder, engine) as place:
         work = Work(chosen, known.path, place, calibration, known.batch, judge(known.path), judge)
         names = chosen.layers(known.path)
         kept, sensitivity = search(work, names, max_drop, progress)
@@ -130,8 +130,8 @@ def quantize(
 
 
 @contextmanager
-def _workshop(folder: Path, engine: str) -> Iterator[Path]:
-    """A temporary folder for trials."""
+def _trial_folder(folder: Path, engine: str) -> Iterator[Path]:
+    """A temporary folder for trial files."""
     temporary = part_of(folder / f"quantize_{engine}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -142,9 +142,9 @@ def _workshop(folder: Path, engine: str) -> Iterator[Path]:
 
 
 def _judge(runtime: str, known: FloatFile, asked: Rows, labels: Tensor | None) -> Callable[[Path], Accuracy]:
-    """How files are judged: by labels, or, without them, by what the float file answers."""
+    """Return a function that measures accuracy against the labels or, if None, the float file's predictions."""
     if labels is not None and len(labels) < len(asked[0]):
-        raise ExportError(f"{len(asked[0])} images have {len(labels)} labels: give one label an image")
+        raise ExportError(f"{len(asked[0])} images have {len(labels)} labels: give one label per image")
     right = (
         labels[: len(asked[0])].cpu().numpy()
         if labels is not None
@@ -156,7 +156,7 @@ def _judge(runtime: str, known: FloatFile, asked: Rows, labels: Tensor | None) -
 def _fine_tuned(
     work: Work, kept: MixedFile, model: nn.Module, example: Example, fine_tune: FineTune
 ) -> MixedFile | None:
-    """Train a network that simulates int8, and write it; None if it is no better than what there is."""
+    """Train a network with simulated int8 and write it; None if it loses no less top-1 than `kept`."""
     simulated = work.engine.simulated(model, example, work.calibration)
     fine_tune(simulated)
     stem = work.folder / "trained"
@@ -170,7 +170,7 @@ def _fine_tuned(
 def _layers(
     work: Work, kept: MixedFile, names: Sequence[str], sensitivity: Mapping[str, float]
 ) -> tuple[LayerError, ...]:
-    """Compare what each layer gives in float and in int8, a call at a time: activations of all layers are large."""
+    """Compare each layer's output in float and int8, one batch at a time because all activations are large."""
     engine, size = work.engine, work.batch or 1
     n = max(min(len(work.calibration[0]), LAYERS_ON) // size, 1) * size
     before, after = (engine.outputs(path, names) for path in (work.source, kept.path))
@@ -204,7 +204,7 @@ def _speed(runtime: str, known: FloatFile, path: Path, samples: Rows, threads: i
 
 
 def _parity(runtime: str, known: FloatFile, path: Path, samples: Rows) -> Parity:
-    """Compare int8 with float in a fresh process; the tolerance is twice the error that was found."""
+    """Compare int8 with float in a fresh process; the tolerance is twice the measured error."""
     given = [torch.from_numpy(one) for one in samples]
     expected = fresh_answers(runtime, known.path, given, known.batch or AT_ONCE)
     found = fresh_answers(runtime, path, given, known.batch or AT_ONCE)
@@ -213,7 +213,7 @@ def _parity(runtime: str, known: FloatFile, path: Path, samples: Rows) -> Parity
 
 
 def _entry(found: Quantized, source: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What parity.json holds of an int8 file."""
+    """Return the entry of an int8 file in parity.json."""
     lost, error = loss_of(found.before, found.after)
     entry = plain(found.parity) | {
         "runtime": found.runtime, "engine": found.engine,

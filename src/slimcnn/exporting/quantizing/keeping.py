@@ -1,4 +1,4 @@
-"""Layers kept in float until int8 loses no more accuracy than allowed."""
+"""Keep layers in float until int8 loses no more accuracy than allowed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from slimcnn.exporting.quantizing.accuracy import Accuracy, divergence, loss_of,
 from slimcnn.exporting.quantizing.engine import Engine, Rows
 
 MOST = 0.5
-"""Share of the layers that may stay in float: with more, int8 is not worth its name."""
+"""Largest share of layers in float; with more, int8 gains little."""
 PROBE = 64
-"""Calibration samples with which single layers are tried: each costs a quantization."""
+"""Calibration samples for trials of single layers; each trial is a quantization."""
 PROBED = 256
-"""Calibration samples on which the answers of these trials are compared with float."""
+"""Calibration samples on which the outputs of these trials are compared with float."""
 
 
 @dataclass(frozen=True)
@@ -22,31 +22,31 @@ class MixedFile:
     """An int8 file with some layers in float."""
 
     path: Path
-    """The file that is opened."""
+    """The file to open."""
     layers: tuple[str, ...]
-    """They stay in float."""
+    """Layers in float."""
     accuracy: Accuracy
     drop: float
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is quantized, where, and how it is judged."""
+    """Input, folder and accuracy measure of a quantization."""
 
     engine: Engine
     source: Path
     """The float file."""
     folder: Path
-    """For trials."""
+    """For trial files."""
     calibration: Rows
     batch: int | None
-    """Samples that a file takes in one call; None: any number."""
+    """The file's batch size; None: any."""
     before: Accuracy
-    """Of the float file."""
+    """Accuracy of the float file."""
     judge: Callable[[Path], Accuracy]
 
     def kept(self, layers: tuple[str, ...]) -> MixedFile:
-        """Quantize all but these layers."""
+        """Quantize all layers except these."""
         stem = self.folder / f"keep{len(layers)}"
         self.engine.write(self.source, stem, self.calibration, self.batch, layers)
         path = self.engine.files(stem)[0]
@@ -57,10 +57,10 @@ class Work:
 def search(
     work: Work, layers: tuple[str, ...], max_drop: float, progress: Callable[[int, int], None]
 ) -> tuple[MixedFile, Mapping[str, float]]:
-    """Find the fewest layers to keep in float, most sensitive first; gives the sensitivities too, if measured.
+    """Find the fewest layers to keep in float, most sensitive first; also return the sensitivities, if measured.
 
-    The number is doubled until the loss is within `max_drop`, or half of the layers are in float; then halved between
-    the last two. If nothing is within, the file that loses least is given.
+    The number is doubled until the loss is within `max_drop` or half of the layers are in float, and then bisected.
+    If no file is within `max_drop`, the one with the smallest loss is returned.
     """
     whole = work.kept(())
     if whole.drop <= max_drop or not layers:
@@ -89,25 +89,25 @@ def search(
 
 
 def sensitivities(work: Work, layers: tuple[str, ...], progress: Callable[[int, int], None]) -> dict[str, float]:
-    """How much nearer the answers are to float with one layer in float, in nats; needs no labels."""
+    """Return how much the divergence from float falls with each layer in float, in nats; needs no labels."""
     few, asked = (tuple(rows[: _whole(n, work.batch)] for rows in work.calibration) for n in (PROBE, PROBED))
     runtime = work.engine.runtime
     expected = scores_in(runtime, work.source, asked, work.batch)
 
-    def apart(keep: tuple[str, ...]) -> float:
+    def divergence_with(keep: tuple[str, ...]) -> float:
         stem = work.folder / "one"
         work.engine.write(work.source, stem, few, work.batch, keep)
         return divergence(expected, scores_in(runtime, work.engine.files(stem)[0], asked, work.batch))
 
-    whole = apart(())
+    whole = divergence_with(())
     found = {}
     for number, layer in enumerate(layers):
         progress(number, len(layers))
-        found[layer] = whole - apart((layer,))
+        found[layer] = whole - divergence_with((layer,))
     progress(len(layers), len(layers))
     return found
 
 
 def _whole(n: int, batch: int | None) -> int:
-    """Round up to whole calls."""
+    """Round up to full batches."""
     return -(-n // (batch or 1)) * (batch or 1)

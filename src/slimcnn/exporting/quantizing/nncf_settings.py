@@ -1,4 +1,4 @@
-"""What both NNCF engines tell the library."""
+"""NNCF settings shared by both engines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from slimcnn.exporting.quantizing.engine import Rows
 def nncf_settings(
     calibration: Rows, batch: int | None, keep: Sequence[str], names: Sequence[str] = ()
 ) -> tuple[Any, dict[str, Any]]:
-    """Import NNCF, and give it with the arguments of `nncf.quantize` besides the model.
+    """Import NNCF; return it with all arguments of `nncf.quantize` except the model.
 
-    Weights keep seven bits of eight (`overflow_fix`): processors without VNNI add products of int8 in 16 bits, which
-    saturate. Measured on such a one, ResNet-20: 1.6 points of top-1 are lost without it.
+    Weights use seven of eight bits (`overflow_fix`): CPUs without VNNI add int8 products in 16 bits, which saturate.
+    Measured on such a CPU, ResNet-20 loses 1.6 percentage points of top-1 without it.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # the only switch of NNCF's usage statistics
+    os.environ.setdefault("NNCF_CI", "1")  # the only way to disable NNCF's usage statistics
     import nncf
 
     size = batch or 1

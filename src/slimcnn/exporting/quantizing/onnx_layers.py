@@ -1,4 +1,4 @@
-"""Layers of ONNX files, and what each gives."""
+"""Layers of ONNX files and their outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def layers_of(path: Path) -> tuple[str, ...]:
-    """Name the nodes that engines quantize: convolutions, matrix products, sums of two branches."""
+    """Return the nodes that engines quantize: convolutions, matrix products, sums of two branches."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -24,7 +24,7 @@ def layers_of(path: Path) -> tuple[str, ...]:
 
 
 def outputs_of(path: Path, layers: Sequence[str]) -> LayerOutputs:
-    """Open a file in ONNX Runtime with the outputs of these nodes added to its own."""
+    """Open a file in ONNX Runtime with the outputs of these nodes as additional outputs."""
     import onnx
     import onnxruntime
 
@@ -45,7 +45,7 @@ def outputs_of(path: Path, layers: Sequence[str]) -> LayerOutputs:
 
 
 def keep_facts(model: Any, source: Path) -> None:
-    """Give a model the facts that its float file holds, and no others: libraries add notes of their own."""
+    """Replace a model's metadata by that of its float file; libraries add their own entries."""
     import onnx
 
     known = onnx.load(source, load_external_data=False)

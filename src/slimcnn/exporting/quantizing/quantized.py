@@ -1,4 +1,4 @@
-"""What quantization gives: two files, their accuracy and speed, and which one to ship."""
+"""Result of a quantization: two files, their accuracy and speed, and which one to ship."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from slimcnn.exporting.quantizing.speed import SpeedComparison
 
 @dataclass(frozen=True)
 class LayerError:
-    """What int8 does to one layer."""
+    """Effect of int8 on one layer."""
 
     layer: str
     error: float | None
-    """Root of the mean squared difference of its output, over the output's root mean square; all before it is int8
-    too. None where the int8 file does not have the layer's output."""
+    """RMS error of its output, relative to the output's RMS, with the layers before it in int8 too. None if the int8
+    file lacks the output."""
     sensitivity: float | None = None
-    """How much smaller the divergence of the network's answers is with this layer in float, in nats; None where nothing
-    had to be kept in float, so that it was not measured."""
+    """Decrease of the divergence from float if only this layer is in float, in nats; None if not measured, because no
+    layer had to stay in float."""
     kept: bool = False
-    """It stays in float."""
+    """Whether it stays in float."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +38,34 @@ class Quantized:
     float_files: tuple[Path, ...]
     float_bytes: int
     path: Path
-    """The int8 file that is opened."""
+    """The int8 file to open."""
     files: tuple[Path, ...]
     bytes: int
     before: Accuracy
-    """Of the float file, in the runtime."""
+    """Accuracy of the float file in the runtime."""
     after: Accuracy
     max_drop: float
     labels: bool
-    """Without labels, `before` and `after` count where int8 answers as float does, which bounds the loss."""
+    """Whether there were labels; without them `after` is the agreement with float, which bounds the loss."""
     parity: Parity
     layers: tuple[LayerError, ...]
     speed: SpeedComparison
     calibrated_on: int
-    """Samples."""
+    """Number of samples."""
     fine_tuned: bool = False
     test: tuple[Accuracy, Accuracy] | None = None
-    """Float and int8 on test images, which no choice has seen."""
+    """Accuracy of float and int8 on test images, which were not used for any choice."""
     entry: Mapping[str, Any] = field(default_factory=dict)
-    """What parity.json holds of it."""
+    """Its entry in parity.json."""
 
     @property
     def drop(self) -> float:
-        """Points of top-1 that int8 loses."""
+        """Percentage points of top-1 that int8 loses."""
         return loss_of(self.before, self.after)[0]
 
     @property
     def within(self) -> bool:
-        """Whether the loss is within what was asked."""
+        """Whether the loss is at most `max_drop`."""
         return self.drop <= self.max_drop
 
     @property
@@ -75,17 +75,17 @@ class Quantized:
 
     @property
     def ship(self) -> Path:
-        """The file to ship: int8 if it loses no more than asked and is not slower here, else float."""
+        """The file to ship: int8 if it is within `max_drop` and not slower here, else float."""
         return self.path if self.within and self.speed.verdict != "slower" else self.float_path
 
     @property
     def advice(self) -> str:
         """Which file to ship, and why."""
         if not self.within:
-            asked = f"more than the {self.max_drop:g} asked"
-            return f"ship {self.float_path.name}: int8 loses {self.drop:.2f} points of top-1, {asked}"
+            limit = f"more than the {self.max_drop:g} allowed"
+            return f"ship {self.float_path.name}: int8 loses {self.drop:.2f} points of top-1, {limit}"
         if self.speed.verdict == "no difference":
-            return f"ship {self.path.name}: as fast, and {self.bytes / self.float_bytes:.2f} of the bytes"
+            return f"ship {self.path.name}: as fast as float, and {self.bytes / self.float_bytes:.2f} times the size"
         return f"ship {self.ship.name}: {self.speed}"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Whether int8 is faster than float on this machine: both files in turns."""
+"""Compare the speed of int8 and float on this machine; both files are timed in turns."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 NOISE = 0.02
-"""Differences up to this share count as none, however many calls were timed."""
+"""Relative differences up to this count as none, however many calls were timed."""
 WARM_UP = 5
 LEAST = 20
-"""Rounds at least."""
+"""Minimum number of rounds."""
 
 
 @dataclass(frozen=True)
 class SpeedComparison:
-    """Times of the float and the int8 file, one call of each a round."""
+    """Times of the float and the int8 file, called once each per round."""
 
     float_ms: tuple[float, float, float]
     """First quartile, median, third quartile."""
     int8_ms: tuple[float, float, float]
     ratio: tuple[float, float, float]
-    """int8 / float in the same round: the median, between the ends of its 95 % confidence interval."""
+    """int8 / float in the same round: the median between the ends of its 95 % confidence interval."""
     n: int
-    """Rounds."""
+    """Number of rounds."""
     batch: int
     threads: int
     runtime: str
 
     @property
     def verdict(self) -> Literal["faster", "slower", "no difference"]:
-        """What int8 is, as far as the noise lets one say."""
+        """Whether int8 is faster or slower than float, beyond the noise."""
         low, _, high = self.ratio
         if high < 1 - NOISE:
             return "faster"
@@ -55,7 +55,7 @@ def compare_speed(
 ) -> SpeedComparison:
     """Time two functions of the same arrays in turns, float first, int8 second, for about `seconds`.
 
-    Which of the two begins a round changes from round to round, so that neither always finds a warm cache.
+    The order alternates from round to round, so that neither always finds a warm cache.
     """
     for call in calls:
         for _ in range(WARM_UP):
@@ -72,7 +72,7 @@ def compare_speed(
 def speed_of(rounds: NDArray[np.float64], batch: int, threads: int, runtime: str) -> SpeedComparison:
     """Summarize rounds (n, 2) of milliseconds, float and int8.
 
-    The confidence interval of the median is made of order statistics, so no distribution is assumed.
+    The confidence interval of the median uses order statistics, so no distribution is assumed.
 
     >>> rounds = np.array([[1.0, 0.5 + 0.001 * i] for i in range(100)])
     >>> speed_of(rounds, 1, 1, "openvino").verdict

@@ -1,5 +1,5 @@
-"""Readers of exported files: one file a runtime, which runs alone, without slimcnn and, where it can, without PyTorch.
+"""Readers of exported files: one standalone file per runtime, without slimcnn and, if possible, without PyTorch.
 
-Each has `open_model(path, threads) -> predict`, and `predict(array (n, c, h, w)) -> array`: several inputs are several
-arguments, several outputs a tuple. The same file is read in-process and by the fresh process that checks parity.
+Each defines `open_model(path, threads) -> predict` and `predict(array (n, c, h, w)) -> array`. Several inputs are
+several arguments, several outputs a tuple. The package and the fresh process of the parity check use the same reader.
 """

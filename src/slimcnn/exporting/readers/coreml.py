@@ -1,4 +1,4 @@
-"""Run a Core ML model (.mlpackage) on macOS. This file works alone: it needs numpy and coremltools."""
+"""Run a Core ML model (.mlpackage) on macOS. Standalone: needs numpy and coremltools."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def open_model(path: str, threads: int | None = None) -> Callable[..., Any]:
-    """Open `path` on the CPU; the runtime chooses its threads. Gives a function of arrays."""
+    """Open `path` on the CPU; the runtime chooses the number of threads. Return a function of arrays."""
     import coremltools
 
     model = coremltools.models.MLModel(path, compute_units=coremltools.ComputeUnit.CPU_ONLY)

@@ -1,4 +1,4 @@
-"""Run an ExecuTorch program (.pte). This file works alone: it needs numpy and executorch, which brings torch."""
+"""Run an ExecuTorch program (.pte). Standalone: needs numpy and executorch, which requires torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def open_model(path: str, threads: int | None = None) -> Callable[..., Any]:
-    """Open `path` with this many threads (None: the runtime's choice); gives a function of arrays."""
+    """Open `path` with this many threads (None: the runtime's default); return a function of arrays."""
     import torch
     from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
     from executorch.runtime import Runtime

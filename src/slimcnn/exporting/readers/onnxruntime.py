@@ -1,4 +1,4 @@
-"""Run an ONNX file in ONNX Runtime. This file works alone: it needs numpy and onnxruntime."""
+"""Run an ONNX file in ONNX Runtime. Standalone: needs numpy and onnxruntime."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def open_model(path: str, threads: int | None = None) -> Callable[..., Any]:
-    """Open `path` on the CPU with this many threads (None: the runtime's choice); gives a function of arrays."""
+    """Open `path` on the CPU with this many threads (None: the runtime's default); return a function of arrays."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

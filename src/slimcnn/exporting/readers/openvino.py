@@ -1,4 +1,4 @@
-"""Run an OpenVINO model (.xml with .bin, or .onnx) on the CPU. This file works alone: it needs numpy and openvino."""
+"""Run an OpenVINO model (.xml with .bin, or .onnx) on the CPU. Standalone: needs numpy and openvino."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def open_model(path: str, threads: int | None = None) -> Callable[..., Any]:
-    """Open `path` on the CPU with this many threads (None: the runtime's choice); gives a function of arrays."""
+    """Open `path` on the CPU with this many threads (None: the runtime's default); return a function of arrays."""
     import openvino
 
     core = openvino.Core()
-    # On processors with bf16 the plugin computes in bf16 unless told otherwise: answers then differ by 1 %.
+    # On CPUs with bf16 the plugin computes in bf16 by default, which changes outputs by 1 %.
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads

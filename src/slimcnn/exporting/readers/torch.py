@@ -1,4 +1,4 @@
-"""Run a program of torch.export (.pt2) or TorchScript (.torchscript) in PyTorch. This file works alone, with torch."""
+"""Run a torch.export program (.pt2) or TorchScript (.torchscript) in PyTorch. Standalone: needs torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def open_model(path: str, threads: int | None = None) -> Callable[..., Any]:
-    """Open `path` on the CPU with this many threads (None: PyTorch's choice); gives a function of arrays."""
+    """Open `path` on the CPU with this many threads (None: PyTorch's default); return a function of arrays."""
     import torch
 
     if threads:

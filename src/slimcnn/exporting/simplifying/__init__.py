@@ -1,6 +1,6 @@
-"""Rewrites of a network's graph before export, each exact: what runtimes do not know or should not pay for goes.
+"""Exact rewrites of a network's graph before export; they remove unsupported and unnecessary operations.
 
-A rewrite takes a `torch.fx.GraphModule` of ATen operations, as `torch.export` gives it, and changes it in place.
+A rewrite changes a `torch.fx.GraphModule` of ATen operations, as returned by `torch.export`, in place.
 """
 
 from torch.fx import GraphModule
@@ -13,7 +13,7 @@ __all__ = ["fold_batch_norms", "fold_constant_channels", "pool_for_slices", "sim
 
 
 def simplify(graph: GraphModule) -> None:
-    """Apply all rewrites, and drop what nothing reads any more."""
+    """Apply all rewrites and remove unused nodes."""
     pool_for_slices(graph)
     fold_constant_channels(graph)
     fold_batch_norms(graph)

@@ -1,4 +1,4 @@
-"""Tensors that a graph holds: reading and adding them."""
+"""Read and add the tensors of a graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 
 def held(graph: GraphModule, node: Any) -> Tensor | None:
-    """Give the parameter or buffer that a node stands for; None for anything else."""
+    """Return the parameter or buffer that a node refers to; None for other nodes."""
     if not (isinstance(node, Node) and node.op == "get_attr"):
         return None
     found: Any = graph
@@ -20,7 +20,7 @@ def held(graph: GraphModule, node: Any) -> Tensor | None:
 
 
 def hold(graph: GraphModule, name: str, value: Tensor, before: Node) -> Node:
-    """Let the graph hold a tensor under a name like this one; gives a node for it, in front of `before`."""
+    """Add a tensor to the graph under a name based on `name`; return its node, inserted before `before`."""
     name = name.removeprefix("model.").replace(".", "_")
     free = next(one for i in range(len(graph._buffers) + 1) if not hasattr(graph, one := f"{name}_{i}" if i else name))
     graph.register_buffer(free, value.contiguous())
@@ -29,12 +29,12 @@ def hold(graph: GraphModule, name: str, value: Tensor, before: Node) -> Node:
 
 
 def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
-    """Give an argument of a call, wherever it is written."""
+    """Return an argument of a call, positional or keyword."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 def is_call(node: Any, *targets: Any) -> bool:
-    """Ask whether a node calls one of these operations."""
+    """Return whether a node calls one of these operations."""
     return isinstance(node, Node) and node.op == "call_function" and node.target in targets
 
 

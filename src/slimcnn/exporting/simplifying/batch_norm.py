@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions in front of them."""
+"""Fold batch norms into the preceding convolutions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default,
 
 
 def fold_batch_norms(graph: GraphModule) -> None:
-    """Fold every batch norm that is the only reader of a convolution.
+    """Fold every batch norm that is the only user of a convolution's output.
 
     w' = w gamma / sqrt(var + eps), b' = (b - mean) gamma / sqrt(var + eps) + beta, computed in float64 by
-    `torch.nn.utils.fusion`. A convolution whose weight others read too keeps its norm: folding would store the weight
-    once for each of them.
+    `torch.nn.utils.fusion`. A convolution with a shared weight keeps its norm: folding would store the
+    weight once per user.
     """
     readers = Counter(weight for node in graph.graph.nodes if (weight := _weight_name(node)))
     for norm in list(graph.graph.nodes):
@@ -51,7 +51,7 @@ def _weight_name(node: Node) -> str:
 
 
 def _folded(graph: GraphModule, conv: Node, norm: Node) -> tuple[Tensor, Tensor] | None:
-    """The convolution's weight and bias with the norm in them; None where one of them is computed by the network."""
+    """Return weight and bias with the norm folded in; None if the network computes one of the tensors."""
     weight, bias = held(graph, conv.args[1]), held(graph, argument(conv, 2, "bias"))
     gamma, beta, mean, variance = (held(graph, norm.args[i]) for i in (1, 2, 3, 4))
     unknown = [(conv, 2, bias), (norm, 1, gamma), (norm, 2, beta)]

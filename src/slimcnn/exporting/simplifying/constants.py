@@ -1,4 +1,4 @@
-"""Channels that are the same at every pixel of every image: computed once, before export.
+"""Fold channels that are constant over all pixels and images, before export.
 
 They come from residual branches that lost all their channels: such a branch adds a constant to the stream.
 """
@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from slimcnn.exporting.simplifying.attributes import aten, held, hold, is_call
 
 Known = dict[Node, Tensor]
-"""Node → what it is at each pixel of each image, (1, c, 1, 1)."""
+"""Node → its constant value, (1, c, 1, 1)."""
 
 FILLED: Mapping[Any, Callable[..., float]] = {
     aten.new_zeros.default: lambda *_: 0.0, aten.zeros.default: lambda *_: 0.0, aten.new_ones.default: lambda *_: 1.0,
@@ -30,7 +30,7 @@ POINTWISE = (
 
 
 def fold_constant_channels(graph: GraphModule) -> None:
-    """Replace what is constant over images and pixels by a tensor (1, c, 1, 1), where it is added to something else."""
+    """Replace values that are constant over images and pixels by a tensor (1, c, 1, 1) where they are added."""
     known: Known = {}
     for node in list(graph.graph.nodes):
         value = _constant(graph, node, known)
@@ -61,7 +61,7 @@ def _constant(graph: GraphModule, node: Node, known: Known) -> Tensor | None:
 
 
 def _view(graph: GraphModule, node: Node) -> Tensor | None:
-    """The value of a parameter that is seen in another shape, such as bias.view(-1, 1, 1)."""
+    """Return the value of a reshaped parameter, such as bias.view(-1, 1, 1); None for other nodes."""
     if not is_call(node, aten.view.default, aten.reshape.default):
         return None
     value = held(graph, node.args[0])
@@ -71,7 +71,7 @@ def _view(graph: GraphModule, node: Node) -> Tensor | None:
 
 
 def _add_constant(graph: GraphModule, node: Node, known: Known) -> None:
-    """Let an addition read the small tensor; one that adds zeros goes."""
+    """Make an addition use the small tensor; remove additions of zeros."""
     one, other = node.args
     if one in known:
         one, other = other, one
@@ -79,7 +79,7 @@ def _add_constant(graph: GraphModule, node: Node, known: Known) -> None:
         return
     shapes = [each.meta["val"].shape for each in (one, node)]
     if len(shapes[0]) != 4 or shapes[0] != shapes[1]:
-        return  # the constant gives the sum its shape
+        return  # the sum takes its shape from the constant
     if not known[other].any():
         node.replace_all_uses_with(one)
         graph.graph.erase_node(node)

@@ -1,4 +1,4 @@
-"""Every s-th pixel, read by pooling: slices with a step, which some runtimes do not know."""
+"""Replace slices with a step, which some runtimes do not support, by pooling."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from slimcnn.exporting.simplifying.attributes import argument, aten, is_call
 
 
 def pool_for_slices(graph: GraphModule) -> None:
-    """Replace x[:, :, ::s, ::t] by max pooling with a kernel of one pixel and stride (s, t), the same pixels.
+    """Replace x[:, :, ::s, ::t] by max pooling with kernel size 1 and stride (s, t), which reads the same pixels.
 
-    Only for images of floating-point numbers, (n, c, h, w). Slices that take everything are dropped.
+    Only for floating-point images (n, c, h, w). Slices that take everything are removed.
     """
     for node in list(graph.graph.nodes):
         if is_call(node, aten.slice.Tensor) and _takes_all(node):
@@ -29,7 +29,7 @@ def pool_for_slices(graph: GraphModule) -> None:
             stride[_axis(first) - 2] = first.args[4]
             source = first.args[0]
         if any(_subsamples(user) and _axis(user) != _axis(node) for user in node.users) and len(node.users) == 1:
-            continue  # the next slice takes this one along
+            continue  # merged with the next slice
         with graph.graph.inserting_before(node):
             pooled = graph.graph.call_function(aten.max_pool2d.default, (source, [1, 1], stride))
         pooled.meta = dict(node.meta)
@@ -53,7 +53,7 @@ def _takes_all(node: Node) -> bool:
 
 
 def _subsamples(node: object) -> bool:
-    """Ask whether a node is x[:, :, ::s] or x[:, :, :, ::s]."""
+    """Return whether a node is x[:, :, ::s] or x[:, :, :, ::s]."""
     if not isinstance(node, Node) or not is_call(node, aten.slice.Tensor):
         return False
     start, end, step = _range(node)

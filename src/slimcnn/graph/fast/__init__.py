@@ -1,6 +1,6 @@
-"""Shortcuts of `trace`: everything here saves time only, and a reader may skip it.
+"""Optimizations of `trace`: everything here only saves time.
 
-`off()` turns them all off; the graph is the same either way (tests/laws/test_fast.py).
+`off()` disables them; the graph is the same either way (tests/laws/test_fast.py).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ _on = ContextVar("fast", default=True)
 
 
 def is_on() -> bool:
-    """Ask whether the shortcuts are taken."""
+    """Return whether the optimizations are enabled."""
     return _on.get()
 
 
 @contextmanager
 def off() -> Iterator[None]:
-    """Trace the plain way until the block ends.
+    """Disable the optimizations inside this block.
 
     >>> with off():
     ...     is_on()

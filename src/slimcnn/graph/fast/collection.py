@@ -11,10 +11,10 @@ from slimcnn.graph import fast
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Postpone Python's search for reference cycles until the block ends.
+    """Pause Python's garbage collection inside this block.
 
-    A trace makes many small objects and drops them again, none in cycles. Each full collection that they set off would
-    walk through everything that PyTorch holds: 0.2 s, about as long as the trace.
+    A trace creates and drops many small objects, none in reference cycles. Each full collection that they trigger would
+    visit every object that PyTorch holds: 0.2 s, about as long as the trace.
 
     >>> with collection_paused():
     ...     gc.isenabled()

@@ -1,4 +1,4 @@
-"""Copy a network quicker than `copy.deepcopy`: most of what modules hold is empty or a number."""
+"""Copy a network faster than `copy.deepcopy`: most attributes of modules are empty or numbers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 Network = TypeVar("Network", bound=nn.Module)
 
 UNCHANGING = {int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size, type}
-"""Types of values that two copies may share."""
+"""Immutable types, whose values two copies may share."""
 
 
 def is_plain(modules: list[nn.Module]) -> bool:
-    """Ask whether a network is copied by copying the attributes of its modules, each tensor with memory of its own."""
+    """Return whether copying the attributes of its modules copies a network, and no tensors share memory."""
     stores = [tensors for module in modules for tensors in (module._parameters, module._buffers)]
     held = {id(tensor): tensor for tensors in stores for tensor in tensors.values() if tensor is not None}
     if any(tensor.layout is not torch.strided for tensor in held.values()):
@@ -26,16 +26,16 @@ def is_plain(modules: list[nn.Module]) -> bool:
 
 
 def _copies_by_attributes(kind: type[nn.Module]) -> bool:
-    """Ask whether copying the attributes of a module is copying the module: its class has no say in it."""
+    """Whether copying its attributes copies a module of this class: the class does not customize copying."""
     special = {"__getstate__", "__reduce_ex__", "__reduce__", "__deepcopy__", "__slots__"}
     if any(special & vars(parent).keys() for parent in kind.__mro__ if parent not in (object, nn.Module)):
         return False
-    # Layers of PyTorch only fill in what files of older versions lack.
+    # PyTorch's layers override __setstate__ only to load files of older versions.
     return kind.__setstate__.__module__.startswith("torch.")
 
 
 def copy_modules(modules: list[nn.Module], model: Network, memo: dict[int, Any]) -> Network:
-    """Copy a network as `copy.deepcopy` does, but quicker: most of what modules hold is empty or a number."""
+    """Copy a network like `copy.deepcopy`, but faster."""
     for module in modules:
         memo[id(module)] = module.__class__.__new__(module.__class__)
         for tensor in (*module._parameters.values(), *module._buffers.values()):
@@ -74,5 +74,5 @@ def _copy_tensor(tensor: Tensor) -> Tensor:
         copied.requires_grad_()
     if tensor.grad is not None:
         copied.grad = tensor.grad.detach().clone()
-    vars(copied).update(vars(tensor))  # what the user wrote on it, such as "no weight decay"; PyTorch forgets it
+    vars(copied).update(vars(tensor))  # attributes set by the user, such as "no weight decay"; PyTorch drops them
     return copied

@@ -1,4 +1,4 @@
-"""List modules and tensors by name, as PyTorch names them, but without its recursion: four times as quick."""
+"""List modules and tensors by PyTorch's names, without its recursion: four times as fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from slimcnn.graph import fast
 
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """List a network and everything in it, each module once, in PyTorch's order.
+    """List a network and all its submodules, each module once, in PyTorch's order.
 
     >>> [name for name, _ in named_modules(nn.Sequential(nn.ReLU(), nn.Sequential(nn.Tanh())))]
     ['', '0', '1', '1.0']
@@ -30,7 +30,7 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name parameters, shared ones once, as PyTorch does.
+    """Return the parameters by PyTorch's names, shared ones once.
 
     >>> list(named_parameters(nn.BatchNorm1d(2)))
     ['weight', 'bias']
@@ -48,9 +48,9 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def named_tensors(model: nn.Module, modules: list[tuple[str, nn.Module]] | None = None) -> list[tuple[str, Tensor]]:
-    """List parameters and then buffers, shared ones once, with the names that PyTorch gives them.
+    """List parameters and then buffers by PyTorch's names, shared ones once.
 
-    `modules`: from `named_modules`, if it was called before.
+    `modules`: the result of `named_modules`, if known.
 
     >>> [name for name, _ in named_tensors(nn.BatchNorm1d(2))]
     ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']

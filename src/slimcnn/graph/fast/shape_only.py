@@ -1,7 +1,7 @@
 """Shape-only runs: outputs are allocated, not computed.
 
-Tracing needs shapes, not values. An operation that is skipped returns a tensor with whatever was in memory, but fails
-where the real one would fail: a trial cut looks for exactly that.
+Tracing needs shapes, not values. A skipped operation returns uninitialized memory, but fails where the real operation
+would fail, since trial cuts detect these failures.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch.utils._pytree import tree_map_only
 from slimcnn.graph.operations import Operation, Values
 
 SMALL = 4096
-"""Largest number of values that are filled with zeros, since that costs nothing."""
+"""Tensors with fewer elements are filled with zeros, which takes almost no time."""
 
 
 def values_of(op: Operation, args: tuple[Any, ...], uncomputed: list[Tensor]) -> Values:
-    """Look up what to do with an operation, some of whose inputs may not have been computed."""
+    """Return how to treat an operation, some of whose inputs may not have been computed."""
     return op.values(args, uncomputed) if callable(op.values) else op.values
 
 
 def stand_in(op: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Allocate what an operation would return, without computing it."""
+    """Allocate the outputs of an operation without computing them."""
     found = op.shape(args, kwargs) if op.shape is not None else None
     if found is not None:
         return found
@@ -33,7 +33,7 @@ def stand_in(op: Operation, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def blank(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Make a tensor whose values do not matter.
+    """Allocate a tensor whose values are not used.
 
     >>> blank((2, 3), torch.float16).tolist()
     [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
@@ -43,7 +43,7 @@ def blank(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def indices_needed(args: tuple[Any, ...], uncomputed: list[Tensor]) -> Values:
-    """Decide for `index` and `index_select`: the shape may depend on a mask, or on an index that was not computed."""
+    """Return how to treat `index` and `index_select`: values matter for masks and for indices not yet computed."""
     indices = args[1] if isinstance(args[1], list | tuple) else args[2:]
     masks = isinstance(args[1], list | tuple) and any(
         isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1]
@@ -72,7 +72,7 @@ def _reduced(x: Tensor, dims: list[int] | None, keep: bool) -> Tensor:
 
 
 def elementwise(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Allocate the result of a pointwise operation; None where its type is not obvious."""
+    """Allocate the result of a pointwise operation; None if its dtype is not obvious."""
     tensors = [t for t in args[:2] if isinstance(t, Tensor)]
     first = tensors[0]
     if not first.is_floating_point() or any(t.dtype != first.dtype for t in tensors):
@@ -82,13 +82,15 @@ def elementwise(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 
 
 def elementwise_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Return the first argument of a pointwise operation that overwrites it."""
+    """Return the first argument of an in-place pointwise operation."""
     tensors = [t for t in args[:2] if isinstance(t, Tensor)]
     first = tensors[0]
     if not first.is_floating_point() or any(t.dtype != first.dtype for t in tensors):
         return None
     if _broadcast(tensors) != first.shape:
-        raise RuntimeError(f"in place on a shape of {tuple(first.shape)}: it would become {_broadcast(tensors)}")
+        raise RuntimeError(
+            f"an in-place operation on shape {tuple(first.shape)} would produce shape {tuple(_broadcast(tensors))}"
+        )
     return first
 
 
@@ -103,7 +105,7 @@ def _broadcast(tensors: list[Tensor]) -> torch.Size:
 
 
 def convolved(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Allocate the output of a convolution; PyTorch's meta kernel does it for a transposed one, once it is checked."""
+    """Allocate the output of a convolution; None for a transposed one, left to PyTorch's meta kernel after checks."""
     x, weight, bias, stride, padding, dilation, transposed, _, groups = args
     _check_convolution(x, weight, bias, groups, transposed)
     if transposed:
@@ -112,7 +114,7 @@ def convolved(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     s, p, d = ([given[0]] * len(space) if len(given) == 1 else given for given in (stride, padding, dilation))
     spans = [x.size(i + 2) + 2 * p[i] - d[i] * (weight.size(i + 2) - 1) for i in space]
     if min(spans, default=1) < 1:
-        raise RuntimeError(f"a kernel of {tuple(weight.shape[2:])} does not fit on {tuple(x.shape[2:])}")
+        raise RuntimeError(f"a kernel of size {tuple(weight.shape[2:])} does not fit on size {tuple(x.shape[2:])}")
     return blank((x.size(0), weight.size(0), *((spans[i] - 1) // s[i] + 1 for i in space)), x.dtype)
 
 
@@ -124,9 +126,9 @@ def _check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, groups: i
             f"a convolution with weight {tuple(weight.shape)} and {groups} groups got {x.size(1)} channels"
         )
     if bias is not None and bias.numel() != made:
-        raise RuntimeError(f"a convolution to {made} channels got a bias for {bias.numel()}")
+        raise RuntimeError(f"a convolution to {made} channels got a bias for {bias.numel()} channels")
     if x.dtype != weight.dtype:
-        raise RuntimeError(f"a convolution with weight of {weight.dtype} got an input of {x.dtype}")
+        raise RuntimeError(f"a convolution with weight dtype {weight.dtype} got input dtype {x.dtype}")
 
 
 def normalized(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Detect whether a network's code depends on tensor sizes: only then can a trial cut teach anything."""
+"""Detect whether a network's code depends on tensor sizes; if not, trial cuts are unnecessary."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ASKING = {getattr(Tensor, name).__get__ for name in ("shape", "nbytes")} | {
     Tensor.size, Tensor.numel, Tensor.nelement, Tensor.__len__, Tensor.stride, Tensor.is_same_size, Tensor.storage,
     Tensor.untyped_storage, torch.numel, torch.is_same_size,
 }  # fmt: skip
-"""Calls that tell how many channels there are."""
+"""Calls that reveal the number of channels."""
 
 FLATTENING = {torch.flatten, Tensor.flatten}
-"""Calls that arrive as a `view` with sizes that PyTorch computed."""
+"""Calls that reach the dispatcher as a `view` with sizes computed by PyTorch."""
 
 
 class SizeQueries(TorchFunctionMode):
-    """Watch a run for sizes: does the user's code ask a tensor for its size, or pass one to an operation?
+    """Detect whether the user's code reads the size of a tensor, or passes a size to an operation.
 
-    Code that does neither runs on a cut copy as on the original, and `TraceRecord.size_blind` stays true.
+    Code that does neither runs on a pruned copy as on the original, and `TraceRecord.size_blind` stays True.
     """
 
     def __init__(self, record: TraceRecord) -> None:
@@ -52,7 +52,7 @@ class SizeQueries(TorchFunctionMode):
     def note(
         self, op: Operation, func: Any, arguments: Iterable[Any], module: nn.Module | None, constants: bool
     ) -> None:
-        """Look at an operation: its arguments, and whether tensors made on the way are among them."""
+        """Check the arguments of an operation; `constants`: they include tensors created during the run."""
         plain = op.ordered or (self._flattening and op.kind == "view")
         if constants or not (plain or (_pointwise(func) and _numbers_are_built_in(arguments, module))):
             self._record.size_blind = False
@@ -63,6 +63,6 @@ def _pointwise(func: Any) -> bool:
 
 
 def _numbers_are_built_in(arguments: Iterable[Any], module: nn.Module | None) -> bool:
-    """Ask whether an operation has no numbers but those that a layer of PyTorch was made with (the 6 of a ReLU6)."""
+    """Whether all numeric arguments come from a layer of PyTorch (the 6 of a ReLU6)."""
     made_with = type(module).__module__ == "torch.nn.modules.activation"
     return made_with or not any(isinstance(value, int | float) for value in arguments)

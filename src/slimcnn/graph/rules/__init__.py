@@ -1,8 +1,8 @@
-"""What each family of operations does to channel ids.
+"""Rules: the effect of each family of operations on channel ids.
 
-An operation that only moves numbers needs no code: it is run on the ids (`moving.py`). Where tensors are combined
-(`pointwise.py`), where an axis is reduced (`reducing.py`) and where weights read and write channels (`weights.py`), a
-rule is a small function `(tracer, call) -> labels of the outputs`. Unknown operations lock the channels that enter.
+An operation that only moves values is executed on the ids (`moving.py`). For operations that combine tensors
+(`pointwise.py`), reduce an axis (`reducing.py`) or read and produce channels with weights (`weights.py`), a rule is a
+small function `(tracer, call) -> labels of the outputs`. Unknown operations lock the channels of their inputs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from slimcnn.graph.operations import Labels
     from slimcnn.graph.tracer import Tracer
 
-UNKNOWN = "an operation whose effect on channels is not known"
+UNKNOWN = "operation without a rule"
 
 
 def apply_rule(tracer: Tracer, call: Call) -> Labels:
-    """Find the labels of an operation's outputs, one for each output tensor."""
+    """Return the labels of an operation's outputs, one for each output tensor."""
     from slimcnn.graph.rules.pointwise import pointwise
 
     rule = operation(call.site.op).rule or (pointwise if torch.Tag.pointwise in call.func.tags else unknown)
@@ -33,11 +33,9 @@ def apply_rule(tracer: Tracer, call: Call) -> Labels:
 
 
 def unknown(tracer: Tracer, call: Call) -> Labels:
-    """Lock all channels that enter an operation without a rule."""
+    """Lock all input channels of an operation without a rule."""
     name = call.site.op if "." in call.site.op else f"aten.{call.site.op}"
-    reason = (
-        f"{UNKNOWN} (if it works element by element: slimcnn.rule({name!r}, like='aten.relu'); else see docs/graph.md)"
-    )
+    reason = f"{UNKNOWN} (if it is elementwise, call slimcnn.rule({name!r}, like='aten.relu'); else see docs/graph.md)"
     for tensor in call.tensors:
         tracer.lock_label(tracer.label(tensor), reason, call)
     return []

@@ -1,4 +1,4 @@
-"""Operations that only move numbers: they are run on the ids."""
+"""Rules of operations that only move values: they are executed on the ids."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from slimcnn.layers.placing import Gathering, Scattering
 @rule(*aten("transpose permute unsqueeze select unbind flip pixel_unshuffle diagonal"), moves=True)
 @rule(*aten("expand repeat unfold"), moves=True, sized=True)
 def move(tracer: Tracer, call: Call) -> Labels:
-    """Run the operation itself on the ids of its input."""
+    """Execute the operation on the ids of its input."""
     source, *rest = call.arguments
     indices = [t for name in rest for t in tree_leaves(call[name]) if isinstance(t, Tensor)]
     for index in indices:
-        tracer.lock_label(tracer.label(index), "a table of positions kept in a buffer", call)
+        tracer.lock_label(tracer.label(index), "index table stored in a buffer", call)
     others = {name: call[name] for name in rest}
     moved = [[compact(t) for t in tree_leaves(call.func(facet, **others))] for facet in tracer.label(call[source])]
     return [tuple(facets) for facets in zip(*moved, strict=True)]
@@ -35,7 +35,7 @@ def move(tracer: Tracer, call: Call) -> Labels:
 @rule("aten.index", "aten.index_select", moves=True, sized=True, values=shapes.indices_needed)
 @rule("aten.narrow_copy", "aten.roll", moves=True)
 def pick(tracer: Tracer, call: Call) -> Labels:
-    """Run the operation on the ids; positions that are counted may fit one cut by luck."""
+    """Execute the operation on the ids; hard-coded positions may fit one trial cut by luck."""
     if isinstance(tracer.module, Gathering) and not tracer.label(call["self"]):
         return _gathered(tracer, call)
     labels = move(tracer, call) or []
@@ -44,18 +44,18 @@ def pick(tracer: Tracer, call: Call) -> Labels:
 
 
 def _gathered(tracer: Tracer, call: Call) -> Labels:
-    """Give what is taken out of a stream the ids of the places where it lies."""
+    """Label channels gathered from a stream with the ids of their positions in the stream."""
     ids = [along(facet, 0) for facet in tracer.label(call["index"])]
     return [tuple(axis_facet(one, tuple(call.out.shape), 1) for one in ids if one is not None)]
 
 
 @rule("aten.index_copy", "aten.index_copy_", kind="placement")
 def index_copy(tracer: Tracer, call: Call) -> Labels:
-    """Channels that are put into a stream belong to the places where they lie; the stream keeps its width."""
+    """Tie channels that are scattered into a stream to their positions there; the stream keeps its width."""
     made, places = tracer.label(call["source"]), tracer.label(call["index"])
     if not (isinstance(tracer.module, Scattering) and made and places):
         for tensor in call.tensors:
-            tracer.lock_label(tracer.label(tensor), "copied to positions by their number", call)
+            tracer.lock_label(tracer.label(tensor), "copied to fixed positions", call)
         return []
     ids = axis_facet(core(places[0]).reshape(-1), tuple(call["source"].shape), 1)
     for facet in made:
@@ -64,9 +64,9 @@ def index_copy(tracer: Tracer, call: Call) -> Labels:
 
 
 def _note_picked(tracer: Tracer, call: Call, labels: list[Label]) -> None:
-    """Note which channels, in which order, were taken out of a tensor by their positions.
+    """Record which channels, in which order, were selected by position.
 
-    A trial cut compares: whatever is done to these channels must be done to the same ones after a cut.
+    A trial cut checks that the same channels are selected after pruning.
     """
     for facet in (facet for label in labels for facet in label if varying(facet)):
         tracer.meet(core(facet).reshape(-1), None)
@@ -75,7 +75,7 @@ def _note_picked(tracer: Tracer, call: Call, labels: list[Label]) -> None:
 
 @rule("aten.squeeze", moves=True)
 def squeeze(tracer: Tracer, call: Call) -> Labels:
-    """Squeeze the ids; an axis of channels must not shrink to 1, or it would vanish."""
+    """Squeeze the ids; record channel axes that `squeeze` would drop at size 1."""
     source: Tensor = call["self"]
     dims = call.arguments.get("dim")
     given = range(source.dim()) if dims is None else dims if isinstance(dims, list | tuple) else [dims]
@@ -100,10 +100,10 @@ def reshape(tracer: Tracer, call: Call) -> Labels:
 
 
 def _part(tracer: Tracer, call: Call, table: Tensor) -> None:
-    """Note that a channel axis is viewed as (parts, channels): every part must keep the same number.
+    """Record that a channel axis is viewed as (parts, channels): every part must keep the same number.
 
-    Which of the two numbers is the number of parts is not known here; it is taken to be the smaller, and a trial cut
-    will tell. Parts that lie alternating, as (channels, parts), lose equal offsets.
+    Which of the two sizes is the number of parts is not known here. The smaller one is assumed, and a trial cut checks
+    it. Interleaved parts, (channels, parts), must lose equal offsets.
     """
     tracer.record.delicate = True
     if table.size(0) > table.size(1):
@@ -115,7 +115,7 @@ def _part(tracer: Tracer, call: Call, table: Tensor) -> None:
 @rule("aten.split", "aten.split_with_sizes", moves=True, sized=True, parts=True)
 @rule("aten.chunk", moves=True, parts=True)
 def split(tracer: Tracer, call: Call) -> Labels:
-    """Run the split on the ids; parts of equal size keep equally many."""
+    """Execute the split on the ids; parts of equal size keep the same number of channels."""
     labels = move(tracer, call) or []
     d = call["dim"] % call["self"].dim()
     for facets in zip(*labels, strict=True):
@@ -129,7 +129,7 @@ def split(tracer: Tracer, call: Call) -> Labels:
 
 
 def _part_along(tracer: Tracer, call: Call, parts: Iterable[Tensor], d: int) -> None:
-    """Note that parts of equal size must keep equally many channels."""
+    """Require parts of equal size to keep the same number of channels."""
     parts = list(parts)
     rows = [along(part, d) for part in parts]
     if all(row is not None for row in rows):
@@ -141,7 +141,7 @@ def _part_along(tracer: Tracer, call: Call, parts: Iterable[Tensor], d: int) -> 
 
 
 def _separate(tracer: Tracer, pieces: Iterable[Tensor], d: int) -> None:
-    """Note pieces of a channel axis of any size: none may become empty."""
+    """Record the pieces of a channel axis: none may become empty."""
     for piece in pieces:
         ids = along(piece, d) if piece.numel() and d in varying(piece) else None
         if ids is not None:
@@ -150,7 +150,7 @@ def _separate(tracer: Tracer, pieces: Iterable[Tensor], d: int) -> None:
 
 @rule("aten.slice", moves=True, sized=True, parts=True)
 def take_slice(tracer: Tracer, call: Call) -> Labels:
-    """Run the slice on the ids; `x[:, c // 2:]` is one of equal parts, which keep equally many."""
+    """Execute the slice on the ids; equal parts, such as `x[:, c // 2:]`, keep the same number of channels."""
     labels = move(tracer, call) or []
     source, d = call["self"], call["dim"] % call["self"].dim()
     whole, size = source.size(d), call.out.size(d)
@@ -169,7 +169,7 @@ def take_slice(tracer: Tracer, call: Call) -> Labels:
 
 @rule("aten.channel_shuffle", "aten.native_channel_shuffle", moves=True)
 def channel_shuffle(tracer: Tracer, call: Call) -> Labels:
-    """Shuffle the ids; every group keeps equally many."""
+    """Shuffle the ids; every group keeps the same number of channels."""
     tracer.record.delicate = True
     for facet in tracer.label(call["self"]):
         ids = along(facet, 1)
@@ -180,13 +180,13 @@ def channel_shuffle(tracer: Tracer, call: Call) -> Labels:
 
 @rule("aten.pixel_shuffle", moves=True)
 def pixel_shuffle(tracer: Tracer, call: Call) -> Labels:
-    """The r^2 channels that become one go together."""
+    """Tie the r^2 channels that become one."""
     axis = call["self"].dim() - 3
     facets = []
     for facet in tracer.label(call["self"]):
         ids = along(facet, axis)
         if ids is None:
-            tracer.lock_label((facet,), "channels do not lie along the channel axis", call)
+            tracer.lock_label((facet,), "its channels are not on the channel axis", call)
             continue
         blocks = ids.reshape(-1, call["upscale_factor"] ** 2)
         tracer.unify(blocks[:, :1].expand_as(blocks), blocks, call)
@@ -197,7 +197,7 @@ def pixel_shuffle(tracer: Tracer, call: Call) -> Labels:
 @rule("aten.cat", moves=True, ordered=True, passes_empty=True, keeps_sign=True, values="as inputs")
 @rule("aten.stack", moves=True)
 def join(tracer: Tracer, call: Call) -> Labels:
-    """Join ids as the tensors are joined; a part without channels contributes -1."""
+    """Join ids like the tensors; a tensor without channels contributes -1."""
     tensors: list[Tensor] = call["tensors"]
     axis = call["dim"] % call.out.dim()
     parts = [(t, tracer.label(t)) for t in tensors if t.numel()]
@@ -211,7 +211,7 @@ def join(tracer: Tracer, call: Call) -> Labels:
 
 
 def narrowed(facet: Tensor, dims: set[int]) -> Tensor:
-    """Shrink some dimensions to size 1."""
+    """Reduce some dimensions to size 1."""
     for d in dims:
         facet = facet.narrow(d, 0, 1)
     return facet
@@ -219,7 +219,7 @@ def narrowed(facet: Tensor, dims: set[int]) -> Tensor:
 
 @rule("aten.constant_pad_nd", moves=True)
 def pad(tracer: Tracer, call: Call) -> Labels:
-    """Pad channels with fresh ids, space with the same channel's id."""
+    """Pad channel axes with new ids, and spatial axes with the id of the same channel."""
     amounts = call["pad"]
     facets = []
     for facet in tracer.label(call["self"]):
@@ -231,7 +231,7 @@ def pad(tracer: Tracer, call: Call) -> Labels:
                 size[d] += front + back
                 facet = facet.narrow(d, 0, 1).expand(size) if facet.size(d) else facet.new_full(size, NONE)
             elif min(front, back) < 0 or varying(facet) != {d}:
-                tracer.lock_label((facet,), "padded or cropped in a way that is not followed", call)
+                tracer.lock_label((facet,), "padded or cropped in an unsupported way", call)
                 return []
             elif front or back:
                 facet = _pad_channels(tracer, call, facet, d, front, back)
@@ -244,7 +244,7 @@ def _pad_channels(tracer: Tracer, call: Call, facet: Tensor, d: int, front: int,
     if isinstance(tracer.module, ChannelPad):
         tracer.record.pads.append((tracer.module_name, first, last))
     else:
-        tracer.lock(torch.cat([first, last]), "channels padded by a number written in the code", call)
+        tracer.lock(torch.cat([first, last]), "channels padded by a hard-coded number", call)
     middle = along(facet, d)
     assert middle is not None
     shape = list(facet.shape)
@@ -264,16 +264,16 @@ def copy(tracer: Tracer, call: Call) -> Labels:
 @rule("aten.contiguous", kind="copy")
 @rule(*aten("lift_fresh zeros_like ones_like empty_like full_like fill_ zero_"))
 def keep(tracer: Tracer, call: Call) -> Labels:
-    """Pass the ids of the first tensor on: the result shrinks with it, whatever its numbers are."""
+    """Return the ids of the first tensor: the result shrinks with it, whatever its values are."""
     first, *others = call.tensors
     for other in others:
-        tracer.lock_label(tracer.label(other), "a number taken out of one position", call)
+        tracer.lock_label(tracer.label(other), "used as a scalar value", call)
     return [tracer.label(first)]
 
 
 @rule(*aten("new_zeros new_ones new_empty new_full new_empty_strided empty_strided"))
 def constant(tracer: Tracer, call: Call) -> Labels:
-    """Make a constant of a size that is given in numbers."""
+    """Return None: a new constant, whose size is given as numbers, has no channels."""
     return None
 
 
@@ -281,9 +281,9 @@ def constant(tracer: Tracer, call: Call) -> Labels:
 @rule("aten.bernoulli", values="needed")
 @rule(*aten("bernoulli_ rand_like randn_like randint_like uniform_ normal_ exponential_"))
 def random(tracer: Tracer, call: Call) -> Labels:
-    """Lock channels for which random numbers are drawn: with fewer of them, the others would draw differently.
+    """Lock channels for which random numbers are drawn: with fewer channels, the others would get different numbers.
 
-    In a run in training mode this does not matter: nothing is compared there.
+    This does not matter in training mode, where no outputs are compared.
     """
     label = tracer.label(call.tensors[0])
     if not tracer.training:

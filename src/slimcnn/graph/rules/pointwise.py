@@ -1,4 +1,4 @@
-"""Operations where tensors meet, element by element, with broadcasting."""
+"""Rules of elementwise operations with broadcasting."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from slimcnn.graph.tracer import Tracer
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor at a meeting, seen in the shape of the result."""
+    """An operand of an elementwise operation, broadcast to the shape of the result."""
 
     sizes: tuple[int, ...]
-    """Its own size along every dimension of the result; 1 where it is spread out."""
+    """Its size along every dimension of the result before broadcasting; 1 where it is broadcast."""
     facets: Label
     constant: Tensor | None = None
-    """Its numbers, if they were made on the way and owe nothing to weights or input."""
+    """Its values, if they depend neither on weights nor on the input."""
 
     def uniform(self, dims: Iterable[int]) -> bool:
-        """Ask whether it is a constant whose numbers are the same along these dimensions."""
+        """Return whether it is a constant whose values do not change along these dimensions."""
         c = self.constant
         return c is not None and all(bool((c == c.narrow(d, 0, 1)).all()) for d in dims)
 
@@ -52,14 +52,14 @@ class Operand:
 @rule("aten.round", passes_empty=True)
 @rule(*aten("_prelu_kernel where masked_fill masked_fill_ clamp clamp_ prelu rsub"))
 def pointwise(tracer: Tracer, call: Call) -> Labels:
-    """Unify the channels that meet."""
+    """Unify the channels of all operands."""
     shape = call.out.shape
     different = {id(t): t for t in call.tensors}.values()
     return [combine(tracer, call, [operand(tracer, t, shape) for t in different], shape)] * len(call.outputs)
 
 
 def operand(tracer: Tracer, tensor: Tensor, shape: torch.Size) -> Operand:
-    """See a tensor in the shape of the result that it is broadcast to."""
+    """Return a tensor as an operand, broadcast to the shape of the result."""
     offset = len(shape) - tensor.dim()
     own = (1 if stride == 0 else size for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     constant = tensor.expand(shape) if tracer.mark(tensor) is None else None
@@ -67,10 +67,11 @@ def operand(tracer: Tracer, tensor: Tensor, shape: torch.Size) -> Operand:
 
 
 def combine(tracer: Tracer, call: Call, operands: list[Operand], shape: torch.Size) -> Label:
-    """Unify the facets of tensors that are broadcast together to one shape, and give the label of the result.
+    """Unify the facets of operands that are broadcast to one shape, and return the label of the result.
 
-    Facets that change along the same dimensions meet. A tensor that has many positions where a facet changes,
-    but no channels there, cannot shrink with it: the facet is locked, unless the tensor is the same number all along.
+    Facets that vary along the same dimensions are unified. If a facet varies along a dimension in which another operand
+    has several positions but no channels, that operand cannot shrink with it: the facet is locked, unless the operand
+    is constant along that dimension.
     """
     result: list[Tensor] = []
     single: list[Tensor] = []
@@ -79,14 +80,14 @@ def combine(tracer: Tracer, call: Call, operands: list[Operand], shape: torch.Si
             if not varying(facet):
                 single.append(core(facet).reshape(-1)[:1])
                 continue
-            met = [_meet_one(tracer, call, facet, other) for j, other in enumerate(operands) if j != i]
+            met = [_unify_facet(tracer, call, facet, other) for j, other in enumerate(operands) if j != i]
             if None not in met and not any(met[:i]):
                 result.append(facet)
     return (*result, *_one_channel(tracer, call, single, shape))
 
 
-def _meet_one(tracer: Tracer, call: Call, facet: Tensor, other: Operand) -> bool | None:
-    """Let a facet meet a tensor: True if facets met, False if there was nothing to meet, None if it was locked."""
+def _unify_facet(tracer: Tracer, call: Call, facet: Tensor, other: Operand) -> bool | None:
+    """Unify a facet with an operand: True if it has facets there, False if there was nothing to do, None if locked."""
     dims = varying(facet)
     if all(other.sizes[d] == 1 for d in dims):
         return False
@@ -97,12 +98,12 @@ def _meet_one(tracer: Tracer, call: Call, facet: Tensor, other: Operand) -> bool
         return True
     if other.uniform(dims):
         return False
-    tracer.lock_label((facet,), "meets a tensor whose channels must stay", call)
+    tracer.lock_label((facet,), "combined with a tensor that cannot be pruned", call)
     return None
 
 
 def _one_channel(tracer: Tracer, call: Call, ids: list[Tensor], shape: torch.Size) -> Label:
-    """Tie tensors that belong to one channel as a whole (`x[:, i]`), and spread that channel over the result."""
+    """Unify operands that each belong to a single channel (`x[:, i]`), and broadcast that channel to the result."""
     known = [channel for channel in ids if len(channel) and int(channel) != NONE]
     for other in known[1:]:
         tracer.unify(known[0], other, call)

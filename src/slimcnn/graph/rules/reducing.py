@@ -1,4 +1,4 @@
-"""Operations that use up an axis, or in which the numbers along an axis look at each other."""
+"""Rules of operations that reduce an axis, or whose outputs depend on all values along an axis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from slimcnn.graph.tracer import Tracer
         median max min nanmean nansum"""),
 )
 def reduce(tracer: Tracer, call: Call) -> Labels:
-    """Pass ids on where they do not change along the reduced axes, lock them where they do."""
+    """Keep ids that do not vary along the reduced axes, and lock those that do."""
     source: Tensor = call["self"]
     if isinstance(call.arguments.get("other"), Tensor):
         return pointwise(tracer, call)
@@ -29,7 +29,7 @@ def reduce(tracer: Tracer, call: Call) -> Labels:
     facets = []
     for facet in tracer.label(source):
         if varying(facet) & dims and not _tied_along(tracer, call, facet, dims):
-            tracer.lock_label((facet,), "mixed over its channels", call)
+            tracer.lock_label((facet,), "reduced over its channels", call)
             continue
         for d in sorted(dims, reverse=True):
             facet = facet.narrow(d, 0, 1) if keepdim else facet.select(d, 0)
@@ -38,7 +38,7 @@ def reduce(tracer: Tracer, call: Call) -> Labels:
 
 
 def _tied_along(tracer: Tracer, call: Call, facet: Tensor, dims: set[int]) -> bool:
-    """Tie channels that are mixed with each other but not with all others: they go together or not at all."""
+    """Tie channels that are mixed with some but not all others: they can only be removed together."""
     mixed = varying(facet) & dims
     if varying(facet) <= dims:
         return False
@@ -58,13 +58,13 @@ def _reduced(call: Call, source: Tensor) -> set[int]:
 
 @rule(*aten("_softmax _log_softmax softmax log_softmax cumsum sort topk cumprod"))
 def mix_along(tracer: Tracer, call: Call) -> Labels:
-    """Lock ids along the axis whose numbers look at each other; the others pass."""
+    """Lock ids along the axis over which the operation works; keep all others."""
     source: Tensor = call["self"]
     d = call["dim"] % source.dim()
     facets = []
     for facet in tracer.label(source):
         if d in varying(facet) and not _tied_along(tracer, call, facet, {d}):
-            tracer.lock_label((facet,), "compared with each other", call)
+            tracer.lock_label((facet,), "computed across its channels", call)
         else:
             facets.append(core(facet, set(range(facet.dim())) - {d}).expand(call.out.shape))
     return [tuple(facets)] * 2
@@ -88,16 +88,16 @@ def _in_dimensions(names: str, *dimensions: int) -> list[str]:
 @rule("aten.upsample_nearest2d", "aten.upsample_bilinear2d", ordered=True, values="as inputs")
 @rule(*_in_dimensions(SPATIAL, 1, 2, 3), *_in_dimensions(ELSE_IN_1D_AND_3D, 1, 3))
 def spatial(tracer: Tracer, call: Call) -> Labels:
-    """Pass ids on when they do not change over space."""
+    """Keep ids that do not vary over space."""
     n = next(int(c) for c in reversed(call.site.op) if c.isdigit())
     source, *others = call.tensors
     for other in others:
-        tracer.lock_label(tracer.label(other), "coordinates", call)
+        tracer.lock_label(tracer.label(other), "used as sampling coordinates", call)
     space = set(range(source.dim() - n, source.dim()))
     facets = []
     for facet in tracer.label(source):
         if varying(facet) & space:
-            tracer.lock_label((facet,), "pooled or resampled together", call)
+            tracer.lock_label((facet,), "pooled or resampled across its channels", call)
         else:
             facets.append(narrowed(facet, space).expand(call.out.shape))
     return [tuple(facets)] * 2

@@ -1,4 +1,4 @@
-"""Operations whose effect on channels is not followed, but whose values steer the program."""
+"""Operations that lock their inputs, and whose values a shape-only run must compute."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LINEAR_ALGEBRA = """_linalg_det _linalg_eigh _linalg_eigvals _linalg_slogdet _li
     linalg_cholesky_ex linalg_cross linalg_det linalg_eig linalg_eigh linalg_eigvals linalg_inv linalg_inv_ex
     linalg_ldl_factor_ex linalg_ldl_solve linalg_lstsq linalg_lu linalg_lu_factor_ex linalg_lu_solve linalg_matrix_exp
     linalg_qr linalg_slogdet linalg_solve_ex linalg_solve_triangular linalg_svd linalg_svdvals"""
-"""These fail on values that make no sense."""
+"""Linear algebra, which fails on meaningless values."""
 
 
 @rule(*aten(STEERING), *aten(LINEAR_ALGEBRA), values="needed")
 def lock_inputs(tracer: Tracer, call: Call) -> Labels:
-    """Lock all channels that enter."""
+    """Lock all input channels."""
     for tensor in call.tensors:
-        tracer.lock_label(tracer.label(tensor), "read by the program, or indexed in a way that is not followed", call)
+        tracer.lock_label(tracer.label(tensor), "its values are read by the code or used in unsupported indexing", call)
     return []

@@ -1,4 +1,4 @@
-"""Operations with a weight: they read channels and write new ones."""
+"""Rules of operations with a weight, which read channels and produce new ones."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from slimcnn.graph.tracer import Tracer
 from slimcnn.layers.emptied import EMPTY
 
 TOGETHER = "normalized together: the statistics would change"
-PER_CHANNEL = "one value per channel that must stay"
-ASIDE = "channels do not lie along the channel axis"
+MIXED_AXES = "weight with mixed axes"
+PER_CHANNEL = "combined with per-channel values that cannot be pruned"
+ASIDE = "its channels are not on the channel axis"
 
 
 @rule(
@@ -30,10 +31,10 @@ ASIDE = "channels do not lie along the channel axis"
     shape=shapes.convolved,
 )
 def convolution(tracer: Tracer, call: Call) -> Labels:
-    """Input ids meet the weight's input axis; the output has the ids of the weight's output axis.
+    """Unify input ids with the weight's input axis; the output has the ids of the weight's output axis.
 
-    With g > 1 groups each of them reads and makes channels of its own, and all keep equally many; with one
-    input channel per group (depthwise), output o goes with input o // multiplier.
+    With g > 1 groups, each group reads and produces separate channels, and all groups keep the same number. With one
+    input channel per group (depthwise), output o is tied to input o // multiplier.
     """
     x, weight, groups = call["input"], call["weight"], call["groups"]
     x_ids = _ids_along(tracer, call, x, 1, ASIDE)
@@ -62,8 +63,8 @@ def convolution(tracer: Tracer, call: Call) -> Labels:
 
 
 def _contract_groups(tracer: Tracer, call: Call, x_ids: Tensor | None, w_in: Tensor | None) -> None:
-    """Let the channels that are read meet the weight's input axis, which may be one for all groups."""
-    if w_in is not None and len(w_in) < call["input"].size(1):  # which offsets go is written once for all groups
+    """Unify the input channels with the weight's input axis, whose ids may be shared by all groups."""
+    if w_in is not None and len(w_in) < call["input"].size(1):  # one set of offsets for all groups
         w_in = w_in.expand(call["groups"], -1).reshape(-1)
     elif x_ids is not None:
         tracer.part(x_ids.view(call["groups"], -1), call)
@@ -77,11 +78,11 @@ def _depthwise_channels(
     if w_out is not None and read is not None:
         tracer.unify(read, w_out, call)
     elif w_out is not None:
-        tracer.lock(w_out, "depthwise on channels that must stay", call)
+        tracer.lock(w_out, "depthwise convolution on locked channels", call)
     elif read is not None and tracer.known(weight) and bool((weight == weight[:1]).all()):
-        return read  # one and the same kernel for every channel, like a blur
+        return read  # the same kernel for every channel, like a blur
     elif read is not None:
-        tracer.lock(read, "read by a depthwise convolution without a weight of its own", call)
+        tracer.lock(read, "read by a depthwise convolution whose weight cannot be pruned", call)
     return w_out
 
 
@@ -114,9 +115,9 @@ def _tie_groups(tracer: Tracer, call: Call, ids: Tensor | None, groups: int) -> 
 def _weight_axes(
     tracer: Tracer, call: Call, weight: Tensor, out_axis: int, in_axis: int, groups: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Read the ids of a kernel's two channel axes; its other axes must stay.
+    """Return the ids of a kernel's output and input axes; ids on its other axes are locked.
 
-    The input ids of a grouped convolution may differ from group to group: then there are as many as it has inputs.
+    The input ids of a grouped convolution may differ between groups: then there is one for each input channel.
     """
     found: dict[int, list[Tensor]] = {out_axis: [], in_axis: []}
     blocks = None
@@ -129,17 +130,15 @@ def _weight_axes(
         if varying(facet) == {axis} and axis in found:
             found[axis].append(facet)
         elif varying(facet) & {out_axis, in_axis}:
-            tracer.lock_label((facet,), "a weight whose axes are mixed", call)
+            tracer.lock_label((facet,), MIXED_AXES, call)
         else:
             tracer.lock_label((facet,), "kernel positions", None)
-    out, read = (
-        _only(tracer, call, found[axis], axis, "a weight whose axes are mixed") for axis in (out_axis, in_axis)
-    )
+    out, read = (_only(tracer, call, found[axis], axis, MIXED_AXES) for axis in (out_axis, in_axis))
     return out, read if blocks is None else blocks
 
 
 def _ids_by_group(facet: Tensor, groups: int) -> Tensor | None:
-    """Read the ids of a grouped convolution's input axis, group by group; None if they are not of that kind."""
+    """Return the ids of a grouped convolution's input axis, group by group; None if they do not vary by group."""
     if not (0 in varying(facet) and varying(facet) <= {0, 1}):
         return None
     table = core(facet, {0, 1}).flatten(1)
@@ -148,18 +147,18 @@ def _ids_by_group(facet: Tensor, groups: int) -> Tensor | None:
 
 
 def _ids_along(tracer: Tracer, call: Call, tensor: Tensor, axis: int, reason: str) -> Tensor | None:
-    """Read the ids along one axis; lock what changes along other axes, and a channel picked out by its position."""
+    """Return the ids along one axis; lock ids that vary along other axes, and channels selected by position."""
     found = []
     for facet in tracer.label(tensor):
         if varying(facet) == {axis}:
             found.append(facet)
         else:
-            tracer.lock_label((facet,), reason if varying(facet) else "picked out by its position", call)
+            tracer.lock_label((facet,), reason if varying(facet) else "selected by its position", call)
     return _only(tracer, call, found, axis, reason)
 
 
 def _only(tracer: Tracer, call: Call, facets: list[Tensor], axis: int, reason: str) -> Tensor | None:
-    """Give the ids along an axis that has one facet; an axis on which several lie cannot be followed."""
+    """Return the ids along an axis with one facet; several facets on one axis are not supported and are locked."""
     if len(facets) > 1:
         tracer.lock_label(tuple(facets), reason, call)
         return None
@@ -167,17 +166,17 @@ def _only(tracer: Tracer, call: Call, facets: list[Tensor], axis: int, reason: s
 
 
 def _contract(tracer: Tracer, call: Call, x_ids: Tensor | None, w_ids: Tensor | None) -> None:
-    """Let the channels that are read meet the weight's input axis."""
+    """Unify the input channels with the weight's input axis."""
     if x_ids is not None and w_ids is not None:
         tracer.unify(x_ids, w_ids, call)
     elif w_ids is not None:
-        tracer.lock(w_ids, "reads the network's input, or channels that must stay", call)
+        tracer.lock(w_ids, "reads the network's input or locked channels", call)
     elif x_ids is not None:
-        tracer.lock(x_ids, "read by a weight that must stay", call)
+        tracer.lock(x_ids, "read by a weight that cannot be pruned", call)
 
 
 def _join_parameters(tracer: Tracer, call: Call, names: Iterable[str], channels: Tensor | None) -> None:
-    """Tie tensors of one value per channel to their channels."""
+    """Tie per-channel parameters to their channels."""
     given = [call.arguments.get(name) for name in names]
     tensors = [tensor for tensor in given if tensor is not None and tensor.numel() > 1]
     found = [_ids_along(tracer, call, tensor, 0, PER_CHANNEL) for tensor in tensors]
@@ -191,7 +190,7 @@ def _join_parameters(tracer: Tracer, call: Call, names: Iterable[str], channels:
 
 @rule("slimcnn.shift", "slimcnn.interpolate", passes_empty=True)
 def per_channel_move(tracer: Tracer, call: Call) -> Labels:
-    """Tie displacements to the channels that they move (`slimcnn.layers.shifting`)."""
+    """Tie displacements to the channels that they shift (`slimcnn.layers.shifting`)."""
     channels = _ids_along(tracer, call, call["x"], 1, ASIDE)
     _join_parameters(tracer, call, ("dy", "dx"), channels)
     return [(axis_facet(channels, call.out.shape, 1),)] if channels is not None else []
@@ -220,9 +219,9 @@ def batch_norm(tracer: Tracer, call: Call) -> Labels:
 
 @rule(*aten("native_layer_norm native_group_norm _fused_rms_norm"))
 def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
-    """Lock channels that are normalized together: taking one away changes the statistics of the others.
+    """Lock channels that are normalized together: removing one changes the statistics of the others.
 
-    Where the user allows that, they go with their scale and shift; group norm keeps equally many in each group.
+    With `inexact`, they are tied to their scale and shift; group norm keeps the same number in each group.
     """
     x = call["input"]
     normalized = call.arguments.get("normalized_shape")
@@ -230,9 +229,9 @@ def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
     axis = x.dim() - 1 if normalized is not None else 1
     along_one_axis = all(varying(facet) & dims <= {axis} for facet in tracer.label(x))
     if tracer.inexact and along_one_axis and len(normalized or [axis]) == 1:
-        return _normalized_anyway(tracer, call, axis)
+        return _normalized_inexact(tracer, call, axis)
     for name in ("weight", "bias"):
-        tracer.lock_label(tracer.label(call.arguments.get(name)), "one value per channel that must stay", call)
+        tracer.lock_label(tracer.label(call.arguments.get(name)), PER_CHANNEL, call)
     facets = []
     for facet in tracer.label(x):
         if varying(facet) & dims:
@@ -242,7 +241,7 @@ def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
     return [tuple(facets)]
 
 
-def _normalized_anyway(tracer: Tracer, call: Call, axis: int) -> Labels:
+def _normalized_inexact(tracer: Tracer, call: Call, axis: int) -> Labels:
     x = call["input"]
     channels = _ids_along(tracer, call, x, axis, ASIDE)
     _join_parameters(tracer, call, ("weight", "bias"), channels)
@@ -256,9 +255,9 @@ def _normalized_anyway(tracer: Tracer, call: Call, axis: int) -> Labels:
 
 @rule("aten._weight_norm_interface")
 def weight_norm(tracer: Tracer, call: Call) -> Labels:
-    """Lock a weight w = g v / ||v||: without some of its inputs, the norm and thus all other weights would change."""
+    """Lock a weight w = g v / ||v||: removing inputs would change the norm, and so all other weights."""
     for name in ("v", "g"):
-        tracer.lock_label(tracer.label(call[name]), "a weight under weight_norm (remove_weight_norm first)", call)
+        tracer.lock_label(tracer.label(call[name]), "weight under weight_norm (call remove_weight_norm first)", call)
     return []
 
 
@@ -274,7 +273,7 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
     if tracer.fixed(a) == tracer.fixed(b):
         for ids in (read_a, read_b):
             if ids is not None:
-                tracer.lock(ids, "multiplied with each other and summed", call)
+                tracer.lock(ids, "summed over in a product of two activations or two weights", call)
     else:
         activation, weight = (read_b, read_a) if tracer.fixed(a) else (read_a, read_b)
         _contract(tracer, call, activation, weight)
@@ -296,7 +295,7 @@ def _factors(call: Call) -> tuple[Tensor, Tensor]:
 
 
 def _split_facets(tracer: Tracer, call: Call, tensor: Tensor, inner: int) -> tuple[Tensor | None, list[Tensor]]:
-    """Part the ids along the axis that is summed over from those along the other axes."""
+    """Separate the ids along the summed axis from those along the other axes."""
     read, outer = [], []
     for facet in tracer.label(tensor):
         if varying(facet) == {inner}:
@@ -314,7 +313,7 @@ Factor = tuple[Tensor, Tensor | None, list[Tensor]]
 def _record_product(tracer: Tracer, call: Call, one: Factor, two: Factor) -> None:
     (a, read_a, outer_a), (b, read_b, outer_b) = one, two
     if b.dim() == 1:
-        return  # matrix times vector: not a MAC in anybody's count
+        return  # matrix times vector: no tool counts MACs for it
     shares = [core(facet).reshape(-1) for facet in (*outer_a, *outer_b) if varying(facet)]
     produced, read, lost = None, None, 0
     if tracer.fixed(a) != tracer.fixed(b):
@@ -337,7 +336,7 @@ def attention(tracer: Tracer, call: Call) -> Labels:
     """Lock queries, keys and values, and count the two products."""
     tensors = [call[name] for name in ("query", "key", "value")]
     for tensor in tensors:
-        tracer.lock_label(tracer.label(tensor), "compared with each other (attention)", call)
+        tracer.lock_label(tracer.label(tensor), "computed across its channels (attention)", call)
     macs = int(sdpa_flop_count(*(t.shape for t in tensors))) // 2
     tracer.record.contractions.append(ContractionRecord(call.site.module, macs, (), None))
     return []

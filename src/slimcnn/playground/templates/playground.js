@@ -1,4 +1,4 @@
-// The page's script: starts the networks, reads images as slimcnn does, shows what each network answers, and times them.
+// The page's script: starts the networks, preprocesses images like slimcnn, shows the predictions and times the networks.
 
 const settings = JSON.parse(find("settings").textContent);
 const [channels, height, width] = settings.input;
@@ -6,19 +6,19 @@ const TOP = 5;
 const networks = [];
 const seenSoFar = { images: 0, equal: 0 };
 let runtime;
-let queue = Promise.resolve(); // one piece of work after the other: a session runs one image at a time
+let queue = Promise.resolve(); // tasks run one after another: a session runs one image at a time
 
 function find(id) {
   return document.getElementById(id);
 }
 
-function say(id, text) {
+function setText(id, text) {
   find(id).textContent = text;
 }
 
 function report(error) {
   find("problem").hidden = false;
-  say("problem", error.message ?? String(error));
+  setText("problem", error.message ?? String(error));
 }
 
 function enqueue(work) {
@@ -32,7 +32,7 @@ function enqueue(work) {
   return queue;
 }
 
-// --- what lies on the page -------------------------------------------------------------------------------------------
+// --- data embedded in the page ---------------------------------------------------------------------------------------
 
 function bytesOf(text) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
@@ -42,10 +42,10 @@ function bytesOf(text) {
   return bytes;
 }
 
-function taken(id) {
+function takeData(id) {
   const element = find(id);
   const bytes = bytesOf(element.textContent);
-  element.remove(); // the text is not needed twice in memory
+  element.remove(); // frees the text
   return bytes;
 }
 
@@ -55,27 +55,27 @@ async function unpacked(bytes) {
 }
 
 async function start() {
-  const script = URL.createObjectURL(new Blob([taken("runtime-script")], { type: "text/javascript" }));
+  const script = URL.createObjectURL(new Blob([takeData("runtime-script")], { type: "text/javascript" }));
   try {
     runtime = await import(script);
     runtime.env.logLevel = "error";
     runtime.env.wasm.numThreads = 1;
-    runtime.env.wasm.wasmBinary = await unpacked(taken("runtime-binary"));
+    runtime.env.wasm.wasmBinary = await unpacked(takeData("runtime-binary"));
     const options = { executionProviders: ["wasm"], logSeverityLevel: 3 };
     for (const [number, title] of settings.networks.entries()) {
-      const session = await runtime.InferenceSession.create(taken(`network-${number}`), options);
+      const session = await runtime.InferenceSession.create(takeData(`network-${number}`), options);
       networks.push({ title, session, pixels: session.inputMetadata[0].type === "uint8" });
     }
   } catch (error) {
     networks.length = 0;
     document.body.dataset.state = "failed";
-    say("answer", "The networks did not start.");
-    throw new Error(`The networks do not start in this browser (${error.message}): try a current Chrome, Firefox or Safari.`);
+    setText("answer", "The networks did not start.");
+    throw new Error(`The networks do not start in this browser (${error.message}): use a current version of Chrome, Firefox or Safari.`);
   }
   document.body.dataset.state = "ready";
 }
 
-// --- from an image to pixels, as Pillow's ImageOps.fit with bicubic scaling computes them ----------------------------
+// --- from an image to pixels, equal to Pillow's ImageOps.fit with bicubic scaling -------------------------------------
 
 function planesOf(bitmap) {
   const canvas = document.createElement("canvas");
@@ -95,7 +95,7 @@ function planesOf(bitmap) {
   return planes;
 }
 
-/** Left, top, right and bottom of the largest part in the middle that has the shape of the networks' input. */
+/** Left, top, right and bottom of the largest center crop with the aspect ratio of the networks' input. */
 function middle(w, h) {
   let [cutWidth, cutHeight] = [w, h];
   if (w / h > width / height) cutWidth = (width / height) * h;
@@ -110,9 +110,9 @@ function bicubic(x) {
   return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
 }
 
-const ONE = 2 ** 22; // weights are whole numbers, as in Pillow
+const ONE = 2 ** 22; // weights are integers, as in Pillow
 
-/** For each of `size` output positions: the first input position between `from` and `to`, and the weights from there on. */
+/** For each of `size` output positions: the first input position between `from` and `to`, and the weights from it on. */
 function weightsOf(length, from, to, size) {
   const scale = (to - from) / size;
   const stretch = Math.max(scale, 1);
@@ -130,7 +130,7 @@ function roundAway(x) {
   return x < 0 ? Math.ceil(x - 0.5) : Math.floor(x + 0.5);
 }
 
-/** Scale along one axis; `lines` lines that lie `line` apart, of values that lie `step` apart. */
+/** Scale along one axis: `lines` lines with stride `line`, values with stride `step`. */
 function scaled(plane, weights, lines, line, step) {
   const size = weights.length;
   const [outLine, outStep] = step === 1 ? [size, 1] : [1, lines];
@@ -146,7 +146,7 @@ function scaled(plane, weights, lines, line, step) {
   return out;
 }
 
-/** The pixels (c, h, w) of an image as the networks expect them, before normalization. */
+/** The pixels (c, h, w) of an image in the networks' input size, before normalization. */
 function pixelsOf(bitmap) {
   const [w, h] = [bitmap.width, bitmap.height];
   const [left, top, right, bottom] = middle(w, h);
@@ -171,7 +171,7 @@ function draw(pixels, label) {
   find("seen").setAttribute("aria-label", label);
 }
 
-// --- from pixels to answers ------------------------------------------------------------------------------------------
+// --- from pixels to predictions --------------------------------------------------------------------------------------
 
 function inputOf(network, pixels) {
   const shape = [1, channels, height, width];
@@ -232,28 +232,28 @@ function strong(text) {
   return element;
 }
 
-/** One sentence on what all networks answer, one on how far apart they are. */
-function judge(answers, label) {
+/** One sentence on the predictions of all networks, one on the difference of their probabilities. */
+function showVerdict(answers, label) {
   const winners = answers.map((probabilities) => best(probabilities)[0]);
   const equal = winners.every((winner) => winner === winners[0]);
   seenSoFar.images += 1;
   seenSoFar.equal += equal;
-  const parts = equal ? ["Same answer: ", strong(nameOf(winners[0])), "."] : ["Different answers: "];
+  const parts = equal ? ["Same prediction: ", strong(nameOf(winners[0])), "."] : ["Different predictions: "];
   if (!equal) {
-    winners.forEach((winner, i) => parts.push(i ? ", " : "", `${networks[i].title} says `, strong(nameOf(winner))));
+    winners.forEach((winner, i) => parts.push(i ? ", " : "", `${networks[i].title} predicts `, strong(nameOf(winner))));
     parts.push(".");
   }
-  if (label) parts.push(` The test image is labeled ${label}.`);
+  if (label) parts.push(` Label of the test image: ${label}.`);
   find("answer").replaceChildren(...parts);
   find("verdict").classList.toggle("differs", !equal);
   const apart = Math.max(...answers.slice(1).flatMap((other) => [...other].map((p, i) => Math.abs(p - answers[0][i]))));
-  const so = seenSoFar.images === 1 ? "" : ` Same answer on ${seenSoFar.equal} of ${seenSoFar.images} images so far.`;
+  const so = seenSoFar.images === 1 ? "" : ` Same prediction on ${seenSoFar.equal} of ${seenSoFar.images} images so far.`;
   const points = Math.max(Math.ceil(1000 * apart) / 10, 0.1).toFixed(1);
-  say("details", `No class is more than ${points} percentage points apart.${so}`);
+  setText("details", `Class probabilities differ by at most ${points} percentage points.${so}`);
 }
 
 async function show(file, name, label = "") {
-  if (!networks.length) return; // the page says already that they did not start
+  if (!networks.length) return; // the page already shows that they did not start
   find("problem").hidden = true;
   const bitmap = await bitmapOf(file);
   const pixels = pixelsOf(bitmap);
@@ -262,7 +262,7 @@ async function show(file, name, label = "") {
   const answers = [];
   for (const network of networks) answers.push(softmax(await scoresOf(network, inputOf(network, pixels))));
   answers.forEach((probabilities, number) => list(number, probabilities));
-  judge(answers, label);
+  showVerdict(answers, label);
   document.body.dataset.shown = seenSoFar.images;
   if (!networks[0].times) await time(pixels);
 }
@@ -272,13 +272,13 @@ async function bitmapOf(file) {
     // Pillow neither applies color profiles nor multiplies by transparency.
     return await createImageBitmap(file, { colorSpaceConversion: "none" });
   } catch {
-    throw new Error(`${file.name || "This"} is no image that this browser reads: choose a PNG, JPEG, WebP, GIF or BMP file.`);
+    throw new Error(`${file.name || "This file"} is not an image that this browser can read: choose a PNG, JPEG, WebP, GIF or BMP file.`);
   }
 }
 
 // --- times -----------------------------------------------------------------------------------------------------------
 
-const AT_LEAST = 20; // ms: browsers round their clocks to up to 1 ms
+const AT_LEAST = 20; // ms; browsers round times to up to 1 ms
 const ROUNDS = 11;
 const PATIENCE = 4000; // ms
 
@@ -306,7 +306,7 @@ function digits(value) {
 /** Time all networks in turns, warmed up; show median and quartiles. */
 async function time(pixels) {
   find("again").disabled = true;
-  say("timing", "Timing …");
+  setText("timing", "Timing …");
   const inputs = networks.map((network) => inputOf(network, pixels));
   const calls = [];
   for (const [i, network] of networks.entries()) {
@@ -322,37 +322,37 @@ async function time(pixels) {
       await pause();
     }
   }
-  tell(calls);
+  showTimes(calls);
   find("again").disabled = false;
   find("again").onclick = () => enqueue(() => time(pixels));
   document.body.dataset.state = "timed";
 }
 
-function tell(calls) {
+function showTimes(calls) {
   const [middle, low, high] = [0.5, 0.25, 0.75].map((share) => networks.map(({ times }) => quantile(times, share)));
   networks.forEach((_, i) => {
-    say(`time-${i}`, digits(middle[i]));
-    say(`spread-${i}`, `${digits(low[i])} to ${digits(high[i])}${i ? against(i) : ""}`);
+    setText(`time-${i}`, digits(middle[i]));
+    setText(`spread-${i}`, `${digits(low[i])} to ${digits(high[i])}${i ? ratioText(i) : ""}`);
   });
   const rounds = networks[0].times.length;
   const least = Math.min(...calls) === 1 ? "1 call" : `${Math.min(...calls)} calls`;
-  say("timing", `Median and quartiles of ${rounds} rounds in turns, at least ${least} each; batch 1, one thread, here in your browser. × is the median share of the original's time, round by round.`);
+  setText("timing", `Median and quartiles of ${rounds} rounds in turns, at least ${least} each; batch 1, one thread, in your browser. × is the median ratio to the original's latency in the same round.`);
 }
 
-/** The share of the first network's time, round by round: other work on the machine slows both down. */
-function against(i) {
+/** The ratio to the first network's latency in the same round, because other load on the machine slows both down. */
+function ratioText(i) {
   const shares = networks[i].times.map((one, round) => one / networks[0].times[round]);
   const noise = quantile(shares, 0.25) <= 1 && quantile(shares, 0.75) >= 1;
   return ` · × ${quantile(shares, 0.5).toFixed(2)}${noise ? ", within the noise" : ""}`;
 }
 
-// --- how images come in ----------------------------------------------------------------------------------------------
+// --- image input -----------------------------------------------------------------------------------------------------
 
 function take(files) {
   const [file] = files;
   press(null);
   enqueue(async () => {
-    if (!file) throw new Error("There was no image file in that: drop or paste a PNG, JPEG, WebP, GIF or BMP file.");
+    if (!file) throw new Error("No image file found: drop or paste a PNG, JPEG, WebP, GIF or BMP file.");
     await show(file, file.name || "Your image");
   });
 }
@@ -379,7 +379,7 @@ function listen() {
   find("samples")?.classList.toggle("coarse-samples", height < 128);
   find("file").onchange = ({ target }) => {
     take(target.files);
-    target.value = ""; // the same file may be chosen again
+    target.value = ""; // allows choosing the same file again
   };
   addEventListener("paste", ({ clipboardData }) => take(clipboardData.files));
   for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
@@ -395,6 +395,6 @@ listen();
 enqueue(start);
 enqueue(async () => {
   if (!networks.length) return;
-  say("answer", "Ready: drop an image.");
+  setText("answer", "Ready: drop an image.");
   find("samples")?.children[0]?.click();
 });

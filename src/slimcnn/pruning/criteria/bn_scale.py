@@ -12,8 +12,8 @@ from slimcnn.pruning.scores import Criterion, Evidence, criteria
 def bn_scale() -> Criterion:
     """Score channel i by |gamma_i| of its batch norm; the mean where several norms share the channel.
 
-    Scales are ranked over the whole network as they are, as in the paper. They mean most after sparse training.
-    Groups without a batch norm are not scored and keep all their channels.
+    Scales are ranked over the whole network without normalization, as in the paper. They are most informative after
+    sparsity training. Groups without a batch norm are not scored and keep all their channels.
 
     >>> bn_scale().score(Evidence("conv", scales=(torch.tensor([-0.5, 0.1]),))).tolist()
     [0.5, 0.10000000149011612]

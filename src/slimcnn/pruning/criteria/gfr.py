@@ -1,4 +1,4 @@
-"""Global feature relation: the scale of the batch norm behind a channel, and how the channel relates to the others."""
+"""Global feature relation: the scale of the batch norm behind a channel, and the channel's relation to the others."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from slimcnn.pruning.scores import Criterion, Evidence, criteria
 def gfr(a: float = 0.5) -> Criterion:
     """Score channel i by |gamma_i|^a sr_i^(1 - a); the mean where several norms share the channel.
 
-    `sr`, between 0 and 1, is what `insert_relations` put there and training learned.  a is between 0 and 1: a = 1 is
-    network slimming, a = 0 is the relation alone, a = 0.5 ranks as gamma times sr, the scale that folding leaves.
-    Scores are ranked over the whole network as they are. Groups without relations keep all their channels.
+    `sr`, between 0 and 1, is the learned relation that `insert_relations` adds. a is between 0 and 1: a = 1 is network
+    slimming, a = 0 is the relation alone, a = 0.5 ranks like gamma times sr, the scale after folding. Scores are
+    ranked over the whole network without normalization. Groups without relations keep all their channels.
 
     >>> evidence = Evidence("conv", scales=(torch.tensor([-0.25, 0.5]),), relations=(torch.tensor([0.64, 0.04]),))
     >>> [round(value, 4) for value in gfr().score(evidence).tolist()], gfr(a=1).score(evidence).tolist()
     ([0.4, 0.1414], [0.25, 0.5])
     """
     if not 0 <= a <= 1:
-        raise CriterionError(f"gfr: a={a} is impossible: 0 (relation alone) to 1 (scale alone)")
+        raise CriterionError(f"gfr: a={a} must be between 0 (relation alone) and 1 (scale alone)")
 
     def importance(evidence: Evidence) -> Tensor:
         pairs = zip(evidence.scales, evidence.relations, strict=True)

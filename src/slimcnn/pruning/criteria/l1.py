@@ -9,8 +9,8 @@ from slimcnn.pruning.scores import Criterion, criteria
 def l1() -> Criterion:
     r"""Score channel i by the L1 norm of its filter, s_i = ||F_i||_1.
 
-    F_i has all weights that produce the channel, (c_in, k, k) flattened. Ranked together with other layers, each
-    layer's norms are divided by their mean first. The paper's own choice.
+    F_i holds all weights that produce the channel, (c_in, k, k) flattened. For ranking across layers, each layer's
+    norms are divided by their mean. This is the paper's criterion.
 
     >>> import torch
     >>> from slimcnn.pruning.scores import Evidence

@@ -9,8 +9,8 @@ from slimcnn.pruning.scores import Criterion, criteria
 def l2() -> Criterion:
     r"""Score channel i by the L2 norm of its filter, s_i = ||F_i||_2.
 
-    F_i has all weights that produce the channel, (c_in, k, k) flattened. Ranked together with other layers, each
-    layer's norms are divided by their mean first. The paper uses L1 and reports that L2 chooses much the same.
+    F_i holds all weights that produce the channel, (c_in, k, k) flattened. For ranking across layers, each layer's
+    norms are divided by their mean. The paper uses L1 and reports that L2 selects nearly the same filters.
 
     >>> import torch
     >>> from slimcnn.pruning.scores import Evidence

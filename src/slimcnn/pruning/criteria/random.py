@@ -1,4 +1,4 @@
-"""Random scores: the control that every criterion must beat."""
+"""Random scores: the baseline that every criterion must beat."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from slimcnn.errors import CriterionError
 from slimcnn.pruning.scores import Criterion, Evidence, criteria
 
 
-@criteria.add("random", source="the control; see Mittal et al. 2018 (arXiv 1801.10447)")
+@criteria.add("random", source="baseline; see Mittal et al. 2018 (arXiv 1801.10447)")
 def random(seed: int | None = None) -> Criterion:
-    """Score channels by independent uniform numbers; the seed and the group's name decide them.
+    """Score channels by independent uniform random numbers, seeded by `seed` and the group's name.
 
     >>> random().name
     'random'

@@ -1,4 +1,4 @@
-"""Taylor expansion: how much the loss would change without the channel, to first order."""
+"""Taylor expansion: the change of the loss without the channel, to first order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from slimcnn.pruning.scores import Criterion, Evidence, criteria
 def taylor() -> Criterion:
     r"""Score channel i by (sum over its filters' weights of g_w w)^2, averaged over batches.
 
-    g_w is the gradient of the cross-entropy; the network is in eval mode. Scores of all layers estimate the same
-    thing, the squared change of the loss, so they are compared as they are. Needs `data`.
+    g_w is the gradient of the cross-entropy; the network is in eval mode. The scores of all layers estimate the same
+    quantity, the squared change of the loss, so they are compared without normalization. Needs `data`.
 
     >>> import torch
     >>> taylor().score(Evidence("conv", contributions=torch.tensor([[1.0, -2.0], [3.0, 0.0]]))).tolist()

@@ -1,4 +1,4 @@
-"""The figures of pages: matplotlib draws them, the page's style sheet colors them; one file a kind."""
+"""The figures of pages, one file per kind: drawn by matplotlib, colored by the page's style sheet."""
 
 from slimcnn.reporting.figures.drawing import Drawing, Panel, drawing_of, figures, house_style
 

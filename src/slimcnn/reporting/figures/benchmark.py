@@ -1,4 +1,4 @@
-"""Networks in the runtimes that will run them: accuracy against milliseconds."""
+"""Accuracy against time of networks in several runtimes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 720, 320
 MARGINS = (44, 10, 10, 38)
 STYLES = ((BEFORE, "o"), (AFTER, "s"), (INK, "D"), (MUTED, "^"))
-"""Color and mark of the first networks; later ones begin anew."""
+"""Color and marker of each network; the list repeats if there are more networks."""
 
 
 class TimedNetwork(Part):
@@ -26,27 +26,27 @@ class TimedNetwork(Part):
     network: str
     runtime: str
     milliseconds: tuple[float, float, float]
-    """Of one call: lower quartile, median, upper quartile."""
+    """Time of one call: lower quartile, median, upper quartile."""
     top1: float
     """Percent, in that runtime."""
     setting: str
-    """Batch size and threads: networks are drawn together where these are equal."""
+    """Batch size and threads; networks with the same setting share a panel."""
     ship: bool = False
-    """It is the one to ship."""
+    """Whether this network is recommended."""
 
 
 @figures.add("benchmark", source="slimcnn")
 class Timings(Drawing):
-    """Accuracy of networks against the time of a call in every runtime, one picture a batch size and threads."""
+    """Accuracy of networks against the time of a call in every runtime, one panel per batch size and thread count."""
 
     layout: ClassVar[str] = "panels wide"
 
     points: tuple[TimedNetwork, ...]
     images: str
-    """On which top-1 was measured."""
+    """The images that top-1 was measured on."""
 
     def panels(self, name: str) -> list[Panel]:
-        """One picture for each setting; a network whose accuracy or time is not known is left out."""
+        """Draw one panel per setting; networks with unknown accuracy or time are left out."""
         known = [
             one for one in self.points if math.isfinite(one.top1) and all(0 < t < math.inf for t in one.milliseconds)
         ]
@@ -59,8 +59,8 @@ class Timings(Drawing):
 
     @property
     def caption(self) -> str:
-        """Say what bars and the circle mean."""
-        return "Bars: from the lower to the upper quartile of the calls. The circle is around what to ship."
+        """Explain the bars and the circle."""
+        return "Bars: lower to upper quartile of the calls. Circle: the recommended network."
 
 
 def _panel(points: Sequence[TimedNetwork], networks: Sequence[str], setting: str, images: str, name: str) -> Panel:
@@ -109,7 +109,7 @@ def _plot(axes: Axes, own: Sequence[TimedNetwork], color: str, mark: str, label:
 
 
 def _label(axes: Axes, points: Sequence[TimedNetwork], low: float, high: float, bottom: float, top: float) -> None:
-    """Write the runtime beside each point."""
+    """Write the runtime next to each point."""
     wide, tall = WIDTH - MARGINS[0] - MARGINS[2], HEIGHT - MARGINS[1] - MARGINS[3]
 
     def across(milliseconds: float) -> float:

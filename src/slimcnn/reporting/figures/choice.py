@@ -1,4 +1,4 @@
-"""What criteria do to the distribution of filter norms: one row a layer, one column a criterion."""
+"""Distributions of filter norms under several criteria: one row per layer, one column per criterion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BINS = 16
 WIDTH, HEIGHT = 230, 110
 TALLEST = 0.55
-"""Height of the tallest bar, where the curves reach 1."""
+"""Height of the tallest bar; the curves reach 1."""
 
 
 class KeptNorms(Part):
@@ -28,11 +28,11 @@ class KeptNorms(Part):
     ks: float
     """Kolmogorov-Smirnov distance to the norms of all filters, 0 to 1."""
     w1: float
-    """Wasserstein distance to them, as a share of their mean."""
+    """Wasserstein distance to the norms of all filters, as a share of their mean."""
 
 
 class LayerChoices(Part):
-    """The norms of all filters of a layer, and what criteria keep of them."""
+    """The norms of all filters of a layer, and of those that each criterion keeps."""
 
     layer: str
     original: tuple[float, ...]
@@ -41,14 +41,14 @@ class LayerChoices(Part):
 
 @figures.add("choice", source="slimcnn")
 class Choice(Drawing):
-    """What criteria do to the distribution of the filter norms of layers: histograms and distribution functions."""
+    """Histograms and distribution functions of filter norms, of all filters and of those that each criterion keeps."""
 
     key: ClassVar[tuple[tuple[str, str], ...]] = (("all filters", "line"), ("kept", "line after"))
 
     layers: tuple[LayerChoices, ...]
 
     def panels(self, name: str) -> list[Panel]:
-        """Layer by layer, one panel a criterion, where there are finite norms to draw."""
+        """Draw one panel per layer and criterion, if there are finite norms."""
         several = len(self.layers) > 1
         return [
             _panel(f"{name}{number}x{column}", layer, found, several)
@@ -59,11 +59,10 @@ class Choice(Drawing):
 
     @property
     def caption(self) -> str:
-        """Say what bars, lines and distances mean."""
+        """Explain bars, lines and distances."""
         return (
-            "Bars: how many filters have such an L2 norm. Lines: the share of filters whose norm is at most x. KS: the "
-            "largest vertical distance between both lines, 0 to 1. W1: the area between them, as a share of the mean "
-            "norm."
+            "Bars: number of filters by L2 norm. Lines: share of filters with a norm of at most x. KS: largest "
+            "vertical distance between the lines, 0 to 1. W1: area between the lines, as a share of the mean norm."
         )
 
 

@@ -1,4 +1,4 @@
-"""How close networks find classes to each other: a map for each network, and maps of their differences."""
+"""Class closeness: one map per network, and maps of the differences."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CELL, NAME, MOST = 13, 76, 15
-"""Pixels of a cell, of the names beside it, and classes on a map at most."""
+"""Pixels of a cell, pixels of the names next to it, and the maximum number of classes on a map."""
 
 MatrixRows = tuple[tuple[float, ...], ...]
 
 
 @figures.add("closeness", source="slimcnn")
 class Closeness(Drawing):
-    """How close networks find classes to each other: a map for each network, and maps of their differences."""
+    """Class closeness: one map per network, and maps of the differences."""
 
     classes: tuple[str, ...]
     networks: dict[str, MatrixRows]
-    """Network, the teacher first, to a matrix: entry (i, j) is the mean of log(q_j / q_i) over images of class i."""
+    """Network (the teacher first) → matrix; entry (i, j): mean of log(q_j / q_i) over images of class i."""
     temperature: float
-    """Of the softmax q."""
+    """Temperature of the softmax q."""
     images: int
 
     @model_validator(mode="after")
@@ -40,7 +40,7 @@ class Closeness(Drawing):
         return self
 
     def panels(self, name: str) -> list[Panel]:
-        """A map for each network, then how others differ from the first and from each other; the closest classes."""
+        """Draw a map per network, then the differences to the first and to each other, for the closest classes."""
         if len(self.classes) < 2 or not self.networks:
             return []
         matrices = _finite({network: np.array(matrix) for network, matrix in self.networks.items()})
@@ -57,34 +57,32 @@ class Closeness(Drawing):
         changes = {f"{other} - {one}": matrices[other] - matrices[one] for one, other in pairs}
         largest = max([float(np.abs(_off_diagonal(change[part])).max()) for change in changes.values()], default=0.0)
         for title, change in changes.items():
-            note = f"mean size {np.abs(_off_diagonal(change)).mean():.2f} of all pairs"
+            note = f"mean absolute difference {np.abs(_off_diagonal(change)).mean():.2f} over all pairs"
             maps.append((title, change[part] / max(largest, 1e-9), note))
         return [_panel(f"{name}{n}", title, names, shares, note) for n, (title, shares, note) in enumerate(maps)]
 
     @property
     def caption(self) -> str:
-        """Say what shades mean, and what was averaged."""
+        """Explain the shades and the averages."""
         words = (
-            "For images of the class in a row: the darker, the more of the softened probability "
-            f"(T = {self.temperature:g}) goes to the class in a column, beside that of the right one. "
+            "Rows: class of the images. Columns: other class. Darker: a higher softened probability "
+            f"(T = {self.temperature:g}) of the other class relative to the correct class. "
         )
         if len(self.networks) > 1:
-            words += (
-                "In a difference, green means that the network named first finds the pair closer, gray farther apart. "
-            )
+            words += "In a difference, green: the pair is closer in the network named first, gray: less close. "
         words += formatting.plural(self.images, "validation image")
         return words + ("; the classes with the closest pairs." if len(self.classes) > MOST else ".")
 
 
 def _finite(matrices: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A class without images has no numbers: take it for as far from all others as any is."""
+    """Replace the missing values of classes without images by the smallest known closeness."""
     known = [matrix[np.isfinite(matrix)] for matrix in matrices.values()]
     farthest = min((float(values.min()) for values in known if len(values)), default=0.0)
     return {name: np.where(np.isfinite(matrix), matrix, farthest) for name, matrix in matrices.items()}
 
 
 def _closest(matrices: Sequence[np.ndarray]) -> list[int]:
-    """Choose the classes with the closest pairs, in their order."""
+    """Return the indices of the classes with the closest pairs, sorted."""
     most = np.maximum.reduce(matrices)
     np.fill_diagonal(most, -np.inf)
     chosen: list[int] = []
@@ -131,7 +129,7 @@ def _panel(name: str, title: str, names: list[str], shares: np.ndarray, note: st
         axes.set_xlim(0, n)
         axes.set_ylim(n, 0)
 
-    label = f"{title}: how close {n} classes are, one to another; {note}"
+    label = f"{title}: closeness of {n} classes; {note}"
     side = CELL * n
     svg = picture(
         draw, name=name, label=label, width=NAME + side + 4, height=side + NAME + 4,

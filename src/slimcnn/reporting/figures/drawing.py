@@ -1,7 +1,7 @@
-"""What every figure has in common: its data, its panels, and how an axes of matplotlib becomes an SVG of the page.
+"""The base of all figures: data, panels, and the conversion of matplotlib axes to inline SVG.
 
-The page decides on fonts and colors, also in the dark: a drawing names colors by what they mean (`AFTER`), and
-its SVG says `var(--after)`. Letters stay letters. Nothing in it refers to anything outside.
+The page sets fonts and colors, also in dark mode: a drawing uses colors by meaning (`AFTER`), and its SVG contains
+`var(--after)`. Text stays text. There are no external references.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from slimcnn.reporting.sections import Figure, Part
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colors that nobody would draw with, each standing for a variable of the style sheet.
+# Placeholder colors, each replaced by a variable of the style sheet.
 INK, MUTED, RULE, BEFORE, AFTER = "#010203", "#020304", "#030405", "#040506", "#050607"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BEFORE: "--before", AFTER: "--after"}
 
@@ -61,7 +61,7 @@ _SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A small picture with its heading."""
+    """An SVG with its heading."""
 
     title: str
     note: str
@@ -69,42 +69,42 @@ class Panel:
 
 
 class Drawing(Part, ABC):
-    """A figure: the fields are its data, `panels` draws them.
+    """A figure: its fields are the data, `panels` draws them.
 
-    Register the class with `@figures.add(name, source=...)`: sections name it, JSON keeps its data.
+    Register the class with `@figures.add(name, source=...)`. Sections refer to it by name; JSON stores its data.
     """
 
     layout: ClassVar[str] = "panels three"
-    """The page's grid of panels: "panels three", "panels four", "panels wide" or "columns"."""
+    """CSS class of the grid of panels: "panels three", "panels four", "panels wide" or "columns"."""
     key: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """What colors mean, where no legend says so: (words, classes of the style sheet)."""
+    """Color key for figures without a legend: (text, classes of the style sheet)."""
 
     @abstractmethod
     def panels(self, name: str) -> list[Panel]:
-        """Draw, within `house_style`; `name` begins every id, unlike that of any other figure on the page."""
+        """Draw the panels, within `house_style`; `name` is the prefix of all ids, unique on the page."""
 
     @property
     def caption(self) -> str:
-        """How to read the figure, in a sentence or two; empty where its panels say enough."""
+        """How to read the figure, in one or two sentences; empty if the panels are clear."""
         return ""
 
     def block(self) -> Figure:
-        """Make the figure a block of a section."""
+        """Return the figure as a block of a section."""
         name = next(entry.name for entry in figures if entry.value is type(self))
-        # Through JSON, so that the block is equal to the one that is read back, also where a number is not finite.
+        # Through JSON, so that the block equals the one that is read back, also with non-finite numbers.
         return Figure(figure=name, data=json.loads(self.model_dump_json()))
 
 
 figures: Registry[type[Drawing]] = Registry("figure", home="slimcnn.reporting.figures")
-"""All figures, by name: one file of this folder each."""
+"""All figures by name, one file of this folder each."""
 
 
 def drawing_of(block: Figure) -> Drawing:
-    """Read the data of a section's figure.
+    """Build the drawing of a section's figure from its data.
 
     Raises:
         UnknownName: there is no such figure.
-        RunError: the data are not those of the figure.
+        RunError: the data do not match the figure's fields.
     """
     try:
         return figures[block.figure].value.model_validate(block.data)
@@ -112,18 +112,18 @@ def drawing_of(block: Figure) -> Drawing:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"])
         raise RunError(
-            f"figure {block.figure!r} cannot be drawn: {place}: {first['msg']}; give it the data that "
-            f"{figures[block.figure].value.__name__} declares"
+            f"figure {block.figure!r} cannot be drawn: {place}: {first['msg']}; pass the fields of "
+            f"{figures[block.figure].value.__name__}"
         ) from error
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw with these settings whatever the user's own are; matplotlib is as before afterwards."""
+    """Use these matplotlib settings within the block instead of the user's; restore them afterwards."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # The reader's browser draws the letters: what matplotlib's font lacks does not matter.
+        # The browser draws the text, so glyphs that are missing from matplotlib's font do not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
@@ -139,10 +139,10 @@ def picture(
     height: float,
     margins: tuple[float, float, float, float],
 ) -> str:
-    """An SVG of `width` × `height` CSS pixels, for use within `house_style`.
+    """Draw an SVG of `width` × `height` CSS pixels; call it within `house_style`.
 
-    `name` is unlike that of any other picture on the page, `label` says in words what is to be seen, and `margins`
-    are the pixels left, above, right and below of the axes.
+    `name` must be unique on the page, `label` describes the figure for screen readers, and `margins` are the pixels
+    to the left of, above, to the right of and below the axes.
     """
     from matplotlib.figure import Figure
 
@@ -163,7 +163,7 @@ def picture(
 
 
 def beside(axes: Axes, words: str, x: float, y: float, shift: float, color: str, size: float = 10) -> None:
-    """Write words that end `shift` pixels right of a point (left of it where negative)."""
+    """Write text that ends `shift` pixels to the right of a point (to the left if negative)."""
     axes.annotate(
         words,
         (x, y),
@@ -177,17 +177,17 @@ def beside(axes: Axes, words: str, x: float, y: float, shift: float, color: str,
 
 
 def _body(svg: str, name: str) -> str:
-    """What stands between <svg> and </svg>, without metadata and style sheets, fit to share a page with others."""
+    """Return the content between <svg> and </svg>, without metadata and style sheets, with ids unique on the page."""
     inside = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     inside = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", inside, flags=re.DOTALL)
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', inside))
-    # In letters < and > are escaped: what matches is a tag, never text.
+    # < and > are escaped in text, so that every match is a tag.
     inside = re.sub(r"<[^<>]*>", lambda tag: _tag(tag.group(), name, used), inside)
     return re.sub(r">\s+<", "><", inside).strip()
 
 
 def _tag(tag: str, name: str, used: set[str]) -> str:
-    """One tag: ids of its own, variables for colors, the page's font, two decimals."""
+    """Rewrite a tag: unique ids, variables for colors, the page's font, two decimals."""
     tag = " ".join(tag.split())
     tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", tag)
     tag = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", tag).replace("xlink:href", "href")

@@ -1,4 +1,4 @@
-"""Distributions of filter norms: all filters of a layer, and those that stayed."""
+"""Distributions of filter norms: all filters of a layer, and the kept ones."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANELS = 24
-"""Shown at most."""
+"""Maximum number of panels."""
 WIDTH, HEIGHT = 172, 96
 MARGINS = (16, 4, 8, 18)
 FINE = 160
-"""Points of a curve at most: one per pixel."""
+"""Maximum number of points of a curve: about one per pixel."""
 
 
 class LayerNorms(Part):
-    """Filter norms of one layer: all of the original's, and those that were kept."""
+    """Filter norms of one layer: all filters of the original, and the kept ones."""
 
     layer: str
     original: tuple[float, ...]
@@ -36,9 +36,9 @@ class LayerNorms(Part):
 
 @figures.add("norms", source="slimcnn")
 class Norms(Drawing):
-    """Distributions of the filter norms of layers: all filters, and those that were kept.
+    """Distributions of the filter norms of layers: all filters, and the kept ones.
 
-    At most 24 layers are drawn; of more, those that changed most, largest KS first.
+    If there are more than 24 layers, the 24 with the largest KS are drawn, largest first.
     """
 
     layout: ClassVar[str] = "panels four"
@@ -47,7 +47,7 @@ class Norms(Drawing):
     layers: tuple[LayerNorms, ...]
 
     def panels(self, name: str) -> list[Panel]:
-        """One distribution function a layer."""
+        """Draw one panel per layer, with both distribution functions."""
         return [_panel(layer, f"{name}{index}") for index, layer in enumerate(self.chosen)]
 
     @property
@@ -61,17 +61,17 @@ class Norms(Drawing):
 
     @property
     def caption(self) -> str:
-        """Say what is drawn, and how many layers are not."""
+        """Explain the curves, and count the layers that are not shown."""
         words = (
-            "The share of a layer’s filters whose norm is at most x: all filters of the original, and those that were "
-            "kept. KS is the largest vertical distance between the two, 0 to 1."
+            "Share of a layer’s filters with a norm of at most x: all filters of the original, and the kept filters. "
+            "KS is the largest vertical distance between the curves, 0 to 1."
         )
         shown = len(self.chosen)
         if shown == len(self.layers):
             return words
         return (
-            f"{words} {formatting.plural(shown, 'layer')} shown, those with the largest KS first; "
-            f"{formatting.plural(len(self.layers) - shown, 'layer')} not shown. All of them are in report.json."
+            f"{words} {formatting.plural(shown, 'layer')} shown, largest KS first; "
+            f"{formatting.plural(len(self.layers) - shown, 'layer')} not shown. report.json has all layers."
         )
 
 
@@ -86,14 +86,14 @@ def _panel(layer: LayerNorms, name: str) -> Panel:
 
 
 def distributions(axes: Axes, original: Sequence[float], kept: Sequence[float]) -> tuple[float, float]:
-    """Draw both distribution functions; give the range of norms shown."""
+    """Draw both distribution functions; return the range of norms shown."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     low, high = min(*original, *kept), max(*original, *kept)
     room = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
     low, high = low - room, high + room
     axes.axhline(1, color=RULE, linewidth=1)
-    # Where both agree the line of the original shows on both sides of the other.
+    # The original's line is wider, so that it remains visible where both agree.
     axes.plot(*cumulative(original, low, high), color=BEFORE, linewidth=3.2, solid_joinstyle="round")
     axes.plot(*cumulative(kept, low, high), color=AFTER, linewidth=1.3, solid_joinstyle="round")
     axes.set_xlim(low, high)
@@ -106,7 +106,7 @@ def distributions(axes: Axes, original: Sequence[float], kept: Sequence[float]) 
 
 
 def cumulative(values: Sequence[float], low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The share of values at most x: every step of few values, one point per pixel of many."""
+    """Return x and the share of values at most x: all steps if there are few values, else one point per pixel."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     if 2 * len(ordered) + 2 > FINE:
         x = np.linspace(low, high, FINE)

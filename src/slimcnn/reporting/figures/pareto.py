@@ -1,4 +1,4 @@
-"""The points of a search: accuracy against MACs."""
+"""The trials of a search: accuracy against MACs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ WIDTH, HEIGHT = 360, 220
 
 
 class Trial(Part):
-    """One configuration that a search tried."""
+    """One configuration that a search evaluated."""
 
     point: dict[str, int | float | str]
     macs: float
-    """Share of the MACs that stays."""
+    """Share of the MACs that remains."""
     top1: float | None
-    """On the validation images; None where the evaluation was stopped."""
+    """Percent, on the validation images; None if the evaluation was stopped."""
 
 
 @figures.add("pareto", source="slimcnn")
 class Pareto(Drawing):
     """The trials of a search: accuracy against MACs.
 
-    Shown are the trials that were evaluated on all images, the best, and the accuracy that it had to keep.
+    Shows the trials that were evaluated on all images, the best trial, and the minimum accuracy.
     """
 
     layout: ClassVar[str] = "columns"
@@ -36,12 +36,12 @@ class Pareto(Drawing):
     tried: tuple[Trial, ...]
     best: Trial
     base: float
-    """Top-1 of the network before, on the validation images."""
+    """Top-1 of the original network on the validation images, in percent."""
     drop: float
-    """Points that the best may lose."""
+    """Percentage points of top-1 that the best trial may lose."""
 
     def panels(self, name: str) -> list[Panel]:
-        """One picture."""
+        """Draw one panel."""
         return [_panel(self, name)]
 
 
@@ -57,15 +57,15 @@ def _panel(search: Pareto, name: str) -> Panel:
         axes.plot([macs for macs, _ in points], [top1 for _, top1 in points], "o", color=BEFORE, ms=3, alpha=0.6)
         axes.plot([search.best.macs], [search.best.top1 or 0], "o", color=AFTER, ms=7, label="chosen")
         axes.set_xlim(0, 1)
-        axes.set_xlabel("share of the MACs that stays", color=INK)
+        axes.set_xlabel("remaining share of the MACs", color=INK)
         axes.grid(axis="y", color=RULE, linewidth=0.5)
         axes.set_axisbelow(True)
         axes.legend(loc="lower right", handlelength=1.4)
 
     stopped = len(search.tried) - len(points)
-    note = f"{formatting.plural(len(points), 'trial')} evaluated, {stopped} stopped early without a chance to win"
+    note = f"{formatting.plural(len(points), 'trial')} evaluated, {stopped} stopped early because they could not win"
     label = (
-        f"Validation top-1 against the share of the MACs that stays, {len(points)} points; chosen: "
+        f"Validation top-1 against the remaining share of the MACs, {len(points)} points; chosen: "
         f"{search.best.macs:.3f} of the MACs, {formatting.percent(search.best.top1 or 0)} %"
     )
     svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=(36, 6, 8, 34))

@@ -1,4 +1,4 @@
-"""Scales of batch norms and relations of channels over a whole network: how they lie, and where the cut runs."""
+"""Batch norm scales and channel relations of a network, with the cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARGINS = (42, 6, 8, 32)
 
 
 class LayerScales(Part):
-    """Batch-norm scales of one layer's channels, and how these relate to the others of the layer."""
+    """Batch norm scales of one layer's channels, and their relations to the other channels of the layer."""
 
     layer: str
     gamma: tuple[float, ...]
@@ -31,14 +31,14 @@ class LayerScales(Part):
 
 @figures.add("scales", source="slimcnn")
 class Scales(Drawing):
-    """Scales of batch norms and relations of channels over a whole network, and where the cut runs."""
+    """Batch norm scales and channel relations of a network, with the cut."""
 
     criterion: str
-    """What the channels were chosen by; the cut is a line where this is "gfr"."""
+    """The criterion that selected the channels; the cut is drawn as a line for "gfr"."""
     layers: tuple[LayerScales, ...]
 
     def panels(self, name: str) -> list[Panel]:
-        """Histograms of gamma and of sr, and, where there are relations, one against the other with the cut line."""
+        """Draw histograms of gamma and, if there are relations, of sr, and sr against gamma with the cut line."""
         gamma = np.array([value for layer in self.layers for value in layer.gamma])
         kept = np.array([value for layer in self.layers for value in layer.kept], dtype=bool)
         if not np.isfinite(gamma).any():
@@ -69,14 +69,14 @@ def _histogram(name: str, title: str, values: np.ndarray, kept: np.ndarray) -> P
         axes.legend(loc="upper right", handlelength=1.2)
 
     label = f"{title}: {len(values)} channels, median {np.median(values):.3g}"
-    label += f"; of the kept {np.median(values[kept]):.3g}" if kept.any() else "; none is kept"
+    label += f"; median of the kept channels {np.median(values[kept]):.3g}" if kept.any() else "; none is kept"
     svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
     small = float((values < 0.01 * largest).mean())
     return Panel(title, f"{100 * small:.0f} % below 1 % of the largest", svg)
 
 
 def _exponent(criterion: str) -> float | None:
-    """Read a of |gamma|^a sr^(1 - a) from a criterion's name; None for another criterion.
+    """Parse a of |gamma|^a sr^(1 - a) from a criterion's name; None for other criteria.
 
     >>> _exponent("gfr"), _exponent("gfr:a=0.25"), _exponent("l2")
     (0.5, 0.25, None)

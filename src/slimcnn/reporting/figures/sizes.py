@@ -1,4 +1,4 @@
-"""Several sizes of one network: accuracy against MACs, and against measured latency."""
+"""Accuracy of several sizes of a network against MACs and measured latency."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ MARGINS = (36, 8, 10, 34)
 
 
 class Size(Part):
-    """One network: what it is called, what it costs, and how good it is."""
+    """One network: label, cost and accuracy."""
 
     label: str
     macs: int
     top1: float
-    """Percent."""
+    """Top-1 in percent."""
     latency_ms: float
 
 
 @figures.add("sizes", source="slimcnn")
 class Sizes(Drawing):
-    """Accuracy of several sizes of a network against MACs and against measured latency."""
+    """Accuracy of several sizes of a network against MACs and measured latency."""
 
     layout: ClassVar[str] = "columns"
 
@@ -37,7 +37,7 @@ class Sizes(Drawing):
     points: tuple[Size, ...]
 
     def panels(self, name: str) -> list[Panel]:
-        """Two pictures; one is left out where no size has both numbers."""
+        """Draw two panels; a panel is left out if no size has both numbers."""
         costs: tuple[tuple[str, str, Callable[[Size], float]], ...] = (
             ("MACs", "MACs, millions", lambda size: size.macs / 1e6),
             ("measured latency", "ms per call", lambda size: size.latency_ms),
@@ -69,7 +69,7 @@ def _panel(known: Sequence[tuple[Size, float]], reference: Size, what: str, unit
             axes.axhline(reference.top1, color=INK, linewidth=1, dashes=(2, 2))
         for size, cost in known:
             axes.plot([cost], [size.top1], "o", color=BEFORE if size is reference else AFTER, ms=6)
-            # Accuracy rises with cost, ever less: below a point and right of it there is room.
+            # The curve rises and flattens, so that there is room below and to the right of a point.
             axes.annotate(
                 formatting.short_name(size.label, 12), (cost, size.top1), xytext=(5, -9), textcoords="offset points",
                 ha="left", va="center", color=MUTED, fontsize=9,

@@ -1,4 +1,4 @@
-"""How top-1 went from step to step."""
+"""Top-1 after each step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 WIDTH, ROW, MARGIN, GAP = 340, 30, 4, 8
 NAMES, VALUES = 94, 46
-"""Pixels left of the bars, and right of them."""
+"""Pixels to the left and to the right of the bars."""
 
 
 class StepTop1(Part):
@@ -26,14 +26,14 @@ class StepTop1(Part):
 
 @figures.add("steps", source="slimcnn")
 class Steps(Drawing):
-    """Validation accuracy after each step: one bar a step, and a line at the level of the first, the original."""
+    """Validation accuracy after each step: one bar per step, and a line at the original's accuracy, the first bar."""
 
     layout: ClassVar[str] = "columns"
 
     steps: tuple[StepTop1, ...]
 
     def panels(self, name: str) -> list[Panel]:
-        """One picture, none where no step has a number; bars go from 0 to 100 %."""
+        """Draw one panel, none if no step has a finite value; bars range from 0 to 100 %."""
         measured = any(math.isfinite(step.top1) for step in self.steps)
         return [Panel("", "", _bars(self.steps, name))] if measured else []
 
@@ -52,11 +52,11 @@ def _bars(steps: tuple[StepTop1, ...], name: str) -> str:
         axes.set_xlim(0, 100)
         axes.set_ylim(len(steps) - 0.5, -0.5)
 
-    told = ", ".join(f"{step.name} {formatting.percent(step.top1)} %" for step in steps)
+    values = ", ".join(f"{step.name} {formatting.percent(step.top1)} %" for step in steps)
     return picture(
         draw,
         name=name,
-        label=f"Top-1 on the validation images: {told}",
+        label=f"Top-1 on the validation images: {values}",
         width=WIDTH,
         height=ROW * len(steps) + 2 * MARGIN,
         margins=(NAMES, MARGIN, VALUES, MARGIN),

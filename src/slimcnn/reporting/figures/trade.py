@@ -1,4 +1,4 @@
-"""Accuracy against cost: one point a network, spatial and shift convolution told apart."""
+"""Accuracy against cost of compact networks, with different markers for spatial and shift convolutions."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 720, 400
 MARGINS = (36, 10, 10, 38)
 LETTER, LINE = 4.9, 11
-"""Width of a letter and height of a line of names, pixels."""
+"""Width of a letter and height of a line, in pixels."""
 COLORS = {"spatial": BEFORE, "shift": AFTER}
 MARKS = {"spatial": "o", "shift": "s"}
 
 
 class CompactNetwork(Part):
-    """One network: published accuracy, and what it costs here."""
+    """One network: published accuracy and measured cost."""
 
     title: str
     family: Literal["spatial", "shift"]
     macs: int
     top1: float
-    """Published, percent."""
+    """Published top-1 in percent."""
     milliseconds: tuple[float, ...]
-    """Median in each runtime."""
+    """Median time in each runtime."""
 
 
 @figures.add("trade", source="slimcnn")
@@ -51,7 +51,7 @@ class Trade(Drawing):
         return self
 
     def panels(self, name: str) -> list[Panel]:
-        """One picture for MACs, and one a runtime; a cost that is not known leaves a network out."""
+        """Draw one panel for MACs and one per runtime; networks with an unknown cost are left out."""
         costs = [("MACs", "MACs, millions", [one.macs / 1e6 for one in self.networks])]
         for index, runtime in enumerate(self.runtimes):
             costs.append((runtime, "ms", [one.milliseconds[index] for one in self.networks]))
@@ -109,21 +109,21 @@ def _panel(rows: Sequence[CompactNetwork], costs: Sequence[float], what: str, un
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers on a logarithmic axis: 1, 2, 5, 10 ..."""
+    """Return round numbers for a logarithmic axis: 1, 2, 5, 10 ..."""
     found = [factor * 10.0**power for power in range(-3, 7) for factor in (1, 2, 5)]
     return [tick for tick in found if low / 1.3 <= tick <= high * 1.3]
 
 
 Pixels = tuple[float, float]
 Box = tuple[float, float, float, float]
-"""Left, right, bottom and top, pixels."""
+"""Left, right, bottom and top, in pixels."""
 
 
 def names_beside(points: Sequence[Pixels], words: Sequence[str], wide: float, bars: Sequence[Box] = ()) -> list[Pixels]:
-    """Choose where each name starts, seen from its point: right, left, above or below, where nothing else is.
+    """Return the offset of each name from its point: right, left, above or below, at a free place.
 
-    Names are centered vertically on their place; a name for which no place is free goes where it covers least.
-    `bars` are places that are taken already.
+    Names are centered vertically. If no place is free, the name goes to the place with the least overlap. `bars` are
+    occupied places.
 
     >>> [(round(x), y) for x, y in names_beside([(50.0, 0.0), (60.0, 0.0)], ["one", "two"], 500.0)]
     [(-22, 0), (7, 0)]

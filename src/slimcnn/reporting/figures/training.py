@@ -1,4 +1,4 @@
-"""How a training went, epoch by epoch."""
+"""Training curves by epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 240, 170
 FEW = 12
-"""Epochs that are marked by a dot each."""
+"""Maximum number of epochs that are marked with dots."""
 
 Line = tuple[str, list[float], str, str]
 """Name, one value per epoch, color, line style."""
@@ -27,31 +27,31 @@ Line = tuple[str, list[float], str, str]
 
 @dataclass(frozen=True)
 class Plot:
-    """What one panel shows."""
+    """The content of one panel."""
 
     name: str
     title: str
     note: str
     lines: Sequence[Line]
     level: float | None = None
-    """Of the original network."""
+    """The value of the original network."""
     from_zero: bool = False
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to draw."""
+        """Whether there are no finite values to draw."""
         return not any(math.isfinite(value) for _, values, _, _ in self.lines for value in values)
 
 
 class EpochPoint(Part):
-    """One epoch of a training."""
+    """One epoch of training."""
 
     epoch: int
     loss: float
     terms: dict[str, float]
-    """The loss's parts, weighted; their sum is the loss."""
+    """The weighted terms of the loss; their sum is the loss."""
     gradients: dict[str, float] = Field(default_factory=dict)
-    """Of every term, the L1 norm of its gradient with respect to an image's logits, mean over the epoch."""
+    """For each term, the L1 norm of its gradient with respect to an image's logits, averaged over the epoch."""
     train_top1: float
     validation_top1: float
     learning_rate: float
@@ -60,14 +60,14 @@ class EpochPoint(Part):
 
 @figures.add("training", source="slimcnn")
 class TrainingCurves(Drawing):
-    """A training, epoch by epoch: loss with its terms, top-1, and learning rate."""
+    """Training curves: loss with its terms, top-1, and learning rate by epoch."""
 
     epochs: tuple[EpochPoint, ...]
     level: float | None
-    """Validation top-1 of the network that it is compared with, percent; None where it is not known."""
+    """Validation top-1 of the original network in percent; None if unknown."""
 
     def panels(self, name: str) -> list[Panel]:
-        """Three pictures; one whose numbers are all not finite is left out."""
+        """Draw three panels; a panel without finite values is left out."""
         epochs = self.epochs
         if not epochs:
             return []
@@ -77,18 +77,18 @@ class TrainingCurves(Drawing):
         ]
         rate: list[Line] = [("learning rate", [epoch.learning_rate for epoch in epochs], MUTED, "-")]
         last = epochs[-1]
-        reached = f"validation {formatting.percent(last.validation_top1)} in the end"
+        reached = f"validation {formatting.percent(last.validation_top1)} at the end"
         level = self.level if self.level is not None and math.isfinite(self.level) else None
         plots = (
-            Plot(f"{name}loss", "Loss", f"{formatting.small(last.loss)} in the end", _losses(epochs)),
+            Plot(f"{name}loss", "Loss", f"{formatting.small(last.loss)} at the end", _losses(epochs)),
             Plot(f"{name}top1", "Top-1, %", reached, accuracy, level=level),
-            Plot(f"{name}rate", "Learning rate", "in each epoch’s last step", rate, from_zero=True),
+            Plot(f"{name}rate", "Learning rate", "at the last step of each epoch", rate, from_zero=True),
         )
         return [_panel(plot, [epoch.epoch for epoch in epochs]) for plot in plots if not plot.empty]
 
 
 def _losses(epochs: Sequence[EpochPoint]) -> list[Line]:
-    """The loss, and its terms unless there is only one."""
+    """Return the lines of the loss and, if there are several, of its terms."""
     terms = list(dict.fromkeys(name for epoch in epochs for name in epoch.terms))
     lines: list[Line] = [("sum", [epoch.loss for epoch in epochs], AFTER, "-")]
     if len(terms) < 2:
@@ -120,11 +120,11 @@ def _panel(plot: Plot, epochs: Sequence[int]) -> Panel:
         if len(plot.lines) > 1:
             axes.legend(loc="best", handlelength=1.6, borderaxespad=0.2, labelspacing=0.3)
 
-    told = "; ".join(f"{name} {formatting.small(v[0])} to {formatting.small(v[-1])}" for name, v, _, _ in plot.lines)
+    ranges = "; ".join(f"{name} {formatting.small(v[0])} to {formatting.small(v[-1])}" for name, v, _, _ in plot.lines)
     svg = picture(
         draw,
         name=plot.name,
-        label=f"{plot.title} over {formatting.plural(len(epochs), 'epoch')}: {told}",
+        label=f"{plot.title} over {formatting.plural(len(epochs), 'epoch')}: {ranges}",
         width=WIDTH,
         height=HEIGHT,
         margins=(42, 8, 8, 20),

@@ -1,4 +1,4 @@
-"""Units of feature reuse: what goes in, what is computed, and what is passed on beside it."""
+"""Units of feature reuse: input, computed features and reused features."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ WIDTH, HEIGHT = 240, 150
 MARGINS = (8, 20, 8, 20)
 BAR = 0.36
 MOST = 8
-"""Panels at most: units of the same form share one."""
+"""Maximum number of panels; units of the same form share one."""
 
 
 class ReuseUnit(Part):
-    """A unit of feature reuse: what its convolutions read and make, and what is joined to the last."""
+    """A unit of feature reuse: input and output channels of its convolutions, and the reused features."""
 
     place: str
     reads: tuple[int, ...] = Field(min_length=1)
@@ -35,12 +35,12 @@ class ReuseUnit(Part):
 
 @figures.add("units", source="slimcnn")
 class Units(Drawing):
-    """Units of feature reuse: what goes in, what is computed, and what is passed on beside it."""
+    """Units of feature reuse: input, computed features and reused features."""
 
     units: tuple[ReuseUnit, ...]
 
     def panels(self, name: str) -> list[Panel]:
-        """One panel for each form of unit, the first eight: bars as high as there are channels."""
+        """Draw one panel per form of unit, at most eight; the height of a bar is its number of channels."""
         forms: dict[tuple[object, ...], list[ReuseUnit]] = {}
         for unit in self.units:
             forms.setdefault((unit.reads, unit.makes, unit.reused, unit.dense, unit.residual), []).append(unit)
@@ -48,10 +48,10 @@ class Units(Drawing):
 
     @property
     def caption(self) -> str:
-        """Say what the bars and arrows mean."""
+        """Explain bars and arrows."""
         words = (
-            "Convolutions make new features, y joins to them features that were there already (dashed). Bars are as "
-            "high as there are channels."
+            "Convolutions compute new features; y concatenates them with reused features (dashed). The height of a bar "
+            "is its number of channels."
         )
         return words + " In a residual block x is added to y." * any(unit.residual == "sum" for unit in self.units)
 

@@ -1,4 +1,4 @@
-"""How many channels every group had and has."""
+"""Channels of every group before and after pruning."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 WIDTH, ROW, MARGIN, GAP = 340, 17, 2, 7
 LETTER = 5.9
-"""Pixels of one letter, about."""
+"""Approximate width of a letter in pixels."""
 ONE_COLUMN = 12
-"""Groups that stand in a single picture."""
+"""Maximum number of groups in a single panel."""
 TALL = 25
-"""Groups in one picture at most, where there are more."""
+"""Maximum number of groups per panel if there are several panels."""
 
 
 class Group(Part):
-    """A channel group: how many channels it had, and how many it has."""
+    """A channel group: channels before and after pruning."""
 
     name: str
     channels: int
@@ -43,11 +43,11 @@ class Group(Part):
 
 @figures.add("widths", source="slimcnn")
 class Widths(Drawing):
-    """Channels of every group before and after, as bars.
+    """Channels of every group before and after pruning, as bars.
 
-    The length of a bar grows with the width before, its colored share is the share of channels kept. Lengths are
-    square roots: in one network 32 channels stand beside 2048, and both must be seen. Many groups are spread evenly
-    over an even number of pictures, to stand in two columns.
+    The length of a bar is the square root of the width before pruning, so that 32 channels are visible next to 2048.
+    The colored part is the share of channels kept. Many groups are spread evenly over an even number of panels, in
+    two columns.
     """
 
     layout: ClassVar[str] = "columns"
@@ -56,7 +56,7 @@ class Widths(Drawing):
     groups: tuple[Group, ...]
 
     def panels(self, name: str) -> list[Panel]:
-        """One picture, or an even number of them."""
+        """Draw one panel, or an even number of panels."""
         if not self.groups:
             return []
         n = len(self.groups)
@@ -77,13 +77,13 @@ class Widths(Drawing):
 
     @property
     def caption(self) -> str:
-        """Say what the length of a bar means."""
-        return "The length of a bar is the square root of the width; the colored share of it is what was kept."
+        """Explain the bars."""
+        return "The length of a bar is the square root of the width; the colored part is the share of channels kept."
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What all pictures of widths share: channels of the longest bar, and pixels left and right of the bars."""
+    """The common layout of all panels: channels of the longest bar, and pixels to the left and right of the bars."""
 
     widest: int
     left: float
@@ -112,7 +112,7 @@ def _bars(groups: Sequence[Group], names: Sequence[str], changes: Sequence[str],
     return picture(
         draw,
         name=name,
-        label=f"Channels before and after, {first} to {last}: every number is in the table of widths",
+        label=f"Channels before and after, {first} to {last}: the table of widths lists all numbers",
         width=WIDTH,
         height=ROW * len(groups) + 2 * MARGIN,
         margins=(frame.left, MARGIN, frame.right, MARGIN),

@@ -1,4 +1,4 @@
-"""Channels that go: by a target, by a search, by the user's own plan, or chosen anew while training."""
+"""Prune channels: by a target, a search, the user's plan, or soft filter pruning."""
 
 from __future__ import annotations
 
@@ -42,62 +42,62 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if 
 
 @steps.add("prune", source="criteria: slimcnn list criteria")
 class Prune(Step):
-    """Remove the channels that matter least until a target is met, and prove the cut."""
+    """Remove the least important channels until a target is met, and prove the cut."""
 
     costs = True
     needs: ClassVar = {"trained": "there is no trained network to prune: give --weights FILE, or put train in front"}
     gives = frozenset({"origin", "cut", "constants"})
 
     criterion: str = "l2"
-    """Which channels matter (`slimcnn list criteria`), with options such as fpdf:bins=4."""
+    """Pruning criterion (`slimcnn list criteria`), with options such as fpdf:bins=4."""
     macs: float | None = None
-    """At most this share of the MACs stays; default 0.5 where no other target is given."""
+    """Share of the MACs to keep at most; default 0.5 if no other target is given."""
     params: float | None = None
-    """At most this share of the parameters stays."""
+    """Share of the parameters to keep at most."""
     size: ByteSize | None = None
-    """The checkpoint file of the cut network is at most so large: 500kB, 1MiB."""
+    """Maximum size of the pruned network's checkpoint file: 500kB, 1MiB."""
     memory: ByteSize | None = None
-    """Live activations take at most so many bytes at their peak, one image, float32: 8MB."""
+    """Maximum peak of live activations for one image in float32: 8MB."""
     latency: Annotated[str | None, BeforeValidator(lambda given: given if given is None else str(given))] = None
-    """One call takes at most this: milliseconds with their unit, 0.4ms, or a share of the time before, 0.5. Channels
-    and whole blocks are chosen by the times of layers on this machine, and the result is measured."""
+    """Maximum latency of one call: with a unit, 0.4ms, or as a share of the latency before, 0.5. Channels and whole
+    blocks are chosen by the latencies of layers on this machine, and the result is measured."""
     runtime: str = ""
-    """What runs the network, for latency: openvino, onnxruntime, executorch, torch. Default: the first of openvino,
-    onnxruntime, torch that is installed."""
+    """Runtime for latency: openvino, onnxruntime, executorch, torch. Default: the first of openvino, onnxruntime,
+    torch that is installed."""
     batch: int = Field(default=1, ge=1)
-    """Images a call, for latency."""
+    """Images per call, for latency."""
     threads: int = Field(default=1, ge=1)
     """CPU threads, for latency."""
     pruning_ratio: float | None = None
-    """This share of the channels goes."""
+    """Share of the channels to remove."""
     per_layer: dict[str, float] = Field(default_factory=dict)
-    """Pattern of groups or layers → share of their channels that goes."""
+    """Pattern of groups or layers → share of their channels to remove."""
     of: Literal["model", "reference"] = "model"
-    """Whose MACs and parameters are meant: those of the network that comes in, or of the run's reference."""
+    """The network that macs and params refer to: the step's input (model), or the run's reference."""
     scope: Literal["sensitivity", "local", "global"] | None = None
-    """sensitivity: first what costs the output least, measured on images; local: the same share of every layer;
-    global: all channels ranked together. Default: local with pruning_ratio, else sensitivity."""
+    """sensitivity: first the channels with the least output error, measured on images; local: the same share of every
+    layer; global: all channels ranked together. Default: local with pruning_ratio, else sensitivity."""
     residual: Literal["auto", "inner", "cut", "scatter"] = "auto"
-    """Channels between residual blocks: auto (kept where the target can be met without them, else cut last), inner
-    (kept), cut (like all others), scatter (blocks add into them at the places that they keep)."""
+    """Channels of the residual stream: auto (kept if the target can be met without them, else cut last), inner
+    (kept), cut (like all others), scatter (kept, but each block adds into only some of them)."""
     min_channels: int | None = None
-    """No layer keeps fewer; 0: residual branches may vanish. Default: 0 with latency, else 1."""
+    """Minimum number of channels of every layer; 0: residual branches may vanish. Default: 0 with latency, else 1."""
     min_share: float = 0.0
-    """No layer keeps a smaller share of its channels."""
+    """Minimum share of its channels that every layer keeps."""
     round_to: int | None = None
-    """Kept channels are multiples of this. Default: with latency what is measured to be fast in the runtime, else 1."""
+    """Kept channels are multiples of this. Default: with latency, measured to be fast in the runtime; else 1."""
     protect: Patterns = ()
     """Layers that keep all channels, such as layer1.*."""
     inexact: bool = False
-    """Prune across LayerNorm and GroupNorm: the cut cannot be proven equal then."""
+    """Allow pruning across LayerNorm and GroupNorm; the cut is then not exact."""
     plan: FilePath = None
-    """Follow this plan (see --dry-run) instead of choosing one."""
+    """File with the plan to use (see --dry-run), instead of choosing one."""
     soft: Training | None = None
-    """Soft filter pruning before the cut: filters are zeroed at the start of every epoch and may come back."""
+    """Soft filter pruning before the cut: filters are zeroed at the start of every epoch and may recover."""
     search: Search | None = None
-    """Look for the smallest network within a drop of accuracy, instead of a given size."""
+    """Search for the smallest network within an accuracy drop, instead of a given size."""
     batches: int = Field(default=8, ge=1)
-    """Batches of 128 training images for the criterion and the sensitivity; labels matter to taylor only."""
+    """Batches of 128 training images for the criterion and the sensitivity; only taylor uses labels."""
 
     @model_validator(mode="after")
     def _possible(self) -> Prune:
@@ -106,17 +106,17 @@ class Prune(Step):
         if self.search is not None and (self._sized or self.pruning_ratio is not None):
             raise ValueError("a search finds the size: leave macs, params, size, memory, latency and pruning_ratio out")
         if self.latency is not None and (self.pruning_ratio is not None or self.per_layer):
-            raise ValueError("latency says how fast; pruning_ratio and per_layer how small: give one of them")
-        # Values, not fields that were set: a written recipe spells every value out, and must be read again.
+            raise ValueError("latency cannot be combined with pruning_ratio or per_layer: give one of them")
+        # Compare values, not which fields were set: a saved recipe states every value and must stay readable.
         if self.latency is None and (self.runtime or self.batch != 1 or self.threads != 1):
-            raise ValueError("runtime, batch and threads say where latency is measured: give latency, such as 0.4ms")
+            raise ValueError("runtime, batch and threads need a latency target: give latency, such as 0.4ms")
         if self.latency is not None:
             parsed(self.latency)
             reason = why_not(self.runtime) if self.runtime else ""
             if reason:
                 raise ValueError(reason)
         criterion_named(self.criterion)
-        _ = self.target  # an impossible one raises TargetError with its own words
+        _ = self.target  # raises TargetError if it is impossible
         return self
 
     @property
@@ -125,7 +125,7 @@ class Prune(Step):
 
     @property
     def target(self) -> Target:
-        """The target that these settings ask for, as if a file held nothing but tensors."""
+        """The target of these settings, with `size` as bytes of tensors: the file's header is ignored."""
         macs, ratio = self.macs, self.pruning_ratio
         if self.search is not None:
             ratio = 0.5  # the search varies it
@@ -133,7 +133,7 @@ class Prune(Step):
             macs = 0.5
         scope = self.scope or ("sensitivity" if macs is not None or self._sized else "local")
         least = self.min_channels if self.min_channels is not None else int(self.latency is None)
-        milliseconds = None if self.latency is None else parsed(self.latency)  # a share, until the network was timed
+        milliseconds = None if self.latency is None else parsed(self.latency)  # a share until the network is timed
         return Target(
             macs=macs, params=self.params, bytes=self.size, memory=self.memory, latency_ms=milliseconds,
             runtime=self.runtime, pruning_ratio=ratio, per_layer=self.per_layer, scope=scope,
@@ -142,7 +142,7 @@ class Prune(Step):
         )  # fmt: skip
 
     def target_for(self, state: State) -> Target:
-        """The target as shares of the network that comes in, and as bytes of tensors."""
+        """Return the target as shares of the step's input network, with `size` as bytes of tensors."""
         target = self.target if self.size is None else replace(self.target, bytes=self._tensor_bytes(state))
         if self.of == "model":
             return target
@@ -153,14 +153,14 @@ class Prune(Step):
             asked = getattr(target, name)
             if asked is not None and asked >= share:
                 raise TargetError(
-                    f"{name}={asked:g} of the reference: the network that comes in has only {share:.3f} of its {name}, "
-                    "there is nothing left to cut"
+                    f"{name}={asked:g} of the reference: the network already has only {share:.3f} of its {name}; "
+                    "ask for less, or leave prune out"
                 )
             scaled[name] = None if asked is None else asked / share
         return replace(target, **scaled)
 
     def _tensor_bytes(self, state: State) -> int:
-        """What `size` leaves for tensors: a checkpoint also holds a header that names them, and what we know of them.
+        """Return the bytes that `size` leaves for tensors: a checkpoint also holds a header with names and metadata.
 
         Raises:
             TargetError: no bytes are left.
@@ -172,13 +172,13 @@ class Prune(Step):
         header = file - state_bytes(state.model)
         if header >= self.size:
             raise TargetError(
-                f"size={written('bytes', self.size)}: the header of this network's file alone has "
-                f"{written('bytes', header)}; ask for more"
+                f"size={written('bytes', self.size)}: the header of this network's file alone takes "
+                f"{written('bytes', header)}; give a larger size"
             )
         return self.size - header
 
     def _allocate(self, graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
-        """Choose channels; what is out of reach is also said in bytes of the file."""
+        """Choose channels; if `size` is unreachable, the error also states the best file size."""
         try:
             return allocate(graph, scores, target)
         except TargetUnreachable as error:
@@ -193,21 +193,21 @@ class Prune(Step):
 
     @property
     def trains(self) -> bool:  # type: ignore[override]
-        """Soft filter pruning does."""
+        """Whether the step trains: only with soft filter pruning."""
         return self.soft is not None
 
     def needed(self) -> Mapping[str, str]:
-        """GFR's criterion needs relations too."""
+        """A trained network, and relations for the criterion gfr."""
         if self.criterion.partition(":")[0] != "gfr":
             return self.needs
-        return {**self.needs, "relations": "criterion gfr needs relations of channels: put sparsify in front"}
+        return {**self.needs, "relations": "criterion gfr needs channel relations: put sparsify in front"}
 
     def after(self, facts: Facts) -> Facts:
-        """Relations are folded away."""
+        """Return the facts: relations are folded."""
         return (facts - {"relations"}) | self.gives
 
     def rehearse(self, state: State) -> nn.Module:
-        """Check criterion, patterns and whether the target can be reached, on any weights."""
+        """Check the criterion, the patterns and whether the target can be met, with any weights."""
         if self.search is not None:
             check_storage(self.search)
         whole = self.whole(state)
@@ -217,14 +217,14 @@ class Prune(Step):
         target = self.target_for(state)
         if target.latency_ms is not None:
             if target.sized == ("latency_ms",):
-                return state.model  # milliseconds are measured, not foreseen
+                return state.model  # latency needs measurements
             target = replace(target, latency_ms=None)
         target = replace(target, scope="local" if target.scope == "sensitivity" else target.scope)
         plan = self._allocate(graph, score(whole, graph, "l2"), target)
         return prune(whole, graph, plan, verify=False)
 
     def propose(self, state: State, at: Context) -> tuple[nn.Module, ChannelGraph, Plan]:
-        """The network that would be cut, its graph and the plan, without a search."""
+        """Return the network before the cut, its graph and the plan, without a search."""
         whole, graph, plan, _ = self._proposed(state, at)
         return whole, graph, plan
 
@@ -245,7 +245,7 @@ class Prune(Step):
         return whole, graph, found.plan, [about_clock(found, clock)]
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Choose, prove and cut."""
+        """Choose the channels, cut them, and prove the cut."""
         sections: list[Section] = []
         if self.search is not None:
             whole = self.whole(state)
@@ -258,7 +258,7 @@ class Prune(Step):
             sections.append(about_scales(whole, graph, plan))
         whole, graph, plan = _without_relations(whole, graph, plan, state)
         if self.soft is not None:
-            whole, plan, section = self._softly(self.soft, whole, graph, plan, state, at)
+            whole, plan, section = self._soft_pruned(self.soft, whole, graph, plan, state, at)
             sections.append(section)
         at.show.say(f"  cutting {int(plan.counts(graph).sum())} channels and proving the cut")
         small = prune(whole, graph, plan, verify=False)
@@ -271,13 +271,13 @@ class Prune(Step):
         return after, [*about_cut(whole, graph, plan), *sections]
 
     def images(self, state: State) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give training images with labels, augmented, for criteria that look at data."""
+        """Return augmented training images with labels, for criteria that use data."""
         data = state.data
         feed = batches(data.train, BATCH, normalization=data.normalization, augmentation=data.augmentation, seed=0)
         return islice(feed, self.batches)
 
     def whole(self, state: State) -> nn.Module:
-        """The network that is cut: the state's, with streams that layers put their channels into where asked for."""
+        """Return the network to cut: the state's, rewritten by `scatter` if residual="scatter"."""
         return scatter(state.model, state.example) if self.residual == "scatter" else state.model
 
     def _graph(self, whole: nn.Module, state: State, at: Context) -> ChannelGraph:
@@ -294,20 +294,20 @@ class Prune(Step):
             found = score(whole, graph, self.criterion, data=self.images(state))
             if not measured:
                 return found
-            at.show.say("  measuring how much the output suffers when each group loses channels")
+            at.show.say("  measuring the output error when each group loses channels")
             progress = at.show.counting("measuring sensitivity")
             return sensitivity(whole, graph, found, (x for x, _ in self.images(state)), progress)
 
         settings = (self.criterion, measured, self.batches, self.residual == "scatter", self.inexact)
         return at.once(f"scores {at.before} {settings}", scored)
 
-    def _softly(
+    def _soft_pruned(
         self, training: Training, whole: nn.Module, graph: ChannelGraph, plan: Plan, state: State, at: Context
     ) -> tuple[nn.Module, Plan, Section]:
         model = duplicate(whole)
         soft = SoftPruning(model, graph, plan)
         objective = soft.objective(cross_entropy(training.label_smoothing))
-        plain = training.model_copy(update={"label_smoothing": 0.0})  # the objective knows of it
+        plain = training.model_copy(update={"label_smoothing": 0.0})  # the objective does the smoothing
         epochs = learn(model, state, plain, at, "soft filter pruning", objective)
         what = f"{count(training.epochs, 'epoch')} of soft filter pruning before the cut"
         return model, soft.choose(zero=False), about_training("Soft filter pruning", what, epochs, at.level)
@@ -316,7 +316,7 @@ class Prune(Step):
 def _without_relations(
     whole: nn.Module, graph: ChannelGraph, plan: Plan, state: State
 ) -> tuple[nn.Module, ChannelGraph, Plan]:
-    """Fold relations of mode "mean" away once they have said what goes: the same channels of the folded network."""
+    """Fold relations of mode "mean", which are not needed after scoring; the plan removes the same channels."""
     if "mean" not in relating_of(whole).values():
         return whole, graph, plan
     folded = fold_relations(whole)

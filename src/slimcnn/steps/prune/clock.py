@@ -1,7 +1,7 @@
-"""A target in milliseconds: channels and blocks chosen by the times of layers, then measured, until the clock agrees.
+"""Latency targets: choose channels and blocks by the latencies of layers, measure the result, and repeat.
 
-A prediction from single layers is off by a few percent, so every plan is cut, exported and timed side by side with the
-original; the prediction is corrected by what was measured, and the next plan is closer.
+A prediction from single layers is off by a few percent. So every plan is cut, exported and timed side by side with the
+original network; the measurement corrects the prediction, and the next plan is closer to the target.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.show import Show
 
 CLOSE = 0.05
-"""The share of the target by which the measured time may be off."""
+"""Allowed deviation of the measured latency from the target, as a share of the target."""
 
 ROUNDS = 7
-"""Plans that are timed at most."""
+"""Maximum number of plans to time."""
 
 SECONDS = 1.5
-"""For which a plan is timed beside the original."""
+"""Duration of the side-by-side timing of a plan and the original."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """What a network's time is a target of, and where it is measured."""
+    """A latency target and the conditions of its measurement."""
 
     asked: str
-    """0.4ms, or a share such as 0.5 of the time of the network that comes in."""
+    """0.4ms, or a share of the original's latency such as 0.5."""
     runtime: str
     batch: int
     threads: int
 
     def milliseconds(self, whole: float) -> float:
-        """The target, for a network that takes `whole` milliseconds.
+        """Return the target in milliseconds, for a network that takes `whole` milliseconds.
 
         >>> Clock("0.5", "openvino", 1, 1).milliseconds(3.0), Clock("0.4ms", "openvino", 1, 1).milliseconds(3.0)
         (1.5, 0.4)
@@ -50,10 +50,10 @@ class Clock:
 
 
 def parsed(asked: str, whole: float = 1.0) -> float:
-    """Read a target: milliseconds with their unit, or a share of `whole`.
+    """Parse a latency target into milliseconds: a time with its unit, or a share of `whole`.
 
     Raises:
-        TargetError: it is neither.
+        TargetError: the text is neither.
 
     >>> parsed("2e-3s"), parsed("1.5 ms"), parsed("0.75", 2.0)
     (2.0, 1.5, 1.5)
@@ -74,42 +74,42 @@ def parsed(asked: str, whole: float = 1.0) -> float:
 
 
 def default_runtime() -> str:
-    """The fastest runtime that is installed: OpenVINO, else ONNX Runtime, else PyTorch itself."""
+    """Return the fastest installed runtime: OpenVINO, else ONNX Runtime, else PyTorch."""
     return next(name for name in ("openvino", "onnxruntime", "torch") if not why_not(name))
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A plan and its time: predicted from layers, measured in the runtime."""
+    """A plan and its latency: predicted from layers, and measured in the runtime."""
 
     plan: Plan
     predicted_ms: float
     measured_ms: float
     macs: float
-    """Share that stays."""
+    """Share of the MACs that the plan keeps."""
 
 
 @dataclass(frozen=True)
 class ClockResult:
-    """How the clock's target was met."""
+    """The result of `plan_by_clock`."""
 
     plan: Plan
     timed: tuple[Timed, ...]
-    """Every plan that was measured; the last but not always the chosen one."""
+    """All measured plans in order; the chosen one is not always the last."""
     chosen: Timed
     target_ms: float
     model: LatencyModel
     alone: bool = True
-    """Whether milliseconds were the only target: then a faster plan than asked for cut more than it had to."""
+    """Whether latency was the only target; if so, a plan that is faster than the target cuts more than necessary."""
 
     @property
     def miss(self) -> str:
-        """By how much the chosen plan misses the target, in a sentence; empty within 5 %."""
+        """A sentence on how far the chosen plan is from the target; empty within 5 %."""
         off = self.chosen.measured_ms / self.target_ms - 1
         if off > CLOSE:
-            return f"The chosen plan is {off:.0%} slower than asked: the target is missed."
+            return f"The chosen plan is {off:.0%} slower than the target: the target is missed."
         if off < -CLOSE and self.alone:
-            return f"The chosen plan is {-off:.0%} faster than asked: it cuts more than it had to."
+            return f"The chosen plan is {-off:.0%} faster than the target: it cuts more than necessary."
         return ""
 
 
@@ -117,12 +117,12 @@ def plan_by_clock(
     clock: Clock, target: Target, whole: nn.Module, graph: ChannelGraph, scores: Scores, times: LatencyModel,
     show: Show,
 ) -> ClockResult:  # fmt: skip
-    """Allocate, cut, export and measure, until the time is within 5 % of the target or seven plans were timed.
+    """Allocate, cut, export and measure until a plan is close to the target or seven plans are timed.
 
-    The plan that is nearest below the target (or at most 5 % above it) is chosen; if none is, the fastest.
+    Of the plans at most 5 % above the target, the slowest is chosen; if there is none, the fastest plan.
 
     Raises:
-        TargetUnreachable: the smallest possible network is slower, as measured.
+        TargetUnreachable: the measured latency of the smallest possible network is above the target.
     """
     asked = clock.milliseconds(times.whole_ms)
     example = with_batch(graph.example, clock.batch)
@@ -140,7 +140,7 @@ def plan_by_clock(
         found.append(Timed(plan, model.ms(counts), measured, graph.macs(counts) / max(graph.macs(), 1)))
         show.say(
             f"  plan {len(found)}: {measured:.3f} ms measured, {found[-1].predicted_ms:.3f} predicted, "
-            f"{asked:.3f} asked ({RUNTIMES[clock.runtime].title}, batch {clock.batch})"
+            f"target {asked:.3f} ({RUNTIMES[clock.runtime].title}, batch {clock.batch})"
         )
         if abs(measured / asked - 1) <= CLOSE / 2:
             break
@@ -156,13 +156,13 @@ def plan_by_clock(
 
 
 def _plan_or_smallest(graph: ChannelGraph, scores: Scores, target: Target, model: LatencyModel) -> Plan:
-    """Allocate; where the target is predicted to be out of reach, give the fastest plan, for the clock to judge."""
+    """Allocate; if the prediction says that the latency is unreachable, return the fastest plan to be measured."""
     try:
         return allocate(graph, scores, target, model)
     except TargetUnreachable as error:
         fastest = error.best.get("latency_ms", 0.0)
         if target.latency_ms is None or fastest <= target.latency_ms:
-            raise  # another target is in the way
+            raise  # another limit of the target is unreachable
         return allocate(graph, scores, replace(target, latency_ms=fastest * (1 + 1e-9)), model)
 
 
@@ -172,7 +172,7 @@ def _nearest(found: Sequence[Timed], asked: float) -> Timed:
 
 
 def _time(original: Opened, small: nn.Module, example: Example, clock: Clock, whole_ms: float) -> float:
-    """Milliseconds of a network: its share of the original's time, side by side, times the original's."""
+    """Measure a network's latency: its ratio to the original, timed side by side, times the original's latency."""
     opened = transfer(small, example, clock.runtime, clock.threads, dynamic_batch=False)
     times = latency({"original": original, "small": opened}, example, seconds=SECONDS, threads=clock.threads)
     return times["small"].relative * whole_ms
@@ -189,10 +189,10 @@ def times_for(clock: Clock, whole: nn.Module, graph: ChannelGraph, round_to: int
 
 
 def about_clock(found: ClockResult, clock: Clock) -> Section:
-    """Say what was asked and what was measured, plan by plan."""
+    """Report the latency target and the measured latency of every plan."""
     whole, chosen = found.model.whole_ms, found.chosen
     said = (
-        f"Asked: {found.target_ms:.3f} ms a call in {RUNTIMES[clock.runtime].title}, batch {clock.batch}, "
+        f"Target: {found.target_ms:.3f} ms per call in {RUNTIMES[clock.runtime].title}, batch {clock.batch}, "
         f"{clock.threads} thread{'s' * (clock.threads > 1)}. Measured: {chosen.measured_ms:.3f} ms, "
         f"{chosen.measured_ms / whole:.2f} of the original's {whole:.3f} ms, with {chosen.macs:.2f} of its MACs."
     )
@@ -202,7 +202,7 @@ def about_clock(found: ClockResult, clock: Clock) -> Section:
     if found.model.round_to > 1:
         blocks.append(
             Text(
-                text=f"Kept channels are multiples of {found.model.round_to}, as these are fast in this runtime.",
+                text=f"Kept channels are multiples of {found.model.round_to}, which are fast in this runtime.",
                 tone="note",
             )
         )

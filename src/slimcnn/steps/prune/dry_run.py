@@ -1,4 +1,4 @@
-"""The plan of a recipe's prune step, without running anything."""
+"""Dry run: the plan of a recipe's prune step, without training or cutting."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from slimcnn.training.processes import launched
 
 
 def planned(recipe: Recipe, show: Show) -> tuple[ChannelGraph, Plan]:
-    """The plan of a recipe's first prune step, on the network as it is; nothing is trained or cut.
+    """Return the graph and the plan of a recipe's first prune step for the initial network; nothing is trained or cut.
 
     Raises:
-        RecipeError: there is no prune step, or it needs training or a search before it has a plan.
+        RecipeError: there is no prune step, or its plan depends on sparsity training or a search.
     """
     place = next((n for n, step in enumerate(recipe.steps) if isinstance(step, Prune)), None)
     if place is None:
@@ -28,7 +28,7 @@ def planned(recipe: Recipe, show: Show) -> tuple[ChannelGraph, Plan]:
     step = recipe.steps[place]
     assert isinstance(step, Prune)
     if step.search is not None or any(one.name == "sparsify" for one in recipe.steps[:place]):
-        raise RecipeError("--dry-run shows a plan at once: it goes with neither sparsity training nor a search")
+        raise RecipeError("--dry-run cannot show a plan that depends on sparsity training or a search: leave them out")
     loaded = load_with_data(recipe.network, recipe.data, show)
     state = State(loaded.model, loaded.model, loaded.data, recipe.network, recipe.network)
     with TemporaryDirectory() as nowhere:

@@ -1,4 +1,4 @@
-"""A prune step's search: points tried here and by processes that join, with steps by name to recover at each."""
+"""The search of a prune step: points are evaluated by this process and by others that join."""
 
 from __future__ import annotations
 
@@ -27,47 +27,47 @@ POINTS = "search.log"
 
 
 def searched(settings: Prune, asked: Search, state: State, graph: ChannelGraph, at: Context) -> tuple[Found, Plan]:
-    """Look for the smallest network within the drop; other processes may `help_search`."""
+    """Search for the smallest network within the accuracy drop; other processes can join by `help_search`."""
     at.show.say(f"  searching: validation top-1 may drop by {asked.max_drop:g} points")
     evaluator = _evaluator(settings, asked, state, graph, at)
 
     def found() -> Found:
         storage = StudyStorage.open(asked.storage or at.folder / POINTS, _study(at.digest), asked)
-        return search(evaluator, asked, storage, at.show.counting("trying points"))
+        return search(evaluator, asked, storage, at.show.counting("evaluating points"))
 
     result = from_rank_zero(at.fabric, found)
     best = result.best
     said = ", ".join(f"{name} {value}" for name, value in best.point.items())
     at.show.say(
-        f"  {len(result.outcomes)} points tried; the smallest network within the drop keeps {best.macs or 0:.3f} of "
-        f"the MACs and reaches {best.top1:.2f} % of {result.base:.2f} % ({said})"
+        f"  {len(result.outcomes)} points evaluated; the smallest network within the drop keeps "
+        f"{best.macs or 0:.3f} of the MACs and reaches {best.top1:.2f} % of {result.base:.2f} % ({said})"
     )
     return result, evaluator.plan(best.point)
 
 
 def check_storage(asked: Search) -> None:
-    """Open the storage that a search names, so that a mistake shows before hours of training."""
+    """Open the storage of a search, so that a wrong URL fails before hours of training."""
     if asked.storage is not None:
         StudyStorage.open(asked.storage, "slimcnn-check", asked)
 
 
 def help_search(root: Path, show: Show = SILENT) -> int:
-    """Try points of the search that another process runs in a folder, until it ends; how many were tried here.
+    """Evaluate points of another process's search in a run folder until it ends; return the number evaluated here.
 
     Raises:
-        SearchError: nothing in the folder searches, or its search has not begun.
+        SearchError: the run in the folder has no search, or its search has not begun yet.
     """
     from slimcnn.running.loading import load_with_data
 
     recipe = read_recipe(root / disk.RECIPE)
     number = next((n for n, step in enumerate(recipe.steps, 1) if getattr(step, "search", None) is not None), None)
     if number is None:
-        raise SearchError(f"{root} is a run that does not search: begin one with slimcnn compress --max-drop")
+        raise SearchError(f"the run in {root} has no search: start one with slimcnn compress --max-drop")
     step = recipe.steps[number - 1]
     before = root / disk.START if number == 1 else root / f"{number - 1}-{recipe.steps[number - 2].name}"
     folder = root / f"{number}-{step.name}"
     if not (before / disk.DONE).exists() or not (folder / disk.STEP).exists():
-        raise SearchError(f"{root} has not begun its search yet: join it later")
+        raise SearchError(f"the run in {root} has not begun its search yet: join it later")
     loaded = load_with_data(recipe.network, recipe.data, show)
     state = read_state(root, disk.read_json(before / disk.DONE), loaded.data)
     at = Context(folder, launched(None), show, digest=disk.read_json(folder / disk.STEP)["digest"])
@@ -81,11 +81,11 @@ def _help(step: Prune, state: State, at: Context) -> int:
     graph = trace(whole, state.example, step.inexact)
     storage = StudyStorage.open(asked.storage or at.folder / POINTS, _study(at.digest), asked, join=True)
     evaluator = _evaluator(step, asked, replace(state, model=whole), graph, at)
-    return join(evaluator, asked, storage, progress=at.show.counting("trying points"))
+    return join(evaluator, asked, storage, progress=at.show.counting("evaluating points"))
 
 
 def _study(digest: str) -> str:
-    """A search is named by everything that its outcome depends on."""
+    """Return the name of a search: a digest of everything that its result depends on."""
     return f"slimcnn-{digest[:16]}"
 
 
@@ -100,12 +100,12 @@ def _evaluator(settings: Prune, asked: Search, state: State, graph: ChannelGraph
 def _recovery(
     asked: Search, state: State, graph: ChannelGraph, at: Context
 ) -> Callable[[nn.Module, Plan], None] | None:
-    """Recover accuracy at every point by steps by name; they must not train."""
+    """Return a function that applies the recovery steps to a pruned network; they must not train."""
     chain = [steps[name].value() for name in asked.recover]
     for step in chain:
         if step.trains:
             raise RecipeError(
-                f"search.recover = {step.name}: a search tries many networks, choose steps without training"
+                f"search.recover = {step.name}: a search evaluates many networks; choose steps that do not train"
             )
     if not chain:
         return None

@@ -1,4 +1,4 @@
-"""What the report says of a cut: widths, filter norms, scales and relations, the search."""
+"""Report sections of a prune step: widths, filter norms, scales and relations, search results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from slimcnn.searching import Found, Search
 
 
 def about_cut(whole: nn.Module, graph: ChannelGraph, plan: Plan) -> list[Section]:
-    """Say which channels went, and what that did to the filter norms."""
+    """Report the removed channels, and the filter norms before and after."""
     notes = tuple(Text(text=note, tone="note") for note in plan.notes)
     widths = _widths(graph, plan)
     return [widths.model_copy(update={"blocks": (*widths.blocks, *notes)}), _norms(whole, graph, plan)]
@@ -29,7 +29,7 @@ def about_cut(whole: nn.Module, graph: ChannelGraph, plan: Plan) -> list[Section
 def _widths(graph: ChannelGraph, plan: Plan) -> Section:
     lost = {group.name: len(plan.removed.get(group.name, ())) for group in graph.groups}
     if not lost:
-        return Section(title="Widths", blocks=(Text(text="This network has no channels that can be cut."),))
+        return Section(title="Widths", blocks=(Text(text="This network has no channels that can be pruned."),))
     before = sum(group.channels for group in graph.groups)
     after = before - sum(lost.values())
     said = (
@@ -46,24 +46,24 @@ def _widths(graph: ChannelGraph, plan: Plan) -> Section:
     table = Table(
         columns=columns,
         rows=tuple((g.name, g.channels, g.channels - lost[g.name], ", ".join(g.layers)) for g in graph.groups),
-        title="The same as a table, with the layers of every group", folded=True,
+        title="Table of the widths, with the layers of every group", folded=True,
     )  # fmt: skip
     return Section(title="Widths", blocks=(Text(text=said), figure.block(), table))
 
 
 def _norms(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Section:
-    """Compare the L2 norms of all filters with those of the kept ones, for every layer that lost some, but not all."""
+    """Compare the L2 norms of all filters with those of the kept ones, for every layer that lost some but not all."""
     found = [
         LayerNorms(layer=one.layer, original=one.original, kept=one.kept, ks=ks_distance(one.original, one.kept))
         for one in norms_kept(model, graph, plan)
     ]
     if not found:
-        return Section(title="Filter norms", blocks=(Text(text="No layer lost some of its filters and kept others."),))
+        return Section(title="Filter norms", blocks=(Text(text="No layer lost only some of its filters."),))
     return Section(title="Filter norms", blocks=(Norms(layers=tuple(found)).block(),))
 
 
 def about_scales(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Section:
-    """Show, for every channel group, the scales of its first batch norm, its relations, and which channels stay."""
+    """Show, for every channel group, the scales of its first batch norm, its relations and the kept channels."""
     found = []
     tensors = dict(named_tensors(model))
     for index, group in enumerate(graph.groups):
@@ -80,13 +80,13 @@ def about_scales(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Section:
                 kept=tuple(channel not in gone for channel in range(group.channels)),
             )
         )
-    lead = "|γ| of every channel that may go, its relation sr to the others of its layer, and one against the other."
+    lead = "|γ| of every prunable channel, its relation sr to the other channels of its layer, and |γ| against sr."
     figure = Scales(criterion=plan.criterion, layers=tuple(found)).block()
     return Section(title="Scales and relations", blocks=(Text(text=lead), figure))
 
 
 def about_search(found: Found, asked: Search) -> Section:
-    """Say what a search tried and found."""
+    """Report the evaluated points of a search and its best network."""
     best = found.best
     said = ", ".join(f"{name} {value}" for name, value in best.point.items())
     lead = (
@@ -100,4 +100,4 @@ def about_search(found: Found, asked: Search) -> Section:
         tried=tried, best=Trial(point=best.point, macs=best.macs or 0.0, top1=best.top1), base=found.base,
         drop=asked.max_drop,
     )  # fmt: skip
-    return Section(title="The search", blocks=(Text(text=lead), figure.block()))
+    return Section(title="Search results", blocks=(Text(text=lead), figure.block()))

@@ -1,1 +1,1 @@
-"""One file an engine that quantizes; see `slimcnn.exporting.quantizing.engine`."""
+"""Quantization engines, one file each; see `slimcnn.exporting.quantizing.engine`."""

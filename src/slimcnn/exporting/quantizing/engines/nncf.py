@@ -25,7 +25,7 @@ WEIGHTED = (
 
 @engines.add("nncf", source="github.com/openvinotoolkit/nncf")
 class Nncf(Engine):
-    """NNCF on the OpenVINO file; can fine-tune."""
+    """NNCF on the OpenVINO file; supports fine-tuning."""
 
     title: ClassVar = "NNCF"
     format: ClassVar = "openvino"
@@ -34,14 +34,14 @@ class Nncf(Engine):
     trains: ClassVar = True
 
     def layers(self, source: Path) -> tuple[str, ...]:
-        """Name what may be quantized."""
+        """Return the layers to quantize."""
         return tuple(one.get_friendly_name() for one in _layers(_read(source)))
 
     def outputs(self, path: Path, layers: Sequence[str]) -> LayerOutputs:
-        """Open a file so that it gives what layers give."""
+        """Open a file to compute layers' outputs."""
         there = {one.get_friendly_name() for one in _read(path).get_ordered_ops()}
-        # One layer at a time: behind a convolution whose output is asked for too, the plugin computes int8 wrongly
-        # (OpenVINO 2026.4; the output itself is right).
+        # One layer at a time: if a convolution's output is requested, the plugin computes the following int8 layers
+        # wrongly (OpenVINO 2026.4; the requested output is right).
         opened = {name: _opened_at(path, name) for name in layers if name in there}
 
         def give(samples: Rows) -> Mapping[str, Array]:
@@ -50,7 +50,7 @@ class Nncf(Engine):
         return give
 
     def write(self, source: Path, path: Path, calibration: Rows, batch: int | None, keep: Sequence[str]) -> None:
-        """Quantize by NNCF's defaults for a processor."""
+        """Quantize with NNCF's defaults for CPUs."""
         with quiet():
             import openvino
 
@@ -59,12 +59,12 @@ class Nncf(Engine):
             openvino.save_model(made, self.files(path)[0], compress_to_fp16=False)
 
     def simulated(self, model: nn.Module, example: Example, calibration: Rows) -> nn.Module:
-        """Put NNCF's quantizers, which are trained along, into a copy of a network.
+        """Insert NNCF's trainable quantizers into a copy of a network.
 
-        The first call compiles NNCF's kernels by the C++ compiler, which takes a minute or more; without a compiler
-        NNCF uses slower ones.
+        The first call compiles NNCF's kernels with the C++ compiler, which takes a minute or more; without a compiler
+        NNCF uses slower kernels.
         """
-        os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")  # a busy machine compiles longer than its minute
+        os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")  # NNCF's one minute may be too short
         with quiet():
             nncf, settings = nncf_settings(calibration, None, ())
             whole = settings["calibration_dataset"]
@@ -74,7 +74,7 @@ class Nncf(Engine):
         return found
 
     def write_trained(self, trained: nn.Module, example: Example, source: Path, path: Path) -> None:
-        """Let NNCF replace its quantizers by plain operations, and OpenVINO convert these."""
+        """Replace NNCF's quantizers by plain operations, and convert the result with OpenVINO."""
         with quiet(), torch.no_grad():
             import nncf
             import openvino
@@ -90,7 +90,7 @@ class Nncf(Engine):
             for name, fact in known.get_rt_info(["slimcnn"]).astype(dict).items():
                 model.set_rt_info(fact, ["slimcnn", name])
             model.validate_nodes_and_infer_types()
-            _name_alike(model, known)
+            _copy_names(model, known)
             openvino.save_model(model, self.files(path)[0], compress_to_fp16=False)
 
 
@@ -108,8 +108,8 @@ def _layers(model: Any) -> list[Any]:
     ]
 
 
-def _name_alike(model: Any, known: Any) -> None:
-    """Call layers as in the float file, where both files have the same layers in the same order."""
+def _copy_names(model: Any, known: Any) -> None:
+    """Copy layer names from the float file if both files have the same layers in the same order."""
     kinds = [
         [(one.get_type_name(), str(one.get_output_partial_shape(0))) for one in _layers(each)]
         for each in (model, known)
@@ -120,7 +120,7 @@ def _name_alike(model: Any, known: Any) -> None:
 
 
 def _opened_at(path: Path, layer: str) -> Callable[[Rows], Array]:
-    """Open a file so that it gives what one layer gives."""
+    """Open a file to compute one layer's output."""
     import openvino
 
     model = _read(path)
@@ -137,7 +137,7 @@ def _opened_at(path: Path, layer: str) -> Callable[[Rows], Array]:
 
 
 def _adds_branches(operation: Any) -> bool:
-    """Ask whether an addition adds two things that depend on the image: biases are constants."""
+    """Return whether both operands of an addition depend on the image; biases are constants."""
     for i in range(2):
         made = operation.input_value(i).get_node()
         while made.get_type_name() in ("Convert", "Reshape"):

@@ -14,7 +14,7 @@ from slimcnn.exporting.quiet import quiet
 
 @engines.add("nncf_onnx", source="github.com/openvinotoolkit/nncf")
 class NncfOnnx(Engine):
-    """NNCF on the ONNX file, for ONNX Runtime and what else reads ONNX."""
+    """NNCF on the ONNX file, for ONNX Runtime and other runtimes that read ONNX."""
 
     title: ClassVar = "NNCF on ONNX"
     format: ClassVar = "onnx"
@@ -22,15 +22,15 @@ class NncfOnnx(Engine):
     extra: ClassVar = "export,openvino"
 
     def layers(self, source: Path) -> tuple[str, ...]:
-        """Name what may be quantized."""
+        """Return the layers to quantize."""
         return layers_of(source)
 
     def outputs(self, path: Path, layers: Sequence[str]) -> LayerOutputs:
-        """Open a file so that it gives what layers give."""
+        """Open a file to compute layers' outputs."""
         return outputs_of(path, layers)
 
     def write(self, source: Path, path: Path, calibration: Rows, batch: int | None, keep: Sequence[str]) -> None:
-        """Quantize by NNCF's defaults for a processor."""
+        """Quantize with NNCF's defaults for CPUs."""
         with quiet():
             import onnx
 

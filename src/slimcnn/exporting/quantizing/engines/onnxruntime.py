@@ -1,4 +1,4 @@
-"""ONNX Runtime's own quantization."""
+"""ONNX Runtime's static quantization."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from slimcnn.exporting.quantizing.onnx_layers import keep_facts, layers_of, outp
 from slimcnn.exporting.quiet import quiet
 
 AT_ONCE = 16
-"""Calibration samples in one call: each activation of the network is kept that often."""
+"""Calibration samples per call; the activations of all of them are kept in memory."""
 
 
 @engines.add("onnxruntime", source="onnxruntime.quantization.quantize_static")
 class OnnxRuntimeStatic(Engine):
-    """ONNX Runtime: static QDQ, weights per channel, activations by their smallest and largest value."""
+    """ONNX Runtime: static QDQ, per-channel weights, min-max calibration of activations."""
 
     title: ClassVar = "ONNX Runtime's quantization"
     format: ClassVar = "onnx"
@@ -24,11 +24,11 @@ class OnnxRuntimeStatic(Engine):
     extra: ClassVar = "export"
 
     def layers(self, source: Path) -> tuple[str, ...]:
-        """Name what may be quantized."""
+        """Return the layers to quantize."""
         return layers_of(source)
 
     def outputs(self, path: Path, layers: Sequence[str]) -> LayerOutputs:
-        """Open a file so that it gives what layers give."""
+        """Open a file to compute layers' outputs."""
         return outputs_of(path, layers)
 
     def write(self, source: Path, path: Path, calibration: Rows, batch: int | None, keep: Sequence[str]) -> None:

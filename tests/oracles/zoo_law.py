@@ -1,9 +1,8 @@
-"""A judge of pruned networks that shares no code with any library: every number carries its own address.
+"""A judge of pruned networks that shares no code with any library: every parameter value encodes its position.
 
-Before a library is let loose on a network, all parameters are filled with numbers that are all different within
-their tensor, and from which their position can be computed. Afterwards the numbers that are left say which positions
-survived. The smaller network has to be the function that the original is when everything that did not survive is
-zero, in float64, in eval mode, on normal input.
+Before pruning, all parameters are filled with values that are unique within their tensor and encode their position. After
+pruning, the remaining values show which positions survived. The small network must compute the same function as the
+original with all other positions set to zero, in float64, in eval mode, on normal input.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""Largest relative error that counts as equal; float32 only where a network's code insists on it."""
+"""Largest relative error that counts as equal; float32 only if a network's code converts to it."""
 
 WIDE, NARROW = 27, 23
-"""Bits of an address: in log-uniform weights, and in numbers between two bounds."""
+"""Bits of an encoded position: in log-uniform weights, and in uniform values."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """How a tensor's numbers encode their positions: log-uniform up to `scale`, or uniform in `low` to `low` + 1."""
+    """How a tensor's values encode their positions: log-uniform up to `scale`, or uniform in `low` to `low` + 1."""
 
     scale: float = 0.0
     low: float = 0.0
 
     def numbers(self, count: int) -> Tensor:
-        """The numbers of a tensor with `count` elements, in order."""
+        """Return the values of a tensor with `count` elements, in order."""
         if self.scale:
             code = _mixed(torch.arange(count), WIDE)
             magnitude = ((code >> 1) + (119 << 23)).to(torch.int32).view(torch.float32)  # 2^-8 to 1
@@ -41,7 +40,7 @@ class Code:
         return numbers
 
     def positions(self, numbers: Tensor) -> Tensor:
-        """Where numbers stood; nonsense for numbers that are not of this code."""
+        """Return the positions of values; arbitrary for values without this code."""
         numbers = numbers.detach().flatten().float()
         if self.scale:
             magnitude = (numbers.abs() / self.scale).view(torch.int32).long() - (119 << 23)
@@ -50,7 +49,7 @@ class Code:
 
 
 ODD = 0x2C9277B5
-"""Multiplying by an odd number shuffles the numbers below 2^bits."""
+"""Multiplication by an odd number permutes the integers below 2^bits."""
 
 
 def _mixed(x: Tensor, bits: int) -> Tensor:
@@ -70,10 +69,10 @@ def _unmixed(x: Tensor, bits: int) -> Tensor:
 
 @torch.no_grad()
 def address(model: nn.Module) -> dict[str, Code]:
-    """Fill a network's parameters with numbers that say where they stand, and randomize running statistics.
+    """Fill a network's parameters with values that encode their position, and randomize running statistics.
 
-    Weights keep their deviation; constants become numbers around 1 (those that were not zero, scales) or around 0, so
-    that neither a zero nor a one hides an error.
+    Weights keep their standard deviation. Constants become values around 1 (if not zero, like scales) or around 0, so
+    that no zero or one hides an error.
     """
     codes = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -99,10 +98,10 @@ def _code_for(parameter: Tensor) -> Code:
 
 @torch.no_grad()
 def keep_survivors(original: nn.Module, small: nn.Module, codes: dict[str, Code]) -> None:
-    """Set every number of the original that is not in the small network to zero.
+    """Set every value of the original that is not in the small network to zero.
 
     Raises:
-        ValueError: the small network holds a number that the original has not.
+        ValueError: the small network holds a value that is not in the original.
     """
     left = dict(small.named_parameters(remove_duplicate=False))
     for name, parameter in original.named_parameters(remove_duplicate=False):
@@ -111,19 +110,19 @@ def keep_survivors(original: nn.Module, small: nn.Module, codes: dict[str, Code]
             at = codes[name].positions(left[name])
             known = at < len(keep)
             if not bool((parameter.flatten()[at * known] == left[name].flatten())[known].all() and known.all()):
-                raise ValueError(f"{name} holds numbers that the original has not")
+                raise ValueError(f"{name} holds values that are not in the original")
             keep[at] = True
         parameter.mul_(keep.view(parameter.shape))
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """How far apart a small and a masked network are."""
+    """The difference between a small and a masked network."""
 
     error: float
     """Largest difference of any output, relative to the largest output."""
     change: float
-    """The same between the original and the masked network: where it is zero, nothing was tested."""
+    """The same between the original and the masked network: if it is zero, nothing was tested."""
     dtype: str
     note: str = ""
 
@@ -133,9 +132,9 @@ class Judgment:
 
 
 def judge(original: nn.Module, small: nn.Module, codes: dict[str, Code], example: Any) -> Judgment:
-    """Compare the small network with the original's survivors; both networks are of no other use afterwards.
+    """Compare the small network with the masked original; both networks are modified.
 
-    A network that does not run raises what it raises.
+    Exceptions of a network that does not run are passed on.
     """
     for dtype in TOLERANCE:
         inputs = _normal_like(example, dtype)

@@ -1,7 +1,7 @@
-"""The zoo: which networks, how to build them, at which size of image.
+"""The networks of the zoo: names, constructors and image sizes.
 
-Every classification constructor of torchvision, segmentation and detection, and of timm one network per family and
-variant idea. All are built without weights.
+Every classification constructor of torchvision, its segmentation, detection and video networks, and one timm network per
+family and variant idea. All are built without pretrained weights.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 SIZES = (128, 160, 192, 224, 256)
-"""Sizes of image that are tried, smallest first, so that the sweep is quick; the last resort is the network's own."""
+"""Image sizes to try, smallest first to keep the sweep short; the network's own size is the last."""
 
 TRANSFORMERS = """vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32 swin_b swin_s swin_t swin_v2_b swin_v2_s
     swin_v2_t""".split()
-"""Constructors of torchvision that build no convolutional network."""
+"""Constructors of torchvision that are not convolutional networks."""
 
 SEGMENTATION = """fcn_resnet50 fcn_resnet101 deeplabv3_resnet50 deeplabv3_resnet101 deeplabv3_mobilenet_v3_large
     lraspp_mobilenet_v3_large""".split()
@@ -29,7 +29,7 @@ DETECTION = """ssdlite320_mobilenet_v3_large ssd300_vgg16 retinanet_resnet50_fpn
 VIDEO = "r3d_18 mc3_18 r2plus1d_18 s3d".split()
 
 CIFAR = "resnet56 resnet164 vgg16".split()
-"""Networks of slimcnn, for images of 32 x 32; resnet56's shortcut appends channels of zeros, as its paper says."""
+"""Networks of slimcnn for 32 x 32 images; resnet56's shortcut appends channels of zeros, as in its paper."""
 
 TIMM = """
     resnet10t resnet14t resnet18 resnet26 resnet26d resnet26t resnet50c resnet50d resnet50s resnet50t resnet50_gn
@@ -84,16 +84,16 @@ HYBRIDS = """
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, ready to be cut."""
+    """A network to prune, with its example input."""
 
     model: nn.Module
     example: Tensor
     classifiers: tuple[nn.Module, ...]
-    """The layers whose outputs are the network's, for libraries that have to be told."""
+    """The layers that produce the network's outputs, for libraries that need this information."""
 
 
 def names() -> list[str]:
-    """Every network of the zoo, as `torchvision:NAME`, `timm:NAME` and so on (see `BUILDERS`)."""
+    """Return the names of all networks, as `torchvision:NAME`, `timm:NAME` and so on (see `BUILDERS`)."""
     import torchvision
 
     classification = torchvision.models.list_models(module=torchvision.models)
@@ -108,7 +108,7 @@ def names() -> list[str]:
 
 
 def build(name: str, sizes: tuple[int, ...] = SIZES) -> Subject:
-    """Build a network in eval mode, and find the smallest image that it accepts: of `sizes`, else its own."""
+    """Build a network in eval mode with the smallest image that it accepts: of `sizes`, or else its own size."""
     torch.manual_seed(0)
     family, _, kind = name.partition(":")
     model = BUILDERS[family](kind).eval()
@@ -169,10 +169,10 @@ BUILDERS = {
 
 
 class Detector(nn.Module):
-    """What a detector of torchvision has learned, without the arithmetic of boxes: a batch to a dict of predictions.
+    """The learned layers of a torchvision detector, without box arithmetic: from a batch to a dict of predictions.
 
-    Backbone, feature pyramid and heads run as they do in the detector; where a detector looks at regions, it
-    looks at two fixed ones per image. The detector itself is the attribute `detector`, before and after a cut.
+    Backbone, feature pyramid and heads run as in the detector. A detector with region proposals uses two fixed regions
+    per image. The attribute `detector` is the detector itself, before and after pruning.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -180,7 +180,7 @@ class Detector(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor) -> dict[str, list[Tensor]]:
-        """Predictions for images (n, 3, h, w): every tensor begins with n."""
+        """Return the predictions for images (n, 3, h, w); every tensor has n as its first axis."""
         detector: Any = self.detector
         features = detector.backbone(images)
         if isinstance(features, Tensor):
@@ -202,7 +202,7 @@ class Detector(nn.Module):
 
 @torch.no_grad()
 def example_for(model: nn.Module, family: str, sizes: tuple[int, ...]) -> Tensor:
-    """A random batch of one image, of the first size that the network accepts."""
+    """Return a random batch of one image, of the first size that the network accepts."""
     own = getattr(model, "default_cfg", None) or {}
     channels, _, size = own.get("input_size", (3, 320, 320) if family == "detection" else (3, 224, 224))
     sides = {"slimcnn": (32,), "video": (64, 224)}.get(family, (*sizes, size))
@@ -220,7 +220,7 @@ def example_for(model: nn.Module, family: str, sizes: tuple[int, ...]) -> Tensor
 
 
 def classifiers(model: nn.Module, family: str) -> tuple[nn.Module, ...]:
-    """Layers that make the network's outputs: those with as many outputs as there are classes, or predictions."""
+    """Return the layers that produce the network's outputs: by the number of classes, or a detector's predictors."""
     if family == "detection":
         return tuple(_predictors(model))
     classes = {"segmentation": 21, "video": 400, "slimcnn": 10}.get(family) or getattr(model, "num_classes", 1000)
@@ -231,7 +231,7 @@ def classifiers(model: nn.Module, family: str) -> tuple[nn.Module, ...]:
 
 
 def _predictors(model: nn.Module) -> list[nn.Module]:
-    """The layers of a detector that nothing but its outputs reads."""
+    """Return the layers of a detector that produce its outputs."""
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     ends = ("cls_logits", "bbox_reg", "bbox_ctrness", "bbox_pred", "cls_score")
     found: list[nn.Module] = [layer for name, layer in layers.items() if name.endswith(ends)]
