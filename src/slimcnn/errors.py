@@ -6,7 +6,6 @@
     ├── UnknownName           no such criterion, network, dataset ... (with "did you mean")
     ├── PluginError           a plugin cannot be imported, or registers a name that is already taken
     ├── ModelError            a network cannot be built, or does not accept its example input
-    │   └── TraceError        a network runs, but its channels cannot be traced
     ├── WeightsError          a weights file does not fit, is damaged, or is not safe to read
     │   └── CheckpointError   the same, for a checkpoint of slimcnn
     ├── DataError             a dataset is missing, damaged or invalid
@@ -62,10 +61,6 @@ class PluginError(SlimcnnError):
 
 class ModelError(SlimcnnError):
     """Raised if a network cannot be built or run."""
-
-
-class TraceError(ModelError):
-    """Raised if the channels of a network cannot be traced."""
 
 
 class WeightsError(SlimcnnError):

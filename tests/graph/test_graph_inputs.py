@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from traced import half_of_everything, image, sizes, traced
 
 from at_hand import Net
-from slimcnn.errors import ModelError, TraceError
+from slimcnn.errors import ModelError
 from slimcnn.graph import trace
 
 Conv = nn.Conv2d
@@ -224,10 +224,6 @@ def test_an_output_without_tensors_is_refused(result: Callable[[Tensor], Any]) -
 def test_a_network_without_parameters_has_an_empty_graph() -> None:
     graph = trace(nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)), image())
     assert (graph.groups, graph.locked, graph.macs(), graph.params()) == ((), (), 0, 0)
-
-
-def test_trace_errors_are_model_errors() -> None:
-    assert issubclass(TraceError, ModelError)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

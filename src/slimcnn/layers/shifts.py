@@ -235,11 +235,6 @@ class SparseShift(LearnedShift):
             return _SparseShift.apply(x, self.dy, self.dx, self.stride, self.penalty)  # type: ignore[no-any-return]
         return shift(x, self.dy.detach().round().long(), self.dx.detach().round().long(), self.stride)
 
-    def moving(self) -> float:
-        """Return the fraction of channels that move."""
-        moved = (self.dy.detach().round() != 0) | (self.dx.detach().round() != 0)
-        return float(moved.float().mean()) if len(moved) else 0.0
-
     def extra_repr(self) -> str:
         """The text shown by `print(model)`."""
         return f"{super().extra_repr()}, penalty={self.penalty:g}"
@@ -261,19 +256,6 @@ class _SparseShift(torch.autograd.Function):
         assert to_dy is not None
         assert to_dx is not None
         return to_x, to_dy + ctx.penalty * dy.sign(), to_dx + ctx.penalty * dx.sign(), None, None
-
-
-def freeze_displacements(model: nn.Module) -> int:
-    """Stop learning displacements, in place, as the papers do halfway through training; return the number of layers.
-
-    >>> freeze_displacements(nn.Sequential(SparseShift(4), nn.ReLU()))
-    1
-    """
-    found = [module for module in model.modules() if isinstance(module, LearnedShift)]
-    for module in found:
-        module.dy.requires_grad_(False)
-        module.dx.requires_grad_(False)
-    return len(found)
 
 
 def _convolved(x: Tensor, kernel: Tensor, stride: int) -> Tensor:

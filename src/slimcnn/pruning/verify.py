@@ -129,9 +129,10 @@ def check_equal(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: 
     """Call `verify`, and raise `NotEqual` if the networks differ in a way that the user does not allow."""
     verdict = verify(masked, small, graph, plan)
     if not verdict.holds:
+        protect = f", and protect {verdict.layer!r} until this is fixed" if verdict.layer else ""
         raise NotEqual(
             f"pruned and masked network differ, {verdict}; the pruned model is not returned. This is a bug in slimcnn: "
-            f"please report the network, and protect {verdict.layer!r} until this is fixed"
+            f"please report the network{protect}"
         )
     return verdict
 

@@ -131,11 +131,6 @@ class Context:
     resumed: list[float] = field(default_factory=list)
     """Seconds spent on the step before interruptions."""
 
-    @property
-    def writing(self) -> bool:
-        """Whether this process writes files: only one process does."""
-        return bool(self.fabric.is_global_zero)
-
     def once(self, key: str, make: Callable[[], T]) -> T:
         """Compute a value once for all sizes of a curve."""
         if key not in self.shared:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -50,11 +49,6 @@ class Distill(Step, Training):
     """Passes over the training images."""
     learning_rate: float | None = None  # type: ignore[assignment]
     """Peak learning rate; default 0.01 for a trained network, 0.05 for a student without weights (adamw: 0.001)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _learning_rate_of_adamw(cls, data: Any) -> Any:
-        return data  # chosen in run
 
     @model_validator(mode="after")
     def _possible(self) -> Distill:

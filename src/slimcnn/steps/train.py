@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
-
-from pydantic import model_validator
 
 from slimcnn.graph.copying import duplicate
 from slimcnn.reporting.sections import Section
@@ -28,11 +25,6 @@ class Train(Step, Training):
 
     learning_rate: float | None = None  # type: ignore[assignment]
     """Peak learning rate; default 0.1 from scratch, 0.01 for a trained network (adamw: 0.001)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _learning_rate_of_adamw(cls, data: Any) -> Any:
-        return data  # chosen in run
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Train a copy; after the first training of a run, it is the reference network."""
