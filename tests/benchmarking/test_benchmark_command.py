@@ -94,7 +94,7 @@ def test_ctrl_c_keeps_the_rows_so_far(
     monkeypatch.setattr("slimcnn.benchmarking.compare", interrupted)
     code, _, err = call(f"benchmark {run} --runtime torch", capsys, monkeypatch)
     assert code == 130
-    assert "interrupted; 1 rows are in" in err
+    assert "interrupted; 1 rows saved in" in err
     data = json.loads((run / "benchmark.json").read_text())
     assert (len(data["rows"]), data["complete"]) == (1, False)
     assert "The benchmark was interrupted" in (run / "benchmark.html").read_text()

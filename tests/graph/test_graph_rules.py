@@ -65,7 +65,7 @@ def test_groups_of_a_grouped_convolution_lose_other_channels_each() -> None:
     small = prune(model, graph, Plan(graph.fingerprint, {"0": (0, 1, 6, 7)}))
     weight = model[1].weight
     assert torch.equal(small[1].weight, torch.cat([weight[:6, 2:], weight[6:, :2]]))
-    with pytest.raises(PlanError, match="as many must go of each"):
+    with pytest.raises(PlanError, match="remove equally many of each part"):
         prune(model, graph, Plan(graph.fingerprint, {"0": (0, 1, 2, 7)}))
 
 

@@ -210,7 +210,7 @@ def test_channels_that_something_reads_unseen_are_not_scored() -> None:
     model, images = weight_computed(1.0), torch.randn(64, 3, 4, 4)
     graph = slimcnn.trace(model, images[:1])
     found = slimcnn.score(model, graph, "reconstruction", data=labeled(images))
-    assert found.unscored == {"b": "d.weight reads these channels too and cannot be followed"}
+    assert found.unscored == {"b": "d.weight reads these channels too and has no input statistics"}
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -92,7 +92,7 @@ def test_a_run_is_opened_with_its_network_and_images(finished: Path, tmp_path: P
     state = open_run(finished)
     assert source_digest(state.model) == source_digest(slimcnn.load(finished / "compressed.safetensors"))
     assert (len(state.data.test), state.data.name) == (100, "digits")
-    with pytest.raises(RunError, match="no folder of a run"):
+    with pytest.raises(RunError, match="is not a run folder"):
         open_run(tmp_path)
 
 
@@ -129,7 +129,7 @@ def test_the_command_exports_a_checkpoint_on_the_images_it_names(
         ("", "nothing to export: pass a run folder"),
         ("--model resnet8 --to onxn", "did you mean 'onnx'"),
         ("--model resnet8 --to ncnn --dynamic-size", "does not support images of any size"),
-        ("--model resnet8 --bake-normalization", "which normalization"),
+        ("--model resnet8 --bake-normalization", "bake_normalization needs a normalization"),
         ("nowhere", "nowhere"),
     ],
 )

@@ -113,7 +113,7 @@ def test_the_command_quantizes_a_checkpoint_on_the_images_it_names_and_says_whic
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [("nowhere", "nowhere"), ("{run} --engine ncnf", "did you mean 'nncf'"), ("{run} --data digits", "leave it out"),
+    [("nowhere", "nowhere"), ("{run} --engine ncnf", "did you mean 'nncf'"), ("{run} --data digits", "remove --data"),
      ("{run} --engine onnxruntime --epochs 2", "does not support fine-tuning")],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(
