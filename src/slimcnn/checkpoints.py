@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from slimcnn.errors import CheckpointError, ModelError
+from slimcnn.errors import CheckpointError, ModelError, Note, SlimcnnError
 from slimcnn.files import replacing, require_readable
-from slimcnn.graph.shrinking import MARKER, sizes
+from slimcnn.graph.shrinking import MARKER, contradicts, sizes
 from slimcnn.layers.emptied import make_empty
 from slimcnn.layers.placing import place, placing_of
 from slimcnn.layers.relating import relate_as, relating_of
 from slimcnn.layers.reusing import reuse_as, reusing_of
 from slimcnn.models import resolve
+from slimcnn.models.content_digest import DIGEST, content_digest, difference
 
 FORMAT = 1
 KEY = "slimcnn"
@@ -76,29 +78,31 @@ def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] |
         "information": dict(information or {}),
     }
     # Sorted keys make the files of equal networks bit-identical.
-    description = json.dumps(content, sort_keys=True)
+    metadata = {KEY: json.dumps(content, sort_keys=True), DIGEST: content_digest(tensors), "format": "pt"}
     with replacing(path) as temporary:
-        temporary.write_bytes(_in_fixed_order(to_bytes(tensors, metadata={KEY: description, "format": "pt"})))
+        temporary.write_bytes(_in_fixed_order(to_bytes(tensors, metadata=metadata)))
     return path
 
 
-def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+def load(path: str | Path, model: nn.Module | None = None, *, verify: bool = True) -> nn.Module:
     """Load a network saved by `save`; its outputs are bit-identical to those of the saved network.
 
     Args:
         path: the file.
         model: a freshly built original, needed if the file does not name a registered network. It is copied.
+        verify: compare the tensors with the digest that `save` stored. A file of an older version has none; it is
+            loaded with a warning.
 
     Returns:
         the network, on the CPU, in eval mode.
 
     Raises:
-        CheckpointError: the file is missing, truncated, not written by slimcnn, of a newer format, or for another
-            network; or it names a user's Python function, which is never called: pass the network it builds as
-            `model`.
+        CheckpointError: the file is missing, truncated, not written by slimcnn, of a newer format, for another
+            network, or changed after it was written; or it names a user's Python function, which is never called:
+            pass the network it builds as `model`.
     """
     path = Path(path)
-    content, tensors = _read(path)
+    content, tensors = _read(path, verify)
     network = copy.deepcopy(model).cpu() if model is not None else _build(path, content)
     _rewrite(path, network, content)
     _fit(path, network, content, tensors)
@@ -169,7 +173,7 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{path} cannot be read ({reason}): it is truncated or not a safetensors file") from error
     if KEY not in metadata:
@@ -178,12 +182,13 @@ def _header(path: Path) -> dict[str, Any]:
         )
     try:
         content: dict[str, Any] = json.loads(metadata[KEY])
-        newer = int(content["format"]) > FORMAT
-        if not newer:
+        if type(content["format"]) is not int:
+            raise TypeError("format is not a whole number")
+        if content["format"] <= FORMAT:
             _check_content(content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} has a damaged description ({error!r}); save the network again") from error
-    if newer:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} has a damaged description ({error!r:.200}); save the network again") from error
+    if content["format"] > FORMAT:
         raise CheckpointError(
             f"{path} has format {content['format']}, but this slimcnn reads formats up to {FORMAT}: upgrade slimcnn"
         )
@@ -191,21 +196,31 @@ def _header(path: Path) -> dict[str, Any]:
 
 
 def _check_content(content: dict[str, Any]) -> None:
+    """Raise `TypeError` or `KeyError` for a description whose parts have other types than `save` writes."""
     for key in ("sizes", "aliases", "information"):
         if not isinstance(content[key], dict):
             raise TypeError(f"{key} is not a table")
-    if not isinstance(content["channels_last"], list):
-        raise TypeError("channels_last is not a list")
+    if not all(isinstance(one, dict) for one in content["sizes"].values()):
+        raise TypeError("the sizes of a module are not a table")
+    named = content["channels_last"]
+    if not (isinstance(named, list) and all(isinstance(name, str) for name in (*named, *content["aliases"].values()))):
+        raise TypeError("channels_last or aliases holds something other than names")
+    architecture = content.get("architecture")
+    if isinstance(architecture, dict) and not isinstance(architecture.get("arguments", {}), dict):
+        raise TypeError("the arguments of the architecture are not a table")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path, verify: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     content = _header(path)
     try:
         with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
             # Copies do not depend on the file and are aligned; on unaligned tensors, kernels sum in another order.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): it is truncated") from error
+    if verify:
+        _verify(path, tensors, metadata)
     for alias, name in content["aliases"].items():
         if name not in tensors:
             raise CheckpointError(
@@ -213,6 +228,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             )
         tensors[alias] = tensors[name]
     return content, tensors
+
+
+def _verify(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
+    if DIGEST not in metadata:
+        warnings.warn(
+            f"{path} has no digest, so damage cannot be detected: an older slimcnn wrote it; save it again",
+            Note,
+            stacklevel=4,
+        )
+    elif reason := difference(tensors, metadata):
+        raise CheckpointError(f"{path}: {reason}; restore it, or pass verify=False (--no-verify) to load it anyway")
 
 
 def _architecture(content: Mapping[str, Any]) -> str | None:
@@ -234,7 +260,7 @@ def _build(path: Path, content: Mapping[str, Any]) -> nn.Module:
         )
     try:
         return resolve(spec, **content["architecture"].get("arguments", {}))
-    except ModelError as error:
+    except SlimcnnError as error:
         raise CheckpointError(f"{path} cannot be built here: {error}") from error
 
 
@@ -247,8 +273,9 @@ def _rewrite(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
             relate_as(network, content.get("relating", {}))
         if not placing_of(network):
             place(network, content.get("placing", {}))
-    except (ModelError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is for another network: {error}") from error
+    except (ModelError, AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{path} is for another network: {reason}") from error
 
 
 def _fit(path: Path, network: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -265,6 +292,10 @@ def _fit(path: Path, network: nn.Module, content: dict[str, Any], tensors: dict[
             for name, old in store.items():
                 if old is not None:
                     full = f"{prefix}.{name}" if prefix else name
+                    if tensors[full].dim() != old.dim():
+                        raise CheckpointError(
+                            f"{path} is for another network: {full} has {tensors[full].dim()} axes, not {old.dim()}"
+                        )
                     made[full] = store[name] = _like(old, full, content, tensors, made)
         _set_sizes(path, prefix, module, content["sizes"].get(prefix, {}))
 
@@ -284,19 +315,23 @@ def _like(
 def _set_sizes(path: Path, name: str, module: nn.Module, stored: dict[str, Any]) -> None:
     known = sizes(module)
     more = {attribute: value for attribute, value in stored.items() if attribute not in known}
-    counts = all(_is_count_like(vars(module).get(attribute), value) for attribute, value in more.items())
-    if known.keys() - stored.keys() or not counts:
+    here = vars(module) | known
+    if known.keys() - stored.keys() or not all(_is_count_like(here.get(key), stored[key]) for key in stored):
         raise CheckpointError(f"{path} is for another network: module {name!r} is a {type(module).__name__} here")
     for attribute, value in stored.items():
         before = getattr(module, attribute)
         setattr(module, attribute, type(before)(value) if isinstance(before, list | tuple) else value)
     if more:
         setattr(module, MARKER, tuple(more))
+    if contradicts(module):
+        raise CheckpointError(
+            f"{path} is damaged: the sizes {stored} of {name!r} contradict its tensors; save the network again"
+        )
     make_empty(module)
 
 
 def _is_count_like(here: Any, stored: Any) -> bool:
-    """Return whether a stored value may replace an attribute: both are ints, or sequences of equally many ints."""
+    """Return whether a stored value may replace an attribute: both are counts, or sequences of equally many counts."""
     if isinstance(here, list | tuple) and isinstance(stored, list):
         return len(here) == len(stored) and all(map(_is_count_like, here, stored))
-    return type(here) is type(stored) is int
+    return type(here) is type(stored) is int and stored >= 0

@@ -30,6 +30,10 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
+class Note(UserWarning):
+    """A warning that the command line prints as one line."""
+
+
 class SlimcnnError(Exception):
     """Base class of errors the user can fix."""
 

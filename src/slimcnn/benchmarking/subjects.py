@@ -57,6 +57,7 @@ def subjects_of(
     input_shape: Shape | None = None,
     images: int | None = None,
     part: str = "test",
+    verify: bool = True,
     show: Show = SILENT,
 ) -> Subjects:
     """Load all candidates and the images.
@@ -68,6 +69,7 @@ def subjects_of(
         input_shape: shape of one image, if no file states it.
         images: maximum number of images.
         part: which images: test, validation or train.
+        verify: compare checkpoints with their digests.
         show: how progress is shown.
 
     Raises:
@@ -85,7 +87,7 @@ def subjects_of(
             more, left_out = _of_run(runs[path], dataset)
             found, notes = found + _labeled(more, path, len(paths) > 1, found), (*notes, *left_out)
         else:
-            found.append(_of_file(path, dataset))
+            found.append(_of_file(path, dataset, verify))
     if network is not None:
         found.append(_of_network(network, data, input_shape, show))
     shape = _one_shape(found, input_shape, dataset)
@@ -171,7 +173,7 @@ def _files_called(folder: Path, stem: str) -> dict[str, Path]:
     return {runtime: path for runtime, path in paths.items() if path.exists()}
 
 
-def _of_file(path: Path, dataset: Dataset | None) -> Contender:
+def _of_file(path: Path, dataset: Dataset | None, verify: bool) -> Contender:
     """Load a checkpoint or an exported file."""
     if kind_of(path) == "nothing":
         raise RunError(f"no file or folder {path}: give the folder of a finished run, a checkpoint or an exported file")
@@ -182,7 +184,7 @@ def _of_file(path: Path, dataset: Dataset | None) -> Contender:
                 f"{path} is not a slimcnn checkpoint, so its network is unknown: give --model and --weights"
             )
         information = read_information(path)
-        model: nn.Module = load(path)
+        model: nn.Module = load(path, verify=verify)
         candidate = Candidate(path.stem, model, {}, normalization_of(information) or usual, path.stat().st_size)
         return Contender(candidate, _stated_shape(path), source_digest(model))
     facts = facts_of_file(path).get("facts", {})
@@ -198,7 +200,9 @@ def _of_network(network: Network, data: Data | None, input_shape: Shape | None, 
         candidate = Candidate(label, loaded.model, normalization=loaded.data.normalization)
         return Contender(candidate, loaded.data.shape)
     weights = Path(network.weights) if network.weights else None
-    model, example = load_subject(network.model, weights, network.arguments, network.rewrite, input_shape)
+    model, example = load_subject(
+        network.model, weights, network.arguments, network.rewrite, input_shape, network.verify
+    )
     return Contender(Candidate(label, model), tuple(example.shape[1:]))
 
 

@@ -28,6 +28,7 @@ def benchmark(
     ] = None,
     model: options.Model = "",
     weights: options.Weights = None,
+    verify: options.Verify = True,
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     data: Annotated[
         str, typer.Option(help="Dataset for top-1. Default: that of the run.", rich_help_panel=options.NETWORK)
@@ -89,12 +90,19 @@ def benchmark(
     batches, counts = numbers_of(batch, "--batch"), numbers_of(threads, "--threads")
     runtimes = [name for name in runtime.split(",") if name]
     refuse_unusable(runtimes)
-    network, settings = _network_and_data(model, weights, model_arg, data, image_size)
+    network, settings = _network_and_data(model, weights, verify, model_arg, data, image_size)
     paths = what or []
     folder = out or next((path for path in paths if path.is_dir()), Path())
     with watched(as_json) as show:
         found = subjects_of(
-            paths, network, data=settings, input_shape=shape_of(input_), images=images, part=part, show=show
+            paths,
+            network,
+            data=settings,
+            input_shape=shape_of(input_),
+            images=images,
+            part=part,
+            verify=verify,
+            show=show,
         )
         check(found.candidates, found.example, runtimes, batches, counts, processes)
         last = _measured(
@@ -168,7 +176,7 @@ def refuse_unusable(runtimes: list[str]) -> None:
 
 
 def _network_and_data(
-    model: str, weights: Path | None, model_arg: list[str], data: str, image_size: int | None
+    model: str, weights: Path | None, verify: bool, model_arg: list[str], data: str, image_size: int | None
 ) -> tuple[Any, Any]:
     from pydantic import ValidationError
 
@@ -179,7 +187,7 @@ def _network_and_data(
         network = None
         if model or weights:
             plain = given(weights=str(weights) if weights else None)
-            network = Network(model=model, arguments=arguments_of(model_arg), **plain)
+            network = Network(model=model, verify=verify, arguments=arguments_of(model_arg), **plain)
         return network, Data(**given(name=data, image_size=image_size)) if data else None
     except ValidationError as error:
         raise RecipeError(explain(error)) from None

@@ -26,6 +26,7 @@ def export(
     ] = None,
     model: options.Model = "",
     weights: options.Weights = None,
+    verify: options.Verify = True,
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     data: options.DataName = "",
     input_: options.Input = "",
@@ -61,7 +62,15 @@ def export(
 
     with watched(as_json) as show:
         subject = subject_of(
-            source, model, weights, arguments_of(model_arg), data, shape_of(input_), images=images, show=show
+            source,
+            model,
+            weights,
+            arguments_of(model_arg),
+            data,
+            shape_of(input_),
+            images=images,
+            verify=verify,
+            show=show,
         )
         folder = out or subject.home
         written = write(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @app.command()
 def evaluate(
     weights: options.Weights = None,
+    verify: options.Verify = True,
     model: options.Model = "",
     data: options.DataName = "digits",
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
@@ -39,7 +40,7 @@ def evaluate(
     if part not in ("test", "validation", "train"):
         raise DataError(f"unknown part {part!r}: choose test, validation or train")
     with watched(as_json) as show:
-        found = _loaded(model, weights, arguments_of(model_arg), data, image_size, limit, show)
+        found = _loaded(model, weights, arguments_of(model_arg), data, image_size, limit, verify, show)
         show.say(f"evaluating on {part} images")
         view = views.evaluate(found.model, getattr(found.data, part), found.data.normalization, part)
     print_view(view, as_json)
@@ -51,6 +52,7 @@ def evaluate(
 def inspect(
     model: options.Model = "",
     weights: options.Weights = None,
+    verify: options.Verify = True,
     model_arg: options.Arguments = [],  # noqa: B006
     input_: options.Input = "",
     rewrite: options.Rewrite = "",
@@ -65,7 +67,7 @@ def inspect(
     from slimcnn.graph import trace
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shape_of(input_))
+    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shape_of(input_), verify)
     print_view(views.inspect(trace(network, example, inexact)), as_json)
 
 
@@ -73,6 +75,7 @@ def inspect(
 def norms(
     model: options.Model = "",
     weights: options.Weights = None,
+    verify: options.Verify = True,
     model_arg: options.Arguments = [],  # noqa: B006
     input_: options.Input = "",
     criteria: Annotated[str, typer.Option(help="Criteria to compare, separated by commas.")] = "fpdf,l2,fpgm",
@@ -91,7 +94,7 @@ def norms(
     from slimcnn.rewriting import scatter
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(model_arg), "", shape_of(input_))
+    network, example = load_subject(model, weights, arguments_of(model_arg), "", shape_of(input_), verify)
     target = Target(pruning_ratio=pruning_ratio, residual=residual)  # type: ignore[arg-type]
     network = scatter(network, example) if residual == "scatter" else network
     view = views.norms(network, trace(network, example), criteria.split(","), target, model or str(weights))
@@ -101,6 +104,7 @@ def norms(
 @app.command()
 def closeness(
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints: first the teacher, then the students.")],
+    verify: options.Verify = True,
     data: options.DataName = "digits",
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
@@ -117,7 +121,7 @@ def closeness(
     networks, expected = {}, {}
     with watched(as_json) as show:
         for name, path in zip(names, checkpoints, strict=True):
-            found = _loaded("", path, {}, data, image_size, limit, show)
+            found = _loaded("", path, {}, data, image_size, limit, verify, show)
             networks[name], expected[name] = found.model, found.data.normalization
         view = views.closeness(networks, found.data, expected)
     print_view(view, as_json, page=out)
@@ -127,6 +131,7 @@ def closeness(
 def measure(
     model: options.Model = "",
     weights: options.Weights = None,
+    verify: options.Verify = True,
     model_arg: options.Arguments = [],  # noqa: B006
     input_: options.Input = "",
     rewrite: options.Rewrite = "",
@@ -140,7 +145,7 @@ def measure(
     from slimcnn import views
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shape_of(input_))
+    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shape_of(input_), verify)
     print_view(views.measure(network, example, layers=layers), as_json)
 
 
@@ -209,7 +214,7 @@ def report(
 
 def _loaded(
     model: str, weights: Path | None, arguments: dict[str, Any], data: str, image_size: int | None, limit: int | None,
-    show: Show,
+    verify: bool, show: Show,
 ) -> Loaded:  # fmt: skip
     """Load a network and its dataset."""
     from pydantic import ValidationError
@@ -219,7 +224,7 @@ def _loaded(
     from slimcnn.running.settings import Data, Network, explain
 
     try:
-        network = Network(model=model, weights=str(weights) if weights else None, arguments=arguments)
+        network = Network(model=model, weights=str(weights) if weights else None, verify=verify, arguments=arguments)
         images = Data(**given(name=data, image_size=image_size, limit=limit))
     except ValidationError as error:
         raise RecipeError(explain(error)) from None

@@ -24,6 +24,14 @@ Weights = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify/--no-verify",
+        help="Refuse a checkpoint that does not match its digest: it was damaged after it was written.",
+        rich_help_panel=NETWORK,
+    ),
+]
 DataName = Annotated[
     str,
     typer.Option(

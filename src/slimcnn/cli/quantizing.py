@@ -33,6 +33,7 @@ def quantize(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Output folder. Default: the run folder, or exported."),
     ] = None,
+    verify: options.Verify = True,
     data: options.DataName = "",
     force: Annotated[bool, typer.Option(help="Overwrite files of another network.")] = False,
     as_json: options.AsJson = False,
@@ -57,7 +58,7 @@ def quantize(
     )
     folder = out or (source if source.is_dir() else Path("exported"))
     with watched(as_json) as show, TemporaryDirectory(prefix="slimcnn-") as training:
-        state = _state_of(source, data, show)
+        state = _state_of(source, data, verify, show)
         settings.rehearse(state)
         at = Context(Path(training), launched(None), show)
         found = settings.quantized(state, at, folder, [], force)
@@ -70,7 +71,7 @@ def quantize(
     typer.echo(found.advice if found.within else f"NOT REACHED: {found.advice}")
 
 
-def _state_of(source: Path, data: str, show: Show) -> State:
+def _state_of(source: Path, data: str, verify: bool, show: Show) -> State:
     """Load the final state of a run, or a checkpoint with its dataset."""
     from slimcnn.errors import ExportError
     from slimcnn.running.loading import load_subject
@@ -81,6 +82,6 @@ def _state_of(source: Path, data: str, show: Show) -> State:
         if data:
             raise ExportError(f"--data {data} is only for checkpoints, and {source} is a run folder: remove --data")
         return open_run(source, show)
-    model, _ = load_subject("", source)
+    model, _ = load_subject("", source, verify=verify)
     show.say(f"loading {data or 'the dataset of the checkpoint'}")
     return State(model, model, images_of(source, data))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def compress(
     model: options.Model = "",
     weights: options.Weights = None,
+    verify: options.Verify = True,
     data: options.DataName = "digits",
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     image_size: options.ImageSize = None,
@@ -79,7 +80,7 @@ def compress(
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     recovery = recovering(recover, training, "fold_constants" if method == "gfr" else "least_squares")
     rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed) + delivering(to, curve)
-    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed)
+    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
     plain |= {"steps": [*beginning(pretrain, seed), *seeded(rows, seed)], "out": str(out)}
     if curve:
         plain["curve"] = sizes_of(curve)
@@ -94,6 +95,7 @@ def compress(
 def train(
     model: options.Model = "",
     weights: options.Weights = None,
+    verify: options.Verify = True,
     data: options.DataName = "digits",
     model_arg: options.Arguments = [],  # noqa: B006
     image_size: options.ImageSize = None,
@@ -114,7 +116,7 @@ def train(
     Example: slimcnn train --model resnet20 --data cifar10 --epochs 100 --out runs/r20
     """
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, rewrite)
+    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, rewrite, verify=verify)
     plain |= {"steps": [{"step": "train"} | training], "out": str(out), "deterministic": deterministic}
     _run(recipe_of(plain, set_), devices, as_json)
 
@@ -123,6 +125,7 @@ def train(
 def rewrite(
     model: options.Model = "",
     weights: options.Weights = None,
+    verify: options.Verify = True,
     data: options.DataName = "",
     model_arg: options.Arguments = [],  # noqa: B006
     image_size: options.ImageSize = None,
@@ -149,14 +152,14 @@ def rewrite(
     Example: slimcnn rewrite --model resnet20 --weights resnet20.safetensors --data cifar10 --epochs 10 --out runs/fr20
     """
     if not data:
-        _show_rewrite(model, weights, model_arg, input_, rewrite, out, as_json)
+        _show_rewrite(model, weights, verify, model_arg, input_, rewrite, out, as_json)
         return
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     if init == "random" and epochs and recover is None:
         recover, training = "train", {"learning_rate": 0.1} | training
     recovery = recovering(recover, training, "")
     rows = [{"step": "rewrite", "rule": rewrite, "init": init}, *recovery]
-    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed)
+    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
     plain |= {"steps": [*beginning(pretrain, seed), *seeded(rows, seed)], "out": str(out)}
     _run(recipe_of(plain | {"deterministic": deterministic}, set_), devices, as_json)
 
@@ -170,6 +173,7 @@ def distill(
     student_weights: options.StudentWeights = None,
     student_arg: options.StudentArguments = [],  # noqa: B006
     extra_teacher: options.ExtraTeacher = [],  # noqa: B006
+    verify: options.Verify = True,
     data: options.DataName = "digits",
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
@@ -191,15 +195,24 @@ def distill(
 
     Example: slimcnn distill --teacher resnet56 --teacher-weights r56.safetensors --student resnet20 --data cifar100
     """
-    learns = {"model": student, "arguments": arguments_of(student_arg, "--student-arg")} | given(
+    learns = {"model": student, "arguments": arguments_of(student_arg, "--student-arg"), "verify": verify} | given(
         weights=str(student_weights) if student_weights else None, rewrite=rewrite or None
     )
     step = {
-        "step": "distill", "student": learns, "teachers": [{"weights": str(path)} for path in extra_teacher],
+        "step": "distill", "student": learns,
+        "teachers": [{"weights": str(path), "verify": verify} for path in extra_teacher],
         "loss": loss, "epochs": epochs, "batch_size": batch_size, "seed": seed,
     } | given(learning_rate=learning_rate, teacher_cache=teacher_cache)  # fmt: skip
     plain = network_and_data(
-        teacher, teacher_weights, data, teacher_arg, image_size, limit, seed, option="--teacher-arg"
+        teacher,
+        teacher_weights,
+        data,
+        teacher_arg,
+        image_size,
+        limit,
+        seed,
+        option="--teacher-arg",
+        verify=verify,
     )
     plain |= {"steps": [*beginning(pretrain, seed), step], "out": str(out), "deterministic": deterministic}
     _run(recipe_of(plain, set_), devices, as_json)
@@ -211,6 +224,7 @@ def run_recipe(
     steps: options.Steps = "",
     model: options.Model = "",
     weights: options.Weights = None,
+    verify: options.Verify = True,
     data: options.DataName = "",
     out: Annotated[Optional[Path], typer.Option(help="Run folder. Default: the recipe's.")] = None,  # noqa: UP045
     deterministic: options.Deterministic = False,
@@ -231,7 +245,9 @@ def run_recipe(
     if recipe is None and not steps:
         raise RecipeError("nothing to run: pass a recipe, or --steps 'prune:macs=0.5 + least_squares'")
     plain: dict[str, Any] = read_recipe(recipe).plain() if recipe is not None else {"network": {}, "data": {}}
-    plain["network"] |= given(model=model or None, weights=str(weights) if weights else None)
+    plain["network"] |= given(
+        model=model or None, weights=str(weights) if weights else None, verify=None if verify else False
+    )
     plain["data"] |= given(name=data or None)
     if steps:
         plain["steps"] = steps_from_line(steps)
@@ -321,7 +337,14 @@ def _print_files(folder: Path) -> None:
 
 
 def _show_rewrite(
-    model: str, weights: Path | None, arguments: list[str], shape: str, rule: str, out: Path, as_json: bool
+    model: str,
+    weights: Path | None,
+    verify: bool,
+    arguments: list[str],
+    shape: str,
+    rule: str,
+    out: Path,
+    as_json: bool,
 ) -> None:
     from slimcnn import views
     from slimcnn.checkpoints import save
@@ -329,7 +352,7 @@ def _show_rewrite(
     from slimcnn.rewriting import rewritten
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(arguments, "--model-arg"), "", shape_of(shape))
+    network, example = load_subject(model, weights, arguments_of(arguments, "--model-arg"), "", shape_of(shape), verify)
     found = rewritten(network, rule, example)
     path = save(found.model, out / "rewritten.safetensors", information={"input": list(example.shape[1:])})
     view = views.rewrite(found, measure(network, example), measure(found.model, example))

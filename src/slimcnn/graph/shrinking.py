@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -154,3 +155,24 @@ def _describe_convolution(module: nn.modules.conv._ConvNd, shape: torch.Size) ->
     if module.groups > 1 and per_group == 1 and module.in_channels == module.groups:
         module.groups = first // (module.out_channels // module.groups)
     module.in_channels, module.out_channels = per_group * module.groups, first
+
+
+def contradicts(module: nn.Module) -> bool:
+    """Return whether the size attributes of a module contradict the shapes of its tensors or each other.
+
+    >>> conv = nn.Conv2d(3, 8, 1)
+    >>> before = contradicts(conv)
+    >>> conv.in_channels = 0
+    >>> before, contradicts(conv)
+    (False, True)
+    """
+    stated = sizes(module)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        widths, groups = (module.in_channels, module.out_channels), module.groups
+        if any(width % groups for width in widths) or min(widths) < 1 < groups if groups else any(widths):
+            return True
+    if isinstance(module, nn.GroupNorm) and (module.num_groups < 1 or module.num_channels % module.num_groups):
+        return True
+    described = copy.copy(module)
+    describe(described)
+    return sizes(described) != stated

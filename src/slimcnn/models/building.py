@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimcnn.errors import ModelError
+from slimcnn.errors import ModelError, SlimcnnError
+from slimcnn.importing import one_line
 from slimcnn.registry import Registry
 
 networks: Registry[Callable[..., nn.Module]] = Registry("network", home="slimcnn.models")
@@ -25,7 +26,7 @@ SMALL_IMAGES = 64
 """Largest image size in pixels for which a compact network has stride 1 in its stem and first stage."""
 
 
-def build(name: str, **arguments: Any) -> nn.Module:
+def build(name: str, /, **arguments: Any) -> nn.Module:
     """Build a registered network with random weights; its attribute `architecture` holds its name and all arguments.
 
     Raises `UnknownName` for a name that is not registered and `ModelError` for an unknown argument.
@@ -41,7 +42,20 @@ def build(name: str, **arguments: Any) -> nn.Module:
     refuse_unknown(name, arguments, list(accepted.parameters))
     bound = accepted.bind(**arguments)
     bound.apply_defaults()
-    return label(make(**bound.arguments), name, bound.arguments)
+    return label(called(name, lambda: make(**bound.arguments)), name, bound.arguments)
+
+
+def called(name: str, make: Callable[[], Any]) -> nn.Module:
+    """Call code that builds a network, and check the result; any error becomes a `ModelError` of one line."""
+    try:
+        model = make()
+    except SlimcnnError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{name} cannot be built: {one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name} returned a {type(model).__name__}, not a torch.nn.Module: return the network itself")
+    return model
 
 
 def refuse_unknown(name: str, arguments: Mapping[str, Any], accepted: list[str]) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import nn
 
-from slimcnn.errors import ModelError, SlimcnnError, UnknownName
-from slimcnn.importing import import_module, one_line, working_directory_on_path
-from slimcnn.models.building import build, label, networks, refuse_unknown, takes
+from slimcnn.errors import ModelError, UnknownName
+from slimcnn.importing import import_module, working_directory_on_path
+from slimcnn.models.building import build, called, label, networks, refuse_unknown, takes
 
 COMMON = ("num_classes", "in_channels")
 """Arguments allowed for every network; they are passed only to constructors that take them."""
@@ -27,7 +27,7 @@ WEIGHTS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
 """Arguments that make timm and torchvision download or unpickle weights."""
 
 
-def resolve(spec: str, **arguments: Any) -> nn.Module:
+def resolve(spec: str, /, **arguments: Any) -> nn.Module:
     """Build the network that `spec` names, with random weights; `architecture` records how to build it again.
 
     ===========================  =========================================================================
@@ -132,7 +132,7 @@ def _timm(name: str) -> Any:
 def _from_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
     timm = _timm(name)
     renamed = {"in_chans" if key == "in_channels" else key: value for key, value in arguments.items()}
-    return _call(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **renamed))
+    return called(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **renamed))
 
 
 def _timm_preprocessing(name: str) -> Preprocessing:
@@ -158,7 +158,7 @@ def _from_torchvision(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, 
     with warnings.catch_warnings():
         # googlenet and inception_v3 warn of a future change of their initialization
         warnings.simplefilter("ignore", FutureWarning)
-        return _call(f"torchvision:{name}", lambda: make(**no_weights, **passed)), passed
+        return called(f"torchvision:{name}", lambda: make(**no_weights, **passed)), passed
 
 
 def _torchvision_preprocessing(name: str) -> Preprocessing:
@@ -185,7 +185,7 @@ def _from_module(spec: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[
         if not callable(make) or isinstance(make, nn.Module):
             raise ModelError(f"{spec} is a {type(make).__name__}: name a function or class that builds the network")
         passed = _accepted(make, spec, arguments)
-        return _call(spec, lambda: make(**passed)), passed
+        return called(spec, lambda: make(**passed)), passed
 
 
 def _accepted(make: Callable[..., Any], spec: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -200,19 +200,6 @@ def _accepted(make: Callable[..., Any], spec: str, arguments: dict[str, Any]) ->
     names = [parameter.name for parameter in parameters if parameter.kind in by_name]
     refuse_unknown(spec, {key: value for key, value in arguments.items() if key not in COMMON}, names)
     return {key: value for key, value in arguments.items() if key in names}
-
-
-def _call(spec: str, make: Callable[[], Any]) -> nn.Module:
-    """Call third-party code that builds a network, and check the result."""
-    try:
-        model = make()
-    except SlimcnnError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ModelError(f"{spec} cannot be built: {one_line(error)}") from error
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"{spec} returned a {type(model).__name__}, not a torch.nn.Module: return the network itself")
-    return model
 
 
 def _closest(name: str, known: Sequence[str]) -> list[str]:

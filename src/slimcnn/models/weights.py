@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from slimcnn.errors import WeightsError
 from slimcnn.files import require_readable
+from slimcnn.models.content_digest import difference
 
 PICKLED = (".pt", ".pth", ".bin", ".th", ".ckpt", ".tar")
 """Extensions of files that `torch.save` writes."""
@@ -120,11 +121,15 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            metadata = dict(file.metadata() or {})
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or _first_line(error)}") from error
     except SafetensorError as error:
         raise WeightsError(f"{path} is truncated or not a safetensors file: {_first_line(error)}") from error
+    if reason := difference(tensors, metadata):
+        raise WeightsError(f"{path}: {reason}; restore it")
+    return tensors, metadata
 
 
 def _read_pickled(path: Path) -> Mapping[str, Any]:

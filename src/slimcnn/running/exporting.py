@@ -38,7 +38,8 @@ class Subject:
 
 def subject_of(
     source: Path | None, model: str = "", weights: Path | None = None, arguments: Mapping[str, Any] | None = None,
-    data: str = "", input_shape: tuple[int, ...] | None = None, *, images: int = 256, show: Show = SILENT,
+    data: str = "", input_shape: tuple[int, ...] | None = None, *, images: int = 256,
+    verify: bool = True, show: Show = SILENT,
 ) -> Subject:  # fmt: skip
     """Load the network to export.
 
@@ -50,6 +51,7 @@ def subject_of(
         data: dataset for the comparison; default: that of the run or the checkpoint.
         input_shape: (c, h, w) of one image, if it is not known otherwise.
         images: number of test images.
+        verify: compare a checkpoint with its digest.
         show: progress output.
 
     Raises:
@@ -60,7 +62,7 @@ def subject_of(
     if source is not None and kind_of(source, ExportError) == "folder":
         state = open_run(source, show)
         return _with_images(Subject(state.model, state.example, source), state.data, images)
-    found, example = load_subject(model, source or weights, arguments, "", input_shape)
+    found, example = load_subject(model, source or weights, arguments, "", input_shape, verify)
     subject = Subject(found, example, Path("exported"))
     stated = preprocessing(found)
     if stated.mean is not None and stated.std is not None:

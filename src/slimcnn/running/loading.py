@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimcnn.checkpoints import is_checkpoint, load, read_information
+from slimcnn.checkpoints import is_checkpoint, load, read_architecture, read_information
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.models import load_weights, preprocessing, resolve
@@ -85,6 +85,7 @@ def load_subject(
     arguments: Mapping[str, Any] | None = None,
     rewrite: str = "",
     input_shape: tuple[int, ...] | None = None,
+    verify: bool = True,
 ) -> tuple[nn.Module, Tensor]:
     """Load a network without a dataset, and one example input, (1, c, h, w), of zeros.
 
@@ -92,8 +93,9 @@ def load_subject(
         ModelError: the input shape of the network is unknown, and `input_shape` is not given.
     """
     network = Network(
-        model=model, weights=str(weights) if weights else None, arguments=dict(arguments or {}), rewrite=rewrite
-    )
+        model=model, weights=str(weights) if weights else None, verify=verify, arguments=dict(arguments or {}),
+        rewrite=rewrite,
+    )  # fmt: skip
     found, information = _load(network, {}, torch.zeros(1, *input_shape) if input_shape else None)
     size = input_shape or tuple(information.get("input", ())) or preprocessing(found).input
     if not size:
@@ -105,6 +107,8 @@ def _load(network: Network, arguments: dict[str, Any], example: Tensor | None) -
     checkpoint = network.weights is not None and is_checkpoint(network.weights)
     if not network.model and not checkpoint:
         raise RecipeError(UNNAMED)
+    if network.model and checkpoint:
+        _refuse_other_network(network)
     built = None
     if network.model and (not checkpoint or ":" in network.model or network.rewrite):
         # Seeded: a run that was killed early must restart with the same initial weights.
@@ -115,11 +119,22 @@ def _load(network: Network, arguments: dict[str, Any], example: Tensor | None) -
                 built = rewritten(built, network.rewrite, example).model
     if checkpoint:
         assert network.weights is not None
-        return load(network.weights, built), read_information(network.weights)
+        return load(network.weights, built, verify=network.verify), read_information(network.weights)
     assert built is not None
     if network.weights is not None:
         load_weights(built, network.weights)
     return built.eval(), {}
+
+
+def _refuse_other_network(network: Network) -> None:
+    """Raise an error if a checkpoint is named together with another built-in network than its own."""
+    assert network.weights is not None
+    refuse_unknown_network(network.model)
+    known = read_architecture(network.weights)
+    if ":" not in network.model and known is not None and known[0] != network.model:
+        raise ModelError(
+            f"{network.weights} is a checkpoint of {known[0]}, not of {network.model}: leave the network's name out"
+        )
 
 
 def _size_for_folder(network: Network, data: Data) -> int | None:

@@ -29,6 +29,8 @@ class Network(Settings):
     """A name, `timm:NAME`, `torchvision:NAME` or `package.module:function`; optional for a checkpoint."""
     weights: FilePath = None
     """.safetensors, a .pt that loads with weights_only=True, or a checkpoint."""
+    verify: bool = True
+    """Compare a checkpoint with its digest, which shows damage."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Model constructor arguments."""
     rewrite: str = ""

@@ -90,7 +90,7 @@ def _claim_files(root: Path, data: Dataset) -> None:
 def _base(recipe: Recipe, given: Loaded | None) -> str:
     """Return a digest of the inputs of a run: network, weights and data."""
     plain = recipe.plain()
-    network = {key: value for key, value in plain["network"].items() if key != "weights"}
+    network = {key: value for key, value in plain["network"].items() if key not in ("weights", "verify")}
     weights = ""
     if given is not None:
         weights = digest_of([given.model]) + hashlib.sha256(given.data.train.labels.numpy().tobytes()).hexdigest()
