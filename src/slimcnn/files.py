@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from slimcnn.errors import RunError, SlimcnnError
 from slimcnn.process_ids import is_running, this_process
 
 ABANDONED = 24 * 3600.0
 """Seconds after which an unchanged temporary file of another host counts as a leftover; its process is not visible."""
+
+FileKind: TypeAlias = Literal["file", "folder", "special", "nothing"]
+"""What a path is; special: a pipe, a socket or a device, which may block for ever when it is read."""
 
 _PART = re.compile(r"\.(?P<target>.+)\.(?P<process>\d+-\d+@.+)\.part")
 
@@ -139,8 +142,8 @@ def require_folder(folder: Path, holding: str = "") -> None:
         )
 
 
-def kind_of(path: Path, error: type[SlimcnnError] = RunError) -> Literal["file", "folder", "nothing"]:
-    """Return whether a path is a file, a folder or nothing; handles the PermissionError of `Path.is_file`.
+def kind_of(path: Path, error: type[SlimcnnError] = RunError) -> FileKind:
+    """Return what a path is; handles the PermissionError of `Path.is_file`.
 
     Args:
         path: the path.
@@ -152,19 +155,22 @@ def kind_of(path: Path, error: type[SlimcnnError] = RunError) -> Literal["file",
     ('folder', 'nothing')
     """
     try:
-        return "folder" if path.is_dir() else "file" if path.exists() else "nothing"
+        if path.is_dir():
+            return "folder"
+        return "file" if path.is_file() else "special" if path.exists() else "nothing"
     except OSError as reason:
         raise error(f"cannot access {path}: {reason.strerror}; check the permissions of its folder") from reason
 
 
 def require_readable(path: Path, error: type[SlimcnnError], what: str = "file") -> None:
-    """Check that a file exists and is readable; libraries report a permission error as a missing file.
+    """Check that a regular file exists and is readable; libraries report a permission error as a missing file.
 
     Args:
         path: the file.
         error: raised if it does not exist or is not readable.
         what: the kind of file, for the message.
     """
+    refuse_special(path, error)
     kind = kind_of(path, error)
     if kind != "file":
         raise error(f"no {what} {path}" + (": it is a folder" if kind == "folder" else ""))
@@ -172,3 +178,24 @@ def require_readable(path: Path, error: type[SlimcnnError], what: str = "file") 
         path.open("rb").close()
     except OSError as reason:
         raise error(f"cannot read {path}: {reason.strerror}; check its permissions") from reason
+
+
+def refuse_special(path: Path, error: type[SlimcnnError]) -> None:
+    """Raise `error` if a path is a pipe, a socket or a device."""
+    if kind_of(path, error) == "special":
+        raise error(f"{path} is not a regular file but a pipe or a device: save its content to a file")
+
+
+def read_text(path: Path, error: type[SlimcnnError], what: str = "file") -> str:
+    """Read a text file in UTF-8.
+
+    Args:
+        path: the file.
+        error: raised if the file does not exist, cannot be read or is not text.
+        what: the kind of file, for the message.
+    """
+    refuse_special(path, error)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as reason:
+        raise error(f"cannot read the {what} {path}: {getattr(reason, 'strerror', None) or reason}") from reason

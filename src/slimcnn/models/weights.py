@@ -94,9 +94,7 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
     """
     path = Path(path)
     content, metadata = _read(path)
-    nesting: tuple[str, ...] = ()
-    while key := next((key for key in NESTINGS if isinstance(content.get(key), Mapping)), None):
-        content, nesting = content[key], (*nesting, key)
+    content, nesting = _unnested(path, content)
     wanted = model.state_dict(keep_vars=True)
     tensors = _tensors(path, content)
     if AVERAGED not in wanted:
@@ -153,6 +151,18 @@ def _read_pickled(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def _unnested(path: Path, content: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return the innermost state dict, and the keys that lead to it."""
+    nesting: tuple[str, ...] = ()
+    passed = {id(content)}
+    while key := next((key for key in NESTINGS if isinstance(content.get(key), Mapping)), None):
+        content, nesting = content[key], (*nesting, key)
+        if id(content) in passed:
+            raise WeightsError(f"{path} holds a {key!r} that contains itself; save model.state_dict()")
+        passed.add(id(content))
+    return content, nesting
+
+
 def _tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
     strange = [
         str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))
@@ -162,7 +172,19 @@ def _tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} is not a plain state dict: it contains {held}; expected tensors, or one of {', '.join(NESTINGS)}"
         )
+    _refuse(path, [f"{name} is {kind}" for name, tensor in content.items() if (kind := _unusable(tensor))][:3])
     return dict(content)
+
+
+def _unusable(tensor: Tensor) -> str:
+    """Return why a tensor has no plain values that could be copied into a network; empty if it has."""
+    if tensor.is_meta:
+        return "on the device meta, without values"
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return f"sparse or nested ({str(tensor.layout).removeprefix('torch.')})"
+    if tensor.is_quantized or (tensor.is_floating_point() and tensor.itemsize == 1):
+        return f"quantized ({_dtype(tensor)})"
+    return ""
 
 
 def _without_prefix(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:

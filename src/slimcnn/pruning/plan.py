@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from slimcnn.errors import PlanError
-from slimcnn.files import write_text
+from slimcnn.files import read_text, write_text
 from slimcnn.graph import ChannelGraph, ChannelGroup
 from slimcnn.graph.removal import Removed
 from slimcnn.notebook import html_table
@@ -96,11 +96,7 @@ class Plan:
     @classmethod
     def load(cls, path: Path, graph: ChannelGraph) -> Plan:
         """Read a plan from a file (see `from_json`)."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(f"cannot read the plan {path}: {error}") from error
-        return cls.from_json(text, graph)
+        return cls.from_json(read_text(Path(path), PlanError, "plan"), graph)
 
     def counts(self, graph: ChannelGraph) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Count the removed channels of every group, in the graph's order."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from slimcnn.errors import RunError
-from slimcnn.files import write_text
+from slimcnn.files import kind_of, refuse_special, write_text
 from slimcnn.reporting.page import render, render_curve
 from slimcnn.reporting.schema import FORMAT, CurveReport, Report
 
@@ -34,7 +34,7 @@ def read_report(path: Path) -> Report | CurveReport:
     Raises:
         RunError: the file is missing, is not JSON, is not a report, or has a format that this slimcnn does not read.
     """
-    file = path / DATA if path.is_dir() else path
+    file = path / DATA if kind_of(path) == "folder" else path
     found = _json(file)
     if not isinstance(found, dict):
         raise RunError(f"{file} is not a report: it holds a JSON {type(found).__name__}; pass the {DATA} of a run")
@@ -55,11 +55,12 @@ def read_report(path: Path) -> Report | CurveReport:
 
 
 def _json(file: Path) -> object:
+    refuse_special(file, RunError)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"no report at {file}; pass the folder of a finished run, or its {DATA}") from error
     except OSError as error:
         raise RunError(f"cannot read {file}: {error.strerror or error}; pass the {DATA} of a run") from error
-    except ValueError as error:  # bad UTF-8, or bad JSON
+    except (ValueError, RecursionError) as error:  # bad UTF-8, or bad JSON
         raise RunError(f"{file} is not JSON: {' '.join(str(error).split())}; pass the {DATA} of a run") from error

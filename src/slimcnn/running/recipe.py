@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from slimcnn.errors import RecipeError
-from slimcnn.files import write_text
+from slimcnn.files import read_text, write_text
 from slimcnn.running.settings import Data, Network, Settings, explain
 from slimcnn.running.step import Step, steps
 
@@ -113,11 +113,7 @@ def parse_recipe(text: str, place: str = "the recipe") -> Recipe:
 
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe from a file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
-    return parse_recipe(text, str(path))
+    return parse_recipe(read_text(Path(path), RecipeError, "recipe"), str(path))
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
