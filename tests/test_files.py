@@ -14,7 +14,7 @@ from platform import node
 import pytest
 
 from slimcnn.errors import DataError, RunError
-from slimcnn.files import kind_of, part_of, remove_leftovers, replacing, require_folder, write_text
+from slimcnn.files import kind_of, part_of, remove_leftovers, replacing, require_folder, temporary_folder, write_text
 from slimcnn.process_ids import is_running, this_process
 
 
@@ -152,3 +152,26 @@ def test_a_path_that_may_not_be_looked_at_is_one_line(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "stat", forbidden)
     with pytest.raises(DataError, match=r"cannot access .*photos: Permission denied; check the permissions"):
         kind_of(tmp_path / "photos", DataError)
+
+
+KEEPS_A_FOLDER = """
+import os, signal
+from slimcnn.files import temporary_folder
+folder = temporary_folder("spill")
+(folder / "0.pt").write_bytes(bytes(100))
+print(folder, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_temporary_folders_of_killed_processes_are_removed_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    killed = subprocess.run([sys.executable, "-c", KEEPS_A_FOLDER], env=environment, capture_output=True, text=True)
+    left = Path(killed.stdout.strip())
+    assert (left / "0.pt").exists()
+    (tmp_path / "slimcnn-spill-notes").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = [temporary_folder("spill"), temporary_folder("spill")]
+    assert sorted(tmp_path.iterdir()) == sorted([*mine, tmp_path / "slimcnn-spill-notes"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ ABANDONED = 24 * 3600.0
 FileKind: TypeAlias = Literal["file", "folder", "special", "nothing"]
 """What a path is; special: a pipe, a socket or a device, which may block for ever when it is read."""
 
-_PART = re.compile(r"\.(?P<target>.+)\.(?P<process>\d+-\d+@.+)\.part")
+_PART = re.compile(r"\.?(?P<target>.+)\.(?P<process>\d+-\d+@.+)\.part")
 
 
 def cache_folder(root: str | Path | None = None) -> Path:
@@ -103,12 +104,35 @@ def remove_leftovers(folder: Path, target: str = "") -> list[Path]:
     """
     found = [part for part in (folder.iterdir() if target else folder.rglob(".*.part")) if _is_leftover(part, target)]
     for part in found:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+        _remove(part)
     return found
+
+
+def temporary_folder(name: str) -> Path:
+    """Create a folder for temporary files of this process, in the system's folder for them (TMPDIR).
+
+    The caller deletes it. Folders of the same name that killed processes left are removed first.
+
+    Raises:
+        RunError: the folder cannot be created.
+    """
+    home = Path(tempfile.gettempdir())
+    try:
+        for left in home.glob(f"slimcnn-{name}-*.part"):
+            if _is_leftover(left, ""):
+                _remove(left)
+        return Path(tempfile.mkdtemp(prefix=f"slimcnn-{name}-", suffix=f".{this_process()}.part", dir=home))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"cannot write to {home}: {reason}; free some space or set TMPDIR to another folder") from error
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _is_leftover(part: Path, target: str) -> bool:

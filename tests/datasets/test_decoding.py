@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -98,3 +99,17 @@ def test_broken_sheets_are_refused_by_name(sheet: bytes, labels: bytes, message:
 def test_broken_idx_files_are_refused_by_name(images: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         idx({"images.gz": images, "labels.gz": idx_file((2,), bytes(2))})
+
+
+def test_a_gzip_file_that_unpacks_to_more_than_it_declares_is_refused_before_it_is_unpacked() -> None:
+    head = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 1, 1)
+    bomb = gzip.compress(head + bytes(1 << 26))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="declares shape"):
+        idx({"images": bomb, "labels": gzip.compress(bytes([0, 0, 8, 1]) + struct.pack(">I", 2) + bytes(2))})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 22
+    huge = bytes([0, 0, 8, 3]) + struct.pack(">3I", 1 << 31, 1 << 31, 1 << 31)
+    with pytest.raises(DataError, match="declares shape"):
+        idx({"images": gzip.compress(huge), "labels": b""})

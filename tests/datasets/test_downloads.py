@@ -6,6 +6,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -367,3 +368,25 @@ def test_the_normalization_is_not_touched_by_loading(tiny: Any, places: list[Pat
     assert dataset.normalization == Normalization(
         tuple(np.round(everything.mean((0, 2, 3)), 4).tolist()), tuple(np.round(everything.std((0, 2, 3)), 4).tolist())
     )
+
+
+@pytest.mark.parametrize("name", ["batch_1.bin", "readme.txt"])
+def test_an_archive_that_unpacks_to_far_more_than_the_dataset_is_refused_before_it_is_unpacked(
+    name: str, tiny: Any, write_archive: Write, tmp_path: Path
+) -> None:
+    packed = write_archive(tmp_path / "tiny-binary.tar.gz", tiny.binary() | {name: bytes(1 << 26)})
+    tracemalloc.start()
+    with refused(DataError, "tiny", name, "more than"):
+        load(tiny.published(), tmp_path / "cache", packed)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 24
+
+
+def test_a_file_far_larger_than_the_dataset_is_refused_before_it_is_read(
+    tiny: Any, write_folder: Write, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "loose", tiny.binary())
+    os.truncate(folder / "batch_2.bin", 1 << 40)
+    with refused(DataError, "tiny", "batch_2.bin", "more than"):
+        load(tiny.published(), tmp_path / "cache", folder)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from slimcnn.datasets import Dataset, load_dataset, sizing
+from slimcnn.datasets import folder as folder_module
 from slimcnn.errors import DataError
 
 COLORS = {"blue": (10, 20, 200), "green": (10, 200, 20), "red": (200, 10, 20)}
@@ -276,3 +277,24 @@ def test_a_relative_folder_has_its_own_name(paint: Paint, monkeypatch: pytest.Mo
     monkeypatch.chdir(paint("", 10))
     dataset: Any = load_dataset(".")
     assert dataset.name == "photos"
+
+
+def test_a_limit_decodes_only_the_images_it_leaves_and_they_are_those_of_a_later_limit(
+    paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = paint("", 30)
+    later = load_dataset(folder, seed=1).limit(6)
+    decoded: list[Path] = []
+    whole = folder_module.decode
+    monkeypatch.setattr(folder_module, "decode", lambda paths, look: decoded.extend(paths) or whole(paths, look))
+    first = load_dataset(folder, seed=1, limit=6)
+    assert len(decoded) == 18
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(first, part).pixels, getattr(later, part).pixels)
+        assert torch.equal(getattr(first, part).labels, getattr(later, part).labels)
+
+
+def test_a_limit_holds_for_datasets_by_name() -> None:
+    assert [len(getattr(load_dataset("digits", limit=20), part)) for part in ("train", "validation", "test")] == [
+        20
+    ] * 3

@@ -111,3 +111,17 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -
     with pytest.raises(RunError, match=r"answers.npy .* delete it") as caught:
         answers(path).read(0, torch.tensor([0]))
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_larger_than_the_free_space_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the disk is being filled")
+
+    monkeypatch.setattr(os, "posix_fallocate", never)
+    for views in (10**9, 10**30):
+        with pytest.raises(RunError, match=r"No space left on device; it needs .* MB") as error:
+            answers(tmp_path / "answers.npy", images=10_000, views=views).write(0, torch.arange(2), torch.zeros(2, 100))
+        assert "\n" not in str(error.value)
+        assert not list(tmp_path.iterdir())

@@ -112,12 +112,11 @@ def _dataset(
     size = settings.image_size or (shape[1] if shape else None)
     try:
         show.say(f"loading {settings.name}")
-        found = load_dataset(settings.name, image_size=size, seed=settings.seed)
+        return load_dataset(settings.name, image_size=size, seed=settings.seed, limit=settings.limit), ()
     except SlimcnnError as error:
         if data is not None:
             raise
         return None, (f"Top-1 is not measured: {error}.",)
-    return (found.limit(settings.limit) if settings.limit else found), ()
 
 
 def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Contender], tuple[str, ...]]:

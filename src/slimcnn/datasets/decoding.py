@@ -8,6 +8,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +19,9 @@ from slimcnn.errors import DataError
 Bytes: TypeAlias = NDArray[np.uint8]
 Files: TypeAlias = Mapping[str, bytes]
 """The files of one part (training or test) by name, in the order of their images."""
+
+LARGEST = 1 << 30
+"""Bytes that are unpacked from one file at most."""
 
 
 def records(files: Files, *, label_bytes: int = 1, shape: tuple[int, int, int] = (3, 32, 32)) -> tuple[Bytes, Bytes]:
@@ -80,14 +84,18 @@ def idx(files: Files) -> tuple[Bytes, Bytes]:
 
 
 def _idx_array(name: str, content: bytes, axes: int) -> Bytes:
+    head = 4 + 4 * axes
     try:
-        raw = gzip.decompress(content)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            start = file.read(head)
+            if start[:4] != bytes([0, 0, 8, axes]) or len(start) < head:
+                found = f"it begins with {start[:4].hex(' ')}"
+                raise DataError(f"{name} is not an IDX file of bytes with {axes} axes: {found}")
+            shape = struct.unpack(f">{axes}I", start[4:])
+            raw = file.read(min(prod(shape), LARGEST) + 1)  # never more than declared: a small file may unpack to much
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name} is not a complete gzip file: {error}") from error
-    head = 4 + 4 * axes
-    if raw[:4] != bytes([0, 0, 8, axes]) or len(raw) < head:
-        raise DataError(f"{name} is not an IDX file of bytes with {axes} axes: it begins with {raw[:4].hex(' ')}")
-    shape = struct.unpack(f">{axes}I", raw[4:head])
-    if len(raw) != head + int(np.prod(shape)):
-        raise DataError(f"{name} declares shape {shape} but holds {len(raw) - head} bytes: the file is incomplete")
-    return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)
+    if len(raw) != prod(shape):
+        found = f"{len(raw)} bytes: the file is incomplete" if len(raw) < prod(shape) else "more bytes: it is damaged"
+        raise DataError(f"{name} declares shape {shape} but holds {found}")
+    return np.frombuffer(raw, np.uint8).reshape(shape)

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 
 import torch
@@ -79,6 +80,11 @@ class PublishedDataset:
     places: tuple[str, ...] = ()
     """System folders outside the cache that may already hold the dataset."""
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of all pixels and labels."""
+        return (self.train_each + self.test_each) * len(self.classes) * (prod(self.shape) + 1)
+
 
 def load_published(what: PublishedDataset, *, source: Path | None, root: Path, seed: int) -> Dataset:
     """Load a published dataset from the cache in `root`, and build the cache first if needed.
@@ -147,7 +153,7 @@ def _read(what: PublishedDataset, layout: FileLayout, spot: Path) -> Parts:
     names = [*layout.train, *layout.test]
     try:
         with progress(f"reading {what.name}", total=2 * len(names)) as advance:
-            content = _contents(spot, names, advance)
+            content = _contents(spot, names, 2 * what.bytes + SLACK, advance)
             parts = []
             for wanted in (layout.train, layout.test):
                 labels, pixels = layout.decode({name: content[name] for name in wanted})
@@ -159,18 +165,29 @@ def _read(what: PublishedDataset, layout: FileLayout, spot: Path) -> Parts:
     return parts[0], parts[1]
 
 
-def _contents(spot: Path, names: Sequence[str], advance: Callable[[float], None]) -> dict[str, bytes]:
-    """Read files by name from a folder, or from anywhere in a tar archive."""
+SLACK = 1 << 20
+"""Bytes that the files of a dataset may hold beyond its labels and pixels: headers, other label lists, a read-me."""
+
+
+def _contents(spot: Path, names: Sequence[str], limit: int, advance: Callable[[float], None]) -> dict[str, bytes]:
+    """Read files by name from a folder, or from anywhere in a tar archive; nothing above `limit` bytes is read."""
+
+    def check(name: str, size: int) -> None:
+        if size > limit:
+            raise DataError(f"{name} is {size} bytes, more than the whole dataset ({limit}): it is another file")
+
     content: dict[str, bytes] = {}
     try:
         if spot.is_dir():
             for name in names:
+                check(name, (spot / name).stat().st_size)
                 content[name] = (spot / name).read_bytes()
                 advance(1)
             return content
         with tarfile.open(spot, "r:gz") as archive:
             for member in archive:
                 name = member.name.rsplit("/", 1)[-1]
+                check(name, member.offset_data + member.size)
                 file = archive.extractfile(member) if name in names and member.isfile() else None
                 if file is not None:
                     content[name] = file.read()

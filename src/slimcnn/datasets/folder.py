@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
-from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization
+from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization, chosen_by_limit
 from slimcnn.datasets.pictures import decode, survey
+from slimcnn.datasets.sizing import require_memory
 from slimcnn.datasets.splitting import split
 from slimcnn.errors import DataError
 from slimcnn.files import kind_of
@@ -21,7 +24,7 @@ TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.1
 
 
-def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0) -> Dataset:
+def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0, limit: int | None = None) -> Dataset:
     """Read `folder/train/CLASS/*.png` (and `validation`, `test` next to `train`), or `folder/CLASS/*.png`.
 
     Classes are numbered in the order of their names. Formats: PNG, JPEG, BMP and WebP. There is one channel if all
@@ -30,8 +33,9 @@ def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0) -
 
     Without a test part, a fifth of the images becomes one, the same for every seed. Without a validation part, a
     tenth of the images becomes one, by seed. Both are stratified, and depend on the files' names, not on other files
-    in the folder. Normalization is measured on the training images; the default augmentation is a crop with a padding
-    of an eighth of the shorter side, and a horizontal flip.
+    in the folder. `limit` is the largest number of images of each part; no others are decoded. Normalization is
+    measured on the training images; the default augmentation is a crop with a padding of an eighth of the shorter
+    side, and a horizontal flip.
 
     Raises `DataError` for an empty class, a file that is not an image, a broken image, mixed sizes, 16-bit images,
     unknown classes in `validation` or `test`, fewer than two classes, too few images to split, and too little memory.
@@ -39,21 +43,12 @@ def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0) -
     parts = _parts(folder)
     classes = tuple(parts["train"])
     look = survey([path for part in parts.values() for path in _paths(part)], image_size)
-    images = {
-        part: Images(
-            decode(_paths(found), look),
-            torch.tensor([classes.index(name) for name, paths in found.items() for _ in paths], dtype=torch.int64),
-        )
-        for part, found in parts.items()
-    }
-    names = [path.relative_to(folder).as_posix() for path in _paths(parts["train"])]
-    total = len(names)
-    for part, share, key in (("test", TEST_SHARE, "test"), ("validation", VALIDATION_SHARE, f"validation/{seed}")):
-        if part not in images:
-            train = images["train"]
-            kept, held_out = split(train.labels, max(1, round(share * total)), key, names=names)
-            images |= {"train": train.take(kept), part: train.take(held_out)}
-            names = [names[position] for position in kept.tolist()]
+    files = {part: _Files.of(found, classes) for part, found in parts.items()}
+    files |= _split_off(files, folder, seed)
+    if limit is not None:
+        files = {part: found.limit(limit) for part, found in files.items()}
+    require_memory(sum(len(found.paths) for found in files.values()), look.shape)
+    images = {part: Images(decode(found.paths, look), found.labels) for part, found in files.items()}
     return Dataset(
         name=folder.resolve().name,
         classes=classes,
@@ -61,6 +56,38 @@ def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0) -
         normalization=Normalization.measured(images["train"].pixels),
         augmentation=Augmentation(crop=min(look.shape[1:]) // 8, flip=True),
     )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The image files of one part, with their labels."""
+
+    paths: list[Path]
+    labels: Tensor
+
+    @classmethod
+    def of(cls, found: Classes, classes: tuple[str, ...]) -> _Files:
+        labels = [classes.index(name) for name, paths in found.items() for _ in paths]
+        return cls(_paths(found), torch.tensor(labels, dtype=torch.int64))
+
+    def take(self, positions: Tensor) -> _Files:
+        return _Files([self.paths[position] for position in positions.tolist()], self.labels[positions])
+
+    def limit(self, n: int) -> _Files:
+        chosen = chosen_by_limit(self.labels, n)
+        return self if chosen is None else self.take(chosen)
+
+
+def _split_off(files: dict[str, _Files], folder: Path, seed: int) -> dict[str, _Files]:
+    """Return the missing parts, split off the training part, and the rest of it."""
+    train, found, total = files["train"], {}, len(files["train"].paths)
+    for part, share, key in (("test", TEST_SHARE, "test"), ("validation", VALIDATION_SHARE, f"validation/{seed}")):
+        if part not in files:
+            names = [path.relative_to(folder).as_posix() for path in train.paths]
+            kept, held_out = split(train.labels, max(1, round(share * total)), key, names=names)
+            found[part] = train.take(held_out)
+            train = train.take(kept)
+    return found | {"train": train}
 
 
 def _parts(folder: Path) -> dict[str, Classes]:

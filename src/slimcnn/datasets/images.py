@@ -60,11 +60,19 @@ class Images:
         >>> images.limit(4).labels.bincount()
         tensor([2, 2])
         """
-        if n < 1:
-            raise DataError(f"cannot limit {len(self)} images to {n}: at least one is needed")
-        if n >= len(self):
-            return self
-        return self.take(split(self.labels, n, f"limit/{seed}", leave=0)[1])
+        chosen = chosen_by_limit(self.labels, n, seed)
+        return self if chosen is None else self.take(chosen)
+
+
+def chosen_by_limit(labels: Tensor, n: int, seed: int = 0) -> Tensor | None:
+    """Return the positions of the images that `Images.limit` leaves; None if it leaves all.
+
+    >>> chosen_by_limit(torch.tensor([0, 0, 1, 1]), 2), chosen_by_limit(torch.tensor([0, 1]), 5)
+    (tensor([0, 2]), None)
+    """
+    if n < 1:
+        raise DataError(f"cannot limit {len(labels)} images to {n}: at least one is needed")
+    return None if n >= len(labels) else split(labels, n, f"limit/{seed}", leave=0)[1]
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,20 @@ datasets: Registry[Loader] = Registry("dataset", home="slimcnn.datasets.sources"
 
 
 def load_dataset(
-    name: str | Path, *, root: str | Path | None = None, image_size: int | None = None, seed: int = 0
+    name: str | Path,
+    *,
+    root: str | Path | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    limit: int | None = None,
 ) -> Dataset:
     """Load a dataset by name (`digits`, `cifar10` ...), or from one folder of images per class (see `load_folder`).
 
     `cifar100:PATH` reads the published files from the folder or archive PATH. Otherwise they are read from the cache
     folder, where the user may have put them, or downloaded. The cache folder is `root`, else the environment
     variable SLIMCNN_CACHE, else the user's cache folder. `image_size` is the side in pixels to which all images are
-    scaled. `seed` selects the validation images; the test images are the same for every seed.
+    scaled. `seed` selects the validation images; the test images are the same for every seed. `limit` is the largest
+    number of images of each part (see `Dataset.limit`); of a folder, no other images are decoded.
 
     Raises `UnknownName`, `DataError` if the data is missing, damaged or differs from the published data, or `RunError`
     if the cache folder cannot be written to.
@@ -51,10 +57,11 @@ def load_dataset(
     if known in datasets:
         place = Path(source).expanduser() if source else None
         dataset = datasets[known].value(source=place, root=cache_folder(root), seed=seed)
+        dataset = dataset.limit(limit) if limit is not None else dataset
         return resized(dataset, image_size) if image_size else dataset
     folder = Path(name).expanduser()
     if kind_of(folder, DataError) == "folder":
-        return load_folder(folder, image_size=image_size, seed=seed)
+        return load_folder(folder, image_size=image_size, seed=seed, limit=limit)
     if os.sep in name or "/" in name or name.startswith((".", "~")):
         raise DataError(f"no folder {name}: expected a folder with one folder of images per class")
     known_names = [entry.name for entry in datasets]

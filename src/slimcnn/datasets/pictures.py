@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from slimcnn.datasets.progress import progress
-from slimcnn.datasets.sizing import require_memory
 from slimcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,9 +51,7 @@ def survey(paths: Sequence[Path], image_size: int | None) -> Survey:
             raise DataError(f"images of mixed sizes: {sizes}; give image_size to scale them")
     mode = "L" if all(mode in GRAYS for mode, _ in seen) else "RGB"
     width, height = (image_size, image_size) if image_size else seen[0][1]
-    shape = (1 if mode == "L" else 3, height, width)
-    require_memory(len(paths), shape)
-    return Survey(mode, shape, fit=image_size is not None)
+    return Survey(mode, (1 if mode == "L" else 3, height, width), fit=image_size is not None)
 
 
 def decode(paths: Sequence[Path], look: Survey) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -92,6 +94,8 @@ def _fill(temporary: Path, shape: tuple[int, int, int], path: Path) -> None:
     numbers = shape[0] * shape[1] * shape[2]
     size, block = 4 * numbers, np.full(1 << 18, np.nan, dtype=np.float32)
     try:
+        if size > shutil.disk_usage(temporary.parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with temporary.open("wb") as file:
             header = {"descr": block.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)

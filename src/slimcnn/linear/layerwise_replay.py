@@ -11,7 +11,6 @@ size.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -26,6 +25,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
+from slimcnn.errors import RunError
+from slimcnn.files import temporary_folder
 from slimcnn.graph.operations import name_of, operation
 
 INPUT = (-1, 0)
@@ -114,9 +115,14 @@ class Shelf:
             self._held[number] = tensors
             return
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="slimcnn-"))
+            self._folder = temporary_folder("spill")
             self._sweep = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        torch.save(tensors, self._file(number))
+        try:
+            torch.save(tensors, self._file(number))
+        except (OSError, RuntimeError) as error:  # torch.save hides the reason when the disk is full
+            raise RunError(
+                f"cannot write to {self._folder}: free some space or set TMPDIR to another folder"
+            ) from error
 
     def take(self, number: int) -> list[Tensor]:
         """Return copies of the tensors stored under a number."""

@@ -43,9 +43,7 @@ def load_with_data(network: Network, data: Data, show: Show = SILENT) -> Loaded:
     """
     size = data.image_size or _size_for_folder(network, data)
     show.say(f"loading {data.name}")
-    dataset = load_dataset(data.name, image_size=size, seed=data.seed)
-    if data.limit:
-        dataset = dataset.limit(data.limit)
+    dataset = load_dataset(data.name, image_size=size, seed=data.seed, limit=data.limit)
     model, information = load_network(network, dataset)
     check_classes(model, dataset)
     normalization, how = find_normalization(model, network, data, dataset, information)

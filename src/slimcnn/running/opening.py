@@ -37,19 +37,18 @@ def open_run(path: Path | str, show: Show = SILENT) -> State:
         raise RunError(f"{root} holds an unfinished run: finish it with `slimcnn run {root / disk.RECIPE}`")
     recipe = read_recipe(root / disk.RECIPE)
     show.say(f"loading {recipe.data.name}")
-    data = images_of(root / disk.COMPRESSED, recipe.data.name, recipe.data.seed)
-    if recipe.data.limit:
-        data = data.limit(recipe.data.limit)
+    data = images_of(root / disk.COMPRESSED, recipe.data.name, recipe.data.seed, recipe.data.limit)
     return read_state(root, done, data)
 
 
-def images_of(checkpoint: Path, name: str = "", seed: int = 0) -> Dataset:
+def images_of(checkpoint: Path, name: str = "", seed: int = 0, limit: int | None = None) -> Dataset:
     """Load the dataset of a checkpoint, with its image size and normalization.
 
     Args:
         checkpoint: the file.
         name: the dataset; default: the one named in the file.
         seed: seed of the validation split.
+        limit: maximum number of images of each part.
 
     Raises:
         RunError: the file does not name a dataset.
@@ -60,7 +59,7 @@ def images_of(checkpoint: Path, name: str = "", seed: int = 0) -> Dataset:
     if not name:
         raise RunError(f"{checkpoint} does not name a dataset: pass --data")
     shape, normal = information.get("input"), information.get("normalization")
-    data = load_dataset(name, image_size=int(shape[1]) if shape else None, seed=seed)
+    data = load_dataset(name, image_size=int(shape[1]) if shape else None, seed=seed, limit=limit)
     if normal:
         data = replace(data, normalization=Normalization(tuple(normal["mean"]), tuple(normal["std"])))
     return data

@@ -89,8 +89,9 @@ class Distill(Step, Training):
         others = [load_network(other, state.data)[0] for other in self.teachers]
         teacher = Teacher([*([state.reference] if self.with_reference else []), *others])
         if self.teacher_cache is not None:
-            training = training.model_copy(update={"views": self.teacher_cache})
-            teacher = teacher.cached(at.folder / ANSWERS, len(state.data.train), self.teacher_cache)
+            views = min(self.teacher_cache, self.epochs)  # an epoch uses one view: further ones are never seen
+            training = training.model_copy(update={"views": views})
+            teacher = teacher.cached(at.folder / ANSWERS, len(state.data.train), views)
         objective = objective_named(self.loss, teacher, self.label_smoothing)
         epochs = learn(student, state, training, at, "distilling", objective)
         named = " + ".join(f"{term.weight:g} {term.name}" for term in objective.terms)
