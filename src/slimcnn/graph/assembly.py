@@ -129,6 +129,11 @@ def _locked(traced: Traced, grouped: Grouped) -> tuple[Locked, ...]:
         if made.lost and made.module not in totals:
             totals[made.module] = made.lost
             found[(made.module, *_why_lost(made.module, axis_ids, component, locks))] = made.lost
+    for name in traced.unreached:
+        layer = name_of_channels(name)
+        if layer not in totals:
+            totals[layer] = axis_ids.shapes[name][0]
+            found[layer, "no run reached this weight; it keeps its shape", ""] = totals[layer]
     return tuple(Locked(layer, n, totals[layer], why, where) for (layer, why, where), n in found.items())
 
 

@@ -64,8 +64,13 @@ def watch_this(
     tracer.unread = {name for name, tensor in tensors if id(tensor) not in tracer.used}
     tracer.record.memory = tracer.memory()
     for tensor in tracer.outputs:
+        if tracer.mark(tensor) is None:
+            tracer.lock_alias(tensor)
         tracer.lock_label(tracer.label(tensor), "the network's output", None)
     return tracer
+
+
+CONTROL_FLOW = "torch.cond and other higher-order operators cannot be traced; write a Python if or loop"
 
 
 class Broken(ModelError):
@@ -75,7 +80,7 @@ class Broken(ModelError):
         self.record = record
         self.function = _failing_function(cause)
         """File and function of the user's code in which the run failed."""
-        self.reason = first_line(cause)
+        self.reason = CONTROL_FLOW if "HigherOrderOperator" in str(cause) else first_line(cause)
         place = f" at {record.last.site}" if record.last else ""
         super().__init__(
             f"the network does not accept an input of {shapes_of(example)}: it failed{place}: {self.reason}; "
@@ -142,6 +147,37 @@ def batch_size(example: Any) -> int:
     return int(tensors[0].shape[0])
 
 
+def doubled(example: Any, batch: int) -> Any:
+    """Repeat every sample of an example.
+
+    >>> doubled(torch.zeros(1, 3), 1).shape
+    torch.Size([2, 3])
+    """
+    return tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
+
+
+def at_another_size(example: Any) -> Any | None:
+    """Enlarge the images of an example, (n, c, h, w), by the largest power of two up to 32 that divides each side.
+
+    A network that accepts sides of 224 only by the multiple of 32 accepts 256 too. None if there are no images.
+
+    >>> at_another_size(torch.zeros(1, 3, 224, 8)).shape
+    torch.Size([1, 3, 256, 16])
+    """
+    found = False
+
+    def enlarged(tensor: Tensor) -> Tensor:
+        nonlocal found
+        if tensor.dim() != 4 or not tensor.is_floating_point():
+            return tensor
+        found = True
+        sides = [side + min(side & -side, 32) for side in tensor.shape[2:]]
+        return torch.nn.functional.interpolate(tensor, sides)
+
+    larger = tree_map_only(Tensor, enlarged, example)
+    return larger if found else None
+
+
 def watch_twice(
     model: nn.Module, example: Any, batch: int, labels: Mapping[str, Label], next_id: int, inexact: bool
 ) -> tuple[Tracer, Any]:
@@ -153,7 +189,7 @@ def watch_twice(
     Raises:
         ModelError: the network does not accept the example, or does not accept twice its batch.
     """
-    twice = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
+    twice = doubled(example, batch)
     try:
         tracer = watch(model, twice, labels, next_id, inexact)
     except Broken as broken:
