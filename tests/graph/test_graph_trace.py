@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from traced import half_of_everything, image, law_holds, reasons, sizes, traced
+from traced import half_of_everything, image, reasons, sizes, traced
 
 from at_hand import Net, randomize
 from slimcnn.errors import ModelError

@@ -178,33 +178,47 @@ def at_another_size(example: Any) -> Any | None:
     return larger if found else None
 
 
+@dataclasses.dataclass(frozen=True)
+class FirstRun:
+    """The run of the original network in eval mode."""
+
+    tracer: Tracer
+    example: Any
+    """What it ran on: every sample twice, where the network accepts that."""
+    images: int
+    """Samples in it."""
+    unproven: tuple[str, ...] = ()
+    """What this run could not check."""
+
+
 def watch_twice(
     model: nn.Module, example: Any, batch: int, labels: Mapping[str, Label], next_id: int, inexact: bool
-) -> tuple[Tracer, Any]:
-    """Trace the network on a doubled batch, and check that the first axis of its output doubles too.
+) -> FirstRun:
+    """Trace the network on a doubled batch, so that the batch is never mistaken for channels.
 
-    With a hard-coded batch size, a plan for one batch size would be wrong for another. Returns the tracer and the
-    doubled example.
+    A network with a hard-coded batch size is traced at that size; `unproven` says so.
 
     Raises:
-        ModelError: the network does not accept the example, or does not accept twice its batch.
+        ModelError: the network does not accept the example, or the example is one image without a batch.
     """
     twice = doubled(example, batch)
     try:
         tracer = watch(model, twice, labels, next_id, inexact)
     except Broken as broken:
-        watch(model, example, labels, next_id)
-        raise ModelError(
-            f"the network accepts a batch of {batch} but not of {2 * batch} ({broken.reason}); its code must not "
-            "hard-code the batch size, and the example's first axis must be the batch"
-        ) from broken
-    output = tracer.outputs[0]
-    if output.dim() == 0 or output.shape[0] != 2 * batch:
-        raise ModelError(
-            f"the network returns shape {tuple(output.shape)} for a batch of {2 * batch}: the first axis of its "
-            "output must be the batch"
-        )
-    return tracer, twice
+        tracer = watch(model, example, labels, next_id, inexact)
+        first = next(t for t in tree_leaves(example) if isinstance(t, Tensor))
+        if first.dim() == 3 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+            raise ModelError(
+                f"the network accepts a batch of {batch} but not of {2 * batch} ({broken.reason}); the example's first "
+                "axis must be the batch"
+            ) from broken
+        note = f"other batch sizes than {batch}: the network does not accept {2 * batch} ({broken.reason})"
+        return FirstRun(tracer, example, batch, (note,))
+    shape = tuple(tracer.outputs[0].shape)
+    if shape[:1] == (2 * batch,):
+        return FirstRun(tracer, twice, 2 * batch)
+    note = f"that every sample is computed alone: the output has shape {shape} for a batch of {2 * batch}"
+    return FirstRun(tracer, twice, 2 * batch, (note,))
 
 
 def _failing_function(error: BaseException) -> tuple[str, str]:

@@ -40,6 +40,8 @@ class Traced:
     """Axes of batch-norm scales."""
     reads: frozenset[int]
     """Axes of weights that read channels."""
+    images: int
+    """Samples in the first run."""
     unreached: tuple[str, ...]
     """Weights that no run read."""
     needed: Mask
@@ -47,7 +49,7 @@ class Traced:
 
     @classmethod
     def of(
-        cls, model: nn.Module, axis_ids: AxisIds, record: TraceRecord, ids: int, unreached: Sequence[str] = ()
+        cls, model: nn.Module, axis_ids: AxisIds, record: TraceRecord, ids: int, images: int, unreached: Sequence[str]
     ) -> Traced:
         """Classify the axes of a network by how its layers use them."""
         makers: dict[int, int] = {}
@@ -63,6 +65,7 @@ class Traced:
             trained=frozenset(axis for axes in produced(axis_ids, record, training=True) for axis in axes),
             norms=frozenset(axis for one in record.norms for axis in axes_of(axis_ids, one)),
             reads=frozenset(axis for read in readers for axis in axes_of(axis_ids, read)),
+            images=images,
             unreached=tuple(unreached),
             needed=needed(model, record, ids),
         )

@@ -17,7 +17,7 @@ from slimcnn.graph.assembly import Assembled, assemble
 from slimcnn.graph.axis_ids import AxisIds
 from slimcnn.graph.channels import ChannelGraph
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.execution import Broken, at_another_size, batch_size, doubled, watch, watch_twice
+from slimcnn.graph.execution import Broken, FirstRun, at_another_size, batch_size, doubled, watch, watch_twice
 from slimcnn.graph.fast.collection import collection_paused
 from slimcnn.graph.fast.module_tree import named_parameters, named_tensors
 from slimcnn.graph.grouping import Traced
@@ -55,8 +55,8 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
             change, so the pruned network cannot equal the masked one; everything else is still proven.
 
     Raises:
-        ModelError: the network cannot be copied, does not accept the example, or the first axis of its output is not
-            the batch.
+        ModelError: the network cannot be copied, does not accept the example, or the example is one image without a
+            batch.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
     >>> graph = trace(net, torch.zeros(1, 3, 8, 8))
@@ -76,29 +76,30 @@ def _trace(model: nn.Module, example: Any, inexact: bool) -> ChannelGraph:
         model = model.cpu()
     axis_ids = AxisIds.of(model)
     labels = axis_ids.labels(model)
-    tracer, twice = watch_twice(model, example, batch, labels, len(axis_ids), inexact)
+    first = watch_twice(model, example, batch, labels, len(axis_ids), inexact)
+    tracer = first.tracer
     record, next_id, unread = tracer.record, tracer.next_id, tracer.unread
-    runs = [RunMode(twice, training=False, shape_only=tracer.shape_only, inexact=inexact)]
+    runs = [RunMode(first.example, training=False, shape_only=tracer.shape_only, inexact=inexact)]
     if any(t.is_floating_point() and t.dim() and name in tracer.unread for name, t in named_tensors(model)):
         with suppress(Broken):  # a network that cannot run in training mode adds no constraints there
-            training = watch(model.train(), twice, labels, next_id, inexact)
-            runs.append(RunMode(twice, training=True, shape_only=training.shape_only, inexact=inexact))
+            training = watch(model.train(), first.example, labels, next_id, inexact)
+            runs.append(RunMode(first.example, training=True, shape_only=training.shape_only, inexact=inexact))
             record, next_id = record.with_run(training.record), training.next_id
             unread = unread & training.unread
     model.eval()
     other = at_another_size(example) if _reshapes(record) else None
-    larger = doubled(other, batch)
-    second = _watch_larger(model, larger, batch, labels, next_id, inexact)
+    larger = doubled(other, batch) if first.images > batch else other
+    second = _watch_larger(model, larger, first, labels, next_id, inexact)
     if second is not None:
         runs.append(RunMode(larger, training=False, shape_only=second.shape_only, inexact=inexact))
         record, next_id = record.with_run(second.record), second.next_id
         unread = unread & second.unread
     unreached = [name for name, t in named_parameters(model).items() if name in unread and t.dim() > 1]
-    traced = Traced.of(model, axis_ids, record, next_id, unreached)
+    traced = Traced.of(model, axis_ids, record, next_id, first.images, unreached)
     constraints = Constraints.of(record, next_id).lock(_alternatives(model, labels, unreached))
     found = assemble(model, example, batch, traced, constraints)
     graph = found.graph if record.size_blind else _verified(model, runs, traced, found)
-    return replace(graph, other_example=other if second is not None else None)
+    return replace(graph, other_example=other if second is not None else None, unproven=first.unproven)
 
 
 def _alternatives(model: nn.Module, labels: Mapping[str, Label], unreached: list[str]) -> list[LockRecord]:
@@ -117,7 +118,7 @@ def _alternatives(model: nn.Module, labels: Mapping[str, Label], unreached: list
 
 
 def _watch_larger(
-    model: nn.Module, larger: Any, batch: int, labels: Mapping[str, Label], next_id: int, inexact: bool
+    model: nn.Module, larger: Any, first: FirstRun, labels: Mapping[str, Label], next_id: int, inexact: bool
 ) -> Tracer | None:
     """Trace a network at another image size; None if it does not accept that size, so that it can be wrong at none."""
     if larger is None:
@@ -126,7 +127,8 @@ def _watch_larger(
         found = watch(model, larger, labels, next_id, inexact)
     except Broken:
         return None
-    return found if found.outputs[0].shape[:1] == (2 * batch,) else None  # a size became part of the batch
+    same = found.outputs[0].shape[:1] == first.tracer.outputs[0].shape[:1]
+    return found if same else None  # a size became part of the batch
 
 
 def _reshapes(record: TraceRecord) -> bool:
