@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from traced import half_of_everything, image, sizes, traced
+from traced import half_of_everything, image, law_holds, sizes, traced
 
+import slimcnn
 from at_hand import Net
 from slimcnn.errors import ModelError
 from slimcnn.graph import trace
@@ -175,17 +176,27 @@ def test_one_image_without_a_batch_is_refused() -> None:
     )
 
 
-def test_a_network_that_accepts_one_batch_size_only_is_refused() -> None:
-    net = Net(lambda n, x: n.b(n.a(x).view(1, 8, 64).mean(2)), a=Conv(3, 8, 1), b=nn.Linear(8, 5))
-    assert "accepts a batch of 1 but not of 2" in refusal(net, image())
+def test_a_network_that_accepts_one_batch_size_only_is_traced_at_that_size_and_that_is_said() -> None:
+    net = Net(lambda n, x: n.b(n.a(x).view(1, -1, 64).mean(2)), a=Conv(3, 8, 1), b=nn.Linear(8, 5))
+    graph = trace(net, image())
+    assert sizes(graph) == {"a": 8}
+    assert graph.macs() == slimcnn.measure(net, image()).macs
+    assert graph.unproven[0].startswith("other batch sizes than 1: the network does not accept 2")
+    assert law_holds(net, graph) > 0
 
 
 @pytest.mark.parametrize(
     "forget", [lambda y: y.sum(), lambda y: y.sum(0), lambda y: y.flatten(), lambda y: y.view(-1, 1)]
 )
-def test_a_network_whose_output_changes_shape_with_the_batch_is_refused(forget: Callable[[Tensor], Tensor]) -> None:
+def test_an_output_whose_first_axis_is_not_the_batch_is_traced_and_that_is_said(
+    forget: Callable[[Tensor], Tensor],
+) -> None:
+    """Heads of CTC and detection, scalar losses."""
     net = Net(lambda n, x: forget(n.b(n.a(x))), a=Conv(3, 8, 1), b=Conv(8, 5, 1))
-    assert "the first axis of its output must be the batch" in refusal(net, image())
+    graph = trace(net, image())
+    assert set(sizes(graph)) - {"b"} == {"a"}
+    assert graph.unproven[0].startswith("that every sample is computed alone")
+    assert law_holds(net, graph) > 0
 
 
 def test_a_network_that_cannot_be_copied_is_refused() -> None:

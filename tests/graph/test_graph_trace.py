@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from traced import half_of_everything, image, law_holds, reasons, sizes, traced
+from traced import half_of_everything, image, reasons, sizes, traced
 
 from at_hand import Net, randomize
 from slimcnn.errors import ModelError
@@ -129,8 +129,8 @@ def test_branches_on_values_get_real_values() -> None:
         nn.init.constant_(probe.bias, bias)
         net = Net(run, a=Conv(3, 8, 1), probe=probe, one=Conv(8, 6, 1), two=Conv(8, 6, 1), b=Conv(6, 5, 1))
         graph = trace(net, torch.rand(1, 3, 8, 8))
-        assert sizes(graph) == {"a": 8, taken: 6}
-        assert law_holds(net, graph) > 0
+        assert taken in {contraction.module for contraction in graph.contractions}
+        assert sizes(graph) == {}, "the other branch would be left behind"
 
 
 def test_loops_whose_length_is_a_number_in_the_network_are_followed() -> None:

@@ -49,24 +49,24 @@ def assemble(model: nn.Module, example: Any, batch: int, traced: Traced, constra
     graph = ChannelGraph(
         groups=found.groups,
         locked=_locked(traced, found),
-        contractions=_contractions(traced, owners, batch),
+        contractions=_contractions(traced, owners),
         parameters={name: _shares_of(name, one, shared) for name, one in named_parameters(model).items()},
         stored=_stored(model, shared),
         sizes=_sizes(traced, found),
         bundles=found.bundles,
         fingerprint=_fingerprint(traced.axis_ids, found.groups),
         example=example,
-        timeline=_timeline(traced, owners, len(found.groups), batch),
+        timeline=_timeline(traced, owners, len(found.groups)),
         batch=batch,
     )
     return Assembled(graph, found.partition, found.constraints)
 
 
-def _contractions(traced: Traced, owners: Owners, batch: int) -> tuple[Contraction, ...]:
+def _contractions(traced: Traced, owners: Owners) -> tuple[Contraction, ...]:
     return tuple(
         Contraction(
             module=one.module,
-            macs=one.macs // (2 * batch) if one.per_batch else one.macs,  # the trace ran on a doubled batch
+            macs=one.macs // traced.images if one.per_batch else one.macs,
             shares=tuple(map(owners.share, one.shares)),
         )
         for one in traced.record.contractions
@@ -99,12 +99,12 @@ def _shares(axis_ids: AxisIds, owners: Owners) -> dict[tuple[str, int], Share]:
     return {(name, axis): owners.share(here, len(here) // blocks, blocks) for name, axis, here, blocks in rows}
 
 
-def _timeline(traced: Traced, owners: Owners, groups: int, batch: int) -> Timeline:
+def _timeline(traced: Traced, owners: Owners, groups: int) -> Timeline:
     """Scale the memory of the run, which used a doubled batch, to one image."""
     found = []
     for life, label in traced.record.memory:
         shares = tuple(owners.share(core(facet).reshape(-1)) for facet in label if varying(facet))
-        whole = life.elements // (2 * batch) if life.elements % (2 * batch) == 0 else life.elements
+        whole = life.elements // traced.images if life.elements % traced.images == 0 else life.elements
         found.append(LiveTensor(life, whole, shares))
     return Timeline(found, groups)
 
@@ -129,6 +129,11 @@ def _locked(traced: Traced, grouped: Grouped) -> tuple[Locked, ...]:
         if made.lost and made.module not in totals:
             totals[made.module] = made.lost
             found[(made.module, *_why_lost(made.module, axis_ids, component, locks))] = made.lost
+    for name in traced.unreached:
+        layer = name_of_channels(name)
+        if layer not in totals:
+            totals[layer] = axis_ids.shapes[name][0]
+            found[layer, "no run reached this weight; it keeps its shape", ""] = totals[layer]
     return tuple(Locked(layer, n, totals[layer], why, where) for (layer, why, where), n in found.items())
 
 

@@ -162,6 +162,10 @@ class ChannelGraph:
     timeline: Timeline = field(repr=False, compare=False)
     """Lifetimes and channels of the activations of the traced run."""
     batch: int = 1
+    unproven: tuple[str, ...] = ()
+    """What the trace could not check, such as other batch sizes."""
+    other_example: Any = field(default=None, repr=False, compare=False)
+    """The same at another image size, at which the network was traced too; None if that could teach nothing."""
 
     def __repr__(self) -> str:
         channels = sum(group.channels for group in self.groups)

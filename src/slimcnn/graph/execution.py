@@ -64,8 +64,13 @@ def watch_this(
     tracer.unread = {name for name, tensor in tensors if id(tensor) not in tracer.used}
     tracer.record.memory = tracer.memory()
     for tensor in tracer.outputs:
+        if tracer.mark(tensor) is None:
+            tracer.lock_alias(tensor)
         tracer.lock_label(tracer.label(tensor), "the network's output", None)
     return tracer
+
+
+CONTROL_FLOW = "torch.cond and other higher-order operators cannot be traced; write a Python if or loop"
 
 
 class Broken(ModelError):
@@ -75,7 +80,7 @@ class Broken(ModelError):
         self.record = record
         self.function = _failing_function(cause)
         """File and function of the user's code in which the run failed."""
-        self.reason = first_line(cause)
+        self.reason = CONTROL_FLOW if "HigherOrderOperator" in str(cause) else first_line(cause)
         place = f" at {record.last.site}" if record.last else ""
         super().__init__(
             f"the network does not accept an input of {shapes_of(example)}: it failed{place}: {self.reason}; "
@@ -142,33 +147,78 @@ def batch_size(example: Any) -> int:
     return int(tensors[0].shape[0])
 
 
+def doubled(example: Any, batch: int) -> Any:
+    """Repeat every sample of an example.
+
+    >>> doubled(torch.zeros(1, 3), 1).shape
+    torch.Size([2, 3])
+    """
+    return tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
+
+
+def at_another_size(example: Any) -> Any | None:
+    """Enlarge the images of an example, (n, c, h, w), by the largest power of two up to 32 that divides each side.
+
+    A network that accepts sides of 224 only by the multiple of 32 accepts 256 too. None if there are no images.
+
+    >>> at_another_size(torch.zeros(1, 3, 224, 8)).shape
+    torch.Size([1, 3, 256, 16])
+    """
+    found = False
+
+    def enlarged(tensor: Tensor) -> Tensor:
+        nonlocal found
+        if tensor.dim() != 4 or not tensor.is_floating_point():
+            return tensor
+        found = True
+        sides = [side + min(side & -side, 32) for side in tensor.shape[2:]]
+        return torch.nn.functional.interpolate(tensor, sides)
+
+    larger = tree_map_only(Tensor, enlarged, example)
+    return larger if found else None
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstRun:
+    """The run of the original network in eval mode."""
+
+    tracer: Tracer
+    example: Any
+    """What it ran on: every sample twice, where the network accepts that."""
+    images: int
+    """Samples in it."""
+    unproven: tuple[str, ...] = ()
+    """What this run could not check."""
+
+
 def watch_twice(
     model: nn.Module, example: Any, batch: int, labels: Mapping[str, Label], next_id: int, inexact: bool
-) -> tuple[Tracer, Any]:
-    """Trace the network on a doubled batch, and check that the first axis of its output doubles too.
+) -> FirstRun:
+    """Trace the network on a doubled batch, so that the batch is never mistaken for channels.
 
-    With a hard-coded batch size, a plan for one batch size would be wrong for another. Returns the tracer and the
-    doubled example.
+    A network with a hard-coded batch size is traced at that size; `unproven` says so.
 
     Raises:
-        ModelError: the network does not accept the example, or does not accept twice its batch.
+        ModelError: the network does not accept the example, or the example is one image without a batch.
     """
-    twice = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
+    twice = doubled(example, batch)
     try:
         tracer = watch(model, twice, labels, next_id, inexact)
     except Broken as broken:
-        watch(model, example, labels, next_id)
-        raise ModelError(
-            f"the network accepts a batch of {batch} but not of {2 * batch} ({broken.reason}); its code must not "
-            "hard-code the batch size, and the example's first axis must be the batch"
-        ) from broken
-    output = tracer.outputs[0]
-    if output.dim() == 0 or output.shape[0] != 2 * batch:
-        raise ModelError(
-            f"the network returns shape {tuple(output.shape)} for a batch of {2 * batch}: the first axis of its "
-            "output must be the batch"
-        )
-    return tracer, twice
+        tracer = watch(model, example, labels, next_id, inexact)
+        first = next(t for t in tree_leaves(example) if isinstance(t, Tensor))
+        if first.dim() == 3 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+            raise ModelError(
+                f"the network accepts a batch of {batch} but not of {2 * batch} ({broken.reason}); the example's first "
+                "axis must be the batch"
+            ) from broken
+        note = f"other batch sizes than {batch}: the network does not accept {2 * batch} ({broken.reason})"
+        return FirstRun(tracer, example, batch, (note,))
+    shape = tuple(tracer.outputs[0].shape)
+    if shape[:1] == (2 * batch,):
+        return FirstRun(tracer, twice, 2 * batch)
+    note = f"that every sample is computed alone: the output has shape {shape} for a batch of {2 * batch}"
+    return FirstRun(tracer, twice, 2 * batch, (note,))
 
 
 def _failing_function(error: BaseException) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,11 +40,17 @@ class Traced:
     """Axes of batch-norm scales."""
     reads: frozenset[int]
     """Axes of weights that read channels."""
+    images: int
+    """Samples in the first run."""
+    unreached: tuple[str, ...]
+    """Weights that no run read."""
     needed: Mask
     """Ids that cannot all be removed."""
 
     @classmethod
-    def of(cls, model: nn.Module, axis_ids: AxisIds, record: TraceRecord, ids: int) -> Traced:
+    def of(
+        cls, model: nn.Module, axis_ids: AxisIds, record: TraceRecord, ids: int, images: int, unreached: Sequence[str]
+    ) -> Traced:
         """Classify the axes of a network by how its layers use them."""
         makers: dict[int, int] = {}
         for axes in produced(axis_ids, record):
@@ -59,6 +65,8 @@ class Traced:
             trained=frozenset(axis for axes in produced(axis_ids, record, training=True) for axis in axes),
             norms=frozenset(axis for one in record.norms for axis in axes_of(axis_ids, one)),
             reads=frozenset(axis for read in readers for axis in axes_of(axis_ids, read)),
+            images=images,
+            unreached=tuple(unreached),
             needed=needed(model, record, ids),
         )
 

@@ -167,10 +167,11 @@ class TraceRecord:
         """The last operation, which may have failed."""
         return self.runs[-1] if self.runs else None
 
-    def with_training(self, other: TraceRecord) -> TraceRecord:
-        """Merge the record of a run of the same network in training mode.
+    def with_run(self, other: TraceRecord) -> TraceRecord:
+        """Add what another run of the same network taught: in training mode, or at another image size.
 
-        Inference never executes training-only operations, so their MACs, batch-norm scales and memory are left out.
+        MACs, batch-norm scales and memory describe the first run only. A layer that ran in the other one only costs
+        nothing, and its channels stay.
         """
         known = {contraction.module for contraction in self.contractions}
         more = [replace(one, macs=0, training=True) for one in other.contractions if one.module not in known]

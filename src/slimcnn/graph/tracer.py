@@ -77,7 +77,7 @@ class Tracer(TorchDispatchMode):
         """Marks of the running operation's arguments, by `id`: faster than the table of all marks."""
         self._names = names
         self._stack: list[nn.Module] = []
-        self._sizes = SizeQueries(self.record)
+        self._sizes = SizeQueries(self.record, self._leaves)
 
     # --- interface for rules ---------------------------------------------------------------------------------
 
@@ -184,6 +184,9 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = tensors_in((*args, *kwargs.values()))
         self._here = {id(tensor): self._marks.get(tensor) for tensor in tensors}
+        for tensor in tensors:
+            if self._here[id(tensor)] is None:
+                self.lock_alias(tensor)
         marks = [mark for mark in map(self.mark, tensors) if mark is not None]
         if not marks:
             out = func(*args, **kwargs)
@@ -193,7 +196,7 @@ class Tracer(TorchDispatchMode):
         uncomputed = [t for t in tensors if not self.computed(t)]
         skip = self.shape_only and self._skips(op, args, uncomputed)
         run = self._begin(op, marks)
-        if any(mark.label for mark in marks):
+        if op.sized or any(mark.label for mark in marks):  # a hard-coded size may expand a tensor without channels
             self._sizes.note(op, func, (*args, *kwargs.values()), self.module, constants=len(marks) < len(tensors))
         self.used.update(map(id, tensors))
         out = stand_in(op, func, args, kwargs) if skip else func(*args, **kwargs)
@@ -247,6 +250,26 @@ class Tracer(TorchDispatchMode):
         constants = (t for t in call.tensors if self.mark(t) is None)
         numbers = [leaf for leaf in tree_leaves(list(call.arguments.values())) if not isinstance(leaf, Tensor)]
         return repr((call.site.op, numbers, [t.tolist() for t in constants]))
+
+    def lock_alias(self, tensor: Tensor) -> None:
+        """Lock the channels of an activation whose memory an unknown tensor shares: `nn.Parameter(activation)`."""
+        life = self.lifetimes.known(tensor)
+        if life is not None and life.activation:
+            site = Site("shared memory", self.module_name, *_user_frame())
+            ids = ids_in(self._held.get(life, ()))
+            if len(ids):
+                self.record.locks.append(LockRecord(ids, "left PyTorch's operations and came back", site))
+
+    def _leaves(self, tensor: Tensor, how: str, values: bool) -> None:
+        """Lock the channels of a tensor that is copied or read without an operation: where they go is unknown."""
+        mark = self._marks.get(tensor)
+        if mark is None:
+            return
+        if values and not mark.computed:
+            raise NeedsValues(how)
+        if mark.label:
+            site = Site(how, self.module_name, *_user_frame())
+            self.record.locks.append(LockRecord(ids_in(mark.label), "left PyTorch's operations", site))
 
     def _leave(self, *_: object) -> None:
         self._stack.pop()

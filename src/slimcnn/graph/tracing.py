@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,16 @@ from slimcnn.graph.assembly import Assembled, assemble
 from slimcnn.graph.axis_ids import AxisIds
 from slimcnn.graph.channels import ChannelGraph
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.execution import Broken, batch_size, watch, watch_twice
+from slimcnn.graph.execution import Broken, FirstRun, at_another_size, batch_size, doubled, watch, watch_twice
 from slimcnn.graph.fast.collection import collection_paused
-from slimcnn.graph.fast.module_tree import named_tensors
+from slimcnn.graph.fast.module_tree import named_parameters, named_tensors
 from slimcnn.graph.grouping import Traced
+from slimcnn.graph.ids import Label, ids_in
 from slimcnn.graph.operations import operation
 from slimcnn.graph.partition import Constraints
 from slimcnn.graph.size_attributes import guess_sizes, modules_at
-from slimcnn.graph.trace_record import EqualParts, LockRecord
+from slimcnn.graph.trace_record import EqualParts, LockRecord, TraceRecord
+from slimcnn.graph.tracer import Tracer
 from slimcnn.graph.trial_channels import trials_of_parts
 from slimcnn.graph.trial_prune import RunMode, TrialCut, trial_prune
 
@@ -40,8 +44,9 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
 
     The network runs once in eval mode with a channel id on every value (see `tracer.py`), then again on a copy with a
     trial cut. If the code has a hard-coded size, the trial fails or channels end up in the wrong place. The groups
-    that pass there are locked, with the line of code as the reason. If some tensors are only read in training mode
-    (auxiliary heads), the network is traced in that mode too.
+    that pass there are locked, with the line of code as the reason. If the code reshapes tensors with channels, the
+    network is traced at a second image size too, where it accepts one; if some tensors are only read in training mode
+    (auxiliary heads), in that mode too.
 
     Args:
         model: any `nn.Module`; it is copied, never changed.
@@ -50,8 +55,8 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
             change, so the pruned network cannot equal the masked one; everything else is still proven.
 
     Raises:
-        ModelError: the network cannot be copied, does not accept the example, or the first axis of its output is not
-            the batch.
+        ModelError: the network cannot be copied, does not accept the example, or the example is one image without a
+            batch.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
     >>> graph = trace(net, torch.zeros(1, 3, 8, 8))
@@ -60,24 +65,76 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
     >>> graph.locked[0].layer, graph.locked[0].reason
     ('3', "the network's output")
     """
+    with torch.inference_mode(False):  # inside it, PyTorch shows operations to no mode
+        return _trace(model, tree_map_only(Tensor, lambda t: t.detach().cpu().clone(), example), inexact)
+
+
+def _trace(model: nn.Module, example: Any, inexact: bool) -> ChannelGraph:
     batch = batch_size(example)
-    model, example = duplicate(model).eval(), tree_map_only(Tensor, lambda t: t.detach().cpu(), example)
+    model = duplicate(model).eval()
     if any(tensor.device.type != "cpu" for _, tensor in named_tensors(model)):
         model = model.cpu()
     axis_ids = AxisIds.of(model)
     labels = axis_ids.labels(model)
-    tracer, twice = watch_twice(model, example, batch, labels, len(axis_ids), inexact)
-    record, next_id = tracer.record, tracer.next_id
-    runs = [RunMode(twice, training=False, shape_only=tracer.shape_only, inexact=inexact)]
+    first = watch_twice(model, example, batch, labels, len(axis_ids), inexact)
+    tracer = first.tracer
+    record, next_id, unread = tracer.record, tracer.next_id, tracer.unread
+    runs = [RunMode(first.example, training=False, shape_only=tracer.shape_only, inexact=inexact)]
     if any(t.is_floating_point() and t.dim() and name in tracer.unread for name, t in named_tensors(model)):
         with suppress(Broken):  # a network that cannot run in training mode adds no constraints there
-            training = watch(model.train(), twice, labels, next_id, inexact)
-            runs.append(RunMode(twice, training=True, shape_only=training.shape_only, inexact=inexact))
-            record, next_id = record.with_training(training.record), training.next_id
+            training = watch(model.train(), first.example, labels, next_id, inexact)
+            runs.append(RunMode(first.example, training=True, shape_only=training.shape_only, inexact=inexact))
+            record, next_id = record.with_run(training.record), training.next_id
+            unread = unread & training.unread
     model.eval()
-    traced = Traced.of(model, axis_ids, record, next_id)
-    found = assemble(model, example, batch, traced, Constraints.of(record, next_id))
-    return found.graph if record.size_blind else _verified(model, runs, traced, found)
+    other = at_another_size(example) if _reshapes(record) else None
+    larger = doubled(other, batch) if first.images > batch else other
+    second = _watch_larger(model, larger, first, labels, next_id, inexact)
+    if second is not None:
+        runs.append(RunMode(larger, training=False, shape_only=second.shape_only, inexact=inexact))
+        record, next_id = record.with_run(second.record), second.next_id
+        unread = unread & second.unread
+    unreached = [name for name, t in named_parameters(model).items() if name in unread and t.dim() > 1]
+    traced = Traced.of(model, axis_ids, record, next_id, first.images, unreached)
+    constraints = Constraints.of(record, next_id).lock(_alternatives(model, labels, unreached))
+    found = assemble(model, example, batch, traced, constraints)
+    graph = found.graph if record.size_blind else _verified(model, runs, traced, found)
+    return replace(graph, other_example=other if second is not None else None, unproven=first.unproven)
+
+
+def _alternatives(model: nn.Module, labels: Mapping[str, Label], unreached: list[str]) -> list[LockRecord]:
+    """Lock the layers that an unreached weight could replace: in the same module, with as many channels in and out.
+
+    Code that chooses between them would find one of them pruned and the other not.
+    """
+    shapes = {name: (name.split(".")[:-2], parameter.shape[:2]) for name, parameter in named_parameters(model).items()}
+    reached = shapes.keys() - unreached
+    return [
+        LockRecord(ids_in(labels[other]), f"{name}, which no run reached, could replace this layer", None)
+        for name in unreached
+        for other in sorted(reached)
+        if shapes[other] == shapes[name] and other.endswith(".weight")
+    ]
+
+
+def _watch_larger(
+    model: nn.Module, larger: Any, first: FirstRun, labels: Mapping[str, Label], next_id: int, inexact: bool
+) -> Tracer | None:
+    """Trace a network at another image size; None if it does not accept that size, so that it can be wrong at none."""
+    if larger is None:
+        return None
+    try:
+        found = watch(model, larger, labels, next_id, inexact)
+    except Broken:
+        return None
+    same = found.outputs[0].shape[:1] == first.tracer.outputs[0].shape[:1]
+    return found if same else None  # a size became part of the batch
+
+
+def _reshapes(record: TraceRecord) -> bool:
+    """Return whether code reshapes tensors with channels: then positions may depend on the size of the image."""
+    views = (run for run in record.runs if run.activations and operation(run.site.op).kind == "view")
+    return not record.size_blind and any(True for _ in views)
 
 
 def _verified(model: nn.Module, runs: list[RunMode], traced: Traced, found: Assembled) -> ChannelGraph:

@@ -173,7 +173,7 @@ def _scaled(before: list[OperationRun], after: list[OperationRun], trial: TrialC
         LockRecord(trial.partition.known(ids_in(label)), COUNTED, run.site)
         for run in (*before, *after)
         if run.numbers and numbers[run.site][0] != numbers[run.site][1]
-        for label in run.activations
+        for label in (*run.activations, *run.weights)
     ]
 
 

@@ -68,6 +68,10 @@ class Lifetimes:
             elif activation and _memory(tensor) not in self._weights:
                 self.of(tensor).activation = True  # an activation was written into a constant
 
+    def known(self, tensor: Tensor) -> Lifetime | None:
+        """Return the lifetime of a tensor's memory; None if no operation has used it."""
+        return self._by_memory.get(_memory(tensor))
+
     def of(self, tensor: Tensor) -> Lifetime:
         """Return the lifetime of a tensor's memory; the lifetime of an unknown tensor starts now."""
         life = self._by_memory.get(_memory(tensor))

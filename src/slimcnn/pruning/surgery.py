@@ -50,11 +50,12 @@ def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) 
     _check_shapes(model, graph, plan)
     removed = plan.by_index(graph)
     kept = kept_positions(graph, removed)
-    small = duplicate(model, shared=kept)
-    shrink(small, kept, kept_counts(graph, removed))
-    small.zero_grad()
-    if verify:
-        check_equal(mask(model, graph, plan), small, graph, plan)
+    with torch.inference_mode(False):  # parameters that are made in inference mode can never be trained
+        small = duplicate(model, shared=kept)
+        shrink(small, kept, kept_counts(graph, removed))
+        small.zero_grad()
+        if verify:
+            check_equal(mask(model, graph, plan), small, graph, plan)
     watch_optimizers(model, graph)
     return small
 

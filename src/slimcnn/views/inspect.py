@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from slimcnn.graph import ChannelGraph
 from slimcnn.reporting.formatting import plural
-from slimcnn.reporting.sections import Section
+from slimcnn.reporting.sections import Section, Text
 from slimcnn.views.view import View, table
 
 
@@ -34,12 +34,17 @@ def inspect(graph: ChannelGraph) -> View:
     return View(
         title="Channels",
         headline=f"{plural(free, 'channel')} in {plural(len(groups), 'group')} can be removed, {locked:,} locked",
-        sections=(_removable(graph), _locked(graph)),
+        sections=(_removable(graph), _locked(graph), *_unproven(graph)),
         data={
             "macs": graph.macs(), "params": graph.params(), "groups": groups,
-            "locked": [asdict(lock) for lock in graph.locked],
+            "locked": [asdict(lock) for lock in graph.locked], "unproven": list(graph.unproven),
         },
     )  # fmt: skip
+
+
+def _unproven(graph: ChannelGraph) -> tuple[Section, ...]:
+    blocks = tuple(Text(text=f"Not proven: {one}.", tone="note") for one in graph.unproven)
+    return (Section(title="Limits of the trace", blocks=blocks),) if blocks else ()
 
 
 def _companions(graph: ChannelGraph, index: int) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -26,15 +27,24 @@ FLATTENING = {torch.flatten, Tensor.flatten}
 """Calls that reach the dispatcher as a `view` with sizes computed by PyTorch."""
 
 
+READING = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__}
+"""Calls that read values without an operation."""
+
+COPYING = os.path.join(TORCH, "_tensor.py")
+"""Code that asks for a tensor's memory to copy it without an operation: `copy`, `deepcopy`, pickle."""
+
+
 class SizeQueries(TorchFunctionMode):
     """Detect whether the user's code reads the size of a tensor, or passes a size to an operation.
 
     Code that does neither runs on a pruned copy as on the original, and `TraceRecord.size_blind` stays True.
+    `leaves(tensor, call, values)` is called for tensors that leave PyTorch's operations.
     """
 
-    def __init__(self, record: TraceRecord) -> None:
+    def __init__(self, record: TraceRecord, leaves: Callable[[Tensor, str, bool], None]) -> None:
         super().__init__()
         self._record = record
+        self._leaves = leaves
         record.size_blind = fast.is_on()
         self._flattening = False
 
@@ -45,8 +55,14 @@ class SizeQueries(TorchFunctionMode):
                 return func(*args, **(kwargs or {}))
             finally:
                 self._flattening = False
-        if func in ASKING and not sys._getframe(1).f_code.co_filename.startswith(TORCH):
-            self._record.size_blind = False
+        if func in READING:
+            self._leaves(args[0], func.__name__.strip("_"), True)
+        elif func in ASKING:
+            caller = sys._getframe(1).f_code.co_filename
+            if func is Tensor.untyped_storage and caller == COPYING:
+                self._leaves(args[0], "copy", False)
+            elif not caller.startswith(TORCH):
+                self._record.size_blind = False
         return func(*args, **(kwargs or {}))
 
     def note(

@@ -87,7 +87,7 @@ def squeeze(tracer: Tracer, call: Call) -> Labels:
 
 @rule("aten.view", kind="view", moves=True, sized=True, parts=True, passes_empty=(nn.Linear,))
 @rule("aten._unsafe_view", kind="view", moves=True, sized=True)
-@rule("aten._reshape_alias", "aten.reshape", moves=True)
+@rule("aten._reshape_alias", "aten.reshape", kind="view", moves=True)
 def reshape(tracer: Tracer, call: Call) -> Labels:
     """Reshape the ids; a view may need a copy where the ids have stride 0."""
     facets = []
