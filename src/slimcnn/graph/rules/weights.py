@@ -257,7 +257,7 @@ def _normalized_inexact(tracer: Tracer, call: Call, axis: int) -> Labels:
 def weight_norm(tracer: Tracer, call: Call) -> Labels:
     """Lock a weight w = g v / ||v||: removing inputs would change the norm, and so all other weights."""
     for name in ("v", "g"):
-        tracer.lock_label(tracer.label(call[name]), "weight under weight_norm (call remove_weight_norm first)", call)
+        tracer.lock_label(tracer.label(call[name]), "weight under weight_norm", call)
     return []
 
 
