@@ -15,6 +15,7 @@ from torch import nn
 
 from slimcnn.graph.operations import operation
 from slimcnn.graph.trace_record import Call
+from slimcnn.layers.materializing import PLAIN, computed_tensors
 
 if TYPE_CHECKING:
     from slimcnn.graph.operations import Labels
@@ -47,7 +48,8 @@ def _computes_weight(tracer: Tracer, call: Call) -> bool:
     """Return whether the operation is part of computing a layer's weight, or reads channels with such a weight."""
     module, weight = tracer.module, call.arguments.get("weight")
     if all(map(tracer.fixed, call.tensors)):
-        return isinstance(module, LAYERS) or ".parametrizations." in f".{tracer.module_name}."
+        computes = isinstance(module, LAYERS) and (type(module) not in PLAIN or bool(computed_tensors(module)))
+        return computes or ".parametrizations." in f".{tracer.module_name}."
     own = module._parameters.get("weight") if isinstance(module, LAYERS) else weight
     return own is not weight and isinstance(weight, torch.Tensor) and tracer.fixed(weight)
 

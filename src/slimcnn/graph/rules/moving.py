@@ -19,7 +19,7 @@ from slimcnn.layers.placing import Gathering, Scattering
 
 @rule("aten.alias", "aten.detach", ordered=True, passes_empty=True, moves=True)
 @rule("aten.t", kind="transpose", ordered=True, passes_empty=(nn.Linear,), moves=True)
-@rule(*aten("transpose permute unsqueeze select unbind flip pixel_unshuffle diagonal"), moves=True)
+@rule(*aten("transpose permute unsqueeze select unbind flip rot90 pixel_unshuffle diagonal"), moves=True)
 @rule("aten.unfold", moves=True, sized=True)
 def move(tracer: Tracer, call: Call) -> Labels:
     """Execute the operation on the ids of its input."""

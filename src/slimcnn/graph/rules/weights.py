@@ -68,7 +68,13 @@ def _contract_groups(tracer: Tracer, call: Call, x_ids: Tensor | None, w_in: Ten
         w_in = w_in.expand(call["groups"], -1).reshape(-1)
     elif x_ids is not None:
         tracer.part(x_ids.view(call["groups"], -1), call)
-    _contract(tracer, call, x_ids, w_in)
+    if x_ids is not None or not _is_zero(tracer, call["input"]):
+        _contract(tracer, call, x_ids, w_in)
+
+
+def _is_zero(tracer: Tracer, x: Tensor) -> bool:
+    """Return whether a constant is zero, like the first state of a ConvLSTM: any weight may read it."""
+    return tracer.mark(x) is None and not bool(x.any())
 
 
 def _depthwise_channels(
@@ -208,6 +214,29 @@ def _join_parameters(tracer: Tracer, call: Call, names: Iterable[str], channels:
             tracer.lock(ids, PER_CHANNEL, call)
     if channels is not None and known:
         tracer.unify(torch.cat(known), channels.expand(len(known), -1), call)
+
+
+@rule("torchvision.deform_conv2d", values="skipped")
+def deformable_convolution(tracer: Tracer, call: Call) -> Labels:
+    """Unify the input ids with the weight's input axis; offsets and masks are the same for all channels.
+
+    Their MACs are not counted, as by `torch.utils.flop_counter`.
+    """
+    for name in ("offset", "mask"):
+        tracer.lock_label(tracer.label(call[name]), "used as sampling coordinates", call)
+    x_ids = _ids_along(tracer, call, call["input"], 1, ASIDE)
+    w_out, w_in = _weight_axes(tracer, call, call["weight"], 0, 1, 1)
+    if call["groups"] > 1 or call["offset_groups"] > 1:
+        for ids in (x_ids, w_out, w_in):
+            if ids is not None:
+                tracer.lock(ids, "deformable convolution with groups", call)
+        x_ids = w_in = None
+    else:
+        _contract(tracer, call, x_ids, w_in)
+    _join_parameters(tracer, call, ["bias"], w_out)
+    shares = tuple(ids for ids in (w_out, w_in) if ids is not None)
+    tracer.record.contractions.append(ContractionRecord(call.site.module, 0, shares, w_out, w_in))
+    return [(axis_facet(w_out, call.out.shape, 1),) if w_out is not None else ()]
 
 
 @rule("slimcnn.shift", "slimcnn.interpolate", passes_empty=True)
