@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         sensitivity,
     )
     from slimcnn.recovery import fold_constants, least_squares, recalibrate, reuse_features, synthesize
-    from slimcnn.rewriting import feature_reuse, fold_relations, insert_relations, replace, scatter
+    from slimcnn.rewriting import feature_reuse, fold_relations, insert_relations, materialize, replace, scatter
     from slimcnn.running import Recipe, Step, run
     from slimcnn.running.python import chain
     from slimcnn.training import Training, evaluate, fit
@@ -75,7 +75,7 @@ _HOMES = {
         "sensitivity",
     ],
     "recovery": ["fold_constants", "least_squares", "recalibrate", "reuse_features", "synthesize"],
-    "rewriting": ["feature_reuse", "fold_relations", "insert_relations", "replace", "scatter"],
+    "rewriting": ["feature_reuse", "fold_relations", "insert_relations", "materialize", "replace", "scatter"],
     "running": ["Recipe", "Step", "run"],
     "running.python": ["chain"],
     "training": ["Training", "evaluate", "fit"],
@@ -119,6 +119,7 @@ __all__ = [
     "load_dataset",
     "load_weights",
     "mask",
+    "materialize",
     "measure",
     "prune",
     "quantize",

@@ -5,14 +5,13 @@ each module. Loading builds the original network and resizes it to match the fil
 without the original weights.
 
 Any sequence of edits (rewrite, prune, relate, scatter, fold, train, repeated) can be restored, because the file
-describes the final network, not its history: feature reuse units, then relations, then placements in residual streams,
-then sizes. Each description refers to modules that exist after the previous ones are applied, so this fixed order
-rebuilds every final network, whatever the order of the edits was.
+describes the final network, not its history: materialized weights, feature reuse units, then relations, then placements
+in residual streams, then sizes. Each description refers to modules that exist after the previous ones are applied, so
+this fixed order rebuilds every final network, whatever the order of the edits was.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import warnings
 from collections.abc import Mapping
@@ -26,8 +25,10 @@ from torch import Tensor, nn
 
 from slimcnn.errors import CheckpointError, ModelError, Note, SlimcnnError
 from slimcnn.files import replacing, require_readable
+from slimcnn.graph.copying import duplicate
 from slimcnn.graph.shrinking import MARKER, contradicts, sizes
 from slimcnn.layers.emptied import make_empty
+from slimcnn.layers.materializing import materialize_as, materialized_of
 from slimcnn.layers.placing import place, placing_of
 from slimcnn.layers.relating import relate_as, relating_of
 from slimcnn.layers.reusing import reuse_as, reusing_of
@@ -70,6 +71,7 @@ def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] |
         "format": FORMAT,
         "architecture": getattr(model, "architecture", None),
         "sizes": {name: size for name, module in model.named_modules() if (size := sizes(module))},
+        "materialized": materialized_of(model),
         "reusing": reusing_of(model),
         "placing": placing_of(model),
         "relating": relating_of(model),
@@ -103,8 +105,8 @@ def load(path: str | Path, model: nn.Module | None = None, *, verify: bool = Tru
     """
     path = Path(path)
     content, tensors = _read(path, verify)
-    network = copy.deepcopy(model).cpu() if model is not None else _build(path, content)
-    _rewrite(path, network, content)
+    network = duplicate(model).cpu() if model is not None else _build(path, content)
+    network = _rewrite(path, network, content)
     _fit(path, network, content, tensors)
     if getattr(network, "architecture", None) is None and content.get("architecture") is not None:
         network.architecture = content["architecture"]  # kept for the next `save`
@@ -264,9 +266,11 @@ def _build(path: Path, content: Mapping[str, Any]) -> nn.Module:
         raise CheckpointError(f"{path} cannot be built here: {error}") from error
 
 
-def _rewrite(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
-    """Restore the structure of the saved network: feature reuse, relations and scattering, in this order."""
+def _rewrite(path: Path, network: nn.Module, content: dict[str, Any]) -> nn.Module:
+    """Restore the structure: materialized weights, feature reuse, relations and scattering, in this order."""
     try:
+        if not materialized_of(network):
+            network = materialize_as(network, content.get("materialized", {}))
         if not reusing_of(network):
             reuse_as(network, content.get("reusing", []))
         if not relating_of(network):
@@ -276,6 +280,7 @@ def _rewrite(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
     except (ModelError, AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{path} is for another network: {reason}") from error
+    return network
 
 
 def _fit(path: Path, network: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -51,3 +51,8 @@ def without(behavior: Kind, kind: Kind) -> Kind:
         return kind
     above, below = _PARTS[kind]
     return below if above is behavior else mixed(above, without(behavior, below))
+
+
+def is_mixed(kind: Kind) -> bool:
+    """Return whether a class was made by `mixed`."""
+    return kind in _PARTS

@@ -44,7 +44,7 @@ class Rewrite(Step):
 
     @property
     def _makes_new_layers(self) -> bool:
-        return self.rule.partition(":")[0] not in ("scatter", "relations")
+        return self.rule.partition(":")[0] not in ("scatter", "relations", "materialize")
 
     def refused(self) -> Mapping[str, str]:
         """Refuse a second feature reuse."""

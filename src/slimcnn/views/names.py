@@ -32,7 +32,7 @@ def names(kind: str = "all") -> View:
         UnknownName: there is no such kind.
 
     >>> [entry["name"] for entry in names("rewrites").data["rewrites"]]
-    ['feature_reuse', 'relations', 'scatter']
+    ['feature_reuse', 'materialize', 'relations', 'scatter']
     """
     if kind != "all" and kind not in REGISTRIES:
         steps = _entries("steps", REGISTRIES["steps"])

@@ -51,6 +51,11 @@ def indices_needed(args: tuple[Any, ...], uncomputed: list[Tensor]) -> Values:
     return "needed" if masks or any(index is tensor for index in indices for tensor in uncomputed) else "computed"
 
 
+def boxes_needed(args: tuple[Any, ...], uncomputed: list[Tensor]) -> Values:
+    """Return how to treat operations that read regions of an image: uninitialized boxes may be huge."""
+    return "needed" if any(args[1] is tensor for tensor in uncomputed) else "computed"
+
+
 def averaged(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Allocate a mean over some dimensions; PyTorch's meta kernel takes 1 ms."""
     if len(args) != 3 or kwargs or not args[0].is_floating_point():

@@ -19,8 +19,8 @@ from slimcnn.layers.placing import Gathering, Scattering
 
 @rule("aten.alias", "aten.detach", ordered=True, passes_empty=True, moves=True)
 @rule("aten.t", kind="transpose", ordered=True, passes_empty=(nn.Linear,), moves=True)
-@rule(*aten("transpose permute unsqueeze select unbind flip pixel_unshuffle diagonal"), moves=True)
-@rule(*aten("expand repeat unfold"), moves=True, sized=True)
+@rule(*aten("transpose permute unsqueeze select unbind flip rot90 pixel_unshuffle diagonal"), moves=True)
+@rule("aten.unfold", moves=True, sized=True)
 def move(tracer: Tracer, call: Call) -> Labels:
     """Execute the operation on the ids of its input."""
     source, *rest = call.arguments
@@ -30,6 +30,34 @@ def move(tracer: Tracer, call: Call) -> Labels:
     others = {name: call[name] for name in rest}
     moved = [[compact(t) for t in tree_leaves(call.func(facet, **others))] for facet in tracer.label(call[source])]
     return [tuple(facets) for facets in zip(*moved, strict=True)]
+
+
+@rule("aten.expand", moves=True, sized=True)
+def expand(tracer: Tracer, call: Call) -> Labels:
+    """Execute the operation on the ids; copies of a single channel may have a hard-coded number."""
+    if not tracer.label(call["self"]) and call.out.dim() > 1 and call.out.size(1) > 1 and call.out.stride(1) == 0:
+        tracer.record.size_blind = False
+    return move(tracer, call)
+
+
+@rule("aten.repeat", moves=True, sized=True)
+def repeat(tracer: Tracer, call: Call) -> Labels:
+    """Execute the operation on the ids, or give copies of a single channel ids."""
+    source, times = call["self"], call["repeats"]
+    if not tracer.label(source) and len(times) == source.dim() > 1 and source.size(1) == 1:
+        return [_copies(tracer, call)]
+    return move(tracer, call)
+
+
+def _copies(tracer: Tracer, call: Call) -> Label:
+    """Return new ids for equal copies of a single channel, such as a gate: whichever are removed, the rest is equal.
+
+    The number of copies may be hard-coded, so a trial cut is needed.
+    """
+    if call.out.size(1) < 2:
+        return ()
+    tracer.record.size_blind = False
+    return (axis_facet(tracer.fresh(call.out.size(1)), call.out.shape, 1),)
 
 
 @rule("aten.index", "aten.index_select", moves=True, sized=True, values=shapes.indices_needed)
@@ -157,7 +185,7 @@ def take_slice(tracer: Tracer, call: Call) -> Labels:
     start = call["start"] or 0
     start = max(start + whole, 0) if start < 0 else start
     equal_parts = call["step"] == 1 and 0 < size < whole and whole % size == 0 and start % size == 0
-    if size < whole and any(d in varying(facet) for facet in tracer.label(source)):
+    if size < whole and any(_has_channels_along(facet, d) for facet in tracer.label(source)):
         _note_picked(tracer, call, labels)
     for facet in tracer.label(source) if equal_parts else ():
         if d in varying(facet) and bool((facet >= 0).all()):
@@ -165,6 +193,14 @@ def take_slice(tracer: Tracer, call: Call) -> Labels:
     if not equal_parts and size < whole and call["step"] == 1:
         _separate(tracer, [facet for label in labels for facet in label], d)
     return labels
+
+
+def _has_channels_along(facet: Tensor, d: int) -> bool:
+    """Return whether channels change along an axis; in a partly written image, only -1 and one channel alternate."""
+    if d not in varying(facet):
+        return False
+    small = core(facet, {d})
+    return bool(((small != NONE) & (small != small.amax(d, keepdim=True))).any())
 
 
 @rule("aten.channel_shuffle", "aten.native_channel_shuffle", moves=True)
@@ -200,6 +236,8 @@ def join(tracer: Tracer, call: Call) -> Labels:
     """Join ids like the tensors; a tensor without channels contributes -1."""
     tensors: list[Tensor] = call["tensors"]
     axis = call["dim"] % call.out.dim()
+    if call.site.op == "cat" and axis == 1 and _is_one_channel(tracer, tensors):
+        return [_copies(tracer, call)]
     parts = [(t, tracer.label(t)) for t in tensors if t.numel()]
     facets = []
     for i in range(max((len(label) for _, label in parts), default=0)):
@@ -208,6 +246,12 @@ def join(tracer: Tracer, call: Call) -> Labels:
         narrow = [narrowed(facet, still - {axis} if call.site.op == "cat" else still) for facet in ids]
         facets.append(compact(call.func(narrow, axis).expand(call.out.shape)))
     return [tuple(facets)]
+
+
+def _is_one_channel(tracer: Tracer, tensors: list[Tensor]) -> bool:
+    """Return whether these are several times the same tensor with a single channel."""
+    first = tensors[0]
+    return first.size(1) == 1 and all(tensor is first for tensor in tensors) and not tracer.label(first)
 
 
 def narrowed(facet: Tensor, dims: set[int]) -> Tensor:
@@ -271,10 +315,28 @@ def keep(tracer: Tracer, call: Call) -> Labels:
     return [tracer.label(first)]
 
 
-@rule(*aten("new_zeros new_ones new_empty new_full new_empty_strided empty_strided"))
+@rule("aten.as_strided_")
+def restride(tracer: Tracer, call: Call) -> Labels:
+    """Keep the ids of a global average, whose strides PyTorch sets to those of its channels_last input."""
+    label = tracer.label(call["self"])
+    before = tracer.record.runs[-2:-1]
+    averaged = bool(before) and (before[0].site.op, before[0].site.code) == ("mean", call.site.code)
+    if not averaged or any(facet.shape != call.out.shape for facet in label):
+        tracer.lock_label(label, "its memory is read with other strides", call)
+        return []
+    return [label]
+
+
+@rule(*aten("new_zeros new_ones new_full new_empty_strided empty_strided"))
 def constant(tracer: Tracer, call: Call) -> Labels:
     """Return None: a new constant, whose size is given as numbers, has no channels."""
     return None
+
+
+@rule("aten.new_empty")
+def uninitialized(tracer: Tracer, call: Call) -> Labels:
+    """Return None: like `constant`; in training mode, random numbers will be drawn for it (Dropout2d)."""
+    return [()] if tracer.training else None
 
 
 @rule("aten.native_dropout", "aten.dropout", passes_empty=True)
@@ -288,4 +350,18 @@ def random(tracer: Tracer, call: Call) -> Labels:
     label = tracer.label(call.tensors[0])
     if not tracer.training:
         tracer.lock_label(label, "random numbers are drawn for these channels", call)
+    elif not label and call.site.op == "bernoulli_" and call.out.dim() > 1 and call.out.size(1) > 1:
+        tracer.record.size_blind = False  # their number may be hard-coded
+        return [(axis_facet(tracer.fresh(call.out.size(1)), call.out.shape, 1),)]
     return [label]
+
+
+@rule("aten.rrelu_with_noise", "aten.rrelu_with_noise_")
+def rrelu(tracer: Tracer, call: Call) -> Labels:
+    """Keep the ids, as in a leaky ReLU; with random slopes, lock them like `random`."""
+    return random(tracer, call) if call["training"] else keep_first(tracer, call)
+
+
+def keep_first(tracer: Tracer, call: Call) -> Labels:
+    """Return the ids of the first tensor."""
+    return [tracer.label(call.tensors[0])]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from slimcnn.graph.fast import shape_only as shapes
-from slimcnn.graph.ids import core, varying
+from slimcnn.graph.ids import Label, core, varying
 from slimcnn.graph.operations import Labels, aten, rule
 from slimcnn.graph.rules.moving import narrowed
-from slimcnn.graph.rules.pointwise import pointwise
+from slimcnn.graph.rules.pointwise import combine, operand, pointwise
 from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
 
@@ -89,15 +89,28 @@ def _in_dimensions(names: str, *dimensions: int) -> list[str]:
 @rule(*_in_dimensions(SPATIAL, 1, 2, 3), *_in_dimensions(ELSE_IN_1D_AND_3D, 1, 3))
 def spatial(tracer: Tracer, call: Call) -> Labels:
     """Keep ids that do not vary over space."""
-    n = next(int(c) for c in reversed(call.site.op) if c.isdigit())
     source, *others = call.tensors
     for other in others:
         tracer.lock_label(tracer.label(other), "used as sampling coordinates", call)
-    space = set(range(source.dim() - n, source.dim()))
+    return [_over_space(tracer, call, tracer.label(source))] * 2
+
+
+@rule("aten.max_unpool2d", "aten.max_unpool3d", values="needed")
+def unpool(tracer: Tracer, call: Call) -> Labels:
+    """Unify the channels of the values with those of the positions that a pooling returned."""
+    values, indices = call["self"], call["indices"]
+    operands = [operand(tracer, tensor, values.shape) for tensor in (values, indices)]
+    return [_over_space(tracer, call, combine(tracer, call, operands, values.shape))]
+
+
+def _over_space(tracer: Tracer, call: Call, label: Label) -> Label:
+    """Expand ids that do not vary over space to the size of the result; lock all others."""
+    n = next(int(c) for c in reversed(call.site.op) if c.isdigit())
+    space = set(range(call.out.dim() - n, call.out.dim()))
     facets = []
-    for facet in tracer.label(source):
+    for facet in label:
         if varying(facet) & space:
             tracer.lock_label((facet,), "pooled or resampled across its channels", call)
         else:
             facets.append(narrowed(facet, space).expand(call.out.shape))
-    return [tuple(facets)] * 2
+    return tuple(facets)

@@ -7,7 +7,7 @@ from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
 
 STEERING = """_local_scalar_dense is_nonzero nonzero equal masked_select _unique2 unique_dim multinomial poisson
-    binomial gather scatter scatter_ index_put index_put_ index_add index_add_ repeat_interleave histc bincount
+    binomial scatter scatter_ index_put index_put_ index_add index_add_ repeat_interleave histc bincount
     embedding"""
 
 LINEAR_ALGEBRA = """_linalg_det _linalg_eigh _linalg_eigvals _linalg_slogdet _linalg_solve_ex _linalg_svd

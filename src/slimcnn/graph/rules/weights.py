@@ -68,7 +68,13 @@ def _contract_groups(tracer: Tracer, call: Call, x_ids: Tensor | None, w_in: Ten
         w_in = w_in.expand(call["groups"], -1).reshape(-1)
     elif x_ids is not None:
         tracer.part(x_ids.view(call["groups"], -1), call)
-    _contract(tracer, call, x_ids, w_in)
+    if x_ids is not None or not _is_zero(tracer, call["input"]):
+        _contract(tracer, call, x_ids, w_in)
+
+
+def _is_zero(tracer: Tracer, x: Tensor) -> bool:
+    """Return whether a constant is zero, like the first state of a ConvLSTM: any weight may read it."""
+    return tracer.mark(x) is None and not bool(x.any())
 
 
 def _depthwise_channels(
@@ -79,21 +85,28 @@ def _depthwise_channels(
         tracer.unify(read, w_out, call)
     elif w_out is not None:
         tracer.lock(w_out, "depthwise convolution on locked channels", call)
-    elif read is not None and tracer.known(weight) and bool((weight == weight[:1]).all()):
-        return read  # the same kernel for every channel, like a blur
+    elif read is not None and _same(tracer, weight):
+        return read
     elif read is not None:
         tracer.lock(read, "read by a depthwise convolution whose weight cannot be pruned", call)
     return w_out
 
 
+def _same(tracer: Tracer, weight: Tensor) -> bool:
+    """Return whether a constant holds the same values for every channel, like the kernels of a blur."""
+    return tracer.known(weight) and bool((weight == weight[:1]).all())
+
+
 def _transposed_channels(
     tracer: Tracer, call: Call, x_ids: Tensor | None, w_out: Tensor | None, w_in: Tensor | None
 ) -> Tensor | None:
+    groups, weight = call["groups"], call["weight"]
+    per_group = weight.size(0) // groups
+    if x_ids is not None and w_out is None and w_in is None and groups > 1 and per_group == 1 and _same(tracer, weight):
+        return x_ids.repeat_interleave(weight.size(1))
     _contract(tracer, call, x_ids, w_in)
-    groups = call["groups"]
     if groups == 1:
         return w_out
-    per_group = call["weight"].size(0) // groups
     if per_group > 1:
         _tie_groups(tracer, call, w_in, groups)
     if w_out is not None:
@@ -147,14 +160,28 @@ def _ids_by_group(facet: Tensor, groups: int) -> Tensor | None:
 
 
 def _ids_along(tracer: Tracer, call: Call, tensor: Tensor, axis: int, reason: str) -> Tensor | None:
-    """Return the ids along one axis; lock ids that vary along other axes, and channels selected by position."""
+    """Return the ids along one axis; lock ids that vary along other axes only, and channels selected by position.
+
+    If ids vary along other axes too, as when a linear layer produces all pixels of an image, they are tied: a channel
+    can only be removed with all its pixels.
+    """
     found = []
     for facet in tracer.label(tensor):
-        if varying(facet) == {axis}:
-            found.append(facet)
+        if axis in varying(facet):
+            found.append(_first_along(tracer, call, facet, axis))
         else:
             tracer.lock_label((facet,), reason if varying(facet) else "selected by its position", call)
     return _only(tracer, call, found, axis, reason)
+
+
+def _first_along(tracer: Tracer, call: Call, facet: Tensor, axis: int) -> Tensor:
+    """Tie ids that vary along other axes too to the first ones there."""
+    first = facet
+    for d in varying(facet) - {axis}:
+        first = first.narrow(d, 0, 1).expand_as(facet)
+    if first is not facet:
+        tracer.tie(first, facet, call)
+    return first
 
 
 def _only(tracer: Tracer, call: Call, facets: list[Tensor], axis: int, reason: str) -> Tensor | None:
@@ -176,9 +203,10 @@ def _contract(tracer: Tracer, call: Call, x_ids: Tensor | None, w_ids: Tensor | 
 
 
 def _join_parameters(tracer: Tracer, call: Call, names: Iterable[str], channels: Tensor | None) -> None:
-    """Tie per-channel parameters to their channels."""
+    """Tie per-channel parameters to their channels; constants with one value for all channels need no tie."""
     given = [call.arguments.get(name) for name in names]
     tensors = [tensor for tensor in given if tensor is not None and tensor.numel() > 1]
+    tensors = [tensor for tensor in tensors if tracer.mark(tensor) is not None or not _same(tracer, tensor)]
     found = [_ids_along(tracer, call, tensor, 0, PER_CHANNEL) for tensor in tensors]
     known = [ids for ids in found if ids is not None]
     if channels is None or len(known) < len(found):
@@ -186,6 +214,29 @@ def _join_parameters(tracer: Tracer, call: Call, names: Iterable[str], channels:
             tracer.lock(ids, PER_CHANNEL, call)
     if channels is not None and known:
         tracer.unify(torch.cat(known), channels.expand(len(known), -1), call)
+
+
+@rule("torchvision.deform_conv2d", values="skipped")
+def deformable_convolution(tracer: Tracer, call: Call) -> Labels:
+    """Unify the input ids with the weight's input axis; offsets and masks are the same for all channels.
+
+    Their MACs are not counted, as by `torch.utils.flop_counter`.
+    """
+    for name in ("offset", "mask"):
+        tracer.lock_label(tracer.label(call[name]), "used as sampling coordinates", call)
+    x_ids = _ids_along(tracer, call, call["input"], 1, ASIDE)
+    w_out, w_in = _weight_axes(tracer, call, call["weight"], 0, 1, 1)
+    if call["groups"] > 1 or call["offset_groups"] > 1:
+        for ids in (x_ids, w_out, w_in):
+            if ids is not None:
+                tracer.lock(ids, "deformable convolution with groups", call)
+        x_ids = w_in = None
+    else:
+        _contract(tracer, call, x_ids, w_in)
+    _join_parameters(tracer, call, ["bias"], w_out)
+    shares = tuple(ids for ids in (w_out, w_in) if ids is not None)
+    tracer.record.contractions.append(ContractionRecord(call.site.module, 0, shares, w_out, w_in))
+    return [(axis_facet(w_out, call.out.shape, 1),) if w_out is not None else ()]
 
 
 @rule("slimcnn.shift", "slimcnn.interpolate", passes_empty=True)
@@ -257,7 +308,7 @@ def _normalized_inexact(tracer: Tracer, call: Call, axis: int) -> Labels:
 def weight_norm(tracer: Tracer, call: Call) -> Labels:
     """Lock a weight w = g v / ||v||: removing inputs would change the norm, and so all other weights."""
     for name in ("v", "g"):
-        tracer.lock_label(tracer.label(call[name]), "weight under weight_norm (call remove_weight_norm first)", call)
+        tracer.lock_label(tracer.label(call[name]), "weight under weight_norm", call)
     return []
 
 
