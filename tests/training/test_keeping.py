@@ -5,7 +5,7 @@ import torch
 from training_runs import PLAIN, network, shapes, tensors
 
 from slimcnn.errors import ModelError
-from slimcnn.objectives import cross_entropy
+from slimcnn.objectives import SparseScales, cross_entropy
 from slimcnn.training import Training, evaluate, fit, loop
 
 GOOD = Training(epochs=6, batch_size=32, learning_rate=0.05, **PLAIN)
@@ -125,3 +125,13 @@ def test_a_start_without_finite_scores_is_no_reason_not_to_train(monkeypatch):
     monkeypatch.setattr("slimcnn.training.run.evaluate", overflowing)
     *_, last = fit(network(), shapes(), training=GOOD.model_copy(update={"epochs": 2}))
     assert last.kept > 0
+
+
+def test_an_objective_with_another_purpose_than_top1_keeps_the_last_epoch(trained):
+    model = loaded(trained)
+    objective = SparseScales(ruin, strength=0.01)
+    for epoch in fit(model, shapes(), training=RUINOUS, objective=objective):
+        weights = tensors(model)
+        assert epoch.kept == epoch.epoch
+    assert equal(tensors(model), weights)
+    assert top1_of(model) < top1_of(loaded(trained))

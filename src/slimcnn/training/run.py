@@ -82,6 +82,8 @@ def begin(
     if device.type == "cpu":
         keep_freed_memory()
     dataset = _on_device(dataset, device)
+    if not objective.judged_by_top1:
+        training = training.model_copy(update={"keep": "last"})
     _check(model, dataset, training, device)
     steps = count_steps(dataset.train, training.batch_size, world=fabric.world_size)
     description = describe(model, dataset, training, steps)
