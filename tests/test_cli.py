@@ -89,7 +89,7 @@ def test_a_run_leaves_report_checkpoint_plan_and_recipe(finished: Path) -> None:
         ("--scope local", ["least_squares"], "without labels"),
         ("--recover least_squares:synthetic=true", ["least_squares"], "batch-norm statistics"),
         ("--recover recalibrate+least_squares", ["recalibrate", "least_squares"], "without labels"),
-        ("--recover 'least_squares + recalibrate:images=64'", ["least_squares", "recalibrate"], "64 training images"),
+        ("--recover 'recalibrate:images=64 + least_squares'", ["recalibrate", "least_squares"], "64 training images"),
         ("--recover fold_constants", ["fold_constants"], "constants"),
     ],
 )
@@ -399,6 +399,9 @@ def test_a_criterion_that_is_unknown_is_refused_before_anything_is_trained(
             "step 4, fold_constants: there is no",
         ),
         ("compress --model resnet8 --pretrain 1 --recover none+recalibrate", "unknown step 'none'"),
+        ("compress --weights nothing.safetensors --keep last", "--keep needs a training step: add --epochs or"),
+        ("compress --model resnet8 --pretrain 1 --keep first", "keep = 'first'"),
+        ("compress --model resnet8 --pretrain 1 --recover least_squares+recalibrate", "would undo the fit"),
         ("compress --model resnet8 --pretrain 1 --curve 0.8,half", "--curve '0.8,half'"),
         ("compress --model resnet8 --pretrain 1 --curve 0.8,2", "curve.1 = 2.0"),
         ("run", "nothing to run: pass a recipe"),

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+WARNING = "WARNING: "
+"""Prefix of a line that is shown in red."""
+
 
 @dataclass(frozen=True)
 class Show:
@@ -20,6 +23,14 @@ class Show:
     say: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int], None] = lambda *_: None
     """(what, done, total)."""
+
+    def warn(self, text: str) -> None:
+        """Show a line that must not be overlooked.
+
+        >>> Show(say=print).warn("train lowered validation top-1")
+        WARNING: train lowered validation top-1
+        """
+        self.say(WARNING + text)
 
     def counting(self, what: str) -> Callable[[int, int], None]:
         """Return a progress callback (done, total) for library calls."""
@@ -46,7 +57,7 @@ def watched(quiet: bool = False) -> Iterator[Show]:
         counting = bars.add_task("", total=1, visible=False)
 
         def say(text: str) -> None:
-            console.print(text, markup=False)
+            console.print(text, markup=False, style="bold red" if text.startswith(WARNING) else None)
 
         def progress(what: str, done: int, total: int) -> None:
             bars.update(counting, description=what, completed=done, total=total, visible=done < total)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from page_reading import Page
-from synthetic_reports import HOSTILE, drawings
+from synthetic_reports import HOSTILE, drawings, epoch, training
 
 from slimcnn.errors import RunError, UnknownName
 from slimcnn.reporting import render_page
@@ -154,3 +154,10 @@ def test_a_matrix_that_is_not_square_is_refused() -> None:
     data["networks"]["network0"][0].pop()
     with pytest.raises(RunError, match="is not square with 20 classes"):
         drawing_of(Figure(figure="closeness", data=data))
+
+
+@pytest.mark.parametrize(("kept", "said"), [(1, "kept: epoch 1"), (0, "kept: the start"), (2, ""), (None, "")])
+def test_training_curves_mark_the_epoch_that_was_kept(kept: int | None, said: str) -> None:
+    epochs = (epoch(1, loss=1.25, validation_top1=95.4), epoch(2, loss=0.6, validation_top1=90.1))
+    accuracy = training(epochs).model_copy(update={"kept": kept}).panels("training")[1]
+    assert accuracy.note == "validation 90.10 at the end" + (f", {said}" if said else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Iterable
 
@@ -13,6 +14,7 @@ from synthetic_reports import CURVES, HOSTILE, REPORTS, curve, full, hostile_nam
 from slimcnn.reporting import summary, tables
 from slimcnn.reporting.comparison import rows, verdict_in_words
 from slimcnn.reporting.curve import curve_in_words, sizes_of
+from slimcnn.reporting.page import render, render_curve
 from slimcnn.reporting.sections import Column, Figure, Section, Table, Text
 
 
@@ -54,6 +56,24 @@ def test_page_and_terminal_say_the_same(name: str) -> None:
     for sentence in verdict_in_words(report):
         assert sentence in page
         assert sentence in text
+
+
+WORSE = "recalibrate lowered validation top-1: 91.00 -> 88.50 %; leave recalibrate out"
+
+
+def test_a_step_that_lowered_accuracy_is_said_in_red_in_the_terminal_on_the_page_and_in_a_notebook() -> None:
+    report = tiny().model_copy(update={"warnings": (WORSE,)})
+    sizes = curve()
+    points = tuple(point.model_copy(update={"warnings": (WORSE,)}) for point in sizes.points)
+    sizes = sizes.model_copy(update={"points": points})
+    red = f'<div class="verdict broken">\n<p>{html.escape(WORSE)}</p>'
+    for found, page in ((report, render(report)), (sizes, render_curve(sizes))):
+        first = summary(found)[0]
+        assert (str(first), first.style) == (WORSE, "bold red")  # type: ignore[union-attr]
+        assert red in page
+        assert page.count(html.escape(WORSE)) == 1
+    assert red in report._repr_html_()
+    assert "verdict broken" not in render(tiny())
 
 
 @pytest.mark.parametrize("name", CURVES)

@@ -159,6 +159,11 @@ def test_two_runs_in_one_folder_one_is_refused_and_told_who_holds_it(tmp_path: P
         ("sparsify + sparsify", True, "step 2, sparsify: the network has channel relations already"),
         ("rewrite + rewrite", True, "step 2, rewrite: the network has feature reuse already"),
         ("rewrite:init=random + prune", True, "step 2, prune: there is no trained network"),
+        (
+            "prune + least_squares + recalibrate",
+            True,
+            "step 3, recalibrate: least_squares has just fitted the layers to the batch-norm statistics they have",
+        ),
         ("rewrite", False, "step 1, rewrite: there is no trained network to start from"),
     ],
 )
@@ -333,7 +338,7 @@ def test_python_runs_the_same_chain_on_a_network_in_hand_and_leaves_it_alone(tmp
 def test_facts_follow_the_settings_of_steps() -> None:
     start_ = frozenset({"trained", "reference"})
     chain = [Sparsify(epochs=1), Prune(criterion="gfr"), FoldConstants(), Rewrite(init="random"), LeastSquares(),
-             Recalibrate(), Distill(epochs=1)]  # fmt: skip
+             Distill(epochs=1), Recalibrate()]  # fmt: skip
     found = facts_before(chain, start_)
     assert "relations" in found[1]
     assert "relations" not in found[2]
@@ -366,10 +371,12 @@ def test_a_step_that_does_nothing_to_the_network_costs_no_copy_of_it(tmp_path: P
 def test_a_step_that_leaves_the_network_worse_says_so_loudly(tmp_path: Path, trained: Path) -> None:
     said: list[str] = []
     found = run(
-        recipe(tmp_path / "run", "recalibrate:images=64 + train:epochs=1,learning_rate=3", trained), show=told(said)
+        recipe(tmp_path / "run", "recalibrate:images=64 + train:epochs=1,learning_rate=3,keep=last", trained),
+        show=told(said),
     )
     (warning,) = [text for text in said if text.startswith("WARNING: train lowered validation top-1: ")]
-    assert found.report.next_steps[0] == warning.removeprefix("WARNING: ")
+    assert found.report.warnings == (warning.removeprefix("WARNING: "),)
+    assert "keep the best epoch (--keep best)" in warning
     assert found.report.steps[1].top1 < found.report.steps[0].top1
 
 
@@ -425,3 +432,10 @@ def test_what_a_step_draws_does_not_depend_on_what_ran_before_in_the_same_proces
         run(recipe(tmp_path / name, "sparsify:epochs=1", trained))
     one, other = (tmp_path / name / "1-sparsify" / "model.safetensors" for name in "ab")
     assert one.read_bytes() == other.read_bytes(), "gates begin at random"
+
+
+def test_recalibration_may_follow_a_refit_once_the_weights_have_changed() -> None:
+    start_ = frozenset({"trained", "reference"})
+    for between in (Distill(epochs=1), Train(epochs=1), Sparsify(epochs=1), Prune(), Rewrite()):
+        facts_before([Prune(), LeastSquares(), between, Recalibrate()], start_)
+    facts_before([Prune(), Recalibrate(), LeastSquares()], start_)

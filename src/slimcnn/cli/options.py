@@ -207,6 +207,14 @@ LearningRate = Annotated[
     typer.Option(help="Peak learning rate of the schedule.", rich_help_panel=RECOVERY),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Training batch size.", rich_help_panel=RECOVERY)]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights that training keeps: best (the start or the epoch with the highest validation top-1) or last. "
+        "Default: best.",
+        rich_help_panel=RECOVERY,
+    ),
+]
 Pretrain = Annotated[
     int | None,
     typer.Option(help="Train from scratch for this many epochs first (without --weights).", rich_help_panel=RECOVERY),

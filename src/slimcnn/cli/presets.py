@@ -38,6 +38,23 @@ def recovering(recover: str | None, training: StepSettings, default: str) -> lis
     return rows
 
 
+def keeping(rows: list[StepSettings], keep: str | None) -> list[StepSettings]:
+    """Set which epoch the training steps keep; sparsity training always keeps the last.
+
+    >>> keeping([{"step": "prune"}, {"step": "distill"}], "last")
+    [{'step': 'prune'}, {'keep': 'last', 'step': 'distill'}]
+    """
+    from slimcnn.errors import RecipeError
+    from slimcnn.running.step import steps
+
+    if keep is None:
+        return rows
+    chosen = [getattr(steps[row["step"]].value.model_fields.get("keep"), "default", "") == "best" for row in rows]
+    if not any(chosen):
+        raise RecipeError("--keep needs a training step: add --epochs or --pretrain")
+    return [{"keep": keep} | row if one else row for row, one in zip(rows, chosen, strict=True)]
+
+
 def beginning(pretrain: int | None, seed: int) -> list[StepSettings]:
     """Return the training step of --pretrain, if given."""
     return [{"step": "train", "epochs": pretrain, "seed": seed}] if pretrain is not None else []

@@ -11,7 +11,7 @@ import typer
 
 from slimcnn.cli import options
 from slimcnn.cli.app import app
-from slimcnn.cli.presets import beginning, delivering, pruning, recovering
+from slimcnn.cli.presets import beginning, delivering, keeping, pruning, recovering
 from slimcnn.cli.reading import arguments_of, given, network_and_data, recipe_of, shape_of
 from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
@@ -51,6 +51,7 @@ def compress(
     epochs: options.Epochs = None,
     learning_rate: options.LearningRate = None,
     batch_size: options.BatchSize = None,
+    keep: options.Keep = None,
     pretrain: options.Pretrain = None,
     soft_epochs: options.SoftEpochs = None,
     method: options.Method = None,
@@ -81,7 +82,7 @@ def compress(
     recovery = recovering(recover, training, "fold_constants" if method == "gfr" else "least_squares")
     rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed) + delivering(to, curve)
     plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
-    plain |= {"steps": [*beginning(pretrain, seed), *seeded(rows, seed)], "out": str(out)}
+    plain |= {"steps": keeping([*beginning(pretrain, seed), *seeded(rows, seed)], keep), "out": str(out)}
     if curve:
         plain["curve"] = sizes_of(curve)
     recipe = recipe_of(plain | {"deterministic": deterministic}, set_)
@@ -103,6 +104,7 @@ def train(
     epochs: options.Epochs = 30,
     learning_rate: options.LearningRate = None,
     batch_size: options.BatchSize = None,
+    keep: options.Keep = None,
     rewrite: options.Rewrite = "",
     out: options.Out = Path("runs/trained"),
     seed: options.Seed = 0,
@@ -117,7 +119,7 @@ def train(
     """
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, rewrite, verify=verify)
-    plain |= {"steps": [{"step": "train"} | training], "out": str(out), "deterministic": deterministic}
+    plain |= {"steps": keeping([{"step": "train"} | training], keep), "out": str(out), "deterministic": deterministic}
     _run(recipe_of(plain, set_), devices, as_json)
 
 
@@ -136,6 +138,7 @@ def rewrite(
     epochs: options.Epochs = None,
     learning_rate: options.LearningRate = None,
     batch_size: options.BatchSize = None,
+    keep: options.Keep = None,
     pretrain: options.Pretrain = None,
     out: options.Out = Path("runs/rewritten"),
     seed: options.Seed = 0,
@@ -160,7 +163,7 @@ def rewrite(
     recovery = recovering(recover, training, "")
     rows = [{"step": "rewrite", "rule": rewrite, "init": init}, *recovery]
     plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
-    plain |= {"steps": [*beginning(pretrain, seed), *seeded(rows, seed)], "out": str(out)}
+    plain |= {"steps": keeping([*beginning(pretrain, seed), *seeded(rows, seed)], keep), "out": str(out)}
     _run(recipe_of(plain | {"deterministic": deterministic}, set_), devices, as_json)
 
 
@@ -183,6 +186,7 @@ def distill(
     epochs: options.Epochs = 240,
     learning_rate: options.LearningRate = None,
     batch_size: options.BatchSize = 64,
+    keep: options.Keep = None,
     pretrain: options.Pretrain = None,
     out: options.Out = Path("runs/distilled"),
     seed: options.Seed = 0,
@@ -214,7 +218,11 @@ def distill(
         option="--teacher-arg",
         verify=verify,
     )
-    plain |= {"steps": [*beginning(pretrain, seed), step], "out": str(out), "deterministic": deterministic}
+    plain |= {
+        "steps": keeping([*beginning(pretrain, seed), step], keep),
+        "out": str(out),
+        "deterministic": deterministic,
+    }
     _run(recipe_of(plain, set_), devices, as_json)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -59,6 +60,9 @@ class Objective(ABC):
     >>> LogitDecay()(nn.Flatten(), torch.ones(2, 3), torch.zeros(2)).total
     tensor(1.)
     """
+
+    judged_by_top1: ClassVar[bool] = True
+    """Whether the epoch with the highest validation top-1 is the best; if not, `fit` always keeps the last epoch."""
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Prepare with the network and the training images; called once by every `fit`, before the first step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class SparseScales(Objective):
     >>> list(loss.terms)
     ['cross_entropy', 'sparsity']
     """
+
+    judged_by_top1: ClassVar[bool] = False  # the scales are smallest at the end, and top-1 falls on the way
 
     objective: Objective | LossFunction = field(default_factory=cross_entropy)
     strength: float = 1e-4

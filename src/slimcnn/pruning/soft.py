@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +113,8 @@ class SoftPruning:
 
 class SoftPruningObjective(Objective):
     """An objective that calls `SoftPruning.choose` at the start of every epoch except the first."""
+
+    judged_by_top1: ClassVar[bool] = False  # top-1 is measured with the filters that will be removed
 
     def __init__(self, soft: SoftPruning, inner: Objective) -> None:
         self._soft, self._inner = soft, inner

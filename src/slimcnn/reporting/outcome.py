@@ -67,6 +67,8 @@ class Comparison(Part):
     after: Numbers
     verdict: CutVerdict | None
     """None if nothing was cut."""
+    warnings: tuple[str, ...] = ()
+    """Steps that left the network worse, each with what to try."""
     next_steps: tuple[str, ...] = ()
     """Suggested next steps, as sentences."""
     timing: Timing

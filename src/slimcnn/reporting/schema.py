@@ -80,10 +80,9 @@ class Report(Comparison):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        broken = self.verdict is not None and not self.verdict.equal
-        return notebook.comparison(
-            self.title, headline(self), verdict_in_words(self), broken, rows(self.before, self.after)
-        )
+        broken = bool(self.warnings) or (self.verdict is not None and not self.verdict.equal)
+        said = [*self.warnings, *verdict_in_words(self)]
+        return notebook.comparison(self.title, headline(self), said, broken, rows(self.before, self.after))
 
 
 class CurvePoint(Part):
@@ -98,6 +97,8 @@ class CurvePoint(Part):
     verdict: CutVerdict | None
     """None if nothing was cut."""
     steps: tuple[StepResult, ...]
+    warnings: tuple[str, ...] = ()
+    """Steps that left this network worse, each with what to try."""
 
 
 class CurveReport(Part):
@@ -121,6 +122,11 @@ class CurveReport(Part):
     """The resolved recipe, as TOML."""
     seconds: float = Field(ge=0)
     """Duration of the whole run, without interruptions."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of all sizes; those about a step that all sizes share are given once."""
+        return tuple(dict.fromkeys(warning for point in self.points for warning in point.warnings))
 
     def __repr__(self) -> str:
         return f"CurveReport({self.title}: {', '.join(point.label for point in self.points)})"

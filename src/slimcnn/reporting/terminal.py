@@ -41,18 +41,19 @@ def tables(sections: Iterable[parts.Section], all: bool = False) -> list[Rendera
 
 
 def summary(report: Report | CurveReport) -> list[RenderableType]:
-    """Render the verdict as sentences, then the table."""
+    """Render the warnings in red, the verdict as sentences, then the table."""
     from rich.text import Text
 
+    warnings = [Text(warning, style=STYLES["bad"]) for warning in report.warnings]
     if isinstance(report, CurveReport):
-        return [*(Text(sentence) for sentence in curve_in_words(report)), _curve(report)]
+        return [*warnings, *(Text(sentence) for sentence in curve_in_words(report)), _curve(report)]
     table = _empty(report.title)
     table.add_column("")
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows(report.before, report.after):
         table.add_row(row.name, row.before, Text(row.after, style="bold"), row.change)
-    return [*(Text(sentence) for sentence in verdict_in_words(report)), table]
+    return [*warnings, *(Text(sentence) for sentence in verdict_in_words(report)), table]
 
 
 def _table(block: parts.Table) -> Table:

@@ -107,7 +107,7 @@ def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.Step
         job.show.say(f"  {step.name}: validation top-1 {top1:.2f} %")
     warning = _warning(step, before["top1"], top1, len(data.validation))
     if warning:
-        job.show.say(f"WARNING: {warning}")
+        job.show.warn(warning)
 
     def written() -> Done:
         disk.require(job.root)
@@ -131,7 +131,7 @@ def _warning(step: Step, before: float | None, after: float | None, images: int)
 
     >>> from slimcnn.running.step import steps
     >>> _warning(steps["recalibrate"].value(), 91.0, 88.5, 5000)
-    'recalibrate lowered validation top-1: 91.00 -> 88.50 %. Remove the step, or change its settings.'
+    'recalibrate lowered validation top-1: 91.00 -> 88.50 %; leave recalibrate out, or give it more images'
     >>> _warning(steps["prune"].value(), 91.0, 60.0, 5000), _warning(steps["recalibrate"].value(), 91.0, 88.5, 100)
     ('', '')
     """
@@ -139,6 +139,4 @@ def _warning(step: Step, before: float | None, after: float | None, images: int)
         return ""
     if after >= before - max(WORSE, 2 * math.sqrt(before * (100 - before) / images)):
         return ""
-    return (
-        f"{step.name} lowered validation top-1: {before:.2f} -> {after:.2f} %. Remove the step, or change its settings."
-    )
+    return f"{step.name} lowered validation top-1: {before:.2f} -> {after:.2f} %; {step.remedy}"

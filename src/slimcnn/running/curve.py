@@ -85,7 +85,7 @@ def _reported(
         points.append(
             CurvePoint(
                 label=label, macs_target=float(label), report=f"macs-{label}/report.html", after=report.after,
-                verdict=report.verdict, steps=report.steps,
+                verdict=report.verdict, steps=report.steps, warnings=report.warnings,
             )
         )  # fmt: skip
     first = reports[0]

@@ -39,7 +39,18 @@ def learn(
         )
         after_epoch(epoch)
         found.append(epoch)
+    at.show.say(f"  {kept_in_words(found[-1])}")
     return found
+
+
+def kept_in_words(last: Epoch) -> str:
+    """Say which weights a finished training has kept, from its last epoch."""
+    if not last.kept:
+        return (
+            f"kept the start, validation top-1 {last.kept_top1:.2f} %: no epoch was better; try a lower learning rate, "
+            "or leave the step out"
+        )
+    return f"kept epoch {last.kept} of {last.epochs}, validation top-1 {last.kept_top1:.2f} %"
 
 
 def count(n: int, noun: str) -> str:
@@ -67,11 +78,14 @@ def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float 
     figure = TrainingCurves(
         epochs=tuple(EpochPoint(**{name: getattr(e, name) for name in EpochPoint.model_fields}) for e in epochs),
         level=level,
+        kept=last.kept,
     )
+    said = kept_in_words(last)
     return Section(
         title=title,
         blocks=(
             Text(text=f"{what}. Training top-1 is measured on augmented images."),
+            Text(text=f"{said[0].upper()}{said[1:]}.", tone="plain" if last.kept else "bad"),
             figure.block(),
             Table(columns=tuple(columns), rows=tuple(rows), title="All epochs", folded=True),
         ),

@@ -121,10 +121,8 @@ def write_results(
         verdict=verdict_of(state.cuts),
         locked=tuple(LockedLayer(**lock) for lock in state.cuts[-1].locked) if state.cuts else (),
         sections=(*sections_of(results[1:]), _layers(sizes["before"], sizes["after"], state.model)),
-        next_steps=(
-            *(done["warning"] for done in results[1:] if done["warning"]),
-            *next_steps(recipe, numbers["before"], numbers["after"], folder),
-        ),
+        warnings=tuple(done["warning"] for done in results[1:] if done["warning"]),
+        next_steps=tuple(next_steps(recipe, numbers["before"], numbers["after"], folder)),
         timing=_timing(before, after),
         not_counted=sizes["after"].not_counted,
         notes=_notes(job, recipe),

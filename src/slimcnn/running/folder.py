@@ -78,14 +78,32 @@ def begin(recipe: Recipe, path: Path, base: str) -> None:
     if (path / RUN).exists():
         known = read_json(path / RUN).get("base")
         if known != base:
-            raise RunError(
-                f"{path} holds another run ({_difference(path, recipe)}); choose another --out, or delete the folder"
-            )
+            raise RunError(f"{path} holds another run ({_difference(path, recipe)}); {_remedy(path, recipe)}")
     elif held - {RECIPE, PLAN}:
         raise RunError(f"{path} is not empty and not a run folder; choose another --out")
     else:
         write_text(path / RUN, json.dumps({"base": base}) + "\n")
     write_recipe(recipe, path / RECIPE)
+
+
+def _remedy(path: Path, recipe: Recipe) -> str:
+    weights = recipe.network.weights
+    if weights is not None and Path(weights).is_relative_to(path.resolve()):
+        return "choose another --out for these weights, or repeat the earlier command's network and training to go on"
+    return "choose another --out, or delete the folder"
+
+
+def trained_before(path: Path) -> str:
+    """Say how to go on if a run folder holds a network that its first step trained; else return an empty string."""
+    done = path / f"1-train/{DONE}"
+    if not ((path / RUN).exists() and done.exists()):
+        return ""
+    try:
+        first = read_recipe(path / RECIPE).steps[0]
+    except (RunError, IndexError):
+        return ""
+    again = f"--pretrain {getattr(first, 'epochs', 'N')}" if first.name == "train" else "training"
+    return f"{path} holds a network that an earlier command trained: repeat its {again} to go on from there"
 
 
 def _difference(path: Path, recipe: Recipe) -> str:

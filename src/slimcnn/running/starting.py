@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from slimcnn.datasets import Dataset
 from slimcnn.datasets.cache import fingerprint
 from slimcnn.distillation.answers import digest_of
+from slimcnn.errors import RecipeError
 from slimcnn.manifest import MANIFEST, claim, write_manifest
 from slimcnn.running import folder as disk
 from slimcnn.running.chain import begin, digest, follow
@@ -52,7 +53,7 @@ def run(
     if given is None:
         refuse_unnamed(recipe.network)
     known = recipe.network.weights is not None if given is None else trained
-    facts_before(recipe.steps, FROM_WEIGHTS if known else frozenset())
+    _check_order(recipe, known)
     fabric = launched(fabric)
     show = show if fabric.is_global_zero else SILENT
     root = Path(recipe.out)
@@ -69,6 +70,14 @@ def run(
             found = finish(job, follow(job, recipe.steps, state, start, root, 1), start)
         from_rank_zero(fabric, lambda: _claim_files(root, loaded.data))
         return found
+
+
+def _check_order(recipe: Recipe, trained: bool) -> None:
+    try:
+        facts_before(recipe.steps, FROM_WEIGHTS if trained else frozenset())
+    except RecipeError as error:
+        hint = "" if trained else disk.trained_before(Path(recipe.out))
+        raise RecipeError(f"{error}; {hint}" if hint else str(error)) from error
 
 
 def _load(recipe: Recipe, show: Show, fabric: Fabric) -> Loaded:

@@ -31,6 +31,7 @@ Facts = frozenset[str]
 - reference: its reference network is trained, so it can be the teacher;
 - origin: it was pruned or rewritten and not trained since, so layers can be refitted to the original;
 - cut: the same, and it was pruned;
+- refitted: its layers were refitted, and no weight has changed since;
 - constants: constant outputs of removed channels are not folded into later layers yet;
 - relations: its batch norms have channel relations (GFR);
 - units: it has feature reuse units.
@@ -156,6 +157,8 @@ class Step(BaseModel):
     loses: ClassVar[Facts] = frozenset()
     costs: ClassVar[bool] = False
     """Whether it trades accuracy for size; if any other step lowers accuracy, the run prints a warning."""
+    remedy: ClassVar[str] = "remove the step, or change its settings"
+    """What to try if it lowers accuracy."""
     trains: ClassVar[bool] = False
     """Whether it may take hours; if so, later steps are checked before it starts."""
 

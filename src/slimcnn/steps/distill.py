@@ -13,10 +13,12 @@ from slimcnn.distillation import Teacher, objective_named
 from slimcnn.distillation.closeness import TEMPERATURE, closeness_of, closest_pairs
 from slimcnn.distillation.terms import parts_of
 from slimcnn.graph.copying import duplicate
+from slimcnn.objectives import Objective
 from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.sections import Column, Section, Table, Value
 from slimcnn.running.epochs import about_training, count, learn, training_of
 from slimcnn.running.loading import check_classes, load_network, refuse_unnamed
+from slimcnn.running.rates import RateChoice, rate_for
 from slimcnn.running.settings import Network
 from slimcnn.running.step import Context, Facts, State, Step, steps
 from slimcnn.training import Training
@@ -32,8 +34,9 @@ class Distill(Step, Training):
     """Train with the reference network, or networks of your choice, as the teacher."""
 
     gives = frozenset({"trained"})
-    loses = frozenset({"origin", "cut", "constants"})
+    loses = frozenset({"origin", "cut", "constants", "refitted"})
     trains = True
+    remedy = "use a lower learning rate, or keep the best epoch (--keep best)"
 
     loss: str = "0.1*cross_entropy+0.9*kd:temperature=4"
     """Sum of loss terms (`slimcnn list losses`), such as kd+scale_factor."""
@@ -48,7 +51,8 @@ class Distill(Step, Training):
     epochs: int = Field(default=10, ge=1)
     """Passes over the training images."""
     learning_rate: float | None = None  # type: ignore[assignment]
-    """Peak learning rate; default 0.01 for a trained network, 0.05 for a student without weights (adamw: 0.001)."""
+    """Peak learning rate; default 0.05 for a student without weights (adamw: 0.001). For a trained network, 0.01
+    (adamw: 0.001), 0.3 or 0.1 of it: the largest that does not lower validation top-1 in a short look."""
 
     @model_validator(mode="after")
     def _possible(self) -> Distill:
@@ -87,7 +91,16 @@ class Distill(Step, Training):
         rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RECOVERING if trained else LEARNING)
         training = training_of(self, learning_rate=rate, label_smoothing=0.0)  # the objective does the smoothing
         others = [load_network(other, state.data)[0] for other in self.teachers]
-        teacher = Teacher([*([state.reference] if self.with_reference else []), *others])
+        taught_by = [*([state.reference] if self.with_reference else []), *others]
+        choice = RateChoice(rate=rate)
+        if trained and self.learning_rate is None:
+
+            def objective_of_a_trial() -> Objective:
+                return objective_named(self.loss, Teacher(taught_by), self.label_smoothing)
+
+            choice = rate_for(student, state.data, training, at, objective_of_a_trial)
+            training = training.model_copy(update={"learning_rate": choice.rate})
+        teacher = Teacher(taught_by)
         if self.teacher_cache is not None:
             views = min(self.teacher_cache, self.epochs)  # an epoch uses one view: further ones are never seen
             training = training.model_copy(update={"views": views})
@@ -95,7 +108,7 @@ class Distill(Step, Training):
         objective = objective_named(self.loss, teacher, self.label_smoothing)
         epochs = learn(student, state, training, at, "distilling", objective)
         named = " + ".join(f"{term.weight:g} {term.name}" for term in objective.terms)
-        what = f"{count(self.epochs, 'epoch')} of distillation, loss {named}, learning rate {rate:g}"
+        what = f"{count(self.epochs, 'epoch')} of distillation, loss {named}, {choice}"
         sections = [about_training("Distillation", what, epochs, at.level)]
         after = replace(state, model=student, origin=None)
         if self.student is None:

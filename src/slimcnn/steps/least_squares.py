@@ -25,8 +25,9 @@ class LeastSquares(Step):
         "origin": "there is no cut or rewrite to recover from: put prune or rewrite directly before it, without "
         "training in between"
     }
-    gives = frozenset({"trained"})
+    gives = frozenset({"trained", "refitted"})
     loses = frozenset({"constants"})
+    remedy = "give least_squares more images, or train instead"
 
     images: int = Field(default=1024, ge=1)
     """Number of training images; labels are not used."""

@@ -20,7 +20,12 @@ class Recalibrate(Step):
     """Re-estimate batch-norm means and variances on training images; no labels, no training."""
 
     needs: ClassVar = {"trained": "there is no trained network: give --weights FILE, or put train in front"}
+    refuses: ClassVar = {
+        "refitted": "least_squares has just fitted the layers to the batch-norm statistics they have, and new "
+        "statistics would undo the fit: leave recalibrate out, or put it before least_squares"
+    }
     loses = frozenset({"constants"})
+    remedy = "leave recalibrate out, or give it more images"
 
     images: int = Field(default=1024, ge=1)
     """Number of training images."""

@@ -56,7 +56,7 @@ class Rewrite(Step):
         kept = facts - {"cut", "constants", "origin"}
         if not self._makes_new_layers:
             return kept | ({"relations"} if self.rule.startswith("relations") else set())
-        kept |= {"units"}
+        kept = (kept - {"refitted"}) | {"units"}
         if "trained" not in facts:
             return kept
         return kept | {"origin"} if self.init == "reuse" else (kept | {"origin"}) - {"trained"}

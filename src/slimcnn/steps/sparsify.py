@@ -35,7 +35,7 @@ class Sparsify(Step, Training):
     refuses: ClassVar = {
         "relations": "the network has channel relations already: leave this step out, or train longer in the first one"
     }
-    loses = frozenset({"origin", "cut", "constants"})
+    loses = frozenset({"origin", "cut", "constants", "refitted"})
     trains = True
 
     relations: Literal["mean", "sample", "none"] = "mean"
@@ -47,6 +47,9 @@ class Sparsify(Step, Training):
     (see `strength_for`). Liu et al. use 1e-4 for VGG over 160 epochs and 1e-5 for deep ResNets."""
     update: Literal["proximal", "subgradient"] = "proximal"
     """How the penalty is minimized."""
+    keep: Literal["last"] = "last"
+    """Always the last epoch: the penalty makes scales small over the whole training, and the epoch with the highest
+    top-1 is often the one with the largest scales."""
     epochs: int = Field(default=40, ge=1)
     """Passes over the training images."""
 

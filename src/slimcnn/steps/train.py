@@ -8,6 +8,7 @@ from dataclasses import replace
 from slimcnn.graph.copying import duplicate
 from slimcnn.reporting.sections import Section
 from slimcnn.running.epochs import about_training, count, learn, training_of
+from slimcnn.running.rates import RateChoice, rate_for
 from slimcnn.running.step import Context, State, Step, steps
 from slimcnn.training import Training
 
@@ -20,20 +21,26 @@ class Train(Step, Training):
     """Train with labels: from scratch if the network has no trained weights, else fine-tuning."""
 
     gives = frozenset({"trained", "reference"})
-    loses = frozenset({"origin", "cut", "constants"})
+    loses = frozenset({"origin", "cut", "constants", "refitted"})
     trains = True
+    remedy = "use a lower learning rate, or keep the best epoch (--keep best)"
 
     learning_rate: float | None = None  # type: ignore[assignment]
-    """Peak learning rate; default 0.1 from scratch, 0.01 for a trained network (adamw: 0.001)."""
+    """Peak learning rate; default 0.1 from scratch (adamw: 0.001). For a trained network, 0.01 (adamw: 0.001), 0.3 or
+    0.1 of it: the largest that does not lower validation top-1 in a short look."""
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Train a copy; after the first training of a run, it is the reference network."""
         model = duplicate(state.model)
         first = not at.facts & {"trained"}
         rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else FROM_SCRATCH if first else FINE_TUNING)
-        epochs = learn(model, state, training_of(self, learning_rate=rate), at, "training" if first else "fine-tuning")
+        training, choice = training_of(self, learning_rate=rate), RateChoice(rate=rate)
+        if not first and self.learning_rate is None:
+            choice = rate_for(model, state.data, training, at)
+            training = training_of(training, learning_rate=choice.rate)
+        epochs = learn(model, state, training, at, "training" if first else "fine-tuning")
         how = "from scratch" if first else "of fine-tuning"
-        what = f"{count(self.epochs, 'epoch')} {how}, learning rate {rate:g}"
+        what = f"{count(self.epochs, 'epoch')} {how}, {choice}"
         section = about_training("Training", what, epochs, None if first else at.level)
         reference = state.reference if at.facts & {"reference"} else model
         origin_of = state.network if reference is model else state.reference_network

@@ -37,6 +37,10 @@ class Epoch:
     """Training and validation."""
     images_per_second: float
     """Training only, over all processes."""
+    kept: int
+    """The epoch whose weights a training that ended here would keep; 0: those before the first step."""
+    kept_top1: float
+    """The validation top-1 of these weights, percent."""
     gradients: dict[str, float] = field(default_factory=dict)
     """If there are several terms: the L1 norm of each term's gradient with respect to an image's logits."""
     resumed: bool = False

@@ -22,6 +22,7 @@ from slimcnn.objectives import Loss, LossFunction, Objective, as_objective, cros
 from slimcnn.training.epochs import GRADIENT, Epoch, EpochSums, first_nonfinite
 from slimcnn.training.evaluation import Evaluation, evaluate
 from slimcnn.training.interrupts import interrupts_noted
+from slimcnn.training.keeping import better
 from slimcnn.training.probing import FORMATS, MIXED
 from slimcnn.training.processes import any_rank, launched, share_buffers, summed
 from slimcnn.training.run import TrainingRun, TrainingState, begin, exchange, save
@@ -50,8 +51,9 @@ def fit(
     """Train a network in place and yield each epoch's metrics; between epochs the caller may log, save or stop.
 
     At each yield, the network is in eval mode and holds the weights that `validation_top1` was measured on (those of
-    the moving average if there is one), so a `break` keeps exactly these. At the end, or when the caller stops, the
-    network's device and modes are restored and its weights are contiguous.
+    the moving average if there is one), so a `break` keeps exactly these. After the last epoch, the network gets the
+    weights with the highest validation top-1 of the start and of all epochs (`training.keep`; `Epoch.kept` says which).
+    At the end, or when the caller stops, the network's device and modes are restored and its weights are contiguous.
 
     `objective` is an `Objective`, whose hooks are called, or a plain function (network, images, labels) → `Loss`; it
     defaults to cross entropy with `training.label_smoothing`. `progress` is called on rank 0 after every
@@ -108,6 +110,8 @@ def _epochs(
             model.eval()
             yield from epochs  # a caller who stops here keeps the moving average
             if state.epoch == run.training.epochs:
+                if state.kept:
+                    model.load_state_dict(state.kept.weights)
                 return
             exchange(run)
             epochs = [_next_epoch(run, state)]
@@ -251,6 +255,7 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
     if run.average:
         share_buffers(run.fabric, run.average)
     result = _validate(run, state)
+    kept = (state.kept.epoch, state.kept.top1) if state.kept else (state.epoch + 1, result.top1)
     means = {name: value / sums.images for name, value in sums.terms.items()}
     terms = {name: value for name, value in means.items() if not name.startswith(GRADIENT)}
     return Epoch(
@@ -265,15 +270,21 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
         learning_rate=learning_rate(training, (state.epoch + 1) * run.steps - 1, training.epochs * run.steps),
         seconds=sums.seconds + time.perf_counter() - start,
         images_per_second=sums.images / sums.seconds,
+        kept=kept[0],
+        kept_top1=kept[1],
     )
 
 
 def _validate(run: TrainingRun, state: TrainingState) -> Evaluation:
-    data = run.dataset
+    """Evaluate the network, or its moving average, and keep its weights if they are the best."""
+    data, training = run.dataset, run.training
     exchange(run)
     try:
-        size = run.training.batch_size
-        return evaluate(run.model, data.validation, data.normalization, batch_size=size, fabric=run.fabric)
+        size = training.batch_size
+        found = evaluate(run.model, data.validation, data.normalization, batch_size=size, fabric=run.fabric)
+        if training.keep == "best":
+            state.kept = better(state.kept, state.epoch + 1, found.top1, run.model)
+        return found
     except ModelError as error:
         raise _diverged(run, f"on validation images, {error}, at the end", state, run.steps - 1) from error
     finally:

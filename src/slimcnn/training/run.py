@@ -20,7 +20,8 @@ from slimcnn.datasets import steps as count_steps
 from slimcnn.errors import ModelError, RecipeError, RunError
 from slimcnn.objectives import Objective
 from slimcnn.training.epochs import Epoch, EpochSums
-from slimcnn.training.evaluation import evaluating, scores
+from slimcnn.training.evaluation import evaluate, evaluating, scores
+from slimcnn.training.keeping import START, KeptWeights, better
 from slimcnn.training.memory import keep_freed_memory
 from slimcnn.training.optimizers import moving_average, optimizer_for, swap
 from slimcnn.training.probing import FORMATS, probe
@@ -61,6 +62,8 @@ class TrainingState:
     step: int = 0
     sums: EpochSums = field(default_factory=EpochSums)
     history: list[Epoch] = field(default_factory=list)
+    kept: KeptWeights | None = None
+    """The best weights so far; None if the last ones are kept, or if the start has no finite scores."""
     saved: float = field(default_factory=time.perf_counter)
 
 
@@ -79,6 +82,8 @@ def begin(
     if device.type == "cpu":
         keep_freed_memory()
     dataset = _on_device(dataset, device)
+    if not objective.judged_by_top1:
+        training = training.model_copy(update={"keep": "last"})
     _check(model, dataset, training, device)
     steps = count_steps(dataset.train, training.batch_size, world=fabric.world_size)
     description = describe(model, dataset, training, steps)
@@ -112,9 +117,22 @@ def begin(
     )
     if stored:
         return run, restore(run, stored)
-    state = TrainingState()
+    state = TrainingState(kept=_start(run))
     save(run, state)  # at once: stores the probe's choice, and fails now if the folder cannot be written to
     return run, state
+
+
+def _start(run: TrainingRun) -> KeptWeights | None:
+    """Validate the weights before the first step if the best ones are kept."""
+    if run.training.keep == "last":
+        return None
+    data = run.dataset
+    try:
+        size = run.training.batch_size
+        top1 = evaluate(run.model, data.validation, data.normalization, batch_size=size, fabric=run.fabric).top1
+    except ModelError:  # scores of an untrained network may overflow in eval mode: then any epoch is better
+        return None
+    return better(None, START, top1, run.model)
 
 
 def _on_device(dataset: Dataset, device: torch.device) -> Dataset:
@@ -154,6 +172,7 @@ def save(run: TrainingRun, state: TrainingState) -> None:
         "optimizer": run.optimizer.state_dict(),
         "average": dict(run.average.state_dict()) if run.average else None,
         "scaler": run.scaler.state_dict(),
+        "kept": state.kept.data() if state.kept else None,
     }
     save_state(run.folder, run.description, content)
 
@@ -167,7 +186,8 @@ def restore(run: TrainingRun, stored: dict[str, Any]) -> TrainingState:
         if run.average:
             run.average.load_state_dict(stored["average"])
         history = [Epoch(**epoch) for epoch in stored["history"]]
-        return TrainingState(stored["epoch"], stored["step"], EpochSums(**stored["sums"]), history)
+        kept = KeptWeights(**stored["kept"]) if stored["kept"] else None
+        return TrainingState(stored["epoch"], stored["step"], EpochSums(**stored["sums"]), history, kept)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise RunError(f"the state in {run.folder} does not fit: {reason}; delete it to start over") from error

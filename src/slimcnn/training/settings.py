@@ -49,6 +49,9 @@ class Training(BaseModel):
     mixup: float | None = Field(default=None, gt=0)
     """Mix images in pairs, with a share drawn from Beta(mixup, mixup); the loss is averaged over both labels
     (Zhang et al. 2018, arXiv 1710.09412). 0.2 is usual."""
+    keep: Literal["best", "last"] = "best"
+    """The weights at the end. best: the start or the epoch with the highest validation top-1, of equal ones the last;
+    last: the last epoch. Objectives of sparsity training and soft pruning always keep the last."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay per step of an exponential moving average of weights and buffers; the average is evaluated and returned."""
     clip_norm: float | None = Field(default=None, gt=0)

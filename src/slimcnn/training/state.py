@@ -19,7 +19,7 @@ from slimcnn.files import replacing
 from slimcnn.training.settings import Training
 
 NAME = "state.pt"
-_FORMAT = 2
+_FORMAT = 3
 
 
 def describe(model: nn.Module, dataset: Dataset, training: Training, steps: int) -> dict[str, Any]:

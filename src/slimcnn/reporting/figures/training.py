@@ -36,6 +36,8 @@ class Plot:
     level: float | None = None
     """The value of the original network."""
     from_zero: bool = False
+    kept: int | None = None
+    """The epoch to mark."""
 
     @property
     def empty(self) -> bool:
@@ -65,6 +67,8 @@ class TrainingCurves(Drawing):
     epochs: tuple[EpochPoint, ...]
     level: float | None
     """Validation top-1 of the original network in percent; None if unknown."""
+    kept: int | None = None
+    """The epoch whose weights were kept; 0: the start, before the first epoch."""
 
     def panels(self, name: str) -> list[Panel]:
         """Draw three panels; a panel without finite values is left out."""
@@ -78,10 +82,12 @@ class TrainingCurves(Drawing):
         rate: list[Line] = [("learning rate", [epoch.learning_rate for epoch in epochs], MUTED, "-")]
         last = epochs[-1]
         reached = f"validation {formatting.percent(last.validation_top1)} at the end"
+        if self.kept is not None and self.kept != last.epoch:
+            reached += f", kept: {f'epoch {self.kept}' if self.kept else 'the start'}"
         level = self.level if self.level is not None and math.isfinite(self.level) else None
         plots = (
             Plot(f"{name}loss", "Loss", f"{formatting.small(last.loss)} at the end", _losses(epochs)),
-            Plot(f"{name}top1", "Top-1, %", reached, accuracy, level=level),
+            Plot(f"{name}top1", "Top-1, %", reached, accuracy, level=level, kept=self.kept),
             Plot(f"{name}rate", "Learning rate", "at the last step of each epoch", rate, from_zero=True),
         )
         return [_panel(plot, [epoch.epoch for epoch in epochs]) for plot in plots if not plot.empty]
@@ -109,6 +115,8 @@ def _panel(plot: Plot, epochs: Sequence[int]) -> Panel:
         for name, values, color, style in plot.lines:
             label = formatting.short_name(name, 18)
             axes.plot(epochs, values, color=color, linestyle=style, linewidth=1.5, marker=marker, ms=3, label=label)
+        if plot.kept:
+            axes.axvline(plot.kept, color=AFTER, linewidth=1, dashes=(1, 2), label=f"kept, epoch {plot.kept}")
         if plot.from_zero:
             axes.set_ylim(bottom=0)
         axes.grid(axis="y", color=RULE, linewidth=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import save
@@ -93,14 +93,27 @@ class Prune(Step):
     plan: FilePath = None
     """File with the plan to use (see --dry-run), instead of choosing one."""
     soft: Training | None = None
-    """Soft filter pruning before the cut: filters are zeroed at the start of every epoch and may recover."""
+    """Soft filter pruning before the cut: filters are zeroed at the start of every epoch and may recover. The last
+    epoch is kept: the top-1 of an epoch is that of the network before the cut, which says little about the cut one."""
     search: Search | None = None
     """Search for the smallest network within an accuracy drop, instead of a given size."""
     batches: int = Field(default=8, ge=1)
     """Batches of 128 training images for the criterion and the sensitivity; only taylor uses labels."""
 
+    @field_validator("soft", mode="before")
+    @classmethod
+    def _soft_keeps_the_last(cls, soft: Any) -> Any:
+        if isinstance(soft, Training) and "keep" not in soft.model_fields_set:
+            return soft.model_copy(update={"keep": "last"})
+        return {"keep": "last"} | soft if isinstance(soft, dict) else soft
+
     @model_validator(mode="after")
     def _possible(self) -> Prune:
+        if self.soft is not None and self.soft.keep != "last":
+            raise ValueError(
+                "soft filter pruning keeps the last epoch, because the top-1 of an epoch is measured before the cut: "
+                "leave keep out"
+            )
         if self.soft is not None and self.soft.ema is not None:
             raise ValueError("soft filter pruning zeroes the weights, not their moving average: leave ema out")
         if self.search is not None and (self._sized or self.pruning_ratio is not None):
@@ -204,7 +217,7 @@ class Prune(Step):
 
     def after(self, facts: Facts) -> Facts:
         """Return the facts: relations are folded."""
-        return (facts - {"relations"}) | self.gives
+        return (facts - {"relations", "refitted"}) | self.gives
 
     def rehearse(self, state: State) -> nn.Module:
         """Check the criterion, the patterns and whether the target can be met, with any weights."""

@@ -1,0 +1,139 @@
+"""Choose the learning rate for a network that is trained already: too high a rate destroys what it has learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from slimcnn.datasets import Dataset
+from slimcnn.datasets import steps as count_steps
+from slimcnn.errors import RunError, TrainingDiverged
+from slimcnn.files import write_text
+from slimcnn.graph.copying import duplicate
+from slimcnn.objectives import Objective
+from slimcnn.running.step import Context
+from slimcnn.training import Training, fit
+from slimcnn.training.processes import from_rank_zero
+
+SHARES = (0.1, 0.3, 1.0)
+"""Rates to try, as shares of the default."""
+
+MOST = 200
+"""Maximum number of steps with each rate."""
+
+CHOICE = "learning_rate.json"
+"""File in the folder of the step."""
+
+
+class RateTrial(BaseModel):
+    """A short training with one learning rate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate: float
+    top1: float | None
+    """Percent, on the validation images; None if the training diverged."""
+
+
+class RateChoice(BaseModel):
+    """The learning rate of a step, and the trials that it was chosen from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate: float
+    steps: int = 0
+    """Steps of each trial."""
+    trials: tuple[RateTrial, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.trials:
+            return f"learning rate {self.rate:g}"
+        tried = ", ".join(
+            f"{one.rate:g}: {'diverged' if one.top1 is None else f'{one.top1:.2f} %'}" for one in self.trials
+        )
+        steps = f"{self.steps} step{'s' * (self.steps != 1)}"
+        return f"learning rate {self.rate:g}, chosen by validation top-1 after {steps} each ({tried})"
+
+
+def rate_for(
+    model: nn.Module, data: Dataset, training: Training, at: Context,
+    objective: Callable[[], Objective | None] = lambda: None,
+) -> RateChoice:  # fmt: skip
+    """Choose the learning rate of a network with trained weights: `training.learning_rate`, or 0.3 or 0.1 of it.
+
+    Each rate trains a copy of the network for a few steps. The largest rate wins whose validation top-1 is at most one
+    standard error below the best: a short trial favors small rates, which need more epochs. All trials together take
+    at most one epoch; if the training is shorter than two such looks, it uses `training.learning_rate`.
+
+    The choice is stored in the step's folder, so that a resumed step uses the same.
+
+    Raises:
+        RunError: the stored choice is damaged.
+    """
+    place = at.folder / CHOICE
+    known = from_rank_zero(at.fabric, lambda: _read(place))
+    if known is not None:
+        return known
+    whole = count_steps(data.train, training.batch_size, world=at.fabric.world_size)
+    each = min(MOST, whole // len(SHARES))
+    if not each or training.epochs * whole < 2 * each * len(SHARES):
+        return RateChoice(rate=training.learning_rate)
+    training = at.decide(training, model, data)
+    trials = tuple(
+        _trial(model, data, training, share * training.learning_rate, each, objective, at) for share in SHARES
+    )
+    found = RateChoice(rate=chosen(trials, len(data.validation)), steps=each, trials=trials)
+    from_rank_zero(at.fabric, lambda: write_text(place, found.model_dump_json(indent=1) + "\n"))
+    at.show.say(f"  {found}")
+    return found
+
+
+def chosen(trials: Sequence[RateTrial], images: int) -> float:
+    """Return the largest rate within one standard error of the best top-1 on so many images.
+
+    >>> trials = [RateTrial(rate=rate, top1=top1) for rate, top1 in ((0.001, 91.0), (0.003, 90.8), (0.01, 80.0))]
+    >>> chosen(trials, 5000), chosen(trials, 5)
+    (0.003, 0.01)
+    """
+    scored = [(one.rate, one.top1) for one in trials if one.top1 is not None]
+    if not scored:
+        return min(one.rate for one in trials)
+    best = max(top1 for _, top1 in scored)
+    error = math.sqrt(best * (100 - best) / images)
+    return max(rate for rate, top1 in scored if top1 >= best - error)
+
+
+def _trial(
+    model: nn.Module, data: Dataset, training: Training, rate: float, steps: int,
+    objective: Callable[[], Objective | None], at: Context,
+) -> RateTrial:  # fmt: skip
+    few = replace(data, train=data.train.limit(steps * training.batch_size))
+    short = {"learning_rate": rate, "epochs": 1, "warmup_epochs": 0.0, "schedule": "cosine", "keep": "last"}
+    short |= {"ema": None, "compile": False, "views": None}
+    devices = [at.fabric.device] if at.fabric.device.type == "cuda" else []
+    # What an objective draws here must not change what it draws in the training: a resumed step has no trials.
+    with torch.random.fork_rng(devices):
+        try:
+            (epoch,) = fit(
+                duplicate(model), few, training=training.model_copy(update=short), objective=objective(),
+                fabric=at.fabric, progress=at.show.counting(f"trying learning rate {rate:g}"),
+            )  # fmt: skip
+        except TrainingDiverged:
+            return RateTrial(rate=rate, top1=None)
+    return RateTrial(rate=rate, top1=epoch.validation_top1)
+
+
+def _read(path: Path) -> RateChoice | None:
+    try:
+        return RateChoice.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"cannot use {path}: {reason}; delete it to try the learning rates again") from error

@@ -1,0 +1,41 @@
+"""Keep the best validated weights of a training, so that it never ends worse than it started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+START = 0
+"""Epoch number of the weights before the first step."""
+
+
+@dataclass(frozen=True)
+class KeptWeights:
+    """Weights and their validation accuracy."""
+
+    epoch: int
+    """From 1; `START` for the weights before the first step."""
+    top1: float
+    """Percent, on the validation images."""
+    weights: dict[str, Tensor]
+
+    def data(self) -> dict[str, Any]:
+        """Return the fields as plain data, for the state file."""
+        return {"epoch": self.epoch, "top1": self.top1, "weights": self.weights}
+
+
+def better(kept: KeptWeights | None, epoch: int, top1: float, model: nn.Module) -> KeptWeights:
+    """Return the network's current weights, unless the ones kept so far have a higher top-1.
+
+    >>> net = nn.Linear(1, 1)
+    >>> start = better(None, START, 90.0, net)
+    >>> better(start, 1, 80.0, net).epoch, better(start, 1, 90.0, net).epoch
+    (0, 1)
+    """
+    if kept is not None and kept.top1 > top1:
+        return kept
+    with torch.no_grad():
+        return KeptWeights(epoch, top1, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
