@@ -12,12 +12,12 @@ from time import time
 from typing import Literal
 
 from slimcnn.errors import RunError, SlimcnnError
-from slimcnn.process_ids import is_running, this_process
+from slimcnn.process_ids import PATTERN, is_running, this_process
 
 ABANDONED = 24 * 3600.0
 """Seconds after which an unchanged temporary file of another host counts as a leftover; its process is not visible."""
 
-_PART = re.compile(r"\.(?P<target>.+)\.(?P<process>\d+-\d+@.+)\.part")
+_PART = re.compile(rf"\.(?P<target>.+)\.(?P<process>{PATTERN})\.part")
 
 
 def cache_folder(root: str | Path | None = None) -> Path:

@@ -11,16 +11,22 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
+from optuna.storages._rdb.models import TrialModel
 from torch import nn
 
 import slimcnn
+from slimcnn import process_ids
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import RunError, SearchError
 from slimcnn.process_ids import this_process
@@ -126,6 +132,72 @@ def test_two_workers_one_killed_in_mid_trial_end_as_one_worker_does(storage: str
     assert [one.point for one in found.outcomes] == [one.point for one in expected.outcomes]
 
 
+def interrupted(storage: StudyStorage) -> None:
+    """A search that stops in its first trial."""
+    way = evaluator()
+
+    def attempt(point: Point, least: float, most: float) -> tuple[Outcome, float]:
+        raise KeyboardInterrupt
+
+    way.attempt = attempt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        search(way, FEW, storage)
+
+
+def test_a_search_that_was_killed_resumes_in_a_process_with_the_same_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container the process number is always 1, and some systems report no start time."""
+    killed = StudyStorage.open(tmp_path / "points.log", "one", FEW)
+    monkeypatch.setattr(killed, "release", lambda trial, point: None)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(process_ids, "_start_of", lambda number: 0)
+        earlier.setattr(process_ids, "_token_of", lambda number: "0123abcd")
+        interrupted(killed)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the search waits for its dead predecessor"))
+    found = search(evaluator(), FEW, StudyStorage.open(tmp_path / "points.log", "one", FEW))
+    assert [one.point for one in found.outcomes] == [one.point for one in few().outcomes]
+
+
+def test_a_search_that_was_interrupted_resumes_in_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(StudyStorage.open(tmp_path / "points.log", "one", FEW))
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the search waits for itself"))
+    found = search(evaluator(), FEW, StudyStorage.open(tmp_path / "points.log", "one", FEW))
+    assert [one.point for one in found.outcomes] == [one.point for one in few().outcomes]
+
+
+def test_two_workers_on_sqlite_never_claim_the_same_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/points.db"
+    workers = [StudyStorage.open(url, "one", FEW) for _ in range(2)]
+    workers[0].enqueue(FEW.grid()[:2])
+    both_have_read, found = threading.Barrier(2), TrialModel.find_or_raise_by_id
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        trial = found(*arguments, **named)
+        with suppress(threading.BrokenBarrierError):
+            both_have_read.wait(1)
+        return trial
+
+    monkeypatch.setattr(TrialModel, "find_or_raise_by_id", slow)
+    with ThreadPoolExecutor(2) as pool:
+        claimed = list(pool.map(lambda worker: worker.claim(wait=False), workers))
+    points = [one[1] for one in claimed if one is not None]
+    assert len(points) == 2
+    assert points[0] != points[1]
+
+
+def test_the_outcome_of_a_trial_that_was_taken_for_lost_is_dropped(tmp_path: Path) -> None:
+    slow, other = (StudyStorage.open(tmp_path / "points.log", "one", FEW) for _ in range(2))
+    slow.enqueue(FEW.grid()[:1])
+    claimed = slow.claim()
+    assert claimed is not None
+    other.release(*claimed)
+    slow.tell(claimed[0], Outcome(claimed[1], 0.5, 90.0), 0.5)
+    assert slow.progress == (0, 1), "the point waits for another process"
+
+
 def test_a_search_that_ended_is_not_done_again(tmp_path: Path) -> None:
     settings, again = SETTINGS.model_copy(update={"refine": 0.0}), evaluator()
     first = search(again, settings, StudyStorage.open(tmp_path / "points.log", "one", settings))
@@ -194,8 +266,10 @@ def begun(folder: Path) -> Path:
         return evaluate(point, least, most)
 
     way.attempt = attempt  # type: ignore[method-assign]
+    storage = StudyStorage.open(journal, "one", FEW)
+    storage.release = lambda trial, point: None  # type: ignore[method-assign] # as if the process had been killed
     with pytest.raises(KeyboardInterrupt):
-        search(way, FEW, StudyStorage.open(journal, "one", FEW))
+        search(way, FEW, storage)
     # As this process runs on, the claimed trial would count as running.
     text = journal.read_text()
     assert text.count(this_process()) == 3
