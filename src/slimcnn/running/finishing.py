@@ -23,6 +23,7 @@ from slimcnn.reporting.sections import Column, Section, Table
 from slimcnn.running import folder as disk
 from slimcnn.running.advice import next_steps
 from slimcnn.running.delivering import deliver
+from slimcnn.running.normalization import described
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.saving import Done, information_of, read_state, sections_of
 from slimcnn.running.step import Cut, State
@@ -173,7 +174,7 @@ def verdict_of(cuts: Sequence[Cut]) -> CutVerdict | None:
 
 
 def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
-    found = [f"Normalization: {job.loaded.normalization}."]
+    found = [f"Normalization: {described(job.loaded.data.normalization)}, {job.loaded.normalization}."]
     if (job.root / disk.DECISION).exists():
         made = " and ".join(disk.read_json(job.root / disk.DECISION).values())
         found.append(

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from slimcnn.checkpoints import read_information
-from slimcnn.datasets import Dataset, Normalization, load_dataset
+from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import RunError
 from slimcnn.manifest import RUN
 from slimcnn.running import folder as disk
+from slimcnn.running.normalization import stored_in
 from slimcnn.running.recipe import read_recipe
 from slimcnn.running.saving import read_state
 from slimcnn.running.step import State
@@ -59,8 +60,6 @@ def images_of(checkpoint: Path, name: str = "", seed: int = 0) -> Dataset:
     name = name or str(information.get("dataset", ""))
     if not name:
         raise RunError(f"{checkpoint} does not name a dataset: pass --data")
-    shape, normal = information.get("input"), information.get("normalization")
+    shape, normal = information.get("input"), stored_in(information)
     data = load_dataset(name, image_size=int(shape[1]) if shape else None, seed=seed)
-    if normal:
-        data = replace(data, normalization=Normalization(tuple(normal["mean"]), tuple(normal["std"])))
-    return data
+    return replace(data, normalization=normal) if normal is not None else data
