@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from synthetic_reports import CURVES, REPORTS, curve, not_finite, tiny
 
+from slimcnn.cli import looking
 from slimcnn.errors import RunError
 from slimcnn.reporting import CurveReport, Report, read_report, render, render_curve, storing, write_report
 from slimcnn.reporting.schema import FORMAT
@@ -69,6 +72,24 @@ def test_a_page_that_cannot_be_drawn_costs_no_numbers(tmp_path: Path, monkeypatc
     with pytest.raises(RuntimeError, match="no ink"):
         write_report(tiny(), tmp_path)
     assert read_report(tmp_path) == tiny()
+
+
+def test_the_report_of_a_read_only_folder_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, _ = write_report(tiny(), tmp_path)
+    before = data.read_bytes()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refused)  # permissions do not stop root
+    looking.report(tmp_path)
+    out, said = capsys.readouterr()
+    assert "The network needs 51 % fewer MACs" in " ".join(out.split())
+    assert said.startswith("the page was not regenerated: cannot write ")
+    assert "Read-only file system" in said
+    assert data.read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
