@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +30,6 @@ import slimcnn
 from slimcnn import process_ids
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import RunError, SearchError
-from slimcnn.process_ids import this_process
 from slimcnn.pruning import Target
 from slimcnn.searching import Evaluator, Found, Outcome, Point, Search, StudyStorage, search, study_storage, winner
 
@@ -268,13 +268,17 @@ def begun(folder: Path) -> Path:
     way.attempt = attempt  # type: ignore[method-assign]
     storage = StudyStorage.open(journal, "one", FEW)
     storage.release = lambda trial, point: None  # type: ignore[method-assign] # as if the process had been killed
-    with pytest.raises(KeyboardInterrupt):
+    with dead(), pytest.raises(KeyboardInterrupt):
         search(way, FEW, storage)
-    # As this process runs on, the claimed trial would count as running.
-    text = journal.read_text()
-    assert text.count(this_process()) == 3
-    journal.write_text(text.replace(this_process(), f"1-1@{platform.node()}"))
     return journal
+
+
+@contextmanager
+def dead() -> Iterator[None]:
+    """A process that is dead as soon as the block ends: else its claimed trial would count as running."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_storage, "this_process", lambda: f"1-1@{platform.node()}")
+        yield
 
 
 TORN = {
@@ -283,6 +287,15 @@ TORN = {
     "zeros, as some file systems leave them": lambda text: text[:-20] + b"\0" * 20,
     "a line of nonsense": lambda text: text[:-20] + b"\n",
 }
+
+
+def test_a_digit_that_changed_in_the_journal_is_one_line(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    text = journal.read_text()
+    assert text.count('"base":') == 1
+    journal.write_text(text.replace('"base":', '"base":1', 1))
+    with pytest.raises(SearchError, match=r"damaged \(an entry has changed since it was written\); delete it"):
+        StudyStorage.open(journal, "one", FEW)
 
 
 @pytest.mark.parametrize("how", TORN)
@@ -355,11 +368,11 @@ def test_a_full_disk_is_one_line_and_the_search_continues_when_there_is_space(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", nearly_full)
-    with pytest.raises(RunError, match=r"cannot use the search journal .*: No space left on device; free some space"):
+    full = pytest.raises(RunError, match=r"cannot use the search journal .*: No space left on device; free some space")
+    with dead(), full:
         search(evaluator(), FEW, StudyStorage.open(journal, "one", FEW))
     monkeypatch.undo()
     assert journal.read_bytes().endswith(b"\n")
-    journal.write_text(journal.read_text().replace(this_process(), f"1-1@{platform.node()}"))
     said: list[str] = []
     found = search(evaluator(), FEW, StudyStorage.open(journal, "one", FEW, say=said.append))
     assert found.best.point == expected.best.point

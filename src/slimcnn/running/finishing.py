@@ -81,7 +81,7 @@ def finish(job: Job, results: list[Done], start: Done) -> Result:
 
 def report_of(job: Job, digests: str | list[str]) -> Report | CurveReport | None:
     """Return the report of a finished run; None if it belongs to other results, or must be written again."""
-    if disk.read_json(job.root / RUN).get("finished") != digests:
+    if disk.read_sealed(job.root / RUN).get("finished") != digests:
         return None
     if not all((job.root / name).exists() for name in disk.REPORTS):
         return None
@@ -176,7 +176,7 @@ def verdict_of(cuts: Sequence[Cut]) -> CutVerdict | None:
 def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
     found = [f"Normalization: {described(job.loaded.data.normalization)}, {job.loaded.normalization}."]
     if (job.root / disk.DECISION).exists():
-        made = " and ".join(disk.read_json(job.root / disk.DECISION).values())
+        made = " and ".join(map(str, disk.read_json(job.root / disk.DECISION).values()))
         found.append(
             f"Where layout and precision are auto, this run trains in {made}, the fastest when the run first started. "
             "--deterministic fixes both."

@@ -27,12 +27,12 @@ def open_run(path: Path | str, show: Show = SILENT) -> State:
     root = Path(path)
     if not (root / RUN).exists():
         raise RunError(f"{root} is not a run folder: pass the --out of a slimcnn command, or a checkpoint")
-    finished = disk.read_json(root / RUN).get("finished")
+    finished = disk.read_sealed(root / RUN).get("finished")
     if isinstance(finished, list):
         raise RunError(
             f"{root} holds several sizes: pass the checkpoint of one, such as {root}/macs-0.5/{disk.COMPRESSED}"
         )
-    known = [disk.read_json(one) for one in root.glob(f"*/{disk.DONE}")]
+    known = [disk.read_sealed(one) for one in root.glob(f"*/{disk.DONE}")]
     done = next((one for one in known if one["digest"] == finished), None)
     if done is None:
         raise RunError(f"{root} holds an unfinished run: finish it with `slimcnn run {root / disk.RECIPE}`")
