@@ -130,6 +130,12 @@ def test_a_process_runs_until_it_is_killed_even_if_nobody_has_waited_for_it() ->
     assert is_running(name) is False
 
 
+def test_a_process_with_the_number_of_this_one_but_another_token_has_ended() -> None:
+    number, token = this_process().partition("@")[0].rpartition("-")[::2]
+    assert is_running(f"{number}-{token}@{node()}") is True
+    assert is_running(f"{number}-{'0' * len(token)}@{node()}") is False
+
+
 def test_a_deleted_folder_is_one_line_and_is_not_made_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_text(run / "recipe.toml", "model = 'resnet8'")

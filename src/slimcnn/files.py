@@ -13,7 +13,7 @@ from time import time
 from typing import Literal, TypeAlias
 
 from slimcnn.errors import RunError, SlimcnnError
-from slimcnn.process_ids import is_running, this_process
+from slimcnn.process_ids import PATTERN, is_running, this_process
 
 ABANDONED = 24 * 3600.0
 """Seconds after which an unchanged temporary file of another host counts as a leftover; its process is not visible."""
@@ -21,7 +21,7 @@ ABANDONED = 24 * 3600.0
 FileKind: TypeAlias = Literal["file", "folder", "special", "nothing"]
 """What a path is; special: a pipe, a socket or a device, which may block for ever when it is read."""
 
-_PART = re.compile(r"\.?(?P<target>.+)\.(?P<process>\d+-\d+@.+)\.part")
+_PART = re.compile(rf"\.?(?P<target>.+)\.(?P<process>{PATTERN})\.part")
 
 
 def cache_folder(root: str | Path | None = None) -> Path:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+from functools import cache
 from pathlib import Path
 from platform import node
 
-_NAME = re.compile(r"(?P<number>\d+)-(?P<start>\d+)@(?P<host>.+)")
+PATTERN = r"(?P<number>\d+)-(?P<start>\d+)(?:-(?P<token>[0-9a-f]+))?@(?P<host>.+)"
+"""Regular expression of the names that `this_process` returns."""
+
+_NAME = re.compile(PATTERN)
 
 
 def this_process() -> str:
-    """Return the name of this process: process ID, start time and host.
+    """Return the name of this process: process ID, start time, random token and host.
 
-    The start time distinguishes it from a later process with the same ID; it is 0 where the system does not report it.
+    Start time and token distinguish it from other processes with the same ID: in a container, the main process is
+    always number 1. The start time is 0 where the system does not report it.
 
     >>> is_running(this_process()), is_running("1-2@another-host"), is_running("not a process")
     (True, None, None)
     """
-    return f"{os.getpid()}-{_start_of(os.getpid())}@{node()}"
+    number = os.getpid()
+    return f"{number}-{_start_of(number)}-{_token_of(number)}@{node()}"
 
 
 def is_running(process: str) -> bool | None:
@@ -30,6 +37,8 @@ def is_running(process: str) -> bool | None:
     if found is None or found["host"] != node() or os.name != "posix":
         return None
     number = int(found["number"])
+    if number == os.getpid():
+        return process == this_process()  # else an earlier process had the number of this one
     try:
         os.kill(number, 0)
     except PermissionError:
@@ -38,6 +47,12 @@ def is_running(process: str) -> bool | None:
         return False
     state, start = _stat_of(number)
     return state != "Z" and (start == 0 or int(found["start"]) in (0, start))
+
+
+@cache
+def _token_of(number: int) -> str:
+    """Return a token drawn once per process; a forked child has another number, so it draws another one."""
+    return secrets.token_hex(4)
 
 
 def _start_of(number: int) -> int:

@@ -146,6 +146,60 @@ def test_a_layer_may_have_a_ratio_of_its_own() -> None:
     assert removed(allocate(graph, scores, Target(pruning_ratio=0.5, per_layer={"3": 0.0}))) == {"0": 6, "6": 12}
 
 
+class Headed(nn.Module):
+    """Layers inside modules, a layer whose channels form two groups, and an output head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()), nn.Conv2d(6, 8, 1))
+        self.split = nn.Conv2d(8, 14, 1)
+        self.left, self.right = nn.Conv2d(4, 5, 1), nn.Conv2d(10, 5, 1)
+        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(5, 3, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, two = self.split(self.body(x)).split([self.left.in_channels, self.right.in_channels], 1)
+        return self.head(self.left(one) + self.right(two))  # type: ignore[no-any-return]
+
+
+def headed() -> tuple[ChannelGraph, Scores]:
+    return setting(Headed())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kept"),
+    [("body", {"body.0.0", "body.1"}), ("body.0", {"body.0.0"}), ("b?dy.1", {"body.1"}), ("*.0", {"body.0.0"})],
+)
+def test_a_modules_name_protects_all_layers_inside_it(pattern: str, kept: set[str]) -> None:
+    graph, scores = headed()
+    free = {group.name for group in graph.groups}
+    plan = allocate(graph, scores, Target(pruning_ratio=0.5, protect=(pattern,)))
+    assert set(removed(plan)) == free - kept
+
+
+def test_every_name_that_a_message_prints_is_accepted_as_it_is_printed() -> None:
+    graph, scores = headed()
+    names = [group.name for group in graph.groups]
+    assert [name for name in names if "[" in name], "a group of a part of a layer's channels"
+    for name in names:
+        plan = allocate(graph, scores, Target(pruning_ratio=0.5, protect=(name,)))
+        assert name not in plan.removed
+        assert name in allocate(graph, scores, Target(per_layer={name: 0.5})).removed
+
+
+@pytest.mark.parametrize("pattern", ["head", "head.1", "head.*"])
+def test_protecting_what_is_locked_anyway_is_no_error(pattern: str) -> None:
+    graph, scores = headed()
+    plain_plan = allocate(graph, scores, Target(pruning_ratio=0.5))
+    assert allocate(graph, scores, Target(pruning_ratio=0.5, protect=(pattern,))).removed == plain_plan.removed
+
+
+def test_a_pattern_with_a_typo_is_refused_with_the_name_that_was_meant() -> None:
+    graph, scores = headed()
+    for target in (Target(macs=0.5, protect=("body.0.1",)), Target(per_layer={"body.0.1": 0.5})):
+        with pytest.raises(TargetError, match=r"the pattern 'body.0.1' matches no layer; did you mean 'body.0.0'\?"):
+            allocate(graph, scores, target)
+
+
 def test_of_two_patterns_the_later_and_over_both_protection_wins() -> None:
     graph, scores = setting(plain(12, 16, 24))
     assert removed(allocate(graph, scores, Target(per_layer={"*": 0.5, "3": 0.25}))) == {"0": 6, "3": 4, "6": 12}

@@ -21,7 +21,7 @@ from slimcnn.reporting.figures.training import EpochPoint, TrainingCurves
 from slimcnn.reporting.figures.units import ReuseUnit, Units
 from slimcnn.reporting.figures.widths import Group, Widths
 from slimcnn.reporting.formatting import plural
-from slimcnn.reporting.schema import CurvePoint, CutVerdict, LockedLayer, Numbers, StepResult, Timing
+from slimcnn.reporting.schema import CurvePoint, CutVerdict, LockedLayer, Numbers, Ratio, StepResult, Timing
 from slimcnn.reporting.sections import Column, Section, Table, Text
 
 HOSTILE = '<script>alert("x")</script> & "quotes" \' $x_1$ {{ 7 * 7 }} 层 🙂 var(--ink) #010203'
@@ -132,7 +132,7 @@ def tiny() -> Report:
             n=321,
             before_ms=(0.7811, 0.8125, 0.9017),
             after_ms=(0.5017, 0.5432, 0.6123),
-            ratio=0.6712,
+            ratio=Ratio(median=0.6712, lower=0.6544, upper=0.6901),
         ),
         not_counted=("batch_norm", "relu"),
         notes=("The test images were read once.",),
@@ -441,6 +441,7 @@ def curve() -> CurveReport:
             macs_target=share,
             report=f"{share:g}/report.html",
             after=after,
+            ratio=Ratio(median=latency_ms / 0.8125, lower=latency_ms / 0.83, upper=latency_ms / 0.79),
             verdict=report.verdict,
             steps=steps,
         )

@@ -18,7 +18,7 @@ def test_a_report_in_a_notebook_is_headline_verdict_and_table(name: str) -> None
     page = Page(f"<body>{report._repr_html_()}</body>")
     assert page.faults == []
     assert all(sentence in page.text for sentence in verdict_in_words(report))
-    assert all(cell in page.text for row in rows(report.before, report.after) for cell in (row.before, row.after))
+    assert all(cell in page.text for row in rows(report) for cell in (row.before, row.after))
     assert page.all("script") == []
     verdict = next(e.attributes["class"] for e in page.elements if "verdict" in e.attributes.get("class", ""))
     assert verdict == ("verdict broken" if report.verdict is not None and not report.verdict.equal else "verdict")

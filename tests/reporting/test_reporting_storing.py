@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from synthetic_reports import CURVES, REPORTS, curve, not_finite, tiny
 
+from slimcnn.cli import looking
 from slimcnn.errors import RunError
 from slimcnn.reporting import CurveReport, Report, read_report, render, render_curve, storing, write_report
 from slimcnn.reporting.schema import FORMAT
@@ -71,6 +74,24 @@ def test_a_page_that_cannot_be_drawn_costs_no_numbers(tmp_path: Path, monkeypatc
     assert read_report(tmp_path) == tiny()
 
 
+def test_the_report_of_a_read_only_folder_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, _ = write_report(tiny(), tmp_path)
+    before = data.read_bytes()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refused)  # permissions do not stop root
+    looking.report(tmp_path)
+    out, said = capsys.readouterr()
+    assert "The network needs 51 % fewer MACs" in " ".join(out.split())
+    assert said.startswith("the page was not regenerated: cannot write ")
+    assert "Read-only file system" in said
+    assert data.read_bytes() == before
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(RunError, match=r"cannot write .*report\.json") as caught:
@@ -104,8 +125,8 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a picture": (_write(b"\x89PNG\r\n\x1a\n\xff\xfe"), "is not JSON"),
     "a list": (_write("[1, 2]"), "holds a JSON list"),
     "something else": (_write('{"name": "a plan"}'), "is not a report: network: Field required"),
-    "newer": (_write(_changed(format=FORMAT + 1)), "has format 3, this slimcnn reads format 2; install a newer"),
-    "older": (_write('{"format": 1, "stages": []}'), "has format 1, .* reads format 2; run the same command again"),
+    "newer": (_write(_changed(format=FORMAT + 1)), "has format 4, this slimcnn reads format 3; install a newer"),
+    "older": (_write('{"format": 1, "stages": []}'), "has format 1, .* reads format 3; run the same command again"),
     "newer and different": (_write('{"format": 9, "nothing": 0}'), "has format 9"),
     "a part missing": (_write(_without("verdict")), "is not a report: verdict: Field required"),
     "a part too many": (_write(_changed(color="red")), "is not a report: color: Extra inputs"),

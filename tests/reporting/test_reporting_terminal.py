@@ -49,7 +49,7 @@ def test_a_terminal_shows_the_verdict_and_then_the_six_numbers() -> None:
 def test_page_and_terminal_say_the_same(name: str) -> None:
     report = REPORTS[name]()
     text, page = printed(summary(report), width=2000), page_of(name).part("comparison").text
-    for row in rows(report.before, report.after):
+    for row in rows(report):
         for cell in (row.name, row.before, row.after, row.change):
             assert cell in page
             assert cell in text

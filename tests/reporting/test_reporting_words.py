@@ -11,13 +11,22 @@ from slimcnn.reporting import verdict_in_words
 from slimcnn.reporting.comparison import (
     accuracy_in_words,
     exactness_in_words,
+    rows,
     size_in_words,
     time_in_words,
 )
 from slimcnn.reporting.curve import curve_headline, curve_in_words
-from slimcnn.reporting.outcome import Conditions, CutVerdict, Numbers
+from slimcnn.reporting.outcome import CutVerdict, Numbers, Ratio, Timing
+from slimcnn.reporting.page import render
 
-WHERE = Conditions(batch=1, threads=1, runtime="torch eager", device="a CPU", n=9)
+
+def timed(before: float, after: float, ratio: tuple[float, float, float]) -> Timing:
+    lower, median, upper = ratio
+    return Timing(
+        batch=1, threads=1, runtime="torch eager", device="a CPU", n=9,
+        before_ms=(before, before, before), after_ms=(after, after, after),
+        ratio=Ratio(median=median, lower=lower, upper=upper),
+    )  # fmt: skip
 
 
 def numbers(params: int, macs: int, size: int) -> Numbers:
@@ -93,7 +102,31 @@ def test_what_was_saved(before: tuple[int, int, int], after: tuple[int, int, int
     ],
 )
 def test_what_a_call_takes(before: float, after: float, words: str) -> None:
-    assert time_in_words(before, after, WHERE) == words
+    ratio = after / before if before else math.nan
+    assert time_in_words(before, after, timed(before, after, (ratio, ratio, ratio))) == words
+
+
+def test_a_report_states_one_latency_ratio_that_of_interleaved_calls() -> None:
+    """On a busy machine the ratio of the medians differs: 0.67 here."""
+    timing = tiny().timing.model_copy(update={"ratio": Ratio(median=0.91, lower=0.88, upper=0.93)})
+    report = tiny().model_copy(update={"timing": timing})
+    assert "A call takes 9.0 % less time: 0.543 ms, previously 0.812 ms" in verdict_in_words(report)[1]
+    assert rows(report)[-1].change == "× 0.91"
+    page = render(report)
+    assert "0.91" in page
+    assert "0.67" not in page
+
+
+def test_wide_quartiles_of_the_latency_ratio_are_flagged() -> None:
+    said = time_in_words(2.0, 1.0, timed(2.0, 1.0, (0.4, 0.5, 0.7)))
+    assert said.endswith(
+        "The ratio varied widely between calls (quartiles 0.40 and 0.70): measure again on an idle machine."
+    )
+    assert "widely" not in time_in_words(2.0, 1.0, timed(2.0, 1.0, (0.48, 0.5, 0.53)))
+    found = curve()
+    wide = found.points[1].model_copy(update={"ratio": Ratio(median=0.6, lower=0.4, upper=0.7)})
+    said = curve_in_words(found.model_copy(update={"points": (found.points[0], wide)}))[-1]
+    assert said == "The time of 0.6 varied widely between calls: measure again on an idle machine."
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,21 @@ def test_a_finished_run_is_read_and_not_run_again(tmp_path: Path, trained: Path)
     assert first.report == second.report
 
 
+def test_a_finished_run_whose_report_is_of_another_version_or_damaged_writes_it_again(
+    tmp_path: Path, trained: Path
+) -> None:
+    asked = recipe(tmp_path / "run", "recalibrate:images=64", trained)
+    first, data = run(asked), tmp_path / "run" / "report.json"
+    for content in (data.read_text().replace('"format": 3', '"format": 1'), data.read_text()[:-9]):
+        data.write_text(content)
+        said: list[str] = []
+        found = run(asked, show=told(said)).report
+        assert [line for line in said if line.startswith(f"writing the report again: {data}")]
+        assert "already done: 1-recalibrate" in said
+        assert (found.after.top1, found.after.macs) == (first.report.after.top1, first.report.after.macs)
+        assert slimcnn.reporting.read_report(data) == found
+
+
 def test_a_mended_command_keeps_the_steps_that_did_not_change(tmp_path: Path, trained: Path) -> None:
     out, said = tmp_path / "run", []
     run(recipe(out, "recalibrate:images=64 + prune:macs=0.5,batches=1 + distill:epochs=1", trained))
@@ -180,6 +195,8 @@ def test_an_order_that_makes_no_sense_is_refused_before_anything_runs(
     ("line", "message"),
     [
         ("train:epochs=3 + prune:protect=layr1.*", "the pattern 'layr1.*' matches no layer"),
+        ("train:epochs=3 + prune:protect=layr1,latency=0.5", "the pattern 'layr1' matches no layer"),
+        ("train:epochs=3 + prune:protect=layr1,search.max_drop=1", "the pattern 'layr1' matches no layer"),
         ("train:epochs=3 + prune:macs=0.00001", "cannot reach macs"),
         ("train:epochs=3 + prune:criterion=l3", "unknown criterion 'l3'"),
         ("train:epochs=3 + prune:plan=nowhere.json", "nowhere.json"),

@@ -11,19 +11,25 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
+from optuna.storages._rdb.models import TrialModel
 from torch import nn
 
 import slimcnn
+from slimcnn import process_ids
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import RunError, SearchError
-from slimcnn.process_ids import this_process
 from slimcnn.pruning import Target
 from slimcnn.searching import Evaluator, Found, Outcome, Point, Search, StudyStorage, search, study_storage, winner
 
@@ -126,6 +132,72 @@ def test_two_workers_one_killed_in_mid_trial_end_as_one_worker_does(storage: str
     assert [one.point for one in found.outcomes] == [one.point for one in expected.outcomes]
 
 
+def interrupted(storage: StudyStorage) -> None:
+    """A search that stops in its first trial."""
+    way = evaluator()
+
+    def attempt(point: Point, least: float, most: float) -> tuple[Outcome, float]:
+        raise KeyboardInterrupt
+
+    way.attempt = attempt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        search(way, FEW, storage)
+
+
+def test_a_search_that_was_killed_resumes_in_a_process_with_the_same_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container the process number is always 1, and some systems report no start time."""
+    killed = StudyStorage.open(tmp_path / "points.log", "one", FEW)
+    monkeypatch.setattr(killed, "release", lambda trial, point: None)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(process_ids, "_start_of", lambda number: 0)
+        earlier.setattr(process_ids, "_token_of", lambda number: "0123abcd")
+        interrupted(killed)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the search waits for its dead predecessor"))
+    found = search(evaluator(), FEW, StudyStorage.open(tmp_path / "points.log", "one", FEW))
+    assert [one.point for one in found.outcomes] == [one.point for one in few().outcomes]
+
+
+def test_a_search_that_was_interrupted_resumes_in_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(StudyStorage.open(tmp_path / "points.log", "one", FEW))
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the search waits for itself"))
+    found = search(evaluator(), FEW, StudyStorage.open(tmp_path / "points.log", "one", FEW))
+    assert [one.point for one in found.outcomes] == [one.point for one in few().outcomes]
+
+
+def test_two_workers_on_sqlite_never_claim_the_same_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/points.db"
+    workers = [StudyStorage.open(url, "one", FEW) for _ in range(2)]
+    workers[0].enqueue(FEW.grid()[:2])
+    both_have_read, found = threading.Barrier(2), TrialModel.find_or_raise_by_id
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        trial = found(*arguments, **named)
+        with suppress(threading.BrokenBarrierError):
+            both_have_read.wait(1)
+        return trial
+
+    monkeypatch.setattr(TrialModel, "find_or_raise_by_id", slow)
+    with ThreadPoolExecutor(2) as pool:
+        claimed = list(pool.map(lambda worker: worker.claim(wait=False), workers))
+    points = [one[1] for one in claimed if one is not None]
+    assert len(points) == 2
+    assert points[0] != points[1]
+
+
+def test_the_outcome_of_a_trial_that_was_taken_for_lost_is_dropped(tmp_path: Path) -> None:
+    slow, other = (StudyStorage.open(tmp_path / "points.log", "one", FEW) for _ in range(2))
+    slow.enqueue(FEW.grid()[:1])
+    claimed = slow.claim()
+    assert claimed is not None
+    other.release(*claimed)
+    slow.tell(claimed[0], Outcome(claimed[1], 0.5, 90.0), 0.5)
+    assert slow.progress == (0, 1), "the point waits for another process"
+
+
 def test_a_search_that_ended_is_not_done_again(tmp_path: Path) -> None:
     settings, again = SETTINGS.model_copy(update={"refine": 0.0}), evaluator()
     first = search(again, settings, StudyStorage.open(tmp_path / "points.log", "one", settings))
@@ -194,13 +266,19 @@ def begun(folder: Path) -> Path:
         return evaluate(point, least, most)
 
     way.attempt = attempt  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        search(way, FEW, StudyStorage.open(journal, "one", FEW))
-    # As this process runs on, the claimed trial would count as running.
-    text = journal.read_text()
-    assert text.count(this_process()) == 3
-    journal.write_text(text.replace(this_process(), f"1-1@{platform.node()}"))
+    storage = StudyStorage.open(journal, "one", FEW)
+    storage.release = lambda trial, point: None  # type: ignore[method-assign] # as if the process had been killed
+    with dead(), pytest.raises(KeyboardInterrupt):
+        search(way, FEW, storage)
     return journal
+
+
+@contextmanager
+def dead() -> Iterator[None]:
+    """A process that is dead as soon as the block ends: else its claimed trial would count as running."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_storage, "this_process", lambda: f"1-1@{platform.node()}")
+        yield
 
 
 TORN = {
@@ -209,6 +287,15 @@ TORN = {
     "zeros, as some file systems leave them": lambda text: text[:-20] + b"\0" * 20,
     "a line of nonsense": lambda text: text[:-20] + b"\n",
 }
+
+
+def test_a_digit_that_changed_in_the_journal_is_one_line(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    text = journal.read_text()
+    assert text.count('"base":') == 1
+    journal.write_text(text.replace('"base":', '"base":1', 1))
+    with pytest.raises(SearchError, match=r"damaged \(an entry has changed since it was written\); delete it"):
+        StudyStorage.open(journal, "one", FEW)
 
 
 @pytest.mark.parametrize("how", TORN)
@@ -281,11 +368,11 @@ def test_a_full_disk_is_one_line_and_the_search_continues_when_there_is_space(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", nearly_full)
-    with pytest.raises(RunError, match=r"cannot use the search journal .*: No space left on device; free some space"):
+    full = pytest.raises(RunError, match=r"cannot use the search journal .*: No space left on device; free some space")
+    with dead(), full:
         search(evaluator(), FEW, StudyStorage.open(journal, "one", FEW))
     monkeypatch.undo()
     assert journal.read_bytes().endswith(b"\n")
-    journal.write_text(journal.read_text().replace(this_process(), f"1-1@{platform.node()}"))
     said: list[str] = []
     found = search(evaluator(), FEW, StudyStorage.open(journal, "one", FEW, say=said.append))
     assert found.best.point == expected.best.point

@@ -1,12 +1,16 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 from two_processes import one_or_two
+
+from slimcnn.process_ids import this_process
+from slimcnn.training import processes
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -64,6 +68,29 @@ def test_an_error_on_one_rank_is_the_error_of_all(ranks):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_when_a_rank_is_killed_the_other_says_which_and_that_the_same_command_resumes(rank, tmp_path):
+    script = SCRIPT.with_name("one_rank_dies.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(script), str(tmp_path), str(rank)]
+    subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    for _ in range(300):  # the other rank may outlive the one that started it
+        if (tmp_path / "said").exists():
+            break
+        time.sleep(0.1)
+    assert (tmp_path / "said").read_text() == (
+        f"rank {rank} was lost (killed, out of memory, or failed with an error of its own); "
+        "run the same command to resume"
+    )
+
+
+def test_an_error_of_this_rank_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(processes, "_ranks", [this_process()] * 2)
+    monkeypatch.setattr(processes, "PATIENCE", 0.0)
+    with pytest.raises(RuntimeError, match="sizes do not match"), processes.lost_ranks_named():
+        raise RuntimeError("sizes do not match")
+
+
 def test_fabric_can_start_the_processes_itself(ranks, tmp_path):
     run(str(SCRIPT), str(tmp_path), "own launcher")
     for rank in (0, 1):

@@ -194,7 +194,8 @@ def list_names(
 def report(
     folder: Annotated[Path, typer.Argument(help="Run folder, or its report.json.")], as_json: options.AsJson = False
 ) -> None:
-    """Print the results of a finished run, and regenerate report.html from report.json."""
+    """Print the results of a finished run, and regenerate report.html from report.json if the folder is writable."""
+    from slimcnn.errors import RunError
     from slimcnn.manifest import claim, is_as_claimed
     from slimcnn.reporting import read_report, summary, write_report
     from slimcnn.reporting.storing import DATA
@@ -204,11 +205,15 @@ def report(
         print_json(found.model_dump(mode="json"))
         return
     home = folder if folder.is_dir() else folder.parent
+    print_tables(summary(found))
     claimed = is_as_claimed(home / DATA)
-    data, page = write_report(found, home)
+    try:
+        data, page = write_report(found, home)
+    except RunError as error:  # a read-only folder
+        typer.echo(f"the page was not regenerated: {error}", err=True)
+        return
     if claimed:  # an edited report keeps its old digest, so that slimcnn verify detects the edit
         claim(data, page)
-    print_tables(summary(found))
     typer.echo(f"report: {page}")
 
 

@@ -149,7 +149,9 @@ Inexact = Annotated[
 ]
 Protect = Annotated[
     list[str],
-    typer.Option(help="Layers that keep all channels, such as layer1.*; repeatable.", rich_help_panel=PRUNING),
+    typer.Option(
+        help="Layers or modules that keep all channels, such as layer1 or *.conv1; repeatable.", rich_help_panel=PRUNING
+    ),
 ]
 Plan = Annotated[
     Path | None,

@@ -45,10 +45,27 @@ def read_parity(folder: Path | str) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for name, entry in found.items():
+            _check_entry(name, entry)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(f"{path} is damaged ({error}): delete it and export again") from error
-    return found
+    return found  # type: ignore[no-any-return]
+
+
+def _check_entry(name: str, entry: Any) -> None:
+    """Raise `TypeError` or `KeyError` unless an entry has what its readers need."""
+    facts, files = entry.get("facts", {}), entry["files"]
+    right = (
+        isinstance(facts, dict)
+        and isinstance(files, dict) and files
+        and isinstance(entry["source"], str) and isinstance(entry["status"], str)
+        and isinstance(entry["images"], int) and isinstance(entry["max_error"], int | float | None)
+        and isinstance(facts.get("input", []), list)
+        and (not facts.get("normalization") or {"mean", "std"} <= facts["normalization"].keys())
+    )  # fmt: skip
+    if not right:
+        raise TypeError(f"the entry {name!r} has an invalid value")
 
 
 def record(folder: Path | str, name: str, entry: Mapping[str, Any]) -> Path:

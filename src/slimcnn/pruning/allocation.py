@@ -24,8 +24,10 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from itertools import pairwise
+from glob import escape
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -150,15 +152,36 @@ def _check_scores(graph: ChannelGraph, scores: Scores, target: Target) -> None:
 def _matching(graph: ChannelGraph, patterns: Sequence[str], asked: str) -> set[int]:
     found: set[int] = set()
     for pattern in patterns:
-        hits = {
-            i for i, group in enumerate(graph.groups)
-            if any(fnmatchcase(name, pattern) for name in (group.name, *group.layers))
-        }  # fmt: skip
-        if not hits and not any(fnmatchcase(lock.layer, pattern) for lock in graph.locked):
+        every = [name for group in graph.groups for name in (group.name, *group.layers)]
+        every += [lock.layer for lock in graph.locked]
+        # A name that messages print may hold brackets, such as fc[0-9].
+        meant = escape(pattern) if pattern in every else pattern
+        if not any(_is_meant(name, meant) for name in every):
+            close = get_close_matches(pattern, every, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
             names = ", ".join(group.name for group in graph.groups[:6])
-            raise TargetError(f"{asked}: the pattern {pattern!r} matches no layer; groups here: {names} ...")
-        found |= hits
+            raise TargetError(f"{asked}: the pattern {pattern!r} matches no layer; {hint}Groups here: {names} ...")
+        found |= {
+            i for i, group in enumerate(graph.groups)
+            if any(_is_meant(name, meant) for name in (group.name, *group.layers))
+        }  # fmt: skip
     return found
+
+
+def _is_meant(name: str, pattern: str) -> bool:
+    """Return whether a pattern matches a layer, or a module that holds it.
+
+    >>> [_is_meant("layer1.0.conv1", pattern) for pattern in ("layer1", "layer?.0", "*.conv1", "layer10", "layer")]
+    [True, True, True, False, False]
+    """
+    modules = accumulate(name.split("."), lambda outer, inner: f"{outer}.{inner}")
+    return any(fnmatchcase(module, pattern) for module in modules)
+
+
+def check_patterns(graph: ChannelGraph, target: Target) -> None:
+    """Raise `TargetError` if a pattern of the target matches no layer."""
+    _matching(graph, target.protect, "protect")
+    _matching(graph, list(target.per_layer), "per_layer")
 
 
 def _with_companions(graph: ChannelGraph, groups: set[int]) -> set[int]:
@@ -173,7 +196,7 @@ def _fixed_counts(graph: ChannelGraph, scores: Scores, target: Target, protected
         hits = _with_companions(graph, matching)
         unscored = [graph.groups[i].name for i in hits - protected if graph.groups[i].name in scores.unscored]
         if ratio and not hits:
-            lock = next(lock for lock in graph.locked if fnmatchcase(lock.layer, pattern))
+            lock = next(lock for lock in graph.locked if pattern == lock.layer or _is_meant(lock.layer, pattern))
             raise TargetError(f"per_layer: {pattern!r} matches {lock.layer}, which is locked: {lock.reason}")
         if ratio and unscored:
             raise TargetError(

@@ -39,7 +39,8 @@ class Target:
         latency_ms: maximum latency of one call in milliseconds, as a `LatencyModel` predicts it for `runtime`.
         runtime: the runtime of `latency_ms`: openvino, onnxruntime, ...
         pruning_ratio: share of channels to remove, in [0, 1).
-        per_layer: pattern (`layer1.*`, shell style, on group or layer names) → pruning ratio of exactly these groups.
+        per_layer: pattern (`layer1.*`, shell style, on names of groups, layers or modules) → pruning ratio of exactly
+            these groups.
         scope: "local" removes the same share everywhere; "global" ranks all channels of the network together by their
             scores; "sensitivity" first removes the channels with the least measured output error per MAC saved.
         min_channels: every group keeps at least this many channels. With 0, residual branches may lose all their
@@ -51,7 +52,8 @@ class Target:
             the target cannot be met without them, and then after two thirds of the channels inside the blocks; with
             pruning_ratio, like all others; "scatter": the stream keeps its width, but each layer that adds into it
             loses channels independently, in a network rewritten by `scatter`.
-        protect: patterns of groups or layers that keep all their channels.
+        protect: patterns of groups, layers or modules that keep all their channels; a module's name includes all layers
+            inside it.
 
     Raises:
         TargetError: a value is out of range, or targets exclude each other.

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from slimcnn.reporting import formatting
-from slimcnn.reporting.outcome import Comparison, Conditions, CutVerdict, Numbers
+from slimcnn.reporting.outcome import Comparison, CutVerdict, Numbers, Ratio, Timing
 
 ALIKE = 0.02
 """Times with a smaller relative difference are reported as about equal: repeated measurements vary as much."""
@@ -71,8 +71,8 @@ def size_in_words(before: Numbers, after: Numbers) -> str:
     return f"The network needs {macs} and {params}; its file is {ending}.{running}"
 
 
-def time_in_words(before: float, after: float, measured: Conditions) -> str:
-    """Describe the change of the time of a call, and how it was measured."""
+def time_in_words(before: float, after: float, measured: Timing) -> str:
+    """Describe the change of the time of a call, and how it was measured; the ratio is that of interleaved calls."""
     where = (
         f"{measured.runtime}, batch {measured.batch}, {formatting.plural(measured.threads, 'thread')}, "
         f"{measured.device}"
@@ -80,10 +80,23 @@ def time_in_words(before: float, after: float, measured: Conditions) -> str:
     if not (math.isfinite(before) and math.isfinite(after)) or before <= 0:
         return "The time of a call was not measured."
     old, new = formatting.milliseconds(before), formatting.milliseconds(after)
-    change = _change(before, after)
-    if change is None or abs(after / before - 1) < ALIKE:
-        return f"A call takes about as long as before: {new} ms, previously {old} ms ({where})."
-    return f"A call takes {change[0]} {'less' if change[1] else 'more'} time: {new} ms, previously {old} ms ({where})."
+    times, unsure = f"{new} ms, previously {old} ms ({where}).", unsure_in_words(measured.ratio)
+    change = _change(1.0, measured.ratio.median)
+    if change is None or abs(measured.ratio.median - 1) < ALIKE:
+        return f"A call takes about as long as before: {times}{unsure}"
+    return f"A call takes {change[0]} {'less' if change[1] else 'more'} time: {times}{unsure}"
+
+
+def unsure_in_words(ratio: Ratio) -> str:
+    """Return a warning with a leading space if the latency ratio has wide quartiles; else an empty string.
+
+    >>> unsure_in_words(Ratio(median=0.9, lower=0.7, upper=1.1))
+    ' The ratio varied widely between calls (quartiles 0.70 and 1.10): measure again on an idle machine.'
+    """
+    if not ratio.is_wide:
+        return ""
+    lower, upper = (formatting.ratio(1.0, value) for value in (ratio.lower, ratio.upper))
+    return f" The ratio varied widely between calls (quartiles {lower} and {upper}): measure again on an idle machine."
 
 
 def accuracy_in_words(before: float, after: float, images: int) -> str:
@@ -130,8 +143,12 @@ def exactness_in_words(verdict: CutVerdict | None) -> str:
     return f"The cut is not exact (largest relative difference {error}): {text}."
 
 
-def rows(before: Numbers, after: Numbers) -> tuple[Row, ...]:
-    """Return the table rows of both networks; `change` is after / before, for top-1 the difference in points."""
+def rows(run: Comparison) -> tuple[Row, ...]:
+    """Return the table rows of both networks.
+
+    `change` is after / before; for top-1 the difference in points, for latency the ratio of interleaved calls.
+    """
+    before, after = run.before, run.after
     top1 = Row(
         "top-1, %",
         formatting.percent(before.top1),
@@ -142,7 +159,7 @@ def rows(before: Numbers, after: Numbers) -> tuple[Row, ...]:
         "latency, ms",
         formatting.milliseconds(before.latency_ms),
         formatting.milliseconds(after.latency_ms),
-        times(before.latency_ms, after.latency_ms),
+        ratio_of(after, run.timing.ratio),
     )
     sizes = (
         Row(
@@ -170,6 +187,11 @@ def times(before: float, after: float) -> str:
     """
     value = formatting.ratio(before, after)
     return value if value == formatting.NOTHING else f"× {value}"
+
+
+def ratio_of(after: Numbers, ratio: Ratio) -> str:
+    """Format the latency ratio of interleaved calls; a dash if the network was not timed."""
+    return times(1.0, ratio.median if math.isfinite(after.latency_ms) else math.nan)
 
 
 def _points(before: float, after: float) -> str:

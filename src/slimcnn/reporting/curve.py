@@ -8,9 +8,9 @@ from itertools import zip_longest
 from urllib.parse import quote
 
 from slimcnn.reporting import formatting
-from slimcnn.reporting.comparison import times
+from slimcnn.reporting.comparison import ratio_of, times
 from slimcnn.reporting.figures.sizes import Size, Sizes
-from slimcnn.reporting.outcome import Numbers
+from slimcnn.reporting.outcome import Numbers, Ratio
 from slimcnn.reporting.schema import CurvePoint, CurveReport
 from slimcnn.reporting.sections import Column, Section, Table, Text
 
@@ -39,8 +39,15 @@ class SizeRow:
 
 def sizes_of(report: CurveReport) -> list[SizeRow]:
     """Return the rows of a curve's table: the reference first, then all sizes in their order."""
-    first = _row("original", "", report.reference, report.reference)
-    return [first, *(_row(point.label, _link(point.report), report.reference, point.after) for point in report.points)]
+    same = Ratio(median=1.0, lower=1.0, upper=1.0)
+    first = _row("original", "", report.reference, report.reference, same)
+    return [
+        first,
+        *(
+            _row(point.label, _link(point.report), report.reference, point.after, point.ratio)
+            for point in report.points
+        ),
+    ]
 
 
 def curve_headline(report: CurveReport) -> str:
@@ -54,7 +61,7 @@ def curve_in_words(report: CurveReport) -> list[str]:
     """Describe the recommended size, the smallest size, and whether the cuts are exact, as sentences."""
     known = [point for point in report.points if math.isfinite(point.after.top1)]
     if not known or not math.isfinite(report.reference.top1):
-        return ["Top-1 on the test images is not known, so no size can be recommended.", _exactness(report)]
+        return ["Top-1 on the test images is not known, so no size can be recommended.", *_unsure(report)]
     small_first = sorted(known, key=lambda point: point.after.macs)
     cheap = [point for point in small_first if report.reference.top1 - point.after.top1 <= FREE]
     chosen = cheap[0] if cheap else max(known, key=lambda point: point.after.top1)
@@ -64,7 +71,7 @@ def curve_in_words(report: CurveReport) -> list[str]:
         words = [f"Every size loses more than 1 point of top-1; the mildest is {_described(chosen, report.reference)}."]
     if small_first[0] is not chosen:
         words.append(f"The smallest size is {_described(small_first[0], report.reference)}.")
-    return [*words, _exactness(report)]
+    return [*words, *_unsure(report)]
 
 
 def curve_sections(report: CurveReport) -> list[Section]:
@@ -98,6 +105,13 @@ def _link(path: str) -> str:
     return f"./{quote(path)}" if path else ""
 
 
+def _unsure(report: CurveReport) -> list[str]:
+    """Describe whether the cuts are exact, and which latencies are unsure."""
+    unsure = [point.label for point in report.points if point.ratio.is_wide and math.isfinite(point.after.latency_ms)]
+    words = f"The time of {', '.join(unsure)} varied widely between calls: measure again on an idle machine."
+    return [_exactness(report), *([words] if unsure else [])]
+
+
 def _exactness(report: CurveReport) -> str:
     cuts = [point for point in report.points if point.verdict is not None]
     broken = [point.label for point in cuts if point.verdict is not None and not point.verdict.equal]
@@ -110,14 +124,14 @@ def _exactness(report: CurveReport) -> str:
 
 def _described(point: CurvePoint, reference: Numbers) -> str:
     share = formatting.ratio(reference.macs, point.after.macs)
-    time = times(reference.latency_ms, point.after.latency_ms)
+    time = ratio_of(point.after, point.ratio)
     return (
         f"{point.label}: {share} of the MACs, top-1 {formatting.percent(point.after.top1)} % "
         f"({formatting.points(reference.top1, point.after.top1)} points), time {time}"
     )
 
 
-def _row(label: str, report: str, reference: Numbers, found: Numbers) -> SizeRow:
+def _row(label: str, report: str, reference: Numbers, found: Numbers, ratio: Ratio) -> SizeRow:
     return SizeRow(
         label=label,
         report=report,
@@ -130,7 +144,7 @@ def _row(label: str, report: str, reference: Numbers, found: Numbers) -> SizeRow
         bytes=formatting.size(found.bytes),
         bytes_ratio=times(reference.bytes, found.bytes),
         latency=formatting.milliseconds(found.latency_ms),
-        latency_ratio=times(reference.latency_ms, found.latency_ms),
+        latency_ratio=ratio_of(found, ratio),
     )
 
 

@@ -41,14 +41,37 @@ class Conditions(Part):
     """Calls of each network, interleaved."""
 
 
+WIDE = 0.2
+"""A latency ratio whose quartiles are further apart than this share of it is flagged."""
+
+
+class Ratio(Part):
+    """Latency of a network / latency of the original in the same round of interleaved calls."""
+
+    median: float
+    lower: float
+    """Lower quartile."""
+    upper: float
+    """Upper quartile."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the ratio varied so much that the machine was probably busy.
+
+        >>> Ratio(median=0.7, lower=0.68, upper=0.72).is_wide, Ratio(median=0.7, lower=0.6, upper=0.9).is_wide
+        (False, True)
+        """
+        return self.upper - self.lower > WIDE * self.median
+
+
 class Timing(Conditions):
     """Latency of both networks from interleaved calls."""
 
     before_ms: tuple[float, float, float]
     """Lower quartile, median, upper quartile."""
     after_ms: tuple[float, float, float]
-    ratio: float
-    """Median over the rounds of after / before."""
+    ratio: Ratio
+    """The only ratio of both times that a report states: that of the medians differs on a busy machine."""
 
     @property
     def conditions(self) -> Conditions:

@@ -39,7 +39,7 @@ def render(report: Report) -> str:
         headline=headline(report),
         verdict=verdict_in_words(report),
         broken=report.verdict is not None and not report.verdict.equal,
-        rows=rows(report.before, report.after),
+        rows=rows(report),
         sections=sections,
         ending=ending,
         locked=_by_reason(report.locked),

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from slimcnn.reporting import notebook
 from slimcnn.reporting.comparison import headline, rows, verdict_in_words
-from slimcnn.reporting.outcome import Comparison, Conditions, CutVerdict, Numbers, Timing
+from slimcnn.reporting.outcome import Comparison, Conditions, CutVerdict, Numbers, Ratio, Timing
 from slimcnn.reporting.sections import Part, Section
 
 __all__ = [
@@ -19,12 +19,13 @@ __all__ = [
     "CutVerdict",
     "LockedLayer",
     "Numbers",
+    "Ratio",
     "Report",
     "StepResult",
     "Timing",
 ]
 
-FORMAT = 2
+FORMAT = 3
 """Increased when a field changes its meaning; an older slimcnn rejects newer reports."""
 
 
@@ -82,7 +83,7 @@ class Report(Comparison):
     def _repr_html_(self) -> str:
         broken = bool(self.warnings) or (self.verdict is not None and not self.verdict.equal)
         said = [*self.warnings, *verdict_in_words(self)]
-        return notebook.comparison(self.title, headline(self), said, broken, rows(self.before, self.after))
+        return notebook.comparison(self.title, headline(self), said, broken, rows(self))
 
 
 class CurvePoint(Part):
@@ -94,6 +95,8 @@ class CurvePoint(Part):
     report: str
     """Path of the size's report.html, relative to the curve's folder, with slashes."""
     after: Numbers
+    ratio: Ratio
+    """Latency of this size relative to the reference."""
     verdict: CutVerdict | None
     """None if nothing was cut."""
     steps: tuple[StepResult, ...]

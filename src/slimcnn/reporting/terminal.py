@@ -51,7 +51,7 @@ def summary(report: Report | CurveReport) -> list[RenderableType]:
     table.add_column("")
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows(report.before, report.after):
+    for row in rows(report):
         table.add_row(row.name, row.before, Text(row.after, style="bold"), row.change)
     return [*warnings, *(Text(sentence) for sentence in verdict_in_words(report)), table]
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimcnn.files import write_text
 from slimcnn.manifest import withdraw
 from slimcnn.measuring import measure
 from slimcnn.running import folder as disk
@@ -80,7 +79,7 @@ def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.Step
     """Run one step, evaluate its network and save the results."""
     if job.fabric.is_global_zero:
         withdraw(job.root)
-        write_text(place.folder / disk.STEP, json.dumps({"digest": place.digest, "step": step.name}) + "\n")
+        disk.write_sealed(place.folder / disk.STEP, {"digest": place.digest, "step": step.name})
     facts = frozenset(before["facts"])
     context = Context(
         folder=place.folder, fabric=job.fabric, show=job.show, decide=job.decide, shared=job.shared,

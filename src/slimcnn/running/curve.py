@@ -6,13 +6,13 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slimcnn.manifest import RUN, withdraw
+from slimcnn.manifest import withdraw
 from slimcnn.measuring import environment, latency
-from slimcnn.reporting import CurveReport, read_report, write_report
+from slimcnn.reporting import CurveReport, write_report
 from slimcnn.reporting.schema import CurvePoint
 from slimcnn.running import folder as disk
 from slimcnn.running.chain import follow
-from slimcnn.running.finishing import Result, name_of, write_results
+from slimcnn.running.finishing import Result, name_of, report_of, write_results
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.saving import Done, read_state
 from slimcnn.running.step import State
@@ -63,11 +63,8 @@ def _reported(
     job: Job, start: Done, common: list[Done], ends: dict[str, list[Done]], states: dict[str, State]
 ) -> CurveReport:
     digests = [done[-1]["digest"] for done in ends.values()]
-    known = disk.read_json(job.root / RUN).get("finished")
-    if known == digests and all((job.root / name).exists() for name in disk.REPORTS):
-        found = read_report(job.root)
-        assert isinstance(found, CurveReport)
-        return found
+    if isinstance(known := report_of(job, digests), CurveReport):
+        return known
     disk.require(job.root)
     withdraw(job.root)
     job.show.say(f"measuring {len(ends) + 1} networks and evaluating them on the test images")
@@ -85,7 +82,7 @@ def _reported(
         points.append(
             CurvePoint(
                 label=label, macs_target=float(label), report=f"macs-{label}/report.html", after=report.after,
-                verdict=report.verdict, steps=report.steps, warnings=report.warnings,
+                verdict=report.verdict, steps=report.steps, warnings=report.warnings, ratio=report.timing.ratio,
             )
         )  # fmt: skip
     first = reports[0]

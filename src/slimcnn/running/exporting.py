@@ -16,6 +16,7 @@ from slimcnn.errors import ExportError
 from slimcnn.files import kind_of
 from slimcnn.models import preprocessing
 from slimcnn.running.loading import load_subject
+from slimcnn.running.normalization import stored_in
 from slimcnn.running.opening import images_of, open_run
 from slimcnn.show import SILENT, Show
 
@@ -70,10 +71,10 @@ def subject_of(
     file = source or weights
     if file is not None and is_checkpoint(file):
         information = read_information(file)
-        normal = information.get("normalization")
-        subject = replace(subject, classes=tuple(information.get("classes", ())))
-        if normal:
-            subject = replace(subject, normalization=Normalization(tuple(normal["mean"]), tuple(normal["std"])))
+        subject = replace(
+            subject, classes=tuple(information.get("classes", ())),
+            normalization=stored_in(information) or subject.normalization,
+        )  # fmt: skip
         named = str(information.get("dataset", "")).partition(":")[0]
         if data or named in datasets:
             show.say(f"loading {data or named}")

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from slimcnn.checkpoints import save
+from slimcnn.errors import RunError
 from slimcnn.layers.reusing import FeatureReuse
 from slimcnn.manifest import RUN, withdraw
 from slimcnn.measuring import Latency, Measurement, environment, file_bytes, latency, measure
-from slimcnn.reporting import fragment, write_report
+from slimcnn.reporting import fragment, read_report, write_report
 from slimcnn.reporting.curve import curve_headline, curve_sections
-from slimcnn.reporting.schema import CurveReport, CutVerdict, LockedLayer, Numbers, Report, StepResult, Timing
+from slimcnn.reporting.schema import CurveReport, CutVerdict, LockedLayer, Numbers, Ratio, Report, StepResult, Timing
 from slimcnn.reporting.sections import Column, Section, Table
 from slimcnn.running import folder as disk
 from slimcnn.running.advice import next_steps
 from slimcnn.running.delivering import deliver
+from slimcnn.running.normalization import described
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.saving import Done, information_of, read_state, sections_of
 from slimcnn.running.step import Cut, State
@@ -63,13 +65,8 @@ def finish(job: Job, results: list[Done], start: Done) -> Result:
     state = read_state(job.root, results[-1], job.loaded.data, job.given)
 
     def reported() -> Report:
-        from slimcnn.reporting import read_report
-
-        known = disk.read_json(job.root / RUN).get("finished")
-        if known == results[-1]["digest"] and all((job.root / name).exists() for name in disk.REPORTS):
-            found = read_report(job.root)
-            assert isinstance(found, Report)
-            return found
+        if isinstance(known := report_of(job, results[-1]["digest"]), Report):
+            return known
         disk.require(job.root)
         withdraw(job.root)
         job.show.say("measuring both networks and evaluating them on the test images")
@@ -80,6 +77,19 @@ def finish(job: Job, results: list[Done], start: Done) -> Result:
         return report
 
     return Result(state.model, from_rank_zero(job.fabric, reported), job.root)
+
+
+def report_of(job: Job, digests: str | list[str]) -> Report | CurveReport | None:
+    """Return the report of a finished run; None if it belongs to other results, or must be written again."""
+    if disk.read_sealed(job.root / RUN).get("finished") != digests:
+        return None
+    if not all((job.root / name).exists() for name in disk.REPORTS):
+        return None
+    try:
+        return read_report(job.root)
+    except RunError as error:  # damaged, or of another version of slimcnn
+        job.show.say(f"writing the report again: {error}")
+        return None
 
 
 def write_results(
@@ -162,9 +172,9 @@ def verdict_of(cuts: Sequence[Cut]) -> CutVerdict | None:
 
 
 def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
-    found = [f"Normalization: {job.loaded.normalization}."]
+    found = [f"Normalization: {described(job.loaded.data.normalization)}, {job.loaded.normalization}."]
     if (job.root / disk.DECISION).exists():
-        made = " and ".join(disk.read_json(job.root / disk.DECISION).values())
+        made = " and ".join(map(str, disk.read_json(job.root / disk.DECISION).values()))
         found.append(
             f"Where layout and precision are auto, this run trains in {made}, the fastest when the run first started. "
             "--deterministic fixes both."
@@ -210,5 +220,10 @@ def _timing(before: Latency, after: Latency) -> Timing:
         batch=before.batch, threads=before.threads, runtime=before.runtime, device=before.device, n=before.n,
         before_ms=(before.lower_ms, before.median_ms, before.upper_ms),
         after_ms=(after.lower_ms, after.median_ms, after.upper_ms),
-        ratio=after.relative,
+        ratio=ratio_of(after),
     )  # fmt: skip
+
+
+def ratio_of(found: Latency) -> Ratio:
+    """Return the latency ratio of interleaved calls for a report."""
+    return Ratio(median=found.relative, lower=found.relative_lower, upper=found.relative_upper)

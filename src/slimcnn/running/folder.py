@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -39,6 +40,8 @@ DECISION = "decision.json"
 START, STEP, DONE, MODEL = "0-start", "step.json", "done.json", "model.safetensors"
 ORIGINAL, COMPRESSED, PLAN = "original.safetensors", "compressed.safetensors", "plan.json"
 REPORTS = ("report.json", "report.html")
+SEAL = "seal"
+"""Key of the digest of all other entries, in run.json, step.json and done.json."""
 
 
 @contextmanager
@@ -54,7 +57,8 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         holder = read_json(path / HOLDER) if (path / HOLDER).exists() else {}
-        who = f"process {holder['process']} on {holder['host']}" if holder else "another process"
+        known = {"process", "host"} <= holder.keys()
+        who = f"process {holder['process']} on {holder['host']}" if known else "another process"
         raise RunError(f"{path} is in use by {who}: wait until it ends, or choose another --out") from None
     except OSError as error:
         raise RunError(f"cannot use {path}: {error.strerror or error}; choose another --out") from error
@@ -76,13 +80,13 @@ def begin(recipe: Recipe, path: Path, base: str) -> None:
     """
     held = {item.name for item in path.iterdir() if not item.name.startswith(".")}
     if (path / RUN).exists():
-        known = read_json(path / RUN).get("base")
+        known = read_sealed(path / RUN).get("base")
         if known != base:
             raise RunError(f"{path} holds another run ({_difference(path, recipe)}); {_remedy(path, recipe)}")
     elif held - {RECIPE, PLAN}:
         raise RunError(f"{path} is not empty and not a run folder; choose another --out")
     else:
-        write_text(path / RUN, json.dumps({"base": base}) + "\n")
+        write_sealed(path / RUN, {"base": base})
     write_recipe(recipe, path / RECIPE)
 
 
@@ -127,20 +131,48 @@ def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def remember(path: Path, **facts: Any) -> None:
     """Add facts to run.json."""
-    write_text(path / RUN, json.dumps(read_json(path / RUN) | facts, indent=1) + "\n")
+    write_sealed(path / RUN, read_sealed(path / RUN) | facts)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of the run; raises `RunError` if it is damaged."""
+    """Read a JSON table of the run; raises `RunError` if it is damaged."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        # Without run.json nothing proves that the other files belong to the same inputs.
-        remedy = (
-            "choose another --out, or delete the folder" if path.name == RUN else "delete it: the run writes it again"
-        )
-        raise RunError(f"{path} is damaged ({error}); {remedy}") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, f"it holds a JSON {type(found).__name__}")
     return found
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON table with a digest of its content, by which `read_sealed` detects any damage."""
+    write_text(path, json.dumps({**content, SEAL: _seal_of(content)}, indent=1) + "\n")
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read a table that `write_sealed` wrote; raises `RunError` if anything in it has changed.
+
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "step.json"
+    >>> write_sealed(path, {"macs": 640})
+    >>> read_sealed(path)
+    {'macs': 640}
+    """
+    found = read_json(path)
+    if found.pop(SEAL, None) != _seal_of(found):
+        raise _damaged(path, "it has changed since it was written")
+    return found
+
+
+def _seal_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(path: Path, reason: str) -> RunError:
+    # Without run.json nothing proves that the other files belong to the same inputs.
+    remedy = "choose another --out, or delete the folder" if path.name == RUN else "delete it: the run writes it again"
+    return RunError(f"{path} is damaged ({reason}); {remedy}")
 
 
 @dataclass(frozen=True)
@@ -153,7 +185,7 @@ class StepPlace:
     @property
     def done(self) -> dict[str, Any] | None:
         """Results of the step, if it finished with the same settings on the same input; else None."""
-        found = read_json(self.folder / DONE) if (self.folder / DONE).exists() else None
+        found = read_sealed(self.folder / DONE) if (self.folder / DONE).exists() else None
         return found if found is not None and found["digest"] == self.digest else None
 
 
@@ -164,7 +196,7 @@ def settle(root: Path, places: list[StepPlace]) -> list[str]:
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
         if not (folder.is_dir() and re.fullmatch(r"[1-9]\d*-\w+", folder.name)):
             continue
-        digest = read_json(folder / STEP)["digest"] if (folder / STEP).exists() else ""
+        digest = read_sealed(folder / STEP)["digest"] if (folder / STEP).exists() else ""
         if wanted.get(folder.name) != digest:
             _move(folder, root / OLD / f"{folder.name}-{digest[:8] or 'unknown'}")
             aside.append(folder.name)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
 
 from slimcnn.datasets import Dataset, Normalization
+from slimcnn.errors import CheckpointError, DataError
 from slimcnn.models import Preprocessing, preprocessing
 from slimcnn.running.settings import Data, Network
 from slimcnn.training import evaluate
@@ -20,16 +24,19 @@ def find_normalization(
 ) -> tuple[Normalization, str]:
     """Return the mean and standard deviation, and how they were found.
 
-    In this order: those of the recipe; those of the checkpoint; for a network without weights, those of the dataset;
+    In this order: those of the checkpoint; those of the recipe; for a network without weights, those of the dataset;
     else the candidate with the lowest cross entropy on 1000 validation images. Candidates are the published values of
     the network, those of the dataset, those of ImageNet, and plain scalings. Top-1 cannot decide: on images that the
     network was trained on, several candidates reach 100 %.
     """
-    if not isinstance(data.normalization, str):
-        return Normalization(data.normalization.mean, data.normalization.std), "given in the recipe"
-    stored = information.get("normalization")
-    if isinstance(stored, dict):
-        return Normalization(tuple(stored["mean"]), tuple(stored["std"])), "stored with the weights"
+    asked = data.normalization
+    given = None if isinstance(asked, str) else Normalization(asked.mean, asked.std)
+    stored = stored_in(information)
+    if stored is not None:
+        ignored = "; that of the recipe is not used" if given not in (None, stored) else ""
+        return stored, f"stored with the weights{ignored}"
+    if given is not None:
+        return given, "given in the recipe"
     if network.weights is None:
         return dataset.normalization, f"of the dataset {dataset.name}"
     options = candidates(network, dataset)
@@ -38,6 +45,59 @@ def find_normalization(
     best = min(found, key=lambda name: found[name].loss)
     table = ", ".join(f"{name} {one.loss:.4f} ({one.top1:.1f} %)" for name, one in found.items())
     return options[best], f"{best}, found by cross entropy (and top-1) on {len(images)} validation images: {table}"
+
+
+def stored_in(information: Mapping[str, Any]) -> Normalization | None:
+    """Return the normalization stored in a checkpoint (see `read_information`); None if there is none.
+
+    Raises:
+        CheckpointError: the stored normalization is damaged.
+
+    >>> stored_in({"normalization": {"mean": [0.5], "std": [0.25]}})
+    Normalization(mean=(0.5,), std=(0.25,))
+    """
+    stated = information.get("normalization")
+    if not stated:
+        return None
+    try:
+        mean, std = (tuple(float(value) for value in stated[name]) for name in ("mean", "std"))
+        return Normalization(mean, std)
+    except (KeyError, TypeError, ValueError, DataError) as error:
+        raise CheckpointError(
+            f"a checkpoint states the normalization {stated!r:.100}: it needs mean and std"
+        ) from error
+
+
+def adapt(network: nn.Module, expected: Normalization | None, given: Normalization) -> nn.Module:
+    """Let a network that expects one normalization take images of another; returns the network, changed in place.
+
+    >>> import torch
+    >>> net = adapt(nn.Identity(), Normalization((0.0,), (1.0,)), Normalization((0.5,), (0.5,)))
+    >>> net(torch.tensor([[[[-1.0, 1.0]]]]))
+    tensor([[[[0., 1.]]]])
+    """
+    if expected is None or expected == given or len(expected.mean) != len(given.mean):
+        return network
+    pairs = zip(given.mean, given.std, expected.mean, expected.std, strict=True)
+    scales, shifts = zip(*((std / own_std, (mean - own) / own_std) for mean, std, own, own_std in pairs), strict=True)
+
+    def renormalize(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = inputs[0]
+        scale, shift = (x.new_tensor(values).view(1, -1, 1, 1) for values in (scales, shifts))
+        return (x * scale + shift, *inputs[1:])
+
+    network.register_forward_pre_hook(renormalize)
+    return network
+
+
+def described(normalization: Normalization) -> str:
+    """Format a normalization.
+
+    >>> described(Normalization((0.4914, 0.5), (0.247, 0.25)))
+    'mean 0.491, 0.5 and std 0.247, 0.25'
+    """
+    mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (normalization.mean, normalization.std))
+    return f"mean {mean} and std {std}"
 
 
 def candidates(network: Network, dataset: Dataset) -> dict[str, Normalization]:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from slimcnn.checkpoints import read_information
-from slimcnn.datasets import Dataset, Normalization, load_dataset
+from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import RunError
 from slimcnn.manifest import RUN
 from slimcnn.running import folder as disk
+from slimcnn.running.normalization import stored_in
 from slimcnn.running.recipe import read_recipe
 from slimcnn.running.saving import read_state
 from slimcnn.running.step import State
@@ -26,12 +27,12 @@ def open_run(path: Path | str, show: Show = SILENT) -> State:
     root = Path(path)
     if not (root / RUN).exists():
         raise RunError(f"{root} is not a run folder: pass the --out of a slimcnn command, or a checkpoint")
-    finished = disk.read_json(root / RUN).get("finished")
+    finished = disk.read_sealed(root / RUN).get("finished")
     if isinstance(finished, list):
         raise RunError(
             f"{root} holds several sizes: pass the checkpoint of one, such as {root}/macs-0.5/{disk.COMPRESSED}"
         )
-    known = [disk.read_json(one) for one in root.glob(f"*/{disk.DONE}")]
+    known = [disk.read_sealed(one) for one in root.glob(f"*/{disk.DONE}")]
     done = next((one for one in known if one["digest"] == finished), None)
     if done is None:
         raise RunError(f"{root} holds an unfinished run: finish it with `slimcnn run {root / disk.RECIPE}`")
@@ -58,8 +59,6 @@ def images_of(checkpoint: Path, name: str = "", seed: int = 0, limit: int | None
     name = name or str(information.get("dataset", ""))
     if not name:
         raise RunError(f"{checkpoint} does not name a dataset: pass --data")
-    shape, normal = information.get("input"), information.get("normalization")
+    shape, normal = information.get("input"), stored_in(information)
     data = load_dataset(name, image_size=int(shape[1]) if shape else None, seed=seed, limit=limit)
-    if normal:
-        data = replace(data, normalization=Normalization(tuple(normal["mean"]), tuple(normal["std"])))
-    return data
+    return replace(data, normalization=normal) if normal is not None else data

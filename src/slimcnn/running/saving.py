@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,11 +13,11 @@ from torch import nn
 from slimcnn.checkpoints import load, save
 from slimcnn.datasets import Dataset
 from slimcnn.errors import RunError
-from slimcnn.files import write_text
 from slimcnn.graph import trace
+from slimcnn.manifest import digest_of_file
 from slimcnn.pruning import Plan
 from slimcnn.reporting.sections import Section
-from slimcnn.running.folder import DONE, MODEL, PLAN, StepPlace
+from slimcnn.running.folder import DONE, MODEL, PLAN, StepPlace, write_sealed
 from slimcnn.running.loading import blank_of
 from slimcnn.running.settings import Network
 from slimcnn.running.step import Artifact, Cut, Origin, State
@@ -55,7 +54,7 @@ def write_state(
     done["reference_network"] = state.reference_network.model_dump(mode="json")
     done["cuts"] = [asdict(cut) for cut in state.cuts]
     done["artifacts"] = [asdict(artifact) for artifact in state.artifacts]
-    write_text(folder / DONE, json.dumps(done, indent=1) + "\n")
+    write_sealed(folder / DONE, done)
     return done
 
 
@@ -63,7 +62,7 @@ def _write_origin(root: Path, folder: Path, origin: Origin, kept: Any) -> dict[s
     found: dict[str, Any] = {"whole": kept(origin.whole, "origin.safetensors"), "plan": None, "inexact": False}
     if origin.plan is not None and origin.graph is not None:
         origin.plan.save(folder / PLAN, origin.graph)
-        found["plan"] = _relative(folder / PLAN, root)
+        found |= {"plan": _relative(folder / PLAN, root), "plan_sha256": digest_of_file(folder / PLAN)}
         found["inexact"] = any(group.inexact for group in origin.graph.groups)
     return found
 
@@ -95,8 +94,10 @@ def read_state(root: Path, done: Done, data: Dataset, given: nn.Module | None = 
     whole = _open(root / done["origin"]["whole"], network, data, given)
     if done["origin"]["plan"] is None:
         return replace(state, origin=Origin(whole))
-    graph = trace(whole, state.example, done["origin"]["inexact"])
-    return replace(state, origin=Origin(whole, graph, Plan.load(root / done["origin"]["plan"], graph)))
+    graph, plan = trace(whole, state.example, done["origin"]["inexact"]), root / done["origin"]["plan"]
+    if digest_of_file(plan) != done["origin"]["plan_sha256"]:
+        raise RunError(f"{plan} has changed since its step ended: delete the folder of the step to run it again")
+    return replace(state, origin=Origin(whole, graph, Plan.load(plan, graph)))
 
 
 def _open(path: Path, network: Network, data: Dataset, given: nn.Module | None) -> nn.Module:

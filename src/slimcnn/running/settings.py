@@ -58,7 +58,7 @@ class Data(Settings):
     limit: int | None = Field(default=None, ge=10)
     """Maximum number of images of each split, for a quick try."""
     normalization: Literal["auto"] | Normalizing = "auto"
-    """auto: the normalization stored with the weights, else that with the lowest cross entropy on validation images."""
+    """Normalization for weights that state none. auto: that with the lowest cross entropy on validation images."""
 
 
 def explain(error: ValidationError) -> str:

@@ -21,7 +21,7 @@ from slimcnn.running.loading import Loaded, load_with_data, refuse_unnamed
 from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import Recipe, read_recipe
 from slimcnn.show import SILENT, Show
-from slimcnn.training.processes import from_rank_zero, launched
+from slimcnn.training.processes import from_rank_zero, launched, lost_ranks_named
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -57,7 +57,7 @@ def run(
     fabric = launched(fabric)
     show = show if fabric.is_global_zero else SILENT
     root = Path(recipe.out)
-    with ExitStack() as held:
+    with lost_ranks_named(), ExitStack() as held:
         from_rank_zero(fabric, lambda: held.enter_context(disk.locked(root)) and None)
         loaded = given or _load(recipe, show, fabric)
         base = _base(recipe, given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from slimcnn.errors import RunError, SearchError
+
+SEAL = "crc32"
+"""Key of an entry's checksum."""
 
 
 class Journal(JournalFileBackend):
@@ -46,15 +50,16 @@ class Journal(JournalFileBackend):
         """Read the journal from a line number on; `SearchError` if a line in the middle is damaged."""
         try:
             with self._one_line():
-                yield from super().read_logs(log_number_from)
-        except ValueError as error:
+                for log in super().read_logs(log_number_from):
+                    yield _unsealed(log)
+        except (ValueError, TypeError, RecursionError) as error:
             raise SearchError(
                 f"the search journal {self._path} is damaged ({error}); delete it, and the search starts over"
             ) from error
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append one line for each entry; none of them if the disk is full."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        lines = "".join(json.dumps(_sealed(log), separators=(",", ":")) + "\n" for log in logs).encode()
         with self._locked():
             if not self._ends_with_a_line():
                 self._remove_torn_lines()
@@ -106,6 +111,23 @@ class Journal(JournalFileBackend):
                 f"cannot use the search journal {self._path}: {error.strerror or error}; free some space or check the "
                 "permissions of its folder, then run the same command to resume"
             ) from error
+
+
+def _sealed(log: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry with a checksum of its content."""
+    return {**log, SEAL: _checksum(log)}
+
+
+def _unsealed(log: Any) -> dict[str, Any]:
+    """Return an entry without its checksum; `ValueError` if it has changed since it was written."""
+    content = dict(log)
+    if content.pop(SEAL, None) != _checksum(content):
+        raise ValueError("an entry has changed since it was written")
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _is_entry(line: bytes) -> bool:

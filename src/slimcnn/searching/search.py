@@ -173,9 +173,13 @@ def work(
     least = float(storage.get_attr("base")) - settings.max_drop
     while claimed := storage.claim() if settings.sampler == "grid" else storage.propose():
         trial, point = claimed
-        best = None if settings.complete else winner(storage.outcomes(), least)
-        most = best.macs if best is not None and best.macs is not None else 1.0
-        outcome, value = evaluator.attempt(point, 0.0 if settings.complete else least, most)
+        try:
+            best = None if settings.complete else winner(storage.outcomes(), least)
+            most = best.macs if best is not None and best.macs is not None else 1.0
+            outcome, value = evaluator.attempt(point, 0.0 if settings.complete else least, most)
+        except BaseException:  # Ctrl-C in a notebook: the process, which runs on, would wait for its own trial
+            storage.release(trial, point)
+            raise
         storage.tell(trial, outcome, value)
         if progress is not None:
             progress(*storage.progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,10 @@ UNKNOWN = 30.0
 
 ANOTHER_HOST = 3600.0
 """Seconds after which a trial on another host counts as lost: its process is not visible from here."""
+
+
+SQLITE_PATIENCE = 60.0
+"""Seconds that a transaction waits for the lock of an SQLite database."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +131,24 @@ class StudyStorage:
         return self._claimed(trial)
 
     def tell(self, trial: Trial, outcome: Outcome, value: float) -> None:
-        """Store the outcome of a trial; `value` is what the sampler minimizes."""
-        for name, fact in asdict(outcome).items():
-            trial.set_user_attr(name, fact)
-        self._study.tell(trial, value)
+        """Store the outcome of a trial; `value` is what the sampler minimizes.
+
+        If another process took this one for lost, it evaluates the point again, and this outcome is dropped.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        with suppress(UpdateFinishedTrialError):
+            for name, fact in asdict(outcome).items():
+                trial.set_user_attr(name, fact)
+            self._study.tell(trial, value)
+
+    def release(self, trial: Trial, point: Point) -> None:
+        """Give up a claimed trial, so that its point can be claimed again."""
+        from optuna.trial import TrialState as S
+
+        self._study.tell(trial.number, state=S.FAIL, skip_if_finished=True)
+        if self._settings.sampler == "grid":
+            self.enqueue([point])
 
     def outcomes(self) -> list[Outcome]:
         """List the outcomes of the complete trials, in an order that does not depend on workers or time."""
@@ -229,9 +247,32 @@ def _storage(storage: str | Path, say: Callable[[str], None] | None) -> BaseStor
     from slimcnn.searching.journal import Journal
 
     if isinstance(storage, str) and "://" in storage:
-        return storage
+        return _sqlite(storage) if storage.startswith("sqlite") else storage
     Path(storage).parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(Journal(Path(storage), say))
+
+
+def _sqlite(url: str) -> BaseStorage:
+    """Open an SQLite database whose transactions take its lock when they begin.
+
+    To claim a trial, Optuna reads its state and then sets it, under a row lock that SQLite does not have: two processes
+    that read at once would claim the same trial.
+    """
+    from optuna.storages import RDBStorage
+    from sqlalchemy import event
+
+    opened = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE}})
+    opened.engine.dispose()  # connections from before the listeners
+
+    @event.listens_for(opened.engine, "connect")
+    def _(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # Python's driver begins no transactions
+
+    @event.listens_for(opened.engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return opened
 
 
 @contextmanager

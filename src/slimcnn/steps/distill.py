@@ -8,7 +8,7 @@ from dataclasses import replace
 from pydantic import Field, model_validator
 from torch import nn
 
-from slimcnn.datasets import batches
+from slimcnn.datasets import Dataset, batches
 from slimcnn.distillation import Teacher, objective_named
 from slimcnn.distillation.closeness import TEMPERATURE, closeness_of, closest_pairs
 from slimcnn.distillation.terms import parts_of
@@ -18,6 +18,7 @@ from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.sections import Column, Section, Table, Value
 from slimcnn.running.epochs import about_training, count, learn, training_of
 from slimcnn.running.loading import check_classes, load_network, refuse_unnamed
+from slimcnn.running.normalization import adapt, described, stored_in
 from slimcnn.running.rates import RateChoice, rate_for
 from slimcnn.running.settings import Network
 from slimcnn.running.step import Context, Facts, State, Step, steps
@@ -86,11 +87,17 @@ class Distill(Step, Training):
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Train a copy of the network, or the student."""
         self.rehearse(state)
-        student = load_network(self.student, state.data)[0] if self.student else duplicate(state.model)
+        student, stated = load_network(self.student, state.data) if self.student else (duplicate(state.model), {})
+        own, used = stored_in(stated), state.data.normalization
+        if own not in (None, used):
+            at.show.say(
+                f"WARNING: the student's checkpoint expects {described(own)}, but the student is trained with "
+                f"{described(used)}, as the reference: its accuracy starts lower"
+            )
         trained = bool(self.student.weights) if self.student else "trained" in at.facts
         rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RECOVERING if trained else LEARNING)
         training = training_of(self, learning_rate=rate, label_smoothing=0.0)  # the objective does the smoothing
-        others = [load_network(other, state.data)[0] for other in self.teachers]
+        others = [_teacher(other, state.data) for other in self.teachers]
         taught_by = [*([state.reference] if self.with_reference else []), *others]
         choice = RateChoice(rate=rate)
         if trained and self.learning_rate is None:
@@ -114,6 +121,12 @@ class Distill(Step, Training):
         if self.student is None:
             return after, sections
         return replace(after, network=self.student), [*sections, _closeness(state, student)]
+
+
+def _teacher(network: Network, data: Dataset) -> nn.Module:
+    """Load an additional teacher; it takes the run's images, even if its checkpoint states another normalization."""
+    model, information = load_network(network, data)
+    return adapt(model, stored_in(information), data.normalization)
 
 
 def _closeness(state: State, student: nn.Module) -> Section:

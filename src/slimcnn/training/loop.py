@@ -24,7 +24,7 @@ from slimcnn.training.evaluation import Evaluation, evaluate
 from slimcnn.training.interrupts import interrupts_noted
 from slimcnn.training.keeping import better
 from slimcnn.training.probing import FORMATS, MIXED
-from slimcnn.training.processes import any_rank, launched, share_buffers, summed
+from slimcnn.training.processes import any_rank, launched, lost_ranks_named, share_buffers, summed
 from slimcnn.training.run import TrainingRun, TrainingState, begin, exchange, save
 from slimcnn.training.schedule import learning_rate
 from slimcnn.training.settings import Training
@@ -102,7 +102,7 @@ def _epochs(
     model: nn.Module, fabric: Fabric | None, start: Callable[..., tuple[TrainingRun, TrainingState]]
 ) -> Iterator[Epoch]:
     fabric = launched(fabric)
-    with _as_found(model):
+    with lost_ranks_named(), _as_found(model):
         run, state = start(fabric=fabric)
         epochs = [replace(epoch, resumed=True) for epoch in state.history]
         while True:

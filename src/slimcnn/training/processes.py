@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from slimcnn.errors import RecipeError, SlimcnnError
+from slimcnn.errors import RecipeError, RunError, SlimcnnError
+from slimcnn.process_ids import is_running, this_process
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 T = TypeVar("T")
+
+_ranks: list[str] = []
+"""Names of the processes of all ranks (see `this_process`); empty if there is one process."""
+
+PATIENCE = 2.0
+"""Seconds to wait for the end of a process whose connection was lost."""
 
 
 def launched(fabric: Fabric | None) -> Fabric:
@@ -28,7 +37,40 @@ def launched(fabric: Fabric | None) -> Fabric:
         fabric.launch()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         atexit.register(_leave)
+        if not _ranks:
+            names: list[str] = [""] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(names, this_process())
+            _ranks.extend(names)
     return fabric
+
+
+@contextmanager
+def lost_ranks_named() -> Iterator[None]:
+    """Turn the error of a broken connection into one line that names the rank whose process has died.
+
+    Raises:
+        RunError: the process of another rank has died. An error with another cause is raised unchanged.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo, NCCL and the store raise several subclasses, with different messages
+        lost = _lost_ranks()
+        if not lost:
+            raise
+        named = f"rank {lost[0]} was" if len(lost) == 1 else f"ranks {', '.join(map(str, lost))} were"
+        raise RunError(
+            f"{named} lost (killed, out of memory, or failed with an error of its own); run the same command to resume"
+        ) from error
+
+
+def _lost_ranks() -> list[int]:
+    """Return the ranks on this host whose process has ended; a process needs a moment to end after its connections."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        lost = [rank for rank, name in enumerate(_ranks) if is_running(name) is False]
+        if lost or len(_ranks) < 2 or time.monotonic() > end:
+            return lost
+        time.sleep(0.1)
 
 
 def _leave() -> None:

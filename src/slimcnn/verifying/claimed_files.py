@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_users_code, load, read_architecture, read_information
-from slimcnn.datasets import Normalization
 from slimcnn.errors import RunError
 from slimcnn.manifest import Manifest, inside
 from slimcnn.models import resolve
@@ -92,17 +91,6 @@ def open_network(path: Path, blank: nn.Module | str | None) -> nn.Module:
         f"{path.name} {who}, and a file may not choose which code runs: give --model package.module:function, or "
         "verify(..., model=...)"
     )
-
-
-def normalization_in(information: Mapping[str, Any]) -> Normalization | None:
-    """Return the normalization stored in a checkpoint; None if there is none."""
-    stated = information.get("normalization")
-    if not stated:
-        return None
-    try:
-        return Normalization(tuple(stated["mean"]), tuple(stated["std"]))
-    except (KeyError, TypeError) as error:
-        raise RunError(f"a checkpoint states the normalization {stated!r:.100}: it needs mean and std") from error
 
 
 class OriginRecord(BaseModel):

@@ -21,8 +21,9 @@ from slimcnn.exporting import PARITY, RUNTIMES, TOLERANCE, answers, check_parity
 from slimcnn.exporting.parity import AT_ONCE
 from slimcnn.exporting.preparing import FlatCall
 from slimcnn.manifest import files_in, inside
+from slimcnn.running.normalization import stored_in
 from slimcnn.verifying.certificate import Check, NotCheckable, Refuted, attempt
-from slimcnn.verifying.claimed_files import normalization_in, open_network
+from slimcnn.verifying.claimed_files import open_network
 
 IMAGES = 64
 """Number of test images on which exported files are compared with the network."""
@@ -75,7 +76,7 @@ def source_of(path: Path, blank: nn.Module | str | None) -> tuple[str, Source]:
         NotCheckable: the checkpoint names user code that the caller did not allow.
     """
     network = open_network(path, blank)
-    return source_digest(network), Source(path.name, network, normalization_in(read_information(path)))
+    return source_digest(network), Source(path.name, network, stored_in(read_information(path)))
 
 
 def runtime_versions() -> dict[str, str]:

@@ -18,10 +18,11 @@ from slimcnn.measuring import environment, file_bytes, measure
 from slimcnn.reporting import Report
 from slimcnn.reporting.outcome import Numbers
 from slimcnn.running.folder import COMPRESSED, ORIGINAL, RECIPE, REPORTS
+from slimcnn.running.normalization import stored_in
 from slimcnn.running.settings import Data
 from slimcnn.training import evaluate
 from slimcnn.verifying.certificate import Check, NotCheckable, Refuted, attempt
-from slimcnn.verifying.claimed_files import ClaimedFiles, StepRecord, normalization_in
+from slimcnn.verifying.claimed_files import ClaimedFiles, StepRecord
 
 TOLERANCE = 0.001
 """Share of test images whose prediction may differ on another machine, because sums are rounded differently."""
@@ -146,7 +147,7 @@ def check_top1(files: ClaimedFiles, report: Report, images: TestImages, folder: 
 def _top1(files: ClaimedFiles, report: Report, images: TestImages, name: str, claimed: float) -> str:
     if images.data is None:
         raise NotCheckable(images.why_not)
-    normalization, test = normalization_in(files.information(name)), images.data.test
+    normalization, test = stored_in(files.information(name)), images.data.test
     if normalization is None:
         raise NotCheckable("the checkpoint does not state the normalization of its network")
     found = evaluate(files.network(name), test, normalization).top1

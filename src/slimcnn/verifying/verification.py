@@ -17,9 +17,10 @@ from slimcnn.manifest import MANIFEST, RUN, Manifest, differences, digest_of_fil
 from slimcnn.measuring import environment
 from slimcnn.reporting import CurveReport, Report, read_report
 from slimcnn.running.folder import COMPRESSED, OLD, REPORTS
+from slimcnn.running.normalization import stored_in
 from slimcnn.show import SILENT, Show
 from slimcnn.verifying.certificate import Certificate, Check, Refuted, attempt
-from slimcnn.verifying.claimed_files import ClaimedFiles, normalization_in, steps_of
+from slimcnn.verifying.claimed_files import ClaimedFiles, steps_of
 from slimcnn.verifying.cuts import check_cuts, check_results
 from slimcnn.verifying.exports import Source, check_exports, runtime_versions, source_of
 from slimcnn.verifying.numbers import TestImages, check_numbers, check_top1, find_images
@@ -132,9 +133,7 @@ def _exports_of_run(files: ClaimedFiles, images: TestImages, asked: Asked) -> li
     # The run's final files come last, so that they take precedence in `sources`.
     names = sorted(files.networks, key=lambda name: name.count("/"), reverse=True)
     sources = {
-        source_digest(files.networks[name]): Source(
-            name, files.networks[name], normalization_in(files.information(name))
-        )
+        source_digest(files.networks[name]): Source(name, files.networks[name], stored_in(files.information(name)))
         for name in names
     }
     if asked.source is not None:

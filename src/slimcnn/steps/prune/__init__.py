@@ -22,6 +22,7 @@ from slimcnn.layers.relating import relating_of
 from slimcnn.measuring import file_bytes, measure, state_bytes
 from slimcnn.objectives import cross_entropy
 from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, mask, prune, score, sensitivity
+from slimcnn.pruning.allocation import check_patterns
 from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.targets import written
 from slimcnn.pruning.verify import check_equal
@@ -228,6 +229,7 @@ class Prune(Step):
         if self.plan is not None:
             return prune(whole, graph, Plan.load(Path(self.plan), graph), verify=False)
         target = self.target_for(state)
+        check_patterns(graph, target)
         if target.latency_ms is not None:
             if target.sized == ("latency_ms",):
                 return state.model  # latency needs measurements

@@ -69,8 +69,8 @@ def help_search(root: Path, show: Show = SILENT) -> int:
     if not (before / disk.DONE).exists() or not (folder / disk.STEP).exists():
         raise SearchError(f"the run in {root} has not begun its search yet: join it later")
     loaded = load_with_data(recipe.network, recipe.data, show)
-    state = read_state(root, disk.read_json(before / disk.DONE), loaded.data)
-    at = Context(folder, launched(None), show, digest=disk.read_json(folder / disk.STEP)["digest"])
+    state = read_state(root, disk.read_sealed(before / disk.DONE), loaded.data)
+    at = Context(folder, launched(None), show, digest=disk.read_sealed(folder / disk.STEP)["digest"])
     return _help(step, state, at)  # type: ignore[arg-type]
 
 
