@@ -282,3 +282,9 @@ def test_a_runtime_refuses_what_it_cannot_open_in_one_line(tmp_path: Path) -> No
     assert "\n" not in str(refusal.value)
     with pytest.raises(ExportError, match="no file"):
         open_in("onnxruntime", tmp_path / "other.onnx")
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ExportError, match=r"cannot use .*taken: .*; choose another --out"):
+        slimcnn.export(small(), torch.zeros(1, 3, 8, 8), "torchscript", out=tmp_path / "taken")

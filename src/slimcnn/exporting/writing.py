@@ -246,10 +246,12 @@ def _write_checked(
     """Write and check the files in a temporary folder, then move them to `folder`."""
     import json
 
-    folder.mkdir(parents=True, exist_ok=True)
     temporary = part_of(folder / f"export_{name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise ExportError(f"cannot use {folder}: {error.strerror or error}; choose another --out") from error
     try:
         stem = temporary / "model"
         _write(name, one, contents, stem, options)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import nn
@@ -57,6 +58,10 @@ def load_state(folder: Path, description: Mapping[str, Any]) -> dict[str, Any] |
     try:
         if not path.exists():
             return None
+        with ZipFile(path) as file:
+            damaged = file.testzip()  # torch.load does not compare the checksums
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version, stored = content.pop("format"), json.loads(content.pop("description"))
     except Exception as error:  # on a damaged file, torch.load may raise any exception
