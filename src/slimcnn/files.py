@@ -34,7 +34,7 @@ def cache_folder(root: str | Path | None = None) -> Path:
     """
     chosen = root or os.environ.get("SLIMCNN_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     from platformdirs import user_cache_path
 
     return user_cache_path("slimcnn", appauthor=False)
@@ -83,8 +83,13 @@ def replacing(path: Path, *, parents: bool = True) -> Iterator[Path]:
 
 def write_text(path: Path, text: str, *, parents: bool = True) -> None:
     """Write a text file atomically (see `replacing`)."""
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        found = error.object[max(error.start - 40, 0) : error.end].rpartition("\n")[2]
+        raise RunError(f"cannot write {path}: {found!a} is not UTF-8; rename what it names") from error
     with replacing(path, parents=parents) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 def part_of(path: Path) -> Path:
@@ -171,13 +176,17 @@ def kind_of(path: Path, error: type[SlimcnnError] = RunError) -> FileKind:
 
     Args:
         path: the path.
-        error: raised if a parent folder is not accessible.
+        error: raised if a parent folder is not accessible, or a name is not UTF-8: no file of a run could hold it.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> kind_of(folder), kind_of(folder / "no such file")
     ('folder', 'nothing')
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise error(f"cannot use {str(path)!a}: its name is not UTF-8; rename it") from None
     try:
         if path.is_dir():
             return "folder"

@@ -45,10 +45,14 @@ def finished_run(folder: Path) -> FinishedRun:
     for path in checkpoints.values():
         if kind_of(path) != "file":
             raise RunError(f"{folder} has no {path.name}: run the same command again, or give a checkpoint")
-    recipe = tomllib.loads(report.recipe)  # not parsed as a Recipe: the steps do not matter here
     information = read_information(checkpoints["compressed"])
-    known = information["normalization"]
-    return FinishedRun(
-        folder, Network(**recipe["network"]), Data(**recipe["data"]), checkpoints, tuple(information["input"]),
-        Normalization(tuple(known["mean"]), tuple(known["std"])),
-    )  # fmt: skip
+    try:
+        recipe = tomllib.loads(report.recipe)  # not parsed as a Recipe: the steps do not matter here
+        known = information["normalization"]
+        return FinishedRun(
+            folder, Network(**recipe["network"]), Data(**recipe["data"]), checkpoints, tuple(information["input"]),
+            Normalization(tuple(known["mean"]), tuple(known["std"])),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunError(f"the report or the checkpoint of {folder} is damaged ({reason:.200}); run it again") from error

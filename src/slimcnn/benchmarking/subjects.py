@@ -18,7 +18,7 @@ from slimcnn.datasets import Dataset, Images, Normalization, load_dataset
 from slimcnn.errors import ModelError, RunError, SlimcnnError
 from slimcnn.exporting import formats, read_parity, source_digest
 from slimcnn.files import kind_of
-from slimcnn.running.loading import UNNAMED, blank_of, load_subject, load_with_data
+from slimcnn.running.loading import UNNAMED, blank_of, example_of, load_subject, load_with_data
 from slimcnn.running.settings import Data, Network
 from slimcnn.show import SILENT, Show
 
@@ -94,7 +94,7 @@ def subjects_of(
     _refuse_equal_names([one.candidate.name for one in found])
     some = getattr(dataset, part).limit(images or len(getattr(dataset, part))) if dataset is not None else None
     drawn = torch.Generator().manual_seed(0)
-    example = torch.randn(1, *shape, generator=drawn)
+    example = torch.randn(example_of(shape).shape, generator=drawn)
     return Subjects(tuple(one.candidate for one in found), example, some, notes)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from typing import TextIO
+from io import TextIOWrapper
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -22,17 +24,38 @@ __all__ = ["benchmarking", "exporting", "looking", "main", "playing", "quantizin
 def main() -> None:
     """Run the command line; user errors print one line and exit with code 2."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal in ASCII, or a file name that is not UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app(args=imports_first(sys.argv[1:]))
+        try:
+            app(args=imports_first(sys.argv[1:]))
+        finally:
+            sys.stdout.flush()  # a full device would else be noticed after the last handler
     except SlimcnnError as error:
-        typer.echo(f"slimcnn: {error}", err=True)
-        sys.exit(2)
+        _stop(str(error), 2)
     except Interrupted:
-        typer.echo("slimcnn: interrupted; run the same command to resume", err=True)
-        sys.exit(130)
+        _stop("interrupted; run the same command to resume", 130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        what = f"cannot use {error.filename}" if error.filename else "cannot write the output"
+        _stop(f"{what}: {error.strerror}; check the path, its permissions and the free space", 2)
+
+
+def _stop(text: str, code: int) -> NoReturn:
+    """Print one line on stderr and exit; on a full device nothing is printed, and the exit code is the same."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is sys.stderr:
+                typer.echo(f"slimcnn: {text}", err=True)
+            stream.flush()
+        except OSError:  # the interpreter would flush it again at exit, and change the exit code
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
 
 
 _show_any_warning = warnings.showwarning

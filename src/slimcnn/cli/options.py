@@ -321,7 +321,7 @@ Out = Annotated[Path, typer.Option(help="Run folder. Run the same command to res
 Seed = Annotated[
     int, typer.Option(help="Random seed of splits, image order, augmentation and random scores.", rich_help_panel=RUN)
 ]
-Devices = Annotated[int, typer.Option(help="Number of training processes on this machine.", rich_help_panel=RUN)]
+Devices = Annotated[int, typer.Option(min=1, help="Number of training processes on this machine.", rich_help_panel=RUN)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.", rich_help_panel=RUN)]
 DryRun = Annotated[
     bool,

@@ -65,7 +65,7 @@ def assignment(text: str, option: str) -> tuple[str, Any]:
         raise RecipeError(f"{option} {text!r}: expected name=value")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

@@ -55,11 +55,11 @@ def load_dataset(
     name = os.fspath(name)
     known, _, source = name.partition(":")
     if known in datasets:
-        place = Path(source).expanduser() if source else None
+        place = Path(os.path.expanduser(source)) if source else None
         dataset = datasets[known].value(source=place, root=cache_folder(root), seed=seed)
         dataset = dataset.limit(limit) if limit is not None else dataset
         return resized(dataset, image_size) if image_size else dataset
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if kind_of(folder, DataError) == "folder":
         return load_folder(folder, image_size=image_size, seed=seed, limit=limit)
     if os.sep in name or "/" in name or name.startswith((".", "~")):

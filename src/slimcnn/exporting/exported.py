@@ -10,7 +10,7 @@ from typing import Any
 
 from slimcnn.errors import ExportError
 from slimcnn.exporting.parity import Parity
-from slimcnn.files import write_text
+from slimcnn.files import kind_of, write_text
 
 PARITY = "parity.json"
 
@@ -42,7 +42,7 @@ def read_parity(folder: Path | str) -> dict[str, dict[str, Any]]:
         ExportError: the file is damaged.
     """
     path = Path(folder) / PARITY
-    if not path.exists():
+    if kind_of(path, ExportError) == "nothing":
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -72,7 +72,7 @@ class Plan:
             data = json.loads(text)
             if data["slimcnn_plan"] != FORMAT:
                 raise PlanError(f"the plan has format {data['slimcnn_plan']!r}; this version reads format {FORMAT}")
-            rows = [(str(row["group"]), tuple(map(_channel, row["removed"]))) for row in data["groups"]]
+            rows = [(str(row["group"]), _channels(row["removed"])) for row in _list(data["groups"])]
             plan = cls(
                 network=str(data["network"]),
                 removed=dict(rows),
@@ -105,6 +105,20 @@ class Plan:
     def by_index(self, graph: ChannelGraph) -> Removed:
         """Return the removed channels by group index."""
         return {graph.index(name): np.array(channels, dtype=np.int64) for name, channels in self.removed.items()}
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.50} is not a list")
+    return value
+
+
+def _channels(value: Any) -> tuple[int, ...]:
+    found = tuple(map(_channel, _list(value)))
+    twice = next((channel for i, channel in enumerate(found) if channel in found[:i]), None)
+    if twice is not None:
+        raise ValueError(f"it lists channel {twice} twice in {value!r:.50}")
+    return found
 
 
 def _channel(value: Any) -> int:

@@ -120,6 +120,8 @@ class Target:
             value = getattr(self, name)
             if not _is_whole(value) or value < least:
                 raise TargetError(f"{name}={value}: must be a whole number, {least} or more")
+            if value >= 2**31:
+                raise TargetError(f"{name}={value}: no layer has so many channels; give a number below 2**31")
 
     @property
     def sized(self) -> tuple[str, ...]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, load, read_architecture, read_information
@@ -18,7 +22,7 @@ from slimcnn.models.building import takes
 from slimcnn.models.sources import refuse_unknown_network
 from slimcnn.rewriting import rewritten
 from slimcnn.running.normalization import find_normalization
-from slimcnn.running.settings import Data, Network
+from slimcnn.running.settings import Data, Network, explain
 from slimcnn.show import SILENT, Show
 
 UNNAMED = "no network named: pass --model NAME (see slimcnn list networks), or --weights CHECKPOINT"
@@ -90,15 +94,37 @@ def load_subject(
     Raises:
         ModelError: the input shape of the network is unknown, and `input_shape` is not given.
     """
-    network = Network(
-        model=model, weights=str(weights) if weights else None, verify=verify, arguments=dict(arguments or {}),
-        rewrite=rewrite,
-    )  # fmt: skip
-    found, information = _load(network, {}, torch.zeros(1, *input_shape) if input_shape else None)
+    try:
+        network = Network(
+            model=model, weights=str(weights) if weights else None, verify=verify, arguments=dict(arguments or {}),
+            rewrite=rewrite,
+        )  # fmt: skip
+    except ValidationError as error:
+        raise RecipeError(explain(error)) from None
+    found, information = _load(network, {}, example_of(input_shape) if input_shape else None)
     size = input_shape or tuple(information.get("input", ())) or preprocessing(found).input
     if not size:
         raise ModelError("the input shape of the network is unknown: pass --input, such as --input 3x224x224")
-    return found, torch.zeros(1, *size)
+    return found, example_of(size)
+
+
+def example_of(shape: Sequence[int]) -> Tensor:
+    """Return an input (1, c, h, w) of zeros.
+
+    Raises:
+        ModelError: it does not fit into this machine's memory.
+
+    >>> example_of((3, 100_000, 100_000_000))
+    Traceback (most recent call last):
+    slimcnn.errors.ModelError: an input of shape 3x100000x100000000 needs 120000.0 GB of memory: pass a smaller --input
+    """
+    size = 4 * prod(shape)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else size
+    if size <= memory:
+        with suppress(RuntimeError, TypeError):  # no memory, or a size beyond 64 bits
+            return torch.zeros(1, *shape)
+    named = "x".join(map(str, shape))
+    raise ModelError(f"an input of shape {named} needs {size / 1e9:.1f} GB of memory: pass a smaller --input")
 
 
 def _load(network: Network, arguments: dict[str, Any], example: Tensor | None) -> tuple[nn.Module, dict[str, Any]]:

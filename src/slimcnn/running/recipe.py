@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from slimcnn.errors import RecipeError
 from slimcnn.files import read_text, write_text
-from slimcnn.running.settings import Data, Network, Settings, explain
+from slimcnn.running.settings import Data, Network, Settings, Utf8, explain
 from slimcnn.running.step import Step, steps
 
 Size = Annotated[float, Field(gt=0, le=1)]
@@ -43,7 +43,7 @@ class Recipe(Settings):
     """Train in layout nchw and precision 32 instead of the fastest here: bit-identical across run folders."""
     latency_seconds: float = Field(default=4.0, gt=0)
     """Time budget for measuring the latency of both networks at the end."""
-    out: str = "runs/run"
+    out: Utf8 = "runs/run"
     """The run folder."""
 
     @model_validator(mode="after")
@@ -106,9 +106,10 @@ def _step_from(row: Mapping[str, Any], place: str) -> Step:
 def parse_recipe(text: str, place: str = "the recipe") -> Recipe:
     """Parse a recipe from TOML text; raises `RecipeError` for invalid TOML, and where `recipe_from` does."""
     try:
-        return recipe_from(tomllib.loads(text), place)
-    except tomllib.TOMLDecodeError as error:
+        plain = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         raise RecipeError(f"{place} is not TOML: {error}") from error
+    return recipe_from(plain, place)
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -166,7 +167,7 @@ def value_of(text: str) -> Any:
     """Parse a value as JSON if possible, else return it as text without enclosing quotes."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
 
 

@@ -80,6 +80,16 @@ def read_state(root: Path, done: Done, data: Dataset, given: nn.Module | None = 
         RunError: a file of the run is missing.
         CheckpointError: a file of the run is damaged.
     """
+    try:
+        return _read_state(root, done, data, given)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunError(
+            f"a {DONE} in {root} is damaged ({reason:.200}); delete the folder of the step: it runs again"
+        ) from error
+
+
+def _read_state(root: Path, done: Done, data: Dataset, given: nn.Module | None) -> State:
     network, reference_network = Network(**done["network"]), Network(**done["reference_network"])
     model = _open(root / done["model"], network, data, given)
     same = done["reference"] == done["model"]

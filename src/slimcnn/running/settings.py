@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -15,7 +15,23 @@ class Settings(BaseModel):
 
 
 def _absolute(path: str | None) -> str | None:
-    return str(Path(path).expanduser().resolve()) if path else None
+    # not Path.resolve and Path.expanduser: they raise RuntimeError for a loop of links and an unknown user
+    return os.path.realpath(os.path.expanduser(_in_utf8(path))) if path else None
+
+
+def _in_utf8(text: str) -> str:
+    """Refuse a path whose name is not UTF-8: no file of a run could hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the name is not UTF-8: rename the file or folder") from None
+    return text
+
+
+Utf8 = Annotated[str, AfterValidator(_in_utf8)]
+"""Text that can be written to a file."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 FilePath = Annotated[str | None, AfterValidator(_absolute)]
@@ -35,7 +51,7 @@ class Network(Settings):
     """Model constructor arguments."""
     rewrite: str = ""
     """Rewrite applied to the network, such as feature_reuse:variant=chain; the weights are of the rewritten network."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Random seed of the initial weights."""
 
 
@@ -53,7 +69,7 @@ class Data(Settings):
     """Name of a dataset, or a folder with one subfolder of images per class."""
     image_size: int | None = Field(default=None, ge=1)
     """Resize images to this many pixels; default: no resizing; for a folder, the network's input size."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Random seed of the validation split."""
     limit: int | None = Field(default=None, ge=10)
     """Maximum number of images of each split, for a quick try."""
@@ -73,7 +89,12 @@ def explain(error: ValidationError) -> str:
     problems = []
     for found in error.errors()[:3]:
         place = ".".join(str(part) for part in found["loc"])
-        value = f" = {found['input']!r}" if not isinstance(found["input"], dict) else ""
+        value = f" = {_brief(found['input'])}" if not isinstance(found["input"], dict) else ""
         message = found["msg"].removeprefix("Value error, ")
         problems.append(f"{place}{value}: {message}" if place else message)
     return "; ".join(problems)
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]} ..."

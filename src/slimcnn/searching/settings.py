@@ -52,7 +52,7 @@ class Search(BaseModel):
     """Evaluate every point on all images, even if it cannot win, for the figure."""
     storage: str | None = None
     """Optuna storage URL that several processes share; default: a journal file in the run's folder."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
     def grid(self) -> list[Point]:
         """List the points of the first grid."""

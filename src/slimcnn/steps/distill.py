@@ -57,7 +57,8 @@ class Distill(Step, Training):
 
     @model_validator(mode="after")
     def _possible(self) -> Distill:
-        parts_of(self.loss)
+        if any(weight == 0 and build is not None for weight, build, _ in parts_of(self.loss)):
+            raise ValueError(f"loss {self.loss!r}: a term with weight 0 is computed, but changes nothing: leave it out")
         for network in self._others:
             refuse_unnamed(network)
         if not (self.with_reference or self.teachers):

@@ -64,7 +64,7 @@ class Training(BaseModel):
     """Use `torch.compile` for the training steps: compiling takes about a minute, then steps are faster."""
     views: int | None = Field(default=None, ge=1)
     """Number of fixed augmented views per image, one per epoch in turn; by default every epoch draws new ones."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Sets the order of images, their augmentation, and dropout."""
     save_every_seconds: float = Field(default=60.0, ge=0)
     """Seconds between two saves of the state within an epoch, if there is a folder."""

@@ -106,7 +106,8 @@ def fit_distribution(norms: Tensor, distances: Tensor, m: int, bins: int | None 
     """
     n = len(norms)
     order = norms.argsort(stable=True)
-    edges = [k * n // (bins or m) for k in range((bins or m) + 1)]
+    parts = min(bins or m, n)  # more would be empty
+    edges = [k * n // parts for k in range(parts + 1)]
     shares = _largest_remainder([b - a for a, b in pairwise(edges)], m)
     total = distances.sum(dim=1)
     nearest = torch.full((n,), torch.inf, dtype=distances.dtype)
