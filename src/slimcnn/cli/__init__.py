@@ -27,9 +27,28 @@ def main() -> None:
     except Interrupted:
         typer.echo("slimcnn: interrupted; run the same command to resume", err=True)
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        typer.echo(
+            f"slimcnn: not enough memory ({str(error).splitlines()[0] if str(error) else 'none is left'}): use smaller "
+            "images, smaller batches or fewer images (--limit)",
+            err=True,
+        )
+        sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an allocation failed: on the CPU, PyTorch raises a plain `RuntimeError`.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(part in str(error) for part in words)
 
 
 def imports_first(arguments: list[str]) -> list[str]:
