@@ -155,6 +155,19 @@ def test_a_dry_run_shows_and_writes_the_plan_and_its_folder_can_be_used(
     assert any(channels == kept + 1 for channels, kept in kept.values())
 
 
+def test_a_lack_of_memory_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate(*_: object) -> None:
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 40000000000 bytes\nfrom ..."
+        )
+
+    monkeypatch.setattr("slimcnn.running.loading.load_subject", allocate)
+    code, _, said = call("inspect --model resnet8", capsys, monkeypatch)
+    assert code == 2
+    assert said.startswith("slimcnn: not enough memory (DefaultCPUAllocator: can't allocate memory: you tried to")
+    assert said.count("\n") == 1
+
+
 def widths(report: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Channels of every group before and after."""
     blocks = [block for section in report["sections"] for block in section["blocks"]]

@@ -36,6 +36,11 @@ def main() -> None:
         _stop(str(error), 2)
     except Interrupted:
         _stop("interrupted; run the same command to resume", 130)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        what = str(error).splitlines()[0] if str(error) else "none is left"
+        _stop(f"not enough memory ({what}): use smaller images, smaller batches or fewer images (--limit)", 2)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
@@ -70,6 +75,16 @@ def _show_warning(
         typer.echo(f"slimcnn: note: {message}", err=True)
     else:
         _show_any_warning(message, category, filename, lineno, file, line)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an allocation failed: on the CPU, PyTorch raises a plain `RuntimeError`.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(part in str(error) for part in words)
 
 
 def imports_first(arguments: list[str]) -> list[str]:
