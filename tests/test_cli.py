@@ -502,6 +502,7 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "slimcnn.cli", *shlex.split(line)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # else it inherits that SIGINT is ignored
     )  # fmt: skip
     state = tmp_path / "out" / "1-train" / "training" / "state.pt"
     while not state.exists():

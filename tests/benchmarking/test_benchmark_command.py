@@ -105,16 +105,17 @@ def test_exports_of_the_same_weights_and_int8_files_of_a_run_are_what_is_measure
     for name in ("model", "model_int8"):
         (run / f"{name}.onnx").write_bytes(b"a file")
     facts = {"dtype": "float32", "batch": "any"}
+    more = {"facts": facts, "status": "equal", "images": 8, "max_error": 0.0}
     source = source_digest(compressed)
-    record(run, "onnx", {"source": source, "files": {"model.onnx": ""}, "facts": facts})
-    record(run, "onnx_int8", {"source": source, "files": {"model_int8.onnx": ""}, "facts": facts})
+    record(run, "onnx", {"source": source, "files": {"model.onnx": ""}, **more})
+    record(run, "onnx_int8", {"source": source, "files": {"model_int8.onnx": ""}, **more})
     original, small, int8 = subjects_of([run]).candidates
     assert (original.name, small.name, int8.name) == ("original", "compressed", "int8")
     assert original.files == {}
     assert small.files == {"onnxruntime": run / "model.onnx"}
     assert (int8.model, int8.files) == (None, {"onnxruntime": run / "model_int8.onnx"})
-    record(run, "onnx", {"source": "of other weights", "files": {"model.onnx": ""}, "facts": facts})
-    record(run, "onnx_int8", {"source": "of other weights", "files": {"model_int8.onnx": ""}, "facts": facts})
+    record(run, "onnx", {"source": "of other weights", "files": {"model.onnx": ""}, **more})
+    record(run, "onnx_int8", {"source": "of other weights", "files": {"model_int8.onnx": ""}, **more})
     found = subjects_of([run])
     assert [(one.name, dict(one.files)) for one in found.candidates] == [("original", {}), ("compressed", {})]
     assert "model_int8.onnx was made from other weights" in found.notes[0]

@@ -271,7 +271,8 @@ def test_a_float_file_of_the_same_network_is_used_with_its_fixed_batch_and_its_p
 
 
 def test_the_float_file_of_another_network_is_refused(tmp_path: Path) -> None:
-    record(tmp_path, "onnx", {"source": "another", "files": {}})
+    known = {"files": {"model.onnx": ""}, "status": "equal", "images": 8, "max_error": 0.0}
+    record(tmp_path, "onnx", {"source": "another", **known})
     with pytest.raises(ExportError, match="export of another network"):
         quantize(small(), EXAMPLE, out=tmp_path, images=images(8), engine="onnxruntime", **QUICK)
 

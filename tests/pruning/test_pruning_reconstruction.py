@@ -195,7 +195,8 @@ def weight_computed(ordinary: float) -> nn.Module:
         y = F.conv2d(net.b(x).relu(), net.d.weight * 100)
         return net.c(net.a(x).relu()) + y + (ordinary * net.e(net.b(x).relu()) if ordinary else 0)
 
-    return Net(run, a=Conv(3, 8, 1), b=Conv(3, 8, 1), c=Conv(8, 4, 1), d=Conv(8, 4, 1), e=Conv(8, 4, 1)).eval()
+    other = {"e": Conv(8, 4, 1)} if ordinary else {}
+    return Net(run, a=Conv(3, 8, 1), b=Conv(3, 8, 1), c=Conv(8, 4, 1), d=Conv(8, 4, 1), **other).eval()
 
 
 @pytest.mark.parametrize("ordinary", [0.0, 1.0])

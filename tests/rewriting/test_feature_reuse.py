@@ -297,6 +297,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
         slimcnn.load(tmp_path / "net.safetensors", slimcnn.build("vgg11"))
 
 
+@pytest.mark.filterwarnings("ignore:.*has no digest")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,7 +1,11 @@
+import functools
 import multiprocessing
+import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +92,26 @@ def test_a_second_call_yields_the_whole_curve_and_trains_only_what_is_left(tmp_p
     assert all(torch.equal(a, b) for a, b in zip(tensors(finished).values(), tensors(model).values(), strict=True))
 
 
+def in_a_process_of_its_own(test):
+    """Run a test of Ctrl-C in a fresh Python: a library that another test loaded may handle SIGINT itself."""
+
+    @functools.wraps(test)
+    def run(tmp_path):
+        code = (
+            f"import sys; sys.path[:0] = {sys.path!r}; from pathlib import Path; import test_resume; "
+            f"test_resume.{test.__name__}.__wrapped__(Path({str(tmp_path)!r}))"
+        )
+        listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        listening += "signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT}); "
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", listening + code]
+        done = subprocess.run(command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@in_a_process_of_its_own
 def test_ctrl_c_saves_after_the_step_and_raises(tmp_path):
     undisturbed, model = network(), network()
     list(fit(undisturbed, shapes(), training=RESUMED))
@@ -220,13 +244,15 @@ def interrupted() -> None:
         assert asked.is_set()
 
 
-def test_ctrl_c_right_before_the_end_of_a_step_is_not_lost():
+@in_a_process_of_its_own
+def test_ctrl_c_right_before_the_end_of_a_step_is_not_lost(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_the_second_ctrl_c_does_not_wait():
+@in_a_process_of_its_own
+def test_the_second_ctrl_c_does_not_wait(tmp_path):
     def twice() -> None:
         with interrupts_noted():
             signal.raise_signal(signal.SIGINT)

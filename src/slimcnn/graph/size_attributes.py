@@ -73,7 +73,7 @@ def _is_count(value: Any) -> bool:
 
 def _channels(label: Label) -> Tensor | None:
     """Return the ids of a tensor with a single channel axis, else None; axis 1 of an image made by a linear layer."""
-    if len(label) == 1 and len(varying(label[0])) > 1 and 1 in varying(label[0]):
+    if len(label) == 1 and label[0].dim() == 4 and len(varying(label[0])) > 1 and 1 in varying(label[0]):
         others = [0 if d != 1 else slice(None) for d in range(label[0].dim())]
         return label[0][tuple(others)]
     axes = [next(iter(varying(facet))) for facet in label if len(varying(facet)) == 1]
