@@ -18,6 +18,7 @@ from slimcnn.errors import ExportError, UnknownName
 from slimcnn.exporting import export, file_digest, formats, fresh_answers, open_in, read_parity, record, source_digest
 from slimcnn.exporting.quantizing import Accuracy, Engine, Quantized, engines, quantize
 from slimcnn.exporting.quantizing import keeping as keeping_module
+from slimcnn.exporting.quantizing.engines import nncf
 from slimcnn.exporting.quantizing.keeping import Work, search
 from slimcnn.exporting.quantizing.speed import speed_of
 
@@ -335,3 +336,12 @@ def test_a_fine_tuned_file_replaces_int8_after_training_where_it_loses_less(tmp_
 
 def test_every_engine_writes_a_known_format() -> None:
     assert {entry.value.format for entry in engines} <= {entry.name for entry in formats}
+
+
+def test_a_layer_whose_output_is_the_networks_is_compared_too(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5, bias=False)).eval()
+    (file,) = export(net, torch.zeros(1, 3, 2, 2), "openvino", out=tmp_path)
+    (layer,) = nncf._layers(nncf._read(file.path))
+    x = torch.randn(1, 3, 2, 2)
+    found = nncf._opened_at(file.path, layer.get_friendly_name())((x.numpy(),))
+    assert np.allclose(found, net(x).detach().numpy(), atol=1e-5)

@@ -39,7 +39,7 @@ INTERRUPT, AGAIN, HANG = 10, 5, 60
 Libraries swallow some interrupts; a user presses Ctrl-C again.
 """
 
-MEMORY = 4 * 2**30
+MEMORY = 8 * 2**30
 """Bytes that a line may allocate."""
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
