@@ -46,16 +46,23 @@ def quantize(
     """
     from tempfile import TemporaryDirectory
 
+    from pydantic import ValidationError
+
+    from slimcnn.errors import RecipeError
     from slimcnn.exporting import PARITY
     from slimcnn.manifest import claim
     from slimcnn.reporting import tables
+    from slimcnn.running.settings import explain
     from slimcnn.running.step import Context
     from slimcnn.steps.quantize import Quantize, about_quantized
     from slimcnn.training.processes import launched
 
-    settings = Quantize(
-        engine=engine, max_drop=max_drop, images=images, epochs=epochs, learning_rate=learning_rate, threads=threads
-    )
+    try:
+        settings = Quantize(
+            engine=engine, max_drop=max_drop, images=images, epochs=epochs, learning_rate=learning_rate, threads=threads
+        )
+    except ValidationError as error:
+        raise RecipeError(explain(error)) from None
     folder = out or (source if source.is_dir() else Path("exported"))
     with watched(as_json) as show, TemporaryDirectory(prefix="slimcnn-") as training:
         state = _state_of(source, data, verify, show)
