@@ -18,22 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import slimcnn
-from slimcnn.cli import main
+from command_line import call
 
 QUICK = "--data digits --limit 300 --deterministic --set latency_seconds=0.2"
 CUT = "compress --to none"
 COMPRESS = f"compress --model resnet8 --pretrain 1 --epochs 1 {QUICK}"
-
-
-def call(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["slimcnn", *shlex.split(command)])
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ import pytest
 import torch
 
 import slimcnn
+from command_line import call
 from slimcnn.benchmarking import Benchmark, BenchmarkRow, subjects_of
-from slimcnn.cli import main
 from slimcnn.errors import ModelError, RunError
 from slimcnn.exporting import record, source_digest, write_model
 from slimcnn.manifest import differences, read_manifest
@@ -42,17 +40,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path) -> Path:
     """The same run in a folder of the test's own."""
     return Path(shutil.copytree(finished, tmp_path / "first"))
-
-
-def call(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["slimcnn", *shlex.split(command)])
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_a_run_is_compared_with_its_original_on_its_own_images(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 
 import slimcnn
-from slimcnn.cli import main
+from command_line import call
 from slimcnn.errors import ExportError, RunError
 from slimcnn.exporting import read_parity, source_digest
 from slimcnn.manifest import differences, read_manifest
@@ -38,17 +36,6 @@ def finished(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "r"
     run_of(weights, out, PRUNE, {"step": "export", "to": "torchscript", "images": 8})
     return out
-
-
-def call(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["slimcnn", *shlex.split(command)])
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    said = capsys.readouterr()
-    return code, said.out, said.err
 
 
 def test_files_of_the_final_network_lie_at_the_top_of_the_folder_and_in_the_report(finished: Path) -> None:

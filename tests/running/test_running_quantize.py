@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 
 import slimcnn
-from slimcnn.cli import main
+from command_line import call
 from slimcnn.errors import ExportError, RecipeError, UnknownName
 from slimcnn.exporting import read_parity, source_digest
 from slimcnn.manifest import differences, read_manifest
@@ -73,17 +71,6 @@ def test_a_network_without_trained_weights_an_unknown_engine_and_impossible_fine
     with pytest.raises(ExportError, match="does not support fine-tuning: choose nncf"):
         run_of(weights, tmp_path / "c", {"step": "train", "epochs": 1}, INT8 | {"epochs": 1})
     assert not (tmp_path / "c" / "1-train").exists()
-
-
-def call(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["slimcnn", *shlex.split(command)])
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    said = capsys.readouterr()
-    return code, said.out, said.err
 
 
 def test_the_command_quantizes_a_run_into_its_folder_from_the_float_file_that_is_there(
