@@ -216,11 +216,8 @@ def faults(kind: Kind, whole: Path, home: Path, number: int) -> list[str]:
     return found
 
 
-UNSEALED = pytest.mark.xfail(strict=False, reason="checkpoints hold no digest of their content yet")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(n, marks=UNSEALED) if n == "checkpoint" else n for n in KINDS])
+@pytest.mark.parametrize("name", KINDS)
 def test_no_damaged_file_is_read_as_something_else(name: str, whole: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(whole, home)
