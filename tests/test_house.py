@@ -12,7 +12,7 @@ import pytest
 import slimcnn
 
 SOURCE = Path(slimcnn.__file__).parent
-FREE = {"errors", "registry", "files", "modes", "process_ids", "notebook", "importing", "show"}
+FREE = {"digests", "errors", "registry", "files", "modes", "process_ids", "notebook", "importing", "show"}
 BELOW = {"checkpoints", "datasets", "distillation", "exporting", "graph", "layers", "linear", "manifest", "measuring",
          "models", "objectives", "pruning", "recovery", "reporting", "rewriting", "searching", "training"}  # fmt: skip
 ALLOWED = {
@@ -21,6 +21,7 @@ ALLOWED = {
     "files": {"errors", "process_ids"},
     "process_ids": set(),
     "manifest": set(),
+    "digests": set(),
     "modes": set(),
     "notebook": set(),
     "importing": {"errors"},

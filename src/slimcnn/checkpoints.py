@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from slimcnn.digests import tensors_digest
 from slimcnn.errors import CheckpointError, ModelError, Note, SlimcnnError
 from slimcnn.files import replacing, require_readable
 from slimcnn.graph.copying import duplicate
@@ -33,7 +34,7 @@ from slimcnn.layers.placing import place, placing_of
 from slimcnn.layers.relating import relate_as, relating_of
 from slimcnn.layers.reusing import reuse_as, reusing_of
 from slimcnn.models import resolve
-from slimcnn.models.content_digest import DIGEST, content_digest, difference
+from slimcnn.models.content_digest import DIGEST, difference
 
 FORMAT = 1
 KEY = "slimcnn"
@@ -80,7 +81,7 @@ def save(model: nn.Module, path: str | Path, *, information: Mapping[str, Any] |
         "information": dict(information or {}),
     }
     # Sorted keys make the files of equal networks bit-identical.
-    metadata = {KEY: json.dumps(content, sort_keys=True), DIGEST: content_digest(tensors), "format": "pt"}
+    metadata = {KEY: json.dumps(content, sort_keys=True), DIGEST: tensors_digest(tensors), "format": "pt"}
     with replacing(path) as temporary:
         temporary.write_bytes(_in_fixed_order(to_bytes(tensors, metadata=metadata)))
     return path

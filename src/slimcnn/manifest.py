@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slimcnn.digests import json_digest
 from slimcnn.errors import RunError
 from slimcnn.files import kind_of, write_text
 
@@ -49,11 +50,7 @@ class Manifest:
             "images": dict(self.images),
             "files": {name: vars(self.files[name]) for name in sorted(self.files)},
         }
-        return json.dumps({"sha256": _digest_of(content)} | content, indent=1) + "\n"
-
-
-def _digest_of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json.dumps({"sha256": json_digest(content)} | content, indent=1) + "\n"
 
 
 def write_manifest(folder: Path, images: Mapping[str, Any]) -> Manifest:

@@ -6,13 +6,13 @@ import errno
 import json
 import os
 import shutil
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slimcnn.digests import json_digest, tensors_digest
 from slimcnn.errors import RunError
 from slimcnn.files import replacing, write_text
 
@@ -117,9 +117,4 @@ def digest_of(networks: list[nn.Module]) -> str:
     >>> digest_of([one]) == digest_of([one]), digest_of([one]) == digest_of([other])
     (True, False)
     """
-    found = sha256()
-    for network in networks:
-        for name, tensor in network.state_dict().items():
-            found.update(name.encode())
-            found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+    return json_digest([tensors_digest(network.state_dict()) for network in networks])[:16]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from slimcnn.digests import tensors_digest
 
 
 def source_digest(model: nn.Module) -> str:
@@ -20,13 +21,7 @@ def source_digest(model: nn.Module) -> str:
     >>> len(before), source_digest(net) == before
     (64, False)
     """
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, Tensor):  # extra state of a user's module
-            continue
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+    return tensors_digest(model.state_dict())
 
 
 def file_digest(path: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimcnn.digests import json_digest
 from slimcnn.manifest import withdraw
 from slimcnn.measuring import measure
 from slimcnn.running import folder as disk
@@ -26,7 +25,7 @@ from slimcnn.training.processes import from_rank_zero
 
 def digest(*parts: Any) -> str:
     """Return the SHA-256 of plain data."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return json_digest(parts)
 
 
 def begin(job: Job, base: str, trained: bool) -> tuple[State, Done]:

@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from slimcnn.digests import json_digest
 from slimcnn.errors import RunError
 from slimcnn.files import remove_leftovers, require_folder, write_text
 from slimcnn.manifest import RUN as RUN  # re-exported: this module holds all file names of a run
@@ -147,7 +147,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON table with a digest of its content, by which `read_sealed` detects any damage."""
-    write_text(path, json.dumps({**content, SEAL: _seal_of(content)}, indent=1) + "\n")
+    write_text(path, json.dumps({**content, SEAL: json_digest(content)}, indent=1) + "\n")
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -160,13 +160,9 @@ def read_sealed(path: Path) -> dict[str, Any]:
     {'macs': 640}
     """
     found = read_json(path)
-    if found.pop(SEAL, None) != _seal_of(found):
+    if found.pop(SEAL, None) != json_digest(found):
         raise _damaged(path, "it has changed since it was written")
     return found
-
-
-def _seal_of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _damaged(path: Path, reason: str) -> RunError:
