@@ -157,6 +157,8 @@ class TraceRecord:
     """Channels on an axis that a `squeeze` would drop if only one were left."""
     delicate: bool = False
     """Channels were selected or split by numbers, which may be computed from the channel count."""
+    reshapes_images: bool = False
+    """Views change the two last axes of tensors with channels: positions may depend on the size of the image."""
     size_blind: bool = True
     """The network's code does not depend on the channel count: it runs on a pruned copy as on the original."""
     memory: list[tuple[Lifetime, Label]] = field(default_factory=list)
@@ -187,6 +189,7 @@ class TraceRecord:
             norms=self.norms,
             squeezed=self.squeezed + other.squeezed,
             delicate=self.delicate or other.delicate,
+            reshapes_images=self.reshapes_images or other.reshapes_images,
             size_blind=self.size_blind and other.size_blind,
             memory=self.memory,
         )

@@ -25,7 +25,7 @@ from slimcnn.graph.ids import Label, ids_in
 from slimcnn.graph.operations import operation
 from slimcnn.graph.partition import Constraints
 from slimcnn.graph.size_attributes import guess_sizes, modules_at
-from slimcnn.graph.trace_record import EqualParts, LockRecord, TraceRecord
+from slimcnn.graph.trace_record import EqualParts, LockRecord
 from slimcnn.graph.tracer import Tracer
 from slimcnn.graph.trial_channels import trials_of_parts
 from slimcnn.graph.trial_prune import RunMode, TrialCut, trial_prune
@@ -87,7 +87,7 @@ def _trace(model: nn.Module, example: Any, inexact: bool) -> ChannelGraph:
             record, next_id = record.with_run(training.record), training.next_id
             unread = unread & training.unread
     model.eval()
-    other = at_another_size(example) if _reshapes(record) else None
+    other = at_another_size(example) if record.reshapes_images and not record.size_blind else None
     larger = doubled(other, batch) if first.images > batch else other
     second = _watch_larger(model, larger, first, labels, next_id, inexact)
     if second is not None:
@@ -129,12 +129,6 @@ def _watch_larger(
         return None
     same = found.outputs[0].shape[:1] == first.tracer.outputs[0].shape[:1]
     return found if same else None  # a size became part of the batch
-
-
-def _reshapes(record: TraceRecord) -> bool:
-    """Return whether code reshapes tensors with channels: then positions may depend on the size of the image."""
-    views = (run for run in record.runs if run.activations and operation(run.site.op).kind == "view")
-    return not record.size_blind and any(True for _ in views)
 
 
 def _verified(model: nn.Module, runs: list[RunMode], traced: Traced, found: Assembled) -> ChannelGraph:

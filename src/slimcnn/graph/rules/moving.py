@@ -20,7 +20,7 @@ from slimcnn.layers.placing import Gathering, Scattering
 @rule("aten.alias", "aten.detach", ordered=True, passes_empty=True, moves=True)
 @rule("aten.t", kind="transpose", ordered=True, passes_empty=(nn.Linear,), moves=True)
 @rule(*aten("transpose permute unsqueeze select unbind flip rot90 pixel_unshuffle diagonal"), moves=True)
-@rule("aten.unfold", moves=True, sized=True)
+@rule("aten.expand", "aten.unfold", moves=True, sized=True)
 def move(tracer: Tracer, call: Call) -> Labels:
     """Execute the operation on the ids of its input."""
     source, *rest = call.arguments
@@ -30,14 +30,6 @@ def move(tracer: Tracer, call: Call) -> Labels:
     others = {name: call[name] for name in rest}
     moved = [[compact(t) for t in tree_leaves(call.func(facet, **others))] for facet in tracer.label(call[source])]
     return [tuple(facets) for facets in zip(*moved, strict=True)]
-
-
-@rule("aten.expand", moves=True, sized=True)
-def expand(tracer: Tracer, call: Call) -> Labels:
-    """Execute the operation on the ids; copies of a single channel may have a hard-coded number."""
-    if not tracer.label(call["self"]) and call.out.dim() > 1 and call.out.size(1) > 1 and call.out.stride(1) == 0:
-        tracer.record.size_blind = False
-    return move(tracer, call)
 
 
 @rule("aten.repeat", moves=True, sized=True)
@@ -119,7 +111,10 @@ def squeeze(tracer: Tracer, call: Call) -> Labels:
 def reshape(tracer: Tracer, call: Call) -> Labels:
     """Reshape the ids; a view may need a copy where the ids have stride 0."""
     facets = []
-    for facet in tracer.label(call["self"]):
+    label = tracer.label(call["self"])
+    # Where the two last axes stay, the view splits or joins channels only, and is as right at any image size.
+    tracer.record.reshapes_images |= bool(label) and call["self"].shape[-2:] != call.out.shape[-2:]
+    for facet in label:
         moved = compact(facet.reshape(call.out.shape))
         if len(varying(facet)) == 1 and len(varying(moved)) == 2:
             _part(tracer, call, core(moved).squeeze())
