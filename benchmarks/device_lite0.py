@@ -17,12 +17,9 @@ import json
 from pathlib import Path
 
 import torch
-from lite0 import MEAN, RESIZE, SIZE, STD, load_lite0
-from PIL import Image
+from lite0 import MEAN, STD, crops, load_lite0, normalized
 from rows import measured
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
 
 import slimcnn
 from slimcnn.datasets import Images, Normalization
@@ -31,27 +28,6 @@ HERE = Path(__file__).parent
 RAW = HERE / "device" / "lite0.json"
 SIZES = (0.75, 0.5)
 RUNTIMES = ("onnxruntime", "openvino", "executorch")
-
-
-def crops(folder: Path, most: int) -> tuple[Tensor, Tensor]:
-    """Read the photographs as uint8 pixels: (to calibrate on, to judge by), parted by photograph."""
-    known = json.loads((folder / "photographs.json").read_text())
-    pictures = sorted({(entry["package"], entry["path"]) for entry in known})
-    judges = set(pictures[3::4])
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0)).tolist()
-    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for place in order:
-        entry = known[place]
-        part = parts[(entry["package"], entry["path"]) in judges]
-        if part is parts[1] or len(part) < most:
-            with Image.open(folder / entry["file"]) as picture:
-                image = TF.resize(picture.convert("RGB"), [RESIZE], InterpolationMode.BICUBIC)
-                part.append(TF.pil_to_tensor(TF.center_crop(image, [SIZE])))
-    return torch.stack(parts[0]), torch.stack(parts[1])
-
-
-def normalized(pixels: Tensor) -> Tensor:
-    return (pixels / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 def classes(model: nn.Module, pixels: Tensor) -> Tensor:

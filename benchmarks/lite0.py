@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import zipfile
 from pathlib import Path
@@ -56,11 +57,31 @@ def load_lite0(wheel_or_pth: Path) -> nn.Module:
     return model.eval()
 
 
-def preprocess(image: Image.Image) -> Tensor:
-    """Return an image as the network's input: 3 x 224 x 224, normalized."""
+def pixels_of(image: Image.Image) -> Tensor:
+    """Return the middle square of an image, 3 x 224 x 224, as uint8 pixels."""
     image = TF.resize(image.convert("RGB"), [RESIZE], INTERPOLATION)
-    pixels: Tensor = TF.to_tensor(TF.center_crop(image, [SIZE]))
-    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return TF.pil_to_tensor(TF.center_crop(image, [SIZE]))  # type: ignore[no-any-return]
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    """Return pixels, (3, h, w) or (n, 3, h, w), as the network's input."""
+    return (pixels / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def crops(folder: Path, most: int) -> tuple[Tensor, Tensor]:
+    """Read the photographs of photographs.py as pixels; return (calibration, evaluation) crops, split by photograph."""
+    known = json.loads((folder / "photographs.json").read_text())
+    pictures = sorted({(entry["package"], entry["path"]) for entry in known})
+    judges = set(pictures[3::4])
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0)).tolist()
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for place in order:
+        entry = known[place]
+        part = parts[(entry["package"], entry["path"]) in judges]
+        if part is parts[1] or len(part) < most:
+            with Image.open(folder / entry["file"]) as picture:
+                part.append(pixels_of(picture))
+    return torch.stack(parts[0]), torch.stack(parts[1])
 
 
 def read_weights(wheel_or_pth: Path) -> dict[str, Tensor]:

@@ -20,8 +20,7 @@ import time
 from pathlib import Path
 
 import torch
-from lite0 import load_lite0, preprocess
-from PIL import Image
+from lite0 import crops, load_lite0, normalized
 from torch import Tensor, nn
 
 import slimcnn
@@ -31,22 +30,6 @@ from slimcnn.measuring import environment
 HERE = Path(__file__).parent
 SIZES = (0.9, 0.75, 0.6)
 WAYS = (("l2", "local"), ("reconstruction", "local"), ("reconstruction", "sensitivity"))
-
-
-def crops(folder: Path, most: int) -> tuple[Tensor, Tensor]:
-    """Read the photographs; return (calibration, evaluation) crops."""
-    known = json.loads((folder / "photographs.json").read_text())
-    pictures = sorted({(entry["package"], entry["path"]) for entry in known})
-    judges = set(pictures[3::4])
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0)).tolist()
-    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for place in order:
-        entry = known[place]
-        part = parts[(entry["package"], entry["path"]) in judges]
-        if part is parts[1] or len(part) < most:
-            with Image.open(folder / entry["file"]) as picture:
-                part.append(preprocess(picture))
-    return torch.stack(parts[0]), torch.stack(parts[1])
 
 
 def answers(model: nn.Module, images: Tensor) -> Tensor:
@@ -69,7 +52,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     arguments = parser.parse_args()
     model = load_lite0(arguments.wheel)
-    learning, judging = crops(arguments.photographs, arguments.images)
+    learning, judging = map(normalized, crops(arguments.photographs, arguments.images))
     wanted = answers(model, judging).argmax(1)
     graph = slimcnn.trace(model, judging[:1])
     batches = [(x, torch.zeros(len(x), dtype=torch.long)) for x in learning.split(32)]
