@@ -124,6 +124,18 @@ def test_positions_that_depend_on_the_size_lock() -> None:
     assert not graph.groups
 
 
+def test_flattening_one_averaged_pixel_needs_no_second_size_and_flattening_tokens_does() -> None:
+    def counted(n: Any, x: Tensor) -> Tensor:
+        y = n.a(x)
+        assert y.shape[1]  # the code asks for a size, so that it is not known to be blind to it
+        return n.head(y.mean((2, 3), keepdim=True).flatten(1))  # type: ignore[no-any-return]
+
+    model = Code(counted, a=nn.Conv2d(3, 8, 1), head=nn.Linear(8, 2))
+    assert exact(model).other_example is None
+    tokens = Code(tokens_as_image, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 2, 1))
+    assert exact(tokens).other_example is not None
+
+
 def test_a_network_that_takes_one_size_only_is_traced_at_that_size() -> None:
     model = Code(lambda n, x: n.head(n.a(x).view(x.shape[0], -1)), a=nn.Conv2d(3, 8, 1), head=nn.Linear(8 * 64, 2))
     graph = exact(model)

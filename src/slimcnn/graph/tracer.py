@@ -69,6 +69,8 @@ class Tracer(TorchDispatchMode):
         """Parameters and buffers that were not read; set after the run."""
         self.outputs: list[Tensor] = []
         """The network's output tensors."""
+        self.pixel: Callable[[], Tensor | None] = lambda: None
+        """The last tensor that was averaged over all pixels: 1 x 1 at any image size."""
         self.lifetimes = Lifetimes(weights=(), inputs=())
         self._held: dict[Lifetime, Label] = {}
         """The label of every activation in memory."""

@@ -111,9 +111,10 @@ def squeeze(tracer: Tracer, call: Call) -> Labels:
 def reshape(tracer: Tracer, call: Call) -> Labels:
     """Reshape the ids; a view may need a copy where the ids have stride 0."""
     facets = []
-    label = tracer.label(call["self"])
-    # Where the two last axes stay, the view splits or joins channels only, and is as right at any image size.
-    tracer.record.reshapes_images |= bool(label) and call["self"].shape[-2:] != call.out.shape[-2:]
+    label, source = tracer.label(call["self"]), call["self"]
+    # Where the two last axes stay, or are one pixel at any size, the view is as right at any image size.
+    same_pixels = source.shape[-2:] == call.out.shape[-2:] or source is tracer.pixel()
+    tracer.record.reshapes_images |= bool(label) and not same_pixels
     for facet in label:
         moved = compact(facet.reshape(call.out.shape))
         if len(varying(facet)) == 1 and len(varying(moved)) == 2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from torch import Tensor
 
 from slimcnn.graph.fast import shape_only as shapes
@@ -26,6 +28,8 @@ def reduce(tracer: Tracer, call: Call) -> Labels:
         return pointwise(tracer, call)
     dims = _reduced(call, source)
     keepdim = bool(call.arguments.get("keepdim", False))
+    if keepdim and source.dim() == 4 and dims >= {2, 3}:
+        tracer.pixel = weakref.ref(call.out)
     facets = []
     for facet in tracer.label(source):
         if varying(facet) & dims and not _tied_along(tracer, call, facet, dims):
