@@ -189,9 +189,9 @@ class SlicedShift(nn.Module):
         c, h, w = x.shape[1:]
         each, padded = c // 9, nn.functional.pad(x, (1, 1, 1, 1))
         ends = [*range(0, 9 * each, each), c]
-        return torch.cat([
-            padded[:, ends[i] : ends[i + 1], i // 3 : i // 3 + h, i % 3 : i % 3 + w] for i in range(9)
-        ], 1)  # fmt: skip
+        return torch.cat(
+            [padded[:, ends[i] : ends[i + 1], i // 3 : i // 3 + h, i % 3 : i % 3 + w] for i in range(9)], 1
+        )
 
 
 def ratio(calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> float:
@@ -217,9 +217,10 @@ def spent(call: Callable[[], object], times: int) -> float:
 
 
 LAYOUTS = {
-    "nchw": [torch.contiguous_format], "channels_last": [torch.channels_last],
+    "nchw": [torch.contiguous_format],
+    "channels_last": [torch.channels_last],
     "each its faster": [torch.contiguous_format, torch.channels_last],
-}  # fmt: skip
+}
 
 
 def times(raw: Path, threads: int) -> None:
@@ -356,8 +357,10 @@ def times_lines(found: list[dict]) -> list[str]:
         return []
     runtimes = list(next(one["exported"] for one in rows if one["exported"]))
     lines = ["## Shift against depthwise 3x3", "", TIMES, ""]
-    lines += ["| batch | shape | layout | forward | and backward | forward, + 1x1 | and backward, + 1x1 | "
-              + "".join(f"{runtime}, + 1x1 | " for runtime in runtimes)]  # fmt: skip
+    lines += [
+        "| batch | shape | layout | forward | and backward | forward, + 1x1 | and backward, + 1x1 | "
+        + "".join(f"{runtime}, + 1x1 | " for runtime in runtimes)
+    ]
     lines += ["|---|---|---|---|---|---|---|" + "---|" * len(runtimes)]
     for one in sorted(
         rows, key=lambda one: (one["batch"], [*LAYOUTS].index(one["layout"]), one["channels"], -one["side"])

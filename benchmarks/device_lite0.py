@@ -71,11 +71,13 @@ def row(wheel: Path, photographs: Path, out: Path, images: int) -> dict:
     )  # fmt: skip
     sizes = {name: slimcnn.measure(one, x) for name, one in networks.items() if isinstance(one, nn.Module)}
     return {
-        "calibration": len(calibration), "judging": len(judging), "int8": int8,
+        "calibration": len(calibration),
+        "judging": len(judging),
+        "int8": int8,
         "macs": {name: one.macs for name, one in sizes.items()},
         "peak_memory": {name: one.peak_memory for name, one in sizes.items()},
         "benchmark": json.loads(json.dumps(dataclasses.asdict(benchmark), default=str)),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -79,12 +79,14 @@ def times(found: list[dict]) -> list[str]:
     if not found:
         return []
     lines = [
-        "## Latency", "",
+        "## Latency",
+        "",
         "Networks in turns, one thread, 32x32 images: medians, and the median of the ratios of adjacent calls with its quartiles. "
-        "`one tensor`: the rewritten network writes both halves into one preallocated tensor instead of concatenating them (eager only).", "",
+        "`one tensor`: the rewritten network writes both halves into one preallocated tensor instead of concatenating them (eager only).",
+        "",
         "| network | runtime | batch | n | original, ms | rewritten, ms | ratio | one tensor | MACs | published |",
         "|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for one in sorted(found, key=lambda one: (one["network"], one["runtime"], one["batch"])):
         low, high = one["quartiles"]
         other = "–" if one.get("one_tensor") is None else f"{one['one_tensor']:.3f}"

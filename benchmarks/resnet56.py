@@ -82,15 +82,17 @@ def table() -> None:
             row
         )
     lines = [
-        "# ResNet-56 on CIFAR-10 at half of its MACs", "",
+        "# ResNet-56 on CIFAR-10 at half of its MACs",
+        "",
         f"Base: {found[0]['top1']['base']:.2f} top-1 (published weights). `Target(macs=0.5)`; recovery: batch-norm",
         "recalibration on 2,048 training images, then distillation from the original (T = 4, alpha = 0.9), SGD with",
         "a cosine schedule from 0.01, batch 128, channels_last, bf16 mixed precision,",
         "45,000 training images. The 10,000 test images are used only for this table.",
-        "Mean and standard deviation over n seeds; only the plan of `random` depends on the seed.", "",
+        "Mean and standard deviation over n seeds; only the plan of `random` depends on the seed.",
+        "",
         "| epochs | stream | criterion | n | MACs | params | cut | recalibrated | distilled | change |",
         "|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for (epochs, residual, criterion), rows in sorted(groups.items()):
         base = rows[0]["top1"]["base"]
         stages = [[row["top1"].get(stage) for row in rows] for stage in ("cut", "recalibrated", "distilled")]

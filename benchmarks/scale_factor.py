@@ -131,9 +131,11 @@ def against_torchdistill(student: Tensor, teacher: Tensor, labels: Tensor) -> li
         "attention": mid_level.ATLoss({"f": pair}, mode="code")(*outputs),
     }
     ours = {
-        "kd": kd_loss(student, teacher, T), "dist": dist_loss(student, teacher, 1.0), "rkd": rkd_loss(student, teacher),
+        "kd": kd_loss(student, teacher, T),
+        "dist": dist_loss(student, teacher, 1.0),
+        "rkd": rkd_loss(student, teacher),
         "attention": attention_loss(*features),
-    }  # fmt: skip
+    }
     return [
         meets_target(
             f"{name}: against torchdistill's, relative",

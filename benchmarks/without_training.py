@@ -176,14 +176,16 @@ def table() -> str:
     """Format the page."""
     rows = [json.loads(path.read_text()) for path in sorted(RAW.glob("*.json")) if not path.stem.startswith("finetune")]
     lines = [
-        "# Recovery without training", "",
+        "# Recovery without training",
+        "",
         f"ResNet-56 on CIFAR-10 (test top-1 {BASE}), pruned and recovered without labels and without training, on {IMAGES:,}",
         "training images. Test top-1, mean ± standard deviation over draws of these images (n in brackets). Data-free uses no",
         "images: 128 images are made from batch-norm statistics. Scope local: the same share of every layer; sensitivity:",
-        "shares by the measured effect of a removal on the output.", "",
+        "shares by the measured effect of a removal on the output.",
+        "",
         "| MACs | criterion | scope | as cut | bn | least squares | lost | data-free | seconds (plan + least squares) | peak MiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for macs in SIZES:
         for criterion, scope in (*LOCAL, *MEASURED):
             here = [r for r in rows if (r["criterion"], r["scope"], r["target"]) == (criterion, scope, macs)]

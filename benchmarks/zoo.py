@@ -104,9 +104,10 @@ def _cut_norms(original: nn.Module, small: nn.Module) -> list[str]:
         name: [tuple(p.shape) for p in module.parameters(recurse=False)] for name, module in original.named_modules()
     }
     return [
-        f"{name}: {type(module).__name__}" for name, module in small.named_modules()
+        f"{name}: {type(module).__name__}"
+        for name, module in small.named_modules()
         if _over_channels(module) and [tuple(p.shape) for p in module.parameters(recurse=False)] != before.get(name)
-    ]  # fmt: skip
+    ]
 
 
 def _over_channels(module: nn.Module) -> bool:

@@ -131,5 +131,7 @@ def _lowest(scores: Tensor, count: int, parts: int) -> list[int]:
 
 
 LIBRARIES: dict[str, Callable[[Subject], Found]] = {
-    "slimcnn": with_slimcnn, "torch-pruning": with_torch_pruning, "kirigami": with_kirigami,
-}  # fmt: skip
+    "slimcnn": with_slimcnn,
+    "torch-pruning": with_torch_pruning,
+    "kirigami": with_kirigami,
+}

@@ -31,8 +31,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "first"
     done = subprocess.run(
         [sys.executable, "-m", "slimcnn.cli", *shlex.split(COMPRESS), "--out", str(folder)],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.index("fewer MACs") < done.stdout.index("The cut is exact") < done.stdout.index("top-1, %")
     assert "report.html" in done.stdout
@@ -490,9 +492,11 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
     line = f"{CUT} --model resnet8 --pretrain 500 {QUICK} --out {tmp_path / 'out'}"
     process = subprocess.Popen(
         [sys.executable, "-m", "slimcnn.cli", *shlex.split(line)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # else it inherits that SIGINT is ignored
-    )  # fmt: skip
+    )
     state = tmp_path / "out" / "1-train" / "training" / "state.pt"
     while not state.exists():
         assert process.poll() is None

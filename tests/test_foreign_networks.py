@@ -88,8 +88,10 @@ def test_two_processes_do_the_whole_run_and_agree_on_the_plan(tmp_path: Path) ->
     arguments = "compress --model resnet8 --data digits --pretrain 2 --epochs 1 --criterion taylor --devices 2 --json"
     done = subprocess.run(
         [sys.executable, "-m", "slimcnn.cli", *arguments.split(), "--out", str(tmp_path / "out")],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout[done.stdout.index("{") :])
     assert report["verdict"]["equal"]

@@ -164,11 +164,7 @@ def _all_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
-    return (
-        tensor.dim() == 4
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-        and not tensor.is_contiguous()
-    )  # fmt: skip
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def _header(path: Path) -> dict[str, Any]:

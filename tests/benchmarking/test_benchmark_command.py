@@ -113,9 +113,10 @@ def test_networks_of_several_runs_are_called_after_them_and_a_common_original_co
 ) -> None:
     second = Path(shutil.copytree(run, tmp_path / "second"))
     slimcnn.save(
-        slimcnn.build("resnet8", in_channels=1, width=0.5), second / "compressed.safetensors",
+        slimcnn.build("resnet8", in_channels=1, width=0.5),
+        second / "compressed.safetensors",
         information={"input": [1, 8, 8], "normalization": {"mean": [0.5], "std": [0.5]}},
-    )  # fmt: skip
+    )
     found = subjects_of([run, second])
     assert [one.name for one in found.candidates] == ["original", "first/compressed", "second/compressed"]
     assert found.candidates[2].normalization == slimcnn.datasets.Normalization((0.5,), (0.5,))
@@ -124,9 +125,10 @@ def test_networks_of_several_runs_are_called_after_them_and_a_common_original_co
 def test_checkpoints_exported_files_and_networks_by_name_are_measured_without_images(run: Path, tmp_path: Path) -> None:
     (file,) = write_model(slimcnn.build("resnet8", in_channels=1).eval(), EXAMPLE, "onnx", tmp_path / "mine")
     found = subjects_of(
-        [run / "compressed.safetensors", file], Network(model="resnet8", arguments={"in_channels": 1}),
+        [run / "compressed.safetensors", file],
+        Network(model="resnet8", arguments={"in_channels": 1}),
         input_shape=(1, 8, 8),
-    )  # fmt: skip
+    )
     assert [one.name for one in found.candidates] == ["compressed", "mine.onnx", "resnet8"]
     assert found.images is None
     assert found.notes == ("Top-1 is not measured: give --data.",)

@@ -186,8 +186,9 @@ def test_at_most_half_of_the_layers_stay_in_float_and_the_best_miss_is_given(
 
 def test_a_miss_is_said_and_the_float_file_stays_the_product(tmp_path: Path) -> None:
     net, x, told = small(), images(16), []
-    found = quantize(net, EXAMPLE, out=tmp_path, images=x, engine="onnxruntime", max_drop=-1.0, seconds=0.01,
-                     say=told.append)  # fmt: skip
+    found = quantize(
+        net, EXAMPLE, out=tmp_path, images=x, engine="onnxruntime", max_drop=-1.0, seconds=0.01, say=told.append
+    )
     assert not found.within
     assert found.ship == found.float_path == tmp_path / "model.onnx"
     assert "ship model.onnx: int8 loses" in told[-1]
@@ -260,8 +261,9 @@ def test_a_float_file_of_the_same_network_is_used_with_its_fixed_batch_and_its_p
     net, normal = small(), Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     pixels = torch.randint(0, 256, (9, 3, 8, 8), dtype=torch.uint8)
     example = torch.zeros(2, 3, 8, 8)
-    (file,) = export(net, example, out=tmp_path, images=pixels, normalization=normal, bake_normalization=True,
-                     dynamic_batch=False)  # fmt: skip
+    (file,) = export(
+        net, example, out=tmp_path, images=pixels, normalization=normal, bake_normalization=True, dynamic_batch=False
+    )
     before = file.path.read_bytes()
     found = quantize(net, example, out=tmp_path, images=pixels, normalization=normal, engine="onnxruntime", **QUICK)
     assert file.path.read_bytes() == before

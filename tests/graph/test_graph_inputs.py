@@ -62,8 +62,9 @@ def test_every_output_is_protected_by_itself(pack: Callable[..., Any]) -> None:
     graph = trace(net, image())
     assert sizes(graph) == {"a": 8}
     assert {(lock.layer, lock.channels, lock.reason) for lock in graph.locked} == {
-        ("b", 5, "the network's output"), ("c", 4, "the network's output"),
-    }  # fmt: skip
+        ("b", 5, "the network's output"),
+        ("c", 4, "the network's output"),
+    }
 
 
 def test_features_that_are_returned_are_protected_too() -> None:

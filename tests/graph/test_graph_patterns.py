@@ -19,8 +19,10 @@ CODE = torch.zeros(2, 7)
 def decoder(view: object) -> nn.Module:
     return Net(
         lambda n, x: n.head(n.up(view(F.relu(n.fc(x))))),  # type: ignore[operator]
-        fc=nn.Linear(7, 6 * 16), up=nn.ConvTranspose2d(6, 8, 2), head=Conv(8, 3, 1),
-    )  # fmt: skip
+        fc=nn.Linear(7, 6 * 16),
+        up=nn.ConvTranspose2d(6, 8, 2),
+        head=Conv(8, 3, 1),
+    )
 
 
 def test_a_decoder_loses_all_pixels_of_a_channel_that_its_linear_layer_makes() -> None:
@@ -63,8 +65,9 @@ def test_circular_padding_moves_no_channels() -> None:
 def test_a_global_average_in_channels_last_keeps_its_channels() -> None:
     net = Net(
         lambda n, x: n.b(F.adaptive_avg_pool2d(n.a(x).to(memory_format=torch.channels_last), 1)),
-        a=Conv(3, 6, 3), b=Conv(6, 3, 1),
-    )  # fmt: skip
+        a=Conv(3, 6, 3),
+        b=Conv(6, 3, 1),
+    )
     assert sizes(traced(net)) == {"a": 6}
 
 
@@ -101,8 +104,10 @@ GATES = {
 def gated(kind: str, width: int = 0) -> nn.Module:
     return Net(
         lambda n, x: n.c((y := n.a(x)) * GATES[kind](n.gate(y).sigmoid(), width or y.shape[1])),
-        a=Conv(3, 6, 1), gate=Conv(6, 1, 1), c=Conv(6, 3, 1),
-    )  # fmt: skip
+        a=Conv(3, 6, 1),
+        gate=Conv(6, 1, 1),
+        c=Conv(6, 3, 1),
+    )
 
 
 @pytest.mark.parametrize("kind", GATES)
@@ -154,32 +159,36 @@ def test_noise_for_a_hard_coded_number_of_channels_is_locked() -> None:
 def test_a_transposed_convolution_with_the_same_kernel_for_every_channel_passes_channels_on() -> None:
     net = Net(
         lambda n, x: n.b(F.conv_transpose2d(y := n.a(x), y.new_ones(y.shape[1], 1, 2, 2), stride=2, groups=y.shape[1])),
-        a=Conv(3, 6, 1), b=Conv(6, 3, 1),
-    )  # fmt: skip
+        a=Conv(3, 6, 1),
+        b=Conv(6, 3, 1),
+    )
     assert sizes(traced(net)) == {"a": 6}
 
 
 def test_different_kernels_by_position_lock_a_transposed_convolution() -> None:
     net = Net(
-        lambda n, x: n.b(F.conv_transpose2d(
-            y := n.a(x), torch.arange(y.shape[1]).view(-1, 1, 1, 1) + 1.0, groups=y.shape[1]
-        )),
-        a=Conv(3, 6, 1), b=Conv(6, 3, 1),
-    )  # fmt: skip
+        lambda n, x: n.b(
+            F.conv_transpose2d(y := n.a(x), torch.arange(y.shape[1]).view(-1, 1, 1, 1) + 1.0, groups=y.shape[1])
+        ),
+        a=Conv(3, 6, 1),
+        b=Conv(6, 3, 1),
+    )
     assert sizes(traced(net)) == {}
 
 
 def test_batch_norm_with_one_constant_for_all_channels_needs_no_parameters() -> None:
     net = Net(
         lambda n, x: n.b(F.batch_norm(y := n.a(x), y.new_zeros(y.shape[1]), y.new_ones(y.shape[1]))),
-        a=Conv(3, 6, 1), b=Conv(6, 3, 1),
-    )  # fmt: skip
+        a=Conv(3, 6, 1),
+        b=Conv(6, 3, 1),
+    )
     assert sizes(traced(net)) == {"a": 6}
 
 
 def test_batch_norm_with_constants_by_position_is_locked() -> None:
     net = Net(
         lambda n, x: n.b(F.batch_norm(y := n.a(x), torch.arange(y.shape[1]) * 1.0, torch.ones(y.shape[1]))),
-        a=Conv(3, 6, 1), b=Conv(6, 3, 1),
-    )  # fmt: skip
+        a=Conv(3, 6, 1),
+        b=Conv(6, 3, 1),
+    )
     assert reasons(traced(net))["a"] == {"combined with per-channel values that cannot be pruned"}

@@ -65,18 +65,22 @@ def test_what_works_across_channels_locks_them(kind: str) -> None:
 def test_a_learned_filter_in_the_fourier_domain_goes_with_its_channel() -> None:
     net = Net(
         lambda n, x: n.b(torch.fft.irfft2(torch.fft.rfft2(n.a(x)) * torch.view_as_complex(n.w), s=(8, 8))),
-        a=Conv(3, 6, 1), b=Conv(6, 3, 1), w=nn.Parameter(torch.randn(6, 8, 5, 2)),
-    )  # fmt: skip
+        a=Conv(3, 6, 1),
+        b=Conv(6, 3, 1),
+        w=nn.Parameter(torch.randn(6, 8, 5, 2)),
+    )
     graph = traced(net)
     assert {(axis.parameter, axis.axis) for axis in graph["a"].axes} >= {("w", 0), ("b.weight", 1)}
 
 
 def deformable(**options: int) -> nn.Module:
     return Net(
-        lambda n, x: n.c(n.b(y := n.a(x), n.offset(y))), a=Conv(3, 6, 1), c=Conv(8, 3, 1),
+        lambda n, x: n.c(n.b(y := n.a(x), n.offset(y))),
+        a=Conv(3, 6, 1),
+        c=Conv(8, 3, 1),
         b=DeformConv2d(6, 8, 3, padding=1, **options),
         offset=Conv(6, 18, 3, padding=1),
-    )  # fmt: skip
+    )
 
 
 def test_a_deformable_convolution_reads_and_makes_channels_like_any_other() -> None:

@@ -52,8 +52,10 @@ def reason(graph: ChannelGraph, layer: str) -> str:
 def test_a_hard_coded_expansion_of_one_channel_is_noticed() -> None:
     model = Code(
         lambda n, x: n.c(n.a(x) * n.gate(x).sigmoid().expand(-1, 16, -1, -1)),
-        a=nn.Conv2d(3, 16, 1), gate=nn.Conv2d(3, 1, 1), c=nn.Conv2d(16, 2, 1),
-    )  # fmt: skip
+        a=nn.Conv2d(3, 16, 1),
+        gate=nn.Conv2d(3, 1, 1),
+        c=nn.Conv2d(16, 2, 1),
+    )
     assert "a" not in free(exact(model))
 
 
@@ -93,8 +95,9 @@ def test_a_weight_that_is_scaled_by_its_own_shape_stays() -> None:
     """Equalized learning rate: w / sqrt(fan in)."""
     model = Code(
         lambda n, x: F.conv2d(n.a(x), n.b.weight * (2 / n.b.weight[0].numel()) ** 0.5),
-        a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 2, 1),
-    )  # fmt: skip
+        a=nn.Conv2d(3, 8, 1),
+        b=nn.Conv2d(8, 2, 1),
+    )
     assert "a" not in free(exact(model))
 
 
@@ -146,8 +149,9 @@ def test_a_network_that_takes_one_size_only_is_traced_at_that_size() -> None:
 def test_a_cut_is_proven_at_two_sizes_where_the_code_reshapes() -> None:
     model = Code(
         lambda n, x: n.b(n.a(x).flatten(2).transpose(1, 2).transpose(1, 2).unflatten(2, x.shape[2:])),
-        a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 2, 1),
-    )  # fmt: skip
+        a=nn.Conv2d(3, 8, 1),
+        b=nn.Conv2d(8, 2, 1),
+    )
     graph = exact(model)
     assert free(graph) == {"a"}
     assert graph.other_example.shape == (1, 3, 16, 16)

@@ -276,4 +276,4 @@ REGISTERED: dict[str, Callable[[], nn.Module]] = {
     "resnet164 thin": lambda: slimcnn.build("resnet164", width=0.25),
     "vgg11 thin": lambda: slimcnn.build("vgg11", width=0.25),
     "vgg11 thin, deep head": lambda: slimcnn.build("vgg11", width=0.25, head="512-10"),
-}  # fmt: skip
+}

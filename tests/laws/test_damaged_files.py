@@ -115,8 +115,10 @@ KINDS = {
     "weights": Kind("weights.safetensors", lambda home: weights(home, "weights.safetensors"), sealed=False),
     "pickled weights": Kind("weights.pt", lambda home: weights(home, "weights.pt"), sealed=False),
     "plan": Kind(
-        "run/plan.json", lambda home: slimcnn.Plan.load(home / "run" / "plan.json", graph_and_digits(home)),
-        sealed=False, claimed=True,
+        "run/plan.json",
+        lambda home: slimcnn.Plan.load(home / "run" / "plan.json", graph_and_digits(home)),
+        sealed=False,
+        claimed=True,
     ),
     "plan of a step": Kind("run/1-prune/plan.json", state_of),
     "recipe": Kind("run/recipe.toml", lambda home: read_recipe(home / "run/recipe.toml"), sealed=False, claimed=True),
@@ -129,7 +131,7 @@ KINDS = {
     "parity": Kind("parity.json", lambda home: read_parity(home), sealed=False),
     "manifest": Kind("run/manifest.json", lambda home: read_manifest(home / "run")),
     "folder of images": Kind("pictures/cats/1.png", lambda home: pixels(home)),
-}  # fmt: skip
+}
 
 
 def places(home: Path) -> list[disk.StepPlace]:

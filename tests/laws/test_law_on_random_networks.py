@@ -123,7 +123,8 @@ BLOCKS: dict[str, Callable[[int, int], Block]] = {
         width, lambda x, a: torch.einsum("nchw,dc->ndhw", x, a.weight), nn.Linear(read, width, bias=False)
     ),
     "product": lambda read, width: Block(
-        width, lambda x, a: (x.flatten(2).transpose(1, 2) @ a.weight.t()).transpose(1, 2).unflatten(2, (4, 4)),
+        width,
+        lambda x, a: (x.flatten(2).transpose(1, 2) @ a.weight.t()).transpose(1, 2).unflatten(2, (4, 4)),
         nn.Linear(read, width),
     ),
     "one dimension": lambda read, width: Block(
@@ -150,7 +151,7 @@ BLOCKS: dict[str, Callable[[int, int], Block]] = {
     "parts added": lambda read, width: Block(read // 2, lambda x: x.unflatten(1, (2, -1)).sum(1)),
     "kept width": lambda read, width: Block(2 * width, lambda x, a: a(x), KeptWidth(read, width)),
     "padded shortcut": lambda read, width: Block(read + 4, lambda x, a: a(x), ChannelPad(2, 2)),
-}  # fmt: skip
+}
 
 chains = st.lists(st.tuples(st.sampled_from(sorted(BLOCKS)), st.sampled_from([8, 12, 16])), min_size=2, max_size=7)
 

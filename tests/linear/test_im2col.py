@@ -48,7 +48,7 @@ KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "linear": (nn.Linear(5, 4), (3, 5)),
     "linear without bias": (nn.Linear(5, 4, bias=False), (3, 5)),
     "linear on rows": (nn.Linear(5, 4), (3, 7, 5)),
-}  # fmt: skip
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 

@@ -86,8 +86,9 @@ def test_the_example_may_be_a_tensor_a_tuple_or_a_dict(example):
 
 
 def test_layers_are_listed_in_the_order_of_the_run_with_the_numbers_of_their_operations():
-    model = Net(lambda net, x: net.c(net.a(F.relu(net.b(x))).mean((2, 3))),
-                c=nn.Linear(4, 2), a=Conv(5, 4, 1), b=Conv(3, 5, 1)).eval()  # fmt: skip
+    model = Net(
+        lambda net, x: net.c(net.a(F.relu(net.b(x))).mean((2, 3))), c=nn.Linear(4, 2), a=Conv(5, 4, 1), b=Conv(3, 5, 1)
+    ).eval()
     layers, names = layers_of(model, IMAGE), operations(model, IMAGE)
     assert list(layers) == ["b.weight", "a.weight", "c.weight"]
     assert [names[layer.operation] for layer in layers.values()] == ["aten::convolution"] * 2 + ["aten::addmm"]
@@ -107,9 +108,10 @@ def test_a_norm_without_scale_has_none():
     assert layer.norm == Norm("n.running_mean", "n.running_var", None, 1e-5)
 
 
-@pytest.mark.parametrize("norm", [
-    nn.BatchNorm2d(4, track_running_stats=False), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), nn.Identity(), nn.ReLU()
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "norm",
+    [nn.BatchNorm2d(4, track_running_stats=False), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), nn.Identity(), nn.ReLU()],
+)
 def test_what_is_no_norm_of_fixed_statistics_is_none(norm):
     assert found(lambda net, x: net.n(net.a(x)), a=Conv(3, 4, 1), n=norm)["a.weight"].norm is None
 

@@ -49,15 +49,17 @@ BY_HAND: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "a view makes nothing": (lambda: nn.Sequential(conv(), nn.Flatten(), nn.Linear(128, 5)), 48 + 128),
     "indices of pooling, which nothing reads": (lambda: nn.Sequential(conv(), nn.MaxPool2d(2)), 48 + 128),
     "the input lives on where it is added": (
-        lambda: Net(lambda n, x: x + n.two(n.one(x)), one=conv(), two=conv(8, 3)), 48 + 128 + 48
+        lambda: Net(lambda n, x: x + n.two(n.one(x)), one=conv(), two=conv(8, 3)),
+        48 + 128 + 48,
     ),
     "an output lives to the end": (
-        lambda: Net(lambda n, x: ((y := n.one(x)), n.two(y).relu()), one=conv(), two=conv(8, 16)), 128 + 2 * 256
+        lambda: Net(lambda n, x: ((y := n.one(x)), n.two(y).relu()), one=conv(), two=conv(8, 16)),
+        128 + 2 * 256,
     ),
     "what is made of weights alone": (lambda: Net(standardized, conv=conv()), 48 + 128),
     "a tensor that is filled part by part": (lambda: Net(preallocated, conv=conv()), 48 + 128 + 176),
     "a buffer that is written to": (cached, 48 + 128),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BY_HAND)

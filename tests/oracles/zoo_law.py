@@ -148,9 +148,11 @@ def judge(original: nn.Module, small: nn.Module, codes: dict[str, Code], example
         expected, found = _run(original, inputs, dtype), _run(small, inputs, dtype)
         finite = all(bool(torch.isfinite(t).all()) for t in expected)
         return Judgment(
-            _distance(expected, found), _distance(expected, before), str(dtype).removeprefix("torch."),
+            _distance(expected, found),
+            _distance(expected, before),
+            str(dtype).removeprefix("torch."),
             "" if finite else "the masked network's output is not finite",
-        )  # fmt: skip
+        )
     raise AssertionError("unreachable")
 
 

@@ -71,14 +71,14 @@ TIMM = """
     gcresnet50t bat_resnext26ts resnet50_clip resnet50_mlp
     nasnetalarge pnasnet5large vgg11 vgg11_bn hgnet_tiny hgnetv2_b0 hgnetv2_b1 convmixer_768_32
     starnet_s1 fasternet_t0 mambaout_femto convformer_s18 poolformer_s12 poolformerv2_s12
-""".split()  # fmt: skip
+""".split()
 
 HYBRIDS = """
     botnet26t_256 halonet26t lambda_resnet26t sehalonet33ts haloregnetz_b mobilevit_xxs mobilevitv2_050 coatnet_nano_rw_224
     coatnext_nano_rw_224 maxvit_pico_rw_256 efficientformer_l1 efficientformerv2_s0 efficientvit_b0 efficientvit_m0
     levit_128s levit_conv_128s swiftformer_xs shvit_s1 nextvit_small tiny_vit_5m_224 caformer_s18 visformer_tiny
     lowformer_b0 iformer_t cpubone_nano
-""".split()  # fmt: skip
+""".split()
 """Networks of timm with convolutions and attention."""
 
 
@@ -225,9 +225,10 @@ def classifiers(model: nn.Module, family: str) -> tuple[nn.Module, ...]:
         return tuple(_predictors(model))
     classes = {"segmentation": 21, "video": 400, "slimcnn": 10}.get(family) or getattr(model, "num_classes", 1000)
     return tuple(
-        module for module in model.modules()
+        module
+        for module in model.modules()
         if getattr(module, "out_features", None) == classes or getattr(module, "out_channels", None) == classes
-    )  # fmt: skip
+    )
 
 
 def _predictors(model: nn.Module) -> list[nn.Module]:

@@ -42,11 +42,12 @@ def classifier(channels: int, height: int, width: int, seed: int, baked: bool = 
         ]
     kind, name = (TensorProto.UINT8, "pixels") if baked else (TensorProto.FLOAT, "x")
     graph = helper.make_graph(
-        nodes, "tiny",
+        nodes,
+        "tiny",
         [helper.make_tensor_value_info(name, kind, [1, channels, height, width])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, len(CLASSES)])],
         [numpy_helper.from_array(value.astype(np.float32), key) for key, value in constants.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()

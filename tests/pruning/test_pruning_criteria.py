@@ -20,8 +20,10 @@ from slimcnn.pruning.scores import criterion_named
 
 def data(batches: int = 3, classes: int = 5) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(3)
-    return [(torch.randn(4, 3, 4, 4, generator=generator), torch.randint(classes, (4,), generator=generator))
-            for _ in range(batches)]  # fmt: skip
+    return [
+        (torch.randn(4, 3, 4, 4, generator=generator), torch.randint(classes, (4,), generator=generator))
+        for _ in range(batches)
+    ]
 
 
 def conv_of(model: nn.Module) -> list[list[float]]:

@@ -67,8 +67,10 @@ def test_removals_by_price_are_the_cheapest_of_all_combinations_at_every_prefix(
             (sum(p[1] for p in chosen), sum(p[2] for p in chosen))
             for chosen in itertools.product(*[[(0, 0.0, 0.0), *points] for points in groups])
         ]
-        at = {n: {gone: (saving, error) for gone, saving, error in [(0, 0.0, 0.0), *points]}
-              for n, points in enumerate(groups)}  # fmt: skip
+        at = {
+            n: {gone: (saving, error) for gone, saving, error in [(0, 0.0, 0.0), *points]}
+            for n, points in enumerate(groups)
+        }
         steps = sorted((price, n, to) for n, points in enumerate(groups) for _, to, price in worthwhile(points))
         reached = dict.fromkeys(at, 0)
         for _, n, to in steps:

@@ -92,7 +92,7 @@ NETWORKS = {
     "depthwise": lambda: nn.Sequential(Conv(3, 8, 1), Conv(8, 8, 3, groups=8), nn.ReLU(), Conv(8, 5, 1)),
     "linear": lambda: nn.Sequential(Conv(3, 6, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(96, 4)),
     "transposed": lambda: nn.Sequential(Conv(3, 6, 1), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3, stride=2)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

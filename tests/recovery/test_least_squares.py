@@ -213,8 +213,9 @@ def test_the_weights_are_those_of_ridge_regression_by_the_formula():
 
 def test_what_the_shortcut_lacks_the_branch_makes_up_for():
     """Two channels cannot say what three did; the branch behind still sees all, and the sum is what counts."""
-    model = Net(lambda n, x: n.d(n.a(x)) + n.c(n.b(x)), a=Conv(3, 3, 1), d=Conv(3, 4, 1), b=Conv(3, 8, 1),
-                c=Conv(8, 4, 1))  # fmt: skip
+    model = Net(
+        lambda n, x: n.d(n.a(x)) + n.c(n.b(x)), a=Conv(3, 3, 1), d=Conv(3, 4, 1), b=Conv(3, 8, 1), c=Conv(8, 4, 1)
+    )
     case = Case(model, without("a", 1))
     x = case.images(16)
     alone = Case(Net(lambda n, x: n.d(n.a(x)), a=model.a, d=model.d), without("a", 1))
@@ -564,8 +565,9 @@ def test_a_target_may_empty_branches():
 
 
 def test_a_reader_whose_weight_is_computed_is_named():
-    model = Net(lambda n, x: n.c(F.conv2d(n.a(x), n.b.weight * 2).relu()), a=Conv(3, 8, 1), b=Conv(8, 6, 1),
-                c=Conv(6, 4, 1))  # fmt: skip
+    model = Net(
+        lambda n, x: n.c(F.conv2d(n.a(x), n.b.weight * 2).relu()), a=Conv(3, 8, 1), b=Conv(8, 6, 1), c=Conv(6, 4, 1)
+    )
     case = Case(model, without("a", 0, 1))
     old = case.small.b.weight.clone()
     found = case.solve()

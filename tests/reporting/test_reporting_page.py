@@ -248,8 +248,10 @@ def test_a_cut_that_is_not_exact_cannot_be_overlooked() -> None:
     good, bad = page_of("tiny"), page_of("failed_verdict")
     assert "The cut is exact" in good.part("comparison").text
     assert "cannot be proven, because norm1" in bad.part("comparison").text
-    verdicts = [[e.attributes["class"] for e in page.elements if "verdict" in e.attributes.get("class", "")]
-                for page in (good, bad)]  # fmt: skip
+    verdicts = [
+        [e.attributes["class"] for e in page.elements if "verdict" in e.attributes.get("class", "")]
+        for page in (good, bad)
+    ]
     assert verdicts == [["verdict"], ["verdict broken"]]
     wrong = failed_verdict().verdict.model_copy(update={"text": "wrong at conv1"})  # type: ignore[union-attr]
     page = Page(render(tiny().model_copy(update={"verdict": wrong})))

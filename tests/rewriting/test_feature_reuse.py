@@ -421,8 +421,10 @@ def block(more: nn.Module) -> nn.Module:
 def residual_without_block() -> nn.Module:
     return Net(
         lambda n, x: F.relu((y := F.relu(n.stem(x))) + n.b(F.relu(n.a(y)))),
-        stem=Conv(3, 8, 1), a=Conv(8, 8, 1), b=Conv(8, 8, 1),
-    )  # fmt: skip
+        stem=Conv(3, 8, 1),
+        a=Conv(8, 8, 1),
+        b=Conv(8, 8, 1),
+    )
 
 
 def shared() -> nn.Module:

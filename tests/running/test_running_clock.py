@@ -49,9 +49,11 @@ def machine(
 
 @pytest.mark.parametrize(("slope", "fixed"), [(1.0, 0.0), (0.6, 0.4), (1.3, -0.3)])
 def test_the_measured_time_ends_within_five_percent_of_the_target(
-    slope: float, fixed: float, prepared: tuple[nn.Module, ChannelGraph, slimcnn.Scores, LatencyModel],
+    slope: float,
+    fixed: float,
+    prepared: tuple[nn.Module, ChannelGraph, slimcnn.Scores, LatencyModel],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     model, graph, scores, times = prepared
     machine(monkeypatch, graph, times, slope, fixed)
     found = plan_by_clock(CLOCK, TARGET, model, graph, scores, times, SILENT)
@@ -72,8 +74,10 @@ def test_a_network_that_is_faster_than_predicted_meets_a_target_that_looked_out_
     prepared: tuple[nn.Module, ChannelGraph, slimcnn.Scores, LatencyModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, graph, scores, times = prepared
-    layers = tuple(replace(layer, curves=tuple({w: ms / 2 for w, ms in curve.items()} for curve in layer.curves))
-                   for layer in times.layers)  # fmt: skip
+    layers = tuple(
+        replace(layer, curves=tuple({w: ms / 2 for w, ms in curve.items()} for curve in layer.curves))
+        for layer in times.layers
+    )
     pessimistic = replace(times, layers=layers)
     machine(monkeypatch, graph, times, slope=1.0, fixed=0.0)
     found = plan_by_clock(replace(CLOCK, asked="0.4"), TARGET, model, graph, scores, pessimistic, SILENT)
@@ -85,8 +89,10 @@ def test_layers_that_were_timed_far_too_fast_do_not_lead_to_a_tiny_network(
 ) -> None:
     """Once a busy machine made the whole network eight times slower than its layers: 0.00 of the MACs were left."""
     model, graph, scores, times = prepared
-    layers = tuple(replace(layer, curves=tuple({w: ms / 8 for w, ms in curve.items()} for curve in layer.curves))
-                   for layer in times.layers)  # fmt: skip
+    layers = tuple(
+        replace(layer, curves=tuple({w: ms / 8 for w, ms in curve.items()} for curve in layer.curves))
+        for layer in times.layers
+    )
     machine(monkeypatch, graph, times, slope=1.0, fixed=0.0)
     found = plan_by_clock(CLOCK, TARGET, model, graph, scores, replace(times, layers=layers), SILENT)
     assert abs(found.chosen.measured_ms / found.target_ms - 1) <= 0.05

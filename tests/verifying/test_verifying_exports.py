@@ -126,8 +126,9 @@ def test_formats_that_hold_pickles_are_compared_by_digest_alone(exported: Path, 
     found = slimcnn.verify(folder, source=exported / "compressed.safetensors")
     assert outcome(found, DIGEST)[0] == "passed"
     assert outcome(found, ANSWERS) == (
-        "not checked", "PyTorch formats hold pickles and code, which are not loaded here"
-    )  # fmt: skip
+        "not checked",
+        "PyTorch formats hold pickles and code, which are not loaded here",
+    )
 
 
 def test_the_files_of_the_step_and_of_the_command_export_are_claimed_and_verified(

@@ -179,13 +179,15 @@ def test_a_plan_tells_what_stays_of_channels_macs_and_parameters() -> None:
     graph = slimcnn.trace(net, EXAMPLE)
     view = views.plan(graph, Plan(graph.fingerprint, {"0": tuple(range(13))}, "l2", "by hand", ("a note",)))
     assert view.data == {
-        "criterion": "l2", "target": "by hand", "notes": ["a note"],
+        "criterion": "l2",
+        "target": "by hand",
+        "notes": ["a note"],
         "groups": [{"group": "0", "channels": 16, "kept": 3}],
         "macs": {"before": 36 * 16 * 9 + 16 * 32 * 9, "after": 36 * 3 * 9 + 16 * 6 * 9},
         "params": {"before": 16 * 9 + 32 * 9, "after": 3 * 9 + 6 * 9},
         "bytes": {"before": 4 * (16 * 9 + 32 * 9), "after": 4 * (3 * 9 + 6 * 9)},
         "peak_memory": {"before": 4 * 2 * 16 * 36, "after": 4 * 2 * 3 * 36},
-    }  # fmt: skip
+    }
     groups, saved = tables_of(view)
     assert groups.rows == (("0", 16, 3, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 …"),)
     assert saved.rows[1] == ("params", 432, 81, 81 / 432)

@@ -96,8 +96,9 @@ def test_what_is_shown_are_the_counts_and_times_themselves() -> None:
                     Compared(two, "shift", 5_900_000, 563_000_000, {"eager": fast})])  # fmt: skip
     pictures, here, said = view.sections
     assert here.blocks[0].rows == (
-        ("igcv3", 3_491_688, 337_000_000, 70.6, 20.25), ("fe_net width=1.375", 5_900_000, 563_000_000, 75.0, 10.5),
-    )  # fmt: skip
+        ("igcv3", 3_491_688, 337_000_000, 70.6, 20.25),
+        ("fe_net width=1.375", 5_900_000, 563_000_000, 75.0, 10.5),
+    )
     assert "a chip, 2 threads, batch 1" in here.blocks[1].text
     assert said.blocks[0].rows[0] == ("igcv3", "spatial", "3.5 M", None, "authors")
     assert said.blocks[1].text == "igcv3: counted otherwise."

@@ -89,9 +89,11 @@ def _held(path: Path) -> RuntimeFile:
     facts = entry.get("facts", {})
     batch = facts.get("batch", "any")
     return RuntimeFile(
-        path, bytes_of(tuple(path.parent / name for name in names)), batch if isinstance(batch, int) else None,
+        path,
+        bytes_of(tuple(path.parent / name for name in names)),
+        batch if isinstance(batch, int) else None,
         pixels=facts.get("dtype") == "uint8 pixels",
-    )  # fmt: skip
+    )
 
 
 def _companions(path: Path) -> list[str]:

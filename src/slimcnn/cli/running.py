@@ -66,7 +66,7 @@ def compress(
     set_: options.SetSettings = [],  # noqa: B006
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Prune a trained network to a target, prove the cut exact, recover accuracy, export model.onnx, and report.
 
     Example: slimcnn compress --model resnet56 --weights resnet56.safetensors --data cifar10 --macs 0.5 --out runs/r56
@@ -147,7 +147,7 @@ def rewrite(
     set_: options.SetSettings = [],  # noqa: B006
     input_: options.Input = "",
     as_json: options.AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Replace the structure of a network with a cheaper one, fit it to the original's features, train, and report.
 
     Without --data: only show the change of every layer, and write the rewritten network to OUT.

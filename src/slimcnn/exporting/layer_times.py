@@ -116,8 +116,9 @@ class LayerTimes:
         whole = min(shape.inputs, shape.outputs)
 
         def at(channels: int) -> float:
-            return self[replace(shape, inputs=channels, outputs=channels,
-                                groups=channels if shape.depthwise else shape.groups)]  # fmt: skip
+            return self[
+                replace(shape, inputs=channels, outputs=channels, groups=channels if shape.depthwise else shape.groups)
+            ]
 
         for step in STEPS:
             if step > whole // 4 or (shape.groups > 1 and not shape.depthwise):

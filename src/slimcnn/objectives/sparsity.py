@@ -62,8 +62,9 @@ class SparseScales(Objective):
         if not self.strength > 0:
             raise RecipeError(f"strength={self.strength}: the penalty's weight must be above 0")
         for name, value, known in (
-            ("penalty", self.penalty, ("l1", "product")), ("step", self.step, ("proximal", "subgradient")),
-        ):  # fmt: skip
+            ("penalty", self.penalty, ("l1", "product")),
+            ("step", self.step, ("proximal", "subgradient")),
+        ):
             if value not in known:
                 raise RecipeError(f"{name}={value!r}: choose {known[0]} or {known[1]}")
 

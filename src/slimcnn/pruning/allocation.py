@@ -94,9 +94,10 @@ def allocate(graph: ChannelGraph, scores: Scores, target: Target, latency: Laten
     protected = _with_companions(graph, _matching(graph, target.protect, "protect"))
     fixed = _fixed_counts(graph, scores, target, protected)
     stay = {
-        i for i, group in enumerate(graph.groups)
+        i
+        for i, group in enumerate(graph.groups)
         if group.name in scores.unscored or (group.residual and target.residual in ("inner", "scatter"))
-    }  # fmt: skip
+    }
     stay = _with_companions(graph, stay) | protected
     free = [bundle for bundle in graph.bundles if bundle[0] not in stay and bundle[0] not in fixed]
     counts = np.zeros(len(graph.groups), dtype=np.int64)
@@ -162,9 +163,10 @@ def _matching(graph: ChannelGraph, patterns: Sequence[str], asked: str) -> set[i
             names = ", ".join(group.name for group in graph.groups[:6])
             raise TargetError(f"{asked}: the pattern {pattern!r} matches no layer; {hint}Groups here: {names} ...")
         found |= {
-            i for i, group in enumerate(graph.groups)
+            i
+            for i, group in enumerate(graph.groups)
             if any(_is_meant(name, meant) for name in (group.name, *group.layers))
-        }  # fmt: skip
+        }
     return found
 
 

@@ -45,9 +45,10 @@ def readings_of(model: nn.Module, graph: ChannelGraph, images: Iterable[Tensor])
     weights = dict(copied.named_parameters())
     wanted = {axis.parameter for group in graph.groups for axis in group.reads}
     layers = {
-        name: layer for name, layer in layers_of(copied, batches[0][:1]).items()
+        name: layer
+        for name, layer in layers_of(copied, batches[0][:1]).items()
         if name in wanted and as_matrix(layer, weights[name]).shape[2] <= MOST_INPUTS
-    }  # fmt: skip
+    }
     moments = _moments(copied, layers, weights, batches)
     return {
         group.name: tuple(
@@ -105,8 +106,6 @@ def _of_axis(axis: Axis, layer: LinearLayer, weight: Tensor, mean: Tensor, momen
         within = torch.from_numpy(np.stack([axis.positions[row][here[row]] for row in rows]) % inputs)
         columns = (within[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
         found.append(
-            Reading(
-                axis.parameter, group, moments[group], mean[group], matrix[group], torch.from_numpy(rows), columns
-            )
-        )  # fmt: skip
+            Reading(axis.parameter, group, moments[group], mean[group], matrix[group], torch.from_numpy(rows), columns)
+        )
     return found

@@ -143,8 +143,9 @@ def check(plan: Plan, graph: ChannelGraph) -> None:
         group = graph[name]
         outside = [c for c in channels if not 0 <= c < group.channels]
         if outside:
-            raise PlanError(f"the plan removes channel {outside[0]} of {name!r}, which has channels 0 to "
-                            f"{group.channels - 1}")  # fmt: skip
+            raise PlanError(
+                f"the plan removes channel {outside[0]} of {name!r}, which has channels 0 to {group.channels - 1}"
+            )
         left = group.channels - len(channels)
         if left < group.least and not (left == 0 and group.branch):
             raise PlanError(

@@ -297,9 +297,7 @@ def _check_weights_finite(model: nn.Module) -> None:
             raise WeightsError(f"{name} holds {bad} values that are NaN or infinite; load finite weights")
 
 
-def _contributions(
-    model: nn.Module, graph: ChannelGraph, criterion: str, data: Batches | None
-) -> dict[str, Tensor]:  # fmt: skip
+def _contributions(model: nn.Module, graph: ChannelGraph, criterion: str, data: Batches | None) -> dict[str, Tensor]:
     """Sum weight times gradient of the cross-entropy over each channel's filters, one row per batch."""
     if data is None:
         raise CriterionError(f"criterion {criterion!r} needs data: pass batches (x, y) as data=")

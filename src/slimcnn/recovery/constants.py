@@ -130,10 +130,11 @@ def _inputs(zeroed: nn.Module, graph: ChannelGraph, reading: dict[str, Tensor]) 
     call_model(
         zeroed,
         tree_map_only(
-            Tensor, lambda t: torch.randn(t.shape, generator=generator).to(t.dtype) if t.is_floating_point() else t,
+            Tensor,
+            lambda t: torch.randn(t.shape, generator=generator).to(t.dtype) if t.is_floating_point() else t,
             graph.example,
         ),
-    )  # fmt: skip
+    )
     for handle in handles:
         handle.remove()
     return seen

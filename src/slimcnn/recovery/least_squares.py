@@ -85,8 +85,9 @@ def _pairs(
     cut = dict.fromkeys(axis.parameter for group in graph.groups if group.name in removed for axis in group.reads)
     left = [
         Solved(layer_of(name), why_kept="its weight is computed, or used more than once")
-        for name in cut if name in tensors and tensors[name].numel() and not (name in small and name in whole)
-    ]  # fmt: skip
+        for name in cut
+        if name in tensors and tensors[name].numel() and not (name in small and name in whole)
+    ]
     first = min((small[name].operation for name in cut if name in small and name in whole), default=0)
     pairs = []
     for name, layer in small.items():

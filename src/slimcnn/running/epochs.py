@@ -68,7 +68,7 @@ def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float 
     rows = [
         (e.epoch, e.loss, e.train_top1, e.validation_top1, e.learning_rate, e.seconds, *e.terms.values())
         for e in epochs
-    ]  # fmt: skip
+    ]
     columns = [
         Column(title="epoch", format="exact"), Column(title="loss", format="small"),
         Column(title="training top-1, %", format="percent"), Column(title="validation top-1, %", format="percent"),

@@ -72,9 +72,10 @@ def subject_of(
     if file is not None and is_checkpoint(file):
         information = read_information(file)
         subject = replace(
-            subject, classes=tuple(information.get("classes", ())),
+            subject,
+            classes=tuple(information.get("classes", ())),
             normalization=stored_in(information) or subject.normalization,
-        )  # fmt: skip
+        )
         named = str(information.get("dataset", "")).partition(":")[0]
         if data or named in datasets:
             show.say(f"loading {data or named}")

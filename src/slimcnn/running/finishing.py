@@ -99,8 +99,9 @@ def write_results(
     final = results[-1]
     files = {"before": folder / disk.ORIGINAL, "after": folder / disk.COMPRESSED}
     for path, network, top1 in (
-        (files["before"], state.reference, final["reference_top1"]), (files["after"], state.model, final["top1"]),
-    ):  # fmt: skip
+        (files["before"], state.reference, final["reference_top1"]),
+        (files["after"], state.model, final["top1"]),
+    ):
         save(network, path, information=information_of(state.data) | {"validation_top1": top1})
     deliver(job.root, state, folder)
     plans = [job.root / done["origin"]["plan"] for done in results if done["origin"] and done["origin"]["plan"]]
@@ -200,9 +201,10 @@ def _layers(before: Measurement, after: Measurement, model: nn.Module) -> Sectio
     ]  # fmt: skip
     table = Table(
         columns=tuple(Column(title=title, format=kind) for title, kind in columns),  # type: ignore[arg-type]
-        rows=tuple(rows), folded=True,
+        rows=tuple(rows),
+        folded=True,
         title=f"{len(rows)} layers with output shape, parameters and MACs before and after",
-    )  # fmt: skip
+    )
     return Section(title="Layer by layer", blocks=(table,))
 
 

@@ -136,13 +136,13 @@ def _closeness(state: State, student: nn.Module) -> Section:
         name: closeness_of(network, batches(data.validation, 256, normalization=data.normalization), len(data.classes))
         for name, network in (("teacher", state.reference), ("student", student))
     }
-    figure = Closeness(
-        classes=data.classes, networks=found, temperature=TEMPERATURE, images=len(data.validation)
-    )  # fmt: skip
+    figure = Closeness(classes=data.classes, networks=found, temperature=TEMPERATURE, images=len(data.validation))
     columns = (
-        Column(title="images of"), Column(title="other class"), Column(title="log ratio, teacher", format="small"),
+        Column(title="images of"),
+        Column(title="other class"),
+        Column(title="log ratio, teacher", format="small"),
         Column(title="student", format="small"),
-    )  # fmt: skip
+    )
     rows: tuple[tuple[Value, ...], ...] = tuple(
         (one, other, *ratios) for one, other, ratios in closest_pairs(data.classes, found, 6)
     )

@@ -63,9 +63,11 @@ class LeastSquares(Step):
         lead = f"Refitted on {on}, without labels. {str(found)[0].upper()}{str(found)[1:]}."
         rows = [(one.layer, one.before, one.after, one.penalty, one.why_kept) for one in found.layers]
         columns = (
-            Column(title="layer", format="name"), Column(title="output MSE before", format="small"),
-            Column(title="after", format="small"), Column(title="ridge penalty", format="small"),
+            Column(title="layer", format="name"),
+            Column(title="output MSE before", format="small"),
+            Column(title="after", format="small"),
+            Column(title="ridge penalty", format="small"),
             Column(title="why weights are unchanged"),
-        )  # fmt: skip
+        )
         table = Table(columns=columns, rows=tuple(rows), title=f"{len(rows)} layers", folded=True)
         return Section(title="Least squares", blocks=(Text(text=lead), table))

@@ -149,8 +149,10 @@ def _files(found: Quantized) -> Table:
 
 def _layers(found: Quantized) -> Table:
     columns = (
-        Column(title="layer", format="name"), Column(title="relative output error", format="small"),
-        Column(title="divergence saved in float, nats", format="small"), Column(title="precision"),
-    )  # fmt: skip
+        Column(title="layer", format="name"),
+        Column(title="relative output error", format="small"),
+        Column(title="divergence saved in float, nats", format="small"),
+        Column(title="precision"),
+    )
     rows = tuple((one.layer, one.error, one.sensitivity, "float" if one.kept else "int8") for one in found.layers)
     return Table(columns=columns, rows=rows, title=f"{len(rows)} layers in int8 against float", folded=True)

@@ -26,10 +26,12 @@ from slimcnn.verifying.exports import Source, check_exports, runtime_versions, s
 from slimcnn.verifying.numbers import TestImages, check_numbers, check_top1, find_images
 
 NOT_REPEATED = Check(
-    what="times and validation top-1", where=REPORTS[0], status="not checked",
+    what="times and validation top-1",
+    where=REPORTS[0],
+    status="not checked",
     why="latency and duration depend on the machine and are not repeated; top-1 after each step, and the steps' tables "
     "and figures, are covered only by the digests",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,9 @@ def _means(layers: Sequence[LayerChoices]) -> Section:
 def _every(layers: tuple[LayerChoices, ...]) -> Section:
     rows = [(layer.layer, one.criterion, one.ks, one.w1) for layer in layers for one in layer.choices]
     listed = table(
-        {"layer": "name", "criterion": "name", "KS": "share", "W1": "share"}, rows,
-        title="KS and W1 of every layer", folded=True,
-    )  # fmt: skip
+        {"layer": "name", "criterion": "name", "KS": "share", "W1": "share"},
+        rows,
+        title="KS and W1 of every layer",
+        folded=True,
+    )
     return Section(title="Every layer", blocks=(Choice(layers=layers).block(), listed))

@@ -37,19 +37,22 @@ def plan(graph: ChannelGraph, chosen: Plan) -> View:
             Section(title="Costs", blocks=(costs(before, after), *notes)),
         ),
         data={
-            "criterion": chosen.criterion, "target": chosen.target,
+            "criterion": chosen.criterion,
+            "target": chosen.target,
             **{name: {"before": before[name], "after": after[name]} for name in before},
             "groups": [dict(zip(("group", "channels", "kept"), one, strict=True)) for one in groups],
             "notes": list(chosen.notes),
         },
-    )  # fmt: skip
+    )
 
 
 def _costs(graph: ChannelGraph, removed: npt.NDArray[np.int64]) -> dict[str, int]:
     return {
-        "macs": graph.macs(removed), "params": graph.params(removed), "bytes": graph.bytes(removed),
+        "macs": graph.macs(removed),
+        "params": graph.params(removed),
+        "bytes": graph.bytes(removed),
         "peak_memory": graph.peak_memory(removed),
-    }  # fmt: skip
+    }
 
 
 def _listed(channels: tuple[int, ...]) -> str:

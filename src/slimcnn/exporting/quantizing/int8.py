@@ -184,11 +184,13 @@ def _layers(
                 sums[name] = sums.get(name, np.zeros(2)) + np.array([((y - z) ** 2).sum(), (y**2).sum()])
     return tuple(
         LayerError(
-            layer=name, error=float(np.sqrt(sums[name][0] / max(sums[name][1], 1e-30))) if name in sums else None,
-            sensitivity=sensitivity.get(name), kept=name in kept.layers,
+            layer=name,
+            error=float(np.sqrt(sums[name][0] / max(sums[name][1], 1e-30))) if name in sums else None,
+            sensitivity=sensitivity.get(name),
+            kept=name in kept.layers,
         )
         for name in names
-    )  # fmt: skip
+    )
 
 
 def _placed(made: Sequence[Path], places: Sequence[Path]) -> tuple[Path, ...]:

@@ -58,9 +58,10 @@ class Trade(Drawing):
         panels = []
         for index, (what, unit, values) in enumerate(costs):
             known = [
-                (one, cost) for one, cost in zip(self.networks, values, strict=True)
+                (one, cost)
+                for one, cost in zip(self.networks, values, strict=True)
                 if math.isfinite(one.top1) and math.isfinite(cost) and cost > 0
-            ]  # fmt: skip
+            ]
             if known:
                 rows, known_costs = zip(*known, strict=True)
                 panels.append(_panel(rows, known_costs, what, unit, f"{name}{index}"))

@@ -74,9 +74,11 @@ def _panel(same: Sequence[ReuseUnit], name: str) -> Panel:
             _label(axes, place, width, "x" if place == 0 else f"f{place}", highest)
             if place:
                 axes.annotate(
-                    "", (place - BAR / 2, 0), (place - 1 + BAR / 2, 0),
+                    "",
+                    (place - BAR / 2, 0),
+                    (place - 1 + BAR / 2, 0),
                     arrowprops={"arrowstyle": "->", "color": MUTED, "linewidth": 1},
-                )  # fmt: skip
+                )
         end = len(bars)
         axes.bar(end, passed_on, BAR, bottom=-whole / 2, color=BEFORE if source == 0 else AFTER, alpha=0.45)
         bottom = passed_on - whole / 2
@@ -90,9 +92,11 @@ def _panel(same: Sequence[ReuseUnit], name: str) -> Panel:
                         "connectionstyle": "arc3,rad=0.15"},
         )  # fmt: skip
         axes.annotate(
-            "", (end - BAR / 2, (whole - new[-1]) / 2), (end - 1 + BAR / 2, 0),
+            "",
+            (end - BAR / 2, (whole - new[-1]) / 2),
+            (end - 1 + BAR / 2, 0),
             arrowprops={"arrowstyle": "->", "color": MUTED, "linewidth": 1},
-        )  # fmt: skip
+        )
         axes.set_axis_off()
         axes.set_xlim(-0.5, len(bars) + 0.5)
         axes.set_ylim(-highest * 0.55, highest * 0.55)

@@ -40,14 +40,17 @@ def _widths(graph: ChannelGraph, plan: Plan) -> Section:
         groups=tuple(Group(name=g.name, channels=g.channels, kept=g.channels - lost[g.name]) for g in graph.groups)
     )
     columns = (
-        Column(title="group", format="name"), Column(title="before", format="exact"),
-        Column(title="after", format="exact"), Column(title="layers"),
-    )  # fmt: skip
+        Column(title="group", format="name"),
+        Column(title="before", format="exact"),
+        Column(title="after", format="exact"),
+        Column(title="layers"),
+    )
     table = Table(
         columns=columns,
         rows=tuple((g.name, g.channels, g.channels - lost[g.name], ", ".join(g.layers)) for g in graph.groups),
-        title="Table of the widths, with the layers of every group", folded=True,
-    )  # fmt: skip
+        title="Table of the widths, with the layers of every group",
+        folded=True,
+    )
     return Section(title="Widths", blocks=(Text(text=said), figure.block(), table))
 
 
@@ -95,9 +98,11 @@ def about_search(found: Found, asked: Search) -> Section:
     )
     tried = tuple(
         Trial(point=one.point, macs=one.macs, top1=one.top1) for one in found.outcomes if one.macs is not None
-    )  # fmt: skip
+    )
     figure = Pareto(
-        tried=tried, best=Trial(point=best.point, macs=best.macs or 0.0, top1=best.top1), base=found.base,
+        tried=tried,
+        best=Trial(point=best.point, macs=best.macs or 0.0, top1=best.top1),
+        base=found.base,
         drop=asked.max_drop,
-    )  # fmt: skip
+    )
     return Section(title="Search results", blocks=(Text(text=lead), figure.block()))
