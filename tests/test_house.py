@@ -54,7 +54,8 @@ ALLOWED = {
     "views": BELOW | {"benchmarking", "running"},  # the registry of steps, to list them
     "playground": {"checkpoints", "datasets", "exporting", "reporting", "running"},
     "verifying": BELOW | {"running"},
-    "cli": BELOW | {"benchmarking", "playground", "running", "steps", "verifying", "views"},
+    "studying": BELOW | {"benchmarking", "running"},
+    "cli": BELOW | {"benchmarking", "playground", "running", "steps", "studying", "verifying", "views"},
     "__init__": BELOW | {"benchmarking", "running", "verifying"},
 }
 """Who may know whom. The free rooms may be known by all."""

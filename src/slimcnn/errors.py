@@ -19,7 +19,9 @@
     ├── NotEqual              prune(model) and mask(model) differ: a bug in slimcnn; no pruned model is returned
     ├── TrainingDiverged      a loss is not finite
     ├── RunError              an output folder cannot be used, or the disk is full
-    └── RecipeError           a recipe is invalid
+    │   └── FolderInUse       another process uses the output folder
+    ├── RecipeError           a recipe is invalid
+    └── StudyError            a study is invalid, or differs from the one in its folder or storage
 
 Every message is one line. The command line prints it and exits with code 2. No other exception is a user error.
 """
@@ -43,6 +45,18 @@ def _common_prefix(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ": did you mean ...?" with the most similar name; an empty string if there is none.
+
+    >>> did_you_mean("pruen", ["prune", "train"]), did_you_mean("x", ["prune"])
+    (": did you mean 'prune'?", '')
+    """
+    close = get_close_matches(name, list(known), n=3)
+    # Ties go to the longest common prefix: resnet21 suggests resnet20 rather than resnet32.
+    best = max(close, key=lambda other: _common_prefix(name, other), default=None)
+    return f": did you mean {best!r}?" if best else ""
+
+
 class UnknownName(SlimcnnError):
     """Raised if a registry does not have a name.
 
@@ -52,11 +66,8 @@ class UnknownName(SlimcnnError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        close = get_close_matches(name, known, n=3)
-        # Ties go to the longest common prefix: resnet21 suggests resnet20 rather than resnet32.
-        best = max(close, key=lambda other: _common_prefix(name, other), default=None)
-        hint = f"did you mean {best!r}? " if best else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
+        hint = did_you_mean(name, known) or ":"
+        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}")
 
 
 class PluginError(SlimcnnError):
@@ -123,5 +134,13 @@ class RunError(SlimcnnError):
     """Raised if a run folder cannot be used."""
 
 
+class FolderInUse(RunError):
+    """Raised if another process uses an output folder."""
+
+
 class RecipeError(SlimcnnError):
     """Raised if a recipe is invalid."""
+
+
+class StudyError(SlimcnnError):
+    """Raised if a study is invalid, or differs from the one in its folder or storage."""

@@ -31,7 +31,7 @@ from slimcnn import process_ids
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import RunError, SearchError
 from slimcnn.pruning import Target
-from slimcnn.searching import Evaluator, Found, Outcome, Point, Search, StudyStorage, search, study_storage, winner
+from slimcnn.searching import Evaluator, Found, Outcome, Point, Search, StudyStorage, search, trial_storage, winner
 
 HERE = Path(__file__).parent
 
@@ -277,7 +277,7 @@ def begun(folder: Path) -> Path:
 def dead() -> Iterator[None]:
     """A process that is dead as soon as the block ends: else its claimed trial would count as running."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_storage, "this_process", lambda: f"1-1@{platform.node()}")
+        patch.setattr(trial_storage, "this_process", lambda: f"1-1@{platform.node()}")
         yield
 
 
@@ -303,7 +303,7 @@ def test_a_search_continues_after_its_journal_was_cut_short(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The lost line registered a worker: its trial counts as lost only after a while.
-    monkeypatch.setattr(study_storage, "UNKNOWN", 0.5)
+    monkeypatch.setattr(trial_storage, "UNKNOWN", 0.5)
     expected = few()
     journal = begun(tmp_path)
     journal.write_bytes(TORN[how](journal.read_bytes()))

@@ -13,12 +13,12 @@ import typer
 from slimcnn.cli import running  # first: its commands come first in --help
 
 # isort: split
-from slimcnn.cli import benchmarking, exporting, looking, playing, quantizing, verifying
+from slimcnn.cli import benchmarking, exporting, looking, playing, quantizing, studying, verifying
 from slimcnn.cli.app import app
 from slimcnn.cli.running import Interrupted
 from slimcnn.errors import Note, SlimcnnError
 
-__all__ = ["benchmarking", "exporting", "looking", "main", "playing", "quantizing", "running", "verifying"]
+__all__ = ["benchmarking", "exporting", "looking", "main", "playing", "quantizing", "running", "studying", "verifying"]
 
 
 def main() -> None:

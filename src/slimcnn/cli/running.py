@@ -71,6 +71,8 @@ def compress(
 
     Example: slimcnn compress --model resnet56 --weights resnet56.safetensors --data cifar10 --macs 0.5 --out runs/r56
     """
+    from slimcnn.running.recipe import with_seed
+
     target = given(
         criterion=criterion, macs=macs, params=params, size=size, memory=memory, latency=latency,
         runtime=runtime, batch=batch, threads=threads, pruning_ratio=pruning_ratio, scope=scope, residual=residual,
@@ -82,7 +84,7 @@ def compress(
     recovery = recovering(recover, training, "fold_constants" if method == "gfr" else "least_squares")
     rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed) + delivering(to, curve)
     plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
-    plain |= {"steps": keeping([*beginning(pretrain, seed), *seeded(rows, seed)], keep), "out": str(out)}
+    plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     if curve:
         plain["curve"] = sizes_of(curve)
     recipe = recipe_of(plain | {"deterministic": deterministic}, set_)
@@ -157,13 +159,15 @@ def rewrite(
     if not data:
         _show_rewrite(model, weights, verify, model_arg, input_, rewrite, out, as_json)
         return
+    from slimcnn.running.recipe import with_seed
+
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     if init == "random" and epochs and recover is None:
         recover, training = "train", {"learning_rate": 0.1} | training
     recovery = recovering(recover, training, "")
     rows = [{"step": "rewrite", "rule": rewrite, "init": init}, *recovery]
     plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
-    plain |= {"steps": keeping([*beginning(pretrain, seed), *seeded(rows, seed)], keep), "out": str(out)}
+    plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     _run(recipe_of(plain | {"deterministic": deterministic}, set_), devices, as_json)
 
 
@@ -284,13 +288,6 @@ def search(
 
 class Interrupted(Exception):
     """Ctrl-C during a run; typer would swallow a KeyboardInterrupt."""
-
-
-def seeded(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Set the seed of every step that has one."""
-    from slimcnn.running.step import steps
-
-    return [{"seed": seed} | row if "seed" in steps[row["step"]].value.model_fields else row for row in rows]
 
 
 def sizes_of(text: str) -> list[float]:

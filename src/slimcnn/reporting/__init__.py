@@ -2,6 +2,7 @@
 
 from slimcnn.reporting.comparison import headline, verdict_in_words
 from slimcnn.reporting.distances import ks_distance
+from slimcnn.reporting.markdown import markdown
 from slimcnn.reporting.notebook import fragment, section_html
 from slimcnn.reporting.page import render, render_curve, render_page
 from slimcnn.reporting.schema import CurveReport, Report
@@ -14,6 +15,7 @@ __all__ = [
     "fragment",
     "headline",
     "ks_distance",
+    "markdown",
     "read_report",
     "render",
     "render_curve",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,23 @@ def follow(job: Job, chain: Sequence[Step], state: State, start: Done, folder: P
         rehearse(chain[finished:], state, job.show)
     for step, place in list(zip(chain, places, strict=True))[finished:]:
         before = results[-1] if results else start
-        results.append(_run_step(job, step, state, before, place))
+        with ExitStack() as held:
+            results.append(_taken(job, place, held) or _run_step(job, step, state, before, place))
         state = read_state(job.root, results[-1], job.loaded.data, job.given)
     return results
+
+
+def _taken(job: Job, place: disk.StepPlace, held: ExitStack) -> Done | None:
+    """Hold a step that other runs may have in common; return its results if one of them has finished it."""
+    sharing = job.sharing
+    if sharing is None:
+        return None
+
+    def take() -> Done | None:
+        held.enter_context(sharing.steps.hold(place, job.show.say))
+        return place.done
+
+    return from_rank_zero(job.fabric, take)
 
 
 def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.StepPlace) -> Done:

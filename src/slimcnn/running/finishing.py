@@ -174,8 +174,8 @@ def verdict_of(cuts: Sequence[Cut]) -> CutVerdict | None:
 
 def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
     found = [f"Normalization: {described(job.loaded.data.normalization)}, {job.loaded.normalization}."]
-    if (job.root / disk.DECISION).exists():
-        made = " and ".join(map(str, disk.read_json(job.root / disk.DECISION).values()))
+    if job.decision.exists():
+        made = " and ".join(map(str, disk.read_json(job.decision).values()))
         found.append(
             f"Where layout and precision are auto, this run trains in {made}, the fastest when the run first started. "
             "--deterministic fixes both."

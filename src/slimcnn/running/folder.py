@@ -30,7 +30,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from slimcnn.digests import json_digest
-from slimcnn.errors import RunError
+from slimcnn.errors import FolderInUse, RunError
 from slimcnn.files import remove_leftovers, require_folder, write_text
 from slimcnn.manifest import RUN as RUN  # re-exported: this module holds all file names of a run
 from slimcnn.running.recipe import Recipe, read_recipe, write_recipe
@@ -49,7 +49,8 @@ def locked(path: Path) -> Iterator[None]:
     """Lock a run folder; the lock ends with the process.
 
     Raises:
-        RunError: another process, named in the message, uses the folder; or the folder cannot be created.
+        FolderInUse: another process, named in the message, uses the folder.
+        RunError: the folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def locked(path: Path) -> Iterator[None]:
         holder = read_json(path / HOLDER) if (path / HOLDER).exists() else {}
         known = {"process", "host"} <= holder.keys()
         who = f"process {holder['process']} on {holder['host']}" if known else "another process"
-        raise RunError(f"{path} is in use by {who}: wait until it ends, or choose another --out") from None
+        raise FolderInUse(f"{path} is in use by {who}: wait until it ends, or choose another --out") from None
     except OSError as error:
         raise RunError(f"cannot use {path}: {error.strerror or error}; choose another --out") from error
     try:

@@ -12,6 +12,7 @@ from slimcnn.datasets import Dataset
 from slimcnn.running.folder import DECISION
 from slimcnn.running.loading import Loaded
 from slimcnn.running.recipe import Recipe
+from slimcnn.running.sharing import Sharing
 from slimcnn.running.step import Facts
 from slimcnn.show import Show
 from slimcnn.training import Training, decided, deterministic
@@ -38,9 +39,16 @@ class Job:
     """The caller's network, for a run started from Python."""
     shared: dict[str, Any] = field(default_factory=dict)
     """See `Context.shared`."""
+    sharing: Sharing | None = None
+    """What this run has in common with the other runs of a study."""
+
+    @property
+    def decision(self) -> Path:
+        """The file with the training layout and precision, chosen by timing."""
+        return self.root / DECISION if self.sharing is None else self.sharing.decision(self.recipe.network)
 
     def decide(self, training: Training, model: nn.Module, data: Dataset) -> Training:
         """Replace "auto" layout and precision: by fixed values if deterministic, else by the fastest, timed once."""
         if self.recipe.deterministic:
             return deterministic(training)
-        return decided(model, data, training, self.root / DECISION, fabric=self.fabric)
+        return decided(model, data, training, self.decision, fabric=self.fabric)

@@ -103,6 +103,17 @@ def _step_from(row: Mapping[str, Any], place: str) -> Step:
         raise RecipeError(f"{place}, {name}: {explain(error)}") from error
 
 
+def with_seed(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Return steps as plain data, with this seed wherever a step has one and none is given.
+
+    >>> with_seed([{"step": "train"}, {"step": "fold_constants"}], 3)
+    [{'seed': 3, 'step': 'train'}, {'step': 'fold_constants'}]
+    """
+    return [
+        {"seed": seed} | dict(row) if "seed" in steps[row["step"]].value.model_fields else dict(row) for row in rows
+    ]
+
+
 def parse_recipe(text: str, place: str = "the recipe") -> Recipe:
     """Parse a recipe from TOML text; raises `RecipeError` for invalid TOML, and where `recipe_from` does."""
     try:

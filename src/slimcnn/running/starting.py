@@ -20,6 +20,7 @@ from slimcnn.running.job import FROM_WEIGHTS, Job
 from slimcnn.running.loading import Loaded, load_with_data, refuse_unnamed
 from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import Recipe, read_recipe
+from slimcnn.running.sharing import Sharing
 from slimcnn.show import SILENT, Show
 from slimcnn.training.processes import from_rank_zero, launched, lost_ranks_named
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 def run(
     recipe: Recipe | Path | str, *, show: Show = SILENT, fabric: Fabric | None = None, command: str = "",
-    given: Loaded | None = None, trained: bool = True,
+    given: Loaded | None = None, trained: bool = True, sharing: Sharing | None = None,
 ) -> Result:  # fmt: skip
     """Run a recipe in its folder, or resume it after an interruption.
 
@@ -43,6 +44,7 @@ def run(
         command: the command that repeats the run, for the report.
         given: a network and data to use instead of those in the recipe.
         trained: whether the network in `given` is trained.
+        sharing: steps, traces and scores in common with other runs.
 
     Raises:
         SlimcnnError: any error the user can fix, in one line. An invalid order of steps is a `RecipeError`, raised
@@ -53,7 +55,7 @@ def run(
     if given is None:
         refuse_unnamed(recipe.network)
     known = recipe.network.weights is not None if given is None else trained
-    _check_order(recipe, known)
+    check_order(recipe, known)
     fabric = launched(fabric)
     show = show if fabric.is_global_zero else SILENT
     root = Path(recipe.out)
@@ -62,7 +64,10 @@ def run(
         loaded = given or _load(recipe, show, fabric)
         base = _base(recipe, given)
         from_rank_zero(fabric, lambda: disk.begin(recipe, root, base))
-        job = Job(recipe, root, loaded, fabric, show, command, loaded.model if given else None)
+        job = Job(
+            recipe, root, loaded, fabric, show, command, loaded.model if given else None,
+            shared={} if sharing is None else sharing.values, sharing=sharing,
+        )  # fmt: skip
         state, start = begin(job, base, known)
         if recipe.curve:
             found = run_curve(job, state, start)
@@ -72,7 +77,8 @@ def run(
         return found
 
 
-def _check_order(recipe: Recipe, trained: bool) -> None:
+def check_order(recipe: Recipe, trained: bool) -> None:
+    """Raise `RecipeError` if the order of the steps makes no sense for a network that is trained, or is not."""
     try:
         facts_before(recipe.steps, FROM_WEIGHTS if trained else frozenset())
     except RecipeError as error:

@@ -103,10 +103,10 @@ class State:
         """An example input of zeros, (1, c, h, w)."""
         return torch.zeros(1, *self.data.shape)
 
-    def images(self, n: int) -> Iterator[Tensor]:
-        """Return n normalized training images without labels, in batches (n, c, h, w)."""
-        data = self.data
-        return (x for x, _ in batches(data.train.limit(n), BATCH, normalization=data.normalization, seed=0))
+    def images(self, n: int, seed: int = 0) -> Iterator[Tensor]:
+        """Return n normalized training images without labels, in batches (n, c, h, w); the seed chooses which."""
+        data, chosen = self.data, self.data.train.limit(n, seed=seed)
+        return (x for x, _ in batches(chosen, BATCH, normalization=data.normalization, seed=0))
 
 
 @dataclass(frozen=True)

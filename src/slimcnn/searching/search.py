@@ -15,7 +15,8 @@ from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan, Scores, Target, allocate, mask, prune, score
 from slimcnn.pruning.targets import SIZES
 from slimcnn.searching.settings import RATIO, Point, Search, describe, spec_of
-from slimcnn.searching.study_storage import Outcome, StudyStorage, storage_errors
+from slimcnn.searching.study_storage import Outcome, StudyStorage
+from slimcnn.searching.trial_storage import storage_errors
 from slimcnn.training import evaluate
 from slimcnn.training.evaluation import evaluate_unless_below
 
@@ -171,7 +172,7 @@ def work(
 ) -> None:
     """Evaluate waiting points until none is left."""
     least = float(storage.get_attr("base")) - settings.max_drop
-    while claimed := storage.claim() if settings.sampler == "grid" else storage.propose():
+    while claimed := storage.next():
         trial, point = claimed
         try:
             best = None if settings.complete else winner(storage.outcomes(), least)

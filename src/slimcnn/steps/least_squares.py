@@ -13,6 +13,7 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.recovery import least_squares, reuse_features, synthesize
 from slimcnn.recovery.refit import Recovered
 from slimcnn.reporting.sections import Column, Section, Table, Text
+from slimcnn.running.settings import Seed
 from slimcnn.running.step import BATCH, Context, State, Step, steps
 from slimcnn.training.processes import from_rank_zero
 
@@ -31,6 +32,8 @@ class LeastSquares(Step):
 
     images: int = Field(default=1024, ge=1)
     """Number of training images; labels are not used."""
+    seed: Seed = 0
+    """Random seed that chooses the images."""
     synthetic: bool = False
     """Refit on images synthesized from batch-norm statistics instead; no real images are needed."""
 
@@ -54,7 +57,7 @@ class LeastSquares(Step):
 
     def _images(self, whole: nn.Module, state: State, at: Context) -> Iterator[Tensor]:
         if not self.synthetic:
-            return state.images(self.images)
+            return state.images(self.images, self.seed)
         return iter(synthesize(whole, state.data.shape, progress=at.show.counting("synthesizing images")).split(BATCH))
 
     def _about(self, found: Recovered, state: State) -> Section:

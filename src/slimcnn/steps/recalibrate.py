@@ -12,6 +12,7 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.recovery import recalibrate
 from slimcnn.reporting.sections import Section, Text
 from slimcnn.running.epochs import count
+from slimcnn.running.settings import Seed
 from slimcnn.running.step import Context, State, Step, steps
 
 
@@ -29,11 +30,13 @@ class Recalibrate(Step):
 
     images: int = Field(default=1024, ge=1)
     """Number of training images."""
+    seed: Seed = 0
+    """Random seed that chooses the images."""
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Recalibrate a copy."""
         model = duplicate(state.model)
-        layers = recalibrate(model, state.images(self.images))
+        layers = recalibrate(model, state.images(self.images, self.seed))
         images = min(self.images, len(state.data.train))
         said = f"{count(layers, 'batch norm')} recalibrated on {images:,} training images."
         if not layers:

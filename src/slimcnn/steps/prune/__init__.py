@@ -30,7 +30,7 @@ from slimcnn.reporting.sections import Section
 from slimcnn.rewriting import fold_relations, scatter
 from slimcnn.running.epochs import about_training, count, learn
 from slimcnn.running.saving import information_of
-from slimcnn.running.settings import FilePath
+from slimcnn.running.settings import FilePath, Seed
 from slimcnn.running.step import BATCH, Context, Cut, Facts, Origin, State, Step, steps
 from slimcnn.searching import Search
 from slimcnn.steps.prune.clock import Clock, about_clock, default_runtime, parsed, plan_by_clock, times_for
@@ -100,6 +100,8 @@ class Prune(Step):
     """Search for the smallest network within an accuracy drop, instead of a given size."""
     batches: int = Field(default=8, ge=1)
     """Batches of 128 training images for the criterion and the sensitivity; only taylor uses labels."""
+    seed: Seed = 0
+    """Random seed that chooses the images, and the channels of the criterion random."""
 
     @field_validator("soft", mode="before")
     @classmethod
@@ -288,7 +290,9 @@ class Prune(Step):
     def images(self, state: State) -> Iterator[tuple[Tensor, Tensor]]:
         """Return augmented training images with labels, for criteria that use data."""
         data = state.data
-        feed = batches(data.train, BATCH, normalization=data.normalization, augmentation=data.augmentation, seed=0)
+        feed = batches(
+            data.train, BATCH, normalization=data.normalization, augmentation=data.augmentation, seed=self.seed
+        )
         return islice(feed, self.batches)
 
     def whole(self, state: State) -> nn.Module:
@@ -306,14 +310,14 @@ class Prune(Step):
         measured = self.target.scope == "sensitivity"
 
         def scored() -> Scores:
-            found = score(whole, graph, self.criterion, data=self.images(state))
+            found = score(whole, graph, self.criterion, data=self.images(state), seed=self.seed)
             if not measured:
                 return found
             at.show.say("  measuring the output error when each group loses channels")
             progress = at.show.counting("measuring sensitivity")
             return sensitivity(whole, graph, found, (x for x, _ in self.images(state)), progress)
 
-        settings = (self.criterion, measured, self.batches, self.residual == "scatter", self.inexact)
+        settings = (self.criterion, self.seed, measured, self.batches, self.residual == "scatter", self.inexact)
         return at.once(f"scores {at.before} {settings}", scored)
 
     def _soft_pruned(
