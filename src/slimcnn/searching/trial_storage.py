@@ -34,6 +34,9 @@ ANOTHER_HOST = 3600.0
 HEARTBEAT = 60.0
 """Seconds between two signs of life of a long trial."""
 
+CREATIONS = 10
+"""Attempts to open a database whose tables other processes may be creating."""
+
 SQLITE_PATIENCE = 60.0
 """Seconds that a transaction waits for the lock of an SQLite database."""
 
@@ -69,7 +72,7 @@ def open_study(
     sampler = optuna.samplers.TPESampler(seed=seed)
     try:
         with _quiet():
-            opened = _storage(storage, say)
+            opened = _created(storage, say)
             if join:
                 return optuna.load_study(study_name=name, storage=opened, sampler=sampler)
             return optuna.create_study(
@@ -228,11 +231,13 @@ class TrialStorage:
         return self._claimed(trial)
 
     def _has_twin(self, trial: Trial) -> bool:
-        """Return whether a trial of the same point is complete, and was not there when this one was enqueued."""
+        """Return whether an earlier trial of the same point runs, or one was completed since this one was enqueued."""
         from optuna.trial import TrialState as S
 
         key, known = _key(_point(trial)), int(trial.user_attrs.get("complete", 0))
-        return sum(_key(_point(done)) == key for done in self._trials(S.COMPLETE)) > known
+        twins = [one for one in self._trials(S.COMPLETE, S.RUNNING) if _key(_point(one)) == key]
+        running = any(one.state == S.RUNNING and one.number < trial.number for one in twins)
+        return running or sum(one.state == S.COMPLETE for one in twins) > known
 
     def _claimed(self, trial: Trial) -> tuple[Trial, dict[str, Any]]:
         trial.set_user_attr("worker", this_process())
@@ -260,6 +265,19 @@ def _point(trial: FrozenTrial | Trial) -> dict[str, Any]:
     if enqueued is not None:
         return dict(enqueued)
     return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in trial.params.items()}
+
+
+def _created(storage: str | Path, say: Callable[[str], None] | None) -> BaseStorage | str:
+    """Open the storage; where another process creates the tables of a new database at this moment, try again."""
+    from optuna.storages import get_storage
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    for _ in range(CREATIONS - 1):
+        try:
+            return get_storage(_storage(storage, say))
+        except (IntegrityError, ProgrammingError):
+            time.sleep(POLL)
+    return get_storage(_storage(storage, say))
 
 
 def _storage(storage: str | Path, say: Callable[[str], None] | None) -> BaseStorage | str:
