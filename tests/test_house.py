@@ -56,7 +56,7 @@ ALLOWED = {
     "verifying": BELOW | {"running"},
     "studying": BELOW | {"benchmarking", "running"},
     "cli": BELOW | {"benchmarking", "playground", "running", "steps", "studying", "verifying", "views"},
-    "__init__": BELOW | {"benchmarking", "running", "verifying"},
+    "__init__": BELOW | {"benchmarking", "running", "studying", "verifying"},
 }
 """Who may know whom. The free rooms may be known by all."""
 

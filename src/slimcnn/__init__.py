@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from slimcnn.rewriting import feature_reuse, fold_relations, insert_relations, materialize, replace, scatter
     from slimcnn.running import Recipe, Step, run
     from slimcnn.running.python import chain
+    from slimcnn.studying import run_study
     from slimcnn.training import Training, evaluate, fit
     from slimcnn.verifying import Certificate, verify
 
@@ -78,6 +79,7 @@ _HOMES = {
     "rewriting": ["feature_reuse", "fold_relations", "insert_relations", "materialize", "replace", "scatter"],
     "running": ["Recipe", "Step", "run"],
     "running.python": ["chain"],
+    "studying": ["run_study"],
     "training": ["Training", "evaluate", "fit"],
     "verifying": ["Certificate", "verify"],
 }
@@ -129,6 +131,7 @@ __all__ = [
     "reuse_features",
     "rule",
     "run",
+    "run_study",
     "save",
     "scatter",
     "score",

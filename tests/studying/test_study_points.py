@@ -77,10 +77,20 @@ def test_folders_differ_for_different_recipes_and_seeds() -> None:
 
 def test_the_second_step_of_a_kind_varies_by_number() -> None:
     two = ('"prune.macs" = [0.6]', '"prune#2.macs" = [0.6]')
-    again = ('[vary]', '[[steps]]\nstep = "prune"\nmacs = 0.9\n[vary]')
+    again = ("[vary]", '[[steps]]\nstep = "prune"\nmacs = 0.9\n[vary]')
     study = small_study(two, again, ('"prune.criterion" = ["fpgm", "l2"]', '"prune#1.criterion" = ["fpgm", "l2"]'))
     recipe = recipe_at(study, points_of(study)[0], 0, Path("x"))
     assert [getattr(step, "macs", None) for step in recipe.steps] == [None, None, 0.6]
+
+
+@pytest.mark.parametrize("page", ["docs/studies.md", "recipes/study_criteria.toml"])
+def test_the_studies_that_we_show_are_valid(page: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text()
+    study = parse_study(text.partition("```toml\n")[2].partition("```")[0] or text)
+    points = points_of(study)
+    check_points(study, points)
+    assert len(points) == 12
+    assert points[0].label["prune.criterion"] == "l2"
 
 
 REFUSED = {

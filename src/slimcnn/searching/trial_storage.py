@@ -29,10 +29,10 @@ UNKNOWN = 30.0
 """Seconds after which a trial without a registered worker counts as lost."""
 
 ANOTHER_HOST = 3600.0
-"""Seconds without a sign of life after which a trial on another host counts as lost: its process is not visible."""
+"""Seconds after which a trial without signs of life counts as lost on another host: its process is not visible."""
 
-HEARTBEAT = 60.0
-"""Seconds between two signs of life of a long trial."""
+HEARTBEAT, SILENCE = 60.0, 600.0
+"""Seconds between two signs of life of a long trial, and after the last one until it counts as lost on another host."""
 
 CREATIONS = 10
 """Attempts to open a database whose tables other processes may be creating."""
@@ -159,11 +159,12 @@ class TrialStorage:
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(HEARTBEAT):
+            while not ended.wait(HEARTBEAT):  # the first sign is given below
                 # A busy or unreachable storage must not end the work; an old sign only means that it may be done twice.
                 with suppress(Exception):
                     trial.set_user_attr("alive", time.time())
 
+        trial.set_user_attr("alive", time.time())
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
@@ -252,7 +253,7 @@ class TrialStorage:
         if running is not None:
             return not running
         alive = trial.user_attrs.get("alive")
-        return (age if alive is None else time.time() - alive) > ANOTHER_HOST
+        return age > ANOTHER_HOST if alive is None else time.time() - alive > SILENCE
 
 
 def _key(point: Mapping[str, Any]) -> str:

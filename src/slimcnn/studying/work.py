@@ -11,7 +11,7 @@ from typing import Any
 
 from slimcnn.digests import json_digest
 from slimcnn.errors import FolderInUse, SlimcnnError, StudyError
-from slimcnn.files import write_text
+from slimcnn.files import read_text, write_text
 from slimcnn.measuring import environment
 from slimcnn.reporting import Report
 from slimcnn.running.sharing import Sharing
@@ -22,7 +22,7 @@ from slimcnn.studying.measures import FinishedRun, measure_named
 from slimcnn.studying.points import StudyPoint, baseline_of, check_points, find_point, folder_name, points_of, recipe_at
 from slimcnn.studying.publishing import render
 from slimcnn.studying.rows import SOURCE, StudyRow, StudyRows, epochs_of, row_of, write_rows
-from slimcnn.studying.settings import MOST, Range, Study
+from slimcnn.studying.settings import MOST, Range, Study, parse_study
 
 JOURNAL = "study.log"
 VERSIONS = ("slimcnn", "torch", "torchvision")
@@ -155,8 +155,8 @@ class Worker:
 
 
 def run_study(
-    study: Study,
-    out: Path,
+    study: Study | Path | str,
+    out: Path | str,
     *,
     source: str = "",
     show: Show = SILENT,
@@ -169,12 +169,12 @@ def run_study(
     """Run a study, or go on with it; any number of processes may do so at once, in the same folder or storage.
 
     Every point is a run in its own folder below `out`. Steps that several points begin with run once. Values and
-    seeds may be added later; rows that exist stay.
+    seeds may be added later; rows that exist stay. A run that fails has a row with the reason.
 
     Args:
-        study: the study.
+        study: the study, or the path of its file.
         out: its folder.
-        source: its TOML text.
+        source: its TOML text, for the page; default: that of the file.
         show: progress output.
         command: the command that repeats it, for the page.
         budget: seconds; no point starts that would probably end later.
@@ -186,6 +186,10 @@ def run_study(
         StudyError: the study is invalid, or differs from the one in its folder or storage.
         SearchError: the storage cannot be used.
     """
+    if not isinstance(study, Study):
+        source = source or read_text(Path(study), StudyError, "study")
+        study = parse_study(source, Path(study).stem, str(study))
+    out = Path(out)
     if study.runs > MOST and not many:
         raise StudyError(f"the study has {study.runs:,} runs: shorten the lists, or pass --yes")
     points = points_of(study) if study.study.sampler == "all" else [_first(study)]

@@ -19,6 +19,7 @@ REGISTRIES = {
     "datasets": "slimcnn.datasets",
     "formats": "slimcnn.exporting",
     "engines": "slimcnn.exporting.quantizing",
+    "measures": "slimcnn.studying",
 }
 """Kind → the package with a registry of that name."""
 
