@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import call
 from small_studies import TEXT, changed
 
+from command_line import call
 from slimcnn.studying.rows import CARD, DATA, PAGE, TABLE
 
 ONE = changed(("[0, 1]", "[0]"), ('["fpgm", "l2"]', '["l2"]'))

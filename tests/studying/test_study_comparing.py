@@ -40,7 +40,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 def test_a_difference_that_every_seed_shows_is_told_apart_and_a_noisy_one_is_not() -> None:
-    base = {seed: 90.0 for seed in range(5)}
+    base = dict.fromkeys(range(5), 90.0)
     clear = difference_of({seed: 91.0 + 0.1 * seed for seed in range(5)}, base)
     noisy = difference_of({seed: 90.0 + (-1) ** seed for seed in range(5)}, base)
     assert clear is not None

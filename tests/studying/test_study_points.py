@@ -94,18 +94,18 @@ def test_the_studies_that_we_show_are_valid(page: str) -> None:
 
 
 REFUSED = {
-    "a misspelt step": (('"prune.macs"', '"pruen.macs"'), "no step has the setting 'pruen.macs': did you mean 'prune'?"),
+    "a misspelt step": (('"prune.macs"', '"pruen.macs"'), "'pruen.macs': did you mean 'prune'?"),
     "a misspelt setting": (('"prune.macs"', '"prune.mac"'), "mac"),
     "an empty list": (("[0.6]", "[]"), "prune.macs is empty"),
     "a value twice": (("[0.6]", "[0.6, 0.6]"), "0.6 is listed twice"),
     "a seed twice": (("[0, 1]", "[0, 0]"), "0 is listed twice"),
     "no seeds": (("[0, 1]", "[]"), "the list is empty"),
-    "an unknown measure": (('"params"]', '"parms"]'), "unknown measure 'parms': did you mean 'params'?"),
+    "an unknown measure": (('"params"]', '"paramz"]'), "unknown measure 'paramz': did you mean 'params'?"),
     "an unknown runtime": (('"params"]', '"latency:openvin"]'), "unknown runtime 'openvin': did you mean 'openvino'?"),
     "an unknown baseline": (('baseline = "l2"', 'baseline = "l3"'), "baseline 'l3' is no value of"),
     "a value out of range": (("[0.6]", "[1.6]"), "1.6"),
     "an unknown criterion": (('"fpgm"', '"fpmg"'), "unknown criterion 'fpmg': did you mean 'fpgm'?"),
-    "a chain that makes no sense": (('step = "train"\nepochs = 1', 'step = "recalibrate"'), "there is no trained network"),
+    "a chain that makes no sense": (('step = "train"\nepochs = 1', 'step = "recalibrate"'), "no trained network"),
     "an unknown key of study": (("seeds =", "seed ="), "seed"),
     "an out": (("deterministic = true", 'out = "x"'), "out: every run has its own folder"),
     "no TOML": (("[study]", "[study"), "is not TOML"),
@@ -118,13 +118,17 @@ REFUSED = {
 }  # fmt: skip
 
 
+def checked(*changes: tuple[str, str]) -> None:
+    study = small_study(*changes)
+    baseline_of(study)
+    check_points(study, points_of(study))
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_it_is_refused_in_one_line_before_anything_runs(what: str) -> None:
     change, said = REFUSED[what]
-    with pytest.raises(SlimcnnError, match=".") as refusal:
-        study = small_study(change)
-        baseline_of(study)
-        check_points(study, points_of(study))
+    with pytest.raises(SlimcnnError) as refusal:
+        checked(change)
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -136,7 +140,7 @@ def test_nothing_that_varies_is_refused() -> None:
 
 def test_an_ambiguous_baseline_is_refused_and_the_way_out_works() -> None:
     both = ('"prune.macs" = [0.6]', '"prune.scope" = ["l2"]')
-    with pytest.raises(StudyError, match="is a value of prune.criterion, prune.scope"):
-        baseline_of(small_study(both))
+    with pytest.raises(StudyError, match=r"is a value of prune\.criterion, prune\.scope"):
+        checked(both)
     named = ('baseline = "l2"', 'baseline = {"prune.criterion" = "l2"}')
     assert baseline_of(small_study(both, named)) == {"prune.criterion": "l2"}

@@ -20,7 +20,7 @@ SECONDS = 4.0
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class MeasuredRun:
     """A run that a study measures."""
 
     folder: Path
@@ -42,7 +42,7 @@ class FinishedRun:
         return self._timed[runtime]
 
 
-Measured = Callable[[FinishedRun, str], float]
+Measured = Callable[[MeasuredRun, str], float]
 """Measures a run; the second argument is what follows the colon of the measure's name."""
 
 measures: Registry[Measured] = Registry("measure")
@@ -62,7 +62,7 @@ class Measure:
     of: Measured
     option: str
 
-    def __call__(self, run: FinishedRun) -> float:
+    def __call__(self, run: MeasuredRun) -> float:
         """Measure a run."""
         return float(self.of(run, self.option))
 
@@ -95,66 +95,66 @@ def measure_named(name: str) -> Measure:
 
 
 @measures.add("accuracy", source="slimcnn", title="top-1, %", format="percent", better="higher", takes="")
-def accuracy(run: FinishedRun, _: str) -> float:
+def accuracy(run: MeasuredRun, _: str) -> float:
     """Top-1 of the final network on the test images, in percent."""
     return run.report.after.top1
 
 
 @measures.add("change", source="slimcnn", title="change of top-1", format="points", better="higher", takes="")
-def change(run: FinishedRun, _: str) -> float:
+def change(run: MeasuredRun, _: str) -> float:
     """Top-1 of the final network minus the original's, on the test images, in percentage points."""
     return run.report.after.top1 - run.report.before.top1
 
 
 @measures.add("validation", source="slimcnn", title="validation top-1, %", format="percent", better="higher", takes="")
-def validation(run: FinishedRun, _: str) -> float:
+def validation(run: MeasuredRun, _: str) -> float:
     """Top-1 of the final network on the validation images, in percent; for choices."""
     return run.report.steps[-1].top1 if run.report.steps else run.report.reference_top1
 
 
 @measures.add("macs", source="slimcnn", title="MACs", format="count", better="lower", takes="")
-def macs(run: FinishedRun, _: str) -> float:
+def macs(run: MeasuredRun, _: str) -> float:
     """MACs of the final network for one image."""
     return run.report.after.macs
 
 
 @measures.add("macs_left", source="slimcnn", title="MACs left", format="share", better="lower", takes="")
-def macs_left(run: FinishedRun, _: str) -> float:
+def macs_left(run: MeasuredRun, _: str) -> float:
     """Share of the original's MACs that the final network keeps."""
     return run.report.after.macs / max(run.report.before.macs, 1)
 
 
 @measures.add("params", source="slimcnn", title="params", format="count", better="lower", takes="")
-def params(run: FinishedRun, _: str) -> float:
+def params(run: MeasuredRun, _: str) -> float:
     """Parameters of the final network."""
     return run.report.after.params
 
 
 @measures.add("bytes", source="slimcnn", title="checkpoint", format="bytes", better="lower", takes="")
-def checkpoint_bytes(run: FinishedRun, _: str) -> float:
+def checkpoint_bytes(run: MeasuredRun, _: str) -> float:
     """Size of the final network's checkpoint."""
     return run.report.after.bytes
 
 
 @measures.add("memory", source="slimcnn", title="peak memory", format="bytes", better="lower", takes="")
-def memory(run: FinishedRun, _: str) -> float:
+def memory(run: MeasuredRun, _: str) -> float:
     """Peak bytes of live activations of the final network for one image, in float32."""
     return float(run.report.after.peak_memory or 0)
 
 
 @measures.add("latency", source="slimcnn", title="ms", format="milliseconds", better="lower", takes="runtime")
-def milliseconds(run: FinishedRun, runtime: str) -> float:
+def milliseconds(run: MeasuredRun, runtime: str) -> float:
     """Milliseconds per call, batch 1, one thread; latency:RUNTIME exports the network and times it there."""
     return run.timed(runtime)[0]
 
 
 @measures.add("latency_left", source="slimcnn", title="time left", format="share", better="lower", takes="runtime")
-def latency_left(run: FinishedRun, runtime: str) -> float:
+def latency_left(run: MeasuredRun, runtime: str) -> float:
     """Time of a call relative to the original's, both timed in turns."""
     return run.timed(runtime)[1]
 
 
 @measures.add("seconds", source="slimcnn", title="time of the run", format="seconds", better="lower", takes="")
-def seconds(run: FinishedRun, _: str) -> float:
+def seconds(run: MeasuredRun, _: str) -> float:
     """Seconds of all steps, without interruptions; steps in common with other runs count in each of them."""
     return run.report.seconds

@@ -15,7 +15,7 @@ from slimcnn.errors import SlimcnnError, StudyError, did_you_mean
 from slimcnn.running.loading import refuse_unnamed
 from slimcnn.running.recipe import Recipe, put, recipe_from, steps_from_line, with_seed
 from slimcnn.running.starting import check_order
-from slimcnn.studying.settings import Range, Study, Value
+from slimcnn.studying.settings import PointLabel, Range, Study, VariedValue
 
 CHAIN = "steps"
 """The key that varies the whole chain."""
@@ -28,7 +28,7 @@ PLAIN = ("deterministic", "latency_seconds")
 class StudyPoint:
     """One combination of values."""
 
-    label: Mapping[str, Value]
+    label: PointLabel
     """Setting → value, or its label."""
     settings: Mapping[str, Any]
     """Setting → value."""
@@ -60,11 +60,11 @@ def points_of(study: Study) -> list[StudyPoint]:
     return sorted(found, key=lambda one: (order[_others(one, baseline)], not is_baseline(one.label, baseline)))
 
 
-def _combinations(study: Study) -> Iterator[tuple[Value, ...]]:
+def _combinations(study: Study) -> Iterator[tuple[VariedValue, ...]]:
     return product(*(_labels(study, key) for key in study.vary))
 
 
-def point_of(study: Study, labels: Mapping[str, Value], listed: Mapping[str, Value] | None = None) -> StudyPoint:
+def point_of(study: Study, labels: PointLabel, listed: PointLabel | None = None) -> StudyPoint:
     """Return the point with these labels of varied settings and these listed settings."""
     settings = dict(listed or {})
     for key, label in labels.items():
@@ -73,23 +73,23 @@ def point_of(study: Study, labels: Mapping[str, Value], listed: Mapping[str, Val
     return StudyPoint(dict(listed or {}) | dict(labels), settings)
 
 
-def find_point(study: Study, label: Mapping[str, Value]) -> StudyPoint:
+def find_point(study: Study, label: PointLabel) -> StudyPoint:
     """Return the point with a label, as stored in a row or in the storage."""
     listed = {key: value for key, value in label.items() if key not in study.vary}
     return point_of(study, {key: label[key] for key in study.vary if key in label}, listed)
 
 
-def _others(point: StudyPoint, baseline: Mapping[str, Value]) -> str:
+def _others(point: StudyPoint, baseline: PointLabel) -> str:
     """Identify the comparison that a point belongs to: its values of all settings that the baseline does not name."""
     return json_digest({key: value for key, value in point.label.items() if key not in baseline})
 
 
-def is_baseline(label: Mapping[str, Value], baseline: Mapping[str, Value]) -> bool:
+def is_baseline(label: PointLabel, baseline: PointLabel) -> bool:
     """Return whether a point has the baseline's values."""
     return bool(baseline) and all(label.get(key) == value for key, value in baseline.items())
 
 
-def baseline_of(study: Study) -> dict[str, Value]:
+def baseline_of(study: Study) -> dict[str, VariedValue]:
     """Return the settings of the baseline; empty if there is none.
 
     Raises:
@@ -116,7 +116,7 @@ def baseline_of(study: Study) -> dict[str, Value]:
     return dict(asked)
 
 
-def _labels(study: Study, key: str) -> list[Value]:
+def _labels(study: Study, key: str) -> list[VariedValue]:
     values = study.vary.get(key)
     if values is None:
         return list(dict.fromkeys(point[key] for point in study.points))

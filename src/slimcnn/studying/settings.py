@@ -16,7 +16,9 @@ from slimcnn.files import read_text
 from slimcnn.running.settings import Seed, Settings, Utf8, explain
 from slimcnn.studying.measures import measure_named
 
-Value = int | float | str | bool
+VariedValue = int | float | str | bool
+PointLabel = Mapping[str, VariedValue]
+"""Varied setting → value, or its label."""
 
 MOST = 10_000
 """Maximum number of runs without `--yes`."""
@@ -45,7 +47,7 @@ class StudySettings(Settings):
     """Title, and name in a shared storage; default: the name of the file."""
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = (0,)
     """Seeds of all steps that have one, and of the initial weights; every point runs once per seed."""
-    baseline: str | dict[str, Value] = ""
+    baseline: str | dict[str, VariedValue] = ""
     """The value that all others are compared with, such as "l2", or {"prune.criterion" = "l2"}."""
     measure: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("accuracy", "macs", "params", "seconds")
     """What to measure of every run (`slimcnn list measures`); latency:openvino measures in a runtime."""
@@ -93,9 +95,9 @@ class Study(Settings):
     """
 
     study: StudySettings = Field(default_factory=StudySettings)
-    vary: dict[str, tuple[Value, ...] | Range | dict[str, Any]] = Field(default_factory=dict)
+    vary: dict[str, tuple[VariedValue, ...] | Range | dict[str, Any]] = Field(default_factory=dict)
     """Setting → values, as STEP.SETTING, network.SETTING, data.SETTING or steps; a table gives every value a label."""
-    points: tuple[dict[str, Value], ...] = ()
+    points: tuple[dict[str, VariedValue], ...] = ()
     """Points to run, each a table of settings; combined with all values of `vary`."""
     recipe: dict[str, Any]
     """The recipe as plain data: network, data, steps, deterministic, latency_seconds."""

@@ -18,7 +18,7 @@ from slimcnn.running.sharing import Sharing
 from slimcnn.running.starting import run
 from slimcnn.searching.trial_storage import TrialStorage, open_study, storage_errors
 from slimcnn.show import SILENT, Show
-from slimcnn.studying.measures import FinishedRun, measure_named
+from slimcnn.studying.measures import MeasuredRun, measure_named
 from slimcnn.studying.points import StudyPoint, baseline_of, check_points, find_point, folder_name, points_of, recipe_at
 from slimcnn.studying.publishing import render
 from slimcnn.studying.rows import SOURCE, StudyRow, StudyRows, epochs_of, row_of, write_rows
@@ -58,7 +58,7 @@ class Worker:
         try:
             found = run(recipe.model_copy(update={"out": str(folder)}), show=self.show, sharing=self.sharing)
             assert isinstance(found.report, Report)
-            finished = FinishedRun(folder, found.report)
+            finished = MeasuredRun(folder, found.report)
             values = {name: measure_named(name)(finished) for name in self._measured}
             return StudyRow(
                 dict(point.label), seed, values, seconds=time.perf_counter() - began, folder=place,
