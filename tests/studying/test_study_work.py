@@ -160,6 +160,22 @@ def test_values_and_seeds_can_be_added_and_rows_stay(tmp_path: Path) -> None:
     assert len(run_study(few, tmp_path).rows) == 1
 
 
+def test_rows_that_were_copied_count_as_done(tmp_path: Path, alone: tuple[Path, StudyRows, list[str]]) -> None:
+    (tmp_path / DATA).write_text((alone[0] / DATA).read_text())
+    said = list[str]()
+    found = run_study(small_study(("[0, 1]", "[0, 1, 2]")), tmp_path, show=Show(say=said.append))
+    assert [row for row in found.rows if row.seed < 2] == list(alone[1].rows)
+    assert [line for line in said if line.startswith("===")] == [
+        "=== prune.criterion = l2, prune.macs = 0.6, seed 2 ===",
+        "=== prune.criterion = fpgm, prune.macs = 0.6, seed 2 ===",
+    ]
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / DATA).write_text((alone[0] / DATA).read_text())
+    with pytest.raises(StudyError, match="rows of another study"):
+        run_study(small_study(("limit = 120", "limit = 130")), new)
+
+
 def test_another_recipe_under_the_same_name_is_refused(alone: tuple[Path, StudyRows, list[str]]) -> None:
     with pytest.raises(StudyError, match="holds another study named 'small'"):
         run_study(small_study(("limit = 120", "limit = 130")), alone[0])

@@ -112,6 +112,13 @@ class TrialStorage:
                 fixed = {name: point[name] for name in self._ranges if name in point}
                 self._study.enqueue_trial(fixed, user_attrs={"enqueued": dict(point), "complete": done[_key(point)]})
 
+    def add(self, point: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Add a complete trial that another storage has run."""
+        from optuna.trial import create_trial
+
+        attrs = {"enqueued": dict(point), **facts}
+        self._study.add_trial(create_trial(values=[0.0] * len(self._study.directions), user_attrs=attrs))
+
     def claim(self, wait: bool = True) -> tuple[Trial, dict[str, Any]] | None:
         """Claim a waiting trial; None if all are complete (or, without `wait`, claimed by other processes)."""
         while True:

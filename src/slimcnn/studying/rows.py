@@ -57,7 +57,8 @@ class StudyRows:
     rows: tuple[StudyRow, ...]
     left: int = 0
     """Number of runs that are not finished."""
-    images: Mapping[str, int] | None = None
+    digest: str = ""
+    """Digest of what all rows have in common (see `Study.digest`)."""
 
     def to_json(self) -> str:
         """Return the content of study.json."""

@@ -21,7 +21,7 @@ from slimcnn.show import SILENT, Show
 from slimcnn.studying.measures import MeasuredRun, measure_named
 from slimcnn.studying.points import StudyPoint, baseline_of, check_points, find_point, folder_name, points_of, recipe_at
 from slimcnn.studying.publishing import render
-from slimcnn.studying.rows import SOURCE, StudyRow, StudyRows, epochs_of, row_of, write_rows
+from slimcnn.studying.rows import DATA, SOURCE, StudyRow, StudyRows, epochs_of, read_rows, row_of, write_rows
 from slimcnn.studying.settings import MOST, Range, Study, parse_study
 
 JOURNAL = "study.log"
@@ -99,12 +99,24 @@ class Worker:
     def _points(self) -> list[StudyPoint]:
         return points_of(self.study) if self.study.study.sampler == "all" else []
 
+    def take_rows(self) -> None:
+        """Take the rows of study.json that the storage does not have: it was copied here, or the storage is new."""
+        if not (self.out / DATA).exists() or self.study.study.sampler != "all":
+            return
+        found = read_rows(self.out)
+        if found.digest != self.study.digest:
+            raise StudyError(f"{self.out / DATA} holds rows of another study: choose another --out, or delete the file")
+        known = {json_digest([dict(row.point), row.seed]) for row in self.rows()}
+        for row in found.rows:
+            if json_digest([dict(row.point), row.seed]) not in known:
+                self.storage.add({"point": dict(row.point), "seed": row.seed}, {"rows": [row.plain()]})
+
     def write(self) -> StudyRows:
         """Write study.json, study.md and study.html from the rows so far."""
         rows = self.rows()
         found = StudyRows(
             self.study.study.name, self.command, self.source, self.study.study.measure, baseline_of(self.study),
-            tuple(rows), max(self.study.runs - len(rows), 0),
+            tuple(rows), max(self.study.runs - len(rows), 0), self.study.digest,
         )  # fmt: skip
         write_rows(found, self.out)
         render(found, self.out)
@@ -202,6 +214,7 @@ def run_study(
             write_text(out / SOURCE, source)
         if study.study.sampler == "all":
             runs = [{"point": dict(one.label), "seed": seed} for one in points for seed in study.study.seeds]
+            worker.take_rows()
             storage.enqueue(runs)
             if retry:
                 failed = [row for row in worker.rows() if row.status == "failed"]
