@@ -8,8 +8,9 @@ import pytest
 from small_studies import TEXT, changed, small_study
 
 from slimcnn.errors import SlimcnnError, StudyError
-from slimcnn.studying import parse_study
+from slimcnn.studying import card, parse_study, read_rows, read_study
 from slimcnn.studying.points import baseline_of, check_points, find_point, folder_name, points_of, recipe_at
+from slimcnn.studying.rows import DATA, TABLE
 
 
 def test_every_combination_of_the_lists_runs_once_per_seed() -> None:
@@ -81,6 +82,27 @@ def test_the_second_step_of_a_kind_varies_by_number() -> None:
     study = small_study(two, again, ('"prune.criterion" = ["fpgm", "l2"]', '"prune#1.criterion" = ["fpgm", "l2"]'))
     recipe = recipe_at(study, points_of(study)[0], 0, Path("x"))
     assert [getattr(step, "macs", None) for step in recipe.steps] == [None, None, 0.6]
+
+
+def test_whole_networks_vary_by_label() -> None:
+    both = "[vary.network]\nthin = {model = 'resnet8', arguments = {width = 0.5}}\nfull = {model = 'resnet8'}"
+    study = small_study(('"prune.criterion" = ["fpgm", "l2"]\n"prune.macs" = [0.6]', both), ('baseline = "l2"', ""))
+    points = points_of(study)
+    check_points(study, points)
+    found = [recipe_at(study, point, 0, Path("x")).network.arguments for point in points]
+    assert found == [{"width": 0.5}, {}]
+
+
+@pytest.mark.parametrize(
+    "page", sorted((Path(__file__).parents[2] / "benchmarks").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_our_own_studies_are_valid_and_their_pages_are_those_of_their_rows(page: Path) -> None:
+    study = read_study(page)
+    check_points(study, points_of(study))
+    baseline_of(study)
+    kept = page.with_suffix("")
+    if (kept / DATA).exists():
+        assert (kept / TABLE).read_text() == card(read_rows(kept))
 
 
 @pytest.mark.parametrize("page", ["docs/studies.md", "recipes/study_criteria.toml"])

@@ -149,6 +149,9 @@ def recipe_at(study: Study, point: StudyPoint, seed: int, out: Path) -> Recipe:
 
 def _set(plain: dict[str, Any], key: str, value: Any) -> None:
     first, *rest = key.split(".")
+    if key in TABLES and isinstance(value, Mapping):
+        plain[key] = plain.get(key, {}) | dict(value)
+        return
     if first in TABLES and rest:
         put(plain.setdefault(first, {}), rest, value, key)
         return
