@@ -16,6 +16,8 @@ from torch import Tensor
 from slimcnn.errors import CriterionError
 from slimcnn.pruning import Evidence
 from slimcnn.pruning.criteria.fpdf import cell_distances, fit_distribution, fpdf, matched, quantiles
+from slimcnn.pruning.input_statistics import Reading
+from slimcnn.pruning.norm_bound import within_bound
 from slimcnn.pruning.scores import criterion_named
 
 
@@ -238,3 +240,105 @@ def test_matching_finds_the_least_sum_over_all_ascending_subsets(seed: int) -> N
 def test_options_that_make_no_sense_are_refused(spec: str) -> None:
     with pytest.raises(CriterionError):
         criterion_named(spec)
+
+
+# --- a bound on the fit -----------------------------------------------------------------------------------------------
+
+
+TAUS = st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.35, 1.0])
+
+
+@law
+@given(layers(), TAUS)
+def test_under_a_bound_the_distance_of_the_distributions_is_at_most_tau_or_one_in_m(
+    layer: tuple[Tensor, int], tau: float
+) -> None:
+    filters, m = layer
+    norms = filters.norm(dim=1).numpy()
+    kept = norms[chosen(filters, m, tau=tau, redundancy="distance")]
+    assert len(kept) == m
+    assert kolmogorov_smirnov(kept, norms) <= max(tau, 1 / m) + 1e-9
+
+
+def fits(places: tuple[int, ...], n: int, m: int, tau: float) -> bool:
+    """Whether kept positions in the order of norms obey the bound, by its definition."""
+    return all(abs(sum(p < j for p in places) / m - j / n) <= max(tau, 1 / m) + 1e-9 for j in range(1, n + 1))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(2, 9), st.data(), TAUS)
+def test_greedy_removal_under_the_bound_is_that_of_trying_all_subsets(n: int, data: st.DataObject, tau: float) -> None:
+    m = data.draw(st.integers(1, n))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    norms, cost = torch.rand(n, generator=generator), torch.rand(n, generator=generator)
+    order = norms.argsort().tolist()
+    allowed = [set(one) for one in itertools.combinations(range(n), m) if fits(one, n, m, tau)]
+    left = set(range(n))
+    while len(left) > m:
+        for candidate in sorted(left, key=lambda place: float(cost[order[place]])):
+            if any(one <= left - {candidate} for one in allowed):
+                left.remove(candidate)
+                break
+    found = within_bound(norms, m, tau, lambda: cost, lambda _: None)
+    assert found.tolist() == sorted(order[place] for place in left)
+
+
+def reading_of(inputs: Tensor, weight: Tensor) -> Reading:
+    channels = inputs.shape[1]
+    return Reading(
+        "next.weight", 0, inputs.T.cov(), inputs.mean(0), weight, torch.arange(channels), torch.arange(channels)[:, None]
+    )  # fmt: skip
+
+
+def test_of_two_channels_with_the_same_output_one_goes_first_and_then_the_other_stays() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 4, generator=generator, dtype=torch.float64)
+    x[:, 3] = x[:, 1]
+    evidence = Evidence(
+        "layer", (torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64)),),
+        readings=(reading_of(x, torch.ones(2, 4, dtype=torch.float64)),), channels=4,
+    )  # fmt: skip
+    criterion = fpdf(tau=1.0)
+    assert criterion.choose is not None
+    kept = criterion.choose(evidence, 3).tolist()
+    assert len({1, 3} & set(kept)) == 1
+    assert {0, 2} <= set(kept)
+
+
+def test_without_a_bound_the_kept_channels_are_those_of_the_criterion_reconstruction() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(300, 8, generator=generator, dtype=torch.float64) @ torch.randn(8, 8, generator=generator).double()
+    reading = reading_of(x, torch.randn(5, 8, generator=generator, dtype=torch.float64))
+    filters = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    evidence = Evidence("layer", (filters,), readings=(reading,), channels=8)
+    free = fpdf(tau=1.0)
+    assert free.choose is not None
+    scores = criterion_named("reconstruction").score(evidence)
+    for m in range(1, 9):
+        assert free.choose(evidence, m).tolist() == sorted(scores.argsort(descending=True)[:m].tolist())
+
+
+def test_evidence_of_a_part_of_the_channels_is_that_part() -> None:
+    x = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    reading = reading_of(x, torch.ones(1, 6, dtype=torch.float64)).of(torch.tensor([4, 1]))
+    assert (reading.channels.tolist(), reading.columns.tolist()) == ([1, 0], [[1], [4]])
+    assert len(reading.moments) == 6  # the other inputs stay and can replace
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("fpdf:tau=1.5", "tau=1.5 must be from 0"),
+        ("fpdf:tau=0.2,bins=4", "leave bins and fit out"),
+        ("fpdf:tau=0.2,redundancy=none", "redundancy=none must be"),
+        ("fpdf:redundancy=distance", "needs tau"),
+    ],
+)
+def test_options_of_the_bound_that_make_no_sense_are_refused(spec: str, said: str) -> None:
+    with pytest.raises(CriterionError, match=said):
+        criterion_named(spec)
+
+
+def test_the_name_of_a_bounded_criterion_builds_it_again() -> None:
+    for spec in ("fpdf:tau=0.2", "fpdf:norm=1,tau=0.15,redundancy=distance"):
+        assert criterion_named(criterion_named(spec).name).name == spec

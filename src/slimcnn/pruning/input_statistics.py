@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,12 +35,19 @@ class Reading:
     channels: Tensor
     columns: Tensor
 
+    def of(self, part: Tensor) -> Reading:
+        """Return the statistics for some channels of the group, numbered by their place in `part`; the others stay."""
+        place = {int(channel): index for index, channel in enumerate(part)}
+        own = [row for row, channel in enumerate(self.channels.tolist()) if channel in place]
+        channels = torch.tensor([place[int(self.channels[row])] for row in own], dtype=torch.int64)
+        return replace(self, channels=channels, columns=self.columns[own])
+
 
 def readings_of(model: nn.Module, graph: ChannelGraph, images: Iterable[Tensor]) -> dict[str, tuple[Reading, ...]]:
     """Run a network on images and return, by group name, the statistics of every layer that reads the group."""
     batches = [x for x in images if len(x)]
     if not batches:
-        raise CriterionError("criterion 'reconstruction' needs images, but the batches are empty")
+        raise CriterionError("the criterion needs images, but the batches are empty")
     copied = duplicate(model).eval()
     weights = dict(copied.named_parameters())
     wanted = {axis.parameter for group in graph.groups for axis in group.reads}

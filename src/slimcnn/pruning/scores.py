@@ -53,6 +53,7 @@ class Evidence:
             scales=tuple(values[part] for values in self.scales),
             relations=tuple(values[part] for values in self.relations),
             contributions=None if self.contributions is None else self.contributions[:, part],
+            readings=tuple(reading.of(part) for reading in self.readings),
             channels=len(part),
         )
 
@@ -81,7 +82,9 @@ class Criterion:
     name: str
     score: Callable[[Evidence], Tensor]
     choose: Callable[[Evidence, int], Tensor] | None = None
-    needs: Literal["filters", "scales", "relations", "contributions", "readings", "nothing"] = "filters"
+    needs: Literal["filters", "scales", "relations", "contributions", "readings", "filters and readings", "nothing"] = (
+        "filters"
+    )
     comparable: bool = False
     again: Callable[[Mapping[str, Evidence]], Criterion] | None = None
 
@@ -186,7 +189,7 @@ def score(
     if chosen.choose is not None:  # it runs later and must use the scored weights, even if the network changes
         tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     contributions = _contributions(model, graph, chosen.name, data) if chosen.needs == "contributions" else {}
-    readings = readings_of(model, graph, _images(chosen.name, data)) if chosen.needs == "readings" else {}
+    readings = readings_of(model, graph, _images(chosen.name, data)) if "readings" in chosen.needs else {}
 
     def evidence(group: ChannelGroup) -> Evidence:
         known = Evidence(
@@ -230,7 +233,7 @@ def _why_unscored(group: ChannelGroup, needs: str, readings: Mapping[str, tuple[
         return "no batch norm with a scale on these channels"
     if needs == "relations" and not _related(group):
         return "no batch norm with relations on these channels: see insert_relations"
-    if needs == "readings":
+    if "readings" in needs:
         if not readings[group.name]:
             return "no layer that reads these channels has input statistics"
         unknown = not_followed(group, readings[group.name])
@@ -247,7 +250,7 @@ def _images(criterion: str, data: Batches | None) -> Iterable[Tensor]:
 
 def _with_weights(known: Evidence, group: ChannelGroup, needs: str, tensors: Mapping[str, Tensor]) -> Evidence:
     """Return the evidence with the weights that a criterion needs."""
-    if needs == "filters":
+    if needs.startswith("filters"):
         return replace(known, filters=tuple(rows(tensors[axis.parameter], axis) for axis in group.filters))
     if needs == "scales":
         return replace(known, scales=_columns(group.norms, tensors))

@@ -65,7 +65,7 @@ class SoftPruning:
         if not asked:
             raise CriterionError("soft pruning: the plan names no criterion to select filters by: pass criterion=")
         chosen = criterion_named(asked) if isinstance(asked, str) else asked
-        if chosen.needs in ("contributions", "readings"):
+        if chosen.needs == "contributions" or "readings" in chosen.needs:
             raise CriterionError(
                 f"soft pruning: criterion {chosen.name!r} needs data; choose one that uses only weights: fpdf or l2"
             )

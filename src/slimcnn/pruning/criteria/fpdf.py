@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from slimcnn.errors import CriterionError
+from slimcnn.pruning.criteria.reconstruction import refitted_costs
+from slimcnn.pruning.norm_bound import nearest_left, within_bound
 from slimcnn.pruning.scores import Criterion, Evidence, criteria
 
 
 @criteria.add("fpdf", source="Zhang, Kou, Liu 2022, Filter pruning via distribution fitting")
-def fpdf(bins: int | None = None, norm: int = 2, fit: str = "quantiles") -> Criterion:
+def fpdf(
+    bins: int | None = None, norm: int = 2, fit: str = "quantiles", tau: float | None = None, redundancy: str = ""
+) -> Criterion:
     r"""Keep m of n filters so that the kept norms fit the original norms and redundant filters are removed.
 
     1. Sort the filters by (v_i, i), v_i = ||F_i||.
@@ -28,6 +32,12 @@ def fpdf(bins: int | None = None, norm: int = 2, fit: str = "quantiles") -> Crit
     redundancy: of all subsets of m filters, it keeps the one whose norms are nearest to the original ones (least
     Wasserstein distance W1). Norms and W1 use v_i = ||F_i||_2, or ||F_i||_1 with `norm=1`.
 
+    With `tau`, the fit is a bound and redundancy decides: filters are removed one by one, the most redundant first, as
+    long as the Kolmogorov-Smirnov distance between kept and original norms can stay at most max(tau, 1/m) (see
+    `within_bound`). `redundancy="reconstruction"`, the default then, removes the filter that the others replace best:
+    the error of the next layers' outputs after refitting them without it is the smallest (see `reconstruction`; needs
+    `data`). `redundancy="distance"` removes the filter that is nearest to another one.
+
     In soft filter pruning (`SoftPruning`), zeroed filters may recover, and their norms do not represent the layer's
     distribution. So the initial norms are stored sorted, and the current filters are matched to their quantiles q_k:
     min sum_k |u_k / s - q_k| over subsets in ascending order, u the current norms. Weight decay shrinks all norms:
@@ -38,7 +48,8 @@ def fpdf(bins: int | None = None, norm: int = 2, fit: str = "quantiles") -> Crit
     divided by their mean decide *how many* filters a layer keeps, and the steps above *which*.
 
     Raises:
-        CriterionError: bins below 1, a norm other than 1 and 2, an unknown fit, or bins with `fit="optimal"`.
+        CriterionError: bins below 1, a norm other than 1 and 2, an unknown fit or redundancy, tau outside 0 ... 1, or
+            options that exclude each other.
 
     >>> filters = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 3.0], [3.1, 0.0]])
     >>> fpdf().choose(Evidence("conv", (filters,)), 2).tolist()
@@ -53,6 +64,11 @@ def fpdf(bins: int | None = None, norm: int = 2, fit: str = "quantiles") -> Crit
     if fit == "optimal" and bins is not None:
         raise CriterionError(f"fpdf: bins={bins} needs fit=quantiles; fit=optimal has no bins")
 
+    if tau is not None:
+        return _bounded(bins, norm, fit, tau, redundancy or "reconstruction")
+    if redundancy:
+        raise CriterionError(f"fpdf: redundancy={redundancy} needs tau, such as tau=0.2")
+
     def norms(evidence: Evidence) -> Tensor:
         return evidence.over_layers(lambda filters: filters.norm(p=norm, dim=1))
 
@@ -66,6 +82,33 @@ def fpdf(bins: int | None = None, norm: int = 2, fit: str = "quantiles") -> Crit
     options = ",".join(f"{key}={value}" for key, value, default in given if value != default)
     name = "fpdf" + (f":{options}" if options else "")
     return Criterion(name, norms, choose, again=lambda start: _match_initial(name, norm, start))
+
+
+def _bounded(bins: int | None, norm: int, fit: str, tau: float, redundancy: str) -> Criterion:
+    """Return the criterion with a bound on the fit."""
+    if bins is not None or fit != "quantiles":
+        raise CriterionError("fpdf: tau is a bound on the fit; leave bins and fit out")
+    if not 0 <= tau <= 1:
+        raise CriterionError(f"fpdf: tau={tau} must be from 0 (the strictest fit) to 1 (none)")
+    if redundancy not in ("reconstruction", "distance"):
+        raise CriterionError(f"fpdf: redundancy={redundancy} must be reconstruction or distance")
+
+    def norms(evidence: Evidence) -> Tensor:
+        return evidence.over_layers(lambda filters: filters.norm(p=norm, dim=1))
+
+    def choose(evidence: Evidence, m: int) -> Tensor:
+        if redundancy == "distance":
+            costs, remove = nearest_left(_distances(evidence))
+        else:
+            costs, remove = refitted_costs(evidence.readings, evidence.channels)
+        return within_bound(norms(evidence), m, tau, costs, remove)
+
+    given = (("norm", norm, 2), ("tau", tau, None), ("redundancy", redundancy, "reconstruction"))
+    options = ",".join(
+        f"{key}={value:g}" if key == "tau" else f"{key}={value}" for key, value, d in given if value != d
+    )
+    needs = "filters" if redundancy == "distance" else "filters and readings"
+    return Criterion(f"fpdf:{options}", norms, choose, needs=needs)  # type: ignore[arg-type]
 
 
 def _match_initial(name: str, norm: int, start: Mapping[str, Evidence]) -> Criterion:

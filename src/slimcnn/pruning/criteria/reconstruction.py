@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -45,22 +47,35 @@ def reconstruction() -> Criterion:
 
 def removal_costs(readings: tuple[Reading, ...], channels: int) -> Tensor:
     """Remove the channels one by one, the cheapest first, and return their costs, (channels,), rising in that order."""
-    readers = [_Reader(reading, channels) for reading in readings]
+    cost_of, remove = refitted_costs(readings, channels)
     costs, left = torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.bool)
     highest = 0.0
     for step in range(channels):
-        now = torch.stack([reader.costs() for reader in readers]).sum(0)
+        now = cost_of()
         chosen = int(now.masked_fill(~left, torch.inf).argmin())
         highest = max(highest, float(now[chosen]))
         # Strictly rising in removal order, even where many channels cost nothing.
         costs[chosen] = highest * (1 + 1e-9 * step) + 1e-18 * step
         left[chosen] = False
-        for reader in readers:
-            reader.remove(chosen)
+        remove(chosen)
     return costs
 
 
-class _Reader:
+def refitted_costs(readings: tuple[Reading, ...], channels: int) -> tuple[Callable[[], Tensor], Callable[[int], None]]:
+    """Return the costs of removing each channel now, and the function that removes one and refits the readers."""
+    readers = [RefittedReader(reading, channels) for reading in readings]
+
+    def costs() -> Tensor:
+        return torch.stack([reader.costs() for reader in readers]).sum(0)
+
+    def remove(channel: int) -> None:
+        for reader in readers:
+            reader.remove(channel)
+
+    return costs, remove
+
+
+class RefittedReader:
     """One layer that reads the channels, refitted after each removal."""
 
     def __init__(self, reading: Reading, channels: int) -> None:
