@@ -284,10 +284,8 @@ def test_greedy_removal_under_the_bound_is_that_of_trying_all_subsets(n: int, da
 
 
 def reading_of(inputs: Tensor, weight: Tensor) -> Reading:
-    channels = inputs.shape[1]
-    return Reading(
-        "next.weight", 0, inputs.T.cov(), inputs.mean(0), weight, torch.arange(channels), torch.arange(channels)[:, None]
-    )  # fmt: skip
+    channels = torch.arange(inputs.shape[1])
+    return Reading("next.weight", 0, inputs.T.cov(), inputs.mean(0), weight, channels, channels[:, None])
 
 
 def test_of_two_channels_with_the_same_output_one_goes_first_and_then_the_other_stays() -> None:

@@ -154,6 +154,19 @@ def latency_left(run: MeasuredRun, runtime: str) -> float:
     return run.timed(runtime)[1]
 
 
+@measures.add("ks", source="slimcnn", title="KS of norms", format="share", better="lower", takes="")
+def ks(run: MeasuredRun, _: str) -> float:
+    """Kolmogorov-Smirnov distance of kept and original filter norms, 0 to 1, averaged over the layers of the last cut."""
+    layers = [
+        block.data["layers"]
+        for section in run.report.sections
+        for block in section.blocks
+        if block.kind == "figure" and block.figure == "norms"
+    ]  # fmt: skip
+    found = [float(one["ks"]) for one in layers[-1]] if layers else []
+    return sum(found) / len(found) if found else 0.0
+
+
 @measures.add("seconds", source="slimcnn", title="time of the run", format="seconds", better="lower", takes="")
 def seconds(run: MeasuredRun, _: str) -> float:
     """Seconds of all steps, without interruptions; steps in common with other runs count in each of them."""

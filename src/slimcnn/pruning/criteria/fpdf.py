@@ -103,10 +103,8 @@ def _bounded(bins: int | None, norm: int, fit: str, tau: float, redundancy: str)
             costs, remove = refitted_costs(evidence.readings, evidence.channels)
         return within_bound(norms(evidence), m, tau, costs, remove)
 
-    given = (("norm", norm, 2), ("tau", tau, None), ("redundancy", redundancy, "reconstruction"))
-    options = ",".join(
-        f"{key}={value:g}" if key == "tau" else f"{key}={value}" for key, value, d in given if value != d
-    )
+    given = (("norm", norm, 2), ("tau", f"{tau:g}", ""), ("redundancy", redundancy, "reconstruction"))
+    options = ",".join(f"{key}={value}" for key, value, default in given if value != default)
     needs = "filters" if redundancy == "distance" else "filters and readings"
     return Criterion(f"fpdf:{options}", norms, choose, needs=needs)  # type: ignore[arg-type]
 
