@@ -156,7 +156,7 @@ def latency_left(run: MeasuredRun, runtime: str) -> float:
 
 @measures.add("ks", source="slimcnn", title="KS of norms", format="share", better="lower", takes="")
 def ks(run: MeasuredRun, _: str) -> float:
-    """Kolmogorov-Smirnov distance of kept and original filter norms, 0 to 1, averaged over the layers of the last cut."""
+    """Kolmogorov-Smirnov distance of kept and original filter norms, 0 to 1: the mean over layers of the last cut."""
     layers = [
         block.data["layers"]
         for section in run.report.sections
