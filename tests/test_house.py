@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -156,8 +158,6 @@ def test_public_names_are_sorted_complete_and_importable() -> None:
 
 
 def test_importing_the_command_line_does_not_import_torch() -> None:
-    import subprocess
-    import sys
 
     code = "import sys, slimcnn.cli; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -167,3 +167,10 @@ def test_importing_the_command_line_does_not_import_torch() -> None:
 def test_every_folder_of_the_package_is_a_package() -> None:
     for path in SOURCE.rglob("*.py"):
         importlib.import_module(module_of(path))
+
+
+def test_modules_that_the_documentation_names_are_there_right_after_the_import() -> None:
+    line = "import slimcnn; print(slimcnn.steps.Prune.__name__, slimcnn.show.SILENT, slimcnn.errors.RunError.__name__)"
+    found = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("Prune Show(")

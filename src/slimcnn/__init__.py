@@ -83,6 +83,8 @@ _HOMES = {
     "training": ["Training", "evaluate", "fit"],
     "verifying": ["Certificate", "verify"],
 }
+_ROOMS = ("errors", "show", "steps", "studying")
+"""Modules whose names are used as attributes: `slimcnn.steps.Prune`."""
 _HOME = {name: f"slimcnn.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -146,6 +148,8 @@ def __getattr__(name: str) -> Any:
     # Importing PyTorch takes seconds; `slimcnn --help` must not wait for it.
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"slimcnn.{name}")
     raise AttributeError(f"module 'slimcnn' has no attribute {name!r}")
 
 

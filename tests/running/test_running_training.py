@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,21 @@ def test_weights_in_the_folder_of_the_run_are_not_to_be_deleted(tmp_path: Path) 
     assert "choose another --out for these weights, or repeat the earlier command's network and training" in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize("step", ["train", "distill"])
+def test_a_step_trains_on_as_many_images_as_it_is_given(step: str, tmp_path: Path, trained: Path) -> None:
+    _, said = go(tmp_path / "run", f"{step}:epochs=1,images=40,learning_rate=0.01", trained)
+    assert any("1 epoch on 40 images" in line for line in said)
+
+
+def test_distilling_by_softened_logits_alone_reads_no_labels(tmp_path: Path, trained: Path, digits: Dataset) -> None:
+    net = slimcnn.load(trained)
+    train = digits.train
+    wrong = replace(digits, train=replace(train, labels=train.labels.flip(0)))
+    step = slimcnn.steps.Distill(epochs=1, loss="0*cross_entropy+kd", learning_rate=0.01, keep="last")
+    found = [
+        slimcnn.chain(net, data, [step], out=tmp_path / str(number), deterministic=True, latency_seconds=0.01).model
+        for number, data in enumerate((digits, wrong))
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in found), strict=True))

@@ -20,7 +20,7 @@ def objective_named(spec: str, teacher: Teacher, label_smoothing: float = 0.0) -
     """Build an objective from its terms: `0.1*cross_entropy+0.9*kd:temperature=4+0.5*scale_factor`.
 
     A term without a weight uses its default (0.9 for kd, 0.5 for scale_factor). Cross entropy is added if it is not
-    named, with weight 0.1 if there is a kd term, otherwise 1.
+    named, with weight 0.1 if there is a kd term, otherwise 1; `0*cross_entropy+kd` uses no labels.
 
     Raises:
         UnknownName: there is no such loss; RecipeError: an invalid weight or option.
@@ -31,6 +31,8 @@ def objective_named(spec: str, teacher: Teacher, label_smoothing: float = 0.0) -
     [('cross_entropy', 0.1), ('kd', 0.9)]
     >>> [(term.name, term.weight) for term in objective_named("kd+scale_factor", teacher).terms]
     [('cross_entropy', 0.1), ('kd', 0.9), ('scale_factor', 0.5)]
+    >>> [(term.name, term.weight) for term in objective_named("0*cross_entropy+kd", teacher).terms]
+    [('kd', 0.9)]
     """
     found = Terms()
     for factor, build, options in parts_of(spec):
@@ -54,7 +56,12 @@ def parts_of(spec: str) -> list[tuple[float, Callable[..., Terms] | None, dict[s
             factor = float(weight) if star else _weight_of(name)
         except ValueError:
             raise RecipeError(f"loss {spec!r}: {weight!r} is not a number; write 0.9*kd+0.5*scale_factor") from None
-        found.append((factor, None, {}) if name == "cross_entropy" else (factor, *losses.split(name, RecipeError)))
+        if name != "cross_entropy":
+            found.append((factor, *losses.split(name, RecipeError)))
+        elif factor:
+            found.append((factor, None, {}))
+    if not found:
+        raise RecipeError(f"loss {spec!r} has no term: add one, such as kd")
     return found
 
 

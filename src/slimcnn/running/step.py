@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -102,6 +102,10 @@ class State:
     def example(self) -> Tensor:
         """An example input of zeros, (1, c, h, w)."""
         return torch.zeros(1, *self.data.shape)
+
+    def on_images(self, n: int | None, seed: int) -> State:
+        """Return the state with at most n training images, stratified by class; the seed chooses which. None: all."""
+        return self if n is None else replace(self, data=replace(self.data, train=self.data.train.limit(n, seed=seed)))
 
     def images(self, n: int, seed: int = 0) -> Iterator[Tensor]:
         """Return n normalized training images without labels, in batches (n, c, h, w); the seed chooses which."""

@@ -49,6 +49,8 @@ class Distill(Step, Training):
     """The network to train; default: the network from the steps before."""
     teacher_cache: int | None = Field(default=None, ge=1)
     """Number of fixed augmented views per image; the teacher's logits are computed once per view and stored on disk."""
+    images: int | None = Field(default=None, ge=1)
+    """Number of training images; default: all. The loss 0*cross_entropy+kd uses no labels."""
     epochs: int = Field(default=10, ge=1)
     """Passes over the training images."""
     learning_rate: float | None = None  # type: ignore[assignment]
@@ -95,6 +97,7 @@ class Distill(Step, Training):
                 f"WARNING: the student's checkpoint expects {described(own)}, but the student is trained with "
                 f"{described(used)}, as the reference: its accuracy starts lower"
             )
+        some = state.on_images(self.images, self.seed)
         trained = bool(self.student.weights) if self.student else "trained" in at.facts
         rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RECOVERING if trained else LEARNING)
         training = training_of(self, learning_rate=rate, label_smoothing=0.0)  # the objective does the smoothing
@@ -106,15 +109,15 @@ class Distill(Step, Training):
             def objective_of_a_trial() -> Objective:
                 return objective_named(self.loss, Teacher(taught_by), self.label_smoothing)
 
-            choice = rate_for(student, state.data, training, at, objective_of_a_trial)
+            choice = rate_for(student, some.data, training, at, objective_of_a_trial)
             training = training.model_copy(update={"learning_rate": choice.rate})
         teacher = Teacher(taught_by)
         if self.teacher_cache is not None:
             views = min(self.teacher_cache, self.epochs)  # an epoch uses one view: further ones are never seen
             training = training.model_copy(update={"views": views})
-            teacher = teacher.cached(at.folder / ANSWERS, len(state.data.train), views)
+            teacher = teacher.cached(at.folder / ANSWERS, len(some.data.train), views)
         objective = objective_named(self.loss, teacher, self.label_smoothing)
-        epochs = learn(student, state, training, at, "distilling", objective)
+        epochs = learn(student, some, training, at, "distilling", objective)
         named = " + ".join(f"{term.weight:g} {term.name}" for term in objective.terms)
         what = f"{count(self.epochs, 'epoch')} of distillation, loss {named}, {choice}"
         sections = [about_training("Distillation", what, epochs, at.level)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pydantic import Field
+
 from slimcnn.graph.copying import duplicate
 from slimcnn.reporting.sections import Section
 from slimcnn.running.epochs import about_training, count, learn, training_of
@@ -25,20 +27,22 @@ class Train(Step, Training):
     trains = True
     remedy = "use a lower learning rate, or keep the best epoch (--keep best)"
 
+    images: int | None = Field(default=None, ge=1)
+    """Number of training images; default: all."""
     learning_rate: float | None = None  # type: ignore[assignment]
     """Peak learning rate; default 0.1 from scratch (adamw: 0.001). For a trained network, 0.01 (adamw: 0.001), 0.3 or
     0.1 of it: the largest that does not lower validation top-1 in a short look."""
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Train a copy; after the first training of a run, it is the reference network."""
-        model = duplicate(state.model)
+        model, some = duplicate(state.model), state.on_images(self.images, self.seed)
         first = not at.facts & {"trained"}
         rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else FROM_SCRATCH if first else FINE_TUNING)
         training, choice = training_of(self, learning_rate=rate), RateChoice(rate=rate)
         if not first and self.learning_rate is None:
-            choice = rate_for(model, state.data, training, at)
+            choice = rate_for(model, some.data, training, at)
             training = training_of(training, learning_rate=choice.rate)
-        epochs = learn(model, state, training, at, "training" if first else "fine-tuning")
+        epochs = learn(model, some, training, at, "training" if first else "fine-tuning")
         how = "from scratch" if first else "of fine-tuning"
         what = f"{count(self.epochs, 'epoch')} {how}, {choice}"
         section = about_training("Training", what, epochs, None if first else at.level)
