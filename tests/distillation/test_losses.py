@@ -16,8 +16,16 @@ from slimcnn.distillation.dkd import dkd_loss, nckd_loss, tckd_loss
 from slimcnn.distillation.fitnet import fitnet_loss, regressed
 from slimcnn.distillation.kd import kd_loss
 from slimcnn.distillation.rkd import rkd_loss
-from slimcnn.distillation.scale_factor import class_factor_loss, class_factors, closeness, scale_factor_loss
-from slimcnn.errors import ModelError
+from slimcnn.distillation.scale_factor import (
+    class_factor_loss,
+    class_factors,
+    close_pairs_loss,
+    closeness,
+    scale_factor_loss,
+)
+from slimcnn.distillation.teachers import Teacher
+from slimcnn.distillation.terms import objective_named
+from slimcnn.errors import ModelError, RecipeError
 
 T, DELTA = 4.0, 1.0
 
@@ -264,3 +272,46 @@ def test_the_gradient_of_regressed_hints_is_that_of_their_minimum() -> None:
     with torch.no_grad():
         there, back = (fitnet_loss(student + sign * step, teacher) for sign in (1, -1))
     assert float((there - back) / 2) == pytest.approx(float((gradient * step).sum()), rel=0.02, abs=1e-5)
+
+
+# --- all pairs of close classes ---------------------------------------------------------------------------------------
+
+
+def test_close_pairs_are_those_of_a_loop_over_pairs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(5, 7, generator=generator) * 4 for _ in range(2))
+    temperature, delta, count = 2.0, 0.7, 4
+    total = 0.0
+    for s, t in zip(student / temperature, teacher / temperature, strict=True):
+        near = t.argsort(descending=True)[:count].tolist()
+        q = torch.softmax(t[near], 0)
+        for a in range(count):
+            for b in range(a + 1, count):
+                error = abs(float((s[near[a]] - s[near[b]]) - (t[near[a]] - t[near[b]])))
+                huber = error**2 / 2 if error <= delta else delta * (error - delta / 2)
+                total += float(q[a] * q[b]) * huber
+    found = close_pairs_loss(student, teacher, count, temperature, delta)
+    assert float(found) == pytest.approx(temperature**2 * total / 5, rel=1e-5)
+
+
+def test_over_all_pairs_and_without_a_bound_it_is_the_variance_of_the_students_error() -> None:
+    generator = torch.Generator().manual_seed(1)
+    student, teacher = (torch.randn(6, 9, generator=generator, dtype=torch.float64) for _ in range(2))
+    q, error = (teacher / 3).softmax(1), (student - teacher) / 3
+    variance = (q * error**2).sum(1) - (q * error).sum(1) ** 2
+    found = close_pairs_loss(student, teacher, classes=100, temperature=3.0, delta=1e6)
+    assert float(found) == pytest.approx(float(4.5 * variance.mean()), rel=1e-5)
+
+
+def test_the_gradient_of_close_pairs_is_bounded() -> None:
+    generator = torch.Generator().manual_seed(2)
+    student = (torch.randn(8, 20, generator=generator) * 50).requires_grad_(True)
+    close_pairs_loss(student, torch.randn(8, 20, generator=generator) * 50, 8, 4.0, 0.5).backward()
+    assert student.grad is not None
+    assert float(student.grad.abs().sum(1).max()) <= 0.5 * 4.0 / 8 + 1e-6  # the mean over 8 samples
+
+
+@pytest.mark.parametrize("spec", ["scale_factor:classes=1", "scale_factor:classes=8,level=class"])
+def test_pairs_that_make_no_sense_are_refused(spec: str) -> None:
+    with pytest.raises(RecipeError, match="must be 2 or more, and needs level=sample"):
+        objective_named(spec, Teacher(torch.nn.Flatten()))

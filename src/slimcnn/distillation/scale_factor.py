@@ -93,6 +93,43 @@ def class_factor_loss(
     return temperature**2 * (closeness(teacher, labels) * error).sum(dim=1).mean()
 
 
+def close_pairs_loss(
+    student_logits: Tensor, teacher_logits: Tensor, classes: int = 8, temperature: float = 4.0, delta: float = 1.0
+) -> Tensor:
+    """Compute T² · mean over the batch of Σ_{i<j} q_i q_j · Huber_δ(ρ_ij^s - ρ_ij^t), over the nearest classes.
+
+    ρ_ij = (z_i - z_j) / T is the logarithm of the scale factor between two classes, i and j run over the `classes`
+    classes with the highest teacher logits, and q is the teacher's softmax of z / T over them. So all close classes are
+    compared with each other, not only with the sample's class, and no labels are needed. Without the Huber bound
+    (δ → ∞), the loss is T²/2 times the variance, under q, of the student's error (z^s - z^t) / T. Its gradient is at
+    most δ T per sample (L1 norm).
+
+    Args:
+        student_logits: (n, classes).
+        teacher_logits: (n, classes); gets no gradient.
+        classes: number of nearest classes, 2 or more; with more than the network has, all of them.
+        temperature: T, above 0.
+        delta: the error at which the Huber loss changes from quadratic to linear.
+
+    Raises:
+        ModelError: the logits have different shapes, or only one class.
+
+    Source: our second reading of Xu, Song 2018, whose abstract speaks of the similarity between all classes.
+
+    >>> teacher = torch.tensor([[3.0, 1.0, 0.0]])
+    >>> close_pairs_loss(teacher + 5, teacher, classes=2)
+    tensor(0.)
+    """
+    same_classes(student_logits, teacher_logits, least=2)
+    student, teacher = student_logits.float() / temperature, teacher_logits.detach().float() / temperature
+    near = teacher.topk(min(classes, teacher.shape[1]), dim=1).indices
+    error, q = (student - teacher).gather(1, near), teacher.gather(1, near).softmax(dim=1)
+    i, j = torch.triu_indices(near.shape[1], near.shape[1], offset=1, device=near.device)
+    difference = error[:, i] - error[:, j]
+    found = F.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=delta)
+    return temperature**2 * (q[:, i] * q[:, j] * found).sum(dim=1).mean()
+
+
 @losses.add(
     "scale_factor",
     source="Xu, Song 2018, Computer Engineering and Applications 54(12), our reconstruction",
@@ -104,12 +141,15 @@ def scale_factor(
     delta: float = 1.0,
     warmup: float = 0.0,
     level: str = "sample",
+    classes: int = 0,
 ) -> Terms:
     """Closeness of the other classes to the sample's class, per sample or (level=class) averaged per class.
 
     See `scale_factor_loss` and, for level=class, `class_factor_loss`: the teacher's logits of all training images are
-    averaged before the first step.
+    averaged before the first step. With classes=8, all pairs of the teacher's 8 nearest classes: `close_pairs_loss`.
     """
+    if classes and (classes < 2 or level != "sample"):
+        raise RecipeError(f"scale_factor: classes={classes} must be 2 or more, and needs level=sample")
     if level not in ("sample", "class"):
         raise RecipeError(f"level={level!r}: choose sample or class")
     taught = teacher_of(teacher)
@@ -117,6 +157,8 @@ def scale_factor(
         return _of_classes(taught, temperature, delta, warmup)
 
     def value(seen: Seen) -> Tensor:
+        if classes:
+            return close_pairs_loss(seen.logits, seen.answers[taught], classes, temperature, delta)
         return scale_factor_loss(seen.logits, seen.answers[taught], seen.y, temperature, delta)
 
     return Terms(Term("scale_factor", value, teacher=taught, warmup=warmup))
