@@ -18,6 +18,14 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from slimcnn import __version__
+
+        typer.echo(f"slimcnn {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     import_: Annotated[
@@ -26,6 +34,9 @@ def root(
             "--import", help="A Python module that registers steps, criteria, losses ... (docs/extending.md)."
         ),
     ] = [],  # noqa: B006 - typer copies it
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Make trained convolutional networks smaller and faster, and prove that nothing broke."""
     if import_:

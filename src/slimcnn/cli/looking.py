@@ -252,3 +252,16 @@ def _names_of(checkpoints: list[Path]) -> list[str]:
                 f"{path} is not a slimcnn checkpoint, so its network is unknown: write one with slimcnn train"
             )
     return names
+
+
+@app.command()
+def doctor(as_json: options.AsJson = False) -> None:
+    """Check this machine: versions, devices, extras, runtimes that work, free memory and disk, and what to install.
+
+    Example: slimcnn doctor
+    """
+    from slimcnn import views
+
+    with watched(as_json) as show:
+        view = views.doctor(show)
+    print_view(view, as_json)

@@ -2,6 +2,7 @@
 
 from slimcnn.views.benchmark import benchmark
 from slimcnn.views.closeness import closeness
+from slimcnn.views.doctor import doctor
 from slimcnn.views.evaluate import evaluate
 from slimcnn.views.inspect import inspect
 from slimcnn.views.measure import measure
@@ -16,6 +17,7 @@ __all__ = [
     "View",
     "benchmark",
     "closeness",
+    "doctor",
     "evaluate",
     "inspect",
     "measure",
