@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -99,6 +99,12 @@ class Constraints:
             self, pairs=tuple(pairs), parts=left, components=components, locks=Locks.none(components.number)
         )
         return connected.lock(self.locks.records)
+
+    def release(self, parts: Sequence[EqualParts]) -> Constraints:
+        """Drop equal-count constraints: of these parts, whole ones may be removed."""
+        if not parts:
+            return self
+        return replace(self, parts=tuple(part for part in self.parts if not any(part is one for one in parts)))
 
     def guess(self, sizes: Iterable[SizeGuess]) -> Constraints:
         """Assume that more module attributes are channel counts."""

@@ -39,6 +39,12 @@ def modules_at(record: TraceRecord, sites: list[Site]) -> list[str]:
     return list(dict.fromkeys(run.site.module for run in record.runs if run.activations and run.site.code in lines))
 
 
+def modules_running(record: TraceRecord, function: tuple[str, str]) -> list[str]:
+    """Return the modules in which this function (file and name) called operations."""
+    runs = (run for run in record.runs if (run.site.file, run.site.function) == function)
+    return list(dict.fromkeys(run.site.module for run in runs))
+
+
 def guess_sizes(model: nn.Module, record: TraceRecord, places: list[str]) -> list[SizeGuess]:
     """Find attributes of modules that may be channel counts."""
     modules = dict(named_modules(model))

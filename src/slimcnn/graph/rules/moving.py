@@ -131,7 +131,7 @@ def _part(tracer: Tracer, call: Call, table: Tensor) -> None:
     """
     tracer.record.delicate = True
     if table.size(0) > table.size(1):
-        tracer.unify(table[:, :1].expand(-1, table.size(1) - 1), table[:, 1:], call)
+        tracer.equate(table[:, :1].expand(-1, table.size(1) - 1), table[:, 1:], call)
     else:
         tracer.part(table, call)
 
