@@ -24,7 +24,7 @@ from slimcnn.graph.grouping import Traced
 from slimcnn.graph.ids import Label, ids_in
 from slimcnn.graph.operations import operation
 from slimcnn.graph.partition import Constraints
-from slimcnn.graph.size_attributes import guess_sizes, modules_at, modules_running
+from slimcnn.graph.size_attributes import guess_sizes, modules_at, modules_running, shared_sizes
 from slimcnn.graph.trace_record import EqualParts, LockRecord
 from slimcnn.graph.tracer import Tracer
 from slimcnn.graph.trial_channels import trials_of_parts
@@ -168,15 +168,31 @@ def _guessed(model: nn.Module, constraints: Constraints, failure: Failure) -> tu
     The flag is False if there is none, or if it was already changed and did not help.
     """
     record = constraints.record
-    places = modules_at(record, [lock.site for lock in failure.locks if lock.site is not None])
-    if any(size.module in places for size in constraints.sizes):
-        return constraints.refute(places), False
+    sites = [lock.site for lock in failure.locks if lock.site is not None]
+    places = modules_at(record, sites)
+    sized = {size.module for size in constraints.sizes}
+    if not sized.isdisjoint(places):
+        if constraints.shared.isdisjoint(places):
+            return _shared(model, constraints, places)
+        wrong = not sized.isdisjoint(site.module for site in sites)
+        return constraints.unshare() if wrong else constraints, False
     found = guess_sizes(model, record, [place for place in places if place not in constraints.refuted])
     if not found and failure.function is not None:
         tried = constraints.refuted.union(size.module for size in constraints.sizes)
         places = modules_running(record, failure.function)
         found = guess_sizes(model, record, [place for place in places if place not in tried])
     return constraints.guess(found), bool(found)
+
+
+def _shared(model: nn.Module, constraints: Constraints, places: list[str]) -> tuple[Constraints, bool]:
+    """Assume that attributes of these modules count several axes each, or drop the assumption that they are counts."""
+    component, locked = constraints.components.component, constraints.locks.mask
+    guesses, parts = shared_sizes(
+        model, constraints.record, places, lambda ids: bool(locked[component[ids[ids >= 0].numpy()]].any())
+    )
+    if not parts:
+        return constraints.refute(places), False
+    return constraints.share(places, guesses, parts), True
 
 
 def parts_through(found: Assembled, broken: list[LockRecord]) -> list[EqualParts]:
