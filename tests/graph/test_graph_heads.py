@@ -1,4 +1,4 @@
-"""Attention heads that run one by one, as in EfficientViT: what each reads and makes follows a cut, all by one width."""
+"""Attention heads that run one by one, as in EfficientViT: what each reads and makes follows a cut."""
 
 from __future__ import annotations
 

@@ -119,9 +119,7 @@ class Constraints:
         refuted = self.refuted.union(modules)
         return replace(self, refuted=refuted, sizes=tuple(size for size in self.sizes if size.module not in refuted))
 
-    def share(
-        self, modules: Iterable[str], sizes: Iterable[SizeGuess], parts: Iterable[EqualParts]
-    ) -> Constraints:
+    def share(self, modules: Iterable[str], sizes: Iterable[SizeGuess], parts: Iterable[EqualParts]) -> Constraints:
         """Assume instead that attributes of these modules each count several axes, which keep equal numbers."""
         places = frozenset(modules)
         others = tuple(size for size in self.sizes if size.module not in places)

@@ -165,7 +165,7 @@ def _guessed(model: nn.Module, constraints: Constraints, failure: Failure) -> tu
     If Python failed between two operations, the last line that called one may be elsewhere: then all modules are
     searched that run the failing function.
 
-    The flag is False if there is none, or if it was already changed and did not help.
+    The flag is True if the next trial cut must check a new assumption.
     """
     record = constraints.record
     sites = [lock.site for lock in failure.locks if lock.site is not None]
@@ -175,7 +175,7 @@ def _guessed(model: nn.Module, constraints: Constraints, failure: Failure) -> tu
         if constraints.shared.isdisjoint(places):
             return _shared(model, constraints, places)
         wrong = not sized.isdisjoint(site.module for site in sites)
-        return constraints.unshare() if wrong else constraints, False
+        return (constraints.unshare(), True) if wrong else (constraints, False)
     found = guess_sizes(model, record, [place for place in places if place not in constraints.refuted])
     if not found and failure.function is not None:
         tried = constraints.refuted.union(size.module for size in constraints.sizes)
@@ -188,7 +188,7 @@ def _shared(model: nn.Module, constraints: Constraints, places: list[str]) -> tu
     """Assume that attributes of these modules count several axes each, or drop the assumption that they are counts."""
     component, locked = constraints.components.component, constraints.locks.mask
     guesses, parts = shared_sizes(
-        model, constraints.record, places, lambda ids: bool(locked[component[ids[ids >= 0].numpy()]].any())
+        model, constraints.record, places, lambda ids: bool((ids < 0).any() or locked[component[ids.numpy()]].any())
     )
     if not parts:
         return constraints.refute(places), False

@@ -217,11 +217,21 @@ def _suspects_locked(broken: Broken, trial: TrialCut, patience: bool) -> list[Lo
     site = broken.record.last.site if broken.record.last else None
     for labels in _suspects(broken, trial, patience):
         records = [LockRecord(trial.partition.known(ids_in(label)), reason, site) for label in labels]
-        found = _whole_groups(records, trial)
+        found = _read_first(_whole_groups(records, trial), trial)
         if found:
             found = _blaming_moves(found, broken.record)
             return found + _whole_groups(_same_line_in_other_modules(found, trial), trial)
     return []
+
+
+def _read_first(locks: list[LockRecord], trial: TrialCut) -> list[LockRecord]:
+    """Leave out groups that no weight reads, where others failed with them: `x[:, :8]` may drop all their channels.
+
+    The next trial shows whether they can go.
+    """
+    component, owner = trial.partition.component, trial.partition.owner
+    read = [lock for lock in locks if trial.graph.groups[int(owner[component[int(lock.ids[0])]])].reads]
+    return read or locks
 
 
 def _suspects(broken: Broken, trial: TrialCut, patience: bool) -> Iterator[list[Label]]:

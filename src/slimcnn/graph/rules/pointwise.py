@@ -14,7 +14,6 @@ from slimcnn.graph.operations import Labels, aten, rule
 from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
 
-
 BY_ITS_POSITION = "selected by its position"
 
 
