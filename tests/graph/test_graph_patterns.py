@@ -96,6 +96,7 @@ def test_unpooling_ties_the_channels_of_the_positions_to_those_of_the_values() -
 
 GATES = {
     "repeat": lambda gate, n: gate.repeat(1, n, 1, 1),
+    "repeat_interleave": lambda gate, n: gate.repeat_interleave(n, 1),
     "cat": lambda gate, n: torch.cat([gate] * n, 1),
     "expand": lambda gate, n: gate.expand(-1, n, -1, -1),
 }

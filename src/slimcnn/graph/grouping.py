@@ -14,8 +14,9 @@ from slimcnn.graph.axis_ids import AxisIds
 from slimcnn.graph.branches import branches, feeding, needed
 from slimcnn.graph.channels import Axis, ChannelGroup, Mask, Positions, layer_of
 from slimcnn.graph.equal_counts import EqualCounts, same_rows, same_value
+from slimcnn.graph.operations import operation
 from slimcnn.graph.partition import Constraints, Partition
-from slimcnn.graph.trace_record import LockRecord, TraceRecord
+from slimcnn.graph.trace_record import EqualParts, LockRecord, TraceRecord
 
 UNMADE, TRAINED = "no layer produces these channels", "runs in training mode only"
 
@@ -169,6 +170,7 @@ def _resolve(traced: Traced, constraints: Constraints) -> tuple[Constraints, lis
         if wrong:
             constraints = constraints.lock(wrong)
             continue
+        constraints = constraints.release(_whole_parts(constraints))
         component = constraints.components.component
         cells = EqualCounts.of([one.components for one in alike], constraints.components.number)
         tables = [component[part.rows.numpy()] for part in constraints.parts]
@@ -185,6 +187,22 @@ def _resolve(traced: Traced, constraints: Constraints) -> tuple[Constraints, lis
             return constraints, alike, cells.cell, cells.bundles(tables)
         members = np.flatnonzero(np.isin(component[: len(traced.axis_ids)], lonely))
         constraints = constraints.lock([LockRecord(torch.from_numpy(members), ONE_EACH, None)])
+
+
+def _whole_parts(constraints: Constraints) -> list[EqualParts]:
+    """List the views as (parts, channels) in which every part is a single channel, as in a norm over groups.
+
+    Equal counts would allow no cut there. That it is the number of channels in a part that changes, and not the number
+    of parts, was an assumption; the trial cuts check the other one: whole parts are removed.
+    """
+    component = constraints.components.component
+    found = []
+    for part in constraints.parts:
+        if operation(part.site.op).kind == "view" and len(part.rows) > 2:  # a trial cut must leave two
+            table = component[part.rows.numpy()]
+            if (table == table[:, :1]).all() and len(np.unique(table[:, 0])) == len(table):
+                found.append(part)
+    return found
 
 
 def _lock_reason(traced: Traced, one: Alike) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -71,6 +71,10 @@ class Constraints:
     """Module attributes that are assumed to be channel counts."""
     refuted: frozenset[str] = frozenset()
     """Modules for which that assumption was wrong."""
+    shared: frozenset[str] = frozenset()
+    """Modules whose attributes are assumed to count several axes at once."""
+    unshared: Constraints | None = None
+    """The constraints before that assumption."""
 
     @classmethod
     def of(cls, record: TraceRecord, ids: int) -> Constraints:
@@ -100,6 +104,12 @@ class Constraints:
         )
         return connected.lock(self.locks.records)
 
+    def release(self, parts: Sequence[EqualParts]) -> Constraints:
+        """Drop equal-count constraints: of these parts, whole ones may be removed."""
+        if not parts:
+            return self
+        return replace(self, parts=tuple(part for part in self.parts if not any(part is one for one in parts)))
+
     def guess(self, sizes: Iterable[SizeGuess]) -> Constraints:
         """Assume that more module attributes are channel counts."""
         return replace(self, sizes=(*self.sizes, *sizes))
@@ -108,6 +118,24 @@ class Constraints:
         """Drop the assumption that attributes of these modules are channel counts."""
         refuted = self.refuted.union(modules)
         return replace(self, refuted=refuted, sizes=tuple(size for size in self.sizes if size.module not in refuted))
+
+    def share(self, modules: Iterable[str], sizes: Iterable[SizeGuess], parts: Iterable[EqualParts]) -> Constraints:
+        """Assume instead that attributes of these modules each count several axes, which keep equal numbers."""
+        places = frozenset(modules)
+        others = tuple(size for size in self.sizes if size.module not in places)
+        return replace(
+            self,
+            sizes=(*others, *sizes),
+            parts=(*self.parts, *parts),
+            shared=self.shared | places,
+            unshared=self.unshared or self,
+        )
+
+    def unshare(self) -> Constraints:
+        """Drop the assumptions of `share` and their consequences; modules that it concerned are refuted."""
+        if self.unshared is None:
+            return self
+        return self.unshared.lock(self.locks.records[len(self.unshared.locks.records) :]).refute(self.shared)
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,17 @@ there are assumed to be channel counts. The assumption holds only if trial cuts 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from slimcnn.graph.fast.module_tree import named_modules
 from slimcnn.graph.ids import Label, along, varying
 from slimcnn.graph.shrinking import MARKER, sizes
-from slimcnn.graph.trace_record import Site, TraceRecord
+from slimcnn.graph.trace_record import EqualParts, OperationRun, Site, TraceRecord
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,65 @@ def modules_at(record: TraceRecord, sites: list[Site]) -> list[str]:
     return list(dict.fromkeys(run.site.module for run in record.runs if run.activations and run.site.code in lines))
 
 
+def modules_running(record: TraceRecord, function: tuple[str, str]) -> list[str]:
+    """Return the modules in which this function (file and name) called operations."""
+    runs = (run for run in record.runs if (run.site.file, run.site.function) == function)
+    return list(dict.fromkeys(run.site.module for run in runs))
+
+
 def guess_sizes(model: nn.Module, record: TraceRecord, places: list[str]) -> list[SizeGuess]:
     """Find attributes of modules that may be channel counts."""
     modules = dict(named_modules(model))
     return [guess for place in places for guess in _guesses_in(place, modules[place], record)]
 
 
-def _guesses_in(place: str, module: nn.Module, record: TraceRecord) -> Iterator[SizeGuess]:
-    here = [run for run in record.runs if run.site.module == place]
-    parted = [[_channels(label) for label in run.pieces] for run in here if run.pieces]
-    passed = [_channels(label) for run in here for label in run.activations]
-    axes = [ids for ids in (*(ids for pieces in parted for ids in pieces), *passed) if ids is not None]
-    by_length = {len(ids): ids for ids in reversed(axes)}
+def shared_sizes(
+    model: nn.Module, record: TraceRecord, places: list[str], is_locked: Callable[[Tensor], bool]
+) -> tuple[list[SizeGuess], list[EqualParts]]:
+    """Find attributes that may count several channel axes at once, such as a width that all heads of a module share.
+
+    These axes must keep equal numbers of channels. Attributes that equal the length of a locked axis too are left out:
+    they may be its length.
+    """
+    modules = dict(named_modules(model))
+    guesses: list[SizeGuess] = []
+    parts: list[EqualParts] = []
+    for place in places:
+        here = [run for run in record.runs if run.site.module == place]
+        axes = [ids for pieces in _parted(here) for ids in pieces if ids is not None] + _passed(here)
+        distinct = list({tuple(ids.tolist()): ids for ids in axes}.values())
+        fixed = {len(ids) for ids in distinct if is_locked(ids)}
+        for name, value in _attributes(modules[place]):
+            counted = [ids for ids in distinct if len(ids) == value]
+            if _is_count(value) and counted and value not in fixed:
+                guesses.append(SizeGuess(place, name, None, counted[0]))
+                if len(counted) > 1:
+                    parts.append(EqualParts(torch.stack(counted), here[0].site))
+    return guesses, parts
+
+
+def _parted(runs: list[OperationRun]) -> list[list[Tensor | None]]:
+    return [[_channels(label) for label in run.pieces] for run in runs if run.pieces]
+
+
+def _passed(runs: list[OperationRun]) -> list[Tensor]:
+    found = (_channels(label) for run in runs for label in run.activations)
+    return [ids for ids in found if ids is not None]
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of a module that are neither private nor known sizes of PyTorch's modules."""
     found_before = vars(module).get(MARKER, ())
     known = [name for name in sizes(module) if name not in found_before]
-    for name, value in vars(module).items():
-        if name in known or name.startswith("_"):
-            continue
+    return ((name, value) for name, value in vars(module).items() if name not in known and not name.startswith("_"))
+
+
+def _guesses_in(place: str, module: nn.Module, record: TraceRecord) -> Iterator[SizeGuess]:
+    here = [run for run in record.runs if run.site.module == place]
+    parted = _parted(here)
+    axes = [ids for pieces in parted for ids in pieces if ids is not None] + _passed(here)
+    by_length = {len(ids): ids for ids in reversed(axes)}
+    for name, value in _attributes(module):
         if _is_count(value) and value in by_length:
             yield SizeGuess(place, name, None, by_length[value])
         elif type(value) in (list, tuple) and value and all(isinstance(item, int) for item in value):

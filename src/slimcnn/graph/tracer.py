@@ -124,6 +124,11 @@ class Tracer(TorchDispatchMode):
         a, b = a.reshape(-1), b.reshape(-1)
         if len(a) > 1:
             self.meet(a, b)
+        self.equate(a, b, call)
+
+    def equate(self, a: Tensor, b: Tensor, call: Call) -> None:
+        """Like `unify`, where the operation combines no values: a trial cut need not find the ids together here."""
+        a, b = a.reshape(-1), b.reshape(-1)
         if torch.equal(a, b):
             return
         known = np.minimum(a.numpy(), b.numpy()) != NONE

@@ -24,11 +24,11 @@ from slimcnn.graph.grouping import Traced
 from slimcnn.graph.ids import Label, ids_in
 from slimcnn.graph.operations import operation
 from slimcnn.graph.partition import Constraints
-from slimcnn.graph.size_attributes import guess_sizes, modules_at
+from slimcnn.graph.size_attributes import guess_sizes, modules_at, modules_running, shared_sizes
 from slimcnn.graph.trace_record import EqualParts, LockRecord
 from slimcnn.graph.tracer import Tracer
 from slimcnn.graph.trial_channels import trials_of_parts
-from slimcnn.graph.trial_prune import RunMode, TrialCut, trial_prune
+from slimcnn.graph.trial_prune import Failure, RunMode, TrialCut, trial_prune
 
 MAX_TRIALS = 30
 """Failed trial cuts after which all remaining groups are locked; each failure locks at least one more group."""
@@ -138,14 +138,15 @@ def _verified(model: nn.Module, runs: list[RunMode], traced: Traced, found: Asse
     example, batch = found.graph.example, found.graph.batch
     while failed < MAX_TRIALS:
         trial = TrialCut(found.graph, found.partition, traced.axis_ids, traced.record, blamed)
-        broken = trial_prune(model, runs, trial, seed)
+        failure = trial_prune(model, runs, trial, seed)
+        broken = failure.locks
         if not broken:
             seed, passed = seed + 1, passed + 1
             if passed >= _successes_needed(found):
                 return found.graph
             continue
         passed = 0
-        constraints, guessed = _guessed(model, found.constraints, broken)
+        constraints, guessed = _guessed(model, found.constraints, failure)
         if not guessed:
             parts = parts_through(found, broken)
             if parts:  # perhaps they must lose the same offsets, not only the same number: try that before locking
@@ -158,17 +159,40 @@ def _verified(model: nn.Module, runs: list[RunMode], traced: Traced, found: Asse
     return assemble(model, example, batch, traced, found.constraints.lock([everything])).graph
 
 
-def _guessed(model: nn.Module, constraints: Constraints, broken: list[LockRecord]) -> tuple[Constraints, bool]:
+def _guessed(model: nn.Module, constraints: Constraints, failure: Failure) -> tuple[Constraints, bool]:
     """Look for a channel count among the attributes of the module whose code failed.
 
-    The flag is False if there is none, or if it was already changed and did not help.
+    If Python failed between two operations, the last line that called one may be elsewhere: then all modules are
+    searched that run the failing function.
+
+    The flag is True if the next trial cut must check a new assumption.
     """
     record = constraints.record
-    places = modules_at(record, [lock.site for lock in broken if lock.site is not None])
-    if any(size.module in places for size in constraints.sizes):
-        return constraints.refute(places), False
+    sites = [lock.site for lock in failure.locks if lock.site is not None]
+    places = modules_at(record, sites)
+    sized = {size.module for size in constraints.sizes}
+    if not sized.isdisjoint(places):
+        if constraints.shared.isdisjoint(places):
+            return _shared(model, constraints, places)
+        wrong = not sized.isdisjoint(site.module for site in sites)
+        return (constraints.unshare(), True) if wrong else (constraints, False)
     found = guess_sizes(model, record, [place for place in places if place not in constraints.refuted])
+    if not found and failure.function is not None:
+        tried = constraints.refuted.union(size.module for size in constraints.sizes)
+        places = modules_running(record, failure.function)
+        found = guess_sizes(model, record, [place for place in places if place not in tried])
     return constraints.guess(found), bool(found)
+
+
+def _shared(model: nn.Module, constraints: Constraints, places: list[str]) -> tuple[Constraints, bool]:
+    """Assume that attributes of these modules count several axes each, or drop the assumption that they are counts."""
+    component, locked = constraints.components.component, constraints.locks.mask
+    guesses, parts = shared_sizes(
+        model, constraints.record, places, lambda ids: bool((ids < 0).any() or locked[component[ids.numpy()]].any())
+    )
+    if not parts:
+        return constraints.refute(places), False
+    return constraints.share(places, guesses, parts), True
 
 
 def parts_through(found: Assembled, broken: list[LockRecord]) -> list[EqualParts]:

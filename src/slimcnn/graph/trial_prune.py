@@ -55,6 +55,15 @@ class RunMode:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """What a failed trial cut requires; without locks, it succeeded."""
+
+    locks: list[LockRecord]
+    function: tuple[str, str] | None = None
+    """File and function in which Python failed between two operations, such as an assertion on a size."""
+
+
+@dataclass(frozen=True)
 class TrialCut:
     """The original graph and record, with which a trial cut is compared."""
 
@@ -67,10 +76,10 @@ class TrialCut:
     """Lines of code that failed in earlier trials → modules in which they failed; this trial adds its own."""
 
 
-def trial_prune(model: nn.Module, runs: list[RunMode], trial: TrialCut, seed: int) -> list[LockRecord]:
+def trial_prune(model: nn.Module, runs: list[RunMode], trial: TrialCut, seed: int) -> Failure:
     """Remove about half of every group from a copy; return the locks that failures require, empty if none failed."""
     if not trial.graph.groups:
-        return []
+        return Failure([])
     removed = some_of_each(trial.graph, seed)
     kept = kept_positions(trial.graph, removed)
     cut = shallow_copy(model)
@@ -81,8 +90,10 @@ def trial_prune(model: nn.Module, runs: list[RunMode], trial: TrialCut, seed: in
         try:
             records.append(_trace_cut(cut, run, labels, len(trial.partition.component)))
         except Broken as broken:
-            return _suspects_locked(broken, trial, patience=seed < PATIENCE)
-    return _whole_groups(_failures(records, trial, Remaining(trial, removed)), trial)
+            last = broken.record.last
+            locks = _suspects_locked(broken, trial, patience=seed < PATIENCE)
+            return Failure(locks, broken.function if last and last.finished else None)
+    return Failure(_whole_groups(_failures(records, trial, Remaining(trial, removed)), trial))
 
 
 def _trace_cut(cut: nn.Module, run: RunMode, labels: Mapping[str, Label], next_id: int) -> TraceRecord:
@@ -206,11 +217,21 @@ def _suspects_locked(broken: Broken, trial: TrialCut, patience: bool) -> list[Lo
     site = broken.record.last.site if broken.record.last else None
     for labels in _suspects(broken, trial, patience):
         records = [LockRecord(trial.partition.known(ids_in(label)), reason, site) for label in labels]
-        found = _whole_groups(records, trial)
+        found = _read_first(_whole_groups(records, trial), trial)
         if found:
             found = _blaming_moves(found, broken.record)
             return found + _whole_groups(_same_line_in_other_modules(found, trial), trial)
     return []
+
+
+def _read_first(locks: list[LockRecord], trial: TrialCut) -> list[LockRecord]:
+    """Leave out groups that no weight reads, where others failed with them: `x[:, :8]` may drop all their channels.
+
+    The next trial shows whether they can go.
+    """
+    component, owner = trial.partition.component, trial.partition.owner
+    read = [lock for lock in locks if trial.graph.groups[int(owner[component[int(lock.ids[0])]])].reads]
+    return read or locks
 
 
 def _suspects(broken: Broken, trial: TrialCut, patience: bool) -> Iterator[list[Label]]:

@@ -41,15 +41,15 @@ def repeat(tracer: Tracer, call: Call) -> Labels:
     return move(tracer, call)
 
 
-def _copies(tracer: Tracer, call: Call) -> Label:
+def _copies(tracer: Tracer, call: Call, axis: int = 1) -> Label:
     """Return new ids for equal copies of a single channel, such as a gate: whichever are removed, the rest is equal.
 
     The number of copies may be hard-coded, so a trial cut is needed.
     """
-    if call.out.size(1) < 2:
+    if call.out.size(axis) < 2:
         return ()
     tracer.record.size_blind = False
-    return (axis_facet(tracer.fresh(call.out.size(1)), call.out.shape, 1),)
+    return (axis_facet(tracer.fresh(call.out.size(axis)), call.out.shape, axis),)
 
 
 @rule("aten.index", "aten.index_select", moves=True, sized=True, values=shapes.indices_needed)
@@ -131,7 +131,7 @@ def _part(tracer: Tracer, call: Call, table: Tensor) -> None:
     """
     tracer.record.delicate = True
     if table.size(0) > table.size(1):
-        tracer.unify(table[:, :1].expand(-1, table.size(1) - 1), table[:, 1:], call)
+        tracer.equate(table[:, :1].expand(-1, table.size(1) - 1), table[:, 1:], call)
     else:
         tracer.part(table, call)
 
@@ -300,6 +300,14 @@ def copy(tracer: Tracer, call: Call) -> Labels:
 
 
 @rule("aten.clone", kind="copy", ordered=True, passes_empty=True)
+def clone(tracer: Tracer, call: Call) -> Labels:
+    """Return the ids, or give copies of a single channel ids: `repeat_interleave` expands (n, 1, 1, ...) behind it."""
+    x = call["self"]
+    if x.dim() in (3, 5) and x.size(1) == 1 and x.stride(2) == 0 and not (tracer.label(x) or tracer.fixed(x)):
+        return [_copies(tracer, call, axis=2)]
+    return keep(tracer, call)
+
+
 @rule("aten._to_copy", kind="copy", passes_empty=True)
 @rule("aten.contiguous", kind="copy")
 @rule(*aten("lift_fresh zeros_like ones_like empty_like full_like fill_ zero_"))

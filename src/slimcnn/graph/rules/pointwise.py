@@ -14,6 +14,8 @@ from slimcnn.graph.operations import Labels, aten, rule
 from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
 
+BY_ITS_POSITION = "selected by its position"
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -83,7 +85,10 @@ def combine(tracer: Tracer, call: Call, operands: list[Operand], shape: torch.Si
             met = [_unify_facet(tracer, call, facet, other) for j, other in enumerate(operands) if j != i]
             if None not in met and not any(met[:i]):
                 result.append(facet)
-    return (*result, *_one_channel(tracer, call, single, shape))
+    if result:  # every channel of the result depends on the single one
+        tracer.lock(torch.cat([*single, torch.empty(0, dtype=torch.int64)]), BY_ITS_POSITION, call)
+        return tuple(result)
+    return _one_channel(tracer, call, single, shape)
 
 
 def _unify_facet(tracer: Tracer, call: Call, facet: Tensor, other: Operand) -> bool | None:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import conv_flop_count, sdpa_flop_count
 from slimcnn.graph.fast import shape_only as shapes
 from slimcnn.graph.ids import Label, along, axis_facet, core, varying
 from slimcnn.graph.operations import Labels, aten, rule
-from slimcnn.graph.rules.pointwise import Operand, combine, operand
+from slimcnn.graph.rules.pointwise import BY_ITS_POSITION, Operand, combine, operand
 from slimcnn.graph.trace_record import Call, ContractionRecord, LockRecord
 from slimcnn.graph.tracer import Tracer
 from slimcnn.layers.emptied import EMPTY
@@ -170,7 +170,7 @@ def _ids_along(tracer: Tracer, call: Call, tensor: Tensor, axis: int, reason: st
         if axis in varying(facet):
             found.append(_first_along(tracer, call, facet, axis))
         else:
-            tracer.lock_label((facet,), reason if varying(facet) else "selected by its position", call)
+            tracer.lock_label((facet,), reason if varying(facet) else BY_ITS_POSITION, call)
     return _only(tracer, call, found, axis, reason)
 
 
@@ -333,10 +333,19 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
     facets = [f.select(inner_a, 0).unsqueeze(-1) if columns else f.select(inner_a, 0) for f in outer_a]
     facets += [f.select(inner_b, 0).unsqueeze(-2) if columns else f.select(inner_b, 0) for f in outer_b]
     shape = call.out.shape
-    label: Label = tuple(facet.expand(shape) for facet in facets)
+    label = _without_single(tracer, call, [facet.expand(shape) for facet in facets])
     if "add" in call.site.op:
         label = combine(tracer, call, [Operand(tuple(shape), label), operand(tracer, call["self"], shape)], shape)
     return [label]
+
+
+def _without_single(tracer: Tracer, call: Call, facets: list[Tensor]) -> Label:
+    """Lock a single channel (`bias[i]` of an attention map) that reached a product with channels: all depend on it."""
+    several = tuple(facet for facet in facets if varying(facet))
+    if not several:
+        return tuple(facets)
+    tracer.lock_label(tuple(facet for facet in facets if not varying(facet)), BY_ITS_POSITION, call)
+    return several
 
 
 def _factors(call: Call) -> tuple[Tensor, Tensor]:
