@@ -26,7 +26,7 @@ def test_a_runtime_that_is_installed_but_broken_is_said(monkeypatch: pytest.Monk
     def broken(*_: object, **__: object) -> None:
         raise ImportError("libsomething.so is missing\nand more")
 
-    monkeypatch.setattr("slimcnn.views.doctor.export", broken)
+    monkeypatch.setattr(module, "export", broken)
     found = views.doctor().data["runtimes"]
     assert found["onnxruntime"] == {"works": False, "why": "ImportError: libsomething.so is missing"}
 

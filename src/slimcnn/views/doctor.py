@@ -37,7 +37,8 @@ LITTLE = 2e9
 def doctor(show: Show = SILENT) -> View:
     """Check this machine: every installed runtime exports and runs a tiny network.
 
-    Data: `versions`, `devices`, `extras`, `runtimes` (each with `works` and `why`), `memory` and `disk` in bytes, `cache`.
+    Data: `versions`, `devices`, `extras`, `runtimes` (each with `works` and `why`), `memory` and `disk` (free bytes),
+    `cache`.
 
     >>> found = doctor().data
     >>> found["versions"]["torch"] == torch.__version__, found["runtimes"]["torch"]["works"]
