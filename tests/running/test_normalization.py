@@ -18,7 +18,6 @@ from slimcnn.running.settings import Data, Network, Normalizing
 from slimcnn.show import Show
 from slimcnn.steps import distill
 
-
 TRAINED_WITH = Normalization((0.5,), (0.5,))
 
 
@@ -61,7 +60,7 @@ def test_a_teacher_that_states_no_normalization_gets_the_one_that_fits_it(unstat
     with torch.no_grad():
         assert torch.allclose(teacher(data.normalization(pixels)), plain(TRAINED_WITH(pixels)), atol=1e-4)
     assert [line for line in said if "gets images with its own normalization, mean 0.5 and std 0.5, -1 to 1" in line]
-    assert not distill._teacher(Network(model="resnet8"), data)._forward_pre_hooks, "without weights, it expects nothing"
+    assert not distill._teacher(Network(model="resnet8"), data)._forward_pre_hooks, "nothing to expect without weights"
 
 
 OWN = Normalization((0.25,), (0.125,))

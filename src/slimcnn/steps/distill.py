@@ -94,8 +94,8 @@ class Distill(Step, Training):
         if own not in (None, used):
             at.show.say(
                 f"WARNING: the student's checkpoint expects {described(own)}, but the student is trained with "
-                f"{described(used)}, as the reference: its accuracy starts lower; to keep its own, make it the network of "
-                "the run (--weights), and give the reference in teachers, with with_reference=false"
+                f"{described(used)}, as the reference: its accuracy starts lower; to keep its own, make it the network "
+                "of the run (--weights), and give the reference in teachers, with with_reference=false"
             )
         trained = bool(self.student.weights) if self.student else "trained" in at.facts
         rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RECOVERING if trained else LEARNING)

@@ -24,8 +24,8 @@ from slimcnn.objectives import cross_entropy
 from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, prune, score, sensitivity
 from slimcnn.pruning.allocation import check_patterns
 from slimcnn.pruning.scores import criterion_named
-from slimcnn.pruning.targets import written
 from slimcnn.pruning.surgery import masked_copies
+from slimcnn.pruning.targets import written
 from slimcnn.pruning.verify import check_equal
 from slimcnn.reporting.sections import Section
 from slimcnn.rewriting import fold_relations, scatter
