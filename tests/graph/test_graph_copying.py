@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError
-from slimcnn.graph.copying import duplicate, shallow_copy
+from slimcnn.graph.copying import duplicate, duplicate_as, shallow_copy, shares_memory
 
 
 class Furnished(nn.Module):
@@ -136,3 +136,23 @@ def test_what_cannot_be_copied_is_refused_in_one_line() -> None:
         duplicate(model)
     model.file.close()  # type: ignore[union-attr, operator]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_copy_in_another_precision_is_a_copy_that_was_converted(dtype: torch.dtype) -> None:
+    model = Furnished()
+    expected, found = duplicate(model).to(dtype), duplicate_as(model, dtype)
+    assert look(found) == look(expected)
+    assert {t.dtype for t in found.state_dict().values()} == {t.dtype for t in expected.state_dict().values()}
+    assert found.tied.weight is found.a.weight
+    assert found.alias[0] is found.a.weight
+    assert found.a.weight.no_decay
+    found.a.weight.data.zero_()
+    assert model.a.weight.all()
+
+
+def test_two_views_of_one_memory_are_seen_and_tied_weights_are_none() -> None:
+    model = Furnished()
+    assert not shares_memory(model)
+    model.view = nn.Parameter(model.b.bias.detach()[:2])
+    assert shares_memory(model)

@@ -196,7 +196,7 @@ def child(line: list[str], folder: Path, said: Path) -> None:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
     sys.argv = ["slimcnn", *line]
-    with said.open("w", buffering=1) as file:
+    with said.open("w", buffering=1) as file:  # from here on, this process may be interrupted
         sys.stdout = sys.stderr = file
         code: object = 0
         try:
@@ -223,6 +223,8 @@ def ended(line: list[str], files: Path) -> tuple[int, str]:
             done, status = os.waitpid(number, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status), said.read_text(errors="replace")
+            if not said.exists():  # on a busy machine, a fork may need seconds to begin
+                start = time.monotonic()
             now = time.monotonic() - start
             if now > HANG:
                 os.kill(number, signal.SIGKILL)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ import slimcnn
 from slimcnn.errors import ModelError, NotEqual, WeightsError
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, Target, allocate, mask, prune, score, verify
-from slimcnn.pruning.verify import check_equal
+from slimcnn.pruning.verify import Copies, check_equal, compare
 
 
 def case(model: nn.Module, example: Any = None) -> tuple[nn.Module, nn.Module, ChannelGraph, Plan]:
@@ -94,7 +95,31 @@ def test_equal_networks_are_called_equal_with_the_error() -> None:
     assert verdict.equal
     assert verdict.error < 1e-12
     assert str(verdict).startswith("equal: pruned and masked network match")
-    assert check_equal(masked, small, graph, plan) == verdict
+    assert check_equal(Copies(masked), small, graph, plan) == verdict
+
+
+class CountedCopies(Copies):
+    """Copies that count how many of them are in memory when another is made."""
+
+    made: ClassVar[list[weakref.ref[nn.Module]]] = []
+    most = 0
+
+    def in_type(self, dtype: torch.dtype) -> nn.Module:
+        CountedCopies.most = max(CountedCopies.most, sum(copied() is not None for copied in self.made))
+        self.made.append(weakref.ref(found := super().in_type(dtype)))
+        return found
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_check_never_holds_two_copies_at_once(right: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CountedCopies, "made", [])
+    monkeypatch.setattr(CountedCopies, "most", 0)
+    masked, small, graph, plan = case(plain(8, 8))
+    if not right:
+        small[3].weight.data = small[3].weight.data.roll(1, 1)
+    assert compare(CountedCopies(masked), CountedCopies(small), graph, plan).equal is right
+    assert len(CountedCopies.made) == (2 if right else 5)  # if not: once more with another seed, and two by layers
+    assert CountedCopies.most == 0
 
 
 @pytest.mark.parametrize("layer", ["0", "3", "6"])
@@ -109,7 +134,7 @@ def test_numbers_in_the_wrong_place_are_found_and_the_layer_is_named(layer: str,
     assert not verdict.equal
     assert verdict.layer == layer
     with pytest.raises(NotEqual, match=f"wrong at {layer}: relative error .* protect '{layer}'"):
-        check_equal(masked, small, graph, plan)
+        check_equal(Copies(masked), small, graph, plan)
 
 
 def test_a_wrong_choice_of_inputs_is_found_although_it_only_shows_one_layer_on() -> None:

@@ -18,29 +18,49 @@ from slimcnn.running.settings import Data, Network, Normalizing
 from slimcnn.show import Show
 from slimcnn.steps import distill
 
+TRAINED_WITH = Normalization((0.5,), (0.5,))
 
-def test_of_several_that_reach_the_same_top1_the_likelier_is_taken(tmp_path: Path) -> None:
-    """A network that was trained on its validation images too, with another normalization than the dataset's."""
+
+@pytest.fixture(scope="module")
+def unstated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that do not say which normalization they were trained with, on the validation images too."""
     data = slimcnn.load_dataset("digits").limit(60)
-    trained_with = Normalization((0.5,), (0.5,))
     torch.manual_seed(0)
     net = slimcnn.build("resnet8", in_channels=1)
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     for _ in range(60):
-        for x, y in batches(data.validation, 60, normalization=trained_with):
+        for x, y in batches(data.validation, 60, normalization=TRAINED_WITH):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(net(x), y).backward()
             optimizer.step()
-    save_file(net.state_dict(), tmp_path / "net.safetensors")
-    network = Network(model="resnet8", weights=str(tmp_path / "net.safetensors"))
+    path = tmp_path_factory.mktemp("unstated") / "net.safetensors"
+    save_file(net.state_dict(), path)
+    return path
+
+
+def test_of_several_that_reach_the_same_top1_the_likelier_is_taken(unstated: Path) -> None:
+    data = slimcnn.load_dataset("digits").limit(60)
+    network = Network(model="resnet8", weights=str(unstated))
     found = load_with_data(network, Data(name="digits", limit=60))
     top1 = {
         name: slimcnn.evaluate(found.model, data.validation, normalization).top1
-        for name, normalization in (("trained", trained_with), ("dataset", data.normalization))
+        for name, normalization in (("trained", TRAINED_WITH), ("dataset", data.normalization))
     }
     assert top1["trained"] == top1["dataset"] == 100, "top-1 cannot tell them apart"
-    assert found.data.normalization == trained_with
+    assert found.data.normalization == TRAINED_WITH
     assert found.normalization.startswith("-1 to 1, found by cross entropy")
+
+
+def test_a_teacher_that_states_no_normalization_gets_the_one_that_fits_it(unstated: Path) -> None:
+    data = slimcnn.load_dataset("digits").limit(60)
+    said: list[str] = []
+    network = Network(model="resnet8", weights=str(unstated))
+    teacher = distill._teacher(network, data, Show(say=said.append))
+    plain, pixels = load_with_data(network, Data(name="digits", limit=60)).model, data.test.pixels[:8]
+    with torch.no_grad():
+        assert torch.allclose(teacher(data.normalization(pixels)), plain(TRAINED_WITH(pixels)), atol=1e-4)
+    assert [line for line in said if "gets images with its own normalization, mean 0.5 and std 0.5, -1 to 1" in line]
+    assert not distill._teacher(Network(model="resnet8"), data)._forward_pre_hooks, "nothing to expect without weights"
 
 
 OWN = Normalization((0.25,), (0.125,))
@@ -97,3 +117,4 @@ def test_the_report_states_the_normalization_in_one_line_and_a_student_of_anothe
     assert stored_in(slimcnn.checkpoints.read_information(tmp_path / "run" / "compressed.safetensors")) == OWN
     (warning,) = [line for line in said if line.startswith("WARNING: the student's")]
     assert "expects mean 0.5 and std 0.5, but the student is trained with mean 0.25 and std 0.125" in warning
+    assert warning.endswith("give the reference in teachers, with with_reference=false")

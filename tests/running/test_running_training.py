@@ -114,9 +114,30 @@ def test_a_trained_network_is_first_looked_at_with_three_rates_and_the_choice_is
     assert any(line.strip() in text for text, _ in texts(report))
 
 
+def test_sparsity_training_of_a_trained_network_looks_too_with_the_strength_that_belongs_to_each_rate(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def noticed(*args: Any, **more: Any) -> Any:
+        tried.append((more["training"].learning_rate, more["objective"].strength))
+        return slimcnn.fit(*args, **more)
+
+    monkeypatch.setattr(rates, "fit", noticed)
+    report, said = go(tmp_path / "run", "sparsify:epochs=3,batch_size=16,relations=none", trained)
+    assert [rate for rate, _ in tried] == pytest.approx([0.01, 0.03, 0.1])
+    assert [rate * strength for rate, strength in tried] == pytest.approx([tried[0][0] * tried[0][1]] * 3)
+    choice = json.loads((tmp_path / "run/1-sparsify" / rates.CHOICE).read_text())
+    (line,) = [text for text in said if text.startswith("  learning rate ")]
+    assert any(line.strip() in text for text, _ in texts(report))
+    assert line.startswith(f"  learning rate {choice['rate']:g}, chosen")
+
+
 @pytest.mark.parametrize(
     ("line", "trained_first"),
     [
+        ("sparsify:epochs=3,batch_size=16,relations=none,learning_rate=0.05", True),
+        ("sparsify:epochs=3,batch_size=16,relations=none", False),
         ("train:epochs=1,batch_size=16", True),  # as short as the look
         ("train:epochs=3,batch_size=16,learning_rate=0.01", True),  # the user knows
         (LOOK, False),  # nothing to destroy
@@ -127,7 +148,7 @@ def test_there_is_no_look_where_it_would_cost_too_much_or_decide_nothing(
     line: str, trained_first: bool, tmp_path: Path, trained: Path
 ) -> None:
     go(tmp_path / "run", line, trained if trained_first else None)
-    assert not (tmp_path / "run/1-train" / rates.CHOICE).exists()
+    assert not list((tmp_path / "run").glob(f"*/{rates.CHOICE}"))
 
 
 def test_a_rate_that_ruins_the_network_is_not_chosen(

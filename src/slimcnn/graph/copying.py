@@ -48,6 +48,40 @@ def shallow_copy(model: Network) -> Network:
     return _copy(model, modules, {id(t): t for module in modules for t in module._parameters.values() if t is not None})
 
 
+def duplicate_as(model: Network, dtype: torch.dtype) -> Network:
+    """Copy a network to the CPU with another floating-point dtype, like `duplicate(model).cpu().to(dtype)`.
+
+    Parameters are copied once, into the new dtype, and have no gradients.
+
+    >>> duplicate_as(nn.Conv2d(1, 2, 3), torch.float64).weight.dtype
+    torch.float64
+    """
+    modules = [module for _, module in _modules_of(model)]
+    held = {id(p): p for module in modules for p in module._parameters.values() if type(p) is nn.Parameter}
+    plain = {key: p for key, p in held.items() if p.is_floating_point() and p.layout is torch.strided}
+    return _copy(model, modules, {key: _parameter_as(p, dtype) for key, p in plain.items()}).cpu().to(dtype)
+
+
+def _parameter_as(parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
+    values = parameter.detach().to("cpu", dtype, copy=True)
+    copied = nn.Parameter(values, requires_grad=parameter.requires_grad)
+    vars(copied).update(vars(parameter))  # attributes set by the user, such as "no weight decay"
+    return copied
+
+
+def shares_memory(model: nn.Module) -> bool:
+    """Return whether different parameters or buffers of a network are views of the same memory.
+
+    >>> net = nn.Linear(2, 2)
+    >>> net.register_buffer("row", net.weight.detach()[0])
+    >>> shares_memory(nn.Linear(2, 2)), shares_memory(net)
+    (False, True)
+    """
+    strided = [t for _, t in named_tensors(model) if t.layout is torch.strided and t.numel()]
+    memory = [tensor.untyped_storage().data_ptr() for tensor in strided]
+    return len(memory) != len(set(memory))
+
+
 def _copy(model: Network, modules: list[nn.Module], memo: dict[int, Any]) -> Network:
     plain: Callable[[Network, dict[int, Any]], Network] = partial(copy_modules, modules)
     way = plain if fast.is_on() and is_plain(modules) else _copy_anything

@@ -23,6 +23,9 @@ from slimcnn.registry import Registry
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
+CHUNK = 2**21
+"""Values that are copied to float64 at once."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -185,9 +188,7 @@ def score(
     """
     chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
     _check_weights_finite(model)
-    tensors: Mapping[str, Tensor] = dict(named_tensors(model))
-    if chosen.choose is not None:  # it runs later and must use the scored weights, even if the network changes
-        tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    tensors: dict[str, Tensor] = dict(named_tensors(model))
     contributions = _contributions(model, graph, chosen.name, data) if chosen.needs == "contributions" else {}
     readings = readings_of(model, graph, _images(chosen.name, data)) if "readings" in chosen.needs else {}
 
@@ -212,7 +213,8 @@ def score(
             "choose a criterion that uses filters, such as l2 or fpdf"
         )
     choose = None
-    if chosen.choose is not None:
+    if chosen.choose is not None:  # it runs later and must use the scored weights, even if the network changes
+        tensors.update({name: tensor.detach().clone() for name, tensor in tensors.items()})
         pick = chosen.choose
         choose = lambda name, part, m: pick(evidence(graph[name]).of(part), m)  # noqa: E731
     parts = {g.name: tuple(map(torch.from_numpy, g.parts)) for g in graph.groups if len(g.parts) > 1}
@@ -275,9 +277,14 @@ def _columns(axes: Iterable[Axis], tensors: Mapping[str, Tensor]) -> tuple[Tenso
 
 def rows(tensor: Tensor, axis: Axis) -> Tensor:
     """Collect the values of each channel on a parameter axis: (n, values), float64."""
-    flat = tensor.detach().movedim(axis.axis, 0).flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
     positions = torch.from_numpy(axis.positions).to(tensor.device)
-    return flat[positions].flatten(1).double().cpu()
+    values = tensor.numel() // tensor.shape[axis.axis]
+    found = torch.empty(len(positions), positions[:1].numel() * values, dtype=torch.float64)
+    rows_at_once = max(1, CHUNK // max(1, found.shape[1]))  # a whole copy of a large layer in its own dtype is avoided
+    for part, here in zip(found.split(rows_at_once), positions.split(rows_at_once), strict=True):
+        chosen = tensor.detach().index_select(axis.axis, here.reshape(-1)).movedim(axis.axis, 0)
+        part.copy_(chosen.reshape(part.shape))
+    return found
 
 
 def _check_scores(values: Tensor, group: ChannelGroup, criterion: str) -> Tensor:

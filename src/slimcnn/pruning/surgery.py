@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -17,7 +18,7 @@ from slimcnn.graph.removal import kept_counts, kept_positions
 from slimcnn.graph.shrinking import shrink
 from slimcnn.pruning.optimizer_transfer import watch_optimizers
 from slimcnn.pruning.plan import Plan, check
-from slimcnn.pruning.verify import check_equal
+from slimcnn.pruning.verify import Copies, check_equal
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -55,7 +56,7 @@ def prune(model: Network, graph: ChannelGraph, plan: Plan, verify: bool = True) 
         shrink(small, kept, kept_counts(graph, removed))
         small.zero_grad()
         if verify:
-            check_equal(mask(model, graph, plan), small, graph, plan)
+            check_equal(masked_copies(model, graph, plan), small, graph, plan)
     watch_optimizers(model, graph)
     return small
 
@@ -75,7 +76,17 @@ def mask(model: Network, graph: ChannelGraph, plan: Plan) -> Network:
     (0.0, 0.0)
     """
     _check_shapes(model, graph, plan)
-    masked = duplicate(model)
+    return _zeroed(graph, plan, duplicate(model))
+
+
+def masked_copies(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Copies:
+    """Return copies like `mask(model, graph, plan)` for the equality check."""
+    _check_shapes(model, graph, plan)
+    return Copies(model, partial(_zeroed, graph, plan))
+
+
+def _zeroed(graph: ChannelGraph, plan: Plan, masked: Network) -> Network:
+    """Zero all parameters of the plan's channels in place."""
     parameters = dict(masked.named_parameters())
     with torch.no_grad():
         for index, channels in plan.by_index(graph).items():

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 from slimcnn.errors import ModelError, NotEqual, WeightsError
 from slimcnn.graph import ChannelGraph
 from slimcnn.graph.channels import layer_of
-from slimcnn.graph.copying import duplicate
+from slimcnn.graph.copying import duplicate, duplicate_as, shares_memory
 from slimcnn.graph.execution import call_model, first_line, outputs_of
 from slimcnn.graph.removal import kept_positions
 from slimcnn.pruning.plan import Plan
@@ -24,6 +24,26 @@ TOLERANCE = 1e-9
 
 LOW_PRECISION_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """The same for networks whose code requires another dtype."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Makes copies of a network, each for one run, so that never two copies are in memory at once."""
+
+    network: nn.Module
+    change: Callable[[nn.Module], nn.Module] = lambda copied: copied
+    """Changes every copy in place, and returns it."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's own precision."""
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+
+    def in_type(self, dtype: torch.dtype) -> nn.Module:
+        """Return a new copy on the CPU."""
+        if shares_memory(self.network):  # a change of one tensor must change the other
+            return self.change(duplicate(self.network)).cpu().to(dtype)
+        return self.change(duplicate_as(self.network, dtype))
 
 
 @dataclass(frozen=True)
@@ -69,14 +89,19 @@ def verify(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan)
         ModelError: the masked network does not run, or its output differs between runs.
         WeightsError: the masked network's output is not finite.
     """
-    verdict = _verify_at(masked, small, graph, plan)
+    return compare(Copies(masked), Copies(small), graph, plan)
+
+
+def compare(masked: Copies, small: Copies, graph: ChannelGraph, plan: Plan) -> Verdict:
+    """Do the work of `verify` on copies that are made when they are needed."""
+    verdict = _compare_at(masked, small, graph, plan)
     if graph.other_example is None or not verdict.holds:
         return verdict
-    other = _verify_at(masked, small, replace(graph, example=graph.other_example), plan)
+    other = _compare_at(masked, small, replace(graph, example=graph.other_example), plan)
     return max(verdict, other, key=lambda one: (not one.holds, one.error))
 
 
-def _verify_at(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
+def _compare_at(masked: Copies, small: Copies, graph: ChannelGraph, plan: Plan) -> Verdict:
     inexact = _why_inexact(graph, plan)
     if not inexact:
         return _compare(masked, small, graph, plan)
@@ -85,7 +110,7 @@ def _verify_at(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: P
     if not verdict.equal:
         return verdict
     dtype, one = _in_best_type(masked, graph)
-    error = _relative_error(one.outputs, _run(small, graph.example, dtype).outputs)
+    error = _relative_error(one, _run(small, graph.example, dtype))
     return replace(verdict, equal=False, error=error, inexact=inexact)
 
 
@@ -116,7 +141,7 @@ def _why_inexact(graph: ChannelGraph, plan: Plan) -> str:
     return f"{norms[0]}{more} normalizes over fewer channels" if norms else ""
 
 
-def _compare(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
+def _compare(masked: Copies, small: Copies, graph: ChannelGraph, plan: Plan) -> Verdict:
     dtype, one = _in_best_type(masked, graph)
     tolerance = LOW_PRECISION_TOLERANCE.get(dtype, TOLERANCE)
     name = str(dtype).removeprefix("torch.")
@@ -124,20 +149,21 @@ def _compare(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Pla
         two = _run(small, graph.example, dtype)
     except _Failed as failed:
         return Verdict(False, float("inf"), failed.layer, name)
-    error = _relative_error(one.outputs, two.outputs)
+    error = _relative_error(one, two)
     if error < tolerance:
         return Verdict(True, error, dtype=name)
-    if _relative_error(one.outputs, _run(masked, graph.example, dtype, seed=1).outputs) >= tolerance:
+    if _relative_error(one, _run(masked, graph.example, dtype, seed=1)) >= tolerance:
         raise ModelError(
             "the network's output differs between runs (its forward draws random numbers), so the cut cannot be "
             "proven; turn that off in eval mode, or prune with verify=False"
         )
-    return Verdict(False, error, _first_difference(one, two, _kept_outputs(graph, plan), tolerance), name)
+    expected, found = (_layers(copies, graph.example, dtype) for copies in (masked, small))
+    return Verdict(False, error, _first_difference(expected, found, _kept_outputs(graph, plan), tolerance), name)
 
 
-def check_equal(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
-    """Call `verify`, and raise `NotEqual` if the networks differ in a way that the user does not allow."""
-    verdict = verify(masked, small, graph, plan)
+def check_equal(masked: Copies, small: nn.Module, graph: ChannelGraph, plan: Plan) -> Verdict:
+    """Compare like `verify`, and raise `NotEqual` if the networks differ in a way that the user does not allow."""
+    verdict = compare(masked, Copies(small), graph, plan)
     if not verdict.holds:
         protect = f", and protect {verdict.layer!r} until this is fixed" if verdict.layer else ""
         raise NotEqual(
@@ -147,14 +173,6 @@ def check_equal(masked: nn.Module, small: nn.Module, graph: ChannelGraph, plan: 
     return verdict
 
 
-@dataclass(frozen=True)
-class _Record:
-    """The outputs of one run, and the output of every leaf module in execution order."""
-
-    outputs: list[Tensor]
-    layers: dict[str, Tensor]
-
-
 class _Failed(Exception):
     def __init__(self, layer: str, reason: str) -> None:
         super().__init__(layer)
@@ -162,10 +180,9 @@ class _Failed(Exception):
         self.reason = reason
 
 
-def _in_best_type(masked: nn.Module, graph: ChannelGraph) -> tuple[torch.dtype, _Record]:
+def _in_best_type(masked: Copies, graph: ChannelGraph) -> tuple[torch.dtype, list[Tensor]]:
     """Run the masked network in float64, or in the most precise dtype that its code accepts."""
-    own = next((p.dtype for p in masked.parameters() if p.is_floating_point()), torch.float32)
-    for dtype in dict.fromkeys((torch.float64, torch.float32, own)):
+    for dtype in dict.fromkeys((torch.float64, torch.float32, masked.dtype)):
         try:
             return dtype, _run(masked, graph.example, dtype)
         except _Failed as failed:
@@ -173,19 +190,31 @@ def _in_best_type(masked: nn.Module, graph: ChannelGraph) -> tuple[torch.dtype, 
     raise ModelError(f"the network does not run on its example: it failed at {last.layer}: {last.reason}") from last
 
 
-def _run(model: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0) -> _Record:
-    """Run a copy of a network in eval mode on the CPU."""
-    copied = duplicate(model).cpu().to(dtype).eval()
+def _run(copies: Copies, example: Any, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
+    """Return the outputs of a network in eval mode on the CPU."""
+    return _run_this(copies.in_type(dtype), example, dtype, seed)
+
+
+def _layers(copies: Copies, example: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the output of every leaf module in execution order."""
+    network = copies.in_type(dtype)
     seen: dict[str, Tensor] = {}
+    for name, module in network.named_modules():
+        if not any(module.children()):
+            module.register_forward_hook(_record_output(name, seen))
+    _run_this(network, example, dtype)
+    return seen
+
+
+def _run_this(network: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
     entered = [""]
-    for name, module in copied.named_modules():
+    for name, module in network.eval().named_modules():
         if not any(module.children()):
             module.register_forward_pre_hook(_record_entry(name, entered))
-            module.register_forward_hook(_record_output(name, seen))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _Record(outputs_of(call_model(copied, _input_like(example, dtype))), seen)
+            return outputs_of(call_model(network, _input_like(example, dtype)))
     except Exception as error:
         raise _Failed(entered[-1], first_line(error)) from error
 
@@ -240,9 +269,11 @@ def _kept_outputs(graph: ChannelGraph, plan: Plan) -> dict[str, list[Tensor]]:
     return left
 
 
-def _first_difference(one: _Record, two: _Record, kept: dict[str, list[Tensor]], tolerance: float) -> str:
-    for name, x in one.layers.items():
-        y = two.layers.get(name)
+def _first_difference(
+    one: dict[str, Tensor], two: dict[str, Tensor], kept: dict[str, list[Tensor]], tolerance: float
+) -> str:
+    for name, x in one.items():
+        y = two.get(name)
         if y is None:
             return name
         if x.dim() > 1 and x.shape != y.shape:

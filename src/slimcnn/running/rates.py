@@ -63,9 +63,11 @@ class RateChoice(BaseModel):
 
 def rate_for(
     model: nn.Module, data: Dataset, training: Training, at: Context,
-    objective: Callable[[], Objective | None] = lambda: None,
+    objective: Callable[[Training], Objective | None] = lambda _: None,
 ) -> RateChoice:  # fmt: skip
     """Choose the learning rate of a network with trained weights: `training.learning_rate`, or 0.3 or 0.1 of it.
+
+    `objective` makes the training objective for the settings with each rate.
 
     Each rate trains a copy of the network for a few steps. The largest rate wins whose validation top-1 is at most one
     standard error below the best: a short trial favors small rates, which need more epochs. All trials together take
@@ -86,7 +88,8 @@ def rate_for(
         return RateChoice(rate=training.learning_rate)
     training = at.decide(training, model, data)
     trials = tuple(
-        _trial(model, data, training, share * training.learning_rate, each, objective, at) for share in SHARES
+        _trial(model, data, _with_rate(training, share * training.learning_rate), each, objective, at)
+        for share in SHARES
     )
     found = RateChoice(rate=chosen(trials, len(data.validation)), steps=each, trials=trials)
     from_rank_zero(at.fabric, lambda: write_text(place, found.model_dump_json(indent=1) + "\n"))
@@ -109,19 +112,24 @@ def chosen(trials: Sequence[RateTrial], images: int) -> float:
     return max(rate for rate, top1 in scored if top1 >= best - error)
 
 
+def _with_rate(training: Training, rate: float) -> Training:
+    return training.model_copy(update={"learning_rate": rate})
+
+
 def _trial(
-    model: nn.Module, data: Dataset, training: Training, rate: float, steps: int,
-    objective: Callable[[], Objective | None], at: Context,
+    model: nn.Module, data: Dataset, training: Training, steps: int,
+    objective: Callable[[Training], Objective | None], at: Context,
 ) -> RateTrial:  # fmt: skip
+    rate = training.learning_rate
     few = replace(data, train=data.train.limit(steps * training.batch_size))
-    short = {"learning_rate": rate, "epochs": 1, "warmup_epochs": 0.0, "schedule": "cosine", "keep": "last"}
+    short = {"epochs": 1, "warmup_epochs": 0.0, "schedule": "cosine", "keep": "last"}
     short |= {"ema": None, "compile": False, "views": None}
     devices = [at.fabric.device] if at.fabric.device.type == "cuda" else []
     # What an objective draws here must not change what it draws in the training: a resumed step has no trials.
     with torch.random.fork_rng(devices):
         try:
             (epoch,) = fit(
-                duplicate(model), few, training=training.model_copy(update=short), objective=objective(),
+                duplicate(model), few, training=training.model_copy(update=short), objective=objective(training),
                 fabric=at.fabric, progress=at.show.counting(f"trying learning rate {rate:g}"),
             )  # fmt: skip
         except TrainingDiverged:

@@ -18,10 +18,11 @@ from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.sections import Column, Section, Table, Value
 from slimcnn.running.epochs import about_training, count, learn, training_of
 from slimcnn.running.loading import check_classes, load_network, refuse_unnamed
-from slimcnn.running.normalization import adapt, described, stored_in
+from slimcnn.running.normalization import adapt, described, find_normalization, stored_in
 from slimcnn.running.rates import RateChoice, rate_for
-from slimcnn.running.settings import Network
+from slimcnn.running.settings import Data, Network
 from slimcnn.running.step import Context, Facts, State, Step, steps
+from slimcnn.show import SILENT, Show
 from slimcnn.training import Training
 
 RECOVERING, LEARNING = 0.01, 0.05
@@ -95,18 +96,19 @@ class Distill(Step, Training):
         if own not in (None, used):
             at.show.say(
                 f"WARNING: the student's checkpoint expects {described(own)}, but the student is trained with "
-                f"{described(used)}, as the reference: its accuracy starts lower"
+                f"{described(used)}, as the reference: its accuracy starts lower; to keep its own, make it the network "
+                "of the run (--weights), and give the reference in teachers, with with_reference=false"
             )
         some = state.on_images(self.images, self.seed)
         trained = bool(self.student.weights) if self.student else "trained" in at.facts
         rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RECOVERING if trained else LEARNING)
         training = training_of(self, learning_rate=rate, label_smoothing=0.0)  # the objective does the smoothing
-        others = [_teacher(other, state.data) for other in self.teachers]
+        others = [_teacher(other, state.data, at.show) for other in self.teachers]
         taught_by = [*([state.reference] if self.with_reference else []), *others]
         choice = RateChoice(rate=rate)
         if trained and self.learning_rate is None:
 
-            def objective_of_a_trial() -> Objective:
+            def objective_of_a_trial(_: Training) -> Objective:
                 return objective_named(self.loss, Teacher(taught_by), self.label_smoothing)
 
             choice = rate_for(student, some.data, training, at, objective_of_a_trial)
@@ -127,10 +129,17 @@ class Distill(Step, Training):
         return replace(after, network=self.student), [*sections, _closeness(state, student)]
 
 
-def _teacher(network: Network, data: Dataset) -> nn.Module:
-    """Load an additional teacher; it takes the run's images, even if its checkpoint states another normalization."""
+def _teacher(network: Network, data: Dataset, show: Show = SILENT) -> nn.Module:
+    """Load an additional teacher; it takes the run's images, even if it expects another normalization.
+
+    What it expects is found like for the network of a run: stated by its checkpoint, or found on validation images.
+    """
     model, information = load_network(network, data)
-    return adapt(model, stored_in(information), data.normalization)
+    own, how = find_normalization(model, network, Data(name=data.name), data, information)
+    if own != data.normalization:
+        name = network.weights or network.model
+        show.say(f"  teacher {name} gets images with its own normalization, {described(own)}, {how}")
+    return adapt(model, own, data.normalization)
 
 
 def _closeness(state: State, student: nn.Module) -> Section:

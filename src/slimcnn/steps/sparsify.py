@@ -16,6 +16,7 @@ from slimcnn.objectives import SparseScales, cross_entropy, spread
 from slimcnn.reporting.sections import Section, Text
 from slimcnn.rewriting import fold_relations, insert_relations
 from slimcnn.running.epochs import about_training, count, learn, training_of
+from slimcnn.running.rates import RateChoice, rate_for
 from slimcnn.running.step import Context, Facts, State, Step, steps
 from slimcnn.training import Epoch, Training
 from slimcnn.training.schedule import learning_rate
@@ -25,6 +26,9 @@ SHRINKAGE = 2.0
 
 LARGEST_STEP = 0.01
 """Maximum shrinkage of such a scale in one step."""
+
+RATE = 0.1
+"""Learning rate of SGD: the highest, for a trained network."""
 
 
 @steps.add("sparsify", source="Liu et al. 2017, arXiv 1708.06519; CN112308213A for relations")
@@ -52,6 +56,9 @@ class Sparsify(Step, Training):
     top-1 is often the one with the largest scales."""
     epochs: int = Field(default=40, ge=1)
     """Passes over the training images."""
+    learning_rate: float | None = None  # type: ignore[assignment]
+    """Peak learning rate; default 0.1 from scratch (adamw: 0.001). For a trained network, 0.1 (adamw: 0.001), 0.3 or
+    0.1 of it: the largest that does not lower validation top-1 in a short look."""
 
     def after(self, facts: Facts) -> Facts:
         """Return the facts: trained, and with relations if requested."""
@@ -72,15 +79,15 @@ class Sparsify(Step, Training):
             return state, [Section(title="Sparsity training", blocks=(Text(text=said),))]
         related = self.relations != "none"
         model = insert_relations(state.model, state.example, self.relations) if related else duplicate(state.model)
-        training = training_of(self, label_smoothing=0.0)
-        strength = self.strength or strength_for(training, len(state.data.train))
-        objective = SparseScales(cross_entropy(self.label_smoothing), strength, self.penalty, self.update)
+        training, choice = self._training(model, state, at)
+        objective = self._objective(training, state)
+        strength = objective.strength
 
         def tell(epoch: Epoch) -> None:
             at.show.say(f"    {spread(model)}")
 
         epochs = learn(model, state, training, at, "sparsity training", objective, tell)
-        what = f"{count(self.epochs, 'epoch')} of sparsity training, strength {strength:.2g}: {spread(model)}"
+        what = f"{count(self.epochs, 'epoch')} of sparsity training, strength {strength:.2g}, {choice}: {spread(model)}"
         section = about_training("Sparsity training", what, epochs, at.level)
         if related and spread(model).saturated:
             said = "The learned relations are uninformative (standard deviation below 0.02): only scales matter."
@@ -90,6 +97,18 @@ class Sparsify(Step, Training):
             return replace(state, model=model, origin=None), [section]
         reference = fold_relations(model) if self.relations == "mean" else model
         return replace(state, model=model, reference=reference, origin=None), [section]
+
+    def _training(self, model: nn.Module, state: State, at: Context) -> tuple[Training, RateChoice]:
+        """Return the settings with the learning rate, which a trained network gets from a short look."""
+        rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RATE)
+        training, choice = training_of(self, learning_rate=rate, label_smoothing=0.0), RateChoice(rate=rate)
+        if "trained" in at.facts and self.learning_rate is None:
+            choice = rate_for(model, state.data, training, at, lambda tried: self._objective(tried, state))
+        return training.model_copy(update={"learning_rate": choice.rate}), choice
+
+    def _objective(self, training: Training, state: State) -> SparseScales:
+        strength = self.strength or strength_for(training, len(state.data.train))
+        return SparseScales(cross_entropy(self.label_smoothing), strength, self.penalty, self.update)
 
 
 def strength_for(training: Training, images: int) -> float:

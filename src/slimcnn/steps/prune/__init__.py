@@ -21,9 +21,10 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.layers.relating import relating_of
 from slimcnn.measuring import file_bytes, measure, state_bytes
 from slimcnn.objectives import cross_entropy
-from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, mask, prune, score, sensitivity
+from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, prune, score, sensitivity
 from slimcnn.pruning.allocation import check_patterns
 from slimcnn.pruning.scores import criterion_named
+from slimcnn.pruning.surgery import masked_copies
 from slimcnn.pruning.targets import written
 from slimcnn.pruning.verify import check_equal
 from slimcnn.reporting.sections import Section
@@ -279,7 +280,7 @@ class Prune(Step):
             sections.append(section)
         at.show.say(f"  cutting {int(plan.counts(graph).sum())} channels and proving the cut")
         small = prune(whole, graph, plan, verify=False)
-        verdict = check_equal(mask(whole, graph, plan), small, graph, plan)
+        verdict = check_equal(masked_copies(whole, graph, plan), small, graph, plan)
         at.show.say(f"  {verdict}")
         fields = ("layer", "channels", "of", "reason", "where")
         locked = tuple({name: getattr(lock, name) for name in fields} for lock in graph.locked)
