@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,12 @@ def test_our_own_studies_are_valid_and_their_pages_are_those_of_their_rows(page:
     kept = page.with_suffix("")
     if (kept / DATA).exists():
         assert (kept / TABLE).read_text() == card(read_rows(kept))
+
+
+def test_the_page_of_all_results_is_that_of_the_rows() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "results.py"
+    found = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.parametrize("page", ["docs/studies.md", "recipes/study_criteria.toml"])

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from slimcnn.reporting import formatting
 from slimcnn.reporting.sections import Section, Table, Text
 
-_SPECIAL = re.compile(r"([\\|`*_<>\[\]])")
+_SPECIAL = re.compile(r"([\\|*<>\[\]]|(?<!\w)_|_(?!\w))")
+"""What Markdown would read as markup; an underscore inside a word is none."""
 
 
 def markdown(title: str, headline: str, sections: Iterable[Section]) -> str:
@@ -57,5 +58,9 @@ def _block(block: Text | Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """Escape what Markdown would read as markup."""
+    """Escape markup, except code in backticks.
+
+    >>> _plain("prune.macs_left _x_ [1] `a|b`")
+    'prune.macs_left \\\\_x\\\\_ \\\\[1\\\\] `a\\\\|b`'
+    """
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
