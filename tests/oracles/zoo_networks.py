@@ -223,7 +223,7 @@ def example_for(model: nn.Module, family: str, sizes: tuple[int, ...]) -> Tensor
 def _own_input(model: Any, family: str) -> tuple[int, int]:
     """Return the number of channels and the size of the images that a network is made for."""
     if family == "pytorchcv":
-        return model.in_channels, max(model.in_size)
+        return getattr(model, "in_channels", 3), max(model.in_size)
     if family in ("slimcnn", "detection"):
         return 3, 32 if family == "slimcnn" else 320
     channels, _, size = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))

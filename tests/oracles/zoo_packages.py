@@ -21,23 +21,20 @@ ENCODERS = {
 """Architecture of segmentation_models_pytorch → its third encoder, after resnet18 and efficientnet-b0."""
 
 PYTORCHCV = """
-    resnet10 preresnet18 seresnet10 sepreresnet10 diaresnet10 diapreresnet10 resnext14_16x4d senet16 ibn_resnet50
-    resneta10 resnetd50b bam_resnet18 cbam_resnet18 sknet50 scnet50 resnesta18 resattnet56 sharesnet18 drnc26 diracnet18v2
-    isqrtcovresnet18 airnet50_1x64d_r16 airnext50_32x4d_r2 bagnet9 octresnet10_ad2 fishnet99 dla34 hrnet_w18_small_v1
-    vovnet27s hardnet39ds peleenet sparsenet121 xdensenet121_2 condensenet74_c4_g4 dpn68 bninception inceptionv3
-    inceptionv4 inceptionresnetv1 xception nasnet_4a1056 darts shufflenet_g4_w1 shufflenetv2_wd2 shufflenetv2b_wd2
-    menet108_8x1_g3 channelnet ghostnet mixnet_s igcv3_wd2 mobilenet_w1 mobilenetv2b_w1 mobilenetv3_small_w1 mnasnet_a1
-    proxylessnas_mobile fbnet_cb fdmobilenet_wd2 espnetv2_wd2 dicenet_wd2 squeezenet_v1_1 squeezeresnet_v1_1 sqnxt23_w1
-    darknet_tiny darknet19 zfnet vgg11 regnetx002 regnety002 efficientnet_b0 efficientnet_edge_small_b tresnet_m
-    msdnet22 revnet38 irevnet301 selecsls42
     densenet40_k12_cifar10 pyramidnet110_a48_cifar10 fractalnet_cifar10 ror3_56_cifar10 rir_cifar10 nin_cifar10
     shakeshakeresnet20_2x16d_cifar10 shakedropresnet20_cifar10 resdropresnet20_cifar10 resnext20_16x4d_cifar10
+    resnet10 preresnet18 seresnet10 sepreresnet10 diaresnet10 diapreresnet10 diracnet18v2 sharesnet18 octresnet10_ad2
+    condensenet74_c4_g4 channelnet dicenet_wd2 espnetv2_wd2 revnet38 msdnet22 darknet_tiny dla34 vovnet27s hardnet39ds
+    shufflenet_g4_w1 shufflenetv2_wd2 shufflenetv2b_wd2 menet108_8x1_g3 ghostnet mixnet_s igcv3_wd2 squeezenet_v1_1
+    squeezeresnet_v1_1 sqnxt23_w1 mobilenetv3_small_w1 mnasnet_a1 regnetx002 efficientnet_b0 bam_resnet18 cbam_resnet18
+    resnesta18 scnet50 peleenet sparsenet121 darts dpn68 bninception ibn_resnet50 hrnet_w18_small_v1 bagnet9
     unet_cityscapes enet_cityscapes erfnet_cityscapes esnet_cityscapes lednet_cityscapes linknet_cityscapes
-    segnet_cityscapes sqnet_cityscapes espcnet_cityscapes edanet_cityscapes cgnet_cityscapes ctxnet_cityscapes
-    dabnet_cityscapes fpenet_cityscapes sinet_cityscapes fastscnn_cityscapes icnet_resnetd50b_cityscapes
-    bisenet_resnet18_celebamaskhq danet_resnetd50b_cityscapes
-    simplepose_resnet18_coco simplepose_mobile_resnet18_coco centernet_resnet18_coco lwopenpose2d_mobilenet_cmupan_coco
-    ibppose_coco lffd20x5s320v2_widerface prnet
+    sqnet_cityscapes espcnet_cityscapes edanet_cityscapes cgnet_cityscapes ctxnet_cityscapes dabnet_cityscapes
+    fpenet_cityscapes sinet_cityscapes fastscnn_cityscapes icnet_resnetd50b_cityscapes bisenet_resnet18_celebamaskhq
+    danet_resnetd50b_cityscapes simplepose_resnet18_coco simplepose_mobile_resnet18_coco centernet_resnet18_coco
+    lwopenpose2d_mobilenet_cmupan_coco lffd20x5s320v2_widerface prnet ibppose_coco
+    xception inceptionv3 inceptionv4 nasnet_4a1056 fishnet99 airnet50_1x64d_r16 airnext50_32x4d_r2 sknet50 resattnet56
+    isqrtcovresnet18
 """.split()
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -69,7 +66,7 @@ HGNET = {
 }  # fmt: skip
 HYBRID = {
     "is_hybrid": True, "image_size": 128, "backbone_featmap_shape": [1, 1024, 8, 8], "hidden_size": 64,
-    "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 128, "neck_hidden_sizes": [32, 64, 64, 64],
+    "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 128, "neck_hidden_sizes": [256, 512, 64, 64],
     "fusion_hidden_size": 32, "backbone_out_indices": [0, 1, 2, 3],
 }  # fmt: skip
 
@@ -114,7 +111,7 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "CvtForImageClassification": (
         "Cvt",
-        {"embed_dim": [32, 64, 128], "depth": [1, 1, 2], "num_heads": [1, 2, 4]},
+        {"embed_dim": [32, 64, 128], "depth": [1, 2, 3], "num_heads": [1, 2, 4]},
     ),
     "MobileViTForImageClassification": ("MobileViT", MOBILE_VIT),
     "MobileViTForSemanticSegmentation": ("MobileViT", MOBILE_VIT),

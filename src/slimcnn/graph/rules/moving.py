@@ -323,6 +323,16 @@ def restride(tracer: Tracer, call: Call) -> Labels:
     return [label]
 
 
+@rule("aten.set_")
+def give_up(tracer: Tracer, call: Call) -> Labels:
+    """Drop the ids of a tensor that gives up its memory, `x.set_()`; memory that comes from elsewhere is locked."""
+    if len(call.arguments) > 1:
+        for tensor in call.tensors:
+            tracer.lock_label(tracer.label(tensor), "its memory is replaced", call)
+        tracer.lock_alias(call.out)
+    return []
+
+
 @rule(*aten("new_zeros new_ones new_full new_empty_strided empty_strided"))
 def constant(tracer: Tracer, call: Call) -> Labels:
     """Return None: a new constant, whose size is given as numbers, has no channels."""

@@ -107,7 +107,7 @@ def _one_channel(tracer: Tracer, call: Call, ids: list[Tensor], shape: torch.Siz
     known = [channel for channel in ids if len(channel) and int(channel) != NONE]
     for other in known[1:]:
         tracer.unify(known[0], other, call)
-    return tuple(channel.expand(shape) for channel in known[:1])
+    return tuple(channel[0].expand(shape) for channel in known[:1])
 
 
 @rule("aten.glu", moves=True)
