@@ -61,10 +61,27 @@ HOW = """
 PACKAGES = """
 ## Networks of other packages
 
-slimcnn on {count} networks of segmentation_models_pytorch (`smp:`), transformers and pytorchcv, from small configurations,
-with random weights, in eval mode; cut and judged as above. The judge also compares the pruned and the masked network on
-images of 1.5 times the size (*larger*), which slimcnn never ran; a network that accepts one size only has no error there.
+slimcnn on {count} networks of segmentation_models_pytorch (`smp:`), transformers and pytorchcv, from configurations, with random
+weights, in eval mode; cut and judged as above, those of segmentation_models_pytorch from 64 pixels on. The judge also compares the
+pruned and the masked network on images of 1.5 times the size (*larger*), which slimcnn never ran; code that accepts one image
+size only has no error there.
 
+"""
+
+OPEN = """
+Locked, and why it stays so:
+
+* BiT normalizes groups of channels before every convolution, ConvNeXt V2 divides by a mean over all channels: no cut is exact.
+  So it is with the maximum and mean over channels of a spatial gate (`cbam_resnet18`).
+* OctConv (`octresnet10_ad2`) slices its weight by stored numbers of channels. `trace` finds stored numbers that split activations,
+  not those that split weights, and locks these layers.
+* DiCENet and ChannelNet convolve along the channel axis: neighboring channels are mixed, none can go alone.
+* CondenseNet's tables of positions hold only zeros before training: its layers read channel 0 alone, so what was cut had no
+  influence and the cut proves little.
+* Groups of fewer than three independent channels are too small for a trial cut (`shufflenet_g4_w1`, whose groups lose equal
+  positions).
+* Attention (CvT, PVT v2, SegFormer, GLPN, DPT, DETR, LeViT) keeps its queries, keys and residual stream, as in the table above.
+* Recurrent cells (SLANet) start from a state of zeros, which is multiplied with a weight: their channels stay.
 """
 
 
@@ -92,7 +109,14 @@ def _packages(names: list[str], results: Results, environment: Result) -> list[s
     """Format the section of the networks from other packages."""
     known = results["slimcnn"]
     shown = [name for name in names if name in known]
-    lines = [PACKAGES.format(count=len(shown)).strip(), "", *_summary(shown, results), "", *_by_package(shown, known), ""]
+    lines = [
+        PACKAGES.format(count=len(shown)).strip(),
+        "",
+        *_summary(shown, results),
+        "",
+        *_by_package(shown, known),
+        "",
+    ]
     lines += [
         "| network | size | groups | channels | locked layers (most frequent reason) | MACs left | error | larger: size |"
         " error | seconds | verify |",
@@ -106,12 +130,16 @@ def _packages(names: list[str], results: Results, environment: Result) -> list[s
     lines += ["", *_failures(shown, results)]
     absent = [name for name in names if name not in known]
     lines += [f"Without a result: {', '.join(absent)}.", ""] if absent else []
+    lines += [OPEN.strip(), ""]
     return [*lines, f"Measured on: `{json.dumps(environment)}`; repeat: `python benchmarks/zoo.py --packages`", ""]
 
 
 def _by_package(names: list[str], known: dict[str, Result]) -> list[str]:
     """Format how many networks of each package were cut."""
-    lines = ["| package | networks | exact | wrong | crash or no end | nothing cut | MACs left where exact: mean |", "|---" * 7 + "|"]
+    lines = [
+        "| package | networks | exact | wrong | crash or no end | nothing cut | MACs left where exact: mean |",
+        "|---" * 7 + "|",
+    ]
     for package in dict.fromkeys(name.partition(":")[0] for name in names):
         rows = [known[name] for name in names if name.startswith(f"{package}:")]
         counted = Counter(row["outcome"] for row in rows)

@@ -49,3 +49,19 @@ def swapped(n: nn.Module, x: Tensor) -> Tensor:
 
 def test_memory_that_comes_from_elsewhere_stays_locked() -> None:
     assert sizes(traced(Net(swapped, a=Conv(3, 6, 1), c=Conv(3, 6, 1), b=Conv(6, 3, 1)), image())) == {}
+
+
+def test_a_floor_division_passes_every_channel_on() -> None:
+    net = Net(lambda n, x: n.b(n.a(x) // 0.5), a=Conv(3, 6, 1), b=Conv(6, 3, 1))
+    assert sizes(traced(net)) == {"a": 6}
+
+
+def recurrent(n: nn.Module, x: Tensor) -> Tensor:
+    """Split into gates as PyTorch's recurrent cells do."""
+    gate, value = n.a(x).unsafe_chunk(2, 1)
+    made: Tensor = n.b(gate.sigmoid() * value)
+    return made
+
+
+def test_the_gates_of_a_recurrent_cell_are_split_like_any_channels() -> None:
+    assert sizes(traced(Net(recurrent, a=Conv(3, 12, 1), b=Conv(6, 3, 1)))) == {"a": 6}

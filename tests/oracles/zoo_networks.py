@@ -206,7 +206,7 @@ class Detector(nn.Module):
 def example_for(model: nn.Module, family: str, sizes: tuple[int, ...]) -> Tensor:
     """Return a random batch of one image, of the first size that the network accepts."""
     channels, size = _own_input(model, family)
-    sides = {"video": (64, 224)}.get(family, (32,) if size == 32 else (*sizes, size))
+    sides = {"video": (64, 224), "smp": (64, *sizes)}.get(family, (32,) if size == 32 else (*sizes, size))
     for side in sides:
         shape = (1, channels, 16, side, side) if family == "video" else (1, channels, side, side)
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0))

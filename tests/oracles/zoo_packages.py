@@ -142,7 +142,11 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
 def names() -> list[str]:
     """Return the names of all networks, as `smp:ARCHITECTURE/ENCODER`, `transformers:CLASS` and `pytorchcv:NAME`."""
     return [
-        *(f"smp:{one}/{encoder}" for one, third in ENCODERS.items() for encoder in ("resnet18", "efficientnet-b0", third)),
+        *(
+            f"smp:{one}/{encoder}"
+            for one, third in ENCODERS.items()
+            for encoder in ("resnet18", "efficientnet-b0", third)
+        ),
         *(f"transformers:{name}" for name in TRANSFORMERS),
         *(f"pytorchcv:{name}" for name in PYTORCHCV),
     ]

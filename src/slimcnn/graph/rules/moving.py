@@ -136,7 +136,7 @@ def _part(tracer: Tracer, call: Call, table: Tensor) -> None:
         tracer.part(table, call)
 
 
-@rule("aten.split", "aten.split_with_sizes", moves=True, sized=True, parts=True)
+@rule(*aten("split split_with_sizes unsafe_split unsafe_split_with_sizes"), moves=True, sized=True, parts=True)
 @rule("aten.chunk", moves=True, parts=True)
 def split(tracer: Tracer, call: Call) -> Labels:
     """Execute the split on the ids; parts of equal size keep the same number of channels."""

@@ -50,7 +50,7 @@ class Operand:
 @rule(*aten("div sqrt rsqrt"), values="as inputs", shape=shapes.elementwise)
 @rule("aten.div_", values="as inputs", shape=shapes.elementwise_in_place)
 @rule("aten.round", passes_empty=True)
-@rule(*aten("_prelu_kernel where masked_fill masked_fill_ clamp clamp_ prelu rsub"))
+@rule(*aten("_prelu_kernel where masked_fill masked_fill_ clamp clamp_ prelu rsub floor_divide"))
 def pointwise(tracer: Tracer, call: Call) -> Labels:
     """Unify the channels of all operands."""
     shape = call.out.shape
