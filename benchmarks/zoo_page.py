@@ -80,8 +80,9 @@ Locked, and why it stays so:
   influence and the cut proves little.
 * Groups of fewer than three independent channels are too small for a trial cut (`shufflenet_g4_w1`, whose groups lose equal
   positions).
-* Attention (CvT, PVT v2, SegFormer, GLPN, DPT, DETR, LeViT) keeps its queries, keys and residual stream, as in the table above.
-* Recurrent cells (SLANet) start from a state of zeros, which is multiplied with a weight: their channels stay.
+* Attention (PVT v2, SegFormer, GLPN, DETR, LeViT) keeps its queries, keys and residual stream, as in the table above.
+* Recurrent cells (SLANet) start from a state of zeros, which is multiplied with a weight: their channels stay. The row of SLANet is
+  from before `unsafe_split` had a rule.
 """
 
 
