@@ -8,6 +8,9 @@ time. `--again LIBRARY` first deletes that library's results (for the selected n
     python benchmarks/zoo.py --libraries slimcnn --only 'timm:res*'
     python benchmarks/zoo.py --again slimcnn
     python benchmarks/zoo.py --table                          # only the page, from existing results
+
+    pip install segmentation-models-pytorch transformers pytorchcv
+    python benchmarks/zoo.py --packages                       # slimcnn on the networks of these packages
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests" / "oracles"))  # the judge shares no code with slimcnn; tests use it too
 import zoo_law  # noqa: E402
 import zoo_networks  # noqa: E402
+import zoo_packages  # noqa: E402
 from zoo_libraries import LIBRARIES  # noqa: E402
 
 Result = dict[str, Any]
@@ -72,6 +76,8 @@ def examine(library: str, network: str, tell: Callable[[Result], None]) -> None:
         judgment = zoo_law.judge(original, small, codes, example)
         result |= {"error": judgment.error, "change": judgment.change, "dtype": judgment.dtype}
         result |= _outcome(judgment, left == whole, norms, result)
+        if network in zoo_packages.names():
+            result |= _at_larger_size(original, small, example, judgment.dtype, result["outcome"])
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -96,6 +102,20 @@ def _outcome(judgment: zoo_law.Judgment, uncut: bool, norms: list[str], result: 
             else {"outcome": "exact"}
         )
     return {"outcome": "norm", "message": norms[0]} if norms else {"outcome": "wrong"}
+
+
+def _at_larger_size(masked: nn.Module, small: nn.Module, example: torch.Tensor, dtype: str, outcome: str) -> Result:
+    """Compare the masked and the pruned network at another image size than the traced one, if the network accepts it."""
+    image = zoo_networks.larger(example)
+    facts: Result = {"larger": list(image.shape[-2:])}
+    try:
+        zoo_law.error_at(masked, masked, image, dtype)
+    except Exception as error:
+        return facts | {"larger_refused": (str(error).strip() or type(error).__name__).splitlines()[0][:200]}
+    facts["larger_error"] = zoo_law.error_at(masked, small, image, dtype)
+    if facts["larger_error"] < zoo_law.TOLERANCE[getattr(torch, dtype)] or outcome == "norm":
+        return facts
+    return facts | {"outcome": "wrong", "message": f"wrong for images of {facts['larger']} pixels"}
 
 
 def _cut_norms(original: nn.Module, small: nn.Module) -> list[str]:
@@ -170,14 +190,14 @@ def read(folder: Path, library: str) -> dict[str, Result]:
 
 
 def write(folder: Path, library: str, known: dict[str, Result]) -> None:
-    order = {name: i for i, name in enumerate(zoo_networks.names())}
+    order = {name: i for i, name in enumerate([*zoo_networks.names(), *zoo_packages.names()])}
     rows = sorted(known.values(), key=lambda row: order.get(row["network"], len(order)))
     write_text(folder / f"{library}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def sweep(libraries: list[str], networks: list[str], options: argparse.Namespace) -> None:
+def sweep(libraries: list[str], networks: list[str], folder: Path, options: argparse.Namespace) -> None:
     """Run the missing examinations, `jobs` at a time, and write every result immediately."""
-    known = {library: read(options.folder, library) for library in libraries}
+    known = {library: read(folder, library) for library in libraries}
     todo = [(library, network) for network in networks for library in libraries if network not in known[library]]
     lock, began = Lock(), time.monotonic()
 
@@ -185,7 +205,7 @@ def sweep(libraries: list[str], networks: list[str], options: argparse.Namespace
         result = run(library, network, options.seconds, options.memory)
         with lock:
             known[library][network] = result
-            write(options.folder, library, known[library])
+            write(folder, library, known[library])
             print(f"{number + 1}/{len(todo)} {time.monotonic() - began:6.0f} s  {zoo_page.line(result)}", flush=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -203,25 +223,55 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="parallel processes, each with one thread")
     parser.add_argument("--folder", type=Path, default=HERE / "zoo")
     parser.add_argument("--table", action="store_true", help="write the page only")
+    parser.add_argument("--packages", action="store_true", help="slimcnn alone, on the networks of other packages")
     options = parser.parse_args()
-    multiprocessing.set_forkserver_preload(
-        ["__main__", "timm", "torchvision", "torch_pruning", "torch_kirigami", "slimcnn.pruning"]
-    )
-    networks = [name for name in zoo_networks.names() if any(fnmatchcase(name, only) for only in options.only)]
-    libraries = [options.again] if options.again else options.libraries
+    loaded = ["segmentation_models_pytorch", "transformers.modeling_utils", "pytorchcv.model_provider"]
+    loaded = loaded if options.packages else ["torch_pruning", "torch_kirigami"]
+    multiprocessing.set_forkserver_preload(["__main__", "timm", "torchvision", "slimcnn.pruning", *loaded])
+    known_names = zoo_packages.names() if options.packages else zoo_networks.names()
+    networks = [name for name in _installed(known_names) if any(fnmatchcase(name, only) for only in options.only)]
+    results = options.folder / "packages" if options.packages else options.folder
+    libraries = [options.again] if options.again else ["slimcnn"] if options.packages else options.libraries
     if options.again:
-        known = read(options.folder, options.again)
-        write(options.folder, options.again, {n: row for n, row in known.items() if n not in networks})
+        known = read(results, options.again)
+        write(results, options.again, {n: row for n, row in known.items() if n not in networks})
     if not options.table:
-        sweep(libraries, networks, options)
-        write_text(options.folder / "environment.json", json.dumps(_circumstances(options), indent=1) + "\n")
-    results = {library: read(options.folder, library) for library in LIBRARIES}
-    where = json.loads((options.folder / "environment.json").read_text())
-    write_text(options.folder.with_suffix(".md"), zoo_page.page(zoo_networks.names(), results, where))
+        sweep(libraries, networks, results, options)
+        write_text(results / "environment.json", json.dumps(_circumstances(options), indent=1) + "\n")
+    write_text(options.folder.with_suffix(".md"), _page(options.folder))
+
+
+def _installed(names: list[str]) -> list[str]:
+    """Leave out the networks of packages that are not installed, and say so."""
+    missing = zoo_packages.missing_packages()
+    for prefix, package in missing.items():
+        count = sum(name.startswith(f"{prefix}:") for name in names)
+        if count:
+            print(f"{package} is not installed: {count} networks {prefix}:... are not run", flush=True)
+    return [name for name in names if name.partition(":")[0] not in missing]
+
+
+def _page(folder: Path) -> str:
+    others = folder / "packages"
+    return zoo_page.page(
+        (zoo_networks.names(), {library: read(folder, library) for library in LIBRARIES}, _environment(folder)),
+        (zoo_packages.names(), {"slimcnn": read(others, "slimcnn")}, _environment(others)),
+    )
+
+
+def _environment(folder: Path) -> Result:
+    found: Result = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _circumstances(options: argparse.Namespace) -> Result:
-    packages = {package: metadata.version(package) for package in ("timm", "torch-pruning", "torch-kirigami")}
+    names = ["timm", "torch-pruning", "torch-kirigami"]
+    if options.packages:
+        names = ["timm", "segmentation-models-pytorch", "transformers", "pytorchcv"]
+    packages = {}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
     limits = {"threads": 1, "processes": options.jobs, "seconds": options.seconds, "gigabytes": options.memory}
     return environment() | packages | limits
 

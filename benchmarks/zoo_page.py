@@ -9,6 +9,8 @@ from typing import Any
 
 Result = dict[str, Any]
 Results = dict[str, dict[str, Result]]
+Sweep = tuple[list[str], Results, Result]
+"""The names of networks, their results by library, and the environment."""
 
 OUTCOMES = {
     "exact": "exact",
@@ -56,8 +58,37 @@ HOW = """
 """
 
 
-def page(names: list[str], results: Results, environment: Result) -> str:
-    """Format the whole page; networks without results are omitted."""
+PACKAGES = """
+## Networks of other packages
+
+slimcnn on {count} networks of segmentation_models_pytorch (`smp:`), transformers and pytorchcv, from configurations, with random
+weights, in eval mode; cut and judged as above, those of segmentation_models_pytorch from 64 pixels on. The judge also compares the
+pruned and the masked network on images of 1.5 times the size (*larger*), which slimcnn never ran; code that accepts one image
+size only has no error there.
+
+"""
+
+OPEN = """
+Locked, and why it stays so:
+
+* BiT normalizes groups of channels before every convolution, ConvNeXt V2 divides by a mean over all channels: no cut is exact.
+  So it is with the maximum and mean over channels of a spatial gate (`cbam_resnet18`).
+* OctConv (`octresnet10_ad2`) slices its weight by stored numbers of channels. `trace` finds stored numbers that split activations,
+  not those that split weights, and locks these layers.
+* DiCENet and ChannelNet convolve along the channel axis: neighboring channels are mixed, none can go alone.
+* CondenseNet's tables of positions hold only zeros before training: its layers read channel 0 alone, so what was cut had no
+  influence and the cut proves little.
+* Groups of fewer than three independent channels are too small for a trial cut (`shufflenet_g4_w1`, whose groups lose equal
+  positions).
+* Attention (PVT v2, SegFormer, GLPN, DETR, LeViT) keeps its queries, keys and residual stream, as in the table above.
+* Recurrent cells (SLANet) start from a state of zeros, which is multiplied with a weight: their channels stay. The row of SLANet is
+  from before `unsafe_split` had a rule.
+"""
+
+
+def page(main: Sweep, packages: Sweep) -> str:
+    """Format the whole page; networks without results are omitted from the first sweep and named in the second."""
+    names, results, environment = main
     shown = [name for name in names if any(name in known for known in results.values())]
     timm = sum(name.startswith("timm:") for name in shown)
     seconds = environment.get("seconds", 120)
@@ -69,9 +100,62 @@ def page(names: list[str], results: Results, environment: Result) -> str:
         *_against(shown, results),
     ]
     lines += ["", "## Network by network", "", *_table(shown, results), "", *_failures(shown, results)]
+    lines += _packages(*packages)
     lines += [HOW.format(seconds=seconds).rstrip(), "", f"Measured on: `{json.dumps(environment)}`", ""]
     lines += ["Repeat: `python benchmarks/zoo.py` (results in `benchmarks/zoo/` are not run again; see `--help`)"]
     return "\n".join(lines) + "\n"
+
+
+def _packages(names: list[str], results: Results, environment: Result) -> list[str]:
+    """Format the section of the networks from other packages."""
+    known = results["slimcnn"]
+    shown = [name for name in names if name in known]
+    lines = [
+        PACKAGES.format(count=len(shown)).strip(),
+        "",
+        *_summary(shown, results),
+        "",
+        *_by_package(shown, known),
+        "",
+    ]
+    lines += [
+        "| network | size | groups | channels | locked layers (most frequent reason) | MACs left | error | larger: size |"
+        " error | seconds | verify |",
+        "|---" * 11 + "|",
+    ]
+    for name in shown:
+        row = known[name]
+        cells = [name, row.get("size", ""), row.get("groups", ""), row.get("channels", ""), _locked(row), _left(row)]
+        cells += [_error(row), *_larger(row), _number(row, "seconds", 2), _number(row, "verify_seconds", 2)]
+        lines.append(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
+    lines += ["", *_failures(shown, results)]
+    absent = [name for name in names if name not in known]
+    lines += [f"Without a result: {', '.join(absent)}.", ""] if absent else []
+    lines += [OPEN.strip(), ""]
+    return [*lines, f"Measured on: `{json.dumps(environment)}`; repeat: `python benchmarks/zoo.py --packages`", ""]
+
+
+def _by_package(names: list[str], known: dict[str, Result]) -> list[str]:
+    """Format how many networks of each package were cut."""
+    lines = [
+        "| package | networks | exact | wrong | crash or no end | nothing cut | MACs left where exact: mean |",
+        "|---" * 7 + "|",
+    ]
+    for package in dict.fromkeys(name.partition(":")[0] for name in names):
+        rows = [known[name] for name in names if name.startswith(f"{package}:")]
+        counted = Counter(row["outcome"] for row in rows)
+        left = [row["macs_left"] for row in rows if row["outcome"] == "exact"]
+        cells = [package, len(rows), counted["exact"], counted["wrong"], counted["crash"] + counted["timeout"]]
+        cells += [counted["nothing cut"], f"{statistics.mean(left):.3f}" if left else "-"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def _larger(row: Result) -> tuple[str, str]:
+    """Format the larger size and the error there."""
+    if "larger_error" in row:
+        return str(row["larger"][-1]), f"{row['larger_error']:.0e}"
+    return "", "not accepted" if "larger_refused" in row else ""
 
 
 def line(result: Result) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import zoo_law
 import zoo_networks
+import zoo_packages
 from torch import nn
 
 
@@ -74,3 +75,38 @@ def test_the_zoo_names_each_network_once_and_they_exist() -> None:
     classification = set(torchvision.models.list_models(module=torchvision.models))
     covered = {name.removeprefix("torchvision:") for name in names if name.startswith("torchvision:")}
     assert covered == classification - set(zoo_networks.TRANSFORMERS)
+
+
+def test_a_network_that_is_right_at_one_image_size_only_is_seen_at_another() -> None:
+    class Fixed(nn.Module):
+        def __init__(self, net: nn.Sequential, width: int) -> None:
+            super().__init__()
+            self.net, self.width = net[:4], width
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.net(x)
+            return made * (1 + (made.shape[-1] > 5) * self.width)
+
+    net = plain().eval()
+    codes = {f"net.{name}": code for name, code in zoo_law.address(net).items()}
+    masked, small, example = Fixed(net, 8), Fixed(plain_without(net, 5, 5), 7), torch.zeros(1, 3, 9, 9)
+    judgment = zoo_law.judge(masked, small, codes, example)
+    assert judgment.equal
+    assert zoo_law.error_at(masked, small, torch.zeros(1, 3, 9, 9), judgment.dtype) < 1e-9
+    assert zoo_law.error_at(masked, small, zoo_networks.larger(example), judgment.dtype) > 1e-3
+
+
+def test_a_network_without_tensors_in_its_output_is_not_called_equal() -> None:
+    net = plain().eval()
+    codes = zoo_law.address(net)
+    silent = nn.Sequential(*net)
+    silent.forward = lambda x: "nothing"  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="no tensors in the output"):
+        zoo_law.judge(silent, silent, codes, torch.zeros(1, 3, 9, 9))
+
+
+def test_the_networks_of_other_packages_are_named_once_and_each_package_has_a_builder() -> None:
+    names = zoo_packages.names()
+    assert len(names) == len(set(names)) >= 60
+    assert {name.partition(":")[0] for name in names} == set(zoo_packages.PACKAGES) == set(zoo_packages.BUILDERS)
+    assert set(zoo_packages.missing_packages()) <= set(zoo_packages.PACKAGES)

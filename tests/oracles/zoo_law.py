@@ -156,6 +156,13 @@ def judge(original: nn.Module, small: nn.Module, codes: dict[str, Code], example
     raise AssertionError("unreachable")
 
 
+def error_at(masked: nn.Module, small: nn.Module, example: Any, dtype: str) -> float:
+    """Compare the networks that `judge` left behind on another example, such as a larger image; return the error."""
+    kind = getattr(torch, dtype)
+    inputs = _normal_like(example, kind)
+    return _distance(_run(masked, inputs, kind), _run(small, inputs, kind))
+
+
 def _normal_like(example: Any, dtype: torch.dtype) -> Any:
     generator = torch.Generator().manual_seed(0)
     return tree_map_only(
@@ -167,7 +174,10 @@ def _normal_like(example: Any, dtype: torch.dtype) -> Any:
 def _run(model: nn.Module, inputs: Any, dtype: torch.dtype) -> list[Tensor]:
     torch.manual_seed(0)
     output = model.to(dtype).eval()(inputs)
-    return [leaf.double() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    found = [leaf.double() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    if not found:
+        raise ValueError(f"no tensors in the output, a {type(output).__name__}: nothing can be compared")
+    return found
 
 
 def _distance(expected: list[Tensor], found: list[Tensor]) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import zoo_packages
 from torch import Tensor, nn
 
 SIZES = (128, 160, 192, 224, 256)
@@ -165,6 +166,7 @@ BUILDERS = {
     "video": _video,
     "slimcnn": _slimcnn,
     "timm": _timm,
+    **zoo_packages.BUILDERS,
 }
 
 
@@ -203,9 +205,8 @@ class Detector(nn.Module):
 @torch.no_grad()
 def example_for(model: nn.Module, family: str, sizes: tuple[int, ...]) -> Tensor:
     """Return a random batch of one image, of the first size that the network accepts."""
-    own = getattr(model, "default_cfg", None) or {}
-    channels, _, size = own.get("input_size", (3, 320, 320) if family == "detection" else (3, 224, 224))
-    sides = {"slimcnn": (32,), "video": (64, 224)}.get(family, (*sizes, size))
+    channels, size = _own_input(model, family)
+    sides = {"video": (64, 224), "smp": (64, *sizes)}.get(family, (32,) if size == 32 else (*sizes, size))
     for side in sides:
         shape = (1, channels, 16, side, side) if family == "video" else (1, channels, side, side)
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -217,6 +218,22 @@ def example_for(model: nn.Module, family: str, sizes: tuple[int, ...]) -> Tensor
         else:
             return example
     raise AssertionError("unreachable")
+
+
+def _own_input(model: Any, family: str) -> tuple[int, int]:
+    """Return the number of channels and the size of the images that a network is made for."""
+    if family == "pytorchcv":
+        return getattr(model, "in_channels", 3), max(model.in_size)
+    if family in ("slimcnn", "detection"):
+        return 3, 32 if family == "slimcnn" else 320
+    channels, _, size = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
+    return channels, size
+
+
+def larger(example: Tensor) -> Tensor:
+    """Return a random batch of images whose sides are 1.5 times as long."""
+    sides = [side * 3 // 2 for side in example.shape[-2:]]
+    return torch.randn((*example.shape[:-2], *sides), generator=torch.Generator().manual_seed(1))
 
 
 def classifiers(model: nn.Module, family: str) -> tuple[nn.Module, ...]:

@@ -136,7 +136,7 @@ def _part(tracer: Tracer, call: Call, table: Tensor) -> None:
         tracer.part(table, call)
 
 
-@rule("aten.split", "aten.split_with_sizes", moves=True, sized=True, parts=True)
+@rule(*aten("split split_with_sizes unsafe_split unsafe_split_with_sizes"), moves=True, sized=True, parts=True)
 @rule("aten.chunk", moves=True, parts=True)
 def split(tracer: Tracer, call: Call) -> Labels:
     """Execute the split on the ids; parts of equal size keep the same number of channels."""
@@ -329,6 +329,16 @@ def restride(tracer: Tracer, call: Call) -> Labels:
         tracer.lock_label(label, "its memory is read with other strides", call)
         return []
     return [label]
+
+
+@rule("aten.set_")
+def give_up(tracer: Tracer, call: Call) -> Labels:
+    """Drop the ids of a tensor that gives up its memory, `x.set_()`; memory that comes from elsewhere is locked."""
+    if len(call.arguments) > 1:
+        for tensor in call.tensors:
+            tracer.lock_label(tracer.label(tensor), "its memory is replaced", call)
+        tracer.lock_alias(call.out)
+    return []
 
 
 @rule(*aten("new_zeros new_ones new_full new_empty_strided empty_strided"))

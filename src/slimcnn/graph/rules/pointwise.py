@@ -52,7 +52,7 @@ class Operand:
 @rule(*aten("div sqrt rsqrt"), values="as inputs", shape=shapes.elementwise)
 @rule("aten.div_", values="as inputs", shape=shapes.elementwise_in_place)
 @rule("aten.round", passes_empty=True)
-@rule(*aten("_prelu_kernel where masked_fill masked_fill_ clamp clamp_ prelu rsub"))
+@rule(*aten("_prelu_kernel where masked_fill masked_fill_ clamp clamp_ prelu rsub floor_divide"))
 def pointwise(tracer: Tracer, call: Call) -> Labels:
     """Unify the channels of all operands."""
     shape = call.out.shape
@@ -112,7 +112,7 @@ def _one_channel(tracer: Tracer, call: Call, ids: list[Tensor], shape: torch.Siz
     known = [channel for channel in ids if len(channel) and int(channel) != NONE]
     for other in known[1:]:
         tracer.unify(known[0], other, call)
-    return tuple(channel.expand(shape) for channel in known[:1])
+    return tuple(channel[0].expand(shape) for channel in known[:1])
 
 
 @rule("aten.glu", moves=True)
