@@ -11,6 +11,7 @@ from slimcnn.reporting.figures import Drawing
 from slimcnn.reporting.figures.benchmark import TimedNetwork, Timings
 from slimcnn.reporting.figures.choice import Choice, KeptNorms, LayerChoices
 from slimcnn.reporting.figures.closeness import Closeness
+from slimcnn.reporting.figures.front import Front, StudyPlace
 from slimcnn.reporting.figures.norms import LayerNorms, Norms
 from slimcnn.reporting.figures.pareto import Pareto, Trial
 from slimcnn.reporting.figures.scales import LayerScales, Scales
@@ -170,6 +171,23 @@ def drawings() -> dict[str, Drawing]:
         "norms": Norms(layers=tuple(layer(f"layer{n}.conv1") for n in range(6))),
         "training": training(tuple(epoch(n, loss=2 / n, validation_top1=98 - 20 / n) for n in range(1, 11))),
         "scales": Scales(criterion="gfr", layers=(scales("bn1"), scales("bn2"))),
+        "front": Front(
+            points=tuple(
+                StudyPlace(
+                    label=f"{series}, {macs}",
+                    series=series,
+                    cost=macs,
+                    top1=90 + 3 * macs - lost,
+                    spread=0.1 * lost,
+                    best=not lost,
+                )
+                for series, lost in (("l2", 0), ("fpdf", 2), ("random", 5))
+                for macs in (0.35, 0.5, 0.75)
+            ),
+            cost="MACs left",
+            accuracy="top-1, %",
+            images="test images",
+        ),
         "pareto": Pareto(
             tried=(*(trial(n / 12, 98 - 30 / n) for n in range(1, 12)), trial(0.3, None)),
             best=trial(0.5, 97.4),

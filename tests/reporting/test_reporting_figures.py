@@ -17,7 +17,7 @@ from slimcnn.reporting.figures.choice import Choice
 from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.sections import Figure, Section
 
-NAMES = "benchmark choice closeness norms pareto scales sizes steps trade training units widths".split()
+NAMES = "benchmark choice closeness front norms pareto scales sizes steps trade training units widths".split()
 every_figure = pytest.mark.parametrize("name", NAMES)
 
 

@@ -72,7 +72,7 @@ def study(
 
     Any number of processes can work on one study; each can be killed at any time. The same command goes on.
 
-    Example: slimcnn study recipes/study_criteria.toml --out runs/criteria --budget 2h
+    Example: slimcnn study recipes/studies/criteria.toml --out runs/criteria --budget 2h
     """
     from slimcnn.errors import StudyError
     from slimcnn.files import read_text
