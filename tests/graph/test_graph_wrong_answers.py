@@ -184,3 +184,23 @@ def test_control_flow_operators_are_named() -> None:
     )
     with pytest.raises(slimcnn.SlimcnnError, match=r"torch\.cond .* cannot be traced; write a Python if"):
         slimcnn.trace(model, X)
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        lambda y: y.flatten()[:0].sum(),
+        lambda y: y.flatten()[y.flatten() > 1e9].sum(),
+        lambda y: y[:0].relu().sum(),
+        lambda y: y.permute(0, 2, 3, 1).reshape(-1, 8)[:0].relu().sum(),
+    ],
+    ids=["slice", "mask", "batch", "rows"],
+)
+def test_empty_tensors_as_of_a_detector_that_finds_nothing_are_traced(nothing: Callable[[Tensor], Tensor]) -> None:
+    def code(n: Any, x: Tensor) -> Tensor:
+        y = n.a(x)
+        return n.b(y) + nothing(y)  # type: ignore[no-any-return]
+
+    model = Code(code, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, 1)).eval()
+    graph = slimcnn.trace(model, torch.zeros(1, 3, 4, 4))
+    assert graph.peak_memory() > 0

@@ -39,8 +39,8 @@ class Timeline:
                 for group, n in share.per_channel.items():
                     self._per_channel[d, i, group] = n
         whole = np.array([one.elements for one in activations], dtype=np.int64)
-        self._rest = whole // self._sizes.prod(axis=0)
-        """The number of elements per channel of every activation."""
+        self._rest = whole // np.maximum(self._sizes.prod(axis=0), 1)
+        """The number of elements per channel of every activation; an empty one has none."""
 
     def at(self, removed: Any, float_bytes: int) -> Integers:
         """Return the live bytes at each operation when each group loses `removed[group]` channels."""

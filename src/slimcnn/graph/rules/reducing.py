@@ -26,6 +26,8 @@ def reduce(tracer: Tracer, call: Call) -> Labels:
     source: Tensor = call["self"]
     if isinstance(call.arguments.get("other"), Tensor):
         return pointwise(tracer, call)
+    if not source.numel():
+        return [()] * len(call.outputs)  # of nothing, the result is a constant
     dims = _reduced(call, source)
     keepdim = bool(call.arguments.get("keepdim", False))
     if keepdim and source.dim() == 4 and dims >= {2, 3}:
