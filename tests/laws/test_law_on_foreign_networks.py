@@ -114,7 +114,7 @@ def assert_detector(name: str) -> None:
     graph = trace(subject.model, subject.example)
     plan = allocate(graph, score(subject.model, graph, "random"), Target(pruning_ratio=0.5))
     small = prune(subject.model, graph, plan)
-    assert graph.macs(plan.counts(graph)) < 0.45 * graph.macs()
+    assert graph.macs(plan.counts(graph)) < 0.5 * graph.macs()
     image = torch.rand(3, 96, 96, dtype=torch.float64)
     masked = mask(subject.model, graph, plan)
     (expected,), (found,), (before,) = (
