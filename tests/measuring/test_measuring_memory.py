@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 import slimcnn
 from at_hand import Net
 from slimcnn.measuring import measure
+from slimcnn.measuring.lifetimes import Lifetimes
 
 X = torch.zeros(1, 3, 4, 4)
 
@@ -114,3 +115,30 @@ def test_peak_memory_is_that_of_an_interpreter_that_frees_what_nobody_reads_agai
     with torch.no_grad():
         interpreter.run(example)
     assert measure(model, example).peak_memory == interpreter.peak
+
+
+def test_memory_that_was_freed_is_not_taken_for_that_of_a_new_tensor() -> None:
+    x = torch.ones(3)
+    lifetimes = Lifetimes(weights=[], inputs=[x])
+    for _ in range(100):
+        y = x + 1
+        lifetimes.note([x], [y])
+        del y
+        assert lifetimes.known(torch.zeros(3)) is None
+
+
+def test_constants_made_after_activations_were_freed_lock_nothing() -> None:
+    class Boxes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(20):
+                y = self.a(x)
+                del y
+                corners = torch.tensor([[0.0, 0.5], [0.25, 1.0]]) * torch.tensor([4.0, 4.0])
+            return self.b(self.a(x)) * corners.sum()
+
+    graph = slimcnn.trace(Boxes().eval(), torch.zeros(1, 3, 4, 4))
+    assert [lock.layer for lock in graph.locked] == ["b"]  # the output

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -50,6 +51,8 @@ class Lifetimes:
     def __init__(self, weights: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
         self._now = 0
         self._by_memory: dict[int, Lifetime] = {}
+        self._storages: list[StorageWeakRef] = []
+        """One per block: while it exists, PyTorch gives the block's number to no other, even after it is freed."""
         self._weights = {_memory(tensor) for tensor in weights}
         self._every: list[Lifetime] = []
         for tensor in inputs:
@@ -63,7 +66,7 @@ class Lifetimes:
             life.last, life.used = self._now, True
         activation = any(life.activation for life in known)
         for tensor in made:
-            if self._by_memory.get(_memory(tensor)) not in known:  # freed memory may be reused at the same address
+            if self._by_memory.get(_memory(tensor)) not in known:
                 self._begin(tensor, activation)
             elif activation and _memory(tensor) not in self._weights:
                 self.of(tensor).activation = True  # an activation was written into a constant
@@ -88,6 +91,7 @@ class Lifetimes:
         elements, number_bytes = tensor.numel(), tensor.element_size()
         life = Lifetime(self._now, self._now, elements, number_bytes, tensor.is_floating_point(), activation)
         self._by_memory[_memory(tensor)] = life
+        self._storages.append(StorageWeakRef(tensor.untyped_storage()))
         self._every.append(life)
         return life
 
