@@ -93,7 +93,7 @@ def table() -> None:
             f"| {row['name']} | `{' '.join(row['asked'])}` | {after['macs'] / before['macs']:.3f} | {after['top1']:.2f} | "
             f"{after['top1'] - before['top1']:+.2f} | {after['bytes'] / 1000:.0f} | {len(row['clock']) or ''} |"
         )
-    for path in (RAW / "plans.json", RAW / "int8.json"):
+    for path in (RAW / "plans.json", RAW / "int8.json", RAW / "int8_trained.json"):
         if path.exists():
             shown(json.loads(path.read_text()))
 
