@@ -205,10 +205,8 @@ def _protocol(study: StudyRows) -> Section:
     if trained:
         best = sorted(one for one, _ in trained)
         last = sorted({one for _, one in trained})
-        said.append(
-            f"Best epoch by validation: {best[0]} to {best[-1]} (median {best[len(best) // 2]}) "
-            f"of {', '.join(map(str, last))}."
-        )
+        kept = f"{best[0]} to {best[-1]} (median {best[len(best) // 2]})" if best[0] != best[-1] else f"{best[0]}"
+        said.append(f"Kept epoch: {kept} of {', '.join(map(str, last))}.")
     table = Table(
         columns=(Column(title="measured on"), Column(title="value", format="name")),
         rows=tuple((key, ", ".join(values)) for key, values in _environments(study.rows).items()),
