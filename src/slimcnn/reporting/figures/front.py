@@ -61,17 +61,18 @@ class Front(Drawing):
 
 def _panel(points: Sequence[StudyPlace], figure: Front, name: str) -> Panel:
     series = list(dict.fromkeys(one.series for one in points))
-    low, high = _ends([one.cost for one in points], 0.12)
-    bottom, top = _ends([one.top1 + sign * one.spread for one in points for sign in (-1, 1)], 0.15)
+    costs = [one.cost for one in points]
+    low, high = _ends(costs, 0.12, 0.1 * max(map(abs, costs)))
+    bottom, top = _ends([one.top1 + sign * one.spread for one in points for sign in (-1, 1)], 0.15, 1.0)
 
     def draw(axes: Axes) -> None:
         for index, which in enumerate(series):
             own = sorted((one for one in points if one.series == which), key=lambda one: one.cost)
             color, mark = COLORS[index % len(COLORS)], MARKS[index % len(MARKS)]
-            costs, top1 = [one.cost for one in own], [one.top1 for one in own]
+            top1 = [one.top1 for one in own]
             axes.errorbar(
-                costs, top1, yerr=[one.spread for one in own], fmt=mark + "-", color=color, ms=5, linewidth=1,
-                capsize=2, label=formatting.short_name(which, 28) if which else None,
+                [one.cost for one in own], top1, yerr=[one.spread for one in own], fmt=mark + "-", color=color, ms=5,
+                linewidth=1, capsize=2, label=formatting.short_name(which, 28) if which else None,
             )  # fmt: skip
         best = [one for one in points if one.best]
         axes.plot(
@@ -110,12 +111,12 @@ def _names(axes: Axes, points: Sequence[StudyPlace], across: tuple[float, float]
         )  # fmt: skip
 
 
-def _ends(values: Sequence[float], room: float) -> tuple[float, float]:
-    """Return the ends of an axis: the values with room on both sides, also if they are all the same.
+def _ends(values: Sequence[float], room: float, least: float = 0.0) -> tuple[float, float]:
+    """Return the ends of an axis: the values with room on both sides, and at least so much between the ends.
 
-    >>> _ends([1.0, 2.0], 0.1), _ends([1.0], 0.1)
-    ((0.9, 2.1), (0.9, 1.1))
+    >>> _ends([1.0, 2.0], 0.1), _ends([1.0], 0.1), _ends([90.0, 90.1], 0.0, least=1.0)
+    ((0.9, 2.1), (0.9, 1.1), (89.55, 90.55))
     """
     low, high = min(values), max(values)
-    pad = room * ((high - low) or abs(high) or 1.0)
+    pad = max(room * ((high - low) or abs(high) or 1.0), (least - (high - low)) / 2)
     return low - pad, high + pad
