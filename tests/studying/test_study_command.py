@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import optuna
 import pytest
 from small_studies import TEXT, changed
 
@@ -33,6 +34,21 @@ def test_a_study_runs_is_rendered_again_and_published(
     code, said, _ = call(f"study --join {out} --json", capsys, monkeypatch)
     assert code == 0
     assert [row["seed"] for row in json.loads(said)] == [0]
+
+
+def test_a_worker_joins_the_same_trials_under_the_same_name_and_storage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out, url = tmp_path / "one.toml", tmp_path / "elsewhere", f"sqlite:///{tmp_path}/shared.db"
+    file.write_text(ONE)
+    code, _, errors = call(f"study {file} --out {out} --storage {url} --budget 0", capsys, monkeypatch)
+    assert code == 0, errors
+    code, _, errors = call(f"study --join {out}", capsys, monkeypatch)
+    assert code == 0, errors
+    assert [one.study_name for one in optuna.get_all_study_summaries(url)] == ["slimcnn-study-one"]
+    assert not (out / "study.log").exists()
+    assert len(json.loads((out / DATA).read_text())["rows"]) == 1
+    assert (out / ".joining.json").stat().st_mode & 0o077 == 0
 
 
 def test_a_dry_run_lists_points_and_writes_nothing(

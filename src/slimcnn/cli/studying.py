@@ -76,8 +76,8 @@ def study(
     """
     from slimcnn.errors import StudyError
     from slimcnn.files import read_text
-    from slimcnn.studying.rows import SOURCE
     from slimcnn.studying.settings import parse_study
+    from slimcnn.studying.work import study_to_join
 
     if (recipe is None) == (join is None) and not table:
         raise StudyError("give either a study (slimcnn study STUDY.toml) or --join FOLDER")
@@ -85,13 +85,11 @@ def study(
     if table:
         _shown(_rendered(folder), folder, publish, as_json)
         return
-    file = recipe or folder / SOURCE
-    if recipe is None and not file.exists():
-        raise StudyError(
-            f"there is no study to join in {folder}: start it with slimcnn study STUDY.toml --out {folder}"
-        )
-    text = read_text(file, StudyError, "study")
-    asked = parse_study(text, file.stem if recipe is not None else folder.name, str(file))
+    if recipe is None:
+        asked, text = study_to_join(folder)
+    else:
+        text = read_text(recipe, StudyError, "study")
+        asked = parse_study(text, recipe.stem, str(recipe))
     if storage:
         asked = asked.model_copy(update={"study": asked.study.model_copy(update={"storage": storage})})
     if dry_run:

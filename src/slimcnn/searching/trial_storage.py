@@ -163,15 +163,15 @@ class TrialStorage:
     @contextmanager
     def alive(self, trial: Trial) -> Iterator[None]:
         """Give signs of life of a claimed trial while the block runs, so that other hosts see that it is not lost."""
+        trial.set_user_attr("alive", time.time())
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(HEARTBEAT):  # the first sign is given below
+            while not ended.wait(HEARTBEAT):
                 # A busy or unreachable storage must not end the work; an old sign only means that it may be done twice.
                 with suppress(Exception):
                     trial.set_user_attr("alive", time.time())
 
-        trial.set_user_attr("alive", time.time())
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:

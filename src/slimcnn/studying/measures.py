@@ -82,14 +82,24 @@ def measure_named(name: str) -> Measure:
     slimcnn.errors.StudyError: measure 'accuracy:openvino': accuracy takes nothing after a colon
     """
     first, colon, option = name.partition(":")
-    entry = measures[first]
-    facts: Mapping[str, Any] = entry.facts
-    if colon and not facts["takes"]:
+    if colon and not measures[first].facts["takes"]:
         raise StudyError(f"measure {name!r}: {first} takes nothing after a colon")
     if option and option not in RUNTIMES:
         raise UnknownName("runtime", option, RUNTIMES)
     if option and (why := why_not(option)):
         raise ExportError(why)
+    return measure_of_row(name)
+
+
+def measure_of_row(name: str) -> Measure:
+    """Return the measure of a row; its runtime need not be installed here.
+
+    Raises:
+        UnknownName: there is no such measure.
+    """
+    first, _, option = name.partition(":")
+    entry = measures[first]
+    facts: Mapping[str, Any] = entry.facts
     title = f"{facts['title']} in {option}" if option else facts["title"]
     return Measure(name, facts["format"], facts["better"], title, entry.value, option)
 

@@ -12,7 +12,7 @@ from slimcnn.reporting import formatting, markdown, render_page
 from slimcnn.reporting.figures.front import Front, StudyPlace
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.studying.comparing import Cell, against_baseline, cell_of, front_of, grouped
-from slimcnn.studying.measures import Measure, measures
+from slimcnn.studying.measures import Measure, measure_of_row
 from slimcnn.studying.rows import CARD, PAGE, SOURCE, TABLE, StudyRow, StudyRows
 
 ACCURACY = ("accuracy", "validation")
@@ -46,14 +46,6 @@ def sections(study: StudyRows) -> list[Section]:
     for part in (_picture(study), _compared(study), _failures(study)):
         found += [part] if part is not None else []
     return [*found, _protocol(study)]
-
-
-def _known(name: str) -> Measure:
-    """Return the measure of a row; its runtime need not be installed here."""
-    first, _, option = name.partition(":")
-    entry = measures[first]
-    title = f"{entry.facts['title']} in {option}" if option else entry.facts["title"]
-    return Measure(name, entry.facts["format"], entry.facts["better"], title, entry.value, option)
 
 
 def _keys(study: StudyRows) -> list[str]:
@@ -93,7 +85,7 @@ def summary(study: StudyRows) -> Section:
 
 def _table(study: StudyRows, chosen: Sequence[str]) -> Table:
     """Return one row per point: settings, seeds, measures, and the difference from the baseline."""
-    kinds, keys = [_known(name) for name in chosen], _keys(study)
+    kinds, keys = [measure_of_row(name) for name in chosen], _keys(study)
     differences, judged = _differences(study), _judged(study)
     columns = [*(Column(title=key, format="name") for key in keys), Column(title="n", format="exact")]
     for kind in kinds:
@@ -148,7 +140,7 @@ def _picture(study: StudyRows) -> Section | None:
         if math.isfinite(costs[index])
     )  # fmt: skip
     images = "validation images" if judged == "validation" else "test images"
-    figure = Front(points=places, cost=_known(cost).title, accuracy=_known(judged).title, images=images)
+    figure = Front(points=places, cost=measure_of_row(cost).title, accuracy=measure_of_row(judged).title, images=images)
     return Section(title="Accuracy against cost", blocks=(figure.block(),))
 
 
@@ -171,7 +163,7 @@ def _compared(study: StudyRows) -> Section | None:
         return None
     cells = {
         (str(own[0].point.get(keys[0], "")), str(own[0].point.get(keys[1], ""))): _written(
-            cell_of([row.values[judged] for row in own]), _known(judged)
+            cell_of([row.values[judged] for row in own]), measure_of_row(judged)
         )
         for own in points.values()
     }
@@ -179,7 +171,7 @@ def _compared(study: StudyRows) -> Section | None:
         columns=(Column(title=keys[0], format="name"), *(Column(title=f"{keys[1]} = {one}") for one in across)),
         rows=tuple((one, *(cells.get((one, other), "") for other in across)) for one in down),
     )
-    return Section(title=f"{_known(judged).title} side by side", blocks=(table,))
+    return Section(title=f"{measure_of_row(judged).title} side by side", blocks=(table,))
 
 
 def _failures(study: StudyRows) -> Section | None:

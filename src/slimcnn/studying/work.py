@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 import traceback
 from collections.abc import Mapping
@@ -25,6 +27,9 @@ from slimcnn.studying.rows import DATA, SOURCE, StudyRow, StudyRows, epochs_of, 
 from slimcnn.studying.settings import MOST, Range, Study, parse_study
 
 JOURNAL = "study.log"
+JOINING = ".joining.json"
+"""Name and storage of the study, for workers that join; readable by its owner only: a URL may hold a password."""
+
 VERSIONS = ("slimcnn", "torch", "torchvision")
 """Versions that all workers of a study share, unless the user accepts others."""
 
@@ -115,8 +120,8 @@ class Worker:
         """Write study.json, study.md and study.html from the rows so far."""
         rows = self.rows()
         found = StudyRows(
-            self.study.study.name, self.command, self.source, self.study.study.measure, baseline_of(self.study),
-            tuple(rows), max(self.study.runs - len(rows), 0), self.study.digest,
+            self.study.study.name, without_password(self.command), without_password(self.source),
+            self.study.study.measure, baseline_of(self.study), tuple(rows), max(self.study.runs - len(rows), 0), self.study.digest,
         )  # fmt: skip
         write_rows(found, self.out)
         render(found, self.out)
@@ -212,6 +217,8 @@ def run_study(
         worker = Worker(study, source, out, storage, show, command, Sharing(out))
         if source:
             write_text(out / SOURCE, source)
+            write_text(out / JOINING, json.dumps({"name": study.study.name, "storage": study.study.storage}) + "\n")
+            (out / JOINING).chmod(0o600)
         if study.study.sampler == "all":
             runs = [{"point": dict(one.label), "seed": seed} for one in points for seed in study.study.seeds]
             worker.take_rows()
@@ -224,6 +231,35 @@ def run_study(
         finally:
             found = worker.write()
     return found
+
+
+def study_to_join(folder: Path) -> tuple[Study, str]:
+    """Read the study that another worker has started in a folder, with its name and storage; also return its text.
+
+    Raises:
+        StudyError: there is none, or a file of it is damaged.
+    """
+    if not (folder / SOURCE).exists() or not (folder / JOINING).exists():
+        raise StudyError(
+            f"there is no study to join in {folder}: start it with slimcnn study STUDY.toml --out {folder}"
+        )
+    text = read_text(folder / SOURCE, StudyError, "study")
+    study = parse_study(text, place=str(folder / SOURCE))
+    try:
+        known = json.loads(read_text(folder / JOINING, StudyError, "study"))
+        settings = study.study.model_copy(update={name: known[name] for name in ("name", "storage")})
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise StudyError(f"{folder / JOINING} is damaged: run the first worker's command again") from error
+    return study.model_copy(update={"study": settings}), text
+
+
+def without_password(text: str) -> str:
+    """Hide the passwords of URLs, for pages.
+
+    >>> without_password("--storage postgresql://me:secret@host/db")
+    '--storage postgresql://me:***@host/db'
+    """
+    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", text)
 
 
 def _first(study: Study) -> StudyPoint:
