@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from slimcnn.studying import Study, parse_study
@@ -43,6 +45,21 @@ def changed(*pairs: tuple[str, str]) -> str:
 
 def small_study(*pairs: tuple[str, str]) -> Study:
     return parse_study(changed(*pairs), "small")
+
+
+@contextmanager
+def workers_in(folder: Path, *lines: tuple[str, ...]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start a worker for each line of arguments; all but the first, which the block may kill, must end well."""
+    found = [worker(folder, *line) for line in lines]
+    try:
+        yield found
+        for one in found[1:]:
+            _, errors = one.communicate(timeout=300)
+            assert one.returncode == 0, errors
+    finally:
+        for one in found:
+            one.kill()
+            one.communicate()
 
 
 def worker(folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_studies import small_study, worker
+from small_studies import small_study, workers_in
 from test_study_work import values_of, wait_for
 
 from slimcnn.studying import read_rows, run_study
@@ -68,21 +68,13 @@ def test_three_workers_one_killed_and_one_stopped_lose_nothing_and_do_nothing_tw
 ) -> None:
     alone = run_study(small_study(), tmp_path / "alone")
     outs = [tmp_path / f"out{number}" for number in range(3)]
-    workers = [worker(tmp_path, "--out", str(out), "--storage", database) for out in outs]
-    try:
+    with workers_in(tmp_path, *(("--out", str(out), "--storage", database) for out in outs)) as workers:
         wait_for(outs[0], "points/*/1-train/step.json")
         workers[0].send_signal(signal.SIGKILL)
         wait_for(outs[1], "points/*/1-train/step.json")
         workers[1].send_signal(signal.SIGSTOP)
         time.sleep(2)
         workers[1].send_signal(signal.SIGCONT)
-        for one in workers[1:]:
-            _, errors = one.communicate(timeout=300)
-            assert one.returncode == 0, errors
-    finally:
-        for one in workers:
-            one.kill()
-            one.communicate()
     for out in outs[1:]:
         assert values_of(read_rows(out)) == values_of(alone)
     reports = [path.parent.name for out in outs for path in out.glob("points/*/report.json")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_studies import TEXT, changed, small_study, worker
+from small_studies import TEXT, changed, small_study, worker, workers_in
 
 from slimcnn.errors import ModelError, StudyError
 from slimcnn.running.folder import locked
@@ -76,20 +76,12 @@ def test_three_workers_one_killed_and_one_stopped_end_as_one_does(
     tmp_path: Path, alone: tuple[Path, StudyRows, list[str]]
 ) -> None:
     out = tmp_path / "out"
-    workers = [worker(tmp_path, "--out", str(out)) for _ in range(3)]
-    try:
+    with workers_in(tmp_path, *[("--out", str(out))] * 3) as workers:
         wait_for(out, "points/*/1-train/step.json")
         workers[0].send_signal(signal.SIGKILL)
         workers[1].send_signal(signal.SIGSTOP)
         time.sleep(1)
         workers[1].send_signal(signal.SIGCONT)
-        for one in workers[1:]:
-            _, errors = one.communicate(timeout=240)
-            assert one.returncode == 0, errors
-    finally:
-        for one in workers:
-            one.kill()
-            one.communicate()
     assert values_of(read_rows(out)) == values_of(alone[1])
     assert len(list((out / "points").iterdir())) == 4  # nothing ran twice in another folder
 

@@ -51,7 +51,8 @@ class Distill(Step, Training):
     teacher_cache: int | None = Field(default=None, ge=1)
     """Number of fixed augmented views per image; the teacher's logits are computed once per view and stored on disk."""
     images: int | None = Field(default=None, ge=1)
-    """Number of training images; default: all. The loss 0*cross_entropy+kd uses no labels."""
+    """Number of training images, drawn evenly from the classes; default: all. The loss 0*cross_entropy+kd reads no
+    labels of theirs; choosing the epoch and the learning rate reads those of the validation images."""
     epochs: int = Field(default=10, ge=1)
     """Passes over the training images."""
     learning_rate: float | None = None  # type: ignore[assignment]

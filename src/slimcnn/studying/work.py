@@ -118,10 +118,10 @@ class Worker:
 
     def write(self) -> StudyRows:
         """Write study.json, study.md and study.html from the rows so far."""
-        rows = self.rows()
+        rows, asked = self.rows(), self.study.study
         found = StudyRows(
-            self.study.study.name, without_password(self.command), without_password(self.source),
-            self.study.study.measure, baseline_of(self.study), tuple(rows), max(self.study.runs - len(rows), 0), self.study.digest,
+            asked.name, without_password(self.command), without_password(self.source), asked.measure,
+            baseline_of(self.study), tuple(rows), max(self.study.runs - len(rows), 0), self.study.digest,
         )  # fmt: skip
         write_rows(found, self.out)
         render(found, self.out)
