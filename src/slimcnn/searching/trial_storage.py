@@ -275,28 +275,28 @@ def _point(trial: FrozenTrial | Trial) -> dict[str, Any]:
     return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in trial.params.items()}
 
 
-def _created(storage: str | Path, say: Callable[[str], None] | None) -> BaseStorage | str:
-    """Open the storage; where another process creates the tables of a new database at this moment, try again."""
-    from optuna.storages import get_storage
-    from sqlalchemy.exc import IntegrityError, ProgrammingError
-
-    for _ in range(CREATIONS - 1):
-        try:
-            return get_storage(_storage(storage, say))
-        except (IntegrityError, ProgrammingError):
-            time.sleep(POLL)
-    return get_storage(_storage(storage, say))
-
-
-def _storage(storage: str | Path, say: Callable[[str], None] | None) -> BaseStorage | str:
+def _created(storage: str | Path, say: Callable[[str], None] | None) -> BaseStorage:
+    """Open a journal file or a database."""
     from optuna.storages import JournalStorage
 
     from slimcnn.searching.journal import Journal
 
     if isinstance(storage, str) and "://" in storage:
-        return _sqlite(storage) if storage.startswith("sqlite") else storage
+        return _database(storage)
     Path(storage).parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(Journal(Path(storage), say))
+
+
+def _database(url: str) -> BaseStorage:
+    """Open a database; where another process creates its tables at this moment, try again."""
+    from optuna.storages import get_storage
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    for _ in range(CREATIONS - 1):
+        with suppress(IntegrityError, ProgrammingError):
+            return get_storage(_sqlite(url) if url.startswith("sqlite") else url)
+        time.sleep(POLL)
+    return get_storage(_sqlite(url) if url.startswith("sqlite") else url)
 
 
 def _sqlite(url: str) -> BaseStorage:
