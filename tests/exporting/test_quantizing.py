@@ -19,7 +19,7 @@ from slimcnn.exporting import export, file_digest, formats, fresh_answers, open_
 from slimcnn.exporting.quantizing import Accuracy, Engine, Quantized, engines, quantize
 from slimcnn.exporting.quantizing import keeping as keeping_module
 from slimcnn.exporting.quantizing.engines import nncf
-from slimcnn.exporting.quantizing.keeping import Work, search
+from slimcnn.exporting.quantizing.keeping import PROBE, PROBE_VALUES, Work, probes, search
 from slimcnn.exporting.quantizing.speed import speed_of
 
 NAMES = [entry.name for entry in engines]
@@ -173,6 +173,12 @@ def test_nothing_stays_in_float_and_nothing_is_measured_where_int8_is_within(
 ) -> None:
     (kept, known), judged = searched(lambda keep: 2, tmp_path, monkeypatch, 2.0)
     assert (kept.layers, known, judged) == ((), {}, [0])
+
+
+def test_trials_of_single_layers_use_fewer_samples_where_they_are_large() -> None:
+    small, large = (np.zeros((300, 3, side, side), np.uint8) for side in (32, 256))
+    counts = [len(probes((rows,), PROBE, PROBE_VALUES, batch)[0]) for rows in (small, large) for batch in (None, 6)]
+    assert counts == [64, 66, 10, 12]
 
 
 def test_at_most_half_of_the_layers_stay_in_float_and_the_best_miss_is_given(

@@ -11,10 +11,12 @@ from slimcnn.exporting.quantizing.engine import Engine, Rows
 
 MOST = 0.5
 """Largest share of layers in float; with more, int8 gains little."""
-PROBE = 64
-"""Calibration samples for trials of single layers; each trial is a quantization."""
-PROBED = 256
-"""Calibration samples on which the outputs of these trials are compared with float."""
+PROBE, PROBE_VALUES = 64, 2_000_000
+"""Most calibration samples for the trial of one layer, and most numbers in them; each trial is a quantization."""
+PROBED, PROBED_VALUES = 256, 10_000_000
+"""The same of the samples whose outputs are compared with float."""
+FEWEST = 8
+"""Samples for a trial, however large they are."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def search(
 
 def sensitivities(work: Work, layers: tuple[str, ...], progress: Callable[[int, int], None]) -> dict[str, float]:
     """Return how much the divergence from float falls with each layer in float, in nats; needs no labels."""
-    few, asked = (tuple(rows[: _whole(n, work.batch)] for rows in work.calibration) for n in (PROBE, PROBED))
+    few = probes(work.calibration, PROBE, PROBE_VALUES, work.batch)
+    asked = probes(work.calibration, PROBED, PROBED_VALUES, work.batch)
     runtime = work.engine.runtime
     expected = scores_in(runtime, work.source, asked, work.batch)
 
@@ -108,6 +111,9 @@ def sensitivities(work: Work, layers: tuple[str, ...], progress: Callable[[int, 
     return found
 
 
-def _whole(n: int, batch: int | None) -> int:
-    """Round up to full batches."""
-    return -(-n // (batch or 1)) * (batch or 1)
+def probes(calibration: Rows, most: int, values: int, batch: int | None) -> Rows:
+    """Return the first samples: at most `most`, fewer where they are large (at least 8), in full batches."""
+    size = sum(rows[0].size for rows in calibration)
+    count = max(FEWEST, min(most, values // size))
+    full = -(-count // (batch or 1)) * (batch or 1)
+    return tuple(rows[:full] for rows in calibration)
