@@ -8,6 +8,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
 
 MAY_BE_SKIPPED = ("needs a GPU", "needs a CUDA device")
 """The only reasons for which CI may leave a test out: everything else it can install."""

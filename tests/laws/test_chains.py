@@ -21,6 +21,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "train": {"epochs": 1, "save_every_seconds": 0},
     "sparsify": {"epochs": 1, "save_every_seconds": 0},
     "distill": {"epochs": 1, "save_every_seconds": 0},
+    "tune": {"images": 64, "epochs": 1, "save_every_seconds": 0},
     "rewrite": {"images": 64},
     "least_squares": {"images": 64},
     "recalibrate": {"images": 64},

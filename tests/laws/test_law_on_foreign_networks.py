@@ -47,8 +47,11 @@ TOO_LARGE = {"torchvision:regnet_y_128gf"}
 """644 million parameters, several times in float64: too much for two test processes; the benchmark does it."""
 
 
-def assert_law(subject: zoo_networks.Subject, ratio: float = 0.5) -> float:
-    """Cut at random, and hold the law, the predicted costs and the other judge's opinion; give the MACs left."""
+def assert_law(subject: zoo_networks.Subject, ratio: float = 0.5, *, fixed_memory: bool = True) -> float:
+    """Cut at random, and hold the law, the predicted costs and the other judge's opinion; give the MACs left.
+
+    Without `fixed_memory`, running memory depends on the answers (how many boxes are found) and is not compared.
+    """
     model, example, codes = subject.model, subject.example, zoo_law.address(subject.model)
     graph = trace(model, example)
     assert all(lock.reason for lock in graph.locked)
@@ -62,7 +65,8 @@ def assert_law(subject: zoo_networks.Subject, ratio: float = 0.5) -> float:
     counts = plan.counts(graph)
     size = measure(small, example)
     assert graph.macs(counts) == size.macs < graph.macs()
-    assert (graph.peak_memory(counts), graph.bytes(counts)) == (size.peak_memory, size.bytes)
+    assert graph.bytes(counts) == size.bytes
+    assert graph.peak_memory(counts) == size.peak_memory or not fixed_memory
     assert graph.params(counts) == sum(p.numel() for p in small.parameters()) < graph.params()
     left = graph.macs(counts) / graph.macs()
     judgment = zoo_law.judge(copy.deepcopy(model), small, codes, example)
@@ -143,4 +147,5 @@ def test_more_cut_detectors_find_the_boxes_of_the_masked_ones(name: str) -> None
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [name for name in zoo_networks.names() if name not in {*FAST, *TOO_LARGE}])
 def test_the_law_holds_on_the_whole_zoo(name: str) -> None:
-    assert not math.isnan(assert_law(zoo_networks.build(name, SIZES)))
+    subject = zoo_networks.build(name, SIZES)
+    assert not math.isnan(assert_law(subject, fixed_memory=not name.startswith("detection:")))

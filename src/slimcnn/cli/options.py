@@ -161,8 +161,9 @@ Recover = Annotated[
     str | None,
     typer.Option(
         help="Steps that recover accuracy, joined by +: least_squares (refit layers; labels are not used), "
-        "fold_constants, recalibrate (batch norm), distill (from the original), train (on labels); or none. "
-        "Default: least_squares; with --epochs, least_squares+distill.",
+        "tune (imitate the original; labels are not used), fold_constants, recalibrate (batch norm), distill (from the "
+        "original, on labels), train (on labels); or none. "
+        "Default: least_squares+tune; with --epochs, least_squares+distill.",
         rich_help_panel=RECOVERY,
     ),
 ]
@@ -201,6 +202,14 @@ To = Annotated[
         help="Export formats (*slimcnn list formats*), separated by commas, or none. Default: onnx if its packages are "
         "installed; with --curve, none.",
         rich_help_panel=RUN,
+    ),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Minutes of tuning without labels after the cut: the network imitates the original. 0: none. Default: 5.",
+        rich_help_panel=RECOVERY,
     ),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Number of training epochs.", rich_help_panel=RECOVERY)]

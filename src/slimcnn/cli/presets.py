@@ -10,11 +10,17 @@ StepSettings = dict[str, Any]
 """A step as plain data."""
 
 
-def recovering(recover: str | None, training: StepSettings, default: str) -> list[StepSettings]:
+def recovering(
+    recover: str | None, training: StepSettings, default: str, minutes: float | None = 0
+) -> list[StepSettings]:
     """Return the recovery steps: `default` unless the user names some, and distillation with --epochs.
+
+    Without --epochs, the network is tuned without labels for `minutes` (None: the step's default; 0: not at all).
 
     >>> recovering(None, {"epochs": 3}, "least_squares")
     [{'step': 'least_squares'}, {'step': 'distill', 'epochs': 3}]
+    >>> recovering(None, {}, "least_squares", minutes=2)
+    [{'step': 'least_squares'}, {'step': 'tune', 'minutes': 2}]
     >>> recovering("recalibrate+train", {}, "least_squares")
     [{'step': 'recalibrate'}, {'step': 'train', 'epochs': 10}]
     """
@@ -24,7 +30,7 @@ def recovering(recover: str | None, training: StepSettings, default: str) -> lis
 
     asked = [name for name in ("epochs", "learning_rate", "batch_size") if name in training]
     if recover is None:
-        recover = " + ".join(filter(None, [default, "distill" if asked else ""]))
+        recover = " + ".join(filter(None, [default, "distill" if asked else "tune" if minutes != 0 else ""]))
     if recover == "none":
         recover = ""
     line = recover if " + " in recover or ":" in recover else recover.replace("+", " + ")
@@ -33,8 +39,13 @@ def recovering(recover: str | None, training: StepSettings, default: str) -> lis
     if asked and not learning:
         option = asked[0].replace("_", "-")
         raise RecipeError(f"--{option} needs a training step, and --recover {recover or 'none'} has none: add +distill")
+    tuning = [row for row in rows if row["step"] == "tune"]
+    if minutes and not tuning:
+        why = f"--{asked[0].replace('_', '-')} distills instead" if asked else f"--recover {recover or 'none'} has none"
+        raise RecipeError(f"--minutes needs the step tune, and {why}: leave --minutes out, or add +tune to --recover")
     for row in learning:
-        row |= {"epochs": 10} | training | {key: value for key, value in row.items() if key != "step"}
+        own = {key: value for key, value in row.items() if key != "step"}
+        row |= (given(minutes=minutes or None) if row in tuning else {"epochs": 10}) | training | own
     return rows
 
 

@@ -48,6 +48,7 @@ def compress(
     protect: options.Protect = [],  # noqa: B006
     plan: options.Plan = None,
     recover: options.Recover = None,
+    minutes: options.Minutes = None,
     epochs: options.Epochs = None,
     learning_rate: options.LearningRate = None,
     batch_size: options.BatchSize = None,
@@ -81,7 +82,9 @@ def compress(
         soft={"epochs": soft_epochs, "learning_rate": 0.01, "seed": seed} if soft_epochs is not None else None,
     )  # fmt: skip
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
-    recovery = recovering(recover, training, "fold_constants" if method == "gfr" else "least_squares")
+    if minutes is None and (method == "gfr" or (weights is None and pretrain is None)):
+        minutes = 0  # GFR promises a cut without fine-tuning; an untrained network has no answers to imitate
+    recovery = recovering(recover, training, "fold_constants" if method == "gfr" else "least_squares", minutes)
     rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed) + delivering(to, curve)
     plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}

@@ -96,7 +96,8 @@ def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.Step
         disk.write_sealed(place.folder / disk.STEP, {"digest": place.digest, "step": step.name})
     facts = frozenset(before["facts"])
     context = Context(
-        folder=place.folder, fabric=job.fabric, show=job.show, decide=job.decide, shared=job.shared,
+        folder=place.folder, fabric=job.fabric, show=job.show, decide=job.decide,
+        timed=not job.recipe.deterministic, shared=job.shared,
         facts=facts, level=before["reference_top1"], digest=place.digest, before=before["digest"],
     )  # fmt: skip
     job.show.say(f"[{place.folder.name}]")

@@ -12,6 +12,8 @@ from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.step import Context, State
 from slimcnn.training import Epoch, Training, fit
 
+TOP1 = "validation top-1"
+
 
 def learn(
     model: nn.Module,
@@ -21,8 +23,12 @@ def learn(
     verb: str,
     objective: Objective | None = None,
     after_epoch: Callable[[Epoch], None] = lambda _: None,
+    top1: str = TOP1,
 ) -> list[Epoch]:
-    """Train a network in place; if interrupted and called again, it resumes with bit-identical results."""
+    """Train a network in place; if interrupted and called again, it resumes with bit-identical results.
+
+    `top1` names what is measured on the validation images.
+    """
     training = at.decide(training, model, state.data)
     at.show.say(f"{verb}: {count(training.epochs, 'epoch')} on {len(state.data.train):,} images")
     found = []
@@ -34,23 +40,23 @@ def learn(
         if epoch.resumed:
             at.resumed.append(epoch.seconds)
         at.show.say(
-            f"  epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation top-1 "
+            f"  epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, {top1} "
             f"{epoch.validation_top1:.2f} %, {epoch.images_per_second:.0f} images/s{resumed}"
         )
         after_epoch(epoch)
         found.append(epoch)
-    at.show.say(f"  {kept_in_words(found[-1])}")
+    at.show.say(f"  {kept_in_words(found[-1], top1)}")
     return found
 
 
-def kept_in_words(last: Epoch) -> str:
+def kept_in_words(last: Epoch, top1: str = TOP1) -> str:
     """Say which weights a finished training has kept, from its last epoch."""
     if not last.kept:
         return (
-            f"kept the start, validation top-1 {last.kept_top1:.2f} %: no epoch was better; try a lower learning rate, "
+            f"kept the start, {top1} {last.kept_top1:.2f} %: no epoch was better; try a lower learning rate, "
             "or leave the step out"
         )
-    return f"kept epoch {last.kept} of {last.epochs}, validation top-1 {last.kept_top1:.2f} %"
+    return f"kept epoch {last.kept} of {last.epochs}, {top1} {last.kept_top1:.2f} %"
 
 
 def count(n: int, noun: str) -> str:
@@ -62,8 +68,8 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
-def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float | None) -> Section:
-    """Return the report section about a training; `level` is the reference validation top-1."""
+def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float | None, top1: str = TOP1) -> Section:
+    """Return the report section about a training; `level` is the reference's value of `top1`."""
     last = epochs[-1]
     rows = [
         (e.epoch, e.loss, e.train_top1, e.validation_top1, e.learning_rate, e.seconds, *e.terms.values())
@@ -71,7 +77,7 @@ def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float 
     ]
     columns = [
         Column(title="epoch", format="exact"), Column(title="loss", format="small"),
-        Column(title="training top-1, %", format="percent"), Column(title="validation top-1, %", format="percent"),
+        Column(title="training top-1, %", format="percent"), Column(title=f"{top1}, %", format="percent"),
         Column(title="learning rate", format="small"), Column(title="time", format="seconds"),
         *(Column(title=term, format="small") for term in last.terms),
     ]  # fmt: skip
@@ -80,7 +86,7 @@ def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float 
         level=level,
         kept=last.kept,
     )
-    said = kept_in_words(last)
+    said = kept_in_words(last, top1)
     return Section(
         title=title,
         blocks=(

@@ -123,6 +123,8 @@ class Context:
     show: Show = SILENT
     decide: Callable[[Training, nn.Module, Dataset], Training] = lambda training, *_: training
     """Function that replaces "auto" in training settings by the values of this run."""
+    timed: bool = True
+    """Whether results may depend on measured time; not with --deterministic."""
     shared: dict[str, Any] = field(default_factory=dict)
     """Values shared by all sizes of a curve, such as trace and scores; kept in memory only."""
     facts: Facts = frozenset()

@@ -2,7 +2,7 @@
 
 from slimcnn.training.decisions import decided, deterministic
 from slimcnn.training.epochs import Epoch
-from slimcnn.training.evaluation import Evaluation, evaluate
+from slimcnn.training.evaluation import Evaluation, answers, evaluate
 from slimcnn.training.loop import fit
 from slimcnn.training.memory import keep_freed_memory
 from slimcnn.training.probing import probe
@@ -14,6 +14,7 @@ __all__ = [
     "Epoch",
     "Evaluation",
     "Training",
+    "answers",
     "best_device",
     "decided",
     "deterministic",

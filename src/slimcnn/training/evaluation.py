@@ -88,6 +88,25 @@ class PartialEvaluation:
     """Whether all images were evaluated."""
 
 
+def answers(
+    model: nn.Module, images: Images, normalization: Normalization, *, device: torch.device | str | None = None
+) -> Tensor:
+    """Return the class with the highest score for every image, `(n,)` in int64, on the CPU; labels are not read.
+
+    Raises:
+        ModelError: the network does not return class scores.
+
+    >>> from slimcnn.datasets import load_dataset
+    >>> digits = load_dataset("digits").test
+    >>> answers(nn.Flatten(), digits, Normalization((0.0,), (1.0,))).shape
+    torch.Size([360])
+    """
+    place = torch.device(device) if device else best_device()
+    with evaluating(model, place), torch.no_grad():
+        share = batches(images, 256, normalization=normalization, device=place)
+        return torch.cat([scores(model, x, 0).argmax(1).cpu() for x, _ in share])
+
+
 def evaluate_unless_below(
     model: nn.Module,
     images: Images,

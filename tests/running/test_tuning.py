@@ -1,0 +1,119 @@
+"""Tuning imitates the reference without a label, in the time given, and never makes the agreement worse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import slimcnn
+from slimcnn.datasets import Dataset, Images
+from slimcnn.errors import RecipeError, RunError, UnknownName
+from slimcnn.running import Step, recipe_from, run
+from slimcnn.running.order import facts_before
+from slimcnn.running.recipe import steps_from_line
+from slimcnn.show import Show
+from slimcnn.steps import LeastSquares, Prune, Tune
+
+PRUNED = "prune:macs=0.5,scope=local,batches=1 + "
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return slimcnn.load_dataset("digits").limit(300)
+
+
+@pytest.fixture(scope="module")
+def net(digits: Dataset) -> torch.nn.Module:
+    torch.manual_seed(0)
+    net = slimcnn.build("resnet8", in_channels=1)
+    for _ in slimcnn.fit(
+        net, digits, training=slimcnn.Training(epochs=4, layout="nchw", precision="32", batch_size=32)
+    ):
+        pass
+    return net
+
+
+def unlabeled(images: Images) -> Images:
+    return Images(images.pixels, torch.zeros_like(images.labels))
+
+
+def tuned(
+    net: torch.nn.Module, data: Dataset, out: Path, before: Sequence[Step] = (), **settings: object
+) -> tuple[torch.nn.Module, slimcnn.Report]:
+    tune = Tune(**{"images": 300, "epochs": 3, "batch_size": 32, "learning_rate": 0.02} | settings)  # type: ignore[arg-type]
+    return slimcnn.chain(
+        net, data, [Prune(macs=0.5, scope="local", criterion="l2"), *before, tune], out=out,
+        deterministic=True, latency_seconds=0.01,
+    )  # fmt: skip
+
+
+def test_no_label_is_read(net: torch.nn.Module, digits: Dataset, tmp_path: Path) -> None:
+    blind = replace(digits, train=unlabeled(digits.train), validation=unlabeled(digits.validation))
+    found, _ = tuned(net, digits, tmp_path / "with", [LeastSquares(images=300)])
+    without, _ = tuned(net, blind, tmp_path / "without", [LeastSquares(images=300)])
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(tensor, without.state_dict()[name]), name
+
+
+def test_the_pruned_network_agrees_more_often_with_the_reference(
+    net: torch.nn.Module, digits: Dataset, tmp_path: Path
+) -> None:
+    _, report = tuned(net, digits, tmp_path / "run")
+    (figure,) = [b for s in report.sections for b in s.blocks if b.kind == "figure" and b.figure == "training"]
+    (text,) = [
+        b.text for s in report.sections for b in s.blocks if b.kind == "text" and b.text.startswith("Kept epoch")
+    ]
+    assert figure.data["kept"] > 0
+    assert "agreement with the reference" in text
+    assert report.steps[-1].top1 >= report.steps[-2].top1 - 1
+
+
+def test_a_rate_that_ruins_the_network_costs_nothing(net: torch.nn.Module, digits: Dataset, tmp_path: Path) -> None:
+    _, report = tuned(net, digits, tmp_path / "run", learning_rate=5.0)
+    assert report.steps[-1].top1 == report.steps[-2].top1
+
+
+def test_images_and_epochs_are_planned_once_by_the_measured_speed(
+    net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = slimcnn.save(net, tmp_path / "net.safetensors")
+    plain = {
+        "network": {"weights": str(weights)}, "data": {"name": "digits", "limit": 300}, "out": str(tmp_path / "run"),
+        "steps": steps_from_line(PRUNED + "tune:minutes=0.1"), "latency_seconds": 0.01,
+    }  # fmt: skip
+    monkeypatch.setattr(Tune, "_speed", lambda *_: 100.0)  # 600 images in 6 seconds
+    said: list[str] = []
+    run(recipe_from(plain), show=Show(say=said.append))
+    place = tmp_path / "run" / "2-tune"
+    assert json.loads((place / "tuning.json").read_text()) == {"images": 200, "epochs": 3}
+    assert "tuning: 3 epochs on 200 images" in said
+    (place / "done.json").unlink()
+    monkeypatch.setattr(Tune, "_speed", lambda *_: 1.0)
+    said.clear()
+    run(recipe_from(plain), show=Show(say=said.append))
+    assert "tuning: 3 epochs on 200 images" in said
+    (place / "done.json").unlink()
+    (place / "tuning.json").write_text('{"images": "many"}')
+    with pytest.raises(RunError, match="delete it to plan the tuning again"):
+        run(recipe_from(plain), show=Show(say=said.append))
+
+
+def test_nothing_depends_on_measured_time_in_a_deterministic_run(
+    net: torch.nn.Module, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tune, "_speed", lambda *_: pytest.fail("time was measured"))
+    tuned(net, digits.limit(50), tmp_path / "run", images=None, epochs=1)
+
+
+def test_an_untrained_network_and_an_unknown_loss_are_refused_before_anything_runs() -> None:
+    recipe = recipe_from({"network": {"model": "resnet8"}, "steps": steps_from_line("tune")})
+    with pytest.raises(RecipeError, match="there are no trained weights to tune"):
+        facts_before(recipe.steps, frozenset())
+    with pytest.raises(UnknownName, match="unknown loss 'kdd'"):
+        run(recipe_from({"network": {"model": "resnet8"}, "steps": steps_from_line("train:epochs=1 + tune:loss=kdd"),
+                         "data": {"name": "digits", "limit": 20}, "out": "/nowhere"}), show=Show())  # fmt: skip
