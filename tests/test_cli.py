@@ -21,7 +21,7 @@ import slimcnn
 from command_line import call
 
 QUICK = "--data digits --limit 300 --deterministic --set latency_seconds=0.2"
-CUT = "compress --to none"
+CUT = "compress --to none --minutes 0"
 COMPRESS = f"compress --model resnet8 --pretrain 1 --epochs 1 {QUICK}"
 
 

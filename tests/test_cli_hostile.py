@@ -69,7 +69,7 @@ def test_another_network_beside_a_checkpoint_is_refused(
 # --- options and files ------------------------------------------------------------------------------------------------
 
 LONG = "a" * 300
-CUT = "compress --data digits --limit 100 --to none --weights {weights}"
+CUT = "compress --data digits --limit 100 --to none --minutes 0 --weights {weights}"
 REFUSED = {
     "negative input": ("measure --model resnet8 --input 3x-1x8", "3x-1x8"),
     "huge input": ("measure --model resnet8 --input 3x100000x100000", "GB of memory"),
