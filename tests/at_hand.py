@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan
+
+
+def mostly_slow(cases: Iterable[Any], often: Container[Any]) -> list[Any]:
+    """Cases for parametrize: those in `often` in every run, the others in the slow suite."""
+    return [case if case in often else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 class Net(nn.Module):

@@ -21,7 +21,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "train": {"epochs": 1, "save_every_seconds": 0},
     "sparsify": {"epochs": 1, "save_every_seconds": 0},
     "distill": {"epochs": 1, "save_every_seconds": 0},
-    "tune": {"images": 64, "epochs": 1, "save_every_seconds": 0},
+    "tune": {"images": 64, "epochs": 2},
     "rewrite": {"images": 64},
     "least_squares": {"images": 64},
     "recalibrate": {"images": 64},
@@ -102,7 +102,8 @@ def test_an_accepted_pair_ends_bit_identical_after_kill_9(pair: tuple[str, str],
     whole = run_calmly(plain | {"out": str(calm)}, tmp_path / "told")
     moments = random.Random("-".join(pair))
     trains = any(steps[name].value.trains is True for name in pair)
-    run_with_kills(plain | {"out": str(killed)}, tmp_path / "told", whole, moments, kills=2 if trains else 1)
+    kills = 2 if trains and not often(pair) else 1
+    run_with_kills(plain | {"out": str(killed)}, tmp_path / "told", whole, moments, kills=kills)
     assert (calm / "compressed.safetensors").read_bytes() == (killed / "compressed.safetensors").read_bytes()
     reports = [json.loads((folder / "report.json").read_text()) for folder in (calm, killed)]
     for name in ("before", "after"):

@@ -16,6 +16,7 @@ import zoo_law
 import zoo_networks
 from torch import Tensor
 
+from at_hand import mostly_slow
 from slimcnn.graph import trace
 from slimcnn.measuring import measure
 from slimcnn.pruning import Target, allocate, mask, prune, score, verify
@@ -39,6 +40,12 @@ FAST = {
 
 A quarter is what half of the channels everywhere comes to; much above it, `trace` names what is locked and why.
 """
+
+OFTEN = """torchvision:resnet18 torchvision:mobilenet_v2 torchvision:mobilenet_v3_small torchvision:shufflenet_v2_x1_0
+    torchvision:densenet121 torchvision:googlenet torchvision:squeezenet1_1 torchvision:regnet_y_400mf
+    timm:ecaresnet50d_pruned timm:skresnet18 timm:resnest14d timm:hrnet_w18_small timm:dpn48b timm:ghostnet_100
+    timm:repvgg_a0 timm:rexnet_100 timm:convnext_atto timm:fastvit_t8 timm:halonet26t""".split()
+"""One network of every idea; the others run in the slow suite."""
 
 SEGMENTATION = ["segmentation:lraspp_mobilenet_v3_large", "segmentation:deeplabv3_mobilenet_v3_large"]
 DETECTION = ["detection:ssdlite320_mobilenet_v3_large"]
@@ -76,7 +83,7 @@ def assert_law(subject: zoo_networks.Subject, ratio: float = 0.5, *, fixed_memor
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", mostly_slow(FAST, OFTEN))
 def test_the_law_holds_on_networks_of_every_kind_and_what_can_go_does_go(name: str) -> None:
     assert assert_law(zoo_networks.build(name, SIZES)) <= FAST[name]
 

@@ -8,6 +8,7 @@ import zoo_law
 import zoo_networks
 from torch import nn
 
+from at_hand import mostly_slow
 from slimcnn.graph import trace
 from slimcnn.pruning import Target, allocate, mask, prune, score, verify
 
@@ -38,7 +39,7 @@ def left_of_each(model: nn.Module, small: nn.Module) -> set[float]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", mostly_slow(NETWORKS, NETWORKS[::3]))
 def test_a_network_that_was_cut_unevenly_is_cut_again_and_both_cuts_together_are_exact(name: str) -> None:
     subject = zoo_networks.build(name, (64, 96))
     codes = zoo_law.address(subject.model)

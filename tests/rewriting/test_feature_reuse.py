@@ -367,8 +367,7 @@ def test_layers_outside_of_units_keep_their_weights_and_units_are_drawn_by_the_s
 # --- what is left alone -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("kind", "variant"), PAIRS)
 def test_every_convolution_is_rewritten_or_left_with_a_reason(kind: str, variant: str) -> None:
     make, example = NETWORKS[kind]
     model = make()

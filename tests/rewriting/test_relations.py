@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import slimcnn
-from at_hand import Net, randomize, some_channels
+from at_hand import Net, mostly_slow, randomize, some_channels
 from slimcnn.errors import CriterionError, ModelError, RecipeError
 from slimcnn.layers.relating import MOMENTUM, fold, relate, relating_of, relations_in
 from slimcnn.objectives import SparseScales, spread
@@ -77,7 +77,7 @@ def test_only_norms_with_scales_that_a_convolution_feeds_have_relations() -> Non
 
 
 @pytest.mark.parametrize("mode", ["mean", "sample"])
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", mostly_slow(NETWORKS, ("vgg11", "resnet20", "bare")))
 def test_the_law_holds_with_relations_in_the_network(kind: str, mode: str) -> None:
     _, related, x = prepared(kind, mode)
     graph = slimcnn.trace(taught(related), x[:1])

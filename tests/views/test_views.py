@@ -72,7 +72,7 @@ def of_benchmark() -> views.View:
 
 
 EVERY: dict[str, Callable[[], views.View]] = {
-    "doctor": views.doctor,
+    "doctor": lambda: views.doctor(runtimes=["torch", "onnxruntime"]),
     "inspect": lambda: views.inspect(resnet8()[1]),
     "measure": lambda: views.measure(resnet8()[0], EXAMPLE, layers=True, seconds=0),
     "norms": of_norms,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,33 +34,34 @@ LITTLE = 2e9
 """Bytes of free memory or disk below which a warning is shown."""
 
 
-def doctor(show: Show = SILENT) -> View:
-    """Check this machine: every installed runtime exports and runs a tiny network.
+def doctor(show: Show = SILENT, runtimes: Collection[str] | None = None) -> View:
+    """Check this machine: every installed runtime, or those named, exports and runs a tiny network.
 
     Data: `versions`, `devices`, `extras`, `runtimes` (each with `works` and `why`), `memory` and `disk` (free bytes),
     `cache`.
 
-    >>> found = doctor().data
+    >>> found = doctor(runtimes=["torch"]).data
     >>> found["versions"]["torch"] == torch.__version__, found["runtimes"]["torch"]["works"]
     (True, True)
     """
-    runtimes = {name: _tried(name, show.counting("trying runtimes"), i) for i, name in enumerate(RUNTIMES, 1)}
+    asked = [name for name in RUNTIMES if runtimes is None or name in runtimes]
+    tried = {name: _tried(name, show.counting("trying runtimes"), i, len(asked)) for i, name in enumerate(asked, 1)}
     known = environment()
     data: dict[str, Any] = {
         "versions": {name: known[name] for name in ("slimcnn", "python", "torch", "torchvision")},
         "devices": _devices(),
         "extras": {name: _installed(package) for name, (package, _) in EXTRAS.items()},
-        "runtimes": {name: {"works": not why, "why": why} for name, why in runtimes.items()},
+        "runtimes": {name: {"works": not why, "why": why} for name, why in tried.items()},
         "memory": _free_memory(),
         "disk": shutil.disk_usage(Path.cwd()).free,
         "cache": str(cache_folder()),
     }
-    working = [RUNTIMES[name].title for name, why in runtimes.items() if not why]
+    working = [RUNTIMES[name].title for name, why in tried.items() if not why]
     return View(
         title="Doctor",
         headline=f"slimcnn {data['versions']['slimcnn']} with PyTorch {data['versions']['torch']}; "
         f"runtimes that work: {', '.join(working)}",
-        sections=(_machine(data, known), _extras(data), _runtimes(runtimes), *_advice(data)),
+        sections=(_machine(data, known), _extras(data), _runtimes(tried), *_advice(data)),
         data=data,
     )
 
@@ -101,9 +102,9 @@ def _advice(data: dict[str, Any]) -> list[Section]:
     return [Section(title="Advice", blocks=tuple(Text(text=one, tone="note") for one in said))] if said else []
 
 
-def _tried(runtime: str, progress: Callable[[int, int], None], number: int) -> str:
+def _tried(runtime: str, progress: Callable[[int, int], None], number: int, count: int) -> str:
     """Return why a runtime does not work here; empty if it exports and runs a tiny network."""
-    progress(number, len(RUNTIMES))
+    progress(number, count)
     if runtime == "torch":
         return ""
     if why := why_not(runtime):
