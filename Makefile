@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint types test-slow clean
+.PHONY: setup demo test lint types test-slow docs clean
 
 setup: $(VENV)/.done
 
@@ -30,5 +30,10 @@ types: setup
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow
 
+# Strict: a broken link or a public name that the reference lacks stops the build. The site is build/site/index.html.
+docs: setup
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build runs .mypy_cache .ruff_cache .pytest_cache

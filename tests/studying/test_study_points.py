@@ -113,7 +113,7 @@ def test_the_page_of_all_results_is_that_of_the_rows() -> None:
     assert found.returncode == 0, found.stderr
 
 
-@pytest.mark.parametrize("page", ["docs/studies.md", "recipes/studies/criteria.toml"])
+@pytest.mark.parametrize("page", ["docs/guides/studies.md", "recipes/studies/criteria.toml"])
 def test_the_studies_that_we_show_are_valid(page: str) -> None:
     text = (Path(__file__).parents[2] / page).read_text()
     study = parse_study(text.partition("```toml\n")[2].partition("```")[0] or text)

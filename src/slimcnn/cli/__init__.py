@@ -15,8 +15,12 @@ from slimcnn.cli import running  # first: its commands come first in --help
 # isort: split
 from slimcnn.cli import benchmarking, exporting, looking, playing, quantizing, studying, verifying
 from slimcnn.cli.app import app
+from slimcnn.cli.help import nearest_option
 from slimcnn.cli.running import Interrupted
 from slimcnn.errors import Note, SlimcnnError
+
+USAGE: type[Exception] = typer.BadParameter.__mro__[2]
+"""The base of all errors in a command line; typer has it without a public name."""
 
 __all__ = ["benchmarking", "exporting", "looking", "main", "playing", "quantizing", "running", "studying", "verifying"]
 
@@ -29,11 +33,20 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            app(args=imports_first(sys.argv[1:]))
+            code = app(args=imports_first(sys.argv[1:]), standalone_mode=False)
         finally:
             sys.stdout.flush()  # a full device would else be noticed after the last handler
+        if isinstance(code, int) and code:  # a command that ended with typer.Exit
+            sys.exit(code)
     except SlimcnnError as error:
         _stop(str(error), 2)
+    except USAGE as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(str(error))
+            sys.exit(0)
+        _stop(usage_in_words(error), 2)
+    except typer.Abort:
+        _stop("interrupted", 130)
     except Interrupted:
         _stop("interrupted; run the same command to resume", 130)
     except (MemoryError, RuntimeError) as error:
@@ -49,6 +62,16 @@ def main() -> None:
             raise
         what = f"cannot use {error.filename}" if error.filename else "cannot write the output"
         _stop(f"{what}: {error.strerror}; check the path, its permissions and the free space", 2)
+
+
+def usage_in_words(error: Exception) -> str:
+    """Say in one line what is wrong with a command line."""
+    if hasattr(error, "option_name") and getattr(error, "ctx", None) is not None and hasattr(error, "possibilities"):
+        return nearest_option(error)
+    text = " ".join(error.format_message().split()) if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    text = text[:1].lower() + text[1:].rstrip(".")
+    return f"{text} ({context.command_path} --help)" if context is not None else text
 
 
 def _stop(text: str, code: int) -> NoReturn:

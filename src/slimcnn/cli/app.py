@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
+from slimcnn.cli.help import Command, Group
+
+
+class App(typer.Typer):
+    """Commands whose help fits one page."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        """Register a command."""
+        return super().command(name, **({"cls": Command} | settings))
+
+
+app = App(
+    cls=Group,
     name="slimcnn",
     help="Make trained convolutional networks smaller and faster, and prove that nothing broke.",
     epilog="Start with: slimcnn compress --model resnet8 --data digits --pretrain 20 --macs 0.5 --out runs/first",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

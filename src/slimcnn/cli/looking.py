@@ -186,15 +186,23 @@ def list_names(
     Example: slimcnn list criteria
     """
     from slimcnn import views
+    from slimcnn.cli.showing import print_names
 
-    print_view(views.names(kind), as_json)
+    view = views.names(kind)
+    if as_json or kind not in ("all", *view.data):
+        print_view(view, as_json)
+    else:
+        print_names(view.data, sources=kind != "all")
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Run folder, or its report.json.")], as_json: options.AsJson = False
 ) -> None:
-    """Print the results of a finished run, and regenerate report.html from report.json if the folder is writable."""
+    """Print the results of a finished run, and regenerate report.html from report.json if the folder is writable.
+
+    Example: slimcnn report runs/r56
+    """
     from slimcnn.errors import RunError
     from slimcnn.manifest import claim, is_as_claimed
     from slimcnn.reporting import read_report, summary, write_report

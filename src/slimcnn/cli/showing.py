@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -41,3 +44,27 @@ def print_view(view: View, as_json: bool, *, page: Path | None = None) -> None:
     print_tables(tables(view.sections))
     if page is not None:
         typer.echo(page)
+
+
+def print_names(kinds: dict[str, list[dict[str, str]]], *, sources: bool) -> None:
+    """Print names with their counts, one line each; with `sources`, a second line says where each comes from."""
+    width = min(shutil.get_terminal_size((80, 40)).columns, 120)
+    for kind, entries in kinds.items():
+        typer.echo(f"{kind} ({len(entries)})")
+        column = max(len(entry["name"]) for entry in entries) + 4
+        for entry in entries:
+            typer.echo(f"  {entry['name']}".ljust(column) + _cut(entry["summary"], width - column))
+            if sources and entry["source"]:
+                typer.echo(" " * column + f"[{entry['source']}]")
+    if not sources:
+        typer.echo("\nslimcnn list KIND adds the sources; slimcnn list prune lists the settings of a step")
+
+
+def _cut(text: str, width: int) -> str:
+    """Leave out references, and cut a text at a word, so that it fits.
+
+    >>> _cut("Remove the least important channels", 24)
+    'Remove the least ...'
+    """
+    text = re.sub(r" ?\([^()]*\b(?:arXiv|(?:19|20)\d\d)\b[^()]*\)", "", text)  # a line of its own says the source
+    return textwrap.shorten(text.rstrip("."), max(width, 20), placeholder=" ...")
