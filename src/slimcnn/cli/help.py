@@ -87,7 +87,7 @@ class Command(TyperCommand):
         formatter.write(page_of(self, ctx))
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """The root command: its --help lists all commands by purpose."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
