@@ -16,6 +16,7 @@ import re
 import resource
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -43,25 +44,20 @@ def seconds_of(command: list[str], runs: int) -> list[float]:
     return found
 
 
-def needed(name: str, extra: str = "") -> set[str]:
-    """The distributions that a package needs to be installed, with itself."""
+def needed(requirements: list[str]) -> set[str]:
+    """The installed distributions that these requirements need, with themselves; extras are left out."""
     found: set[str] = set()
-    waiting = [(name, extra)]
+    waiting = list(requirements)
     while waiting:
-        package, wanted = waiting.pop()
-        key = package.lower().replace("_", "-")
-        if key in found:
+        line = waiting.pop()
+        name = re.split(r"[\s\[<>=!~;(]", line)[0].lower().replace("_", "-")
+        if name in found or "extra ==" in line or re.search(r"platform == ['\"](win|Windows)", line):
             continue
         try:
-            requires = distribution(package).requires or []
+            waiting += distribution(name).requires or []
         except PackageNotFoundError:
             continue
-        found.add(key)
-        for line in requires:
-            asked = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
-            if "sys_platform == 'win" in line or 'sys_platform == "win' in line or (asked and asked[1] != wanted):
-                continue
-            waiting.append((re.split(r"[\s\[<>=!~;(]", line)[0], ""))
+        found.add(name)
     return found
 
 
@@ -74,14 +70,20 @@ def megabytes(name: str) -> float:
 
 def measured(runs: int) -> dict[str, object]:
     """All rows."""
-    core = needed("slimcnn")
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
+    core = needed(project["dependencies"])
     sizes = {name: round(megabytes(name), 1) for name in sorted(core)}
+    own = (HERE.parent / "src" / "slimcnn").rglob("*")
+    sizes["slimcnn"] = round(
+        sum(path.stat().st_size for path in own if path.is_file() and path.suffix != ".pyc") / 1e6, 1
+    )
     extras = {
-        extra: round(sum(megabytes(name) for name in needed("slimcnn", extra) - core), 1)
+        extra: round(sum(megabytes(name) for name in needed(project["optional-dependencies"][extra]) - core), 1)
         for extra in ("export", "openvino", "timm")
     }
     times = {name: seconds_of(command, runs) for name, (command, _) in COMMANDS.items()}
-    return {"seconds": times, "megabytes": sizes, "extras": extras, "environment": environment()}
+    known = environment() | {"slimcnn": project["version"]}
+    return {"seconds": times, "megabytes": sizes, "extras": extras, "environment": known}
 
 
 def table(rows: dict) -> str:
