@@ -10,7 +10,7 @@ import pytest
 from command_line import call
 
 DOCS = Path(__file__).parents[1] / "docs"
-BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(python|bash|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PAGES = ["guides/own_network.md", "guides/own_loop.md", "guides/without_training.md", "guides/own_data.md", "start.md"]
 QUICK = {"train": " --limit 400 --set latency_seconds=0.01", "compress": " --limit 400 --set latency_seconds=0.01"}
 """Fewer images and a shorter timing; otherwise a command runs as it stands on the page."""
@@ -33,7 +33,21 @@ def test_a_guide_runs_as_it_stands(
         if kind == "python":
             exec(compile(text, page, "exec", dont_inherit=True), names)
             continue
+        if kind == "console":  # longer: with the slow tests
+            continue
         for line in text.replace("\\\n", " ").splitlines():
             command = line.partition("  #")[0].removeprefix("slimcnn ")
             code, _, error = call(command + QUICK.get(command.split()[0], ""), capsys, monkeypatch)
             assert code == 0, f"{line}: {error}"
+
+
+@pytest.mark.slow
+def test_the_start_ends_with_an_int8_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind, text in BLOCK.findall((DOCS / "start.md").read_text(encoding="utf-8")):
+        for line in text.splitlines() if kind != "python" else []:
+            code, _, error = call(line.removeprefix("slimcnn "), capsys, monkeypatch)
+            assert code == 0, f"{line}: {error}"
+    assert (tmp_path / "runs" / "first" / "model_int8.xml").exists()

@@ -78,3 +78,15 @@ def test_nothing_to_do_prints_the_first_page(
     code, page, _ = call("", capsys, monkeypatch)
     assert code == 0
     assert "Make a network smaller" in page
+
+
+@pytest.mark.parametrize(("words", "expected"), [("slimcnn com", "compress"), ("slimcnn compress --ma", "--macs")])
+def test_a_shell_completes_commands_and_options(
+    words: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_SLIMCNN_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    code, out, _ = call("", capsys, monkeypatch)
+    assert code == 0
+    assert expected in out.split()

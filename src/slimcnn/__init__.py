@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from slimcnn.training import Training, evaluate, fit
     from slimcnn.verifying import Certificate, verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "benchmarking": ["benchmark"],
@@ -154,4 +154,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, *_ROOMS, "__version__", "__doc__", "__file__", "__name__", "__path__"])

@@ -17,7 +17,7 @@ from slimcnn.running import recipe_from, run, steps
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "slimcnn.running", "slimcnn.datasets.sources.digits", "sklearn.datasets", "lightning_fabric", "torch._dynamo",
+        "slimcnn.running", "slimcnn.datasets.sources.digits", "lightning_fabric", "torch._dynamo",
         "matplotlib.figure", "matplotlib.backends.backend_svg", "jinja2", "tomli_w", "scipy.optimize",
         "torch.onnx", "torch.export", "onnx", "onnxscript",
         *(entry.value.__module__ for entry in steps),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from slimcnn.reporting import render_page
 from slimcnn.reporting.figures import Drawing, drawing_of, figures, house_style
 from slimcnn.reporting.figures.choice import Choice
 from slimcnn.reporting.figures.closeness import Closeness
+from slimcnn.reporting.figures.steps import Steps, StepTop1
 from slimcnn.reporting.sections import Figure, Section
 
 NAMES = "benchmark choice closeness front norms pareto scales sizes steps trade training units widths".split()
@@ -161,3 +163,25 @@ def test_training_curves_mark_the_epoch_that_was_kept(kept: int | None, said: st
     epochs = (epoch(1, loss=1.25, validation_top1=95.4), epoch(2, loss=0.6, validation_top1=90.1))
     accuracy = training(epochs).model_copy(update={"kept": kept}).panels("training")[1]
     assert accuracy.note == "validation 90.10 at the end" + (f", {said}" if said else "")
+
+
+def test_a_single_epoch_has_an_axis_of_whole_numbers() -> None:
+    with house_style():
+        panels = training((epoch(1),)).panels("a_")
+    ticks = [text for panel in panels for text in re.findall(r">([\d.]+)</text>", panel.svg)]
+    assert "1" in ticks
+    assert not {"0.95", "0.950", "1.05", "1.050", "0.96", "1.04"} & set(ticks)
+
+
+def test_a_bar_far_below_the_original_is_drawn_as_an_alarm() -> None:
+    with house_style():
+        good = Steps(steps=(StepTop1(name="original", top1=90), StepTop1(name="prune", top1=88))).panels("a_")
+        bad = Steps(steps=(StepTop1(name="original", top1=90), StepTop1(name="prune", top1=12))).panels("a_")
+    assert "var(--alarm)" not in good[0].svg
+    assert "var(--alarm)" in bad[0].svg
+
+
+def test_maps_have_a_color_scale() -> None:
+    page = drawn(drawings()["closeness"])
+    assert "scale1" in page
+    assert "closest of all maps" in page

@@ -80,7 +80,12 @@ def test_every_shipped_lesson_has_a_loss_that_its_student_can_learn_by(path: Pat
         ("[network]", "the recipe has no steps"),
         ("steps = 3\n[network]", "write [[steps]] above each"),
         ("[network]\n[[steps]]\nepochs = 3", "step 1 has no name"),
-        ("[network]\nmodell = 'x'\n[[steps]]\nstep = 'train'", "network.modell = 'x': Extra inputs are not permitted"),
+        (
+            "[network]\nmodell = 'x'\n[[steps]]\nstep = 'train'",
+            "modell = 'x': unknown setting: did you mean 'model'?",
+        ),
+        ("[network]\n[[steps]]\nstep = 'prune'\nmac = 0.5", "mac = 0.5: unknown setting: did you mean 'macs'?"),
+        ("latencysecond = 1\n[network]\n[[steps]]\nstep = 'train'", "did you mean 'latency_seconds'?"),
         ("[network]\n[[steps]]\nstep = 'train'\nepochs = 0", "step 1, train: epochs = 0"),
         ("[network]\n[[steps]]\nstep = 'train'\n[[steps]]\nstep = 'rewrite'\ninit = 'zeros'", "step 2, rewrite: init"),
         ("[network]\n[[steps]]\nstep = 'distill'\nstudent = { modell = 'x' }", "student.modell = 'x'"),

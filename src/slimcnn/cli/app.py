@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slimcnn.cli.help import Command, Group
+from slimcnn.cli.help import Command, CommandGroup
 
 
 class App(typer.Typer):
@@ -19,7 +19,7 @@ class App(typer.Typer):
 
 
 app = App(
-    cls=Group,
+    cls=CommandGroup,
     name="slimcnn",
     help="Make trained convolutional networks smaller and faster, and prove that nothing broke.",
     epilog="Start with: slimcnn compress --model resnet8 --data digits --pretrain 20 --macs 0.5 --out runs/first",

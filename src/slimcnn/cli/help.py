@@ -75,20 +75,21 @@ VALUES = {
 class Command(TyperCommand):
     """A command whose --help fits one page."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Print the whole page for --help-all, which every command has."""
-        if "--help-all" in args:
-            typer.echo(page_of(self, ctx, everything=True))
-            ctx.exit()
-        return super().parse_args(ctx, args)
-
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page for --help."""
         formatter.write(page_of(self, ctx))
 
 
-class Group(TyperGroup):
-    """The root command: its --help lists all commands by purpose."""
+class CommandGroup(TyperGroup):
+    """The root command: its --help lists all commands by purpose, and it answers for the commands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Print a command's page before typer imports what it needs to read values."""
+        asked = {"-h", "--help", "--help-all"} & set(args[1:])
+        if asked and args[0] in self.commands:
+            typer.echo(page_of(self.commands[args[0]], ctx, everything="--help-all" in asked), nl=False)
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page for --help."""

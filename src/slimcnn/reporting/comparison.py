@@ -14,6 +14,9 @@ ALIKE = 0.02
 UNPROVABLE = "cannot be equal, because "
 """Prefix of the verdict of a cut that cannot be exact by construction."""
 
+ALARMING = 5.0
+"""Percentage points of test top-1."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -47,6 +50,12 @@ def verdict_in_words(run: Comparison) -> list[str]:
         exactness_in_words(run.verdict),
         *run.next_steps,
     ]
+
+
+def is_alarming(run: Comparison) -> bool:
+    """Whether the page begins in the color of an alarm: the cut is not exact, or top-1 falls by more than 5 points."""
+    fell = run.before.top1 - run.after.top1 > ALARMING
+    return fell or (run.verdict is not None and not run.verdict.equal)
 
 
 def size_in_words(before: Numbers, after: Numbers) -> str:

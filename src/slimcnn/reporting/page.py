@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from slimcnn.reporting.comparison import headline, rows, verdict_in_words
+from slimcnn.reporting.comparison import headline, is_alarming, rows, verdict_in_words
 from slimcnn.reporting.curve import curve_headline, curve_in_words, curve_sections, sizes_of
 from slimcnn.reporting.figures.steps import Steps, StepTop1
 from slimcnn.reporting.formatting import plural
@@ -38,7 +38,7 @@ def render(report: Report) -> str:
         title=report.title,
         headline=headline(report),
         verdict=verdict_in_words(report),
-        broken=report.verdict is not None and not report.verdict.equal,
+        broken=is_alarming(report),
         rows=rows(report),
         sections=sections,
         ending=ending,

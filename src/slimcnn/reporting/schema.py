@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from slimcnn.reporting import notebook
-from slimcnn.reporting.comparison import headline, rows, verdict_in_words
+from slimcnn.reporting.comparison import headline, is_alarming, rows, verdict_in_words
 from slimcnn.reporting.outcome import Comparison, Conditions, CutVerdict, Numbers, Ratio, Timing
 from slimcnn.reporting.sections import Part, Section
 
@@ -81,7 +81,7 @@ class Report(Comparison):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        broken = bool(self.warnings) or (self.verdict is not None and not self.verdict.equal)
+        broken = bool(self.warnings) or is_alarming(self)
         said = [*self.warnings, *verdict_in_words(self)]
         return notebook.comparison(self.title, headline(self), said, broken, rows(self))
 

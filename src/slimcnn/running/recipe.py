@@ -88,7 +88,7 @@ def recipe_from(plain: Mapping[str, Any], place: str = "the settings") -> Recipe
     try:
         return Recipe.model_validate(dict(plain) | {"steps": chain})
     except ValidationError as error:
-        raise RecipeError(f"{place}: {explain(error)}") from error
+        raise RecipeError(f"{place}: {explain(error, Recipe)}") from error
 
 
 def _step_from(row: Mapping[str, Any], place: str) -> Step:
@@ -100,7 +100,7 @@ def _step_from(row: Mapping[str, Any], place: str) -> Step:
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        raise RecipeError(f"{place}, {name}: {explain(error)}") from error
+        raise RecipeError(f"{place}, {name}: {explain(error, kind)}") from error
 
 
 def with_seed(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:

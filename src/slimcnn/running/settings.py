@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from slimcnn.errors import did_you_mean
 
 
 class Settings(BaseModel):
@@ -77,22 +79,38 @@ class Data(Settings):
     """Normalization for weights that state none. auto: that with the lowest cross entropy on validation images."""
 
 
-def explain(error: ValidationError) -> str:
-    """Return the invalid values and the reasons in one line.
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Return the invalid values and the reasons in one line; the model tells which setting was probably meant.
 
     >>> try:
     ...     Data(seed=-1)
     ... except ValidationError as error:
     ...     explain(error)
     'seed = -1: Input should be greater than or equal to 0'
+    >>> try:
+    ...     Data(sead=1)
+    ... except ValidationError as error:
+    ...     explain(error, Data)
+    "sead = 1: unknown setting: did you mean 'seed'?"
     """
     problems = []
     for found in error.errors()[:3]:
         place = ".".join(str(part) for part in found["loc"])
         value = f" = {_brief(found['input'])}" if not isinstance(found["input"], dict) else ""
         message = found["msg"].removeprefix("Value error, ")
+        if found["type"] == "extra_forbidden":
+            message = "unknown setting" + did_you_mean(str(found["loc"][-1]), _settings_at(model, found["loc"][:-1]))
         problems.append(f"{place}{value}: {message}" if place else message)
     return "; ".join(problems)
+
+
+def _settings_at(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> list[str]:
+    """Return the names of the settings in a part of a model, such as ("network",)."""
+    for part in place:
+        field = model.model_fields.get(str(part)) if model is not None else None
+        kinds = [field.annotation, *get_args(field.annotation)] if field is not None else []
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return list(model.model_fields) if model is not None else []
 
 
 def _brief(value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import model_validator
@@ -24,6 +24,11 @@ MatrixRows = tuple[tuple[float, ...], ...]
 @figures.add("closeness", source="slimcnn")
 class Closeness(Drawing):
     """Class closeness: one map per network, and maps of the differences."""
+
+    key: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("far", "after scale1"), ("", "after scale2"), ("", "after scale3"), ("closest of all maps", "after"),
+        ("less close, in a difference", ""),
+    )  # fmt: skip
 
     classes: tuple[str, ...]
     networks: dict[str, MatrixRows]

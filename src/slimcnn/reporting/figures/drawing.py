@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 # Placeholder colors, each replaced by a variable of the style sheet.
 INK, MUTED, RULE, BEFORE, AFTER = "#010203", "#020304", "#030405", "#040506", "#050607"
-_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BEFORE: "--before", AFTER: "--after"}
+ALARM = "#060708"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BEFORE: "--before", AFTER: "--after", ALARM: "--alarm"}
 
 PIXELS_PER_INCH = 72  # so that a matplotlib point is a CSS pixel
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, ClassVar
 
 from slimcnn.reporting import formatting
-from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, Drawing, Panel, beside, figures, picture
+from slimcnn.reporting.figures.drawing import AFTER, ALARM, BEFORE, INK, MUTED, Drawing, Panel, beside, figures, picture
 from slimcnn.reporting.sections import Part
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 WIDTH, ROW, MARGIN, GAP = 340, 30, 4, 8
 NAMES, VALUES = 94, 46
 """Pixels to the left and to the right of the bars."""
+
+FAR = 5.0
+"""A bar this many points below the original is drawn as an alarm."""
 
 
 class StepTop1(Part):
@@ -38,11 +41,15 @@ class Steps(Drawing):
         return [Panel("", "", _bars(self.steps, name))] if measured else []
 
 
+def _color(lost: float) -> str:
+    return ALARM if lost > FAR else AFTER
+
+
 def _bars(steps: tuple[StepTop1, ...], name: str) -> str:
     def draw(axes: Axes) -> None:
         heights = [step.top1 if math.isfinite(step.top1) else 0.0 for step in steps]
         places = range(len(steps))
-        axes.barh(places, heights, height=0.5, color=[BEFORE, *[AFTER] * (len(steps) - 1)])
+        axes.barh(places, heights, height=0.5, color=[BEFORE, *(_color(heights[0] - top1) for top1 in heights[1:])])
         if heights[0]:
             axes.axvline(heights[0], color=MUTED, linewidth=1, dashes=(2, 2), zorder=0)
         for place, step in zip(places, steps, strict=True):

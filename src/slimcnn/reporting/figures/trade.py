@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 720, 400
-MARGINS = (36, 10, 10, 38)
+MARGINS = (36, 30, 10, 38)
 LETTER, LINE = 4.9, 11
 """Width of a letter and height of a line, in pixels."""
 COLORS = {"spatial": BEFORE, "shift": AFTER}
@@ -100,7 +100,7 @@ def _panel(rows: Sequence[CompactNetwork], costs: Sequence[float], what: str, un
         axes.set_xlabel(unit, color=INK)
         axes.grid(color=RULE, linewidth=0.5)
         axes.set_axisbelow(True)
-        axes.legend(loc="lower right", handlelength=1)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1)  # above: it hides no point
 
     label = f"Published top-1 of {len(rows)} networks against {what}: " + "; ".join(
         f"{row.title} {row.top1:g} % at {cost:.3g} {unit}" for row, cost in zip(rows, costs, strict=True)

@@ -123,6 +123,9 @@ def _panel(plot: Plot, epochs: Sequence[int]) -> Panel:
         axes.set_axisbelow(True)
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if len(epochs) == 1:  # the default axis would run from 0.95 to 1.05
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+            axes.set_xticks(list(epochs))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.small(value)))
         if len(plot.lines) > 1:
