@@ -57,7 +57,7 @@ def test_every_public_name_is_on_exactly_one_page_of_the_reference() -> None:
 
 
 def test_the_hooks_of_the_site_know_the_public_names() -> None:
-    site = loaded(DOCS / "site.py")
+    site = loaded(DOCS / "hooks.py")
     assert site.public_names() == site.documented_names() == set(slimcnn.__all__)
     assert site.site_place("benchmarks/gfr.md") == "results/gfr.md"
 

@@ -47,7 +47,7 @@ def test_the_start_ends_with_an_int8_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for kind, text in BLOCK.findall((DOCS / "start.md").read_text(encoding="utf-8")):
-        for line in text.splitlines() if kind != "python" else []:
+        for line in text.replace("\\\n", " ").splitlines() if kind != "python" else []:
             code, _, error = call(line.removeprefix("slimcnn "), capsys, monkeypatch)
             assert code == 0, f"{line}: {error}"
     assert (tmp_path / "runs" / "first" / "model_int8.xml").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import slimcnn
+from test_docs import loaded
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -50,3 +52,11 @@ def test_scikit_learn_is_for_tests_only() -> None:
     assert not [line for line in PROJECT["dependencies"] if line.startswith("scikit-learn")]
     users = [path for path in (ROOT / "src").rglob("*.py") if "sklearn" in path.read_text(encoding="utf-8")]
     assert not users
+
+
+def test_the_page_on_the_cost_of_the_package_is_that_of_its_rows() -> None:
+    script = ROOT / "benchmarks" / "package.py"
+    rows = json.loads(script.with_suffix(".json").read_text(encoding="utf-8"))
+    assert loaded(script).table(rows) == script.with_suffix(".md").read_text(encoding="utf-8")
+    assert min(rows["seconds"]["import slimcnn"]) < 0.1
+    assert min(rows["seconds"]["slimcnn --help"]) < 0.3

@@ -234,6 +234,7 @@ def test_pictures_leave_colors_and_fonts_to_the_page(name: str) -> None:
         "var(--rule)",
         "var(--before)",
         "var(--after)",
+        "var(--alarm)",
     }
 
 

@@ -136,7 +136,7 @@ REFUSED = {
     "a value out of range": (("[0.6]", "[1.6]"), "1.6"),
     "an unknown criterion": (('"fpgm"', '"fpmg"'), "unknown criterion 'fpmg': did you mean 'fpgm'?"),
     "a chain that makes no sense": (('step = "train"\nepochs = 1', 'step = "recalibrate"'), "no trained network"),
-    "an unknown key of study": (("seeds =", "seed ="), "seed"),
+    "an unknown key of study": (("seeds =", "seed ="), "did you mean 'seeds'?"),
     "an out": (("deterministic = true", 'out = "x"'), "out: every run has its own folder"),
     "no TOML": (("[study]", "[study"), "is not TOML"),
     "a range without tpe": (("[0.6]", "{low = 0.3, high = 0.6}"), "is a range"),

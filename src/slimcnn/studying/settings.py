@@ -174,7 +174,7 @@ def parse_study(text: str, name: str = "study", place: str = "the study") -> Stu
     try:
         return Study.model_validate(own | {"recipe": plain})
     except ValidationError as error:
-        raise StudyError(f"{place}: {explain(error)}") from error
+        raise StudyError(f"{place}: {explain(error, Study)}") from error
 
 
 def read_study(path: Path | str) -> Study:
