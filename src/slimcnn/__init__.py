@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slimcnn.exporting import export
     from slimcnn.exporting.quantizing import quantize
     from slimcnn.graph import ChannelGraph, ChannelGroup, rule, trace
-    from slimcnn.measuring import latency, measure
+    from slimcnn.measuring import Inputs, latency, measure
     from slimcnn.models import build, load_weights, resolve
     from slimcnn.objectives import Loss, Objective, SparseScales
     from slimcnn.pruning import (
@@ -58,7 +58,7 @@ _HOMES = {
     "exporting": ["export"],
     "exporting.quantizing": ["quantize"],
     "graph": ["ChannelGraph", "ChannelGroup", "rule", "trace"],
-    "measuring": ["latency", "measure"],
+    "measuring": ["Inputs", "latency", "measure"],
     "models": ["build", "load_weights", "resolve"],
     "objectives": ["Loss", "Objective", "SparseScales"],
     "pruning": [

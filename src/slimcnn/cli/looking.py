@@ -9,7 +9,7 @@ import typer
 
 from slimcnn.cli import options
 from slimcnn.cli.app import app
-from slimcnn.cli.reading import arguments_of, given, shape_of
+from slimcnn.cli.reading import arguments_of, given, shapes_of
 from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
 
@@ -67,7 +67,7 @@ def inspect(
     from slimcnn.graph import trace
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shape_of(input_), verify)
+    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shapes_of(input_), verify)
     print_view(views.inspect(trace(network, example, inexact)), as_json)
 
 
@@ -94,7 +94,7 @@ def norms(
     from slimcnn.rewriting import scatter
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(model_arg), "", shape_of(input_), verify)
+    network, example = load_subject(model, weights, arguments_of(model_arg), "", shapes_of(input_), verify)
     target = Target(pruning_ratio=pruning_ratio, residual=residual)  # type: ignore[arg-type]
     network = scatter(network, example) if residual == "scatter" else network
     view = views.norms(network, trace(network, example), criteria.split(","), target, model or str(weights))
@@ -145,7 +145,7 @@ def measure(
     from slimcnn import views
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shape_of(input_), verify)
+    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shapes_of(input_), verify)
     print_view(views.measure(network, example, layers=layers), as_json)
 
 

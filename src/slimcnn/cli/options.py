@@ -330,5 +330,10 @@ DryRun = Annotated[
     ),
 ]
 Input = Annotated[
-    str, typer.Option("--input", help="Shape of one image, such as 3x224x224. Default: the network's input shape.")
+    str,
+    typer.Option(
+        "--input",
+        help="Shape of one input, such as 3x224x224; of several named inputs as JSON: "
+        """{"image": "3x224x224", "mask": "1x224x224"}. Default: the network's input shape.""",
+    ),
 ]

@@ -37,7 +37,7 @@ def arguments_of(texts: list[str], option: str = "--model-arg") -> dict[str, Any
 
 
 def shape_of(text: str) -> tuple[int, ...] | None:
-    """Parse the shape of one image; None if the text is empty.
+    """Parse the shape of one input; None if the text is empty.
 
     >>> shape_of("3x224x224"), shape_of("")
     ((3, 224, 224), None)
@@ -50,6 +50,26 @@ def shape_of(text: str) -> tuple[int, ...] | None:
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise ModelError(f"--input {text!r}: expected a shape such as 3x224x224")
     return tuple(int(size) for size in sizes)
+
+
+def shapes_of(text: str) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    """Parse the shape of one input, or the shapes of several named inputs as a JSON object.
+
+    >>> shapes_of('{"image": "3x8x8", "mask": "1x8x8"}')
+    {'image': (3, 8, 8), 'mask': (1, 8, 8)}
+    """
+    from slimcnn.errors import ModelError
+
+    if not text.lstrip().startswith("{"):
+        return shape_of(text)
+    try:
+        named = json.loads(text)
+    except (ValueError, RecursionError):
+        named = None
+    shapes = {name: shape_of(one) for name, one in named.items() if isinstance(one, str)} if named else {}
+    if not named or len(shapes) < len(named) or None in shapes.values():
+        raise ModelError(f'--input {text!r}: expected JSON such as {{"image": "3x224x224", "mask": "1x224x224"}}')
+    return {name: shape for name, shape in shapes.items() if shape is not None}
 
 
 def assignment(text: str, option: str) -> tuple[str, Any]:

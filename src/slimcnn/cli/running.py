@@ -12,7 +12,7 @@ import typer
 from slimcnn.cli import options
 from slimcnn.cli.app import app
 from slimcnn.cli.presets import beginning, delivering, keeping, pruning, recovering
-from slimcnn.cli.reading import arguments_of, given, network_and_data, recipe_of, shape_of
+from slimcnn.cli.reading import arguments_of, given, network_and_data, recipe_of, shapes_of
 from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
 
@@ -357,15 +357,20 @@ def _show_rewrite(
     from slimcnn.rewriting import rewritten
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(arguments, "--model-arg"), "", shape_of(shape), verify)
+    network, example = load_subject(model, weights, arguments_of(arguments, "--model-arg"), "", shapes_of(shape), verify)
     found = rewritten(network, rule, example)
-    path = save(found.model, out / "rewritten.safetensors", information={"input": list(example.shape[1:])})
+    path = save(found.model, out / "rewritten.safetensors", information=_stated(example))
     view = views.rewrite(found, measure(network, example), measure(found.model, example))
     if as_json:
         print_json(view.data | {"checkpoint": str(path)})
         return
     print_view(view, as_json)
     typer.echo(f"checkpoint: {path}   (new layers have random weights: train them with --data)")
+
+
+def _stated(example: Any) -> dict[str, Any]:
+    """Return the input shape that a checkpoint states; of several inputs none."""
+    return {} if isinstance(example, dict) else {"input": list(example.shape[1:])}
 
 
 def _dry_run(recipe: Recipe, as_json: bool) -> None:

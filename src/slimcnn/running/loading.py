@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from pydantic import ValidationError
@@ -26,6 +26,9 @@ from slimcnn.running.settings import Data, Network, explain
 from slimcnn.show import SILENT, Show
 
 UNNAMED = "no network named: pass --model NAME (see slimcnn list networks), or --weights CHECKPOINT"
+
+InputShape: TypeAlias = Sequence[int] | Mapping[str, Sequence[int]]
+"""The shape of one sample, without the batch; or those of named inputs."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,10 @@ def load_subject(
     weights: Path | None = None,
     arguments: Mapping[str, Any] | None = None,
     rewrite: str = "",
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: InputShape | None = None,
     verify: bool = True,
-) -> tuple[nn.Module, Tensor]:
-    """Load a network without a dataset, and one example input, (1, c, h, w), of zeros.
+) -> tuple[nn.Module, Any]:
+    """Load a network without a dataset, and one example input, (1, c, h, w), of zeros; several inputs as a dict.
 
     Raises:
         ModelError: the input shape of the network is unknown, and `input_shape` is not given.
@@ -101,11 +104,22 @@ def load_subject(
         )  # fmt: skip
     except ValidationError as error:
         raise RecipeError(explain(error)) from None
-    found, information = _load(network, {}, example_of(input_shape) if input_shape else None)
-    size = input_shape or tuple(information.get("input", ())) or preprocessing(found).input
+    found, information = _load(network, {}, inputs_of(input_shape) if input_shape else None)
+    size: Any = input_shape or tuple(information.get("input", ())) or preprocessing(found).input
     if not size:
         raise ModelError("the input shape of the network is unknown: pass --input, such as --input 3x224x224")
-    return found, example_of(size)
+    return found, inputs_of(size)
+
+
+def inputs_of(shape: InputShape) -> Any:
+    """Return an input of zeros for one sample, or a dict of named inputs.
+
+    >>> inputs_of({"image": (3, 4, 4)})["image"].shape
+    torch.Size([1, 3, 4, 4])
+    """
+    if isinstance(shape, Mapping):
+        return {name: example_of(one) for name, one in shape.items()}
+    return example_of(shape)
 
 
 def example_of(shape: Sequence[int]) -> Tensor:
@@ -127,7 +141,7 @@ def example_of(shape: Sequence[int]) -> Tensor:
     raise ModelError(f"an input of shape {named} needs {size / 1e9:.1f} GB of memory: pass a smaller --input")
 
 
-def _load(network: Network, arguments: dict[str, Any], example: Tensor | None) -> tuple[nn.Module, dict[str, Any]]:
+def _load(network: Network, arguments: dict[str, Any], example: Any) -> tuple[nn.Module, dict[str, Any]]:
     checkpoint = network.weights is not None and is_checkpoint(network.weights)
     if not network.model and not checkpoint:
         raise RecipeError(UNNAMED)
