@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from slimcnn.running import Recipe, Step, run
     from slimcnn.running.python import chain
     from slimcnn.studying import run_study
+    from slimcnn.tasks import Task
     from slimcnn.training import Training, evaluate, fit
     from slimcnn.verifying import Certificate, verify
 
@@ -63,6 +64,7 @@ _HOMES = {
     "objectives": ["Loss", "Objective", "SparseScales"],
     "pruning": [
         "Criterion",
+        "Inputs",
         "Plan",
         "Scores",
         "SoftPruning",
@@ -80,6 +82,7 @@ _HOMES = {
     "running": ["Recipe", "Step", "run"],
     "running.python": ["chain"],
     "studying": ["run_study"],
+    "tasks": ["Task"],
     "training": ["Training", "evaluate", "fit"],
     "verifying": ["Certificate", "verify"],
 }
@@ -93,6 +96,7 @@ __all__ = [
     "ChannelGroup",
     "Criterion",
     "Dataset",
+    "Inputs",
     "Loss",
     "Objective",
     "Plan",
@@ -103,6 +107,7 @@ __all__ = [
     "SparseScales",
     "Step",
     "Target",
+    "Task",
     "Training",
     "allocate",
     "benchmark",

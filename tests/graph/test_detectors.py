@@ -42,7 +42,7 @@ def test_a_whole_detector_is_cut_and_the_cut_is_proven(name: str) -> None:
     plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "l2"), slimcnn.Target(pruning_ratio=0.5))
     small = slimcnn.prune(model, graph, plan)  # raises NotEqual, unless the cut network equals the masked one
     found = small([torch.rand(3, 70, 64), torch.rand(3, 64, 90)])
-    assert [sorted(one)[:3] for one in found][0] == sorted(model(images())[0])[:3]
+    assert sorted(found[0]) == sorted(model(images())[0])
     assert slimcnn.measure(small, example).macs < 0.6 * slimcnn.measure(model, example).macs
 
 

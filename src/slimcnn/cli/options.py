@@ -32,6 +32,14 @@ Verify = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="What the network is for: *slimcnn list tasks*, or package.module:Task. Default: what the data says.",
+        rich_help_panel=NETWORK,
+    ),
+]
 DataName = Annotated[
     str,
     typer.Option(

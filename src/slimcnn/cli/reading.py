@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 def network_and_data(
     model: str, weights: Path | None, data: str, arguments: list[str], image_size: int | None, limit: int | None,
     seed: int, rewrite: str = "", option: str = "--model-arg", verify: bool = True,
+    task: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the recipe sections `network` and `data`."""
     return {
         "network": {"model": model, "arguments": arguments_of(arguments, option), "seed": seed, "verify": verify}
         | given(weights=str(weights) if weights else None, rewrite=rewrite or None),
-        "data": {"name": data, "seed": seed} | given(image_size=image_size, limit=limit),
+        "data": {"name": data, "seed": seed} | given(image_size=image_size, limit=limit, task=task),
     }
 
 

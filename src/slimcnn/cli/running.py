@@ -27,6 +27,7 @@ def compress(
     verify: options.Verify = True,
     data: options.DataName = "digits",
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
+    task: options.TaskName = None,
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
     criterion: options.Criterion = None,
@@ -83,7 +84,7 @@ def compress(
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     recovery = recovering(recover, training, "fold_constants" if method == "gfr" else "least_squares")
     rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed) + delivering(to, curve)
-    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
+    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify, task=task)
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     if curve:
         plain["curve"] = sizes_of(curve)
@@ -101,6 +102,7 @@ def train(
     verify: options.Verify = True,
     data: options.DataName = "digits",
     model_arg: options.Arguments = [],  # noqa: B006
+    task: options.TaskName = None,
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
     epochs: options.Epochs = 30,
@@ -120,7 +122,9 @@ def train(
     Example: slimcnn train --model resnet20 --data cifar10 --epochs 100 --out runs/r20
     """
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, rewrite, verify=verify)
+    plain = network_and_data(
+        model, weights, data, model_arg, image_size, limit, seed, rewrite, verify=verify, task=task
+    )
     plain |= {"steps": keeping([{"step": "train"} | training], keep), "out": str(out), "deterministic": deterministic}
     _run(recipe_of(plain, set_), devices, as_json)
 
@@ -357,7 +361,9 @@ def _show_rewrite(
     from slimcnn.rewriting import rewritten
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(arguments, "--model-arg"), "", shapes_of(shape), verify)
+    network, example = load_subject(
+        model, weights, arguments_of(arguments, "--model-arg"), "", shapes_of(shape), verify
+    )
     found = rewritten(network, rule, example)
     path = save(found.model, out / "rewritten.safetensors", information=_stated(example))
     view = views.rewrite(found, measure(network, example), measure(found.model, example))

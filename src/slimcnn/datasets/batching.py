@@ -83,6 +83,7 @@ def batches(
             pixels = images.pixels[chosen].to(device, non_blocking=True)
             labels = images.labels[chosen].to(device, non_blocking=True)
             if draws is not None:
+                labels = draws.targets_moved(labels, part, pixels.shape)
                 pixels = draws.moved(pixels, part)
             x = pixels.to(torch.float32, memory_format=layout).mul_(scale).add_(shift)
             yield (x if draws is None else draws.holed(x, part)), labels
@@ -152,6 +153,27 @@ class _Draws(NamedTuple):
         padded = F.pad(pixels, (self.crop,) * 4)
         places = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
         return padded.flatten(2).gather(2, places.view(n, 1, -1).expand(-1, channels, -1)).view_as(pixels)
+
+    def targets_moved(self, labels: Tensor, part: slice, shape: torch.Size) -> Tensor:
+        """Move targets with their pixels: masks (m, h, w), where 255 is added at the border, and boxes (m, k, 5)."""
+        if labels.dtype == torch.uint8 and labels.shape[1:] == shape[2:]:
+            return self.moved(labels[:, None] + 1, part)[:, 0] - 1  # 255 + 1 is 0, with which `moved` pads
+        if labels.ndim == 3 and labels.shape[2] == 5 and labels.is_floating_point():
+            return self._boxes_moved(labels, part, *shape[2:])
+        return labels
+
+    def _boxes_moved(self, boxes: Tensor, part: slice, height: int, width: int) -> Tensor:
+        """Shift and mirror boxes (class, x1, y1, x2, y2) in pixels; those that leave the image become class -1."""
+        kind, x1, y1, x2, y2 = boxes.unbind(2)
+        if self.down is not None and self.right is not None:
+            right, down = (self.crop - each[part, None].to(boxes) for each in (self.right, self.down))
+            x1, x2, y1, y2 = x1 + right, x2 + right, y1 + down, y2 + down
+        if self.mirror is not None:
+            flip = self.mirror[part, None]
+            x1, x2 = torch.where(flip, width - x2, x1), torch.where(flip, width - x1, x2)
+        x1, x2, y1, y2 = x1.clamp(0, width), x2.clamp(0, width), y1.clamp(0, height), y2.clamp(0, height)
+        kind = torch.where((x2 - x1 > 1) & (y2 - y1 > 1), kind, -1.0)
+        return torch.stack([kind, x1, y1, x2, y2], 2)
 
     def holed(self, x: Tensor, part: slice) -> Tensor:
         """Fill a square with zeros; at the border, part of it lies outside the image, as in the paper."""

@@ -15,6 +15,9 @@ from slimcnn.errors import DataError
 class Images:
     """Pixels `(n, c, h, w)` in uint8 and labels `(n,)` in int64; anything else raises `DataError`.
 
+    For other tasks than classification, `labels` are its targets: any tensor with one entry for each image, such as
+    masks `(n, h, w)` in uint8, or boxes `(n, k, 5)`.
+
     >>> images = Images(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10))
     >>> len(images), images.shape
     (10, (3, 32, 32))
@@ -28,7 +31,7 @@ class Images:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4:
             found = f"{pixels.dtype} of shape {tuple(pixels.shape)}"
             raise DataError(f"pixels must be torch.uint8 of shape (n, c, h, w), found {found}: convert them first")
-        if labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]:
+        if labels.shape[:1] != pixels.shape[:1] or (labels.ndim == 1 and labels.dtype != torch.int64):
             found = f"{labels.dtype} of shape {tuple(labels.shape)}"
             raise DataError(f"labels must be torch.int64 of shape ({len(pixels)},), one per image; found {found}")
 
@@ -72,6 +75,8 @@ def chosen_by_limit(labels: Tensor, n: int, seed: int = 0) -> Tensor | None:
     """
     if n < 1:
         raise DataError(f"cannot limit {len(labels)} images to {n}: at least one is needed")
+    if labels.ndim > 1:  # no classes to draw evenly from
+        labels = torch.zeros(len(labels), dtype=torch.int64)
     return None if n >= len(labels) else split(labels, n, f"limit/{seed}", leave=0)[1]
 
 
@@ -155,20 +160,29 @@ class Dataset:
     test: Images
     normalization: Normalization
     augmentation: Augmentation
+    task: str = "classification"
+    """What the labels are for: the name of a task, or `package.module:Task`."""
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
             images: Images = getattr(self, part)
             if not len(images):
                 raise DataError(f"dataset {self.name}: no {part} images")
+            if images.shape != self.shape:
+                raise DataError(f"dataset {self.name}: {part} images are {images.shape}, train images {self.shape}")
+            if self.task != "classification":
+                continue
+            if images.labels.ndim != 1:
+                raise DataError(
+                    f"dataset {self.name}: {part} labels have shape {tuple(images.labels.shape)}; classification needs "
+                    "one class for an image: name the task"
+                )
             low, high = int(images.labels.min()), int(images.labels.max())
             if low < 0 or high >= len(self.classes):
                 labels = f"labels {low} to {high}"
                 raise DataError(
                     f"dataset {self.name}: {part} images have {labels}, but there are {len(self.classes)} classes"
                 )
-            if images.shape != self.shape:
-                raise DataError(f"dataset {self.name}: {part} images are {images.shape}, train images {self.shape}")
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{len(getattr(self, part)):,} {part}" for part in ("train", "validation", "test"))

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from slimcnn.datasets.images import Augmentation, Dataset, Images
@@ -37,7 +38,17 @@ def _scaled(images: Images, size: int) -> Images:
         for old, new in zip(images.pixels.split(256), pixels.split(256), strict=True):
             new.copy_(F.interpolate(old, (size, size), mode="bilinear", antialias=True))
             advance(len(new))
-    return Images(pixels, images.labels)
+    return Images(pixels, _scaled_targets(images, size))
+
+
+def _scaled_targets(images: Images, size: int) -> Tensor:
+    """Scale masks (n, h, w) by nearest neighbor, and boxes (n, k, 5) with their images; other labels stay."""
+    labels, (height, width) = images.labels, images.shape[1:]
+    if labels.shape[1:] == (height, width) and labels.dtype == torch.uint8:
+        return F.interpolate(labels[:, None], (size, size), mode="nearest-exact")[:, 0]
+    if labels.ndim == 3 and labels.shape[2] == 5 and labels.is_floating_point():
+        return labels * labels.new_tensor([1.0, size / width, size / height, size / width, size / height])
+    return labels
 
 
 def require_memory(n: int, shape: tuple[int, int, int]) -> None:

@@ -21,7 +21,6 @@ from slimcnn.graph.tracer import SKIPPED_FOLDERS, Tracer
 from slimcnn.measuring.examples import call, image_lists_in, resized_lists
 from slimcnn.measuring.lifetimes import Lifetimes
 
-
 OutputOf = Callable[[Any], Any]
 """Picks what counts from a network's answer: one or several tensors of it."""
 
@@ -247,7 +246,11 @@ def watch_twice(
     except Broken as broken:
         tracer = watch(model, example, labels, next_id, inexact, output)
         first = next(t for t in tree_leaves(example) if isinstance(t, Tensor))
-        if first.dim() == 3 and not image_lists_in(example) and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        if (
+            first.dim() == 3
+            and not image_lists_in(example)
+            and any(isinstance(module, nn.Conv2d) for module in model.modules())
+        ):
             raise ModelError(
                 f"the network accepts a batch of {batch} but not of {2 * batch} ({broken.reason}); the example's first "
                 "axis must be the batch"

@@ -10,7 +10,9 @@ from slimcnn.objectives import Objective
 from slimcnn.reporting.figures.training import EpochPoint, TrainingCurves
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.step import Context, State
+from slimcnn.tasks import Metric, task_of
 from slimcnn.training import Epoch, Training, fit
+from slimcnn.training.keeping import TOP1
 
 
 def learn(
@@ -25,7 +27,7 @@ def learn(
     """Train a network in place; if interrupted and called again, it resumes with bit-identical results."""
     training = at.decide(training, model, state.data)
     at.show.say(f"{verb}: {count(training.epochs, 'epoch')} on {len(state.data.train):,} images")
-    found = []
+    found, metric = [], task_of(state.data).metric
     for epoch in fit(
         model, state.data, training=training, objective=objective, folder=at.folder / "training", fabric=at.fabric,
         progress=at.show.counting(verb),
@@ -34,23 +36,24 @@ def learn(
         if epoch.resumed:
             at.resumed.append(epoch.seconds)
         at.show.say(
-            f"  epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation top-1 "
-            f"{epoch.validation_top1:.2f} %, {epoch.images_per_second:.0f} images/s{resumed}"
+            f"  epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation {metric.name} "
+            f"{metric.written(epoch.validation_top1)}, {epoch.images_per_second:.0f} images/s{resumed}"
         )
         after_epoch(epoch)
         found.append(epoch)
-    at.show.say(f"  {kept_in_words(found[-1])}")
+    at.show.say(f"  {kept_in_words(found[-1], metric)}")
     return found
 
 
-def kept_in_words(last: Epoch) -> str:
+def kept_in_words(last: Epoch, metric: Metric = TOP1) -> str:
     """Say which weights a finished training has kept, from its last epoch."""
     if not last.kept:
         return (
-            f"kept the start, validation top-1 {last.kept_top1:.2f} %: no epoch was better; try a lower learning rate, "
-            "or leave the step out"
+            f"kept the start, validation {metric.name} {metric.written(last.kept_top1)}: no epoch was better; try a "
+            "lower learning rate, or leave the step out"
         )
-    return f"kept epoch {last.kept} of {last.epochs}, validation top-1 {last.kept_top1:.2f} %"
+    reached = f"validation {metric.name} {metric.written(last.kept_top1)}"
+    return f"kept epoch {last.kept} of {last.epochs}, {reached}"
 
 
 def count(n: int, noun: str) -> str:
@@ -62,16 +65,20 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
-def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float | None) -> Section:
-    """Return the report section about a training; `level` is the reference validation top-1."""
+def about_training(
+    title: str, what: str, epochs: Sequence[Epoch], level: float | None, metric: Metric = TOP1
+) -> Section:
+    """Return the report section about a training; `level` is the validation metric of the reference."""
     last = epochs[-1]
     rows = [
         (e.epoch, e.loss, e.train_top1, e.validation_top1, e.learning_rate, e.seconds, *e.terms.values())
         for e in epochs
     ]
+    named = f"{metric.name}, {metric.unit}".rstrip(", ")
+    trained = f"training {named}" if metric == TOP1 else "right in training, %"
     columns = [
         Column(title="epoch", format="exact"), Column(title="loss", format="small"),
-        Column(title="training top-1, %", format="percent"), Column(title="validation top-1, %", format="percent"),
+        Column(title=trained, format="percent"), Column(title=f"validation {named}", format="percent"),
         Column(title="learning rate", format="small"), Column(title="time", format="seconds"),
         *(Column(title=term, format="small") for term in last.terms),
     ]  # fmt: skip
@@ -79,12 +86,14 @@ def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float 
         epochs=tuple(EpochPoint(**{name: getattr(e, name) for name in EpochPoint.model_fields}) for e in epochs),
         level=level,
         kept=last.kept,
+        metric=named,
     )
-    said = kept_in_words(last)
+    said = kept_in_words(last, metric)
+    measured = "Training top-1" if metric == TOP1 else "What is right in training"
     return Section(
         title=title,
         blocks=(
-            Text(text=f"{what}. Training top-1 is measured on augmented images."),
+            Text(text=f"{what}. {measured} is measured on augmented images."),
             Text(text=f"{said[0].upper()}{said[1:]}.", tone="plain" if last.kept else "bad"),
             figure.block(),
             Table(columns=tuple(columns), rows=tuple(rows), title="All epochs", folded=True),

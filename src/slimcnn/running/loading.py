@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, load, read_architecture, read_information
 from slimcnn.datasets import Dataset, load_dataset
-from slimcnn.errors import ModelError, RecipeError
+from slimcnn.errors import DataError, ModelError, RecipeError
 from slimcnn.models import load_weights, preprocessing, resolve
 from slimcnn.models.building import takes
 from slimcnn.models.sources import refuse_unknown_network
@@ -24,6 +24,7 @@ from slimcnn.rewriting import rewritten
 from slimcnn.running.normalization import find_normalization
 from slimcnn.running.settings import Data, Network, explain
 from slimcnn.show import SILENT, Show
+from slimcnn.tasks import task_named, task_of
 
 UNNAMED = "no network named: pass --model NAME (see slimcnn list networks), or --weights CHECKPOINT"
 
@@ -51,8 +52,10 @@ def load_with_data(network: Network, data: Data, show: Show = SILENT) -> Loaded:
     size = data.image_size or _size_for_folder(network, data)
     show.say(f"loading {data.name}")
     dataset = load_dataset(data.name, image_size=size, seed=data.seed, limit=data.limit)
+    if data.task is not None:
+        dataset = for_task(dataset, data.task)
     model, information = load_network(network, dataset)
-    check_classes(model, dataset)
+    check_output(model, dataset)
     normalization, how = find_normalization(model, network, data, dataset, information)
     return Loaded(model, replace(dataset, normalization=normalization), how)
 
@@ -67,7 +70,7 @@ def refuse_unnamed(network: Network) -> None:
 
 def load_network(network: Network, dataset: Dataset) -> tuple[nn.Module, dict[str, Any]]:
     """Build a network for a dataset and load its weights; return it with the extra data of its checkpoint."""
-    arguments = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]}
+    arguments = task_of(dataset).arguments(dataset)
     if network.model and takes(network.model, "image_size"):
         arguments["image_size"] = max(dataset.shape[1:])
     return _load(network, arguments, torch.zeros(1, *dataset.shape))
@@ -183,6 +186,26 @@ def _size_for_folder(network: Network, data: Data) -> int | None:
         return None
     stated = preprocessing(network.model).input
     return stated[1] if stated else None
+
+
+def for_task(dataset: Dataset, task: str) -> Dataset:
+    """Return the dataset for a task.
+
+    Raises:
+        UnknownName: there is no such task; DataError: the dataset has targets for another.
+    """
+    task_named(task)
+    if ":" not in task and task != dataset.task:
+        raise DataError(f"{dataset.name} has targets for {dataset.task}, not for {task}: leave --task out")
+    return replace(dataset, task=task)
+
+
+def check_output(model: nn.Module, dataset: Dataset) -> None:
+    """Raise `ModelError` unless the network's output fits the dataset's task."""
+    if dataset.task == "classification":
+        check_classes(model, dataset)
+    else:
+        task_of(dataset).check(model, dataset)
 
 
 def check_classes(model: nn.Module, dataset: Dataset) -> None:

@@ -69,6 +69,8 @@ class Data(Settings):
     """Name of a dataset, or a folder with one subfolder of images per class."""
     image_size: int | None = Field(default=None, ge=1)
     """Resize images to this many pixels; default: no resizing; for a folder, the network's input size."""
+    task: str | None = None
+    """What the network is for (`slimcnn list tasks`), or package.module:Task; default: what the data says."""
     seed: Seed = 0
     """Random seed of the validation split."""
     limit: int | None = Field(default=None, ge=10)

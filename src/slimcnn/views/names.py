@@ -16,6 +16,7 @@ REGISTRIES = {
     "criteria": "slimcnn.pruning",
     "rewrites": "slimcnn.rewriting",
     "losses": "slimcnn.distillation",
+    "tasks": "slimcnn.tasks",
     "datasets": "slimcnn.datasets",
     "formats": "slimcnn.exporting",
     "engines": "slimcnn.exporting.quantizing",

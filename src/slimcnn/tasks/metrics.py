@@ -1,0 +1,42 @@
+"""Metrics of torchmetrics as meters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from slimcnn.tasks.task import Metric, finite
+
+
+class TorchMetric:
+    """A metric of torchmetrics, fed with the outputs of a network.
+
+    Counting happens on the CPU. In several processes, torchmetrics sums the counts of all of them.
+    """
+
+    def __init__(
+        self, metric: Metric, counter: Any, arguments: Callable[[Any, Tensor, Tensor], tuple[Any, ...]],
+        factor: float = 1.0, key: str = "",
+    ) -> None:  # fmt: skip
+        self._metric, self._counter, self._arguments = metric, counter, arguments
+        self._factor, self._key = factor, key
+
+    def update(self, output: Any, x: Tensor, y: Tensor) -> None:
+        """Add a batch."""
+        self._counter.update(*_on_cpu(self._arguments(output, x, y)))
+
+    def value(self) -> float:
+        """Return the metric in its unit; `DataError` if it is not a number."""
+        found = self._counter.compute()
+        found = found[self._key] if self._key else found
+        return finite(self._metric, float(found) * self._factor)
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {name: _on_cpu(one) for name, one in value.items()}
+    return type(value)(map(_on_cpu, value)) if isinstance(value, list | tuple) else value
