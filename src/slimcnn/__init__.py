@@ -64,7 +64,6 @@ _HOMES = {
     "objectives": ["Loss", "Objective", "SparseScales"],
     "pruning": [
         "Criterion",
-        "Inputs",
         "Plan",
         "Scores",
         "SoftPruning",

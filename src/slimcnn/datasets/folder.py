@@ -52,7 +52,9 @@ def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0, l
     return Dataset(
         name=folder.resolve().name,
         classes=classes,
-        **images,
+        train=images["train"],
+        validation=images["validation"],
+        test=images["test"],
         normalization=Normalization.measured(images["train"].pixels),
         augmentation=Augmentation(crop=min(look.shape[1:]) // 8, flip=True),
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slimcnn.distillation.answers import Answers, digest_of
 from slimcnn.errors import ModelError, RecipeError
-from slimcnn.objectives import Reading, Seen, Term, Terms, layer_named, read_classes
+from slimcnn.objectives import ReadScores, Seen, Term, Terms, layer_named, read_classes
 
 
 class Teacher:
@@ -36,9 +36,9 @@ class Teacher:
         self._watches = False
         self._answers: Answers | None = None
         self._batch: tuple[Tensor, int] | None = None
-        self._scores: Reading = read_classes
+        self._scores: ReadScores = read_classes
 
-    def reading(self, scores: Reading) -> Teacher:
+    def reading(self, scores: ReadScores) -> Teacher:
         """Use this function to read scores from a network's output; default: a classifier's."""
         self._scores = scores
         return self

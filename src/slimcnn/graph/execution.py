@@ -75,7 +75,8 @@ def watch_this(
         with tracer.watching():
             answer = call_model(model, example)
             tracer.outputs = counted(answer, output)
-        tracer.answers = len(answer) if isinstance(answer, list) else None
+        dicts = isinstance(answer, list) and all(isinstance(one, Mapping) for one in answer)
+        tracer.answers = len(answer) if dicts else None
     except (NeedsValues, ModelError):
         raise
     except Exception as error:
@@ -258,7 +259,7 @@ def watch_twice(
         note = f"other batch sizes than {batch}: the network does not accept {2 * batch} ({broken.reason})"
         return FirstRun(tracer, example, batch, (note,))
     shape = tuple(tracer.outputs[0].shape)
-    if image_lists_in(example) and tracer.answers == 2 * batch:
+    if tracer.answers == 2 * batch:
         return FirstRun(tracer, twice, 2 * batch)
     if shape[:1] == (2 * batch,):
         return FirstRun(tracer, twice, 2 * batch)

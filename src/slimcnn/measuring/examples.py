@@ -165,7 +165,8 @@ def with_batch(example: Example, size: int) -> Example:
     """
     present = batch_size(example)
     if image_lists_in(example):
-        return resized_lists(example, size)
+        listed: Example = resized_lists(example, size)
+        return listed
 
     def resized(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.dim() == 0 or len(leaf) != present or size == present:

@@ -43,7 +43,7 @@ class Loss:
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Loss]
 """(network, images `(n, c, h, w)`, labels `(n,)`) → the loss of this batch."""
 
-Reading = Callable[[Any, Tensor], Tensor]
+ReadScores = Callable[[Any, Tensor], Tensor]
 """(the network's output, the images) → rows of scores (rows, classes): one for an image, a pixel ..."""
 
 Feed = Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -67,7 +67,7 @@ class Objective(ABC):
     judged_by_top1: ClassVar[bool] = True
     """Whether the epoch with the highest validation top-1 is the best; if not, `fit` always keeps the last epoch."""
 
-    def reading(self, scores: Reading) -> Self:
+    def reading(self, scores: ReadScores) -> Self:
         """Use this function to read scores from a network's output; called by `fit` with that of the task."""
         return self
 

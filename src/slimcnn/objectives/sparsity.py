@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.layers.relating import Relating, relations_in
 from slimcnn.objectives.cross_entropy import cross_entropy
-from slimcnn.objectives.objective import Feed, Loss, LossFunction, Objective, Reading, as_objective
+from slimcnn.objectives.objective import Feed, Loss, LossFunction, Objective, ReadScores, as_objective
 
 
 @dataclass
@@ -83,7 +83,7 @@ class SparseScales(Objective):
         penalty = self.strength * torch.stack([self._size(norm, means).sum() for norm in norms]).sum()
         return Loss(dict(loss.terms) | {"sparsity": penalty}, loss.logits, loss.gradients)
 
-    def reading(self, scores: Reading) -> Self:
+    def reading(self, scores: ReadScores) -> Self:
         """Pass the function to the inner objective."""
         self._inner.reading(scores)
         return self

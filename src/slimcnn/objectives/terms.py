@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError, RecipeError
-from slimcnn.objectives.objective import Feed, Loss, Objective, Reading, read_classes
+from slimcnn.objectives.objective import Feed, Loss, Objective, ReadScores, read_classes
 
 
 class Teaching(Protocol):
@@ -20,7 +20,7 @@ class Teaching(Protocol):
     def seeing(self, indices: Tensor, view: int) -> None:
         """Receive the indices and the view of the next batch's training images (see `Objective.seeing`)."""
 
-    def reading(self, scores: Reading) -> Any:
+    def reading(self, scores: ReadScores) -> Any:
         """Use this function to read scores from a teacher's output."""
 
     def __call__(self, student: nn.Module, x: Tensor, /) -> Tensor:
@@ -72,7 +72,7 @@ class Terms(Objective):
             for k, term in enumerate(terms)
         )
         self._epoch = float("inf")
-        self._scores: Reading = read_classes
+        self._scores: ReadScores = read_classes
 
     def __add__(self, other: Terms) -> Terms:
         return Terms(*self.terms, *other.terms)
@@ -85,7 +85,7 @@ class Terms(Objective):
             raise RecipeError(f"the weight of a loss term is {factor}: give a finite number of at least 0")
         return Terms(*(replace(term, weight=factor * term.weight) for term in self.terms))
 
-    def reading(self, scores: Reading) -> Self:
+    def reading(self, scores: ReadScores) -> Self:
         """Read scores with this function, also from the outputs of teachers."""
         self._scores = scores
         for teacher in {term.teacher for term in self.terms if term.teacher is not None}:

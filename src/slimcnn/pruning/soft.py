@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from slimcnn.errors import CriterionError
 from slimcnn.graph import ChannelGraph
-from slimcnn.objectives import Feed, Loss, LossFunction, Objective, Reading, as_objective, cross_entropy
+from slimcnn.objectives import Feed, Loss, LossFunction, Objective, ReadScores, as_objective, cross_entropy
 from slimcnn.pruning.plan import Plan, check
 from slimcnn.pruning.scores import Criterion, Scores, criterion_named, evidence_of, score
 from slimcnn.pruning.surgery import fill_with_zeros
@@ -127,7 +127,7 @@ class SoftPruningObjective(Objective):
         """Return the inner objective's loss of mixed images."""
         return self._inner.mixed(model, x, labels, share)
 
-    def reading(self, scores: Reading) -> Self:
+    def reading(self, scores: ReadScores) -> Self:
         """Pass the function to the inner objective."""
         self._inner.reading(scores)
         return self

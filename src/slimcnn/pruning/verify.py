@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from slimcnn.errors import ModelError, NotEqual, WeightsError
 from slimcnn.graph import ChannelGraph
+from slimcnn.graph.answers import locked_outputs
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate, duplicate_as, shares_memory
 from slimcnn.graph.execution import call_model, counted, first_line
@@ -196,13 +197,9 @@ def _run(copies: Copies, graph: ChannelGraph, dtype: torch.dtype, seed: int = 0)
     Where the network selects by value, its answer may be empty; then the outputs of layers that keep all their
     channels come with it.
     """
-    network, seen = copies.in_type(dtype), {}  # type: nn.Module, dict[str, Tensor]
-    if graph.selects:
-        whole = {lock.layer for lock in graph.locked if lock.channels == lock.of}
-        for name, module in network.named_modules():
-            if name in whole and not any(module.children()):
-                module.register_forward_hook(_record_output(name, seen))
-    return _run_this(network, graph, dtype, seed) + list(seen.values())
+    network = copies.in_type(dtype)
+    with locked_outputs(network, graph) as seen:
+        return _run_this(network, graph, dtype, seed) + list(seen.values())
 
 
 def _layers(copies: Copies, graph: ChannelGraph, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -20,7 +20,6 @@ from slimcnn.running.settings import Network
 from slimcnn.show import SILENT, Show
 from slimcnn.tasks import Task, task_of
 from slimcnn.training import Training
-from slimcnn.training.judging import AT_ONCE
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,9 +37,6 @@ Facts = frozenset[str]
 - relations: its batch norms have channel relations (GFR);
 - units: it has feature reuse units.
 """
-
-BATCH = 128
-"""Batch size outside training, of classification."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,7 @@ class State:
     @property
     def batch(self) -> int:
         """Batch size outside training."""
-        return BATCH if self.data.task == "classification" else AT_ONCE
+        return self.task.batch
 
     @property
     def example(self) -> Tensor:

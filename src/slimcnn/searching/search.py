@@ -17,7 +17,7 @@ from slimcnn.pruning.targets import SIZES
 from slimcnn.searching.settings import RATIO, Point, Search, describe, spec_of
 from slimcnn.searching.study_storage import Outcome, StudyStorage
 from slimcnn.searching.trial_storage import storage_errors
-from slimcnn.tasks import Metric, task_of
+from slimcnn.tasks import Metric, task_named, task_of
 from slimcnn.training import evaluate, judge
 from slimcnn.training.evaluation import evaluate_unless_below
 
@@ -73,8 +73,9 @@ class Evaluator:
         """Return the plan of a point."""
         spec = spec_of(self.criterion, point)
         if spec not in self._scores:
-            loss = {} if self.data_of is None else {"loss": task_of(self.data_of).loss_on}
-            self._scores[spec] = score(self.model, self.graph, spec, data=self.data() if self.data else None, **loss)
+            loss = task_named("classification" if self.data_of is None else self.data_of.task).loss_on
+            batches = self.data() if self.data else None
+            self._scores[spec] = score(self.model, self.graph, spec, data=batches, loss=loss)
         unsized: dict[str, Any] = dict.fromkeys(SIZES)
         target = replace(self.target, pruning_ratio=float(point[RATIO]), **unsized)
         return allocate(self.graph, self._scores[spec], target)

@@ -16,6 +16,7 @@ class Classification(Task):
     """One class for an image; judged by top-1."""
 
     metric: ClassVar = Metric("top-1")
+    batch: ClassVar = 128
 
     def scores(self, output: Any, x: Tensor) -> Tensor:
         """Return the logits (n, classes)."""
@@ -41,6 +42,7 @@ class Classification(Task):
 class Hits:
     """Counts the images whose class has the highest score.
 
+    >>> import torch
     >>> hits = Hits()
     >>> hits.update(torch.eye(2), torch.zeros(2), torch.tensor([0, 0]))
     >>> hits.value()

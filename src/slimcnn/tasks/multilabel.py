@@ -19,6 +19,7 @@ class Multilabel(Soft):
     """Any number of classes for an image, targets (n, classes) of 0 and 1; judged by mean average precision."""
 
     metric: ClassVar = Metric("mean average precision")
+    batch: ClassVar = 128
     loss_name: ClassVar = "binary_cross_entropy"
 
     def scores(self, output: Any, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ class Regression(Soft):
     """Numbers for an image, targets (n, k); judged by the mean absolute error."""
 
     metric: ClassVar = Metric("mean absolute error", unit="", higher_is_better=False)
+    batch: ClassVar = 128
     loss_name: ClassVar = "squared_error"
 
     def scores(self, output: Any, x: Tensor) -> Tensor:

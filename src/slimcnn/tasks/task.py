@@ -66,6 +66,8 @@ class Task(ABC):
     """
 
     metric: ClassVar[Metric]
+    batch: ClassVar[int] = 16
+    """Images in a batch outside training."""
 
     def arguments(self, data: Dataset) -> dict[str, Any]:
         """Return constructor arguments for a network that fits the data."""

@@ -38,6 +38,9 @@ from slimcnn.steps.prune.search import check_storage, searched
 from slimcnn.steps.prune.sections import about_cut, about_scales, about_search
 from slimcnn.training import Training
 
+FEW = 16
+"""Images in the place of a batch, where a network takes one at a time."""
+
 Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 
 
@@ -294,7 +297,7 @@ class Prune(Step):
         feed = batches(
             data.train, state.batch, normalization=data.normalization, augmentation=data.augmentation, seed=self.seed
         )
-        return islice(feed, self.batches)
+        return islice(feed, self.batches if state.batch > 1 else FEW * self.batches)
 
     def whole(self, state: State) -> nn.Module:
         """Return the network to cut: the state's, rewritten by `scatter` if residual="scatter"."""
