@@ -34,6 +34,7 @@ from slimcnn.reporting.sections import Column, Section, Table
 from slimcnn.running import folder as disk
 from slimcnn.running.advice import next_steps
 from slimcnn.running.delivering import deliver
+from slimcnn.running.examples import about_examples
 from slimcnn.running.normalization import described
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.saving import Done, information_of, read_state, sections_of
@@ -146,7 +147,11 @@ def write_results(
         steps=tuple(step_result(done) for done in results[1:]),
         verdict=verdict_of(state.cuts),
         locked=tuple(LockedLayer(**lock) for lock in state.cuts[-1].locked) if state.cuts else (),
-        sections=(*sections_of(results[1:]), _layers(sizes["before"], sizes["after"], state.model)),
+        sections=(
+            *about_examples(state),
+            *sections_of(results[1:]),
+            _layers(sizes["before"], sizes["after"], state.model),
+        ),
         warnings=tuple(done["warning"] for done in results[1:] if done["warning"]),
         next_steps=tuple(next_steps(recipe, numbers["before"], numbers["after"], folder, metric.higher_is_better)),
         timing=_timing(before, after),

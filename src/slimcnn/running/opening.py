@@ -60,5 +60,6 @@ def images_of(checkpoint: Path, name: str = "", seed: int = 0, limit: int | None
     if not name:
         raise RunError(f"{checkpoint} does not name a dataset: pass --data")
     shape, normal = information.get("input"), stored_in(information)
-    data = load_dataset(name, image_size=int(shape[1]) if shape else None, seed=seed, limit=limit)
+    side = int(shape[1]) if shape and shape[1] == shape[2] else None
+    data = load_dataset(name, image_size=side, seed=seed, limit=limit)
     return replace(data, normalization=normal) if normal is not None else data

@@ -16,10 +16,14 @@ from slimcnn.errors import DataError, ModelError, RecipeError
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import Loss, Objective
 from slimcnn.tasks.metrics import TorchMetric
+from slimcnn.tasks.pictures import with_boxes
 from slimcnn.tasks.task import Meter, Metric, Task, answer, tasks
 
 if TYPE_CHECKING:
     from slimcnn.datasets import Dataset
+
+SURE = 0.5
+"""Least score of a box that the report shows."""
 
 HEADS = ("head", "rpn.head", "roi_heads.box_predictor")
 """Modules of torchvision's detectors whose outputs a student learns, where they have the shapes of the teacher's."""
@@ -34,6 +38,7 @@ class Detection(Task):
     """
 
     metric: ClassVar = Metric("mAP@50")
+    draws: ClassVar = True
     loss_of_answers: ClassVar = False
     batch: ClassVar = 1  # detectors resize image by image, so that their operations depend on the batch
 
@@ -85,6 +90,20 @@ class Detection(Task):
         if "" in layers:
             raise RecipeError(f"loss {spec!r}: fitnet compares features: choose a layer, as in fitnet:layer=backbone")
         return DetectorLoss(weights, teacher.networks[0], tuple(layers))
+
+    def drawn(self, pixels: Tensor, found: Any) -> Any:
+        """Draw boxes, and those of an answer that are surer than 0.5."""
+        sure = found["scores"] > SURE if "scores" in found else slice(None)
+        return with_boxes(pixels, found["boxes"][sure], (found["labels"][sure] - 1).tolist())
+
+    def target_of(self, y: Tensor) -> Any:
+        """Return boxes and labels of an image."""
+        return targets_of(y[None])[0]
+
+    def answer_of(self, output: Any, x: Tensor) -> Any:
+        """Return boxes, labels and scores of an image."""
+        check_boxes(output, len(x))
+        return output[0]
 
     def meter(self, classes: int) -> Meter:
         """Compute mAP at an intersection over union of 0.5."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from slimcnn.errors import DataError, ModelError
 from slimcnn.objectives import Seen, Term, Terms
 from slimcnn.tasks.metrics import TorchMetric
+from slimcnn.tasks.pictures import with_mask
 from slimcnn.tasks.task import Meter, Metric, Task, tasks
 
 VOID = 255
@@ -29,6 +30,7 @@ class Segmentation(Task):
     """One class for every pixel; judged by mean IoU."""
 
     metric: ClassVar = Metric("mean IoU")
+    draws: ClassVar = True
 
     def scores(self, output: Any, x: Tensor) -> Tensor:
         """Return the logits (pixels, classes) at the size of the images."""
@@ -60,6 +62,14 @@ class Segmentation(Task):
         """Return the share of right pixels, times the number of images."""
         counted = (targets != NOT_COUNTED).sum().clamp(min=1)
         return (scores.argmax(1) == targets).sum() / counted * images
+
+    def drawn(self, pixels: Tensor, found: Any) -> Any:
+        """Color an image by a mask (h, w)."""
+        return with_mask(pixels, found)
+
+    def answer_of(self, output: Any, x: Tensor) -> Any:
+        """Return the class with the highest score for every pixel, (h, w)."""
+        return self.scores(output, x).argmax(1).view(x.shape[2:])
 
     def meter(self, classes: int) -> Meter:
         """Compute the mean over classes of intersection over union, each summed over all images."""

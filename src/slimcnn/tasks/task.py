@@ -96,6 +96,21 @@ class Task(ABC):
         """Compute the loss of a network on a batch, for criteria that use its gradient."""
         return self.loss(self.scores(model(x), x).float(), self.targets(y))
 
+    draws: ClassVar[bool] = False
+    """Whether `drawn` shows targets and answers on images, for the report."""
+
+    def drawn(self, pixels: Tensor, found: Any) -> Any:
+        """Draw a target or an answer onto an image (c, h, w), uint8; return (h, w, 3), uint8, of NumPy."""
+        raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def target_of(self, y: Tensor) -> Any:
+        """Return the target of one image as `drawn` takes it."""
+        return y
+
+    def answer_of(self, output: Any, x: Tensor) -> Any:
+        """Return the answer for one image, x (1, c, h, w), as `drawn` takes it."""
+        return output
+
     @abstractmethod
     def meter(self, classes: int) -> Meter:
         """Return an empty meter for the metric."""

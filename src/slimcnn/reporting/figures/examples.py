@@ -1,0 +1,77 @@
+"""Images with the answers of two networks side by side."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from slimcnn.reporting.figures.drawing import Drawing, Panel, figures
+from slimcnn.reporting.sections import Part
+
+WIDE = 240
+"""Width of a picture in CSS pixels; small pictures are enlarged."""
+
+Png = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]+$", max_length=4_000_000)]
+"""A PNG file in base64."""
+
+Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+
+
+class Example(Part):
+    """One image of the test part."""
+
+    title: str
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    pictures: tuple[tuple[str, Png], ...]
+    """Title and picture: labels, reference, compressed."""
+
+
+@figures.add("examples", source="slimcnn")
+class Examples(Drawing):
+    """Test images with the labels, and with the answers of the networks before and after."""
+
+    layout: ClassVar[str] = "panels three"
+
+    examples: tuple[Example, ...]
+    classes: tuple[tuple[str, Color], ...] = ()
+    """The color of every class."""
+
+    def panels(self, name: str) -> list[Panel]:
+        """Draw one panel for each picture, and one with the colors of the classes."""
+        found = [
+            Panel(title if not number else "", example.title if not place else "", _svg(example, title, png))
+            for number, example in enumerate(self.examples)
+            for place, (title, png) in enumerate(example.pictures)
+        ]
+        return [*found, Panel("Classes", "", _legend(self.classes))] if self.classes else found
+
+    @property
+    def caption(self) -> str:
+        """Say what the pictures show."""
+        return "Images of the test part, evenly spread: the labels, and what both networks answer."
+
+
+def _svg(example: Example, title: str, png: str) -> str:
+    high = round(WIDE * example.height / example.width)
+    return (
+        f'<svg viewBox="0 0 {WIDE} {high}" width="{WIDE}" height="{high}" role="img">'
+        f"<title>{escape(f'{example.title}: {title}')}</title>"
+        f'<image width="{WIDE}" height="{high}" href="data:image/png;base64,{png}"/></svg>'
+    )
+
+
+def _legend(classes: tuple[tuple[str, str], ...]) -> str:
+    lines = [
+        f'<rect x="0" y="{18 * place + 2}" width="12" height="12" fill="{color}"/>'
+        f'<text x="18" y="{18 * place + 12}" style="fill: var(--ink); font-size: 11px">{escape(name)}</text>'
+        for place, (name, color) in enumerate(classes)
+    ]
+    high = 18 * len(classes) + 4
+    label = escape(", ".join(name for name, _ in classes))
+    return (
+        f'<svg viewBox="0 0 {WIDE} {high}" width="{WIDE}" height="{high}" role="img"><title>Classes: {label}</title>'
+        f"{''.join(lines)}</svg>"
+    )
