@@ -30,7 +30,7 @@ def evaluate(
     part: Annotated[str, typer.Option(help="Split: test, validation or train.")] = "test",
     as_json: options.AsJson = False,
 ) -> None:
-    """Evaluate top-1, top-5 and loss of a network on a dataset.
+    """Evaluate top-1, top-5 and loss of a network on a dataset, or the metric of its task.
 
     Example: slimcnn evaluate --weights runs/r56/compressed.safetensors --data cifar10
     """
@@ -42,7 +42,10 @@ def evaluate(
     with watched(as_json) as show:
         found = _loaded(model, weights, arguments_of(model_arg), data, image_size, limit, verify, show)
         show.say(f"evaluating on {part} images")
-        view = views.evaluate(found.model, getattr(found.data, part), found.data.normalization, part)
+        if found.data.task == "classification":
+            view = views.evaluate(found.model, getattr(found.data, part), found.data.normalization, part)
+        else:
+            view = views.evaluate_task(found.model, found.data, part)
     print_view(view, as_json)
     if not as_json:
         typer.echo(f"normalization: {found.normalization}")

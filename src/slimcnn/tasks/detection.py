@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from slimcnn.distillation import Teacher
 from slimcnn.distillation.terms import parts_of
-from slimcnn.errors import DataError, ModelError, RecipeError
+from slimcnn.errors import ModelError, RecipeError
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import Loss, Objective
-from slimcnn.tasks.metrics import TorchMetric
+from slimcnn.tasks.metrics import TorchMetric, torchmetric
 from slimcnn.tasks.pictures import with_boxes
 from slimcnn.tasks.task import Meter, Metric, Task, answer, tasks
 
@@ -118,12 +118,7 @@ class Detection(Task):
 
 
 def _mean_average_precision(metric: Metric, key: str) -> Meter:
-    from torchmetrics.detection import MeanAveragePrecision
-
-    try:
-        found = MeanAveragePrecision(backend="faster_coco_eval")
-    except ModuleNotFoundError as error:
-        raise DataError(f"mAP needs faster-coco-eval: pip install 'slimcnn[tasks]' ({error})") from error
+    found = torchmetric("detection.MeanAveragePrecision", backend="faster_coco_eval")
     found.warn_on_many_detections = False
 
     def arguments(output: Any, x: Tensor, y: Tensor) -> tuple[Any, ...]:

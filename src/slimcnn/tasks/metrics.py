@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
 
+from slimcnn.errors import DataError
 from slimcnn.tasks.task import Metric, finite
+
+INSTALL = "pip install 'slimcnn[tasks]'"
+
+
+def torchmetric(name: str, *arguments: Any, **options: Any) -> Any:
+    """Make a metric of torchmetrics by its qualified name; its import takes seconds, so that it is done here.
+
+    Raises:
+        DataError: torchmetrics is missing, or a package that the metric needs.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(f"torchmetrics.{module}".rstrip(".")), attribute)
+        return found(*arguments, **options)
+    except ModuleNotFoundError as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"the metric {attribute} needs a package that is missing ({reason}): {INSTALL}") from error
 
 
 class TorchMetric:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimcnn.objectives import class_scores
-from slimcnn.tasks.metrics import TorchMetric
+from slimcnn.tasks.metrics import TorchMetric, torchmetric
 from slimcnn.tasks.soft import Soft
 from slimcnn.tasks.task import Meter, Metric, tasks
 
@@ -41,7 +41,5 @@ class Multilabel(Soft):
 
     def meter(self, classes: int) -> Meter:
         """Compute the average precision of every class; the mean."""
-        from torchmetrics.classification import MultilabelAveragePrecision
-
-        found = MultilabelAveragePrecision(classes, average="macro")
+        found = torchmetric("classification.MultilabelAveragePrecision", classes, average="macro")
         return TorchMetric(self.metric, found, lambda output, x, y: (self.scores(output, x), y.int()), 100.0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimcnn.objectives import class_scores
-from slimcnn.tasks.metrics import TorchMetric
+from slimcnn.tasks.metrics import TorchMetric, torchmetric
 from slimcnn.tasks.soft import Soft
 from slimcnn.tasks.task import Meter, Metric, tasks
 
@@ -39,7 +39,5 @@ class Regression(Soft):
 
     def meter(self, classes: int) -> Meter:
         """Compute the mean absolute error."""
-        from torchmetrics import MeanAbsoluteError
-
-        found = MeanAbsoluteError()
+        found = torchmetric("MeanAbsoluteError")
         return TorchMetric(self.metric, found, lambda output, x, y: (self.scores(output, x), y.float()))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from slimcnn.errors import DataError, ModelError
 from slimcnn.objectives import Seen, Term, Terms
-from slimcnn.tasks.metrics import TorchMetric
+from slimcnn.tasks.metrics import TorchMetric, torchmetric
 from slimcnn.tasks.pictures import with_mask
 from slimcnn.tasks.task import Meter, Metric, Task, tasks
 
@@ -73,10 +73,9 @@ class Segmentation(Task):
 
     def meter(self, classes: int) -> Meter:
         """Compute the mean over classes of intersection over union, each summed over all images."""
-        from torchmetrics.classification import MulticlassJaccardIndex
-
         # On the CPU, counting is faster than for a GPU to wait for it.
-        found = MulticlassJaccardIndex(classes, average="macro", ignore_index=NOT_COUNTED, validate_args=False)
+        options = {"average": "macro", "ignore_index": NOT_COUNTED, "validate_args": False}
+        found = torchmetric("classification.MulticlassJaccardIndex", classes, **options)
 
         def update(output: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             return self.scores(output, x)[:, :classes].argmax(1), self.targets(y)
