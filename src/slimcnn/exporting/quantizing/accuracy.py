@@ -46,7 +46,8 @@ def scores_in(runtime: str, path: Path, samples: Rows, batch: int | None = None,
         if first.ndim not in (2, 4) or first.shape[1] < 2:
             raise ExportError(
                 f"int8 is judged by top-1 or pixel accuracy, but {path.name} in {RUNTIMES[runtime].title} returns "
-                f"{first.shape} instead of scores (n, classes) or (n, classes, h, w): quantize the part of the network that classifies"
+                f"{first.shape} instead of scores (n, classes) or (n, classes, h, w): quantize the part of the network "
+                "that classifies"
             )
         parts.append(first)
     return np.concatenate(parts)
