@@ -157,7 +157,7 @@ def _facts(before: Numbers, numbers: Numbers) -> tuple[tuple[str, str], ...]:
         return "" if numbers is before else f" (× {ratio(old, new)})"
 
     return (
-        ("test top-1", f"{percent(numbers.top1)} %"),
+        ("test top-1", f"{percent(numbers.score)} %"),
         ("MACs", count(numbers.macs) + left(before.macs, numbers.macs)),
         ("parameters", count(numbers.params) + left(before.params, numbers.params)),
     )

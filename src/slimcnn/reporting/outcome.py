@@ -10,8 +10,8 @@ from slimcnn.reporting.sections import Part
 class Numbers(Part):
     """Accuracy and costs of one network."""
 
-    top1: float = math.nan
-    """Percent, on the test images; NaN for other tasks than classification."""
+    top1: float | None = None
+    """Percent, on the test images; None for other tasks than classification."""
     metric: float | None = None
     """The task's metric on the test images, in its unit; None in reports of older versions, which have top-1 only."""
     params: int
@@ -27,7 +27,8 @@ class Numbers(Part):
     @property
     def score(self) -> float:
         """The metric by which the network is judged."""
-        return self.top1 if self.metric is None else self.metric
+        found = self.top1 if self.metric is None else self.metric
+        return math.nan if found is None else found
 
 
 class MetricName(Part):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
@@ -126,7 +125,7 @@ def write_results(
     networks = {"before": state.reference, "after": state.model}
     metric = state.task.metric
     scores = {when: judge(networks[when], data.test, data).score for when in networks}
-    top1 = scores if data.task == "classification" else dict.fromkeys(networks, math.nan)
+    top1 = scores if data.task == "classification" else dict.fromkeys(networks)
     numbers = {
         when: Numbers(
             top1=top1[when], metric=scores[when], params=sizes[when].params, macs=sizes[when].macs,

@@ -36,7 +36,7 @@ def chain(
     line. Without, the run folder is temporary.
 
     Args:
-        model: any classifier.
+        model: any network for the task of the data.
         data: dataset with the normalization that the network's weights expect.
         steps: steps, in order.
         out: the run folder.

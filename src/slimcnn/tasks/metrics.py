@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -48,9 +49,12 @@ class TorchMetric:
 
     def value(self) -> float:
         """Return the metric in its unit; `DataError` if it is not a number."""
-        found = self._counter.compute()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # classes without examples do not count
+            found = self._counter.compute()
         found = found[self._key] if self._key else found
-        return finite(self._metric, float(found) * self._factor)
+        number = float(found)
+        return finite(self._metric, number * self._factor if number >= 0 else float("nan"))  # -1: nothing to find
 
 
 def _on_cpu(value: Any) -> Any:
