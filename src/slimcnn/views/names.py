@@ -17,6 +17,7 @@ REGISTRIES = {
     "rewrites": "slimcnn.rewriting",
     "losses": "slimcnn.distillation",
     "datasets": "slimcnn.datasets",
+    "image_sources": "slimcnn.datasets",
     "formats": "slimcnn.exporting",
     "engines": "slimcnn.exporting.quantizing",
     "measures": "slimcnn.studying",
