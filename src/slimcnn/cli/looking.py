@@ -9,7 +9,7 @@ import typer
 
 from slimcnn.cli import options
 from slimcnn.cli.app import app
-from slimcnn.cli.reading import arguments_of, given, shapes_of
+from slimcnn.cli.reading import arguments_of, given, reading, shapes_of
 from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
 
@@ -27,6 +27,8 @@ def evaluate(
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     part: Annotated[str, typer.Option(help="Split: test, validation or train.")] = "test",
     as_json: options.AsJson = False,
 ) -> None:
@@ -39,8 +41,9 @@ def evaluate(
 
     if part not in ("test", "validation", "train"):
         raise DataError(f"unknown part {part!r}: choose test, validation or train")
+    how = reading(stream, skip_broken)
     with watched(as_json) as show:
-        found = _loaded(model, weights, arguments_of(model_arg), data, image_size, limit, verify, show)
+        found = _loaded(model, weights, arguments_of(model_arg), data, image_size, limit, verify, show, **how)
         show.say(f"evaluating on {part} images")
         if found.data.task == "classification":
             view = views.evaluate(found.model, getattr(found.data, part), found.data.normalization, part)
@@ -222,7 +225,7 @@ def report(
 
 def _loaded(
     model: str, weights: Path | None, arguments: dict[str, Any], data: str, image_size: int | None, limit: int | None,
-    verify: bool, show: Show,
+    verify: bool, show: Show, **how: Any,
 ) -> Loaded:  # fmt: skip
     """Load a network and its dataset."""
     from pydantic import ValidationError
@@ -233,7 +236,7 @@ def _loaded(
 
     try:
         network = Network(model=model, weights=str(weights) if weights else None, verify=verify, arguments=arguments)
-        images = Data(**given(name=data, image_size=image_size, limit=limit))
+        images = Data(**given(name=data, image_size=image_size, limit=limit), **how)
     except ValidationError as error:
         raise RecipeError(explain(error)) from None
     return load_with_data(network, images, show)

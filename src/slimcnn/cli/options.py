@@ -44,8 +44,8 @@ DataName = Annotated[
     str,
     typer.Option(
         "--data",
-        help="A name (*slimcnn list datasets*), NAME:PATH for local files, or a folder with one subfolder of images "
-        "per class.",
+        help="A name (*slimcnn list datasets*), NAME:PATH for local files, a folder with one subfolder of images "
+        "per class, or a source such as webdataset:PATTERN (*slimcnn list image_sources*).",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -63,6 +63,21 @@ ImageSize = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(help="Use at most this many images of each split, for a quick try.", rich_help_panel=NETWORK),
+]
+Stream = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream",
+        help="Decode the images of a folder while they are read, instead of once into memory. Default: if they do not "
+        "fit into the free memory.",
+        rich_help_panel=NETWORK,
+    ),
+]
+SkipBroken = Annotated[
+    bool,
+    typer.Option(
+        "--skip-broken", help="Leave out images that cannot be decoded, and count them.", rich_help_panel=NETWORK
+    ),
 ]
 Criterion = Annotated[
     str | None,

@@ -12,15 +12,23 @@ if TYPE_CHECKING:
 
 def network_and_data(
     model: str, weights: Path | None, data: str, arguments: list[str], image_size: int | None, limit: int | None,
-    seed: int, rewrite: str = "", option: str = "--model-arg", verify: bool = True,
-    task: str | None = None,
+    seed: int, rewrite: str = "", option: str = "--model-arg", verify: bool = True, task: str | None = None, **how: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the recipe sections `network` and `data`."""
     return {
         "network": {"model": model, "arguments": arguments_of(arguments, option), "seed": seed, "verify": verify}
         | given(weights=str(weights) if weights else None, rewrite=rewrite or None),
-        "data": {"name": data, "seed": seed} | given(image_size=image_size, limit=limit, task=task),
+        "data": {"name": data, "seed": seed} | given(image_size=image_size, limit=limit, task=task) | how,
     }
+
+
+def reading(stream: bool | None, skip_broken: bool) -> dict[str, Any]:
+    """Return the settings of how images are read, where they differ from the default.
+
+    >>> reading(True, False)
+    {'stream': True}
+    """
+    return given(stream=stream, skip_broken=skip_broken or None)
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import typer
 from slimcnn.cli import options
 from slimcnn.cli.app import app
 from slimcnn.cli.presets import beginning, delivering, keeping, pruning, recovering
-from slimcnn.cli.reading import arguments_of, given, network_and_data, recipe_of, shapes_of
+from slimcnn.cli.reading import arguments_of, given, network_and_data, reading, recipe_of, shapes_of
 from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
 
@@ -30,6 +30,8 @@ def compress(
     task: options.TaskName = None,
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     criterion: options.Criterion = None,
     macs: options.Macs = None,
     params: options.Params = None,
@@ -84,7 +86,10 @@ def compress(
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
     recovery = recovering(recover, training, "fold_constants" if method == "gfr" else "least_squares")
     rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed) + delivering(to, curve)
-    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify, task=task)
+    plain = network_and_data(
+        model, weights, data, model_arg, image_size, limit, seed, verify=verify, task=task,
+        **reading(stream, skip_broken),
+    )  # fmt: skip
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     if curve:
         plain["curve"] = sizes_of(curve)
@@ -105,6 +110,8 @@ def train(
     task: options.TaskName = None,
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     epochs: options.Epochs = 30,
     learning_rate: options.LearningRate = None,
     batch_size: options.BatchSize = None,
@@ -123,7 +130,17 @@ def train(
     """
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     plain = network_and_data(
-        model, weights, data, model_arg, image_size, limit, seed, rewrite, verify=verify, task=task
+        model,
+        weights,
+        data,
+        model_arg,
+        image_size,
+        limit,
+        seed,
+        rewrite,
+        verify=verify,
+        task=task,
+        **reading(stream, skip_broken),
     )
     plain |= {"steps": keeping([{"step": "train"} | training], keep), "out": str(out), "deterministic": deterministic}
     _run(recipe_of(plain, set_), devices, as_json)
@@ -138,6 +155,8 @@ def rewrite(
     model_arg: options.Arguments = [],  # noqa: B006
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     rewrite: options.Rewrite = "feature_reuse",
     init: options.Init = "reuse",
     recover: options.Recover = None,
@@ -170,7 +189,9 @@ def rewrite(
         recover, training = "train", {"learning_rate": 0.1} | training
     recovery = recovering(recover, training, "")
     rows = [{"step": "rewrite", "rule": rewrite, "init": init}, *recovery]
-    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
+    plain = network_and_data(
+        model, weights, data, model_arg, image_size, limit, seed, verify=verify, **reading(stream, skip_broken)
+    )
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     _run(recipe_of(plain | {"deterministic": deterministic}, set_), devices, as_json)
 
@@ -188,6 +209,8 @@ def distill(
     data: options.DataName = "digits",
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     rewrite: options.Rewrite = "",
     loss: options.LossTerms = "kd+scale_factor",
     teacher_cache: options.TeacherCache = None,
@@ -225,6 +248,7 @@ def distill(
         seed,
         option="--teacher-arg",
         verify=verify,
+        **reading(stream, skip_broken),
     )
     plain |= {
         "steps": keeping([*beginning(pretrain, seed), step], keep),
@@ -242,6 +266,8 @@ def run_recipe(
     weights: options.Weights = None,
     verify: options.Verify = True,
     data: options.DataName = "",
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     out: Annotated[Optional[Path], typer.Option(help="Run folder. Default: the recipe's.")] = None,  # noqa: UP045
     deterministic: options.Deterministic = False,
     devices: options.Devices = 1,
@@ -264,7 +290,7 @@ def run_recipe(
     plain["network"] |= given(
         model=model or None, weights=str(weights) if weights else None, verify=None if verify else False
     )
-    plain["data"] |= given(name=data or None)
+    plain["data"] |= given(name=data or None) | reading(stream, skip_broken)
     if steps:
         plain["steps"] = steps_from_line(steps)
     plain |= given(out=str(out) if out else None, deterministic=deterministic or None)

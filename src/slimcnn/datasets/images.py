@@ -1,12 +1,14 @@
-"""Images, normalization, augmentation and datasets as values in memory."""
+"""Images in memory, normalization, augmentation and datasets as values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from slimcnn.datasets.examples import Examples, Places, ReadBatch
 from slimcnn.datasets.splitting import split
 from slimcnn.errors import DataError
 
@@ -47,6 +49,16 @@ class Images:
         _, channels, height, width = self.pixels.shape
         return channels, height, width
 
+    @property
+    def device(self) -> torch.device:
+        """Where pixels and labels are."""
+        return self.pixels.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pixels in memory."""
+        return self.pixels.nbytes
+
     def to(self, device: torch.device | str) -> Images:
         """Return the same images on another device (all of CIFAR takes 0.2 GB)."""
         return Images(self.pixels.to(device), self.labels.to(device))
@@ -65,6 +77,15 @@ class Images:
         """
         chosen = chosen_by_limit(self.labels, n, seed)
         return self if chosen is None else self.take(chosen)
+
+    def read(self, places: Iterable[Places], device: torch.device, key: str = "") -> Iterator[ReadBatch]:
+        """Yield the images of every batch (see `Examples`)."""
+        for place in places:
+            yield ReadBatch(self.pixels[place], self.labels[place])
+
+    def in_memory(self) -> Images:
+        """Return the images themselves."""
+        return self
 
 
 def chosen_by_limit(labels: Tensor, n: int, seed: int = 0) -> Tensor | None:
@@ -151,21 +172,26 @@ class Augmentation:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training, validation and test images, with the dataset's default normalization and augmentation."""
+    """Training, validation and test images, with the dataset's default normalization and augmentation.
+
+    The images are in memory (`Images`) or decoded while they are read (`Stream`); both fulfill `Examples`.
+    """
 
     name: str
     classes: tuple[str, ...]
-    train: Images
-    validation: Images
-    test: Images
+    train: Examples
+    validation: Examples
+    test: Examples
     normalization: Normalization
     augmentation: Augmentation
+    broken: dict[str, str] = field(default_factory=dict)
+    """The images that were left out so far because they are broken, with the reason: grows while a stream is read."""
     task: str = "classification"
     """What the labels are for: the name of a task, or `package.module:Task`."""
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
-            images: Images = getattr(self, part)
+            images: Examples = getattr(self, part)
             if not len(images):
                 raise DataError(f"dataset {self.name}: no {part} images")
             if images.shape != self.shape:
@@ -193,6 +219,11 @@ class Dataset:
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
         return self.train.shape
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the images are decoded while they are read."""
+        return not self.train.nbytes
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same dataset with all images on another device."""

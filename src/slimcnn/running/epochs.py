@@ -9,6 +9,7 @@ from torch import nn
 from slimcnn.objectives import Objective
 from slimcnn.reporting.figures.training import EpochPoint, TrainingCurves
 from slimcnn.reporting.sections import Column, Section, Table, Text
+from slimcnn.running.loading import skipped_in_words
 from slimcnn.running.step import Context, State
 from slimcnn.tasks import Metric, task_of
 from slimcnn.training import Epoch, Training, fit
@@ -27,7 +28,7 @@ def learn(
     """Train a network in place; if interrupted and called again, it resumes with bit-identical results."""
     training = at.decide(training, model, state.data)
     at.show.say(f"{verb}: {count(training.epochs, 'epoch')} on {len(state.data.train):,} images")
-    found, metric = [], task_of(state.data).metric
+    found, metric, skipped = [], task_of(state.data).metric, len(state.data.broken)
     for epoch in fit(
         model, state.data, training=training, objective=objective, folder=at.folder / "training", fabric=at.fabric,
         progress=at.show.counting(verb),
@@ -39,6 +40,9 @@ def learn(
             f"  epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation {metric.name} "
             f"{metric.written(epoch.validation_top1)}, {epoch.images_per_second:.0f} images/s{resumed}"
         )
+        if len(state.data.broken) > skipped:
+            skipped = len(state.data.broken)
+            at.show.say(skipped_in_words(state.data))
         after_epoch(epoch)
         found.append(epoch)
     at.show.say(f"  {kept_in_words(found[-1], metric)}")

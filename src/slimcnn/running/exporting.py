@@ -92,6 +92,6 @@ def subject_of(
 
 def _with_images(subject: Subject, data: Dataset, images: int) -> Subject:
     return replace(
-        subject, images=data.test.limit(images).pixels, compared_on=f"{data.name}, test",
+        subject, images=data.test.limit(images).in_memory().pixels, compared_on=f"{data.name}, test",
         classes=data.classes, normalization=data.normalization, example=torch.zeros(1, *data.shape),
     )  # fmt: skip

@@ -33,10 +33,10 @@ from slimcnn.reporting.sections import Column, Section, Table
 from slimcnn.running import folder as disk
 from slimcnn.running.advice import next_steps
 from slimcnn.running.delivering import deliver
-from slimcnn.running.examples import about_examples
 from slimcnn.running.normalization import described
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.saving import Done, information_of, read_state, sections_of
+from slimcnn.running.side_by_side import about_examples
 from slimcnn.running.step import Cut, State
 from slimcnn.tasks import task_of
 from slimcnn.training import judge

@@ -51,13 +51,21 @@ def load_with_data(network: Network, data: Data, show: Show = SILENT) -> Loaded:
     """
     size = data.image_size or _size_for_folder(network, data)
     show.say(f"loading {data.name}")
-    dataset = load_dataset(data.name, image_size=size, seed=data.seed, limit=data.limit)
+    dataset = load_dataset(data.name, image_size=size, seed=data.seed, limit=data.limit, **data.reading)
     if data.task is not None:
         dataset = for_task(dataset, data.task)
     model, information = load_network(network, dataset)
     check_output(model, dataset)
     normalization, how = find_normalization(model, network, data, dataset, information)
+    if dataset.broken:
+        show.say(skipped_in_words(dataset))
     return Loaded(model, replace(dataset, normalization=normalization), how)
+
+
+def skipped_in_words(data: Dataset) -> str:
+    """Say how many broken images of a dataset have been left out so far, and name the first."""
+    n = len(data.broken)
+    return f"  {n:,} broken image{'s' * (n != 1)} left out so far: {next(iter(data.broken.values()))}"
 
 
 def refuse_unnamed(network: Network) -> None:
@@ -210,7 +218,8 @@ def check_output(model: nn.Module, dataset: Dataset) -> None:
 
 def check_classes(model: nn.Module, dataset: Dataset) -> None:
     """Raise an error unless the network returns a score per class for images of the dataset."""
-    x = dataset.normalization(dataset.validation.pixels[:2])
+    some = dataset.validation.take(torch.arange(min(2, len(dataset.validation))))
+    x = dataset.normalization(some.in_memory().pixels)
     try:
         with torch.no_grad():
             scores = model.eval()(x)

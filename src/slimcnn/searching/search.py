@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from slimcnn.datasets import Dataset, Images, Normalization
+from slimcnn.datasets import Dataset, Examples, Normalization
 from slimcnn.errors import SearchError, TargetUnreachable
 from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan, Scores, Target, allocate, mask, prune, score
@@ -43,7 +43,7 @@ class Evaluator:
 
     model: nn.Module
     graph: ChannelGraph
-    images: Images
+    images: Examples
     normalization: Normalization
     criterion: str = "gfr"
     target: Target = field(default_factory=lambda: Target(pruning_ratio=0.5, scope="global", residual="inner"))

@@ -26,6 +26,8 @@ LOSS = "0.1*cross_entropy+0.9*kd:temperature=4"
 """Loss of fine-tuning; the teacher is the reference network."""
 VALIDATION = 2000
 """Number of validation images for the choice of float layers."""
+TESTED = 10_000
+"""Maximum number of test images: they are decoded into memory."""
 
 
 @steps.add("quantize", source="NNCF, github.com/openvinotoolkit/nncf; ONNX Runtime")
@@ -93,7 +95,9 @@ class Quantize(Step):
     def quantized(self, state: State, at: Context, out: Path, told: list[Epoch], force: bool = True) -> Quantized:
         """Write the files into `out`; epochs of fine-tuning are appended to `told`."""
         data = state.data
-        validation = data.validation.limit(VALIDATION)
+        validation = data.validation.limit(VALIDATION).in_memory()
+
+        test = data.test.limit(TESTED).in_memory()
 
         def fine_tune(simulated: nn.Module) -> None:
             # Quantizers support float32 and one layout, so the timed choice of layout and precision is skipped.
@@ -102,9 +106,9 @@ class Quantize(Step):
             told.extend(learn(simulated, state, training, at, "int8 fine-tuning", objective))
 
         return quantize(
-            state.model, state.example, out=out, images=data.train.limit(self.images).pixels,
+            state.model, state.example, out=out, images=data.train.limit(self.images).in_memory().pixels,
             engine=self.engine, max_drop=self.max_drop, validation=(validation.pixels, validation.labels),
-            test=(data.test.pixels, data.test.labels), normalization=data.normalization, classes=data.classes,
+            test=(test.pixels, test.labels), normalization=data.normalization, classes=data.classes,
             fine_tune=fine_tune if self.epochs else None, threads=self.threads, seconds=self.seconds, force=force,
             say=at.show.say, progress=at.show.counting("testing layers in float"),
         )  # fmt: skip

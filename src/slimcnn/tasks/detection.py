@@ -17,7 +17,7 @@ from slimcnn.modes import modes_restored
 from slimcnn.objectives import Loss, Objective
 from slimcnn.tasks.metrics import TorchMetric, torchmetric
 from slimcnn.tasks.pictures import with_boxes
-from slimcnn.tasks.task import Meter, Metric, Task, answer, tasks
+from slimcnn.tasks.task import Meter, Metric, Task, answer, first_pixels, tasks
 
 if TYPE_CHECKING:
     from slimcnn.datasets import Dataset
@@ -111,7 +111,7 @@ class Detection(Task):
 
     def check(self, model: nn.Module, data: Dataset) -> None:
         """Raise `ModelError` unless the network returns boxes for images of the data."""
-        x = data.normalization(data.validation.pixels[:1])
+        x = data.normalization(first_pixels(data, 1))
         with modes_restored(model), torch.no_grad():
             model.eval()
             check_boxes(answer(model, x, data.name), len(x))

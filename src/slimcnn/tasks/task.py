@@ -138,7 +138,7 @@ class Task(ABC):
 
     def check(self, model: nn.Module, data: Dataset) -> None:
         """Raise `ModelError` unless the network's output fits the task and the data."""
-        x = data.normalization(data.validation.pixels[:2])
+        x = data.normalization(first_pixels(data, 2))
         with modes_restored(model), torch.no_grad():
             model.eval()
             output = answer(model, x, data.name)
@@ -148,6 +148,11 @@ class Task(ABC):
                 f"the network has {found.shape[1]} outputs, but {data.name} has {len(data.classes)} classes: build it "
                 f"with {len(data.classes)} classes"
             )
+
+
+def first_pixels(data: Dataset, n: int) -> Tensor:
+    """Return the pixels of the first validation images, (n, c, h, w), uint8."""
+    return data.validation.take(torch.arange(min(n, len(data.validation)))).in_memory().pixels
 
 
 def answer(model: nn.Module, x: Tensor, images_of: str = "") -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from slimcnn.datasets import Dataset, Images, batches
+from slimcnn.datasets import Dataset, Examples, batches
 from slimcnn.errors import DataError, ModelError
 from slimcnn.objectives import Loss
 from slimcnn.tasks import Task, task_of
@@ -37,7 +37,7 @@ class Judged:
 
 def judge(
     model: nn.Module,
-    images: Images,
+    images: Examples,
     data: Dataset,
     *,
     batch_size: int = 256,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.datasets import Dataset, batches, indices
-from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
+from slimcnn.errors import DataError, ModelError, RecipeError, TrainingDiverged
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import Loss, LossFunction, Objective, as_objective
 from slimcnn.tasks import task_of
@@ -171,7 +171,9 @@ def _train(run: TrainingRun, state: TrainingState, interrupted: Event) -> None:
     places = indices(dataset.train, training.batch_size, **which)
     for x, y in feed:
         if view is not None:
-            run.objective.seeing(next(places), view)
+            if len(seen := next(places)) != len(y):
+                raise DataError("cached views need all images, but some are broken: remove them, or leave out views")
+            run.objective.seeing(seen, view)
         names, row = _step(run, state, x, y)
         rows.append(row)
         state.step += 1

@@ -143,7 +143,7 @@ def _start(run: TrainingRun) -> KeptWeights | None:
 
 def _on_device(dataset: Dataset, device: torch.device) -> Dataset:
     """Move the images to the training device if they take at most a quarter of its free memory."""
-    size = dataset.train.pixels.nbytes + dataset.validation.pixels.nbytes
+    size = dataset.train.nbytes + dataset.validation.nbytes
     if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 4:
         return replace(dataset, train=dataset.train.to(device), validation=dataset.validation.to(device))
     return dataset

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from torch import nn
 
-from slimcnn.datasets import Dataset, Images, Normalization
+from slimcnn.datasets import Dataset, Examples, Normalization
 from slimcnn.reporting.sections import Section
 from slimcnn.tasks import task_of
 from slimcnn.training import evaluate as measure_accuracy
@@ -14,7 +14,7 @@ from slimcnn.training import judge
 from slimcnn.views.view import View, table
 
 
-def evaluate(model: nn.Module, images: Images, normalization: Normalization, part: str = "test") -> View:
+def evaluate(model: nn.Module, images: Examples, normalization: Normalization, part: str = "test") -> View:
     """Measure top-1, top-5 (both in percent) and the loss (mean cross entropy) of a network on images.
 
     Args:

@@ -18,6 +18,7 @@ REGISTRIES = {
     "losses": "slimcnn.distillation",
     "tasks": "slimcnn.tasks",
     "datasets": "slimcnn.datasets",
+    "image_sources": "slimcnn.datasets",
     "formats": "slimcnn.exporting",
     "engines": "slimcnn.exporting.quantizing",
     "measures": "slimcnn.studying",

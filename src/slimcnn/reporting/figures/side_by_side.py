@@ -19,7 +19,7 @@ Png = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]+$", max_length=4_000_000)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 
 
-class Example(Part):
+class Pictured(Part):
     """One image of the test part."""
 
     title: str
@@ -29,13 +29,13 @@ class Example(Part):
     """Title and picture: labels, reference, compressed."""
 
 
-@figures.add("examples", source="slimcnn")
-class Examples(Drawing):
+@figures.add("side_by_side", source="slimcnn")
+class SideBySide(Drawing):
     """Test images with the labels, and with the answers of the networks before and after."""
 
     layout: ClassVar[str] = "panels three"
 
-    examples: tuple[Example, ...]
+    examples: tuple[Pictured, ...]
     classes: tuple[tuple[str, Color], ...] = ()
     """The color of every class."""
 
@@ -54,7 +54,7 @@ class Examples(Drawing):
         return "Images of the test part, evenly spread: the labels, and what both networks answer."
 
 
-def _svg(example: Example, title: str, png: str) -> str:
+def _svg(example: Pictured, title: str, png: str) -> str:
     high = round(WIDE * example.height / example.width)
     return (
         f'<svg viewBox="0 0 {WIDE} {high}" width="{WIDE}" height="{high}" role="img">'

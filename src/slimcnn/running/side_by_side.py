@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from slimcnn.reporting.figures.examples import Example, Examples
+from slimcnn.reporting.figures.side_by_side import Pictured, SideBySide
 from slimcnn.reporting.sections import Section
 from slimcnn.running.step import State
 from slimcnn.tasks.pictures import hexadecimal, png_of
@@ -21,7 +21,7 @@ def about_examples(state: State) -> list[Section]:
     data, task = state.data, state.task
     if not task.draws:
         return []
-    chosen = data.test.take(torch.linspace(0, len(data.test) - 1, min(SHOWN, len(data.test))).long())
+    chosen = data.test.take(torch.linspace(0, len(data.test) - 1, min(SHOWN, len(data.test))).long()).in_memory()
     pixels, targets = chosen.pixels.cpu(), chosen.labels.cpu()
     drawn = [
         ("labels", [task.drawn(image, task.target_of(y)) for image, y in zip(pixels, targets, strict=True)]),
@@ -30,14 +30,14 @@ def about_examples(state: State) -> list[Section]:
     ]  # fmt: skip
     _, height, width = data.shape
     examples = tuple(
-        Example(
+        Pictured(
             title=f"test image {place + 1} of {len(chosen)}", width=width, height=height,
             pictures=tuple((name, png_of(images[place])) for name, images in drawn),
         )
         for place in range(len(chosen))
     )  # fmt: skip
     classes = tuple((name, hexadecimal(kind)) for kind, name in enumerate(data.classes))
-    return [Section(title="Examples", blocks=(Examples(examples=examples, classes=classes).block(),))]
+    return [Section(title="Examples", blocks=(SideBySide(examples=examples, classes=classes).block(),))]
 
 
 def _drawn(network: nn.Module, state: State, pixels: torch.Tensor) -> list[object]:
