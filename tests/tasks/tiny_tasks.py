@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimcnn.datasets.boxes import Box, boxes_of
+from slimcnn.datasets.boxes import ObjectBox, boxes_of
 from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization
 
 HEIGHT, WIDTH = 24, 32
@@ -19,7 +19,7 @@ PLAIN = Normalization((0.0,) * 3, (1.0,) * 3)
 
 def squares(
     n: int, seed: int, height: int = HEIGHT, width: int = WIDTH, side: int = 10
-) -> tuple[Tensor, list[list[Box]]]:
+) -> tuple[Tensor, list[list[ObjectBox]]]:
     """Images of one green (class 0) or blue (class 1) square each, and its box."""
     drawn = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 80, (n, 3, height, width), generator=drawn, dtype=torch.uint8)
@@ -28,11 +28,11 @@ def squares(
         y = int(torch.randint(0, height - side, (1,), generator=drawn))
         x = int(torch.randint(0, width - side, (1,), generator=drawn))
         pixels[number, 1 + number % 2, y : y + side, x : x + side] += 120
-        boxes.append([Box(number % 2, x, y, x + side, y + side)])
+        boxes.append([ObjectBox(number % 2, x, y, x + side, y + side)])
     return pixels, boxes
 
 
-def masks_of(boxes: list[list[Box]], height: int = HEIGHT, width: int = WIDTH) -> Tensor:
+def masks_of(boxes: list[list[ObjectBox]], height: int = HEIGHT, width: int = WIDTH) -> Tensor:
     """Class 0 is the background; the upper row is not counted."""
     masks = torch.zeros(len(boxes), height, width, dtype=torch.uint8)
     for mask, own in zip(masks, boxes, strict=True):

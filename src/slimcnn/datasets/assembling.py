@@ -75,7 +75,9 @@ def assembled(
     return Dataset(
         name=name,
         classes=classes,
-        **kept,
+        train=kept["train"],
+        validation=kept["validation"],
+        test=kept["test"],
         normalization=as_they_are(look.shape[0]) if ready else normalization_of(kept["train"]),
         augmentation=Augmentation() if ready else Augmentation(crop=min(look.shape[1:]) // 8, flip=True),
         broken=broken,

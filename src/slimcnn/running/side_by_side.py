@@ -8,7 +8,7 @@ from torch import nn
 from slimcnn.reporting.figures.side_by_side import Pictured, SideBySide
 from slimcnn.reporting.sections import Section
 from slimcnn.running.step import State
-from slimcnn.tasks.pictures import hexadecimal, png_of
+from slimcnn.tasks.pictures import hexadecimal, jpeg_of
 from slimcnn.tasks.task import answer
 from slimcnn.training.evaluation import evaluating
 
@@ -32,7 +32,7 @@ def about_examples(state: State) -> list[Section]:
     examples = tuple(
         Pictured(
             title=f"test image {place + 1} of {len(chosen)}", width=width, height=height,
-            pictures=tuple((name, png_of(images[place])) for name, images in drawn),
+            pictures=tuple((name, jpeg_of(images[place])) for name, images in drawn),
         )
         for place in range(len(chosen))
     )  # fmt: skip

@@ -61,10 +61,10 @@ def with_boxes(pixels: Tensor, boxes: Tensor, kinds: Sequence[int]) -> np.ndarra
     return np.asarray(picture)
 
 
-def png_of(image: np.ndarray) -> str:
-    """Return an image (h, w, 3) as a PNG file in base64."""
+def jpeg_of(image: np.ndarray) -> str:
+    """Return an image (h, w, 3) as a JPEG file in base64."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG", optimize=True)
+    Image.fromarray(image).save(file, format="JPEG", quality=88, optimize=True)
     return base64.b64encode(file.getvalue()).decode("ascii")

@@ -39,7 +39,8 @@ def camvid(*, source: Path | None, root: Path, seed: int) -> Dataset:
     parts = {part: _read(source, folder, tuple(names or CLASSES), () if names else (UNLABELED,))
              for part, folder in PARTS.items()}  # fmt: skip
     return Dataset(
-        name="camvid", classes=tuple(names or CLASSES), **parts,
+        name="camvid", classes=tuple(names or CLASSES),
+        train=parts["train"], validation=parts["validation"], test=parts["test"],
         normalization=Normalization.measured(parts["train"].pixels),
         augmentation=Augmentation(crop=min(parts["train"].shape[1:]) // 8, flip=True), task="segmentation",
     )  # fmt: skip

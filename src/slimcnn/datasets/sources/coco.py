@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from slimcnn.datasets.boxes import Box, boxes_of, checked
+from slimcnn.datasets.boxes import ObjectBox, boxes_of, checked
 from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization
 from slimcnn.datasets.loading import datasets
 from slimcnn.datasets.pictures import decode, survey
@@ -33,7 +33,9 @@ def coco(*, source: Path | None, root: Path, seed: int) -> Dataset:
     order = {kind: place for place, kind in enumerate(sorted(kinds))}
     parts = {part: _images(source / part, plain[part], order, f"{part}.json") for part in PARTS}
     return Dataset(
-        name="coco", classes=tuple(kinds[kind] for kind in order), **parts, normalization=PIXELS,
+        name="coco", classes=tuple(kinds[kind] for kind in order),
+        train=parts["train"], validation=parts["validation"], test=parts["test"],
+        normalization=PIXELS,
         augmentation=Augmentation(flip=True), task="detection",
     )  # fmt: skip
 
@@ -54,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _images(folder: Path, plain: dict[str, Any], order: dict[Any, int], where: str) -> Images:
     try:
         files = {one["id"]: folder / str(one["file_name"]) for one in plain["images"]}
-        boxes: dict[Any, list[Box]] = defaultdict(list)
+        boxes: dict[Any, list[ObjectBox]] = defaultdict(list)
         for one in plain["annotations"]:
             if one["image_id"] not in files:
                 raise DataError(f"{where}: annotation {one.get('id')} is of the unknown image {one['image_id']}")
@@ -62,7 +64,7 @@ def _images(folder: Path, plain: dict[str, Any], order: dict[Any, int], where: s
                 raise DataError(f"{where}: annotation {one.get('id')} has the unknown category {one['category_id']}")
             if not one.get("iscrowd"):
                 x, y, width, height = map(float, one["bbox"])
-                boxes[one["image_id"]].append(Box(order[one["category_id"]], x, y, x + width, y + height))
+                boxes[one["image_id"]].append(ObjectBox(order[one["category_id"]], x, y, x + width, y + height))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where} is broken: {type(error).__name__} {error}; it is the JSON of COCO") from error
     missing = [path for path in files.values() if not path.exists()]

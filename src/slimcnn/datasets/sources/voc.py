@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from slimcnn.datasets.boxes import Box, boxes_of, checked
+from slimcnn.datasets.boxes import ObjectBox, boxes_of, checked
 from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization
 from slimcnn.datasets.loading import datasets
 from slimcnn.datasets.pictures import decode, survey
@@ -41,7 +41,8 @@ def voc(*, source: Path | None, root: Path, seed: int) -> Dataset:
     _refuse_strangers(source, {name for own in names.values() for name in own})
     parts = {part: _images(source, names[part], found[part], classes) for part in PARTS}
     return Dataset(
-        name="voc", classes=classes, **parts, normalization=PIXELS_ONLY, augmentation=Augmentation(flip=True),
+        name="voc", classes=classes, train=parts["train"], validation=parts["validation"], test=parts["test"],
+        normalization=PIXELS_ONLY, augmentation=Augmentation(flip=True),
         task="detection",
     )  # fmt: skip
 
@@ -104,7 +105,7 @@ def _images(source: Path, names: list[str], found: list[Any], classes: tuple[str
     look = survey(paths, None)
     _, height, width = look.shape
     boxes = [
-        checked([Box(classes.index(kind), *corners) for kind, corners in objects], width, height, f"{name}.xml")
+        checked([ObjectBox(classes.index(kind), *corners) for kind, corners in objects], width, height, f"{name}.xml")
         for name, objects in zip(names, found, strict=True)
     ]
     return Images(decode(paths, look), boxes_of(boxes))

@@ -13,8 +13,8 @@ from slimcnn.reporting.sections import Part
 WIDE = 240
 """Width of a picture in CSS pixels; small pictures are enlarged."""
 
-Png = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]+$", max_length=4_000_000)]
-"""A PNG file in base64."""
+Jpeg = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]+$", max_length=4_000_000)]
+"""A JPEG file in base64."""
 
 Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 
@@ -25,7 +25,7 @@ class Pictured(Part):
     title: str
     width: int = Field(ge=1)
     height: int = Field(ge=1)
-    pictures: tuple[tuple[str, Png], ...]
+    pictures: tuple[tuple[str, Jpeg], ...]
     """Title and picture: labels, reference, compressed."""
 
 
@@ -42,9 +42,9 @@ class SideBySide(Drawing):
     def panels(self, name: str) -> list[Panel]:
         """Draw one panel for each picture, and one with the colors of the classes."""
         found = [
-            Panel(title if not number else "", example.title if not place else "", _svg(example, title, png))
+            Panel(title if not number else "", "", _svg(example, title, jpeg))
             for number, example in enumerate(self.examples)
-            for place, (title, png) in enumerate(example.pictures)
+            for title, jpeg in example.pictures
         ]
         return [*found, Panel("Classes", "", _legend(self.classes))] if self.classes else found
 
@@ -54,12 +54,12 @@ class SideBySide(Drawing):
         return "Images of the test part, evenly spread: the labels, and what both networks answer."
 
 
-def _svg(example: Pictured, title: str, png: str) -> str:
+def _svg(example: Pictured, title: str, jpeg: str) -> str:
     high = round(WIDE * example.height / example.width)
     return (
         f'<svg viewBox="0 0 {WIDE} {high}" width="{WIDE}" height="{high}" role="img">'
         f"<title>{escape(f'{example.title}: {title}')}</title>"
-        f'<image width="{WIDE}" height="{high}" href="data:image/png;base64,{png}"/></svg>'
+        f'<image width="{WIDE}" height="{high}" href="data:image/jpeg;base64,{jpeg}"/></svg>'
     )
 
 
