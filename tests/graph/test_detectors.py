@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.models import detection
 
 import slimcnn
+from slimcnn.pruning.verify import verify
 
 SMALL = {"weights": None, "weights_backbone": None, "num_classes": 4}
 
@@ -27,7 +28,7 @@ def images() -> list[torch.Tensor]:
 
 NAMES = [
     "ssdlite320_mobilenet_v3_large",
-    "fasterrcnn_mobilenet_v3_large_fpn",
+    pytest.param("fasterrcnn_mobilenet_v3_large_fpn", marks=pytest.mark.slow),
     pytest.param("retinanet_resnet50_fpn", marks=pytest.mark.slow),
     pytest.param("fcos_resnet50_fpn", marks=pytest.mark.slow),
     pytest.param("keypointrcnn_resnet50_fpn", marks=pytest.mark.slow),
@@ -56,6 +57,4 @@ def test_a_detector_that_finds_nothing_is_still_compared_by_its_heads() -> None:
     masked = slimcnn.mask(model, graph, plan)
     with torch.no_grad():
         next(small.head.classification_head.parameters()).add_(1.0)
-    from slimcnn.pruning.verify import verify
-
     assert not verify(masked, small, graph, plan).holds

@@ -74,15 +74,20 @@ def about_training(
 ) -> Section:
     """Return the report section about a training; `level` is the validation metric of the reference."""
     last = epochs[-1]
+    counted = last.train_top1 == last.train_top1  # NaN: nothing is right or wrong in training
     rows = [
-        (e.epoch, e.loss, e.train_top1, e.validation_top1, e.learning_rate, e.seconds, *e.terms.values())
+        (
+            e.epoch, e.loss, *([e.train_top1] if counted else []), e.validation_top1, e.learning_rate, e.seconds,
+            *e.terms.values(),
+        )
         for e in epochs
-    ]
+    ]  # fmt: skip
     named = f"{metric.name}, {metric.unit}".rstrip(", ")
     trained = f"training {named}" if metric == TOP1 else "right in training, %"
     columns = [
         Column(title="epoch", format="exact"), Column(title="loss", format="small"),
-        Column(title=trained, format="percent"), Column(title=f"validation {named}", format="percent"),
+        *([Column(title=trained, format="percent")] if counted else []),
+        Column(title=f"validation {named}", format="percent"),
         Column(title="learning rate", format="small"), Column(title="time", format="seconds"),
         *(Column(title=term, format="small") for term in last.terms),
     ]  # fmt: skip
@@ -97,7 +102,7 @@ def about_training(
     return Section(
         title=title,
         blocks=(
-            Text(text=f"{what}. {measured} is measured on augmented images."),
+            Text(text=f"{what}. {measured} is measured on augmented images." if counted else f"{what}."),
             Text(text=f"{said[0].upper()}{said[1:]}.", tone="plain" if last.kept else "bad"),
             figure.block(),
             Table(columns=tuple(columns), rows=tuple(rows), title="All epochs", folded=True),

@@ -30,8 +30,8 @@ class Regression(Soft):
         return F.mse_loss(scores, targets.float())
 
     def hits(self, scores: Tensor, targets: Tensor, images: int) -> Tensor:
-        """Nothing is right or wrong: 0."""
-        return scores.new_zeros(())
+        """Return NaN: nothing is right or wrong."""
+        return scores.new_full((), float("nan"))
 
     def soft_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Compute the mean squared error to the teacher's numbers."""
