@@ -41,6 +41,8 @@ def find_normalization(
         return given, "given in the recipe"
     if network.weights is None:
         return dataset.normalization, f"of the dataset {dataset.name}"
+    if not task_of(dataset).loss_of_answers:
+        return dataset.normalization, "that of the data: the loss cannot compare others"
     options = candidates(network, dataset)
     images = dataset.validation.limit(IMAGES) if len(dataset.validation) > IMAGES else dataset.validation
     found = {

@@ -32,12 +32,14 @@ def about_examples(state: State) -> list[Section]:
     examples = tuple(
         Pictured(
             title=f"test image {place + 1} of {len(chosen)}", width=width, height=height,
-            pictures=tuple((name, jpeg_of(images[place])) for name, images in drawn),
+            names=tuple(name for name, _ in drawn), jpegs=tuple(jpeg_of(images[place]) for _, images in drawn),
         )
         for place in range(len(chosen))
     )  # fmt: skip
-    classes = tuple((name, hexadecimal(kind)) for kind, name in enumerate(data.classes))
-    return [Section(title="Examples", blocks=(SideBySide(examples=examples, classes=classes).block(),))]
+    colors = tuple(hexadecimal(kind) for kind in range(len(data.classes)))
+    return [
+        Section(title="Examples", blocks=(SideBySide(examples=examples, classes=data.classes, colors=colors).block(),))
+    ]
 
 
 def _drawn(network: nn.Module, state: State, pixels: torch.Tensor) -> list[object]:

@@ -22,6 +22,9 @@ from slimcnn.tasks.task import Meter, Metric, Task, answer, first_pixels, tasks
 if TYPE_CHECKING:
     from slimcnn.datasets import Dataset
 
+FLAT = 0.01
+"""Least variance that distances are measured in: that of constant outputs would blow up any difference."""
+
 SURE = 0.5
 """Least score of a box that the report shows."""
 
@@ -216,7 +219,7 @@ class DetectorLoss(Objective):
 
 def _distance(student: Tensor, teacher: Tensor) -> Tensor:
     teacher = teacher.detach().float()
-    return F.mse_loss(student.float(), teacher) / teacher.var(correction=0).clamp(min=1e-6)
+    return F.mse_loss(student.float(), teacher) / teacher.var(correction=0).clamp(min=FLAT)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Annotated, ClassVar
 
@@ -25,8 +26,10 @@ class Pictured(Part):
     title: str
     width: int = Field(ge=1)
     height: int = Field(ge=1)
-    pictures: tuple[tuple[str, Jpeg], ...]
-    """Title and picture: labels, reference, compressed."""
+    names: tuple[str, ...]
+    """Labels, reference, compressed."""
+    jpegs: tuple[Jpeg, ...]
+    """A picture for each name."""
 
 
 @figures.add("side_by_side", source="slimcnn")
@@ -36,17 +39,19 @@ class SideBySide(Drawing):
     layout: ClassVar[str] = "panels three"
 
     examples: tuple[Pictured, ...]
-    classes: tuple[tuple[str, Color], ...] = ()
-    """The color of every class."""
+    classes: tuple[str, ...] = ()
+    colors: tuple[Color, ...] = ()
+    """One for each class."""
 
     def panels(self, name: str) -> list[Panel]:
         """Draw one panel for each picture, and one with the colors of the classes."""
         found = [
             Panel(title if not number else "", "", _svg(example, title, jpeg))
             for number, example in enumerate(self.examples)
-            for title, jpeg in example.pictures
+            for title, jpeg in zip(example.names, example.jpegs, strict=False)
         ]
-        return [*found, Panel("Classes", "", _legend(self.classes))] if self.classes else found
+        legend = list(zip(self.classes, self.colors, strict=False))
+        return [*found, Panel("Classes", "", _legend(legend))] if legend else found
 
     @property
     def caption(self) -> str:
@@ -63,7 +68,7 @@ def _svg(example: Pictured, title: str, jpeg: str) -> str:
     )
 
 
-def _legend(classes: tuple[tuple[str, str], ...]) -> str:
+def _legend(classes: Sequence[tuple[str, str]]) -> str:
     lines = [
         f'<rect x="0" y="{18 * place + 2}" width="12" height="12" fill="{color}"/>'
         f'<text x="18" y="{18 * place + 12}" style="fill: var(--ink); font-size: 11px">{escape(name)}</text>'
