@@ -16,7 +16,8 @@ import slimcnn
 SOURCE = Path(slimcnn.__file__).parent
 FREE = {"digests", "errors", "registry", "files", "modes", "process_ids", "notebook", "importing", "show"}
 BELOW = {"checkpoints", "datasets", "distillation", "exporting", "graph", "layers", "linear", "manifest", "measuring",
-         "models", "objectives", "pruning", "recovery", "reporting", "rewriting", "searching", "training"}  # fmt: skip
+         "models", "objectives", "pruning", "recovery", "reporting", "rewriting", "searching", "tasks",
+         "training"}  # fmt: skip
 ALLOWED = {
     "errors": set(),
     "registry": {"errors", "importing"},
@@ -39,7 +40,8 @@ ALLOWED = {
     "linear": {"graph"},
     "rewriting": {"graph", "layers", "linear", "models"},
     "recovery": {"graph", "layers", "linear", "pruning"},
-    "training": {"datasets", "objectives"},
+    "tasks": {"datasets", "distillation", "objectives"},
+    "training": {"datasets", "objectives", "tasks"},
     "pruning": {
         "exporting",
         "graph",
@@ -47,7 +49,7 @@ ALLOWED = {
         "measuring",
         "objectives",
     },  # times of layers; soft pruning chooses filters inside of a training
-    "searching": {"datasets", "graph", "pruning", "training"},
+    "searching": {"datasets", "graph", "pruning", "tasks", "training"},
     "reporting": set(),
     "checkpoints": {"graph", "layers", "models"},
     "running": BELOW,  # not steps: they come by the registry

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slimcnn.exporting import export
     from slimcnn.exporting.quantizing import quantize
     from slimcnn.graph import ChannelGraph, ChannelGroup, rule, trace
-    from slimcnn.measuring import latency, measure
+    from slimcnn.measuring import Inputs, latency, measure
     from slimcnn.models import build, load_weights, resolve
     from slimcnn.objectives import Loss, Objective, SparseScales
     from slimcnn.pruning import (
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from slimcnn.running import Recipe, Step, run
     from slimcnn.running.python import chain
     from slimcnn.studying import run_study
+    from slimcnn.tasks import Task
     from slimcnn.training import Training, evaluate, fit
     from slimcnn.verifying import Certificate, verify
 
@@ -58,7 +59,7 @@ _HOMES = {
     "exporting": ["export"],
     "exporting.quantizing": ["quantize"],
     "graph": ["ChannelGraph", "ChannelGroup", "rule", "trace"],
-    "measuring": ["latency", "measure"],
+    "measuring": ["Inputs", "latency", "measure"],
     "models": ["build", "load_weights", "resolve"],
     "objectives": ["Loss", "Objective", "SparseScales"],
     "pruning": [
@@ -80,6 +81,7 @@ _HOMES = {
     "running": ["Recipe", "Step", "run"],
     "running.python": ["chain"],
     "studying": ["run_study"],
+    "tasks": ["Task"],
     "training": ["Training", "evaluate", "fit"],
     "verifying": ["Certificate", "verify"],
 }
@@ -93,6 +95,7 @@ __all__ = [
     "ChannelGroup",
     "Criterion",
     "Dataset",
+    "Inputs",
     "Loss",
     "Objective",
     "Plan",
@@ -103,6 +106,7 @@ __all__ = [
     "SparseScales",
     "Step",
     "Target",
+    "Task",
     "Training",
     "allocate",
     "benchmark",

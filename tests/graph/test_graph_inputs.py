@@ -37,6 +37,61 @@ def test_inputs_come_by_position_or_by_name(pack: Callable[..., Any]) -> None:
     assert sizes(traced(net, pack([image(), image(channels=4)]))) == {"a": 8}
 
 
+def test_inputs_come_by_position_and_by_name_together() -> None:
+    net = Net(two_inputs, a=Conv(3, 8, 1), b=Conv(4, 8, 1), c=Conv(8, 5, 1))
+    example = slimcnn.Inputs(image(), right=image(channels=4))
+    graph = traced(net, example)
+    assert sizes(graph) == {"a": 8}
+    assert slimcnn.measure(net, example).macs == graph.macs()
+
+
+def test_one_input_may_be_a_dict() -> None:
+    net = Net(lambda n, batch: n.b(n.a(batch["image"])), a=Conv(3, 8, 1), b=Conv(8, 5, 1))
+    assert sizes(traced(net, ({"image": image()},))) == {"a": 8}
+
+
+def test_one_input_may_be_a_list_of_images_of_different_size() -> None:
+    def forward(n: Net, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        return [{"scores": n.b(n.a(one[None]).mean((2, 3)))} for one in images]
+
+    net = Net(forward, a=Conv(3, 8, 1), b=nn.Linear(8, 5))
+    images = [torch.zeros(3, 8, 8), torch.zeros(3, 6, 9)]
+    graph = traced(net, images)
+    assert sizes(graph) == {"a": 8}
+    assert graph.batch == 2
+    assert graph.unproven == ()
+
+
+def test_only_the_part_of_the_answer_that_counts_is_kept() -> None:
+    net = Net(
+        lambda n, x: {"out": n.b(y := n.a(x)), "features": y, "aux": n.c(y)},
+        a=Conv(3, 8, 1), b=Conv(8, 5, 1), c=Conv(8, 4, 1),
+    )  # fmt: skip
+    assert sizes(trace(net, image())) == {}
+    graph = trace(net, image(), output=lambda answer: answer["out"])
+    assert sizes(graph) == {"a": 8, "c": 4}
+    assert law_holds(net, graph) > 0
+    plan = slimcnn.allocate(graph, slimcnn.score(net, graph, "l2"), slimcnn.Target(pruning_ratio=0.5))
+    small = slimcnn.prune(net, graph, plan)
+    assert small(image())["features"].shape[1] == 4
+    assert small(image())["out"].shape[1] == 5
+
+
+def test_an_output_function_that_does_not_fit_says_what_the_network_returns() -> None:
+    net = Net(lambda n, x: {"out": n.a(x)}, a=Conv(3, 8, 1))
+    with pytest.raises(ModelError, match=r"output= fails on the network's answer, \['out'\]: KeyError: 'logits'"):
+        trace(net, image(), output=lambda answer: answer["logits"])
+
+
+@pytest.mark.parametrize(("layer", "shape"), [(nn.Conv1d, (40,)), (nn.Conv2d, (8, 8)), (nn.Conv3d, (4, 8, 8))])
+def test_sound_images_and_volumes_need_no_special_case(layer: Any, shape: tuple[int, ...]) -> None:
+    net = Net(lambda n, x: n.b(n.a(x).relu()), a=layer(2, 8, 3, padding=1), b=layer(8, 3, 1))
+    graph = traced(net, torch.zeros(1, 2, *shape))
+    assert sizes(graph) == {"a": 8}
+    small = half_of_everything(net, torch.zeros(1, 2, *shape))
+    assert small.a.out_channels == 4
+
+
 def test_whole_numbers_may_be_inputs() -> None:
     net = Net(
         lambda n, x: n.b(n.a(n.words(x).transpose(1, 2))),

@@ -15,6 +15,7 @@ from slimcnn.reporting.figures.front import Front, StudyPlace
 from slimcnn.reporting.figures.norms import LayerNorms, Norms
 from slimcnn.reporting.figures.pareto import Pareto, Trial
 from slimcnn.reporting.figures.scales import LayerScales, Scales
+from slimcnn.reporting.figures.side_by_side import Pictured, SideBySide
 from slimcnn.reporting.figures.sizes import Size, Sizes
 from slimcnn.reporting.figures.steps import Steps, StepTop1
 from slimcnn.reporting.figures.trade import CompactNetwork, Trade
@@ -253,6 +254,11 @@ def drawings() -> dict[str, Drawing]:
                 )
                 for n in range(1, 7)
             ),
+        ),
+        "side_by_side": SideBySide(
+            examples=(Pictured(title="image 1", width=4, height=3, names=("labels", "after"), jpegs=("AAAA", "BBBB")),),
+            classes=("road", "car"),
+            colors=("#102030", "#405060"),
         ),
         "sizes": Sizes(
             reference=Size(label="original", macs=1234567, top1=98.61, latency_ms=0.81),

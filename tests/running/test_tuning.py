@@ -69,7 +69,7 @@ def test_the_pruned_network_agrees_more_often_with_the_reference(
         b.text for s in report.sections for b in s.blocks if b.kind == "text" and b.text.startswith("Kept epoch")
     ]
     assert figure.data["kept"] > 0
-    assert "agreement with the reference" in text
+    assert "top-1 against the reference" in text
     assert report.steps[-1].top1 >= report.steps[-2].top1 - 1
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from slimcnn.benchmarking.candidate import Candidate, facts_of_file, runtime_of_file
 from slimcnn.benchmarking.finished_runs import FinishedRun, finished_run
 from slimcnn.checkpoints import is_checkpoint, load, read_information
-from slimcnn.datasets import Dataset, Images, Normalization, load_dataset
+from slimcnn.datasets import Dataset, Examples, Images, Normalization, load_dataset
 from slimcnn.errors import ModelError, RunError, SlimcnnError
 from slimcnn.exporting import formats, read_parity, source_digest
 from slimcnn.files import kind_of
@@ -92,10 +92,14 @@ def subjects_of(
         found.append(_of_network(network, data, input_shape, show))
     shape = _one_shape(found, input_shape, dataset)
     _refuse_equal_names([one.candidate.name for one in found])
-    some = getattr(dataset, part).limit(images or len(getattr(dataset, part))) if dataset is not None else None
+    some = _chosen(getattr(dataset, part), images) if dataset is not None else None
     drawn = torch.Generator().manual_seed(0)
     example = torch.randn(example_of(shape).shape, generator=drawn)
     return Subjects(tuple(one.candidate for one in found), example, some, notes)
+
+
+def _chosen(images: Examples, most: int | None) -> Images:
+    return images.limit(most or len(images)).in_memory()
 
 
 def _dataset(
@@ -112,7 +116,9 @@ def _dataset(
     size = settings.image_size or (shape[1] if shape else None)
     try:
         show.say(f"loading {settings.name}")
-        return load_dataset(settings.name, image_size=size, seed=settings.seed, limit=settings.limit), ()
+        return load_dataset(
+            settings.name, image_size=size, seed=settings.seed, limit=settings.limit, **settings.reading
+        ), ()
     except SlimcnnError as error:
         if data is not None:
             raise

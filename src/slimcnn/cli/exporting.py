@@ -9,7 +9,7 @@ import typer
 
 from slimcnn.cli import options
 from slimcnn.cli.app import app
-from slimcnn.cli.reading import arguments_of, shape_of
+from slimcnn.cli.reading import arguments_of, shapes_of
 from slimcnn.cli.showing import print_json
 from slimcnn.show import watched
 
@@ -67,7 +67,7 @@ def export(
             weights,
             arguments_of(model_arg),
             data,
-            shape_of(input_),
+            shapes_of(input_),
             images=images,
             verify=verify,
             show=show,

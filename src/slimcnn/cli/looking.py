@@ -9,7 +9,7 @@ import typer
 
 from slimcnn.cli import options
 from slimcnn.cli.app import app
-from slimcnn.cli.reading import arguments_of, given, shape_of
+from slimcnn.cli.reading import arguments_of, given, reading, shapes_of
 from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
 
@@ -27,10 +27,12 @@ def evaluate(
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     part: Annotated[str, typer.Option(help="Split: test, validation or train.")] = "test",
     as_json: options.AsJson = False,
 ) -> None:
-    """Evaluate top-1, top-5 and loss of a network on a dataset.
+    """Evaluate top-1, top-5 and loss of a network on a dataset, or the metric of its task.
 
     Example: slimcnn evaluate --weights runs/r56/compressed.safetensors --data cifar10
     """
@@ -39,10 +41,14 @@ def evaluate(
 
     if part not in ("test", "validation", "train"):
         raise DataError(f"unknown part {part!r}: choose test, validation or train")
+    how = reading(stream, skip_broken)
     with watched(as_json) as show:
-        found = _loaded(model, weights, arguments_of(model_arg), data, image_size, limit, verify, show)
+        found = _loaded(model, weights, arguments_of(model_arg), data, image_size, limit, verify, show, **how)
         show.say(f"evaluating on {part} images")
-        view = views.evaluate(found.model, getattr(found.data, part), found.data.normalization, part)
+        if found.data.task == "classification":
+            view = views.evaluate(found.model, getattr(found.data, part), found.data.normalization, part)
+        else:
+            view = views.evaluate_task(found.model, found.data, part)
     print_view(view, as_json)
     if not as_json:
         typer.echo(f"normalization: {found.normalization}")
@@ -67,7 +73,7 @@ def inspect(
     from slimcnn.graph import trace
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shape_of(input_), verify)
+    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shapes_of(input_), verify)
     print_view(views.inspect(trace(network, example, inexact)), as_json)
 
 
@@ -94,7 +100,7 @@ def norms(
     from slimcnn.rewriting import scatter
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(model_arg), "", shape_of(input_), verify)
+    network, example = load_subject(model, weights, arguments_of(model_arg), "", shapes_of(input_), verify)
     target = Target(pruning_ratio=pruning_ratio, residual=residual)  # type: ignore[arg-type]
     network = scatter(network, example) if residual == "scatter" else network
     view = views.norms(network, trace(network, example), criteria.split(","), target, model or str(weights))
@@ -145,7 +151,7 @@ def measure(
     from slimcnn import views
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shape_of(input_), verify)
+    network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shapes_of(input_), verify)
     print_view(views.measure(network, example, layers=layers), as_json)
 
 
@@ -227,7 +233,7 @@ def report(
 
 def _loaded(
     model: str, weights: Path | None, arguments: dict[str, Any], data: str, image_size: int | None, limit: int | None,
-    verify: bool, show: Show,
+    verify: bool, show: Show, **how: Any,
 ) -> Loaded:  # fmt: skip
     """Load a network and its dataset."""
     from pydantic import ValidationError
@@ -238,7 +244,7 @@ def _loaded(
 
     try:
         network = Network(model=model, weights=str(weights) if weights else None, verify=verify, arguments=arguments)
-        images = Data(**given(name=data, image_size=image_size, limit=limit))
+        images = Data(**given(name=data, image_size=image_size, limit=limit), **how)
     except ValidationError as error:
         raise RecipeError(explain(error)) from None
     return load_with_data(network, images, show)

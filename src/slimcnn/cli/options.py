@@ -32,12 +32,20 @@ Verify = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="What the network is for: *slimcnn list tasks*, or package.module:Task. Default: what the data says.",
+        rich_help_panel=NETWORK,
+    ),
+]
 DataName = Annotated[
     str,
     typer.Option(
         "--data",
-        help="A name (*slimcnn list datasets*), NAME:PATH for local files, or a folder with one subfolder of images "
-        "per class.",
+        help="A name (*slimcnn list datasets*), NAME:PATH for local files, a folder with one subfolder of images "
+        "per class, or a source such as webdataset:PATTERN (*slimcnn list image_sources*).",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -55,6 +63,21 @@ ImageSize = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(help="Use at most this many images of each split, for a quick try.", rich_help_panel=NETWORK),
+]
+Stream = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream",
+        help="Decode the images of a folder while they are read, instead of once into memory. Default: if they do not "
+        "fit into the free memory.",
+        rich_help_panel=NETWORK,
+    ),
+]
+SkipBroken = Annotated[
+    bool,
+    typer.Option(
+        "--skip-broken", help="Leave out images that cannot be decoded, and count them.", rich_help_panel=NETWORK
+    ),
 ]
 Criterion = Annotated[
     str | None,
@@ -339,5 +362,10 @@ DryRun = Annotated[
     ),
 ]
 Input = Annotated[
-    str, typer.Option("--input", help="Shape of one image, such as 3x224x224. Default: the network's input shape.")
+    str,
+    typer.Option(
+        "--input",
+        help="Shape of one input, such as 3x224x224; of several named inputs as JSON: "
+        """{"image": "3x224x224", "mask": "1x224x224"}. Default: the network's input shape.""",
+    ),
 ]

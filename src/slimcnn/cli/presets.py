@@ -20,7 +20,7 @@ def recovering(
     >>> recovering(None, {"epochs": 3}, "least_squares")
     [{'step': 'least_squares'}, {'step': 'distill', 'epochs': 3}]
     >>> recovering(None, {}, "least_squares", minutes=2)
-    [{'step': 'least_squares'}, {'step': 'tune', 'minutes': 2}]
+    [{'step': 'least_squares'}, {'minutes': 2, 'step': 'tune', 'optional': True}]
     >>> recovering("recalibrate+train", {}, "least_squares")
     [{'step': 'recalibrate'}, {'step': 'train', 'epochs': 10}]
     """
@@ -30,7 +30,9 @@ def recovering(
 
     asked = [name for name in ("epochs", "learning_rate", "batch_size") if name in training]
     if recover is None:
-        recover = " + ".join(filter(None, [default, "distill" if asked else "tune" if minutes != 0 else ""]))
+        recover = " + ".join(
+            filter(None, [default, "distill" if asked else "tune:optional=true" if minutes != 0 else ""])
+        )
     if recover == "none":
         recover = ""
     line = recover if " + " in recover or ":" in recover else recover.replace("+", " + ")

@@ -12,14 +12,23 @@ if TYPE_CHECKING:
 
 def network_and_data(
     model: str, weights: Path | None, data: str, arguments: list[str], image_size: int | None, limit: int | None,
-    seed: int, rewrite: str = "", option: str = "--model-arg", verify: bool = True,
+    seed: int, rewrite: str = "", option: str = "--model-arg", verify: bool = True, task: str | None = None, **how: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the recipe sections `network` and `data`."""
     return {
         "network": {"model": model, "arguments": arguments_of(arguments, option), "seed": seed, "verify": verify}
         | given(weights=str(weights) if weights else None, rewrite=rewrite or None),
-        "data": {"name": data, "seed": seed} | given(image_size=image_size, limit=limit),
+        "data": {"name": data, "seed": seed} | given(image_size=image_size, limit=limit, task=task) | how,
     }
+
+
+def reading(stream: bool | None, skip_broken: bool) -> dict[str, Any]:
+    """Return the settings of how images are read, where they differ from the default.
+
+    >>> reading(True, False)
+    {'stream': True}
+    """
+    return given(stream=stream, skip_broken=skip_broken or None)
 
 
 def given(**values: Any) -> dict[str, Any]:
@@ -37,7 +46,7 @@ def arguments_of(texts: list[str], option: str = "--model-arg") -> dict[str, Any
 
 
 def shape_of(text: str) -> tuple[int, ...] | None:
-    """Parse the shape of one image; None if the text is empty.
+    """Parse the shape of one input; None if the text is empty.
 
     >>> shape_of("3x224x224"), shape_of("")
     ((3, 224, 224), None)
@@ -50,6 +59,26 @@ def shape_of(text: str) -> tuple[int, ...] | None:
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise ModelError(f"--input {text!r}: expected a shape such as 3x224x224")
     return tuple(int(size) for size in sizes)
+
+
+def shapes_of(text: str) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    """Parse the shape of one input, or the shapes of several named inputs as a JSON object.
+
+    >>> shapes_of('{"image": "3x8x8", "mask": "1x8x8"}')
+    {'image': (3, 8, 8), 'mask': (1, 8, 8)}
+    """
+    from slimcnn.errors import ModelError
+
+    if not text.lstrip().startswith("{"):
+        return shape_of(text)
+    try:
+        named = json.loads(text)
+    except (ValueError, RecursionError):
+        named = None
+    shapes = {name: shape_of(one) for name, one in named.items() if isinstance(one, str)} if named else {}
+    if not named or len(shapes) < len(named) or None in shapes.values():
+        raise ModelError(f'--input {text!r}: expected JSON such as {{"image": "3x224x224", "mask": "1x224x224"}}')
+    return {name: shape for name, shape in shapes.items() if shape is not None}
 
 
 def assignment(text: str, option: str) -> tuple[str, Any]:

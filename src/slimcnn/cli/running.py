@@ -12,7 +12,7 @@ import typer
 from slimcnn.cli import options
 from slimcnn.cli.app import app
 from slimcnn.cli.presets import beginning, delivering, keeping, pruning, recovering
-from slimcnn.cli.reading import arguments_of, given, network_and_data, recipe_of, shape_of
+from slimcnn.cli.reading import arguments_of, given, network_and_data, reading, recipe_of, shapes_of
 from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
 
@@ -27,8 +27,11 @@ def compress(
     verify: options.Verify = True,
     data: options.DataName = "digits",
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
+    task: options.TaskName = None,
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     criterion: options.Criterion = None,
     macs: options.Macs = None,
     params: options.Params = None,
@@ -86,7 +89,10 @@ def compress(
         minutes = 0  # GFR promises a cut without fine-tuning; an untrained network has no answers to imitate
     recovery = recovering(recover, training, "fold_constants" if method == "gfr" else "least_squares", minutes)
     rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed) + delivering(to, curve)
-    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
+    plain = network_and_data(
+        model, weights, data, model_arg, image_size, limit, seed, verify=verify, task=task,
+        **reading(stream, skip_broken),
+    )  # fmt: skip
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     if curve:
         plain["curve"] = sizes_of(curve)
@@ -104,8 +110,11 @@ def train(
     verify: options.Verify = True,
     data: options.DataName = "digits",
     model_arg: options.Arguments = [],  # noqa: B006
+    task: options.TaskName = None,
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     epochs: options.Epochs = 30,
     learning_rate: options.LearningRate = None,
     batch_size: options.BatchSize = None,
@@ -123,7 +132,19 @@ def train(
     Example: slimcnn train --model resnet20 --data cifar10 --epochs 100 --out runs/r20
     """
     training = given(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, rewrite, verify=verify)
+    plain = network_and_data(
+        model,
+        weights,
+        data,
+        model_arg,
+        image_size,
+        limit,
+        seed,
+        rewrite,
+        verify=verify,
+        task=task,
+        **reading(stream, skip_broken),
+    )
     plain |= {"steps": keeping([{"step": "train"} | training], keep), "out": str(out), "deterministic": deterministic}
     _run(recipe_of(plain, set_), devices, as_json)
 
@@ -137,6 +158,8 @@ def rewrite(
     model_arg: options.Arguments = [],  # noqa: B006
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     rewrite: options.Rewrite = "feature_reuse",
     init: options.Init = "reuse",
     recover: options.Recover = None,
@@ -169,7 +192,9 @@ def rewrite(
         recover, training = "train", {"learning_rate": 0.1} | training
     recovery = recovering(recover, training, "")
     rows = [{"step": "rewrite", "rule": rewrite, "init": init}, *recovery]
-    plain = network_and_data(model, weights, data, model_arg, image_size, limit, seed, verify=verify)
+    plain = network_and_data(
+        model, weights, data, model_arg, image_size, limit, seed, verify=verify, **reading(stream, skip_broken)
+    )
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     _run(recipe_of(plain | {"deterministic": deterministic}, set_), devices, as_json)
 
@@ -187,6 +212,8 @@ def distill(
     data: options.DataName = "digits",
     image_size: options.ImageSize = None,
     limit: options.Limit = None,
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     rewrite: options.Rewrite = "",
     loss: options.LossTerms = "kd+scale_factor",
     teacher_cache: options.TeacherCache = None,
@@ -224,6 +251,7 @@ def distill(
         seed,
         option="--teacher-arg",
         verify=verify,
+        **reading(stream, skip_broken),
     )
     plain |= {
         "steps": keeping([*beginning(pretrain, seed), step], keep),
@@ -241,6 +269,8 @@ def run_recipe(
     weights: options.Weights = None,
     verify: options.Verify = True,
     data: options.DataName = "",
+    stream: options.Stream = None,
+    skip_broken: options.SkipBroken = False,
     out: Annotated[Optional[Path], typer.Option(help="Run folder. Default: the recipe's.")] = None,  # noqa: UP045
     deterministic: options.Deterministic = False,
     devices: options.Devices = 1,
@@ -263,7 +293,7 @@ def run_recipe(
     plain["network"] |= given(
         model=model or None, weights=str(weights) if weights else None, verify=None if verify else False
     )
-    plain["data"] |= given(name=data or None)
+    plain["data"] |= given(name=data or None) | reading(stream, skip_broken)
     if steps:
         plain["steps"] = steps_from_line(steps)
     plain |= given(out=str(out) if out else None, deterministic=deterministic or None)
@@ -360,15 +390,22 @@ def _show_rewrite(
     from slimcnn.rewriting import rewritten
     from slimcnn.running.loading import load_subject
 
-    network, example = load_subject(model, weights, arguments_of(arguments, "--model-arg"), "", shape_of(shape), verify)
+    network, example = load_subject(
+        model, weights, arguments_of(arguments, "--model-arg"), "", shapes_of(shape), verify
+    )
     found = rewritten(network, rule, example)
-    path = save(found.model, out / "rewritten.safetensors", information={"input": list(example.shape[1:])})
+    path = save(found.model, out / "rewritten.safetensors", information=_stated(example))
     view = views.rewrite(found, measure(network, example), measure(found.model, example))
     if as_json:
         print_json(view.data | {"checkpoint": str(path)})
         return
     print_view(view, as_json)
     typer.echo(f"checkpoint: {path}   (new layers have random weights: train them with --data)")
+
+
+def _stated(example: Any) -> dict[str, Any]:
+    """Return the input shape that a checkpoint states; of several inputs none."""
+    return {} if isinstance(example, dict) else {"input": list(example.shape[1:])}
 
 
 def _dry_run(recipe: Recipe, as_json: bool) -> None:

@@ -1,16 +1,22 @@
-"""Datasets as tensors in memory: loading, splitting and batching."""
+"""Datasets in memory and as streams: loading, splitting and batching."""
 
 from slimcnn.datasets.batching import batches, indices, steps
+from slimcnn.datasets.examples import Examples
 from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization
-from slimcnn.datasets.loading import datasets, load_dataset
+from slimcnn.datasets.loading import datasets, image_sources, load_dataset
+from slimcnn.datasets.streams import Pictures, Stream
 
 __all__ = [
     "Augmentation",
     "Dataset",
+    "Examples",
     "Images",
     "Normalization",
+    "Pictures",
+    "Stream",
     "batches",
     "datasets",
+    "image_sources",
     "indices",
     "load_dataset",
     "steps",

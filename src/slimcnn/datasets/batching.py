@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimcnn.datasets.images import Augmentation, Images, Normalization
+from slimcnn.datasets.examples import Examples, Places
+from slimcnn.datasets.images import Augmentation, Normalization
 from slimcnn.errors import DataError
 
 
-def steps(images: Images, size: int, *, world: int = 1) -> int:
+def steps(images: Examples, size: int, *, world: int = 1) -> int:
     """Return the number of training batches per epoch, the same on every rank.
 
     The last, smaller batch counts if it has at least one image for every rank; otherwise it is dropped.
 
+    >>> from slimcnn.datasets import Images
     >>> images = Images(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64))
     >>> steps(images, 4), steps(images, 4, world=2), steps(images, 8, world=4)
     (3, 3, 1)
@@ -28,7 +30,7 @@ def steps(images: Images, size: int, *, world: int = 1) -> int:
 
 
 def batches(
-    images: Images,
+    images: Examples,
     size: int,
     *,
     normalization: Normalization,
@@ -56,11 +58,14 @@ def batches(
     Without a seed, for evaluation: all images in order, not augmented, the last batch smaller. A rank skips a batch
     that has no image for it.
 
+    A stream leaves out broken images if it was asked to: a batch is then smaller.
+
     Images are padded with black before normalization; cutout fills with the mean color (zero after normalization).
 
     Raises `DataError` for a batch that cannot be split into equal parts, an invalid rank or start, no images, or a
     number of channels other than that of `normalization`.
 
+    >>> from slimcnn.datasets import Images
     >>> images = Images(torch.full((5, 3, 8, 8), 255, dtype=torch.uint8), torch.arange(5))
     >>> normal = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     >>> [labels.tolist() for pixels, labels in batches(images, 2, normalization=normal)]
@@ -75,28 +80,35 @@ def batches(
     draws = None if seed is None else _draw(images, augmentation or Augmentation(), seed, epoch, view)
 
     def feed() -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(start, count):
-            part = _part(images, size, step, rank, world)
-            if part.start == part.stop:
+        parts = [_part(images, size, step, rank, world) for step in range(start, count)]
+        parts = [part for part in parts if part.start < part.stop]
+        places = (part if draws is None else draws.order[part] for part in parts)
+        key = "" if seed is None else f"{seed}/{epoch}" if view is None else f"{seed}/view {view}"
+        for part, found in zip(parts, images.read(places, torch.device(device), key), strict=True):
+            pixels = found.pixels.to(device, non_blocking=True)
+            labels = found.labels.to(device, non_blocking=True)
+            rows = part if found.kept is None else part.start + found.kept.to(device)
+            if not len(labels):
+                if seed is not None:
+                    raise DataError(f"all {part.stop - part.start} images of a batch are broken: remove them")
                 continue
-            chosen = part if draws is None else draws.order[part]
-            pixels = images.pixels[chosen].to(device, non_blocking=True)
-            labels = images.labels[chosen].to(device, non_blocking=True)
             if draws is not None:
-                pixels = draws.moved(pixels, part)
+                labels = draws.targets_moved(labels, rows, pixels.shape)
+                pixels = draws.moved(pixels, rows)
             x = pixels.to(torch.float32, memory_format=layout).mul_(scale).add_(shift)
-            yield (x if draws is None else draws.holed(x, part)), labels
+            yield (x if draws is None else draws.holed(x, rows)), labels
 
     if draws is not None:
-        draws = draws.on(images.pixels.device, torch.device(device))
+        draws = draws.on(images.device, torch.device(device))
     return feed()
 
 
 def indices(
-    images: Images, size: int, *, seed: int, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
+    images: Examples, size: int, *, seed: int, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[Tensor]:
     """Yield the indices `(m,)` of the images in each batch that `batches` yields for the same arguments.
 
+    >>> from slimcnn.datasets import Images
     >>> images = Images(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.tensor([7, 5, 3, 1, 9]))
     >>> normal = Normalization(mean=(0.5,), std=(0.5,))
     >>> feed = batches(images, 2, normalization=normal, seed=3, epoch=1)
@@ -111,13 +123,13 @@ def indices(
             yield order[part]
 
 
-def _part(images: Images, size: int, step: int, rank: int, world: int) -> slice:
+def _part(images: Examples, size: int, step: int, rank: int, world: int) -> slice:
     """Return the positions in the epoch of a rank's share of a batch."""
     first, m = step * size, min(size, len(images) - step * size)
     return slice(first + m * rank // world, first + m * (rank + 1) // world)
 
 
-def _order(images: Images, seed: int, epoch: int) -> Tensor:
+def _order(images: Examples, seed: int, epoch: int) -> Tensor:
     return torch.randperm(len(images), generator=_generator(seed, epoch, "order"))
 
 
@@ -138,7 +150,7 @@ class _Draws(NamedTuple):
         moved = [each if each is None else each.to(batch) for each in self[3:]]
         return _Draws(self.order.to(images), self.crop, self.cutout, *moved)
 
-    def moved(self, pixels: Tensor, part: slice) -> Tensor:
+    def moved(self, pixels: Tensor, part: Places) -> Tensor:
         """Crop and flip in one gather: pixel (y, x) is read from the padded image at (y + down, x' + right)."""
         if self.down is None and self.mirror is None:
             return pixels
@@ -153,7 +165,28 @@ class _Draws(NamedTuple):
         places = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
         return padded.flatten(2).gather(2, places.view(n, 1, -1).expand(-1, channels, -1)).view_as(pixels)
 
-    def holed(self, x: Tensor, part: slice) -> Tensor:
+    def targets_moved(self, labels: Tensor, part: Places, shape: torch.Size) -> Tensor:
+        """Move targets with their pixels: masks (m, h, w), where 255 is added at the border, and boxes (m, k, 5)."""
+        if labels.dtype == torch.uint8 and labels.shape[1:] == shape[2:]:
+            return self.moved(labels[:, None] + 1, part)[:, 0] - 1  # 255 + 1 is 0, with which `moved` pads
+        if labels.ndim == 3 and labels.shape[2] == 5 and labels.is_floating_point():
+            return self._boxes_moved(labels, part, *shape[2:])
+        return labels
+
+    def _boxes_moved(self, boxes: Tensor, part: Places, height: int, width: int) -> Tensor:
+        """Shift and mirror boxes (class, x1, y1, x2, y2) in pixels; those that leave the image become class -1."""
+        kind, x1, y1, x2, y2 = boxes.unbind(2)
+        if self.down is not None and self.right is not None:
+            right, down = (self.crop - each[part, None].to(boxes) for each in (self.right, self.down))
+            x1, x2, y1, y2 = x1 + right, x2 + right, y1 + down, y2 + down
+        if self.mirror is not None:
+            flip = self.mirror[part, None]
+            x1, x2 = torch.where(flip, width - x2, x1), torch.where(flip, width - x1, x2)
+        x1, x2, y1, y2 = x1.clamp(0, width), x2.clamp(0, width), y1.clamp(0, height), y2.clamp(0, height)
+        kind = torch.where((x2 - x1 > 1) & (y2 - y1 > 1), kind, -1.0)
+        return torch.stack([kind, x1, y1, x2, y2], 2)
+
+    def holed(self, x: Tensor, part: Places) -> Tensor:
         """Fill a square with zeros; at the border, part of it lies outside the image, as in the paper."""
         if self.hole_y is None or self.hole_x is None:
             return x
@@ -163,7 +196,7 @@ class _Draws(NamedTuple):
         return x.masked_fill_((inside_y[:, :, None] & inside_x[:, None, :])[:, None], 0.0)
 
 
-def _draw(images: Images, augmentation: Augmentation, seed: int, epoch: int, view: int | None) -> _Draws:
+def _draw(images: Examples, augmentation: Augmentation, seed: int, epoch: int, view: int | None) -> _Draws:
     n, (_, height, width) = len(images), images.shape
     order = _order(images, seed, epoch)
 
@@ -191,7 +224,7 @@ def _generator(seed: int, epoch: int, what: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
 
 
-def _check(images: Images, size: int, seed: int | None, start: int, rank: int, world: int) -> None:
+def _check(images: Examples, size: int, seed: int | None, start: int, rank: int, world: int) -> None:
     if size < 1 or world < 1 or not 0 <= rank < world or start < 0:
         found = f"size {size}, rank {rank} of {world}, start {start}"
         raise DataError(

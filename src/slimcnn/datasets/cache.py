@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from slimcnn.datasets.examples import Examples
 from slimcnn.datasets.images import Images
 from slimcnn.errors import DataError, RunError
 from slimcnn.files import kind_of, part_of, remove_leftovers, replacing
@@ -20,10 +21,13 @@ from slimcnn.files import kind_of, part_of, remove_leftovers, replacing
 Parts = tuple[Images, Images]
 """The training and the test images as published."""
 
+_AT_ONCE = 512
+"""Images that are hashed together."""
+
 HINT = "root= or the environment variable SLIMCNN_CACHE sets the cache folder"
 
 
-def fingerprint(parts: Iterable[Images]) -> str:
+def fingerprint(parts: Iterable[Examples]) -> str:
     """Compute the SHA-256 of labels (one byte each) and pixels, training images first; it depends on their order.
 
     >>> images = Images(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
@@ -33,7 +37,8 @@ def fingerprint(parts: Iterable[Images]) -> str:
     digest = sha256()
     for images in parts:
         digest.update(images.labels.to(torch.uint8).numpy().data)
-        digest.update(images.pixels.contiguous().numpy().data)
+        for found in images.read(torch.arange(len(images)).split(_AT_ONCE), torch.device("cpu")):
+            digest.update(found.pixels.contiguous().numpy().data)
     return digest.hexdigest()
 
 

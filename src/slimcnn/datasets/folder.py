@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization, chosen_by_limit
-from slimcnn.datasets.pictures import decode, survey
+from slimcnn.datasets.examples import Examples
+from slimcnn.datasets.images import Augmentation, Dataset, Images, chosen_by_limit
+from slimcnn.datasets.pictures import BrokenFiles, Survey, decode, opened, survey
+from slimcnn.datasets.reading import ImageReading, normalization_of, streamed
 from slimcnn.datasets.sizing import require_memory
 from slimcnn.datasets.splitting import split
+from slimcnn.datasets.streams import Stream
 from slimcnn.errors import DataError
 from slimcnn.files import kind_of
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from PIL.Image import Image as Picture
 
 Classes: TypeAlias = dict[str, list[Path]]
 
@@ -22,14 +34,26 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 VALIDATION_NAMES = ("val", "valid", "validation")
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.1
+SURVEYED = 500
+"""Number of images whose headers are read before a stream starts."""
+
+_DEFAULT = ImageReading()
 
 
-def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0, limit: int | None = None) -> Dataset:
+def load_folder(
+    folder: Path,
+    *,
+    image_size: int | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    reading: ImageReading = _DEFAULT,
+) -> Dataset:
     """Read `folder/train/CLASS/*.png` (and `validation`, `test` next to `train`), or `folder/CLASS/*.png`.
 
     Classes are numbered in the order of their names. Formats: PNG, JPEG, BMP and WebP. There is one channel if all
-    images are gray, otherwise three. EXIF rotation is applied, transparency is ignored. All images must have the same
-    size unless `image_size` is given: then the shorter side is scaled to it and the center is cropped.
+    images are gray, otherwise three. EXIF rotation is applied, transparency is ignored, of an animation the first
+    frame is used. All images must have the same size unless `image_size` is given: then the shorter side is scaled to
+    it and the center is cropped.
 
     Without a test part, a fifth of the images becomes one, the same for every seed. Without a validation part, a
     tenth of the images becomes one, by seed. Both are stratified, and depend on the files' names, not on other files
@@ -37,25 +61,46 @@ def load_folder(folder: Path, *, image_size: int | None = None, seed: int = 0, l
     measured on the training images; the default augmentation is a crop with a padding of an eighth of the shorter
     side, and a horizontal flip.
 
+    Images that do not fit into the free memory are streamed: decoded again in every epoch (see `ImageReading`). Then
+    sizes and modes are compared on 500 images, and again when an image is read; normalization is measured on 128.
+
     Raises `DataError` for an empty class, a file that is not an image, a broken image, mixed sizes, 16-bit images,
     unknown classes in `validation` or `test`, fewer than two classes, too few images to split, and too little memory.
     """
     parts = _parts(folder)
     classes = tuple(parts["train"])
-    look = survey([path for part in parts.values() for path in _paths(part)], image_size)
+    everything = [path for part in parts.values() for path in _paths(part)]
     files = {part: _Files.of(found, classes) for part, found in parts.items()}
     files |= _split_off(files, folder, seed)
     if limit is not None:
         files = {part: found.limit(limit) for part, found in files.items()}
-    require_memory(sum(len(found.paths) for found in files.values()), look.shape)
-    images = {part: Images(decode(found.paths, look), found.labels) for part, found in files.items()}
+    broken: BrokenFiles = {}
+    noted = broken if reading.skip_broken else None
+    count = sum(len(found.paths) for found in files.values())
+    look = survey(_spread(everything, SURVEYED), image_size, noted)
+    if streamed(reading, count, look.shape):
+        images: dict[str, Examples] = {
+            part: found.streamed(folder, look, reading, broken) for part, found in files.items()
+        }
+    else:
+        look = survey(everything, image_size, noted) if len(everything) > SURVEYED else look
+        require_memory(count, look.shape)
+        images = {part: found.decoded(look, noted) for part, found in files.items()}
     return Dataset(
         name=folder.resolve().name,
         classes=classes,
-        **images,
-        normalization=Normalization.measured(images["train"].pixels),
+        train=images["train"],
+        validation=images["validation"],
+        test=images["test"],
+        normalization=normalization_of(images["train"]),
         augmentation=Augmentation(crop=min(look.shape[1:]) // 8, flip=True),
+        broken=broken,
     )
+
+
+def _spread(paths: list[Path], most: int) -> list[Path]:
+    """Return at most so many paths, evenly spread."""
+    return paths[:: -(-len(paths) // most)]
 
 
 @dataclass(frozen=True)
@@ -76,6 +121,46 @@ class _Files:
     def limit(self, n: int) -> _Files:
         chosen = chosen_by_limit(self.labels, n)
         return self if chosen is None else self.take(chosen)
+
+    def decoded(self, look: Survey, broken: BrokenFiles | None) -> Images:
+        if broken is None:
+            return Images(decode(self.paths, look), self.labels)
+        pixels = decode(self.paths, look, broken)
+        if not broken:
+            return Images(pixels, self.labels)
+        whole = torch.tensor([str(path) not in broken for path in self.paths])
+        return Images(pixels[whole], self.labels[whole])
+
+    def streamed(self, folder: Path, look: Survey, reading: ImageReading, broken: BrokenFiles) -> Stream:
+        pictures = ImageFiles.of(folder, self.paths)
+        return Stream(pictures, self.labels, look, None, reading.workers, reading.skip_broken, broken)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Image files as `Pictures`."""
+
+    folder: str
+    names: NDArray[np.bytes_]
+    """Relative to the folder. One array: a million Python objects would be copied into every worker process."""
+
+    @classmethod
+    def of(cls, folder: Path, paths: Sequence[Path]) -> ImageFiles:
+        """Return the files at these paths in a folder, in this order."""
+        names = [os.fsencode(path.relative_to(folder)) for path in paths]
+        return cls(str(folder), np.array(names, np.bytes_))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, number: int) -> str:
+        """Return the path of a file."""
+        return os.path.join(self.folder, os.fsdecode(self.names[number].item()))
+
+    def open(self, number: int) -> AbstractContextManager[Picture]:
+        """Open a file as a picture."""
+        path = Path(self.name(number))
+        return opened(path, path)
 
 
 def _split_off(files: dict[str, _Files], folder: Path, seed: int) -> dict[str, _Files]:

@@ -1,12 +1,14 @@
-"""Images, normalization, augmentation and datasets as values in memory."""
+"""Images in memory, normalization, augmentation and datasets as values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from slimcnn.datasets.examples import Examples, Places, ReadBatch
 from slimcnn.datasets.splitting import split
 from slimcnn.errors import DataError
 
@@ -14,6 +16,9 @@ from slimcnn.errors import DataError
 @dataclass(frozen=True, eq=False)
 class Images:
     """Pixels `(n, c, h, w)` in uint8 and labels `(n,)` in int64; anything else raises `DataError`.
+
+    For other tasks than classification, `labels` are its targets: any tensor with one entry for each image, such as
+    masks `(n, h, w)` in uint8, or boxes `(n, k, 5)`.
 
     >>> images = Images(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10))
     >>> len(images), images.shape
@@ -28,7 +33,7 @@ class Images:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4:
             found = f"{pixels.dtype} of shape {tuple(pixels.shape)}"
             raise DataError(f"pixels must be torch.uint8 of shape (n, c, h, w), found {found}: convert them first")
-        if labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]:
+        if labels.shape[:1] != pixels.shape[:1] or (labels.ndim == 1 and labels.dtype != torch.int64):
             found = f"{labels.dtype} of shape {tuple(labels.shape)}"
             raise DataError(f"labels must be torch.int64 of shape ({len(pixels)},), one per image; found {found}")
 
@@ -43,6 +48,16 @@ class Images:
         """Channels, height and width of one image."""
         _, channels, height, width = self.pixels.shape
         return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where pixels and labels are."""
+        return self.pixels.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pixels in memory."""
+        return self.pixels.nbytes
 
     def to(self, device: torch.device | str) -> Images:
         """Return the same images on another device (all of CIFAR takes 0.2 GB)."""
@@ -63,6 +78,15 @@ class Images:
         chosen = chosen_by_limit(self.labels, n, seed)
         return self if chosen is None else self.take(chosen)
 
+    def read(self, places: Iterable[Places], device: torch.device, key: str = "") -> Iterator[ReadBatch]:
+        """Yield the images of every batch (see `Examples`)."""
+        for place in places:
+            yield ReadBatch(self.pixels[place], self.labels[place])
+
+    def in_memory(self) -> Images:
+        """Return the images themselves."""
+        return self
+
 
 def chosen_by_limit(labels: Tensor, n: int, seed: int = 0) -> Tensor | None:
     """Return the positions of the images that `Images.limit` leaves; None if it leaves all.
@@ -72,6 +96,8 @@ def chosen_by_limit(labels: Tensor, n: int, seed: int = 0) -> Tensor | None:
     """
     if n < 1:
         raise DataError(f"cannot limit {len(labels)} images to {n}: at least one is needed")
+    if labels.ndim > 1:  # no classes to draw evenly from
+        labels = torch.zeros(len(labels), dtype=torch.int64)
     return None if n >= len(labels) else split(labels, n, f"limit/{seed}", leave=0)[1]
 
 
@@ -146,29 +172,43 @@ class Augmentation:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training, validation and test images, with the dataset's default normalization and augmentation."""
+    """Training, validation and test images, with the dataset's default normalization and augmentation.
+
+    The images are in memory (`Images`) or decoded while they are read (`Stream`); both fulfill `Examples`.
+    """
 
     name: str
     classes: tuple[str, ...]
-    train: Images
-    validation: Images
-    test: Images
+    train: Examples
+    validation: Examples
+    test: Examples
     normalization: Normalization
     augmentation: Augmentation
+    broken: dict[str, str] = field(default_factory=dict)
+    """The images that were left out so far because they are broken, with the reason: grows while a stream is read."""
+    task: str = "classification"
+    """What the labels are for: the name of a task, or `package.module:Task`."""
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
-            images: Images = getattr(self, part)
+            images: Examples = getattr(self, part)
             if not len(images):
                 raise DataError(f"dataset {self.name}: no {part} images")
+            if images.shape != self.shape:
+                raise DataError(f"dataset {self.name}: {part} images are {images.shape}, train images {self.shape}")
+            if self.task != "classification":
+                continue
+            if images.labels.ndim != 1:
+                raise DataError(
+                    f"dataset {self.name}: {part} labels have shape {tuple(images.labels.shape)}; classification needs "
+                    "one class for an image: name the task"
+                )
             low, high = int(images.labels.min()), int(images.labels.max())
             if low < 0 or high >= len(self.classes):
                 labels = f"labels {low} to {high}"
                 raise DataError(
                     f"dataset {self.name}: {part} images have {labels}, but there are {len(self.classes)} classes"
                 )
-            if images.shape != self.shape:
-                raise DataError(f"dataset {self.name}: {part} images are {images.shape}, train images {self.shape}")
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{len(getattr(self, part)):,} {part}" for part in ("train", "validation", "test"))
@@ -179,6 +219,11 @@ class Dataset:
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
         return self.train.shape
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the images are decoded while they are read."""
+        return not self.train.nbytes
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same dataset with all images on another device."""

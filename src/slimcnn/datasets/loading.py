@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Protocol
 
 from slimcnn.datasets.folder import load_folder
 from slimcnn.datasets.images import Dataset
+from slimcnn.datasets.reading import ImageReading
 from slimcnn.datasets.sizing import resized
 from slimcnn.errors import DataError, UnknownName
 from slimcnn.files import cache_folder, kind_of
 from slimcnn.registry import Registry
+
+FUNCTION = "package.module"
+"""The source that stands for functions of users, which have any name."""
 
 
 class Loader(Protocol):
@@ -24,7 +29,19 @@ class Loader(Protocol):
         """Load the dataset."""
 
 
+class PictureSource(Protocol):
+    """A function that finds pictures with labels, in a place that the user names; see `assembled`."""
+
+    def __call__(
+        self, source: str, *, image_size: int | None, seed: int, limit: int | None, reading: ImageReading
+    ) -> Dataset:
+        """Make a dataset of the pictures."""
+
+
 datasets: Registry[Loader] = Registry("dataset", home="slimcnn.datasets.sources")
+
+image_sources: Registry[PictureSource] = Registry("source of images", home="slimcnn.datasets.sources")
+"""Kinds of places with images: `--data KIND:PLACE`."""
 
 
 def load_dataset(
@@ -34,6 +51,9 @@ def load_dataset(
     image_size: int | None = None,
     seed: int = 0,
     limit: int | None = None,
+    stream: bool | None = None,
+    workers: int | None = None,
+    skip_broken: bool = False,
 ) -> Dataset:
     """Load a dataset by name (`digits`, `cifar10` ...), or from one folder of images per class (see `load_folder`).
 
@@ -42,6 +62,10 @@ def load_dataset(
     variable SLIMCNN_CACHE, else the user's cache folder. `image_size` is the side in pixels to which all images are
     scaled. `seed` selects the validation images; the test images are the same for every seed. `limit` is the largest
     number of images of each part (see `Dataset.limit`); of a folder, no other images are decoded.
+
+    Images of a folder that do not fit into the free memory are streamed: `workers` processes decode them again in
+    every epoch. `stream` forces it, or forbids it. `skip_broken` leaves out images that cannot be decoded, and notes
+    them in `Dataset.broken`.
 
     Raises `UnknownName`, `DataError` if the data is missing, damaged or differs from the published data, or `RunError`
     if the cache folder cannot be written to.
@@ -55,14 +79,23 @@ def load_dataset(
     name = os.fspath(name)
     known, _, source = name.partition(":")
     if known in datasets:
+        if stream:
+            raise DataError(
+                f"{known} is read into memory as one file; only a folder of images can be streamed: leave stream out"
+            )
         place = Path(os.path.expanduser(source)) if source else None
         dataset = datasets[known].value(source=place, root=cache_folder(root), seed=seed)
         dataset = dataset.limit(limit) if limit is not None else dataset
         return resized(dataset, image_size) if image_size else dataset
+    reading = ImageReading(stream, workers, skip_broken)
+    if known in image_sources:
+        return image_sources[known].value(source, image_size=image_size, seed=seed, limit=limit, reading=reading)
+    if re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", name):
+        return image_sources[FUNCTION].value(name, image_size=image_size, seed=seed, limit=limit, reading=reading)
     folder = Path(os.path.expanduser(name))
     if kind_of(folder, DataError) == "folder":
-        return load_folder(folder, image_size=image_size, seed=seed, limit=limit)
+        return load_folder(folder, image_size=image_size, seed=seed, limit=limit, reading=reading)
     if os.sep in name or "/" in name or name.startswith((".", "~")):
         raise DataError(f"no folder {name}: expected a folder with one folder of images per class")
-    known_names = [entry.name for entry in datasets]
+    known_names = [*(entry.name for entry in datasets), *(f"{entry.name}:PLACE" for entry in image_sources)]
     raise UnknownName("dataset", name, ["FOLDER (with one folder of images per class)", *known_names])

@@ -1,16 +1,19 @@
-"""Decode image files into one uint8 tensor."""
+"""Decode image files into uint8 pixels."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from slimcnn.datasets.progress import progress
@@ -26,6 +29,15 @@ GRAYS = ("1", "L", "LA")
 COLORS = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 ORIENTATION = 0x0112
 """The EXIF orientation tag; values of 5 and above swap width and height."""
+MOST_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+"""The most pixels of an image: more may be a small file that fills the memory. The limit of Pillow."""
+
+BrokenFiles: TypeAlias = dict[str, str]
+"""The name of each broken image, and what is wrong with it."""
+
+
+class BrokenImage(DataError):
+    """An image that cannot be decoded; `--skip-broken` leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -40,51 +52,111 @@ class Survey:
     """Whether images are scaled and cropped to this shape; otherwise they already have it."""
 
 
-def survey(paths: Sequence[Path], image_size: int | None) -> Survey:
-    """Read the header of every file, so that mixed sizes or modes are reported before anything is decoded."""
-    seen = _each(paths, lambda _, picture: (picture.mode, _upright_size(picture)), "looking at images")
-    for path, (mode, size) in zip(paths, seen, strict=True):
-        if mode not in GRAYS + COLORS:
-            raise DataError(f"{path} has the pixel format {mode}: expected 8 bits, gray or color; convert it")
-        if image_size is None and size != seen[0][1]:
-            sizes = f"{paths[0]} is {_by(seen[0][1])}, {path} is {_by(size)}"
+def survey(paths: Sequence[Path], image_size: int | None, broken: BrokenFiles | None = None) -> Survey:
+    """Read the header of every file, so that mixed sizes or modes are reported before anything is decoded.
+
+    Broken files are added to `broken` and left out; without it, they are errors.
+    """
+    seen = _each(paths, lambda _, picture: header_of(picture), "looking at images", broken)
+    return common_look([(path, *one) for path, one in zip(paths, seen, strict=True) if one is not None], image_size)
+
+
+def header_of(picture: Picture) -> tuple[str, tuple[int, int]]:
+    """Return the mode of an open picture, and its width and height when it is upright."""
+    return picture.mode, _upright_size(picture)
+
+
+def common_look(found: Sequence[tuple[str | Path, str, tuple[int, int]]], image_size: int | None) -> Survey:
+    """Return the mode and shape that images have in common, from the name, mode and size of each.
+
+    >>> common_look([("a.png", "RGB", (8, 6)), ("b.png", "L", (8, 6))], None)
+    Survey(mode='RGB', shape=(3, 6, 8), fit=False)
+    """
+    if not found:
+        raise DataError("all images that were looked at are broken: replace them")
+    first, _, common = found[0]
+    for path, mode, size in found:
+        _check_mode(path, mode)
+        if image_size is None and size != common:
+            sizes = f"{first} is {_by(common)}, {path} is {_by(size)}"
             raise DataError(f"images of mixed sizes: {sizes}; give image_size to scale them")
-    mode = "L" if all(mode in GRAYS for mode, _ in seen) else "RGB"
-    width, height = (image_size, image_size) if image_size else seen[0][1]
+    mode = "L" if all(mode in GRAYS for _, mode, _ in found) else "RGB"
+    width, height = (image_size, image_size) if image_size else common
     return Survey(mode, (1 if mode == "L" else 3, height, width), fit=image_size is not None)
 
 
-def decode(paths: Sequence[Path], look: Survey) -> Tensor:
-    """Decode images into uint8 pixels `(n, c, h, w)`, several at a time."""
-    from PIL import ImageOps
-
-    channels, height, width = look.shape
-    pixels = np.empty((len(paths), channels, height, width), np.uint8)
+def decode(paths: Sequence[Path], look: Survey, broken: BrokenFiles | None = None) -> Tensor:
+    """Decode images into uint8 pixels `(n, c, h, w)`, several at a time; the pixels of a broken one are arbitrary."""
+    pixels = np.empty((len(paths), *look.shape), np.uint8)
 
     def read(place: int, picture: Picture) -> None:
-        upright = ImageOps.exif_transpose(picture)
-        # Pillow requires transparent palettes to be converted through RGBA.
-        upright = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
-        upright = upright.convert(look.mode)
-        fitted = ImageOps.fit(upright, (width, height)) if look.fit else upright
-        pixels[place] = np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)
+        pixels[place] = pixels_of(picture, look)
 
-    _each(paths, read, "decoding images")
+    _each(paths, read, "decoding images", broken)
     return torch.from_numpy(pixels)
 
 
-def _each(paths: Sequence[Path], job: Callable[[int, Picture], T], description: str) -> list[T]:
-    """Apply a function to every opened image, in threads: Pillow releases the interpreter's lock while decoding."""
+def pixels_of(picture: Picture, look: Survey) -> NDArray[np.uint8]:
+    """Decode an open picture into pixels `(c, h, w)`: turned upright, without transparency, scaled and cropped."""
+    from PIL import ImageOps
+
+    channels, height, width = look.shape
+    upright = ImageOps.exif_transpose(picture)
+    # Pillow requires transparent palettes to be converted through RGBA.
+    upright = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
+    upright = upright.convert(look.mode)
+    fitted = ImageOps.fit(upright, (width, height)) if look.fit else upright
+    return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def check_look(name: str | Path, picture: Picture, look: Survey) -> None:
+    """Raise `DataError` if an image differs from those that were surveyed: a stream surveys some of its images only."""
+    _check_mode(name, picture.mode)
+    if look.mode == "L" and picture.mode not in GRAYS:
+        raise DataError(f"{name} has colors, but the images looked at before are gray: make all of them gray or color")
+    size = _upright_size(picture)
+    if not look.fit and size != (look.shape[2], look.shape[1]):
+        sizes = f"{name} is {_by(size)}, others are {_by((look.shape[2], look.shape[1]))}"
+        raise DataError(f"images of mixed sizes: {sizes}; give image_size to scale them")
+
+
+@contextmanager
+def opened(file: Path | IO[bytes], name: str | Path) -> Iterator[Picture]:
+    """Open an image; `BrokenImage`, with its name, if it cannot be opened, or decoded within the block.
+
+    The header of the file says how many pixels it has. Too many are refused before any is decoded.
+    """
     from PIL import Image, UnidentifiedImageError
 
-    def do(place: int) -> T:
+    try:
+        with warnings.catch_warnings():
+            # The size is checked below: the warning of Pillow has no name.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(file, formats=FORMATS)
+        with picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise ValueError(f"it has {_by(picture.size)} pixels, more than {MOST_PIXELS:,}")
+            yield picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow includes the file name in some messages only.
+        reason = "not a readable image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise BrokenImage(f"{name} is broken: {reason}; replace or remove it") from error
+
+
+def _each(
+    paths: Sequence[Path], job: Callable[[int, Picture], T], description: str, broken: BrokenFiles | None = None
+) -> list[T | None]:
+    """Apply a function to every opened image, in threads: Pillow releases the interpreter's lock while decoding."""
+
+    def do(place: int) -> T | None:
         try:
-            with Image.open(paths[place], formats=FORMATS) as picture:
+            with opened(paths[place], paths[place]) as picture:
                 return job(place, picture)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            # Pillow includes the file name in some messages only.
-            reason = "not a readable image" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise DataError(f"{paths[place]} is broken: {reason}; replace or remove it") from error
+        except BrokenImage as error:
+            if broken is None:
+                raise
+            broken[str(paths[place])] = str(error)
+            return None
 
     results = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress(description, total=len(paths)) as advance:
@@ -92,6 +164,11 @@ def _each(paths: Sequence[Path], job: Callable[[int, Picture], T], description: 
             results.append(result)
             advance(1)
     return results
+
+
+def _check_mode(name: Any, mode: str) -> None:
+    if mode not in GRAYS + COLORS:
+        raise DataError(f"{name} has the pixel format {mode}: expected 8 bits, gray or color; convert it")
 
 
 def _by(size: tuple[int, int]) -> str:

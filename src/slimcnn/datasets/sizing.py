@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from slimcnn.datasets.examples import Examples
 from slimcnn.datasets.images import Augmentation, Dataset, Images
 from slimcnn.datasets.progress import progress
 from slimcnn.errors import DataError
@@ -31,13 +34,24 @@ def resized(dataset: Dataset, size: int) -> Dataset:
     return replace(dataset, train=train, validation=validation, test=test, augmentation=scaled)
 
 
-def _scaled(images: Images, size: int) -> Images:
+def _scaled(source: Examples, size: int) -> Images:
+    images = source.in_memory()
     pixels = torch.empty(len(images), images.shape[0], size, size, dtype=torch.uint8)
     with progress(f"scaling images to {size} x {size}", total=len(images)) as advance:
         for old, new in zip(images.pixels.split(256), pixels.split(256), strict=True):
             new.copy_(F.interpolate(old, (size, size), mode="bilinear", antialias=True))
             advance(len(new))
-    return Images(pixels, images.labels)
+    return Images(pixels, _scaled_targets(images, size))
+
+
+def _scaled_targets(images: Images, size: int) -> Tensor:
+    """Scale masks (n, h, w) by nearest neighbor, and boxes (n, k, 5) with their images; other labels stay."""
+    labels, (height, width) = images.labels, images.shape[1:]
+    if labels.shape[1:] == (height, width) and labels.dtype == torch.uint8:
+        return F.interpolate(labels[:, None], (size, size), mode="nearest-exact")[:, 0]
+    if labels.ndim == 3 and labels.shape[2] == 5 and labels.is_floating_point():
+        return labels * labels.new_tensor([1.0, size / width, size / height, size / width, size / height])
+    return labels
 
 
 def require_memory(n: int, shape: tuple[int, int, int]) -> None:
@@ -53,3 +67,35 @@ def require_memory(n: int, shape: tuple[int, int, int]) -> None:
     if needed > there:
         found = f"{n} images of {shape} need {needed / 1e9:.1f} GB but this machine has {there / 1e9:.1f} GB"
         raise DataError(f"{found}: choose a smaller image_size or fewer images")
+
+
+def free_memory() -> int | None:
+    """Return the bytes that this process can still use, of the machine or of its container; None if unknown.
+
+    >>> found = free_memory()
+    >>> found is None or found > 0
+    True
+    """
+    free = [size for size in (_available(), _left_in_container()) if size is not None]
+    return min(free, default=None)
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return what the control group of a container leaves; None without a limit."""
+    try:
+        most = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        # Pages of files count as used, but are given up when memory is needed.
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        files = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        return None if most == "max" else max(int(most) - used + files, 1)
+    except (OSError, StopIteration, ValueError):
+        return None

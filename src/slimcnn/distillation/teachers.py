@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slimcnn.distillation.answers import Answers, digest_of
 from slimcnn.errors import ModelError, RecipeError
-from slimcnn.objectives import Seen, Term, Terms, class_scores, layer_named
+from slimcnn.objectives import ReadScores, Seen, Term, Terms, layer_named, read_classes
 
 
 class Teacher:
@@ -36,6 +36,12 @@ class Teacher:
         self._watches = False
         self._answers: Answers | None = None
         self._batch: tuple[Tensor, int] | None = None
+        self._scores: ReadScores = read_classes
+
+    def reading(self, scores: ReadScores) -> Teacher:
+        """Use this function to read scores from a network's output; default: a classifier's."""
+        self._scores = scores
+        return self
 
     def cached(self, path: Path | str, images: int, views: int) -> Teacher:
         """Cache logits in a file, for `images` training images and `views` views of each (`Training.views`).
@@ -72,7 +78,7 @@ class Teacher:
                 network.to(x.device, memory_format=_memory_format(student))  # type: ignore[call-overload]
             self._placed_on = x.device
         with torch.inference_mode():
-            answers = [class_scores(network(x), len(x)).float() for network in self.networks]
+            answers = [self._scores(network(x), x).float() for network in self.networks]
             answer = answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
         # Clone: tensors created in inference mode cannot be part of a differentiated loss.
         self.features = {name: output.clone() for name, output in self.features.items()}

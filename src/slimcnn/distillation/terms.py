@@ -16,11 +16,15 @@ An entry's facts hold `weight`, the term's default weight.
 """
 
 
-def objective_named(spec: str, teacher: Teacher, label_smoothing: float = 0.0) -> Terms:
+def objective_named(
+    spec: str, teacher: Teacher, label_smoothing: float = 0.0, labeled: Callable[[float], Terms] = cross_entropy
+) -> Terms:
     """Build an objective from its terms: `0.1*cross_entropy+0.9*kd:temperature=4+0.5*scale_factor`.
 
     A term without a weight uses its default (0.9 for kd, 0.5 for scale_factor). Cross entropy is added if it is not
     named, with weight 0.1 if there is a kd term, otherwise 1; `0*cross_entropy+kd` uses no labels.
+
+    `labeled` makes the term against the labels, which the spec calls cross_entropy, for tasks with another one.
 
     Raises:
         UnknownName: there is no such loss; RecipeError: an invalid weight or option.
@@ -36,7 +40,7 @@ def objective_named(spec: str, teacher: Teacher, label_smoothing: float = 0.0) -
     """
     found = Terms()
     for factor, build, options in parts_of(spec):
-        found = found + factor * (cross_entropy(label_smoothing) if build is None else build(teacher, **options))
+        found = found + factor * (labeled(label_smoothing) if build is None else build(teacher, **options))
     return found
 
 

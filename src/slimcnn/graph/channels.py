@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -166,6 +166,11 @@ class ChannelGraph:
     """What the trace could not check, such as other batch sizes."""
     other_example: Any = field(default=None, repr=False, compare=False)
     """The same at another image size, at which the network was traced too; None if that could teach nothing."""
+    output: Callable[[Any], Any] = field(default=lambda answer: answer, repr=False, compare=False)
+    """Picks the tensors that count from the network's answer."""
+    selects: bool = field(default=False, repr=False, compare=False)
+    """Whether the network selects by value (thresholds, non-maximum suppression): its answer to a random input may be
+    empty, so the outputs of its locked layers are compared too."""
 
     def __repr__(self) -> str:
         channels = sum(group.channels for group in self.groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,10 +18,26 @@ from slimcnn.graph.ids import Label
 from slimcnn.graph.rules import apply_rule
 from slimcnn.graph.trace_record import Mark, NeedsValues, TraceRecord
 from slimcnn.graph.tracer import SKIPPED_FOLDERS, Tracer
+from slimcnn.measuring.examples import call, image_lists_in, resized_lists
 from slimcnn.measuring.lifetimes import Lifetimes
 
+OutputOf = Callable[[Any], Any]
+"""Picks what counts from a network's answer: one or several tensors of it."""
 
-def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, inexact: bool = False) -> Tracer:
+
+def everything(answer: Any) -> Any:
+    """Let all tensors of a network's answer count."""
+    return answer
+
+
+def watch(
+    model: nn.Module,
+    example: Any,
+    labels: Mapping[str, Label],
+    next_id: int,
+    inexact: bool = False,
+    output: OutputOf = everything,
+) -> Tracer:
     """Run a copy of the network under the tracer, in its current mode.
 
     If its control flow depends on values, run it again with values.
@@ -30,14 +46,15 @@ def watch(model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: 
         Broken: the network failed.
     """
     try:
-        return watch_this(shallow_copy(model), example, labels, next_id, shape_only=fast.is_on(), inexact=inexact)
+        return watch_this(shallow_copy(model), example, labels, next_id, fast.is_on(), inexact, output)
     except NeedsValues:
-        return watch_this(shallow_copy(model), example, labels, next_id, shape_only=False, inexact=inexact)
+        return watch_this(shallow_copy(model), example, labels, next_id, False, inexact, output)
 
 
 def watch_this(
-    model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, shape_only: bool, inexact: bool
-) -> Tracer:
+    model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, shape_only: bool, inexact: bool,
+    output: OutputOf = everything,
+) -> Tracer:  # fmt: skip
     """Run the network itself under the tracer; its buffers may change.
 
     Raises:
@@ -56,7 +73,10 @@ def watch_this(
     tracer.lifetimes = Lifetimes([tensor for _, tensor in tensors], inputs)
     try:
         with tracer.watching():
-            tracer.outputs = outputs_of(call_model(model, example))
+            answer = call_model(model, example)
+            tracer.outputs = counted(answer, output)
+        dicts = isinstance(answer, list) and all(isinstance(one, Mapping) for one in answer)
+        tracer.answers = len(answer) if dicts else None
     except (NeedsValues, ModelError):
         raise
     except Exception as error:
@@ -94,10 +114,25 @@ def first_line(error: Exception) -> str:
 
 
 def call_model(model: nn.Module, example: Any) -> Any:
-    """Call a network on an example: a tensor, a tuple of positional or a dict of keyword inputs."""
-    if isinstance(example, dict):
-        return model(**example)
-    return model(*example) if isinstance(example, tuple | list) else model(example)
+    """Call a network on an example: a tensor, several arguments, or a list of images (see `measuring.Example`)."""
+    return call(model, example)
+
+
+def counted(answer: Any, output: OutputOf) -> list[Tensor]:
+    """List the tensors of a network's answer that count.
+
+    Raises:
+        ModelError: the user's function fails on the answer.
+    """
+    try:
+        chosen = output(answer)
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+        found = sorted(answer) if isinstance(answer, Mapping) else type(answer).__name__
+        raise ModelError(
+            f"output= fails on the network's answer, {found}: {type(error).__name__}: {error}; it takes what the "
+            "network returns, and returns the tensors that count"
+        ) from error
+    return outputs_of(chosen)
 
 
 def outputs_of(output: Any) -> list[Tensor]:
@@ -139,7 +174,9 @@ def shapes_of(example: Any) -> str:
 
 
 def batch_size(example: Any) -> int:
-    """Return the batch size of an example; reject anything that is not a batch of inputs."""
+    """Return the batch size of an example; reject anything that is not a batch of inputs, or a list of images."""
+    if lists := image_lists_in(example):
+        return len(lists[0])
     tensors = [t for t in tree_leaves(example) if isinstance(t, Tensor)]
     if not tensors or tensors[0].dim() < 2 or 0 in tensors[0].shape:
         found = shapes_of(example) if tensors else type(example).__name__
@@ -153,6 +190,8 @@ def doubled(example: Any, batch: int) -> Any:
     >>> doubled(torch.zeros(1, 3), 1).shape
     torch.Size([2, 3])
     """
+    if lists := image_lists_in(example):
+        return resized_lists(example, 2 * len(lists[0]))
     return tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t, example)
 
 
@@ -192,8 +231,9 @@ class FirstRun:
 
 
 def watch_twice(
-    model: nn.Module, example: Any, batch: int, labels: Mapping[str, Label], next_id: int, inexact: bool
-) -> FirstRun:
+    model: nn.Module, example: Any, batch: int, labels: Mapping[str, Label], next_id: int, inexact: bool,
+    output: OutputOf = everything,
+) -> FirstRun:  # fmt: skip
     """Trace the network on a doubled batch, so that the batch is never mistaken for channels.
 
     A network with a hard-coded batch size is traced at that size; `unproven` says so.
@@ -203,11 +243,15 @@ def watch_twice(
     """
     twice = doubled(example, batch)
     try:
-        tracer = watch(model, twice, labels, next_id, inexact)
+        tracer = watch(model, twice, labels, next_id, inexact, output)
     except Broken as broken:
-        tracer = watch(model, example, labels, next_id, inexact)
+        tracer = watch(model, example, labels, next_id, inexact, output)
         first = next(t for t in tree_leaves(example) if isinstance(t, Tensor))
-        if first.dim() == 3 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        if (
+            first.dim() == 3
+            and not image_lists_in(example)
+            and any(isinstance(module, nn.Conv2d) for module in model.modules())
+        ):
             raise ModelError(
                 f"the network accepts a batch of {batch} but not of {2 * batch} ({broken.reason}); the example's first "
                 "axis must be the batch"
@@ -215,6 +259,8 @@ def watch_twice(
         note = f"other batch sizes than {batch}: the network does not accept {2 * batch} ({broken.reason})"
         return FirstRun(tracer, example, batch, (note,))
     shape = tuple(tracer.outputs[0].shape)
+    if tracer.answers == 2 * batch:
+        return FirstRun(tracer, twice, 2 * batch)
     if shape[:1] == (2 * batch,):
         return FirstRun(tracer, twice, 2 * batch)
     note = f"that every sample is computed alone: the output has shape {shape} for a batch of {2 * batch}"

@@ -120,4 +120,5 @@ def _channels(label: Label) -> Tensor | None:
         others = [0 if d != 1 else slice(None) for d in range(label[0].dim())]
         return label[0][tuple(others)]
     axes = [next(iter(varying(facet))) for facet in label if len(varying(facet)) == 1]
-    return along(label[0], axes[0]) if len(axes) == len(label) == 1 else None
+    empty = any(facet.numel() == 0 for facet in label)  # a selection by value found nothing
+    return along(label[0], axes[0]) if len(axes) == len(label) == 1 and not empty else None

@@ -68,7 +68,9 @@ class Tracer(TorchDispatchMode):
         self.unread: set[str] = set()
         """Parameters and buffers that were not read; set after the run."""
         self.outputs: list[Tensor] = []
-        """The network's output tensors."""
+        """The network's output tensors; those that count."""
+        self.answers: int | None = None
+        """Length of the network's answer, if it is a list of dicts: one for each image."""
         self.pixel: Callable[[], Tensor | None] = lambda: None
         """The last tensor that was averaged over all pixels: 1 x 1 at any image size."""
         self.lifetimes = Lifetimes(weights=(), inputs=())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,17 @@ from slimcnn.graph.assembly import Assembled, assemble
 from slimcnn.graph.axis_ids import AxisIds
 from slimcnn.graph.channels import ChannelGraph
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.execution import Broken, FirstRun, at_another_size, batch_size, doubled, watch, watch_twice
+from slimcnn.graph.execution import (
+    Broken,
+    FirstRun,
+    OutputOf,
+    at_another_size,
+    batch_size,
+    doubled,
+    everything,
+    watch,
+    watch_twice,
+)
 from slimcnn.graph.fast.collection import collection_paused
 from slimcnn.graph.fast.module_tree import named_parameters, named_tensors
 from slimcnn.graph.grouping import Traced
@@ -39,7 +49,9 @@ DELICATE_TRIALS = 4
 
 
 @collection_paused()
-def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph:
+def trace(
+    model: nn.Module, example: Any, inexact: bool = False, output: Callable[[Any], Any] = everything
+) -> ChannelGraph:
     """Find which channels of a network must be pruned together, and which are locked.
 
     The network runs once in eval mode with a channel id on every value (see `tracer.py`), then again on a copy with a
@@ -50,9 +62,12 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
 
     Args:
         model: any `nn.Module`; it is copied, never changed.
-        example: one input batch (n, c, h, w), or a tuple or dict of inputs. The graph describes this input size.
+        example: one input batch (n, c, h, w); a tuple of positional or a dict of keyword arguments, or `Inputs` for
+            both; or a list of images (c, h, w) of any sizes, as detectors take it. The graph describes this input size.
         inexact: allow pruning across layer, group and RMS norms (not exact). The statistics of the remaining channels
             change, so the pruned network cannot equal the masked one; everything else is still proven.
+        output: picks the tensors that count from the network's answer, such as `lambda answer: answer["out"]`; only
+            their channels are kept, and only they are proven. Default: all tensors of the answer.
 
     Raises:
         ModelError: the network cannot be copied, does not accept the example, or the example is one image without a
@@ -66,32 +81,32 @@ def trace(model: nn.Module, example: Any, inexact: bool = False) -> ChannelGraph
     ('3', "the network's output")
     """
     with torch.inference_mode(False):  # inside it, PyTorch shows operations to no mode
-        return _trace(model, tree_map_only(Tensor, lambda t: t.detach().cpu().clone(), example), inexact)
+        return _trace(model, tree_map_only(Tensor, lambda t: t.detach().cpu().clone(), example), inexact, output)
 
 
-def _trace(model: nn.Module, example: Any, inexact: bool) -> ChannelGraph:
+def _trace(model: nn.Module, example: Any, inexact: bool, output: OutputOf) -> ChannelGraph:
     batch = batch_size(example)
     model = duplicate(model).eval()
     if any(tensor.device.type != "cpu" for _, tensor in named_tensors(model)):
         model = model.cpu()
     axis_ids = AxisIds.of(model)
     labels = axis_ids.labels(model)
-    first = watch_twice(model, example, batch, labels, len(axis_ids), inexact)
+    first = watch_twice(model, example, batch, labels, len(axis_ids), inexact, output)
     tracer = first.tracer
     record, next_id, unread = tracer.record, tracer.next_id, tracer.unread
-    runs = [RunMode(first.example, training=False, shape_only=tracer.shape_only, inexact=inexact)]
+    runs = [RunMode(first.example, training=False, shape_only=tracer.shape_only, inexact=inexact, output=output)]
     if any(t.is_floating_point() and t.dim() and name in tracer.unread for name, t in named_tensors(model)):
         with suppress(Broken):  # a network that cannot run in training mode adds no constraints there
-            training = watch(model.train(), first.example, labels, next_id, inexact)
-            runs.append(RunMode(first.example, training=True, shape_only=training.shape_only, inexact=inexact))
+            training = watch(model.train(), first.example, labels, next_id, inexact, output)
+            runs.append(RunMode(first.example, True, training.shape_only, inexact, output))
             record, next_id = record.with_run(training.record), training.next_id
             unread = unread & training.unread
     model.eval()
     other = at_another_size(example) if record.reshapes_images and not record.size_blind else None
     larger = doubled(other, batch) if first.images > batch else other
-    second = _watch_larger(model, larger, first, labels, next_id, inexact)
+    second = _watch_larger(model, larger, first, labels, next_id, inexact, output)
     if second is not None:
-        runs.append(RunMode(larger, training=False, shape_only=second.shape_only, inexact=inexact))
+        runs.append(RunMode(larger, False, second.shape_only, inexact, output))
         record, next_id = record.with_run(second.record), second.next_id
         unread = unread & second.unread
     unreached = [name for name, t in named_parameters(model).items() if name in unread and t.dim() > 1]
@@ -99,7 +114,10 @@ def _trace(model: nn.Module, example: Any, inexact: bool) -> ChannelGraph:
     constraints = Constraints.of(record, next_id).lock(_alternatives(model, labels, unreached))
     found = assemble(model, example, batch, traced, constraints)
     graph = found.graph if record.size_blind else _verified(model, runs, traced, found)
-    return replace(graph, other_example=other if second is not None else None, unproven=first.unproven)
+    return replace(
+        graph, other_example=other if second is not None else None, unproven=first.unproven, output=output,
+        selects=not tracer.shape_only,
+    )  # fmt: skip
 
 
 def _alternatives(model: nn.Module, labels: Mapping[str, Label], unreached: list[str]) -> list[LockRecord]:
@@ -118,13 +136,14 @@ def _alternatives(model: nn.Module, labels: Mapping[str, Label], unreached: list
 
 
 def _watch_larger(
-    model: nn.Module, larger: Any, first: FirstRun, labels: Mapping[str, Label], next_id: int, inexact: bool
-) -> Tracer | None:
+    model: nn.Module, larger: Any, first: FirstRun, labels: Mapping[str, Label], next_id: int, inexact: bool,
+    output: OutputOf,
+) -> Tracer | None:  # fmt: skip
     """Trace a network at another image size; None if it does not accept that size, so that it can be wrong at none."""
     if larger is None:
         return None
     try:
-        found = watch(model, larger, labels, next_id, inexact)
+        found = watch(model, larger, labels, next_id, inexact, output)
     except Broken:
         return None
     same = found.outputs[0].shape[:1] == first.tracer.outputs[0].shape[:1]

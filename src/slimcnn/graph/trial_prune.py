@@ -19,7 +19,7 @@ from torch import nn
 from slimcnn.graph.axis_ids import AxisIds
 from slimcnn.graph.channels import ChannelGraph
 from slimcnn.graph.copying import shallow_copy
-from slimcnn.graph.execution import Broken, watch_this
+from slimcnn.graph.execution import Broken, OutputOf, everything, watch_this
 from slimcnn.graph.ids import Label, ids_in
 from slimcnn.graph.operations import operation
 from slimcnn.graph.partition import Partition
@@ -52,6 +52,7 @@ class RunMode:
     training: bool
     shape_only: bool
     inexact: bool = False
+    output: OutputOf = everything
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def trial_prune(model: nn.Module, runs: list[RunMode], trial: TrialCut, seed: in
 def _trace_cut(cut: nn.Module, run: RunMode, labels: Mapping[str, Label], next_id: int) -> TraceRecord:
     cut.train(run.training)
     try:
-        return watch_this(cut, run.example, labels, next_id, run.shape_only, run.inexact).record
+        return watch_this(cut, run.example, labels, next_id, run.shape_only, run.inexact, run.output).record
     except NeedsValues:  # the original network did not
-        return watch_this(cut, run.example, labels, next_id, shape_only=False, inexact=run.inexact).record
+        return watch_this(cut, run.example, labels, next_id, False, run.inexact, run.output).record
 
 
 class Remaining:

@@ -3,11 +3,12 @@
 from slimcnn.measuring.counts import LayerCounts, Measurement, file_bytes, measure, state_bytes
 from slimcnn.measuring.energy import energy, why_no_energy
 from slimcnn.measuring.environment import environment
-from slimcnn.measuring.examples import Example
+from slimcnn.measuring.examples import Example, Inputs
 from slimcnn.measuring.latency import Latency, latency
 
 __all__ = [
     "Example",
+    "Inputs",
     "Latency",
     "LayerCounts",
     "Measurement",

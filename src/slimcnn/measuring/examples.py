@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import chain
 from types import FrameType
 from typing import Any, TypeAlias
@@ -11,13 +12,80 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import register_pytree_node, tree_leaves, tree_map
 
 from slimcnn.errors import ModelError, SlimcnnError
 from slimcnn.modes import modes_restored
 
-Example: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
-"""The input of a network: one tensor, positional arguments, or keyword arguments."""
+
+@dataclass(frozen=True, init=False)
+class Inputs:
+    """Positional and keyword arguments of a network: `Inputs(image, mask=mask)`.
+
+    >>> Inputs(1, mask=2)
+    Inputs(1, mask=2)
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        object.__setattr__(self, "args", args)
+        object.__setattr__(self, "kwargs", kwargs)
+
+    def __repr__(self) -> str:
+        return f"Inputs({', '.join([*map(repr, self.args), *(f'{k}={v!r}' for k, v in self.kwargs.items())])})"
+
+
+register_pytree_node(
+    Inputs,
+    lambda inputs: ([inputs.args, dict(inputs.kwargs)], None),
+    lambda parts, _: Inputs(*(found := list(parts))[0], **found[1]),
+    serialized_type_name="slimcnn.Inputs",
+)
+
+Example: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Inputs
+"""The input of a network: one tensor; a tuple of positional or a mapping of keyword arguments; `Inputs` for both; or a
+list of images (c, h, w) of any sizes, which is one argument. A list of anything else is a list of arguments."""
+
+
+def is_image_list(example: Any) -> bool:
+    """Return whether an example is a list of images (c, h, w), as detectors take it.
+
+    >>> is_image_list([torch.ones(3, 8, 8), torch.ones(3, 6, 9)]), is_image_list([torch.ones(1, 3, 8, 8)])
+    (True, False)
+    """
+    return (
+        isinstance(example, list)
+        and bool(example)
+        and all(isinstance(one, Tensor) and one.dim() == 3 and one.is_floating_point() for one in example)
+    )
+
+
+def image_lists_in(example: Any) -> list[list[Tensor]]:
+    """Return the lists of images among the arguments of an example."""
+    if isinstance(example, Inputs):
+        arguments: list[Any] = [*example.args, *example.kwargs.values()]
+    elif isinstance(example, Mapping):
+        arguments = list(example.values())
+    else:
+        arguments = list(example) if isinstance(example, tuple) else [example]
+    return [one for one in arguments if is_image_list(one)]
+
+
+def call(model: nn.Module, example: Example) -> Any:
+    """Return ``model(example)``, where the example may be several arguments (see `Example`).
+
+    >>> call(nn.Flatten(), (torch.ones(2, 3, 1),)).shape
+    torch.Size([2, 3])
+    """
+    if isinstance(example, Inputs):
+        return model(*example.args, **example.kwargs)
+    if isinstance(example, Mapping):
+        return model(**example)
+    if isinstance(example, tuple) or (isinstance(example, list) and not is_image_list(example)):
+        return model(*example)
+    return model(example)
 
 
 def run(model: nn.Module, example: Example) -> Any:
@@ -29,11 +97,7 @@ def run(model: nn.Module, example: Example) -> Any:
     and found (2, 4); give an example of the shape that the network expects
     """
     try:
-        if isinstance(example, Mapping):
-            return model(**example)
-        if isinstance(example, tuple | list):
-            return model(*example)
-        return model(example)
+        return call(model, example)
     except SlimcnnError:
         raise
     except Exception as error:
@@ -76,11 +140,15 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def batch_size(example: Example) -> int:
-    """Return the length of the first axis of the first tensor; raise `ModelError` if there is none or it is 0.
+    """Return the length of the first axis of the first tensor, or the number of images of a list.
 
-    >>> batch_size((torch.ones(4, 3, 8, 8), torch.ones(4, 2)))
-    4
+    Raises `ModelError` if there is none or it is 0.
+
+    >>> batch_size((torch.ones(4, 3, 8, 8), torch.ones(4, 2))), batch_size([torch.ones(3, 8, 8)])
+    (4, 1)
     """
+    if lists := image_lists_in(example):
+        return len(lists[0])
     first = next((leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)), None)
     if first is None or first.dim() == 0 or len(first) == 0:
         raise ModelError(f"an example must contain a tensor with at least one sample, found {describe(example)}")
@@ -90,12 +158,15 @@ def batch_size(example: Example) -> int:
 def with_batch(example: Example, size: int) -> Example:
     """Return the example with `size` samples: the first ones, repeated if there are too few.
 
-    Tensors whose first axis is not the batch stay unchanged.
+    Tensors whose first axis is not the batch stay unchanged. Of lists of images, `size` images are taken.
 
     >>> with_batch(torch.tensor([1, 2]), 5).tolist()
     [1, 2, 1, 2, 1]
     """
     present = batch_size(example)
+    if image_lists_in(example):
+        listed: Example = resized_lists(example, size)
+        return listed
 
     def resized(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.dim() == 0 or len(leaf) != present or size == present:
@@ -104,6 +175,22 @@ def with_batch(example: Example, size: int) -> Example:
 
     resized_example: Example = tree_map(resized, example)
     return resized_example
+
+
+def resized_lists(example: Any, size: int) -> Any:
+    """Return the example with `size` images in every list of images: the first ones, repeated if there are too few.
+
+    >>> len(resized_lists([torch.ones(3, 8, 8)], 2))
+    2
+    """
+    if is_image_list(example):
+        return [example[i % len(example)] for i in range(size)]
+    if isinstance(example, Inputs):
+        parts = [resized_lists(one, size) for one in example.args]
+        return Inputs(*parts, **{name: resized_lists(one, size) for name, one in example.kwargs.items()})
+    if isinstance(example, Mapping):
+        return {name: resized_lists(one, size) for name, one in example.items()}
+    return tuple(resized_lists(one, size) for one in example) if isinstance(example, tuple) else example
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:

@@ -1,7 +1,16 @@
 """Training objectives: the loss of a network on one batch, with optional hooks into the training loop."""
 
 from slimcnn.objectives.cross_entropy import cross_entropy
-from slimcnn.objectives.objective import Feed, Loss, LossFunction, Objective, as_objective, class_scores
+from slimcnn.objectives.objective import (
+    Feed,
+    Loss,
+    LossFunction,
+    Objective,
+    ReadScores,
+    as_objective,
+    class_scores,
+    read_classes,
+)
 from slimcnn.objectives.sparsity import SparseScales, Spread, norms_with_scales, spread
 from slimcnn.objectives.terms import Seen, Teaching, Term, Terms, layer_named
 
@@ -10,6 +19,7 @@ __all__ = [
     "Loss",
     "LossFunction",
     "Objective",
+    "ReadScores",
     "Seen",
     "SparseScales",
     "Spread",
@@ -21,5 +31,6 @@ __all__ = [
     "cross_entropy",
     "layer_named",
     "norms_with_scales",
+    "read_classes",
     "spread",
 ]

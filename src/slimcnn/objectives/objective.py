@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -43,6 +43,9 @@ class Loss:
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Loss]
 """(network, images `(n, c, h, w)`, labels `(n,)`) → the loss of this batch."""
 
+ReadScores = Callable[[Any, Tensor], Tensor]
+"""(the network's output, the images) → rows of scores (rows, classes): one for an image, a pixel ..."""
+
 Feed = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 """Each call returns all training images in batches (x, y), normalized and not augmented."""
 
@@ -63,6 +66,10 @@ class Objective(ABC):
 
     judged_by_top1: ClassVar[bool] = True
     """Whether the epoch with the highest validation top-1 is the best; if not, `fit` always keeps the last epoch."""
+
+    def reading(self, scores: ReadScores) -> Self:
+        """Use this function to read scores from a network's output; called by `fit` with that of the task."""
+        return self
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Prepare with the network and the training images; called once by every `fit`, before the first step."""
@@ -122,6 +129,11 @@ def as_objective(objective: Objective | LossFunction) -> Objective:
         name = type(objective).__name__
         raise RecipeError(f"{name} has a method `{found[0]}` but is not an Objective: subclass slimcnn.Objective")
     return PlainObjective(objective)
+
+
+def read_classes(output: Any, x: Tensor) -> Tensor:
+    """Read a classifier's output for images x; see `class_scores`."""
+    return class_scores(output, len(x))
 
 
 def class_scores(output: object, images: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.layers.relating import Relating, relations_in
 from slimcnn.objectives.cross_entropy import cross_entropy
-from slimcnn.objectives.objective import Feed, Loss, LossFunction, Objective, as_objective
+from slimcnn.objectives.objective import Feed, Loss, LossFunction, Objective, ReadScores, as_objective
 
 
 @dataclass
@@ -82,6 +82,11 @@ class SparseScales(Objective):
             loss = run()
         penalty = self.strength * torch.stack([self._size(norm, means).sum() for norm in norms]).sum()
         return Loss(dict(loss.terms) | {"sparsity": penalty}, loss.logits, loss.gradients)
+
+    def reading(self, scores: ReadScores) -> Self:
+        """Pass the function to the inner objective."""
+        self._inner.reading(scores)
+        return self
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Call the inner objective's hook."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ModelError, RecipeError
-from slimcnn.objectives.objective import Feed, Loss, Objective, class_scores
+from slimcnn.objectives.objective import Feed, Loss, Objective, ReadScores, read_classes
 
 
 class Teaching(Protocol):
@@ -19,6 +19,9 @@ class Teaching(Protocol):
 
     def seeing(self, indices: Tensor, view: int) -> None:
         """Receive the indices and the view of the next batch's training images (see `Objective.seeing`)."""
+
+    def reading(self, scores: ReadScores) -> Any:
+        """Use this function to read scores from a teacher's output."""
 
     def __call__(self, student: nn.Module, x: Tensor, /) -> Tensor:
         """Compute the teacher's logits `(n, classes)`, without gradients."""
@@ -36,6 +39,8 @@ class Seen:
     """The logits of each teacher."""
     features: Mapping[str, Tensor]
     """The outputs of the layers that the terms need, by layer name."""
+    output: Any = None
+    """The network's output, from which `logits` were read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +72,25 @@ class Terms(Objective):
             for k, term in enumerate(terms)
         )
         self._epoch = float("inf")
+        self._scores: ReadScores = read_classes
 
     def __add__(self, other: Terms) -> Terms:
         return Terms(*self.terms, *other.terms)
+
+    def __str__(self) -> str:
+        return " + ".join(f"{term.weight:g} {term.name}" for term in self.terms)
 
     def __rmul__(self, factor: float) -> Terms:
         if not 0 <= factor < float("inf"):
             raise RecipeError(f"the weight of a loss term is {factor}: give a finite number of at least 0")
         return Terms(*(replace(term, weight=factor * term.weight) for term in self.terms))
+
+    def reading(self, scores: ReadScores) -> Self:
+        """Read scores with this function, also from the outputs of teachers."""
+        self._scores = scores
+        for teacher in {term.teacher for term in self.terms if term.teacher is not None}:
+            teacher.reading(scores)
+        return self
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Call the `prepare` function of every term."""
@@ -102,10 +118,11 @@ class Terms(Objective):
         """
         layers = {layer for term in self.terms for layer in term.layers}
         with _outputs_recorded(model, layers) as features:
-            logits = class_scores(model(x), len(x))
+            output = model(x)
+        logits = self._scores(output, x)
         teachers = {term.teacher for term in self.terms if term.teacher is not None}
         answers = {teacher: teacher(model, x) for teacher in teachers}
-        seen = [Seen(x, y, logits, answers, features) for y in labels]
+        seen = [Seen(x, y, logits, answers, features, output) for y in labels]
         terms = {term.name: self._weight(term) * _mean(term, seen, share) for term in self.terms}
         return Loss(terms, logits, _gradients(terms, logits) if len(terms) > 1 else {})
 

@@ -75,7 +75,7 @@ def playground_of(folder: Path, *, samples: int = 12, show: Show = SILENT) -> Pl
     information = read_information(folder / COMPRESSED)
     normalization = Normalization(**{name: tuple(values) for name, values in information["normalization"].items()})
     data, notes = _images(recipe)
-    some = data.test.limit(min(samples, len(data.test))) if data is not None else None
+    some = data.test.limit(min(samples, len(data.test))).in_memory() if data is not None else None
     networks, shape, classes = [], tuple(information["input"]), tuple(information["classes"])
     for title, name, numbers in (("original", ORIGINAL, report.before), ("compressed", COMPRESSED, report.after)):
         show.say(f"exporting {title}")
@@ -112,7 +112,7 @@ def _images(recipe: Recipe) -> tuple[Dataset | None, tuple[str, ...]]:
     """Load the run's dataset for the sample images; the page works without it."""
     settings = recipe.data
     try:
-        return load_dataset(settings.name, image_size=settings.image_size, seed=settings.seed), ()
+        return load_dataset(settings.name, image_size=settings.image_size, seed=settings.seed, **settings.reading), ()
     except SlimcnnError as error:
         return None, (f"No sample images: {error}.",)
 
@@ -157,7 +157,7 @@ def _facts(before: Numbers, numbers: Numbers) -> tuple[tuple[str, str], ...]:
         return "" if numbers is before else f" (× {ratio(old, new)})"
 
     return (
-        ("test top-1", f"{percent(numbers.top1)} %"),
+        ("test top-1", f"{percent(numbers.score)} %"),
         ("MACs", count(numbers.macs) + left(before.macs, numbers.macs)),
         ("parameters", count(numbers.params) + left(before.params, numbers.params)),
     )

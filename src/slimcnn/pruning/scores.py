@@ -164,7 +164,14 @@ def criterion_named(spec: str) -> Criterion:
 
 
 def score(
-    model: nn.Module, graph: ChannelGraph, criterion: str | Criterion, data: Batches | None = None, seed: int = 0
+    model: nn.Module,
+    graph: ChannelGraph,
+    criterion: str | Criterion,
+    data: Batches | None = None,
+    seed: int = 0,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = lambda model, x, y: F.cross_entropy(
+        outputs_of(model(x))[0], y
+    ),
 ) -> Scores:
     """Score every channel of every group; higher = keep.
 
@@ -175,6 +182,7 @@ def score(
         graph: its channel graph, from `trace`.
         criterion: a name (`slimcnn list criteria`), with options such as `fpdf:bins=4`, or a `Criterion`.
         data: batches (x, y) for criteria that use data (`taylor`, `reconstruction`).
+        loss: the loss of a network on a batch (x, y), for `taylor`; default: cross entropy.
         seed: seed of criteria that draw random numbers (`random`).
 
     Raises:
@@ -189,7 +197,7 @@ def score(
     chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
     _check_weights_finite(model)
     tensors: dict[str, Tensor] = dict(named_tensors(model))
-    contributions = _contributions(model, graph, chosen.name, data) if chosen.needs == "contributions" else {}
+    contributions = _contributions(model, graph, chosen.name, data, loss) if chosen.needs == "contributions" else {}
     readings = readings_of(model, graph, _images(chosen.name, data)) if "readings" in chosen.needs else {}
 
     def evidence(group: ChannelGroup) -> Evidence:
@@ -307,8 +315,11 @@ def _check_weights_finite(model: nn.Module) -> None:
             raise WeightsError(f"{name} holds {bad} values that are NaN or infinite; load finite weights")
 
 
-def _contributions(model: nn.Module, graph: ChannelGraph, criterion: str, data: Batches | None) -> dict[str, Tensor]:
-    """Sum weight times gradient of the cross-entropy over each channel's filters, one row per batch."""
+def _contributions(
+    model: nn.Module, graph: ChannelGraph, criterion: str, data: Batches | None,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:  # fmt: skip
+    """Sum weight times gradient of the loss over each channel's filters, one row per batch."""
     if data is None:
         raise CriterionError(f"criterion {criterion!r} needs data: pass batches (x, y) as data=")
     copied = duplicate(model).eval().requires_grad_(True)
@@ -319,7 +330,7 @@ def _contributions(model: nn.Module, graph: ChannelGraph, criterion: str, data: 
         copied.zero_grad()
         try:
             with torch.enable_grad():
-                F.cross_entropy(outputs_of(copied(x.to(device)))[0], y.to(device)).backward()
+                loss(copied, x.to(device), y.to(device)).backward()
         except (RuntimeError, ValueError, IndexError) as error:
             raise CriterionError(
                 f"criterion {criterion!r} needs batches (x, y) of inputs and class labels that fit the network; with "

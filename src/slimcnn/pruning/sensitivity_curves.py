@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from slimcnn.errors import DataError
 from slimcnn.graph import ChannelGraph, ChannelGroup
+from slimcnn.graph.answers import compared_outputs
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.execution import call_model, outputs_of
 from slimcnn.linear.im2col import as_matrix, as_weight
 from slimcnn.linear.layers import LinearLayer, layers_of
 from slimcnn.pruning.input_statistics import Reading, not_followed, readings_of
@@ -76,7 +76,7 @@ def sensitivity(
     costs: dict[str, Tensor] = {}
     measured: dict[str, Mapping[int, float]] = {}
     with torch.no_grad():
-        target = outputs_of(call_model(copied, held_out))
+        target = compared_outputs(copied, held_out, graph)
         for number, bundle in enumerate(graph.bundles):
             progress(number, len(graph.bundles))
             groups = [graph.groups[i] for i in bundle]
@@ -85,7 +85,7 @@ def sensitivity(
                 with _TemporarilyPruned(copied, layers) as changed:
                     for group in groups:
                         changed.without(group, readings[group.name], _first(scores, group, step))
-                    errors[step] = _difference(outputs_of(call_model(copied, held_out)), target)
+                    errors[step] = _difference(compared_outputs(copied, held_out, graph), target)
             channels = len(groups[0].parts[0])
             measured |= dict.fromkeys((group.name for group in groups), errors)
             partial = {step: error for step, error in errors.items() if step < channels}

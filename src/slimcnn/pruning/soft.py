@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from slimcnn.errors import CriterionError
 from slimcnn.graph import ChannelGraph
-from slimcnn.objectives import Feed, Loss, LossFunction, Objective, as_objective, cross_entropy
+from slimcnn.objectives import Feed, Loss, LossFunction, Objective, ReadScores, as_objective, cross_entropy
 from slimcnn.pruning.plan import Plan, check
 from slimcnn.pruning.scores import Criterion, Scores, criterion_named, evidence_of, score
 from slimcnn.pruning.surgery import fill_with_zeros
@@ -126,6 +126,11 @@ class SoftPruningObjective(Objective):
     def mixed(self, model: nn.Module, x: Tensor, labels: Sequence[Tensor], share: float) -> Loss:
         """Return the inner objective's loss of mixed images."""
         return self._inner.mixed(model, x, labels, share)
+
+    def reading(self, scores: ReadScores) -> Self:
+        """Pass the function to the inner objective."""
+        self._inner.reading(scores)
+        return self
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Call the inner objective's hook."""

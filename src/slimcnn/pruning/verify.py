@@ -13,9 +13,10 @@ from torch.utils._pytree import tree_map_only
 
 from slimcnn.errors import ModelError, NotEqual, WeightsError
 from slimcnn.graph import ChannelGraph
+from slimcnn.graph.answers import locked_outputs
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate, duplicate_as, shares_memory
-from slimcnn.graph.execution import call_model, first_line, outputs_of
+from slimcnn.graph.execution import call_model, counted, first_line
 from slimcnn.graph.removal import kept_positions
 from slimcnn.pruning.plan import Plan
 
@@ -110,7 +111,7 @@ def _compare_at(masked: Copies, small: Copies, graph: ChannelGraph, plan: Plan) 
     if not verdict.equal:
         return verdict
     dtype, one = _in_best_type(masked, graph)
-    error = _relative_error(one, _run(small, graph.example, dtype))
+    error = _relative_error(one, _run(small, graph, dtype))
     return replace(verdict, equal=False, error=error, inexact=inexact)
 
 
@@ -146,18 +147,18 @@ def _compare(masked: Copies, small: Copies, graph: ChannelGraph, plan: Plan) -> 
     tolerance = LOW_PRECISION_TOLERANCE.get(dtype, TOLERANCE)
     name = str(dtype).removeprefix("torch.")
     try:
-        two = _run(small, graph.example, dtype)
+        two = _run(small, graph, dtype)
     except _Failed as failed:
         return Verdict(False, float("inf"), failed.layer, name)
     error = _relative_error(one, two)
     if error < tolerance:
         return Verdict(True, error, dtype=name)
-    if _relative_error(one, _run(masked, graph.example, dtype, seed=1)) >= tolerance:
+    if _relative_error(one, _run(masked, graph, dtype, seed=1)) >= tolerance:
         raise ModelError(
             "the network's output differs between runs (its forward draws random numbers), so the cut cannot be "
             "proven; turn that off in eval mode, or prune with verify=False"
         )
-    expected, found = (_layers(copies, graph.example, dtype) for copies in (masked, small))
+    expected, found = (_layers(copies, graph, dtype) for copies in (masked, small))
     return Verdict(False, error, _first_difference(expected, found, _kept_outputs(graph, plan), tolerance), name)
 
 
@@ -184,29 +185,35 @@ def _in_best_type(masked: Copies, graph: ChannelGraph) -> tuple[torch.dtype, lis
     """Run the masked network in float64, or in the most precise dtype that its code accepts."""
     for dtype in dict.fromkeys((torch.float64, torch.float32, masked.dtype)):
         try:
-            return dtype, _run(masked, graph.example, dtype)
+            return dtype, _run(masked, graph, dtype)
         except _Failed as failed:
             last = failed
     raise ModelError(f"the network does not run on its example: it failed at {last.layer}: {last.reason}") from last
 
 
-def _run(copies: Copies, example: Any, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
-    """Return the outputs of a network in eval mode on the CPU."""
-    return _run_this(copies.in_type(dtype), example, dtype, seed)
+def _run(copies: Copies, graph: ChannelGraph, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
+    """Return the outputs of a network in eval mode on the CPU.
+
+    Where the network selects by value, its answer may be empty; then the outputs of layers that keep all their
+    channels come with it.
+    """
+    network = copies.in_type(dtype)
+    with locked_outputs(network, graph) as seen:
+        return _run_this(network, graph, dtype, seed) + list(seen.values())
 
 
-def _layers(copies: Copies, example: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+def _layers(copies: Copies, graph: ChannelGraph, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the output of every leaf module in execution order."""
     network = copies.in_type(dtype)
     seen: dict[str, Tensor] = {}
     for name, module in network.named_modules():
         if not any(module.children()):
             module.register_forward_hook(_record_output(name, seen))
-    _run_this(network, example, dtype)
+    _run_this(network, graph, dtype)
     return seen
 
 
-def _run_this(network: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
+def _run_this(network: nn.Module, graph: ChannelGraph, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
     entered = [""]
     for name, module in network.eval().named_modules():
         if not any(module.children()):
@@ -214,7 +221,7 @@ def _run_this(network: nn.Module, example: Any, dtype: torch.dtype, seed: int = 
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return outputs_of(call_model(network, _input_like(example, dtype)))
+            return counted(call_model(network, _input_like(graph.example, dtype)), graph.output)
     except Exception as error:
         raise _Failed(entered[-1], first_line(error)) from error
 

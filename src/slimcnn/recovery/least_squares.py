@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.graph import ChannelGraph
+from slimcnn.graph.answers import compared_outputs
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.removal import kept_positions
 from slimcnn.linear.im2col import MOST_INPUTS, as_matrix
@@ -70,7 +71,10 @@ def least_squares(
     def pairs_for(example: Tensor) -> tuple[list[Pair], list[Solved]]:
         return _pairs(model, original, graph, plan, example)
 
-    return re_solve(model, original, pairs_for, batches, progress)
+    def outputs(network: nn.Module, x: Tensor) -> list[Tensor]:
+        return compared_outputs(network, x, graph)
+
+    return re_solve(model, original, pairs_for, batches, progress, outputs)
 
 
 def _pairs(

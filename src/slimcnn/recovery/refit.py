@@ -61,6 +61,10 @@ class Recovered:
         )
 
 
+Outputs = Callable[[nn.Module, Tensor], list[Tensor]]
+"""Runs a network on a batch; returns the outputs that are compared."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """A layer of the pruned network and the corresponding layer of the original."""
@@ -110,6 +114,7 @@ def re_solve(
     pairs_for: Callable[[Tensor], tuple[list[Pair], list[Solved]]],
     batches: Iterable[Tensor | tuple[Tensor, ...]],
     progress: Callable[[int, int], None] = lambda *_: None,
+    outputs: Outputs = lambda model, x: outputs_of(call_model(model, x)),
 ) -> Recovered:
     """Refit layers of `model`, in place and in order, to reproduce the outputs of `original`.
 
@@ -125,18 +130,18 @@ def re_solve(
     with modes_restored(model, original), _restored_on_error(old):
         model.eval()
         original.eval()
-        _refuse_what_does_not_run(model, images)
+        _refuse_what_does_not_run(model, images, outputs)
         pairs, left = pairs_for(images[0][:1])
         held = _held_out(images)
         held_images = [x[out] for x, out in zip(images, held, strict=True) if out.any()] or images
-        before = _output_mse(model, original, held_images)
+        before = _output_mse(model, original, held_images, outputs)
         with LayerwiseReplay(model, images) as small, LayerwiseReplay(original, images) as whole:
             del images
             for number, pair in enumerate(pairs):
                 progress(number, len(pairs))
                 left.append(_solve(pair, small, whole, held))
         progress(len(pairs), len(pairs))
-        after = _output_mse(model, original, held_images)
+        after = _output_mse(model, original, held_images, outputs)
         undone = bool(pairs) and not after <= before
         if undone:
             _restore(old)
@@ -231,10 +236,10 @@ def images_of(batches: Iterable[Tensor | tuple[Tensor, ...]], device: torch.devi
     return images
 
 
-def _refuse_what_does_not_run(model: nn.Module, images: Sequence[Tensor]) -> None:
+def _refuse_what_does_not_run(model: nn.Module, images: Sequence[Tensor], outputs: Outputs) -> None:
     """Run one image of each size; raise `DataError` if the network does not accept it."""
     for x in {x.shape[1:]: x for x in images}.values():
-        _run(model, x[:1])
+        _run(model, x[:1], outputs)
 
 
 def _held_out(images: Sequence[Tensor]) -> list[Tensor]:
@@ -250,20 +255,20 @@ def _held_rows(held: Tensor, images: int, positions: int) -> Tensor:
     return (torch.arange(positions) % HELD_OUT == HELD_OUT - 1).expand(len(held), -1)
 
 
-def _output_mse(model: nn.Module, original: nn.Module, batches: Sequence[Tensor]) -> float:
+def _output_mse(model: nn.Module, original: nn.Module, batches: Sequence[Tensor], outputs: Outputs) -> float:
     """Return the mean squared difference between the outputs of two networks."""
     total, count = 0.0, 0
     for x in batches:
-        for one, other in zip(_run(model, x), _run(original, x), strict=True):
+        for one, other in zip(_run(model, x, outputs), _run(original, x, outputs), strict=True):
             total += float((one.double() - other.double()).square().sum())
             count += one.numel()
     return total / max(count, 1)
 
 
-def _run(model: nn.Module, x: Tensor) -> list[Tensor]:
+def _run(model: nn.Module, x: Tensor, outputs: Outputs) -> list[Tensor]:
     try:
         with torch.no_grad():
-            return outputs_of(call_model(model, x.clone()))
+            return outputs(model, x.clone())
     except (RuntimeError, ValueError, IndexError) as error:
         raise DataError(f"calibration images {tuple(x.shape)} fail: {first_line(error)}") from error
 

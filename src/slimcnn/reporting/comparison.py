@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 from slimcnn.reporting import formatting
-from slimcnn.reporting.outcome import Comparison, CutVerdict, Numbers, Ratio, Timing
+from slimcnn.reporting.outcome import Comparison, CutVerdict, MetricName, Numbers, Ratio, Timing
+
+TOP1 = MetricName()
 
 ALIKE = 0.02
 """Times with a smaller relative difference are reported as about equal: repeated measurements vary as much."""
@@ -36,8 +38,8 @@ def headline(run: Comparison) -> str:
     return (
         f"{run.network} on {run.dataset}: {formatting.ratio(before.macs, after.macs)} of the MACs, "
         f"{formatting.ratio(before.params, after.params)} of the parameters, "
-        f"top-1 {formatting.percent(before.top1)} → {formatting.percent(after.top1)} "
-        f"({formatting.points(before.top1, after.top1)})"
+        f"{run.metric.name} {formatting.percent(before.score)} → {formatting.percent(after.score)} "
+        f"({formatting.points(before.score, after.score)})"
     )
 
 
@@ -46,15 +48,15 @@ def verdict_in_words(run: Comparison) -> list[str]:
     return [
         size_in_words(run.before, run.after),
         time_in_words(run.before.latency_ms, run.after.latency_ms, run.timing),
-        accuracy_in_words(run.before.top1, run.after.top1, run.images.get("test", 0)),
+        accuracy_in_words(run.before.score, run.after.score, run.images.get("test", 0), run.metric),
         exactness_in_words(run.verdict),
         *run.next_steps,
     ]
 
 
 def is_alarming(run: Comparison) -> bool:
-    """Whether the page begins in the color of an alarm: the cut is not exact, or top-1 falls by more than 5 points."""
-    fell = run.before.top1 - run.after.top1 > ALARMING
+    """Whether the page begins in the color of an alarm: the cut is not exact, or the metric falls by over 5 points."""
+    fell = run.metric.unit == "%" and run.before.score - run.after.score > ALARMING
     return fell or (run.verdict is not None and not run.verdict.equal)
 
 
@@ -108,24 +110,26 @@ def unsure_in_words(ratio: Ratio) -> str:
     return f" The ratio varied widely between calls (quartiles {lower} and {upper}): measure again on an idle machine."
 
 
-def accuracy_in_words(before: float, after: float, images: int) -> str:
-    """Describe the change of top-1, in points and in test images.
+def accuracy_in_words(before: float, after: float, images: int, metric: MetricName = TOP1) -> str:
+    """Describe the change of the metric, in points; of top-1 in test images too.
 
     >>> accuracy_in_words(98.61, 97.5, 360)
     'Top-1 falls by 1.11 points, from 98.61 % to 97.50 %: 4 more of 360 test images are misclassified.'
     >>> accuracy_in_words(90.0, 90.0, 1)
     'Top-1 stays at 90.00 %, measured on 1 test image.'
     """
+    name, unit = f"{metric.name[:1].upper()}{metric.name[1:]}", f" {metric.unit}" if metric.unit else ""
     if not (math.isfinite(before) and math.isfinite(after)):
-        return "Top-1 on the test images is not known for both networks, so its change is not known."
+        return f"{name} on the test images is not known for both networks, so its change is not known."
     where = f"measured on {formatting.plural(images, 'test image')}" if images else "measured on the test images"
     difference = round(after, 2) - round(before, 2)
     old, new = formatting.percent(before), formatting.percent(after)
     if old == new:
-        return f"Top-1 stays at {new} %, {where}."
-    words = f"Top-1 {'falls' if difference < 0 else 'rises'} by {abs(difference):.2f} points, from {old} % to {new} %"
+        return f"{name} stays at {new}{unit}, {where}."
+    moved = f"{name} {'falls' if difference < 0 else 'rises'}"
+    words = f"{moved} by {abs(difference):.2f}{' points' if unit else ''}, from {old}{unit} to {new}{unit}"
     wrong = round((before - after) / 100 * images)
-    if wrong < 1:
+    if wrong < 1 or metric != TOP1:
         return f"{words}, {where}."
     return (
         f"{words}: {wrong:,} more of {formatting.plural(images, 'test image')} {'is' if wrong == 1 else 'are'} "
@@ -159,10 +163,10 @@ def rows(run: Comparison) -> tuple[Row, ...]:
     """
     before, after = run.before, run.after
     top1 = Row(
-        "top-1, %",
-        formatting.percent(before.top1),
-        formatting.percent(after.top1),
-        _points(before.top1, after.top1),
+        run.metric.title,
+        formatting.percent(before.score),
+        formatting.percent(after.score),
+        _points(before.score, after.score, run.metric),
     )
     time = Row(
         "latency, ms",
@@ -203,9 +207,9 @@ def ratio_of(after: Numbers, ratio: Ratio) -> str:
     return times(1.0, ratio.median if math.isfinite(after.latency_ms) else math.nan)
 
 
-def _points(before: float, after: float) -> str:
+def _points(before: float, after: float, metric: MetricName) -> str:
     value = formatting.points(before, after)
-    return value if value == formatting.NOTHING else f"{value} points"
+    return value if value == formatting.NOTHING or not metric.unit else f"{value} points"
 
 
 def _many(before: int, after: int, noun: str) -> str:

@@ -59,12 +59,12 @@ def curve_headline(report: CurveReport) -> str:
 
 def curve_in_words(report: CurveReport) -> list[str]:
     """Describe the recommended size, the smallest size, and whether the cuts are exact, as sentences."""
-    known = [point for point in report.points if math.isfinite(point.after.top1)]
-    if not known or not math.isfinite(report.reference.top1):
+    known = [point for point in report.points if math.isfinite(point.after.score)]
+    if not known or not math.isfinite(report.reference.score):
         return ["Top-1 on the test images is not known, so no size can be recommended.", *_unsure(report)]
     small_first = sorted(known, key=lambda point: point.after.macs)
-    cheap = [point for point in small_first if report.reference.top1 - point.after.top1 <= FREE]
-    chosen = cheap[0] if cheap else max(known, key=lambda point: point.after.top1)
+    cheap = [point for point in small_first if report.reference.score - point.after.score <= FREE]
+    chosen = cheap[0] if cheap else max(known, key=lambda point: point.after.score)
     if cheap:
         words = [f"The smallest size that loses at most 1 point of top-1 is {_described(chosen, report.reference)}."]
     else:
@@ -126,8 +126,8 @@ def _described(point: CurvePoint, reference: Numbers) -> str:
     share = formatting.ratio(reference.macs, point.after.macs)
     time = ratio_of(point.after, point.ratio)
     return (
-        f"{point.label}: {share} of the MACs, top-1 {formatting.percent(point.after.top1)} % "
-        f"({formatting.points(reference.top1, point.after.top1)} points), time {time}"
+        f"{point.label}: {share} of the MACs, top-1 {formatting.percent(point.after.score)} % "
+        f"({formatting.points(reference.score, point.after.score)} points), time {time}"
     )
 
 
@@ -135,8 +135,8 @@ def _row(label: str, report: str, reference: Numbers, found: Numbers, ratio: Rat
     return SizeRow(
         label=label,
         report=report,
-        top1=formatting.percent(found.top1),
-        points="" if found is reference else formatting.points(reference.top1, found.top1),
+        top1=formatting.percent(found.score),
+        points="" if found is reference else formatting.points(reference.score, found.score),
         macs=formatting.count(found.macs),
         macs_ratio=times(reference.macs, found.macs),
         params=formatting.count(found.params),
@@ -149,4 +149,4 @@ def _row(label: str, report: str, reference: Numbers, found: Numbers, ratio: Rat
 
 
 def _size(label: str, found: Numbers) -> Size:
-    return Size(label=label, macs=found.macs, top1=found.top1, latency_ms=found.latency_ms)
+    return Size(label=label, macs=found.macs, top1=found.score, latency_ms=found.latency_ms)

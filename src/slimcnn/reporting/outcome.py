@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from slimcnn.reporting.sections import Part
 
 
 class Numbers(Part):
     """Accuracy and costs of one network."""
 
-    top1: float
-    """Percent, on the test images."""
+    top1: float | None = None
+    """Percent, on the test images; None for other tasks than classification."""
+    metric: float | None = None
+    """The task's metric on the test images, in its unit; None in reports of older versions, which have top-1 only."""
     params: int
     macs: int
     """MACs of one image."""
@@ -19,6 +23,29 @@ class Numbers(Part):
     """Peak bytes of the live activations of one image, float32, without the weights."""
     latency_ms: float
     """Median time of one call."""
+
+    @property
+    def score(self) -> float:
+        """The metric by which the network is judged."""
+        found = self.top1 if self.metric is None else self.metric
+        return math.nan if found is None else found
+
+
+class MetricName(Part):
+    """The metric of a task."""
+
+    name: str = "top-1"
+    unit: str = "%"
+    higher_is_better: bool = True
+
+    @property
+    def title(self) -> str:
+        """Name and unit, for the head of a column.
+
+        >>> MetricName().title, MetricName(name="error", unit="").title
+        ('top-1, %', 'error')
+        """
+        return f"{self.name}, {self.unit}" if self.unit else self.name
 
 
 class CutVerdict(Part):
@@ -86,6 +113,7 @@ class Comparison(Part):
     dataset: str
     images: dict[str, int]
     """Number of train, validation and test images."""
+    metric: MetricName = MetricName()
     before: Numbers
     after: Numbers
     verdict: CutVerdict | None

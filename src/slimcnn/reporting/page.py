@@ -67,16 +67,18 @@ def _step_by_step(report: Report) -> Section:
     if not report.steps:
         return Section(title=title, blocks=(Text(text="The run has no steps."),))
     images = plural(report.images["validation"], "validation image") if "validation" in report.images else ""
-    words = f"Top-1 in percent on {images or 'the validation images'}. The test images are used once, at the end."
+    words = f"{_named(report)} on {images or 'the validation images'}. The test images are used once, at the end."
     drawing = Steps(
+        title=report.metric.name,
         steps=(
             StepTop1(name="original", top1=report.reference_top1),
             *(StepTop1(name=step.name, top1=step.top1) for step in report.steps),
-        )
+        ),
     )
     columns = (
-        Column(title="step"), Column(title="top-1, %", format="percent"), Column(title="change", format="points"),
-        Column(title="MACs left", format="share"), Column(title="time", format="seconds"),
+        Column(title="step"), Column(title=report.metric.title, format="percent"),
+        Column(title="change", format="points"), Column(title="MACs left", format="share"),
+        Column(title="time", format="seconds"),
     )  # fmt: skip
     lines = [("original", report.reference_top1, None, 1.0, None)] + [
         (
@@ -86,6 +88,17 @@ def _step_by_step(report: Report) -> Section:
         for step in report.steps
     ]  # fmt: skip
     return Section(title=title, blocks=(Text(text=words), drawing.block(), Table(columns=columns, rows=tuple(lines))))
+
+
+def _named(report: Report) -> str:
+    """Return the metric at the start of a sentence.
+
+    >>> from types import SimpleNamespace as Some
+    >>> _named(Some(metric=Some(name="top-1", unit="%")))
+    'Top-1 in percent'
+    """
+    name, unit = report.metric.name, {"%": " in percent", "": ""}.get(report.metric.unit, f" in {report.metric.unit}")
+    return f"{name[:1].upper()}{name[1:]}{unit}"
 
 
 def _by_reason(locked: Sequence[LockedLayer]) -> list[tuple[str, int, list[LockedLayer]]]:

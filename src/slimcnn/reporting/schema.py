@@ -8,7 +8,7 @@ from pydantic import Field
 
 from slimcnn.reporting import notebook
 from slimcnn.reporting.comparison import headline, is_alarming, rows, verdict_in_words
-from slimcnn.reporting.outcome import Comparison, Conditions, CutVerdict, Numbers, Ratio, Timing
+from slimcnn.reporting.outcome import Comparison, Conditions, CutVerdict, MetricName, Numbers, Ratio, Timing
 from slimcnn.reporting.sections import Part, Section
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "CurveReport",
     "CutVerdict",
     "LockedLayer",
+    "MetricName",
     "Numbers",
     "Ratio",
     "Report",
@@ -34,7 +35,7 @@ class StepResult(Part):
 
     name: str
     top1: float
-    """Percent, on the validation images after the step."""
+    """The metric (top-1 for classification) on the validation images after the step."""
     seconds: float
     macs: int
     params: int
@@ -59,7 +60,7 @@ class Report(Comparison):
     command: str
     """The command that repeats the run."""
     reference_top1: float
-    """Percent, on the validation images before any step."""
+    """The metric (top-1 for classification) on the validation images before any step."""
     steps: tuple[StepResult, ...]
     locked: tuple[LockedLayer, ...] = ()
     sections: tuple[Section, ...] = ()

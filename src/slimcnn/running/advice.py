@@ -18,10 +18,12 @@ TARGETS = ("macs", "params", "size", "memory", "latency", "pruning_ratio")
 """Target settings of a prune step."""
 
 
-def next_steps(recipe: Recipe, before: Numbers, after: Numbers, folder: Path) -> Iterator[str]:
+def next_steps(
+    recipe: Recipe, before: Numbers, after: Numbers, folder: Path, higher_is_better: bool = True
+) -> Iterator[str]:
     """Yield suggestions, a sentence or two each."""
     names = [step.name for step in recipe.steps]
-    lost = before.top1 - after.top1
+    lost = before.score - after.score if higher_is_better else 0.0
     last_cut = max((index for index, name in enumerate(names) if name == "prune"), default=None)
     target = _target_of(recipe.steps[last_cut]) if last_cut is not None else "macs"
     option = f"--{target.replace('_', '-')}"

@@ -20,7 +20,9 @@ from slimcnn.running.job import FROM_WEIGHTS, Job
 from slimcnn.running.rehearsal import rehearse
 from slimcnn.running.saving import Done, read_state, write_state
 from slimcnn.running.step import Context, State, Step
-from slimcnn.training import evaluate
+from slimcnn.tasks import Metric, task_of
+from slimcnn.training import judge
+from slimcnn.training.keeping import TOP1
 from slimcnn.training.processes import from_rank_zero
 
 
@@ -38,7 +40,7 @@ def begin(job: Job, base: str, trained: bool) -> tuple[State, Done]:
     def begun() -> Done:
         if place.done is not None:
             return place.done
-        top1 = evaluate(state.model, loaded.data.validation, loaded.data.normalization).top1 if trained else None
+        top1 = judge(state.model, loaded.data.validation, loaded.data).score if trained else None
         sizes = measure(state.model, state.example)
         results = {"name": "start", "top1": top1, "reference_top1": top1, "macs": sizes.macs, "params": sizes.params}
         known = {"facts": sorted(FROM_WEIGHTS) if trained else [], "sections": [], "seconds": 0.0}
@@ -111,15 +113,16 @@ def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.Step
     data = job.loaded.data
 
     def top1_of(network: nn.Module) -> float:
-        return evaluate(network, data.validation, data.normalization, fabric=job.fabric).top1
+        return judge(network, data.validation, data, fabric=job.fabric).score
 
     top1 = before["top1"] if after.model is state.model else top1_of(after.model)
     reference = before["reference_top1"]
     if after.reference is not state.reference:
         reference = top1 if after.reference is after.model else top1_of(after.reference)
+    metric = task_of(data).metric
     if top1 is not None:
-        job.show.say(f"  {step.name}: validation top-1 {top1:.2f} %")
-    warning = _warning(step, before["top1"], top1, len(data.validation))
+        job.show.say(f"  {step.name}: validation {metric.name} {metric.written(top1)}")
+    warning = _warning(step, before["top1"], top1, len(data.validation), metric)
     if warning:
         job.show.warn(warning)
 
@@ -137,10 +140,10 @@ def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.Step
 
 
 WORSE = 0.5
-"""Percentage points of validation top-1 that a step may lose without a warning; or two standard errors, if larger."""
+"""Points of the validation metric that a step may lose without a warning; or two standard errors, if larger."""
 
 
-def _warning(step: Step, before: float | None, after: float | None, images: int) -> str:
+def _warning(step: Step, before: float | None, after: float | None, images: int, metric: Metric = TOP1) -> str:
     """Return a warning if a step that should not lower accuracy did; else an empty string.
 
     >>> from slimcnn.running.step import steps
@@ -151,6 +154,9 @@ def _warning(step: Step, before: float | None, after: float | None, images: int)
     """
     if step.costs or before is None or after is None:
         return ""
-    if after >= before - max(WORSE, 2 * math.sqrt(before * (100 - before) / images)):
+    spread = math.sqrt(before * (100 - before) / images) if metric.unit == "%" else 0.0
+    if metric.gain(before, after) >= -max(WORSE, 2 * spread):
         return ""
-    return f"{step.name} lowered validation top-1: {before:.2f} -> {after:.2f} %; {step.remedy}"
+    moved = "lowered" if metric.higher_is_better else "raised"
+    values = f"{before:.2f} -> {metric.written(after)}"
+    return f"{step.name} {moved} validation {metric.name}: {values}; {step.remedy}"

@@ -9,10 +9,11 @@ from torch import nn
 from slimcnn.objectives import Objective
 from slimcnn.reporting.figures.training import EpochPoint, TrainingCurves
 from slimcnn.reporting.sections import Column, Section, Table, Text
+from slimcnn.running.loading import skipped_in_words
 from slimcnn.running.step import Context, State
+from slimcnn.tasks import Metric, task_of
 from slimcnn.training import Epoch, Training, fit
-
-TOP1 = "validation top-1"
+from slimcnn.training.keeping import TOP1
 
 
 def learn(
@@ -23,15 +24,15 @@ def learn(
     verb: str,
     objective: Objective | None = None,
     after_epoch: Callable[[Epoch], None] = lambda _: None,
-    top1: str = TOP1,
+    metric: Metric | None = None,
 ) -> list[Epoch]:
     """Train a network in place; if interrupted and called again, it resumes with bit-identical results.
 
-    `top1` names what is measured on the validation images.
+    `metric` names what is measured on the validation images; default: the metric of the task.
     """
     training = at.decide(training, model, state.data)
     at.show.say(f"{verb}: {count(training.epochs, 'epoch')} on {len(state.data.train):,} images")
-    found = []
+    found, metric, skipped = [], metric or task_of(state.data).metric, len(state.data.broken)
     for epoch in fit(
         model, state.data, training=training, objective=objective, folder=at.folder / "training", fabric=at.fabric,
         progress=at.show.counting(verb),
@@ -40,23 +41,27 @@ def learn(
         if epoch.resumed:
             at.resumed.append(epoch.seconds)
         at.show.say(
-            f"  epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, {top1} "
-            f"{epoch.validation_top1:.2f} %, {epoch.images_per_second:.0f} images/s{resumed}"
+            f"  epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation {metric.name} "
+            f"{metric.written(epoch.validation_top1)}, {epoch.images_per_second:.0f} images/s{resumed}"
         )
+        if len(state.data.broken) > skipped:
+            skipped = len(state.data.broken)
+            at.show.say(skipped_in_words(state.data))
         after_epoch(epoch)
         found.append(epoch)
-    at.show.say(f"  {kept_in_words(found[-1], top1)}")
+    at.show.say(f"  {kept_in_words(found[-1], metric)}")
     return found
 
 
-def kept_in_words(last: Epoch, top1: str = TOP1) -> str:
+def kept_in_words(last: Epoch, metric: Metric = TOP1) -> str:
     """Say which weights a finished training has kept, from its last epoch."""
     if not last.kept:
         return (
-            f"kept the start, {top1} {last.kept_top1:.2f} %: no epoch was better; try a lower learning rate, "
-            "or leave the step out"
+            f"kept the start, validation {metric.name} {metric.written(last.kept_top1)}: no epoch was better; try a "
+            "lower learning rate, or leave the step out"
         )
-    return f"kept epoch {last.kept} of {last.epochs}, {top1} {last.kept_top1:.2f} %"
+    reached = f"validation {metric.name} {metric.written(last.kept_top1)}"
+    return f"kept epoch {last.kept} of {last.epochs}, {reached}"
 
 
 def count(n: int, noun: str) -> str:
@@ -68,16 +73,25 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
-def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float | None, top1: str = TOP1) -> Section:
-    """Return the report section about a training; `level` is the reference's value of `top1`."""
+def about_training(
+    title: str, what: str, epochs: Sequence[Epoch], level: float | None, metric: Metric = TOP1
+) -> Section:
+    """Return the report section about a training; `level` is the validation metric of the reference."""
     last = epochs[-1]
+    counted = last.train_top1 == last.train_top1  # NaN: nothing is right or wrong in training
     rows = [
-        (e.epoch, e.loss, e.train_top1, e.validation_top1, e.learning_rate, e.seconds, *e.terms.values())
+        (
+            e.epoch, e.loss, *([e.train_top1] if counted else []), e.validation_top1, e.learning_rate, e.seconds,
+            *e.terms.values(),
+        )
         for e in epochs
-    ]
+    ]  # fmt: skip
+    named = f"{metric.name}, {metric.unit}".rstrip(", ")
+    trained = f"training {named}" if metric == TOP1 else "right in training, %"
     columns = [
         Column(title="epoch", format="exact"), Column(title="loss", format="small"),
-        Column(title="training top-1, %", format="percent"), Column(title=f"{top1}, %", format="percent"),
+        *([Column(title=trained, format="percent")] if counted else []),
+        Column(title=f"validation {named}", format="percent"),
         Column(title="learning rate", format="small"), Column(title="time", format="seconds"),
         *(Column(title=term, format="small") for term in last.terms),
     ]  # fmt: skip
@@ -85,12 +99,14 @@ def about_training(title: str, what: str, epochs: Sequence[Epoch], level: float 
         epochs=tuple(EpochPoint(**{name: getattr(e, name) for name in EpochPoint.model_fields}) for e in epochs),
         level=level,
         kept=last.kept,
+        metric=named,
     )
-    said = kept_in_words(last, top1)
+    said = kept_in_words(last, metric)
+    measured = "Training top-1" if metric == TOP1 else "What is right in training"
     return Section(
         title=title,
         blocks=(
-            Text(text=f"{what}. Training top-1 is measured on augmented images."),
+            Text(text=f"{what}. {measured} is measured on augmented images." if counted else f"{what}."),
             Text(text=f"{said[0].upper()}{said[1:]}.", tone="plain" if last.kept else "bad"),
             figure.block(),
             Table(columns=tuple(columns), rows=tuple(rows), title="All epochs", folded=True),

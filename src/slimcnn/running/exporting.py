@@ -15,7 +15,7 @@ from slimcnn.datasets import Dataset, Normalization, datasets, load_dataset
 from slimcnn.errors import ExportError
 from slimcnn.files import kind_of
 from slimcnn.models import preprocessing
-from slimcnn.running.loading import load_subject
+from slimcnn.running.loading import InputShape, load_subject
 from slimcnn.running.normalization import stored_in
 from slimcnn.running.opening import images_of, open_run
 from slimcnn.show import SILENT, Show
@@ -26,8 +26,8 @@ class Subject:
     """A network to export, with the data stored in its files."""
 
     model: nn.Module
-    example: Tensor
-    """(1, c, h, w)"""
+    example: Any
+    """(1, c, h, w), or a dict of several inputs."""
     home: Path
     """Default output folder."""
     images: Tensor | None = None
@@ -39,7 +39,7 @@ class Subject:
 
 def subject_of(
     source: Path | None, model: str = "", weights: Path | None = None, arguments: Mapping[str, Any] | None = None,
-    data: str = "", input_shape: tuple[int, ...] | None = None, *, images: int = 256,
+    data: str = "", input_shape: InputShape | None = None, *, images: int = 256,
     verify: bool = True, show: Show = SILENT,
 ) -> Subject:  # fmt: skip
     """Load the network to export.
@@ -81,6 +81,8 @@ def subject_of(
             show.say(f"loading {data or named}")
             return _with_images(subject, images_of(file, data), images)
     if data:
+        if not isinstance(example, Tensor):
+            raise ExportError("--data has one input, the network has several: leave --data out")
         show.say(f"loading {data}")
         loaded = load_dataset(data, image_size=example.shape[2])
         usual = subject.normalization or loaded.normalization
@@ -90,6 +92,6 @@ def subject_of(
 
 def _with_images(subject: Subject, data: Dataset, images: int) -> Subject:
     return replace(
-        subject, images=data.test.limit(images).pixels, compared_on=f"{data.name}, test",
+        subject, images=data.test.limit(images).in_memory().pixels, compared_on=f"{data.name}, test",
         classes=data.classes, normalization=data.normalization, example=torch.zeros(1, *data.shape),
     )  # fmt: skip

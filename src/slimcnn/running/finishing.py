@@ -18,7 +18,17 @@ from slimcnn.manifest import RUN, withdraw
 from slimcnn.measuring import Latency, Measurement, environment, file_bytes, latency, measure
 from slimcnn.reporting import fragment, read_report, write_report
 from slimcnn.reporting.curve import curve_headline, curve_sections
-from slimcnn.reporting.schema import CurveReport, CutVerdict, LockedLayer, Numbers, Ratio, Report, StepResult, Timing
+from slimcnn.reporting.schema import (
+    CurveReport,
+    CutVerdict,
+    LockedLayer,
+    MetricName,
+    Numbers,
+    Ratio,
+    Report,
+    StepResult,
+    Timing,
+)
 from slimcnn.reporting.sections import Column, Section, Table
 from slimcnn.running import folder as disk
 from slimcnn.running.advice import next_steps
@@ -26,16 +36,18 @@ from slimcnn.running.delivering import deliver
 from slimcnn.running.normalization import described
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.saving import Done, information_of, read_state, sections_of
+from slimcnn.running.side_by_side import about_examples
 from slimcnn.running.step import Cut, State
-from slimcnn.training import evaluate
+from slimcnn.tasks import task_of
+from slimcnn.training import judge
 from slimcnn.training.processes import from_rank_zero
 
 if TYPE_CHECKING:
     from slimcnn.running.job import Job
 
 CONTAMINATED = (
-    "The weights come from a file. If they were trained on the validation images too, validation top-1 is optimistic; "
-    "only test top-1, evaluated once at the end, is unbiased."
+    "The weights come from a file. If they were trained on the validation images too, validation {0} is optimistic; "
+    "only test {0}, evaluated once at the end, is unbiased."
 )
 
 
@@ -111,11 +123,13 @@ def write_results(
     times = {"before": before, "after": after}
     data = state.data
     networks = {"before": state.reference, "after": state.model}
-    top1 = {when: evaluate(networks[when], data.test, data.normalization).top1 for when in networks}
+    metric = state.task.metric
+    scores = {when: judge(networks[when], data.test, data).score for when in networks}
+    top1 = scores if data.task == "classification" else dict.fromkeys(networks)
     numbers = {
         when: Numbers(
-            top1=top1[when], params=sizes[when].params, macs=sizes[when].macs, bytes=file_bytes(files[when]),
-            peak_memory=sizes[when].peak_memory, latency_ms=times[when].median_ms,
+            top1=top1[when], metric=scores[when], params=sizes[when].params, macs=sizes[when].macs,
+            bytes=file_bytes(files[when]), peak_memory=sizes[when].peak_memory, latency_ms=times[when].median_ms,
         )
         for when in networks
     }  # fmt: skip
@@ -125,15 +139,20 @@ def write_results(
         network=name_of(state),
         dataset=data.name,
         images={part: len(getattr(data, part)) for part in ("train", "validation", "test")},
+        metric=MetricName(name=metric.name, unit=metric.unit, higher_is_better=metric.higher_is_better),
         before=numbers["before"],
         after=numbers["after"],
         reference_top1=final["reference_top1"],
         steps=tuple(step_result(done) for done in results[1:]),
         verdict=verdict_of(state.cuts),
         locked=tuple(LockedLayer(**lock) for lock in state.cuts[-1].locked) if state.cuts else (),
-        sections=(*sections_of(results[1:]), _layers(sizes["before"], sizes["after"], state.model)),
+        sections=(
+            *about_examples(state),
+            *sections_of(results[1:]),
+            _layers(sizes["before"], sizes["after"], state.model),
+        ),
         warnings=tuple(done["warning"] for done in results[1:] if done["warning"]),
-        next_steps=tuple(next_steps(recipe, numbers["before"], numbers["after"], folder)),
+        next_steps=tuple(next_steps(recipe, numbers["before"], numbers["after"], folder, metric.higher_is_better)),
         timing=_timing(before, after),
         not_counted=sizes["after"].not_counted,
         notes=_notes(job, recipe),
@@ -180,7 +199,11 @@ def _notes(job: Job, recipe: Recipe) -> tuple[str, ...]:
             f"Where layout and precision are auto, this run trains in {made}, the fastest when the run first started. "
             "--deterministic fixes both."
         )
-    return (*found, CONTAMINATED) if recipe.network.weights is not None else tuple(found)
+    return (
+        (*found, CONTAMINATED.format(task_of(job.loaded.data).metric.name))
+        if recipe.network.weights is not None
+        else tuple(found)
+    )
 
 
 def _layers(before: Measurement, after: Measurement, model: nn.Module) -> Section:

@@ -34,6 +34,7 @@ from slimcnn.errors import FolderInUse, RunError
 from slimcnn.files import remove_leftovers, require_folder, write_text
 from slimcnn.manifest import RUN as RUN  # re-exported: this module holds all file names of a run
 from slimcnn.running.recipe import Recipe, read_recipe, write_recipe
+from slimcnn.running.settings import Data
 
 RECIPE, LOCK, HOLDER, OLD = "recipe.toml", ".lock", ".holder.json", "old"
 DECISION = "decision.json"
@@ -73,7 +74,17 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def begin(recipe: Recipe, path: Path, base: str) -> None:
+def read_as_before(path: Path, data: Data) -> Data:
+    """Return the settings of the data, streamed if the run in the folder streams.
+
+    The free memory has changed since then, and a stream measures its normalization on some images only.
+    """
+    if data.stream is not None or not (path / RUN).exists():
+        return data
+    return data.model_copy(update={"stream": read_sealed(path / RUN).get("streamed")})
+
+
+def begin(recipe: Recipe, path: Path, base: str, streamed: bool = False) -> None:
     """Start or resume a run in its folder, which must be locked.
 
     Raises:
@@ -87,7 +98,7 @@ def begin(recipe: Recipe, path: Path, base: str) -> None:
     elif held - {RECIPE, PLAN}:
         raise RunError(f"{path} is not empty and not a run folder; choose another --out")
     else:
-        write_sealed(path / RUN, {"base": base})
+        write_sealed(path / RUN, {"base": base, "streamed": streamed})
     write_recipe(recipe, path / RECIPE)
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from pydantic import ValidationError
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, load, read_architecture, read_information
 from slimcnn.datasets import Dataset, load_dataset
-from slimcnn.errors import ModelError, RecipeError
+from slimcnn.errors import DataError, ModelError, RecipeError
 from slimcnn.models import load_weights, preprocessing, resolve
 from slimcnn.models.building import takes
 from slimcnn.models.sources import refuse_unknown_network
@@ -24,8 +24,12 @@ from slimcnn.rewriting import rewritten
 from slimcnn.running.normalization import find_normalization
 from slimcnn.running.settings import Data, Network, explain
 from slimcnn.show import SILENT, Show
+from slimcnn.tasks import task_named, task_of
 
 UNNAMED = "no network named: pass --model NAME (see slimcnn list networks), or --weights CHECKPOINT"
+
+InputShape: TypeAlias = Sequence[int] | Mapping[str, Sequence[int]]
+"""The shape of one sample, without the batch; or those of named inputs."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,21 @@ def load_with_data(network: Network, data: Data, show: Show = SILENT) -> Loaded:
     """
     size = data.image_size or _size_for_folder(network, data)
     show.say(f"loading {data.name}")
-    dataset = load_dataset(data.name, image_size=size, seed=data.seed, limit=data.limit)
+    dataset = load_dataset(data.name, image_size=size, seed=data.seed, limit=data.limit, **data.reading)
+    if data.task is not None:
+        dataset = for_task(dataset, data.task)
     model, information = load_network(network, dataset)
-    check_classes(model, dataset)
+    check_output(model, dataset)
     normalization, how = find_normalization(model, network, data, dataset, information)
+    if dataset.broken:
+        show.say(skipped_in_words(dataset))
     return Loaded(model, replace(dataset, normalization=normalization), how)
+
+
+def skipped_in_words(data: Dataset) -> str:
+    """Say how many broken images of a dataset have been left out so far, and name the first."""
+    n = len(data.broken)
+    return f"  {n:,} broken image{'s' * (n != 1)} left out so far: {next(iter(data.broken.values()))}"
 
 
 def refuse_unnamed(network: Network) -> None:
@@ -64,7 +78,7 @@ def refuse_unnamed(network: Network) -> None:
 
 def load_network(network: Network, dataset: Dataset) -> tuple[nn.Module, dict[str, Any]]:
     """Build a network for a dataset and load its weights; return it with the extra data of its checkpoint."""
-    arguments = {"num_classes": len(dataset.classes), "in_channels": dataset.shape[0]}
+    arguments = task_of(dataset).arguments(dataset)
     if network.model and takes(network.model, "image_size"):
         arguments["image_size"] = max(dataset.shape[1:])
     return _load(network, arguments, torch.zeros(1, *dataset.shape))
@@ -86,10 +100,10 @@ def load_subject(
     weights: Path | None = None,
     arguments: Mapping[str, Any] | None = None,
     rewrite: str = "",
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: InputShape | None = None,
     verify: bool = True,
-) -> tuple[nn.Module, Tensor]:
-    """Load a network without a dataset, and one example input, (1, c, h, w), of zeros.
+) -> tuple[nn.Module, Any]:
+    """Load a network without a dataset, and one example input, (1, c, h, w), of zeros; several inputs as a dict.
 
     Raises:
         ModelError: the input shape of the network is unknown, and `input_shape` is not given.
@@ -101,11 +115,22 @@ def load_subject(
         )  # fmt: skip
     except ValidationError as error:
         raise RecipeError(explain(error)) from None
-    found, information = _load(network, {}, example_of(input_shape) if input_shape else None)
-    size = input_shape or tuple(information.get("input", ())) or preprocessing(found).input
+    found, information = _load(network, {}, inputs_of(input_shape) if input_shape else None)
+    size: Any = input_shape or tuple(information.get("input", ())) or preprocessing(found).input
     if not size:
         raise ModelError("the input shape of the network is unknown: pass --input, such as --input 3x224x224")
-    return found, example_of(size)
+    return found, inputs_of(size)
+
+
+def inputs_of(shape: InputShape) -> Any:
+    """Return an input of zeros for one sample, or a dict of named inputs.
+
+    >>> inputs_of({"image": (3, 4, 4)})["image"].shape
+    torch.Size([1, 3, 4, 4])
+    """
+    if isinstance(shape, Mapping):
+        return {name: example_of(one) for name, one in shape.items()}
+    return example_of(shape)
 
 
 def example_of(shape: Sequence[int]) -> Tensor:
@@ -127,7 +152,7 @@ def example_of(shape: Sequence[int]) -> Tensor:
     raise ModelError(f"an input of shape {named} needs {size / 1e9:.1f} GB of memory: pass a smaller --input")
 
 
-def _load(network: Network, arguments: dict[str, Any], example: Tensor | None) -> tuple[nn.Module, dict[str, Any]]:
+def _load(network: Network, arguments: dict[str, Any], example: Any) -> tuple[nn.Module, dict[str, Any]]:
     checkpoint = network.weights is not None and is_checkpoint(network.weights)
     if not network.model and not checkpoint:
         raise RecipeError(UNNAMED)
@@ -171,9 +196,30 @@ def _size_for_folder(network: Network, data: Data) -> int | None:
     return stated[1] if stated else None
 
 
+def for_task(dataset: Dataset, task: str) -> Dataset:
+    """Return the dataset for a task.
+
+    Raises:
+        UnknownName: there is no such task; DataError: the dataset has targets for another.
+    """
+    task_named(task)
+    if ":" not in task and task != dataset.task:
+        raise DataError(f"{dataset.name} has targets for {dataset.task}, not for {task}: leave --task out")
+    return replace(dataset, task=task)
+
+
+def check_output(model: nn.Module, dataset: Dataset) -> None:
+    """Raise `ModelError` unless the network's output fits the dataset's task."""
+    if dataset.task == "classification":
+        check_classes(model, dataset)
+    else:
+        task_of(dataset).check(model, dataset)
+
+
 def check_classes(model: nn.Module, dataset: Dataset) -> None:
     """Raise an error unless the network returns a score per class for images of the dataset."""
-    x = dataset.normalization(dataset.validation.pixels[:2])
+    some = dataset.validation.take(torch.arange(min(2, len(dataset.validation))))
+    x = dataset.normalization(some.in_memory().pixels)
     try:
         with torch.no_grad():
             scores = model.eval()(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from slimcnn.datasets import Dataset, Normalization
 from slimcnn.errors import CheckpointError, DataError
 from slimcnn.models import Preprocessing, preprocessing
 from slimcnn.running.settings import Data, Network
-from slimcnn.training import evaluate
+from slimcnn.tasks import task_of
+from slimcnn.training import judge
 
 IMAGES = 1000
 """Number of validation images for comparing candidates."""
@@ -39,12 +41,18 @@ def find_normalization(
         return given, "given in the recipe"
     if network.weights is None:
         return dataset.normalization, f"of the dataset {dataset.name}"
+    if not task_of(dataset).loss_of_answers:
+        return dataset.normalization, "that of the data: the loss cannot compare others"
     options = candidates(network, dataset)
     images = dataset.validation.limit(IMAGES) if len(dataset.validation) > IMAGES else dataset.validation
-    found = {name: evaluate(model, images, normalization) for name, normalization in options.items()}
+    found = {
+        name: judge(model, images, replace(dataset, normalization=normalization))
+        for name, normalization in options.items()
+    }
     best = min(found, key=lambda name: found[name].loss)
-    table = ", ".join(f"{name} {one.loss:.4f} ({one.top1:.1f} %)" for name, one in found.items())
-    return options[best], f"{best}, found by cross entropy (and top-1) on {len(images)} validation images: {table}"
+    table = ", ".join(f"{name} {one.loss:.4f} ({one.score:.1f} %)" for name, one in found.items())
+    metric = task_of(dataset).metric.name
+    return options[best], f"{best}, found by cross entropy (and {metric}) on {len(images)} validation images: {table}"
 
 
 def stored_in(information: Mapping[str, Any]) -> Normalization | None:

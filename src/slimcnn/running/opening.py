@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from slimcnn.checkpoints import read_information
 from slimcnn.datasets import Dataset, load_dataset
@@ -38,11 +39,12 @@ def open_run(path: Path | str, show: Show = SILENT) -> State:
         raise RunError(f"{root} holds an unfinished run: finish it with `slimcnn run {root / disk.RECIPE}`")
     recipe = read_recipe(root / disk.RECIPE)
     show.say(f"loading {recipe.data.name}")
-    data = images_of(root / disk.COMPRESSED, recipe.data.name, recipe.data.seed, recipe.data.limit)
+    checkpoint, settings = root / disk.COMPRESSED, recipe.data
+    data = images_of(checkpoint, settings.name, settings.seed, settings.limit, **settings.reading)
     return read_state(root, done, data)
 
 
-def images_of(checkpoint: Path, name: str = "", seed: int = 0, limit: int | None = None) -> Dataset:
+def images_of(checkpoint: Path, name: str = "", seed: int = 0, limit: int | None = None, **reading: Any) -> Dataset:
     """Load the dataset of a checkpoint, with its image size and normalization.
 
     Args:
@@ -50,6 +52,7 @@ def images_of(checkpoint: Path, name: str = "", seed: int = 0, limit: int | None
         name: the dataset; default: the one named in the file.
         seed: seed of the validation split.
         limit: maximum number of images of each part.
+        reading: how images are read (see `load_dataset`).
 
     Raises:
         RunError: the file does not name a dataset.
@@ -60,5 +63,6 @@ def images_of(checkpoint: Path, name: str = "", seed: int = 0, limit: int | None
     if not name:
         raise RunError(f"{checkpoint} does not name a dataset: pass --data")
     shape, normal = information.get("input"), stored_in(information)
-    data = load_dataset(name, image_size=int(shape[1]) if shape else None, seed=seed, limit=limit)
+    side = int(shape[1]) if shape and shape[1] == shape[2] else None
+    data = load_dataset(name, image_size=side, seed=seed, limit=limit, **reading)
     return replace(data, normalization=normal) if normal is not None else data

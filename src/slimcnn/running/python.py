@@ -11,7 +11,7 @@ from torch import nn
 from slimcnn.datasets import Dataset
 from slimcnn.graph.copying import duplicate
 from slimcnn.running.finishing import Result
-from slimcnn.running.loading import Loaded, check_classes
+from slimcnn.running.loading import Loaded, check_output
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.settings import Data, Network
 from slimcnn.running.starting import run
@@ -36,7 +36,7 @@ def chain(
     line. Without, the run folder is temporary.
 
     Args:
-        model: any classifier.
+        model: any network for the task of the data.
         data: dataset with the normalization that the network's weights expect.
         steps: steps, in order.
         out: the run folder.
@@ -56,7 +56,7 @@ def chain(
     >>> result.report.after.macs <= 0.5 * result.report.before.macs, result.report.verdict.equal
     (True, True)
     """
-    check_classes(duplicate(model), data)
+    check_output(duplicate(model), data)
     folder = Path(out) if out is not None else Path(mkdtemp(prefix="slimcnn-"))
     architecture = getattr(model, "architecture", None) or {}
     network = Network(model=architecture.get("model", ""), arguments=architecture.get("arguments", {}))

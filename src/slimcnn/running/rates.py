@@ -18,7 +18,9 @@ from slimcnn.files import write_text
 from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
 from slimcnn.running.step import Context
+from slimcnn.tasks import Metric, task_of
 from slimcnn.training import Training, fit
+from slimcnn.training.keeping import TOP1
 from slimcnn.training.processes import from_rank_zero
 
 SHARES = (0.1, 0.3, 1.0)
@@ -50,15 +52,18 @@ class RateChoice(BaseModel):
     steps: int = 0
     """Steps of each trial."""
     trials: tuple[RateTrial, ...] = ()
+    metric: str = "top-1"
+    unit: str = "%"
 
     def __str__(self) -> str:
         if not self.trials:
             return f"learning rate {self.rate:g}"
         tried = ", ".join(
-            f"{one.rate:g}: {'diverged' if one.top1 is None else f'{one.top1:.2f} %'}" for one in self.trials
+            f"{one.rate:g}: {'diverged' if one.top1 is None else f'{one.top1:.2f} {self.unit}'.rstrip()}"
+            for one in self.trials
         )
         steps = f"{self.steps} step{'s' * (self.steps != 1)}"
-        return f"learning rate {self.rate:g}, chosen by validation top-1 after {steps} each ({tried})"
+        return f"learning rate {self.rate:g}, chosen by validation {self.metric} after {steps} each ({tried})"
 
 
 def rate_for(
@@ -91,13 +96,15 @@ def rate_for(
         _trial(model, data, _with_rate(training, share * training.learning_rate), each, objective, at)
         for share in SHARES
     )
-    found = RateChoice(rate=chosen(trials, len(data.validation)), steps=each, trials=trials)
+    metric = task_of(data).metric
+    best = chosen(trials, len(data.validation), metric)
+    found = RateChoice(rate=best, steps=each, trials=trials, metric=metric.name, unit=metric.unit)
     from_rank_zero(at.fabric, lambda: write_text(place, found.model_dump_json(indent=1) + "\n"))
     at.show.say(f"  {found}")
     return found
 
 
-def chosen(trials: Sequence[RateTrial], images: int) -> float:
+def chosen(trials: Sequence[RateTrial], images: int, metric: Metric = TOP1) -> float:
     """Return the largest rate within one standard error of the best top-1 on so many images.
 
     >>> trials = [RateTrial(rate=rate, top1=top1) for rate, top1 in ((0.001, 91.0), (0.003, 90.8), (0.01, 80.0))]
@@ -107,9 +114,9 @@ def chosen(trials: Sequence[RateTrial], images: int) -> float:
     scored = [(one.rate, one.top1) for one in trials if one.top1 is not None]
     if not scored:
         return min(one.rate for one in trials)
-    best = max(top1 for _, top1 in scored)
-    error = math.sqrt(best * (100 - best) / images)
-    return max(rate for rate, top1 in scored if top1 >= best - error)
+    best = (max if metric.higher_is_better else min)(top1 for _, top1 in scored)
+    error = math.sqrt(best * (100 - best) / images) if metric.unit == "%" else 0.0
+    return max(rate for rate, top1 in scored if metric.gain(best, top1) >= -error)
 
 
 def _with_rate(training: Training, rate: float) -> Training:

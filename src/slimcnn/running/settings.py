@@ -71,12 +71,26 @@ class Data(Settings):
     """Name of a dataset, or a folder with one subfolder of images per class."""
     image_size: int | None = Field(default=None, ge=1)
     """Resize images to this many pixels; default: no resizing; for a folder, the network's input size."""
+    task: str | None = None
+    """What the network is for (`slimcnn list tasks`), or package.module:Task; default: what the data says."""
     seed: Seed = 0
     """Random seed of the validation split."""
     limit: int | None = Field(default=None, ge=10)
     """Maximum number of images of each split, for a quick try."""
+    stream: bool | None = None
+    """Decode images of a folder while they are read, instead of once into memory; default: if they do not fit into the
+    free memory."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that decode the images of a stream; default: one per processor, at most 8."""
+    skip_broken: bool = False
+    """Leave out images that cannot be decoded, and count them; otherwise they are errors."""
     normalization: Literal["auto"] | Normalizing = "auto"
     """Normalization for weights that state none. auto: that with the lowest cross entropy on validation images."""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `load_dataset`: how images are read."""
+        return self.model_dump(include={"stream", "workers", "skip_broken"})
 
 
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:

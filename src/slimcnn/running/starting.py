@@ -63,7 +63,7 @@ def run(
         from_rank_zero(fabric, lambda: held.enter_context(disk.locked(root)) and None)
         loaded = given or _load(recipe, show, fabric)
         base = _base(recipe, given)
-        from_rank_zero(fabric, lambda: disk.begin(recipe, root, base))
+        from_rank_zero(fabric, lambda: disk.begin(recipe, root, base, loaded.data.streamed))
         job = Job(
             recipe, root, loaded, fabric, show, command, loaded.model if given else None,
             shared={} if sharing is None else sharing.values, sharing=sharing,
@@ -87,10 +87,12 @@ def check_order(recipe: Recipe, trained: bool) -> None:
 
 
 def _load(recipe: Recipe, show: Show, fabric: Fabric) -> Loaded:
+    data = disk.read_as_before(Path(recipe.out), recipe.data)
     if fabric.world_size > 1:
-        # One process downloads; the others read the cache.
-        from_rank_zero(fabric, lambda: load_with_data(recipe.network, recipe.data).normalization)
-    return load_with_data(recipe.network, recipe.data, show)
+        # One process downloads; the others read the cache, and stream if it does.
+        streamed = from_rank_zero(fabric, lambda: load_with_data(recipe.network, data).data.streamed)
+        data = data.model_copy(update={"stream": streamed})
+    return load_with_data(recipe.network, data, show)
 
 
 def _claim_files(root: Path, data: Dataset) -> None:
@@ -112,4 +114,6 @@ def _base(recipe: Recipe, given: Loaded | None) -> str:
     elif recipe.network.weights is not None:
         with open(recipe.network.weights, "rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest(network, weights, plain["data"], recipe.deterministic)
+    # The number of workers changes the speed only.
+    data = {key: value for key, value in plain["data"].items() if key != "workers" and value is not False}
+    return digest(network, weights, data, recipe.deterministic)

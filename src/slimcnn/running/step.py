@@ -18,6 +18,7 @@ from slimcnn.registry import Registry
 from slimcnn.reporting.sections import Section
 from slimcnn.running.settings import Network
 from slimcnn.show import SILENT, Show
+from slimcnn.tasks import Task, task_of
 from slimcnn.training import Training
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ Facts = frozenset[str]
 - relations: its batch norms have channel relations (GFR);
 - units: it has feature reuse units.
 """
-
-BATCH = 128
-"""Batch size outside training."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,16 @@ class State:
     artifacts: tuple[Artifact, ...] = ()
 
     @property
+    def task(self) -> Task:
+        """What the network is for: loss, metric."""
+        return task_of(self.data)
+
+    @property
+    def batch(self) -> int:
+        """Batch size outside training."""
+        return self.task.batch
+
+    @property
     def example(self) -> Tensor:
         """An example input of zeros, (1, c, h, w)."""
         return torch.zeros(1, *self.data.shape)
@@ -110,7 +118,7 @@ class State:
     def images(self, n: int, seed: int = 0) -> Iterator[Tensor]:
         """Return n normalized training images without labels, in batches (n, c, h, w); the seed chooses which."""
         data, chosen = self.data, self.data.train.limit(n, seed=seed)
-        return (x for x, _ in batches(chosen, BATCH, normalization=data.normalization, seed=0))
+        return (x for x, _ in batches(chosen, self.batch, normalization=data.normalization, seed=0))
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Context:
     facts: Facts = frozenset()
     """Facts about the networks of the state."""
     level: float | None = None
-    """Validation top-1 of the reference network; None if it is not trained."""
+    """Validation metric of the reference network (top-1 for classification); None if it is not trained."""
     digest: str = ""
     """Digest of the step's settings and of everything before it."""
     before: str = ""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from slimcnn.datasets import Images, Normalization
+from slimcnn.datasets import Dataset, Examples, Normalization
 from slimcnn.errors import SearchError, TargetUnreachable
 from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan, Scores, Target, allocate, mask, prune, score
@@ -17,7 +17,8 @@ from slimcnn.pruning.targets import SIZES
 from slimcnn.searching.settings import RATIO, Point, Search, describe, spec_of
 from slimcnn.searching.study_storage import Outcome, StudyStorage
 from slimcnn.searching.trial_storage import storage_errors
-from slimcnn.training import evaluate
+from slimcnn.tasks import Metric, task_named, task_of
+from slimcnn.training import evaluate, judge
 from slimcnn.training.evaluation import evaluate_unless_below
 
 
@@ -37,11 +38,12 @@ class Evaluator:
         way: "cut" evaluates the pruned network, "mask" the masked one; they are equal up to rounding. "mask" needs no
             surgery; "cut" evaluates faster.
         batch: batch size; after each batch the evaluation may stop early.
+        data_of: the dataset whose task the network has; default: classification.
     """
 
     model: nn.Module
     graph: ChannelGraph
-    images: Images
+    images: Examples
     normalization: Normalization
     criterion: str = "gfr"
     target: Target = field(default_factory=lambda: Target(pruning_ratio=0.5, scope="global", residual="inner"))
@@ -49,17 +51,31 @@ class Evaluator:
     recover: Callable[[nn.Module, Plan], None] | None = None
     way: Literal["cut", "mask"] = "cut"
     batch: int = 128
+    data_of: Dataset | None = None
     _scores: dict[str, Scores] = field(default_factory=dict)
 
     def base(self) -> float:
         """Measure the top-1 of the unpruned network."""
-        return evaluate(self.model, self.images, self.normalization).top1
+        return self._judged(self.model)
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that must not drop."""
+        return Metric("top-1") if self.data_of is None else task_of(self.data_of).metric
+
+    def _judged(self, network: nn.Module) -> float:
+        if self.data_of is None:
+            return evaluate(network, self.images, self.normalization).top1
+        found = judge(network, self.images, self.data_of).score
+        return found if self.metric.higher_is_better else -found  # the search looks for the highest
 
     def plan(self, point: Point) -> Plan:
         """Return the plan of a point."""
         spec = spec_of(self.criterion, point)
         if spec not in self._scores:
-            self._scores[spec] = score(self.model, self.graph, spec, data=self.data() if self.data else None)
+            loss = task_named("classification" if self.data_of is None else self.data_of.task).loss_on
+            batches = self.data() if self.data else None
+            self._scores[spec] = score(self.model, self.graph, spec, data=batches, loss=loss)
         unsized: dict[str, Any] = dict.fromkeys(SIZES)
         target = replace(self.target, pruning_ratio=float(point[RATIO]), **unsized)
         return allocate(self.graph, self._scores[spec], target)
@@ -81,6 +97,9 @@ class Evaluator:
         network = make(self.model, self.graph, plan)
         if self.recover is not None:
             self.recover(network, plan)
+        if self.data_of is not None and self.data_of.task != "classification":
+            score, seconds = self._judged(network), time.perf_counter() - began
+            return Outcome(point, macs, score, "", seconds), macs if score >= least else 1 + (least - score) / 100
         seen = evaluate_unless_below(network, self.images, self.normalization, least, batch_size=self.batch)
         seconds = time.perf_counter() - began
         if not seen.whole:

@@ -9,15 +9,16 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from slimcnn.datasets import Dataset, batches
-from slimcnn.distillation import Teacher, objective_named
+from slimcnn.distillation import Teacher
 from slimcnn.distillation.closeness import TEMPERATURE, closeness_of, closest_pairs
 from slimcnn.distillation.terms import parts_of
+from slimcnn.errors import RecipeError
 from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
 from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.sections import Column, Section, Table, Value
 from slimcnn.running.epochs import about_training, count, learn, training_of
-from slimcnn.running.loading import check_classes, load_network, refuse_unnamed
+from slimcnn.running.loading import check_output, load_network, refuse_unnamed
 from slimcnn.running.normalization import adapt, described, find_normalization, stored_in
 from slimcnn.running.rates import RateChoice, rate_for
 from slimcnn.running.settings import Data, Network
@@ -85,8 +86,11 @@ class Distill(Step, Training):
 
     def rehearse(self, state: State) -> nn.Module:
         """Check the loss, the teachers and the student."""
+        if self.teacher_cache is not None and state.data.task != "classification":
+            raise RecipeError(f"teacher_cache stores logits of images, and this is {state.data.task}: leave it out")
+        state.task.distilling(self.loss, Teacher(nn.Identity()))
         for network in self._others:
-            check_classes(load_network(network, state.data)[0], state.data)
+            check_output(load_network(network, state.data)[0], state.data)
         return load_network(self.student, state.data)[0] if self.student else state.model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
@@ -110,7 +114,7 @@ class Distill(Step, Training):
         if trained and self.learning_rate is None:
 
             def objective_of_a_trial(_: Training) -> Objective:
-                return objective_named(self.loss, Teacher(taught_by), self.label_smoothing)
+                return state.task.distilling(self.loss, Teacher(taught_by), self.label_smoothing)
 
             choice = rate_for(student, some.data, training, at, objective_of_a_trial)
             training = training.model_copy(update={"learning_rate": choice.rate})
@@ -119,15 +123,16 @@ class Distill(Step, Training):
             views = min(self.teacher_cache, self.epochs)  # an epoch uses one view: further ones are never seen
             training = training.model_copy(update={"views": views})
             teacher = teacher.cached(at.folder / ANSWERS, len(some.data.train), views)
-        objective = objective_named(self.loss, teacher, self.label_smoothing)
+        objective = state.task.distilling(self.loss, teacher, self.label_smoothing)
         epochs = learn(student, some, training, at, "distilling", objective)
-        named = " + ".join(f"{term.weight:g} {term.name}" for term in objective.terms)
-        what = f"{count(self.epochs, 'epoch')} of distillation, loss {named}, {choice}"
-        sections = [about_training("Distillation", what, epochs, at.level)]
+        what = f"{count(self.epochs, 'epoch')} of distillation, loss {objective}, {choice}"
+        sections = [about_training("Distillation", what, epochs, at.level, state.task.metric)]
         after = replace(state, model=student, origin=None)
         if self.student is None:
             return after, sections
-        return replace(after, network=self.student), [*sections, _closeness(state, student)]
+        if state.data.task == "classification":
+            sections.append(_closeness(state, student))
+        return replace(after, network=self.student), sections
 
 
 def _teacher(network: Network, data: Dataset, show: Show = SILENT) -> nn.Module:

@@ -66,7 +66,7 @@ class Export(Step):
     def _written(self, name: str, state: State, at: Context) -> tuple[Artifact | None, str]:
         """Export one format; return the artifact, or the reason why there is none."""
         data = state.data
-        pixels = data.test.limit(self.images).pixels
+        pixels = data.test.limit(self.images).in_memory().pixels
         try:
             (found,) = export(
                 state.model, state.example, name, out=at.folder, images=pixels, compared_on=f"{data.name}, test",

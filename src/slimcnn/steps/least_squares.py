@@ -14,7 +14,7 @@ from slimcnn.recovery import least_squares, reuse_features, synthesize
 from slimcnn.recovery.refit import Recovered
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.settings import Seed
-from slimcnn.running.step import BATCH, Context, State, Step, steps
+from slimcnn.running.step import Context, State, Step, steps
 from slimcnn.training.processes import from_rank_zero
 
 
@@ -58,7 +58,9 @@ class LeastSquares(Step):
     def _images(self, whole: nn.Module, state: State, at: Context) -> Iterator[Tensor]:
         if not self.synthetic:
             return state.images(self.images, self.seed)
-        return iter(synthesize(whole, state.data.shape, progress=at.show.counting("synthesizing images")).split(BATCH))
+        return iter(
+            synthesize(whole, state.data.shape, progress=at.show.counting("synthesizing images")).split(state.batch)
+        )
 
     def _about(self, found: Recovered, state: State) -> Section:
         images = min(self.images, len(state.data.train))

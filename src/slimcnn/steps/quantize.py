@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 from torch import nn
 
-from slimcnn.distillation import Teacher, objective_named
+from slimcnn.distillation import Teacher
 from slimcnn.errors import ExportError
 from slimcnn.exporting import RUNTIMES, read_parity, record, source_digest
 from slimcnn.exporting.quantizing import INT8, Quantized, engines, loss_of, quantize
@@ -26,6 +26,8 @@ LOSS = "0.1*cross_entropy+0.9*kd:temperature=4"
 """Loss of fine-tuning; the teacher is the reference network."""
 VALIDATION = 2000
 """Number of validation images for the choice of float layers."""
+TESTED = 10_000
+"""Maximum number of test images: they are decoded into memory."""
 
 
 @steps.add("quantize", source="NNCF, github.com/openvinotoolkit/nncf; ONNX Runtime")
@@ -37,7 +39,8 @@ class Quantize(Step):
     engine: str = "nncf"
     """The quantization engine (slimcnn list engines)."""
     max_drop: float = Field(default=0.5, ge=0)
-    """Largest loss of validation top-1 in the runtime, in percentage points; layers stay in float until it is met."""
+    """Largest loss of validation top-1 (segmentation: pixel accuracy) in the runtime, in percentage points; layers stay
+    in float until it is met."""
     images: int = Field(default=300, ge=1)
     """Number of training images for calibration; labels are not used."""
     epochs: int = Field(default=0, ge=0)
@@ -55,7 +58,9 @@ class Quantize(Step):
         return self
 
     def rehearse(self, state: State) -> nn.Module:
-        """Check that the engine's packages are installed."""
+        """Check that the engine's packages are installed, and that the task can be judged in the runtime."""
+        if state.data.task not in ("classification", "segmentation"):
+            raise ExportError(f"int8 is judged by classes, and this is {state.data.task}: leave quantize out")
         engines[self.engine].value().check(self.engine, fine_tune=self.epochs > 0)
         return state.model
 
@@ -71,7 +76,7 @@ class Quantize(Step):
         paths = {found.format: found.float_path, found.format + INT8: found.path}
         made = [Artifact(name, paths[name].relative_to(root).as_posix(), entries[name]) for name in entries]
         others = tuple(one for one in state.artifacts if one.name not in entries)
-        sections = [about_quantized(found)]
+        sections = [about_quantized(found, "top-1" if state.data.task == "classification" else "pixel accuracy")]
         if told:
             what = f"Distilled from the reference, loss {LOSS}"
             sections.append(about_training("Int8 fine-tuning", what, told, None))
@@ -90,28 +95,30 @@ class Quantize(Step):
     def quantized(self, state: State, at: Context, out: Path, told: list[Epoch], force: bool = True) -> Quantized:
         """Write the files into `out`; epochs of fine-tuning are appended to `told`."""
         data = state.data
-        validation = data.validation.limit(VALIDATION)
+        validation = data.validation.limit(VALIDATION).in_memory()
+
+        test = data.test.limit(TESTED).in_memory()
 
         def fine_tune(simulated: nn.Module) -> None:
             # Quantizers support float32 and one layout, so the timed choice of layout and precision is skipped.
             training = Training(epochs=self.epochs, learning_rate=self.learning_rate, layout="nchw", precision="32")
-            objective = objective_named(LOSS, Teacher([state.reference]))
+            objective = state.task.distilling(LOSS, Teacher([state.reference]))
             told.extend(learn(simulated, state, training, at, "int8 fine-tuning", objective))
 
         return quantize(
-            state.model, state.example, out=out, images=data.train.limit(self.images).pixels,
+            state.model, state.example, out=out, images=data.train.limit(self.images).in_memory().pixels,
             engine=self.engine, max_drop=self.max_drop, validation=(validation.pixels, validation.labels),
-            test=(data.test.pixels, data.test.labels), normalization=data.normalization, classes=data.classes,
+            test=(test.pixels, test.labels), normalization=data.normalization, classes=data.classes,
             fine_tune=fine_tune if self.epochs else None, threads=self.threads, seconds=self.seconds, force=force,
             say=at.show.say, progress=at.show.counting("testing layers in float"),
         )  # fmt: skip
 
 
-def about_quantized(found: Quantized) -> Section:
+def about_quantized(found: Quantized, name: str = "top-1") -> Section:
     """Report int8 against float: accuracy, bytes, latency, layers, and which file to ship."""
     lost, error = loss_of(found.before, found.after)
     title = RUNTIMES[found.runtime].title
-    judged = "Validation top-1" if found.labels else "Agreement with float on calibration images"
+    judged = f"Validation {name}" if found.labels else "Agreement with float on calibration images"
     tuned = ", then fine-tuned" if found.fine_tuned else ""
     lead = (
         f"Quantized by {engines[found.engine].value.title} on {found.calibrated_on:,} images without labels{tuned}. "
@@ -125,16 +132,16 @@ def about_quantized(found: Quantized) -> Section:
         Text(text=f"{found.advice[0].upper()}{found.advice[1:]}.", tone="good" if found.within else "bad"),
         Text(text=f"{str(found.speed)[0].upper()}{str(found.speed)[1:]}; {found.speed.n} rounds, batch "
              f"{found.speed.batch}, {found.speed.threads} thread(s), {title}.", tone="note"),
-        _files(found), _layers(found),
+        _files(found, name), _layers(found),
     )  # fmt: skip
     return Section(title="Int8", blocks=blocks)
 
 
-def _files(found: Quantized) -> Table:
+def _files(found: Quantized, name: str) -> Table:
     tests = [one.top1 for one in found.test] if found.test else [None, None]
     columns = (
-        Column(title="file", format="name"), Column(title="validation top-1, %" if found.labels else "agreement, %",
-        format="percent"), Column(title="test top-1, %", format="percent"), Column(title="bytes", format="exact"),
+        Column(title="file", format="name"), Column(title=f"validation {name}, %" if found.labels else "agreement, %",
+        format="percent"), Column(title=f"test {name}, %", format="percent"), Column(title="bytes", format="exact"),
         Column(title="ms", format="milliseconds"), Column(title="quartiles", format="milliseconds"),
         Column(title="", format="milliseconds"),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from torch import nn
 
 from slimcnn.graph.copying import duplicate
 from slimcnn.layers.relating import relating_of
-from slimcnn.objectives import SparseScales, cross_entropy, spread
+from slimcnn.objectives import SparseScales, spread
 from slimcnn.reporting.sections import Section, Text
 from slimcnn.rewriting import fold_relations, insert_relations
 from slimcnn.running.epochs import about_training, count, learn, training_of
@@ -88,7 +88,7 @@ class Sparsify(Step, Training):
 
         epochs = learn(model, state, training, at, "sparsity training", objective, tell)
         what = f"{count(self.epochs, 'epoch')} of sparsity training, strength {strength:.2g}, {choice}: {spread(model)}"
-        section = about_training("Sparsity training", what, epochs, at.level)
+        section = about_training("Sparsity training", what, epochs, at.level, state.task.metric)
         if related and spread(model).saturated:
             said = "The learned relations are uninformative (standard deviation below 0.02): only scales matter."
             at.show.say(f"  {said}")
@@ -108,7 +108,7 @@ class Sparsify(Step, Training):
 
     def _objective(self, training: Training, state: State) -> SparseScales:
         strength = self.strength or strength_for(training, len(state.data.train))
-        return SparseScales(cross_entropy(self.label_smoothing), strength, self.penalty, self.update)
+        return SparseScales(state.task.objective(self.label_smoothing), strength, self.penalty, self.update)
 
 
 def strength_for(training: Training, images: int) -> float:

@@ -45,7 +45,7 @@ class Train(Step, Training):
         epochs = learn(model, some, training, at, "training" if first else "fine-tuning")
         how = "from scratch" if first else "of fine-tuning"
         what = f"{count(self.epochs, 'epoch')} {how}, {choice}"
-        section = about_training("Training", what, epochs, None if first else at.level)
+        section = about_training("Training", what, epochs, None if first else at.level, state.task.metric)
         reference = state.reference if at.facts & {"reference"} else model
         origin_of = state.network if reference is model else state.reference_network
         return replace(state, model=model, reference=reference, reference_network=origin_of, origin=None), [section]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,27 +12,31 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from slimcnn.datasets import Images
-from slimcnn.distillation import Teacher, objective_named
-from slimcnn.errors import RunError
+from slimcnn.datasets import Examples, Images, batches
+from slimcnn.distillation import Teacher
+from slimcnn.errors import RecipeError, RunError
 from slimcnn.files import write_text
 from slimcnn.graph.copying import duplicate
-from slimcnn.reporting.sections import Section
+from slimcnn.objectives import Objective
+from slimcnn.reporting.sections import Section, Text
 from slimcnn.running.epochs import about_training, count, learn
 from slimcnn.running.settings import Seed
 from slimcnn.running.step import Context, State, Step, steps
-from slimcnn.training import Training, answers, fit
+from slimcnn.tasks.task import answer
+from slimcnn.training import Training, fit
+from slimcnn.training.evaluation import evaluating
 from slimcnn.training.processes import from_rank_zero
 
 PASSES, MOST = 3, 16
 """Epochs in the time given, if there are enough images: more images beat more passes. The most epochs otherwise."""
 HELD_OUT = 2000
-"""Most validation images on which agreement is measured after every epoch."""
+"""Most validation images on which the answers are compared after every epoch."""
+IN_MEMORY = 2**30
+"""Most bytes of images that are read from a stream into memory."""
 UNTIMED = 15_000
 """Images seen in all epochs together if nothing may depend on measured time (--deterministic)."""
 TIMED = 8
 """Steps that are timed."""
-AGREEMENT = "agreement with the reference"
 PLANNED = "tuning.json"
 """File in the folder of the step."""
 
@@ -68,36 +73,62 @@ class Tune(Step):
     """Sum of loss terms (`slimcnn list losses`); cross entropy is with the reference's answers."""
     learning_rate: float = Field(default=0.01, gt=0)
     """Peak learning rate of SGD."""
-    batch_size: int = Field(default=128, ge=1)
-    """Images per step."""
+    optional: bool = False
+    """Leave the network as it is where a task's answers cannot take the place of labels; the report says so."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Images per step; default: 128, or 16 where every pixel has a target."""
     seed: Seed = 0
     """Random seed that chooses the images, their order and their augmentation."""
 
     def rehearse(self, state: State) -> nn.Module:
-        """Check the loss."""
-        objective_named(self.loss, Teacher(state.reference))
+        """Check the loss, and that a network can learn from the answers of this task."""
+        if self._possible(state):
+            self._objective(state)
         return state.model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Train a copy; the epoch whose answers agree most often with the reference's is kept."""
-        student, data = duplicate(state.model), state.data
+        """Train a copy; the epoch whose answers are nearest to the reference's is kept."""
+        if not self._possible(state):
+            said = f"No tuning: answers of the task {state.data.task} cannot take the place of labels."
+            at.show.say(f"  {said}")
+            return state, [Section(title="Tuning without labels", blocks=(Text(text=said, tone="note"),))]
+        student, data, metric = duplicate(state.model), state.data, state.task.metric
+        metric = replace(metric, name=f"{metric.name} against the reference")
         amount = self._amount(student, state, at)
         chosen, held_out = _drawn(data.train, amount.images, self.seed), _drawn(data.validation, HELD_OUT, 0)
         # The labels are replaced, so nothing can read them.
         answered = replace(data, train=_answered(chosen, state, at), validation=_answered(held_out, state, at))
-        objective = objective_named(self.loss, Teacher(state.reference))
-        training = self._training(amount.epochs)
-        epochs = learn(student, replace(state, data=answered), training, at, "tuning", objective, top1=AGREEMENT)
+        training = self._training(amount.epochs, state)
+        epochs = learn(
+            student, replace(state, data=answered), training, at, "tuning", self._objective(state), metric=metric
+        )
         what = (
             f"{count(amount.epochs, 'epoch')} on {amount.images:,} training images without labels, loss {self.loss}, "
-            f"learning rate {self.learning_rate:g}. Top-1 is {AGREEMENT}, on {len(held_out):,} validation images"
+            f"learning rate {self.learning_rate:g}. The reference's answers take the place of labels, on "
+            f"{len(held_out):,} validation images too"
         )
-        section = about_training("Tuning without labels", what, epochs, 100.0, top1=AGREEMENT)
+        section = about_training("Tuning without labels", what, epochs, None, metric)
         return replace(state, model=student, origin=None), [section]
+
+    def _possible(self, state: State) -> bool:
+        """Whether answers can be targets; tested on zeros, since the answers do not matter."""
+        with evaluating(state.reference, torch.device("cpu")), torch.no_grad():
+            found = state.task.as_targets(answer(state.reference, state.example), state.example)
+        if found is None and not self.optional:
+            raise RecipeError(
+                f"tune: answers of the task {state.data.task} cannot take the place of labels: use distill instead"
+            )
+        return found is not None
+
+    def _objective(self, state: State) -> Objective:
+        return state.task.distilling(self.loss, Teacher(state.reference))
 
     def _amount(self, model: nn.Module, state: State, at: Context) -> Amount:
         """Plan the images and epochs once: a resumed step uses the same."""
-        available = len(state.data.train) if self.images is None else min(self.images, len(state.data.train))
+        train = state.data.train
+        available = min(len(train), self.images or len(train))
+        if state.data.streamed:
+            available = min(available, max(1, IN_MEMORY // math.prod(train.shape)))
         if self.images is not None and self.epochs is not None:
             return Amount(images=available, epochs=self.epochs)
         place = at.folder / PLANNED
@@ -111,21 +142,22 @@ class Tune(Step):
 
     def _speed(self, model: nn.Module, state: State, at: Context) -> float:
         """Return training images per second, from a few steps of a copy."""
-        data = state.data
+        data, size = state.data, self.batch_size or state.batch
         few = replace(
             data,
-            train=_drawn(data.train, TIMED * self.batch_size, 0),
-            validation=_drawn(data.validation, self.batch_size, 0),
+            train=_drawn(data.train, TIMED * size, 0),
+            validation=_drawn(data.validation, size, 0),
         )
-        training = at.decide(self._training(1), model, data)
+        training = at.decide(self._training(1, state), model, data)
         devices = [at.fabric.device] if at.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            objective = objective_named(self.loss, Teacher(state.reference))
+            objective = self._objective(state)
             (epoch,) = fit(duplicate(model), few, training=training, objective=objective, fabric=at.fabric)
         return epoch.images_per_second
 
-    def _training(self, epochs: int) -> Training:
-        return Training(epochs=epochs, batch_size=self.batch_size, learning_rate=self.learning_rate, seed=self.seed)
+    def _training(self, epochs: int, state: State) -> Training:
+        size = self.batch_size or state.batch
+        return Training(epochs=epochs, batch_size=size, learning_rate=self.learning_rate, seed=self.seed)
 
 
 def affordable(seen: int, available: int, epochs: int | None = None) -> Amount:
@@ -140,15 +172,21 @@ def affordable(seen: int, available: int, epochs: int | None = None) -> Amount:
     return Amount(images=images, epochs=epochs or max(1, min(MOST, seen // images)))
 
 
-def _drawn(images: Images, n: int, seed: int) -> Images:
-    """Return at most n images, drawn without a look at their labels."""
+def _drawn(images: Examples, n: int, seed: int) -> Images:
+    """Return at most n images in memory, drawn without a look at their labels."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images.take(order[:n].sort().values)
+    return images.take(order[:n].sort().values).in_memory()
 
 
 def _answered(images: Images, state: State, at: Context) -> Images:
     """Return the images with the reference's answers in place of their labels."""
-    return Images(images.pixels, answers(state.reference, images, state.data.normalization, device=at.fabric.device))
+    device, found = at.fabric.device, []
+    with evaluating(state.reference, device), torch.no_grad():
+        for x, _ in batches(images, state.batch, normalization=state.data.normalization, device=device):
+            targets = state.task.as_targets(answer(state.reference, x), x)
+            assert targets is not None
+            found.append(targets.cpu())
+    return Images(images.pixels, torch.cat(found))
 
 
 def _read(path: Path) -> Amount | None:

@@ -107,13 +107,13 @@ def measure_of_row(name: str) -> Measure:
 @measures.add("accuracy", source="slimcnn", title="top-1, %", format="percent", better="higher", takes="")
 def accuracy(run: MeasuredRun, _: str) -> float:
     """Top-1 of the final network on the test images, in percent."""
-    return run.report.after.top1
+    return run.report.after.score
 
 
 @measures.add("change", source="slimcnn", title="change of top-1", format="points", better="higher", takes="")
 def change(run: MeasuredRun, _: str) -> float:
     """Top-1 of the final network minus the original's, on the test images, in percentage points."""
-    return run.report.after.top1 - run.report.before.top1
+    return run.report.after.score - run.report.before.score
 
 
 @measures.add("validation", source="slimcnn", title="validation top-1, %", format="percent", better="higher", takes="")

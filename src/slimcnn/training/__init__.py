@@ -2,7 +2,8 @@
 
 from slimcnn.training.decisions import decided, deterministic
 from slimcnn.training.epochs import Epoch
-from slimcnn.training.evaluation import Evaluation, answers, evaluate
+from slimcnn.training.evaluation import Evaluation, evaluate
+from slimcnn.training.judging import Judged, judge
 from slimcnn.training.loop import fit
 from slimcnn.training.memory import keep_freed_memory
 from slimcnn.training.probing import probe
@@ -13,13 +14,14 @@ from slimcnn.training.settings import Training
 __all__ = [
     "Epoch",
     "Evaluation",
+    "Judged",
     "Training",
-    "answers",
     "best_device",
     "decided",
     "deterministic",
     "evaluate",
     "fit",
+    "judge",
     "keep_freed_memory",
     "learning_rate",
     "probe",

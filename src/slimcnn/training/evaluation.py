@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimcnn.datasets import Images, Normalization, batches
+from slimcnn.datasets import Examples, Normalization, batches
 from slimcnn.errors import DataError, ModelError
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import class_scores
@@ -37,7 +37,7 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    images: Images,
+    images: Examples,
     normalization: Normalization,
     *,
     batch_size: int = 256,
@@ -56,8 +56,8 @@ def evaluate(
     >>> evaluate(model, digits.test, digits.normalization).n == len(digits.test.labels)
     True
     """
-    n, classes = len(images.labels), int(images.labels.max()) + 1 if len(images.labels) else 0
-    if not n:
+    classes = int(images.labels.max()) + 1 if len(images.labels) else 0
+    if not len(images.labels):
         raise DataError("there are no images to evaluate on")
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     place = fabric.device if fabric else torch.device(device) if device else best_device()
@@ -67,13 +67,15 @@ def evaluate(
         share = batches(images, batch_size, normalization=normalization, rank=rank, world=world, device=place)
         for x, y in share:
             rows.append(_counts(scores(model, x, classes), y))
-    total = torch.stack(rows).cpu().double().sum(0) if rows else torch.zeros(4, dtype=torch.float64)
+    total = torch.stack(rows).cpu().double().sum(0) if rows else torch.zeros(5, dtype=torch.float64)
     if fabric:
         total = summed(fabric, total)
-    top1, top5, loss, bad = total.tolist()
+    top1, top5, loss, bad, n = total.tolist()
+    if not n:
+        raise DataError("there are no images to evaluate on: all of them are broken")
     if bad:
-        raise ModelError(f"the network's scores are not finite for {bad:.0f} of {n} images: check its weights")
-    return Evaluation(100 * top1 / n, 100 * top5 / n, loss / n, n)
+        raise ModelError(f"the network's scores are not finite for {bad:.0f} of {n:.0f} images: check its weights")
+    return Evaluation(100 * top1 / n, 100 * top5 / n, loss / n, int(n))
 
 
 @dataclass(frozen=True)
@@ -88,28 +90,9 @@ class PartialEvaluation:
     """Whether all images were evaluated."""
 
 
-def answers(
-    model: nn.Module, images: Images, normalization: Normalization, *, device: torch.device | str | None = None
-) -> Tensor:
-    """Return the class with the highest score for every image, `(n,)` in int64, on the CPU; labels are not read.
-
-    Raises:
-        ModelError: the network does not return class scores.
-
-    >>> from slimcnn.datasets import load_dataset
-    >>> digits = load_dataset("digits").test
-    >>> answers(nn.Flatten(), digits, Normalization((0.0,), (1.0,))).shape
-    torch.Size([360])
-    """
-    place = torch.device(device) if device else best_device()
-    with evaluating(model, place), torch.no_grad():
-        share = batches(images, 256, normalization=normalization, device=place)
-        return torch.cat([scores(model, x, 0).argmax(1).cpu() for x, _ in share])
-
-
 def evaluate_unless_below(
     model: nn.Module,
-    images: Images,
+    images: Examples,
     normalization: Normalization,
     least: float,
     *,
@@ -126,7 +109,7 @@ def evaluate_unless_below(
     >>> evaluate_unless_below(model, digits.train, digits.normalization, 99.9, batch_size=16).n < len(digits.train) / 5
     True
     """
-    n, seen, hits = len(images.labels), 0, 0
+    n, seen, hits, whole = len(images.labels), 0, 0, True
     classes = int(images.labels.max()) + 1
     place = torch.device(device) if device else best_device()
     with evaluating(model, place), torch.no_grad():
@@ -134,8 +117,9 @@ def evaluate_unless_below(
             counts = _counts(scores(model, x, classes).nan_to_num(-torch.inf), y)
             seen, hits = seen + len(y), hits + int(counts[0])
             if 100 * (hits + n - seen) < least * n:
+                whole = seen == n
                 break
-    return PartialEvaluation(100 * hits / seen, seen, seen == n)
+    return PartialEvaluation(100 * hits / max(seen, 1), seen, whole)
 
 
 def scores(model: nn.Module, x: Tensor, classes: int) -> Tensor:
@@ -153,11 +137,11 @@ def scores(model: nn.Module, x: Tensor, classes: int) -> Tensor:
 
 
 def _counts(logits: Tensor, y: Tensor) -> Tensor:
-    """Return top-1 hits, top-5 hits, summed cross entropy and the number of images with non-finite scores."""
+    """Return top-1 hits, top-5 hits, summed cross entropy, the number of images with non-finite scores, and of all."""
     hits = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
     loss = F.cross_entropy(logits, y, reduction="sum")
     bad = (~torch.isfinite(logits)).any(1)
-    return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss, bad.sum()])
+    return torch.stack([hits[:, 0].sum(), hits.any(1).sum(), loss, bad.sum(), torch.full_like(loss, len(y))])
 
 
 @contextmanager

@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimcnn.tasks import Metric
+
+TOP1 = Metric("top-1")
+
 START = 0
 """Epoch number of the weights before the first step."""
 
@@ -19,7 +23,7 @@ class KeptWeights:
     epoch: int
     """From 1; `START` for the weights before the first step."""
     top1: float
-    """Percent, on the validation images."""
+    """The task's metric on the validation images; top-1 in percent for classification."""
     weights: dict[str, Tensor]
 
     def data(self) -> dict[str, Any]:
@@ -27,15 +31,15 @@ class KeptWeights:
         return {"epoch": self.epoch, "top1": self.top1, "weights": self.weights}
 
 
-def better(kept: KeptWeights | None, epoch: int, top1: float, model: nn.Module) -> KeptWeights:
-    """Return the network's current weights, unless the ones kept so far have a higher top-1.
+def better(kept: KeptWeights | None, epoch: int, top1: float, model: nn.Module, metric: Metric = TOP1) -> KeptWeights:
+    """Return the network's current weights, unless the ones kept so far have a better metric.
 
     >>> net = nn.Linear(1, 1)
     >>> start = better(None, START, 90.0, net)
     >>> better(start, 1, 80.0, net).epoch, better(start, 1, 90.0, net).epoch
     (0, 1)
     """
-    if kept is not None and kept.top1 > top1:
+    if kept is not None and metric.gain(top1, kept.top1) > 0:
         return kept
     with torch.no_grad():
         return KeptWeights(epoch, top1, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()})

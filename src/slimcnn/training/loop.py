@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.datasets import Dataset, batches, indices
-from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
+from slimcnn.errors import DataError, ModelError, RecipeError, TrainingDiverged
 from slimcnn.modes import modes_restored
-from slimcnn.objectives import Loss, LossFunction, Objective, as_objective, cross_entropy
+from slimcnn.objectives import Loss, LossFunction, Objective, as_objective
+from slimcnn.tasks import task_of
 from slimcnn.training.epochs import GRADIENT, Epoch, EpochSums, first_nonfinite
-from slimcnn.training.evaluation import Evaluation, evaluate
 from slimcnn.training.interrupts import interrupts_noted
+from slimcnn.training.judging import Judged, hits_of, judge
 from slimcnn.training.keeping import better
 from slimcnn.training.probing import FORMATS, MIXED
 from slimcnn.training.processes import any_rank, launched, lost_ranks_named, share_buffers, summed
@@ -86,12 +87,16 @@ def fit(
         )
     if training.mixup and training.views:
         raise RecipeError("mixup cannot be combined with cached views: leave out mixup or views")
+    if training.mixup and dataset.task != "classification":
+        raise RecipeError(f"mixup mixes the classes of images, and {dataset.name} is for {dataset.task}: leave it out")
+    task = task_of(dataset)
     start = partial(
         begin,
         model,
         dataset,
         training,
-        objective=as_objective(objective or cross_entropy(training.label_smoothing)),
+        objective=as_objective(objective or task.objective(training.label_smoothing)).reading(task.scores),
+        task=task,
         folder=Path(folder) if folder else None,
         progress=progress,
     )
@@ -166,7 +171,9 @@ def _train(run: TrainingRun, state: TrainingState, interrupted: Event) -> None:
     places = indices(dataset.train, training.batch_size, **which)
     for x, y in feed:
         if view is not None:
-            run.objective.seeing(next(places), view)
+            if len(seen := next(places)) != len(y):
+                raise DataError("cached views need all images, but some are broken: remove them, or leave out views")
+            run.objective.seeing(seen, view)
         names, row = _step(run, state, x, y)
         rows.append(row)
         state.step += 1
@@ -199,7 +206,7 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
     if world > 1:
         # DDP averages the gradients of all processes, but shares of the last batch may differ by one image.
         together = min(training.batch_size, len(run.dataset.train) - state.step * training.batch_size)
-        total = total * (len(y) * world / together)
+        total = total * (len(x) * world / together)
     run.fabric.backward(run.scaler.scale(total))
     if training.clip_norm:
         run.scaler.unscale_(optimizer)
@@ -209,10 +216,10 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
     run.objective.after_step(run.model, optimizer)
     if run.average:
         run.average.update_parameters(run.model)
-    hits = (loss.logits.detach().argmax(1) == y).sum()
+    hits = hits_of(run.task, loss, y, len(x))
     named = dict(loss.terms) | {f"{GRADIENT}{name}": size for name, size in loss.gradients.items()}
-    terms = [term.detach().float() * len(y) for term in named.values()]
-    return list(named), torch.stack([*terms, hits.float(), torch.full_like(hits, len(y)).float()])
+    terms = [term.detach().float() * len(x) for term in named.values()]
+    return list(named), torch.stack([*terms, hits.float(), torch.full_like(hits, len(x)).float()])
 
 
 def _mixed(run: TrainingRun, x: Tensor, y: Tensor) -> Loss:
@@ -255,7 +262,7 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
     if run.average:
         share_buffers(run.fabric, run.average)
     result = _validate(run, state)
-    kept = (state.kept.epoch, state.kept.top1) if state.kept else (state.epoch + 1, result.top1)
+    kept = (state.kept.epoch, state.kept.top1) if state.kept else (state.epoch + 1, result.score)
     means = {name: value / sums.images for name, value in sums.terms.items()}
     terms = {name: value for name, value in means.items() if not name.startswith(GRADIENT)}
     return Epoch(
@@ -265,7 +272,7 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
         terms=terms,
         gradients={name.removeprefix(GRADIENT): means[name] for name in means if name not in terms},
         train_top1=100 * sums.hits / sums.images,
-        validation_top1=result.top1,
+        validation_top1=result.score,
         validation_loss=result.loss,
         learning_rate=learning_rate(training, (state.epoch + 1) * run.steps - 1, training.epochs * run.steps),
         seconds=sums.seconds + time.perf_counter() - start,
@@ -275,15 +282,15 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
     )
 
 
-def _validate(run: TrainingRun, state: TrainingState) -> Evaluation:
+def _validate(run: TrainingRun, state: TrainingState) -> Judged:
     """Evaluate the network, or its moving average, and keep its weights if they are the best."""
     data, training = run.dataset, run.training
     exchange(run)
     try:
         size = training.batch_size
-        found = evaluate(run.model, data.validation, data.normalization, batch_size=size, fabric=run.fabric)
+        found = judge(run.model, data.validation, data, batch_size=size, fabric=run.fabric)
         if training.keep == "best":
-            state.kept = better(state.kept, state.epoch + 1, found.top1, run.model)
+            state.kept = better(state.kept, state.epoch + 1, found.score, run.model, run.task.metric)
         return found
     except ModelError as error:
         raise _diverged(run, f"on validation images, {error}, at the end", state, run.steps - 1) from error

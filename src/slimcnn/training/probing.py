@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.datasets import Dataset, batches
-from slimcnn.objectives import cross_entropy
+from slimcnn.tasks import Task, task_of
 from slimcnn.training.processes import best_device
 from slimcnn.training.settings import Training
 
@@ -50,7 +50,7 @@ def probe(
         best = candidates[0]
     else:
         with torch.random.fork_rng([place] if place.type == "cuda" else []):
-            times = _race(model, _a_batch(dataset, training.batch_size, place), candidates, seconds)
+            times = _race(model, _a_batch(dataset, training.batch_size, place), candidates, seconds, task_of(dataset))
         best = min(candidates, key=lambda c: times[c] * (1 if c[1] == "32" else _WORTH_LESS_PRECISION))
     return training.model_copy(update={"layout": best[0], "precision": best[1]})
 
@@ -76,17 +76,18 @@ def _a_batch(dataset: Dataset, size: int, device: torch.device) -> tuple[Tensor,
 
 
 def _race(
-    model: nn.Module, batch: tuple[Tensor, Tensor], candidates: list[tuple[Layout, Precision]], seconds: float
-) -> dict[tuple[Layout, Precision], float]:
+    model: nn.Module, batch: tuple[Tensor, Tensor], candidates: list[tuple[Layout, Precision]], seconds: float,
+    task: Task,
+) -> dict[tuple[Layout, Precision], float]:  # fmt: skip
     """Return the seconds of each candidate's fastest step."""
     rounds = 3
     # The second step of the first candidate on a few images gives the affordable batch size; its first step warms up.
     few = min(8, len(batch[0]))
-    step = _stepper(model, batch[0][:few], batch[1][:few], candidates[0])
+    step = _stepper(model, batch[0][:few], batch[1][:few], candidates[0], task)
     step()
     affordable = seconds / (len(candidates) * (rounds + 1)) / (step() / few)
     size = max(few, min(len(batch[0]), int(affordable)))
-    steps = {c: _stepper(model, batch[0][:size], batch[1][:size], c) for c in candidates}
+    steps = {c: _stepper(model, batch[0][:size], batch[1][:size], c, task) for c in candidates}
     times: dict[tuple[Layout, Precision], list[float]] = {c: [] for c in candidates}
     start = time.perf_counter()
     for step in steps.values():
@@ -98,13 +99,15 @@ def _race(
     return {candidate: min(taken) for candidate, taken in times.items()}
 
 
-def _stepper(model: nn.Module, x: Tensor, y: Tensor, candidate: tuple[Layout, Precision]) -> Callable[[], float]:
+def _stepper(
+    model: nn.Module, x: Tensor, y: Tensor, candidate: tuple[Layout, Precision], task: Task
+) -> Callable[[], float]:
     """Return a function that runs one training step on a copy of the network and returns its seconds."""
     layout, precision = candidate
     place = x.device
     copy = deepcopy(model).to(place, memory_format=FORMATS[layout]).train()  # type: ignore[call-overload]
     x = x.contiguous(memory_format=FORMATS[layout])
-    objective = cross_entropy()
+    objective = task.objective()
 
     def step() -> float:
         start = time.perf_counter()

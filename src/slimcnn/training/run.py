@@ -19,8 +19,11 @@ from slimcnn.datasets import Dataset, batches
 from slimcnn.datasets import steps as count_steps
 from slimcnn.errors import ModelError, RecipeError, RunError
 from slimcnn.objectives import Objective
+from slimcnn.tasks import Task
+from slimcnn.tasks.task import answer
 from slimcnn.training.epochs import Epoch, EpochSums
-from slimcnn.training.evaluation import evaluate, evaluating, scores
+from slimcnn.training.evaluation import evaluating, scores
+from slimcnn.training.judging import judge
 from slimcnn.training.keeping import START, KeptWeights, better
 from slimcnn.training.memory import keep_freed_memory
 from slimcnn.training.optimizers import moving_average, optimizer_for, swap
@@ -44,6 +47,7 @@ class TrainingRun:
     scaler: GradScaler
     average: AveragedModel | None
     objective: Objective
+    task: Task
     dataset: Dataset
     training: Training
     steps: int
@@ -73,6 +77,7 @@ def begin(
     training: Training,
     *,
     objective: Objective,
+    task: Task,
     folder: Path | None,
     fabric: Fabric,
     progress: Callable[[int, int], None] | None,
@@ -84,7 +89,7 @@ def begin(
     dataset = _on_device(dataset, device)
     if not objective.judged_by_top1:
         training = training.model_copy(update={"keep": "last"})
-    _check(model, dataset, training, device)
+    _check(model, dataset, task, training, device)
     steps = count_steps(dataset.train, training.batch_size, world=fabric.world_size)
     description = describe(model, dataset, training, steps)
 
@@ -107,6 +112,7 @@ def begin(
         scaler=GradScaler(device.type, enabled=training.precision == "16-mixed"),
         average=moving_average(model, training.ema) if training.ema else None,
         objective=objective,
+        task=task,
         dataset=dataset,
         training=training,
         steps=steps,
@@ -129,21 +135,21 @@ def _start(run: TrainingRun) -> KeptWeights | None:
     data = run.dataset
     try:
         size = run.training.batch_size
-        top1 = evaluate(run.model, data.validation, data.normalization, batch_size=size, fabric=run.fabric).top1
+        top1 = judge(run.model, data.validation, data, batch_size=size, fabric=run.fabric).score
     except ModelError:  # scores of an untrained network may overflow in eval mode: then any epoch is better
         return None
-    return better(None, START, top1, run.model)
+    return better(None, START, top1, run.model, run.task.metric)
 
 
 def _on_device(dataset: Dataset, device: torch.device) -> Dataset:
     """Move the images to the training device if they take at most a quarter of its free memory."""
-    size = dataset.train.pixels.nbytes + dataset.validation.pixels.nbytes
+    size = dataset.train.nbytes + dataset.validation.nbytes
     if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 4:
         return replace(dataset, train=dataset.train.to(device), validation=dataset.validation.to(device))
     return dataset
 
 
-def _check(model: nn.Module, dataset: Dataset, training: Training, device: torch.device) -> None:
+def _check(model: nn.Module, dataset: Dataset, task: Task, training: Training, device: torch.device) -> None:
     if training.precision == "16-mixed" and device.type != "cuda":
         raise RecipeError(f"precision '16-mixed' needs a CUDA device, found {device.type}: use 'bf16-mixed' or '32'")
     for name, tensor in model.state_dict().items():
@@ -151,7 +157,10 @@ def _check(model: nn.Module, dataset: Dataset, training: Training, device: torch
             raise ModelError(f"{name} has values that are not finite before training: check how it was built or loaded")
     with evaluating(model, device), torch.no_grad():
         x, _ = next(batches(dataset.validation, 1, normalization=dataset.normalization, device=device))
-        scores(model, x, len(dataset.classes))
+        if dataset.task == "classification":
+            scores(model, x, len(dataset.classes))
+        else:
+            task.scores(answer(model, x, dataset.name), x)
 
 
 def save(run: TrainingRun, state: TrainingState) -> None:

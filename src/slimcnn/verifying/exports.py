@@ -180,7 +180,7 @@ def _inputs(facts: ExportFacts, source: Source, data: Dataset | None) -> tuple[T
     """Return the input of the file, (n, c, h, w), and its description."""
     baked, stated = facts.normalization_baked_in is not None, facts.normalization or source.normalization
     if data is not None and (baked or stated) and data.shape[0] == facts.input[1]:
-        pixels = data.test.to("cpu").pixels[:IMAGES]
+        pixels = data.test.take(torch.arange(min(IMAGES, len(data.test)))).in_memory().to("cpu").pixels
         return (pixels if baked or stated is None else stated(pixels)), f"{len(pixels)} test images"
     shape = [size if isinstance(size, int) else 32 for size in facts.input[1:]]
     draw = torch.Generator().manual_seed(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from slimcnn.reporting.outcome import Numbers
 from slimcnn.running.folder import COMPRESSED, ORIGINAL, RECIPE, REPORTS
 from slimcnn.running.normalization import stored_in
 from slimcnn.running.settings import Data
-from slimcnn.training import evaluate
+from slimcnn.training import evaluate, judge
 from slimcnn.verifying.certificate import Check, NotCheckable, Refuted, attempt
 from slimcnn.verifying.claimed_files import ClaimedFiles, StepRecord
 
@@ -130,7 +130,8 @@ def _load(files: ClaimedFiles, asked: str, network: str) -> Dataset:
         raise RunError(f"{RECIPE} cannot be read: {' '.join(str(error).split())[:200]}") from error
     name = settings.name if asked == "auto" else asked
     height, width = files.example(network).shape[2:]
-    data = load_dataset(name, image_size=height if height == width else None, seed=settings.seed)
+    size = height if height == width else None
+    data = load_dataset(name, image_size=size, seed=settings.seed, **settings.reading)
     return data.limit(settings.limit) if settings.limit else data
 
 
@@ -138,9 +139,11 @@ def check_top1(files: ClaimedFiles, report: Report, images: TestImages, folder: 
     """Evaluate both networks of a report again."""
     return [
         attempt(
-            "top-1 on the test images", folder + name, partial(_top1, files, report, images, folder + name, claimed)
+            f"{report.metric.name} on the test images",
+            folder + name,
+            partial(_top1, files, report, images, folder + name, claimed),
         )
-        for name, claimed in ((ORIGINAL, report.before.top1), (COMPRESSED, report.after.top1))
+        for name, claimed in ((ORIGINAL, report.before.score), (COMPRESSED, report.after.score))
     ]
 
 
@@ -150,6 +153,12 @@ def _top1(files: ClaimedFiles, report: Report, images: TestImages, name: str, cl
     normalization, test = stored_in(files.information(name)), images.data.test
     if normalization is None:
         raise NotCheckable("the checkpoint does not state the normalization of its network")
+    if report.metric.name != "top-1":
+        data = replace(images.data, normalization=normalization)
+        found, unit = judge(files.network(name), test, data).score, report.metric.unit
+        result = f"{report.metric.name} {found:.4f} {unit}, the report says {claimed:.4f} {unit}"
+        _refute([result] if abs(found - claimed) > TOLERANCE * max(abs(claimed), 1.0) else [])
+        return result
     found = evaluate(files.network(name), test, normalization).top1
     differing = round(abs(found - claimed) * len(test) / 100)
     allowed = 0 if _rounds_equally(report.environment) else math.ceil(TOLERANCE * len(test))

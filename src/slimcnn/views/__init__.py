@@ -3,7 +3,7 @@
 from slimcnn.views.benchmark import benchmark
 from slimcnn.views.closeness import closeness
 from slimcnn.views.doctor import doctor
-from slimcnn.views.evaluate import evaluate
+from slimcnn.views.evaluate import evaluate, evaluate_task
 from slimcnn.views.inspect import inspect
 from slimcnn.views.measure import measure
 from slimcnn.views.names import names
@@ -19,6 +19,7 @@ __all__ = [
     "closeness",
     "doctor",
     "evaluate",
+    "evaluate_task",
     "inspect",
     "measure",
     "names",

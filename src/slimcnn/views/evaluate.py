@@ -6,13 +6,15 @@ from dataclasses import asdict
 
 from torch import nn
 
-from slimcnn.datasets import Images, Normalization
+from slimcnn.datasets import Dataset, Examples, Normalization
 from slimcnn.reporting.sections import Section
+from slimcnn.tasks import task_of
 from slimcnn.training import evaluate as measure_accuracy
+from slimcnn.training import judge
 from slimcnn.views.view import View, table
 
 
-def evaluate(model: nn.Module, images: Images, normalization: Normalization, part: str = "test") -> View:
+def evaluate(model: nn.Module, images: Examples, normalization: Normalization, part: str = "test") -> View:
     """Measure top-1, top-5 (both in percent) and the loss (mean cross entropy) of a network on images.
 
     Args:
@@ -34,4 +36,22 @@ def evaluate(model: nn.Module, images: Images, normalization: Normalization, par
         headline=f"{scores} on {found.n:,} {part} images",
         sections=(Section(title="Accuracy", blocks=(columns,)),),
         data=asdict(found) | {"part": part},
+    )
+
+
+def evaluate_task(model: nn.Module, data: Dataset, part: str = "test") -> View:
+    """Measure the metric of a dataset's task, and the loss.
+
+    Data: the metric under its name, `loss`, `n` and `part`.
+    """
+    found, metric = judge(model, getattr(data, part), data), task_of(data).metric
+    title = f"{metric.name}, {metric.unit}".rstrip(", ")
+    columns = table(
+        {"images": "text", "n": "exact", title: "percent", "loss": "small"}, [(part, found.n, found.score, found.loss)]
+    )
+    return View(
+        title="Accuracy",
+        headline=f"{metric.name} {metric.written(found.score)} on {found.n:,} {part} images",
+        sections=(Section(title="Accuracy", blocks=(columns,)),),
+        data={metric.name: found.score, "loss": found.loss, "n": found.n, "part": part},
     )

@@ -15,41 +15,58 @@ from slimcnn.exporting.parity import AT_ONCE, Array
 from slimcnn.exporting.quantizing.engine import Rows
 from slimcnn.exporting.runtimes import RUNTIMES, open_in
 
+VOID = 255
+"""Pixels of a mask that are not counted."""
+
 
 @dataclass(frozen=True, eq=False)
 class Accuracy:
-    """Which samples a file classifies correctly."""
+    """Which samples a file classifies correctly; of maps of scores, the share of right pixels of each sample."""
 
-    hits: NDArray[np.bool_]
+    hits: NDArray[np.bool_] | NDArray[np.float64]
 
     @property
     def top1(self) -> float:
-        """Percent, 0 to 100."""
+        """Percent, 0 to 100; of maps of scores, pixel accuracy."""
         return 100 * float(self.hits.mean())
 
 
 def scores_in(runtime: str, path: Path, samples: Rows, batch: int | None = None, threads: int | None = None) -> Array:
-    """Run a file on samples, `batch` per call (None: the file accepts any batch size); return scores (n, classes).
+    """Run a file on samples, `batch` per call (None: any number); return scores (n, classes) or maps.
 
     Raises:
-        ExportError: the runtime cannot run the file, or its first output is not scores (n, classes).
+        ExportError: the runtime cannot run the file, or its first output is neither scores (n, classes) nor
+            maps (n, classes, h, w).
     """
     predict = open_in(runtime, path, threads).predict
     parts, at_once = [], batch or AT_ONCE
     for start in range(0, len(samples[0]), at_once):
         found = predict(*[one[start : start + at_once] for one in samples])
         first = found[0] if isinstance(found, tuple) else found
-        if first.ndim != 2 or first.shape[1] < 2:
+        if first.ndim not in (2, 4) or first.shape[1] < 2:
             raise ExportError(
-                f"int8 is judged by top-1, but {path.name} in {RUNTIMES[runtime].title} returns {first.shape} instead "
-                "of scores (n, classes): quantize the part of the network that classifies"
+                f"int8 is judged by top-1 or pixel accuracy, but {path.name} in {RUNTIMES[runtime].title} returns "
+                f"{first.shape} instead of scores (n, classes) or (n, classes, h, w): quantize the part of the network "
+                "that classifies"
             )
         parts.append(first)
     return np.concatenate(parts)
 
 
 def judged(scores: Array, labels: Array) -> Accuracy:
-    """Compare scores (n, classes) with labels (n,); scores that are not finite count as wrong."""
+    """Compare scores (n, classes) with labels (n,); scores that are not finite count as wrong.
+
+    Of maps (n, classes, h, w), compare every pixel with masks (n, h, w), in which 255 is not counted.
+
+    >>> judged(np.zeros((1, 2, 1, 2)), np.array([[[0, 255]]])).top1
+    100.0
+    """
+    if scores.ndim == 4:
+        if labels.shape[1:] != scores.shape[2:]:
+            raise ExportError(f"maps of {scores.shape[2:]} pixels have masks of {labels.shape[1:]}: scale one of them")
+        right = (scores.argmax(1) == labels) & np.isfinite(scores).all(1)
+        counted = labels != VOID
+        return Accuracy((right & counted).sum((1, 2)) / np.maximum(counted.sum((1, 2)), 1))
     return Accuracy((scores.argmax(1) == labels) & np.isfinite(scores).all(1))
 
 

@@ -34,18 +34,20 @@ class Steps(Drawing):
     layout: ClassVar[str] = "columns"
 
     steps: tuple[StepTop1, ...]
+    title: str = "top-1"
+    """Name of the metric."""
 
     def panels(self, name: str) -> list[Panel]:
         """Draw one panel, none if no step has a finite value; bars range from 0 to 100 %."""
         measured = any(math.isfinite(step.top1) for step in self.steps)
-        return [Panel("", "", _bars(self.steps, name))] if measured else []
+        return [Panel("", "", _bars(self.steps, name, self.title))] if measured else []
 
 
 def _color(lost: float) -> str:
     return ALARM if lost > FAR else AFTER
 
 
-def _bars(steps: tuple[StepTop1, ...], name: str) -> str:
+def _bars(steps: tuple[StepTop1, ...], name: str, title: str) -> str:
     def draw(axes: Axes) -> None:
         heights = [step.top1 if math.isfinite(step.top1) else 0.0 for step in steps]
         places = range(len(steps))
@@ -63,7 +65,7 @@ def _bars(steps: tuple[StepTop1, ...], name: str) -> str:
     return picture(
         draw,
         name=name,
-        label=f"Top-1 on the validation images: {values}",
+        label=f"{title[:1].upper()}{title[1:]} on the validation images: {values}",
         width=WIDTH,
         height=ROW * len(steps) + 2 * MARGIN,
         margins=(NAMES, MARGIN, VALUES, MARGIN),

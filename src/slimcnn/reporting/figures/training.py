@@ -69,6 +69,8 @@ class TrainingCurves(Drawing):
     """Validation top-1 of the original network in percent; None if unknown."""
     kept: int | None = None
     """The epoch whose weights were kept; 0: the start, before the first epoch."""
+    metric: str = "top-1, %"
+    """Name and unit of the metric."""
 
     def panels(self, name: str) -> list[Panel]:
         """Draw three panels; a panel without finite values is left out."""
@@ -87,7 +89,14 @@ class TrainingCurves(Drawing):
         level = self.level if self.level is not None and math.isfinite(self.level) else None
         plots = (
             Plot(f"{name}loss", "Loss", f"{formatting.small(last.loss)} at the end", _losses(epochs)),
-            Plot(f"{name}top1", "Top-1, %", reached, accuracy, level=level, kept=self.kept),
+            Plot(
+                f"{name}top1",
+                f"{self.metric[:1].upper()}{self.metric[1:]}",
+                reached,
+                accuracy,
+                level=level,
+                kept=self.kept,
+            ),
             Plot(f"{name}rate", "Learning rate", "at the last step of each epoch", rate, from_zero=True),
         )
         return [_panel(plot, [epoch.epoch for epoch in epochs]) for plot in plots if not plot.empty]

@@ -20,7 +20,6 @@ from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.copying import duplicate
 from slimcnn.layers.relating import relating_of
 from slimcnn.measuring import file_bytes, measure, state_bytes
-from slimcnn.objectives import cross_entropy
 from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, prune, score, sensitivity
 from slimcnn.pruning.allocation import check_patterns
 from slimcnn.pruning.scores import criterion_named
@@ -32,12 +31,15 @@ from slimcnn.rewriting import fold_relations, scatter
 from slimcnn.running.epochs import about_training, count, learn
 from slimcnn.running.saving import information_of
 from slimcnn.running.settings import FilePath, Seed
-from slimcnn.running.step import BATCH, Context, Cut, Facts, Origin, State, Step, steps
+from slimcnn.running.step import Context, Cut, Facts, Origin, State, Step, steps
 from slimcnn.searching import Search
 from slimcnn.steps.prune.clock import Clock, about_clock, default_runtime, parsed, plan_by_clock, times_for
 from slimcnn.steps.prune.search import check_storage, searched
 from slimcnn.steps.prune.sections import about_cut, about_scales, about_search
 from slimcnn.training import Training
+
+FEW = 16
+"""Images in the place of a batch, where a network takes one at a time."""
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 
@@ -100,7 +102,8 @@ class Prune(Step):
     search: Search | None = None
     """Search for the smallest network within an accuracy drop, instead of a given size."""
     batches: int = Field(default=8, ge=1)
-    """Batches of 128 training images for the criterion and the sensitivity; only taylor uses labels."""
+    """Batches of 128 training images (16 if pixels or boxes have targets) for the criterion and the sensitivity; only
+    taylor uses labels."""
     seed: Seed = 0
     """Random seed that chooses the images, and the channels of the criterion random."""
 
@@ -292,9 +295,9 @@ class Prune(Step):
         """Return augmented training images with labels, for criteria that use data."""
         data = state.data
         feed = batches(
-            data.train, BATCH, normalization=data.normalization, augmentation=data.augmentation, seed=self.seed
+            data.train, state.batch, normalization=data.normalization, augmentation=data.augmentation, seed=self.seed
         )
-        return islice(feed, self.batches)
+        return islice(feed, self.batches if state.batch > 1 else FEW * self.batches)
 
     def whole(self, state: State) -> nn.Module:
         """Return the network to cut: the state's, rewritten by `scatter` if residual="scatter"."""
@@ -311,7 +314,9 @@ class Prune(Step):
         measured = self.target.scope == "sensitivity"
 
         def scored() -> Scores:
-            found = score(whole, graph, self.criterion, data=self.images(state), seed=self.seed)
+            found = score(
+                whole, graph, self.criterion, data=self.images(state), seed=self.seed, loss=state.task.loss_on
+            )
             if not measured:
                 return found
             at.show.say("  measuring the output error when each group loses channels")
@@ -326,11 +331,15 @@ class Prune(Step):
     ) -> tuple[nn.Module, Plan, Section]:
         model = duplicate(whole)
         soft = SoftPruning(model, graph, plan)
-        objective = soft.objective(cross_entropy(training.label_smoothing))
+        objective = soft.objective(state.task.objective(training.label_smoothing))
         plain = training.model_copy(update={"label_smoothing": 0.0})  # the objective does the smoothing
         epochs = learn(model, state, plain, at, "soft filter pruning", objective)
         what = f"{count(training.epochs, 'epoch')} of soft filter pruning before the cut"
-        return model, soft.choose(zero=False), about_training("Soft filter pruning", what, epochs, at.level)
+        return (
+            model,
+            soft.choose(zero=False),
+            about_training("Soft filter pruning", what, epochs, at.level, state.task.metric),
+        )
 
 
 def _without_relations(

@@ -28,7 +28,9 @@ POINTS = "search.log"
 
 def searched(settings: Prune, asked: Search, state: State, graph: ChannelGraph, at: Context) -> tuple[Found, Plan]:
     """Search for the smallest network within the accuracy drop; other processes can join by `help_search`."""
-    at.show.say(f"  searching: validation top-1 may drop by {asked.max_drop:g} points")
+    metric = state.task.metric
+    unit = "points" if metric.unit == "%" else metric.unit
+    at.show.say(f"  searching: validation {metric.name} may drop by {asked.max_drop:g} {unit}".rstrip())
     evaluator = _evaluator(settings, asked, state, graph, at)
 
     def found() -> Found:
@@ -37,10 +39,11 @@ def searched(settings: Prune, asked: Search, state: State, graph: ChannelGraph, 
 
     result = from_rank_zero(at.fabric, found)
     best = result.best
+    reached = metric.written(abs(best.top1 or 0))
     said = ", ".join(f"{name} {value}" for name, value in best.point.items())
     at.show.say(
         f"  {len(result.outcomes)} points evaluated; the smallest network within the drop keeps "
-        f"{best.macs or 0:.3f} of the MACs and reaches {best.top1:.2f} % of {result.base:.2f} % ({said})"
+        f"{best.macs or 0:.3f} of the MACs and reaches {reached} of {metric.written(abs(result.base))} ({said})"
     )
     return result, evaluator.plan(best.point)
 
@@ -68,7 +71,7 @@ def help_search(root: Path, show: Show = SILENT) -> int:
     folder = root / f"{number}-{step.name}"
     if not (before / disk.DONE).exists() or not (folder / disk.STEP).exists():
         raise SearchError(f"the run in {root} has not begun its search yet: join it later")
-    loaded = load_with_data(recipe.network, recipe.data, show)
+    loaded = load_with_data(recipe.network, disk.read_as_before(root, recipe.data), show)
     state = read_state(root, disk.read_sealed(before / disk.DONE), loaded.data)
     at = Context(folder, launched(None), show, digest=disk.read_sealed(folder / disk.STEP)["digest"])
     return _help(step, state, at)  # type: ignore[arg-type]
@@ -93,7 +96,7 @@ def _evaluator(settings: Prune, asked: Search, state: State, graph: ChannelGraph
     data = state.data
     return Evaluator(
         state.model, graph, data.validation, data.normalization, settings.criterion, settings.target,
-        data=lambda: settings.images(state), recover=_recovery(asked, state, graph, at),
+        data=lambda: settings.images(state), recover=_recovery(asked, state, graph, at), data_of=data,
     )  # fmt: skip
 
 
