@@ -20,7 +20,7 @@ def recovering(
     >>> recovering(None, {"epochs": 3}, "least_squares")
     [{'step': 'least_squares'}, {'step': 'distill', 'epochs': 3}]
     >>> recovering(None, {}, "least_squares", minutes=2)
-    [{'step': 'least_squares'}, {'minutes': 2, 'step': 'tune', 'optional': True}]
+    [{'step': 'least_squares'}, {'step': 'tune', 'optional': True, 'minutes': 2}]
     >>> recovering("recalibrate+train", {}, "least_squares")
     [{'step': 'recalibrate'}, {'step': 'train', 'epochs': 10}]
     """
