@@ -358,9 +358,10 @@ def _show_rewrite(
     from slimcnn.running.loading import load_subject
 
     network, example = load_subject(model, weights, arguments_of(arguments, "--model-arg"), "", shape_of(shape), verify)
+    before = measure(network, example)  # first: it refuses an example that the network does not accept
     found = rewritten(network, rule, example)
     path = save(found.model, out / "rewritten.safetensors", information={"input": list(example.shape[1:])})
-    view = views.rewrite(found, measure(network, example), measure(found.model, example))
+    view = views.rewrite(found, before, measure(found.model, example))
     if as_json:
         print_json(view.data | {"checkpoint": str(path)})
         return
