@@ -506,3 +506,11 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
     assert b"interrupted; run the same command to resume" in process.communicate()[1]
     assert process.returncode == 130
     assert torch.load(state, weights_only=True)["history"]
+
+
+def test_a_rewrite_of_an_input_that_the_network_does_not_accept_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, error = call(f"rewrite --model resnet8 --input 1x8 --out {tmp_path}", capsys, monkeypatch)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert "the network" in error

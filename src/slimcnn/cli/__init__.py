@@ -36,8 +36,7 @@ def main() -> None:
             code = app(args=imports_first(sys.argv[1:]), standalone_mode=False)
         finally:
             sys.stdout.flush()  # a full device would else be noticed after the last handler
-        if isinstance(code, int) and code:  # a command that ended with typer.Exit
-            sys.exit(code)
+        sys.exit(code if isinstance(code, int) else 0)  # an int: a command that ended with typer.Exit
     except SlimcnnError as error:
         _stop(str(error), 2)
     except USAGE as error:

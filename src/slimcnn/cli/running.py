@@ -393,9 +393,10 @@ def _show_rewrite(
     network, example = load_subject(
         model, weights, arguments_of(arguments, "--model-arg"), "", shapes_of(shape), verify
     )
+    before = measure(network, example)  # first: it refuses an example that the network does not accept
     found = rewritten(network, rule, example)
     path = save(found.model, out / "rewritten.safetensors", information=_stated(example))
-    view = views.rewrite(found, measure(network, example), measure(found.model, example))
+    view = views.rewrite(found, before, measure(found.model, example))
     if as_json:
         print_json(view.data | {"checkpoint": str(path)})
         return
