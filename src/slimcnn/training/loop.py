@@ -90,12 +90,14 @@ def fit(
     if training.mixup and dataset.task != "classification":
         raise RecipeError(f"mixup mixes the classes of images, and {dataset.name} is for {dataset.task}: leave it out")
     task = task_of(dataset)
+    chosen = as_objective(objective or task.objective(training.label_smoothing))
+    chosen.reading(task.scores)
     start = partial(
         begin,
         model,
         dataset,
         training,
-        objective=as_objective(objective or task.objective(training.label_smoothing)).reading(task.scores),
+        objective=chosen,
         task=task,
         folder=Path(folder) if folder else None,
         progress=progress,
