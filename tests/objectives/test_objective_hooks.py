@@ -38,7 +38,8 @@ AROUND: dict[type[Objective], Callable[[Objective], Objective]] = {
 WITHOUT_INNER: set[type[Objective]] = {Terms, PlainObjective, DetectorLoss}
 
 ARGUMENTS = {
-    "scores": read_classes, "model": NETWORK, "feed": lambda: iter(()), "epoch": 1.0, "indices": torch.tensor([2, 0]), "view": 1,
+    "scores": read_classes, "model": NETWORK, "feed": lambda: iter(()), "epoch": 1.0, "indices": torch.tensor([2, 0]),
+    "view": 1,
     "x": torch.zeros(2, 1, 8, 8), "labels": (torch.tensor([3, 1]), torch.tensor([1, 3])), "share": 0.75,
     "optimizer": torch.optim.SGD(NETWORK.parameters(), lr=0.1),
 }  # fmt: skip
