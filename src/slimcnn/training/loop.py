@@ -22,12 +22,12 @@ from slimcnn.objectives import Loss, LossFunction, Objective, as_objective
 from slimcnn.tasks import task_of
 from slimcnn.training.epochs import GRADIENT, Epoch, EpochSums, first_nonfinite
 from slimcnn.training.interrupts import interrupts_noted
-from slimcnn.training.judging import Judged, hits_of, judge
 from slimcnn.training.keeping import better
 from slimcnn.training.probing import FORMATS, MIXED
 from slimcnn.training.processes import any_rank, launched, lost_ranks_named, share_buffers, summed
 from slimcnn.training.run import TrainingRun, TrainingState, begin, exchange, save
 from slimcnn.training.schedule import learning_rate
+from slimcnn.training.scoring import Judged, hits_of, judge
 from slimcnn.training.settings import Training
 
 if TYPE_CHECKING:

@@ -23,12 +23,12 @@ from slimcnn.tasks import Task
 from slimcnn.tasks.task import answer
 from slimcnn.training.epochs import Epoch, EpochSums
 from slimcnn.training.evaluation import evaluating, scores
-from slimcnn.training.judging import judge
 from slimcnn.training.keeping import START, KeptWeights, better
 from slimcnn.training.memory import keep_freed_memory
 from slimcnn.training.optimizers import moving_average, optimizer_for, swap
 from slimcnn.training.probing import FORMATS, probe
 from slimcnn.training.processes import from_rank_zero
+from slimcnn.training.scoring import judge
 from slimcnn.training.settings import Training
 from slimcnn.training.state import describe, load_state, save_state
 
