@@ -187,7 +187,8 @@ class Dataset:
             images: Examples = getattr(self, part)
             if not len(images):
                 raise DataError(f"dataset {self.name}: no {part} images")
-            low, high = int(images.labels.min()), int(images.labels.max())
+            known = images.labels if len(images.labels) else torch.zeros(1, dtype=torch.int64)
+            low, high = int(known.min()), int(known.max())
             if low < 0 or high >= len(self.classes):
                 labels = f"labels {low} to {high}"
                 raise DataError(

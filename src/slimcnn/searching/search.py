@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from slimcnn.datasets import Examples, Normalization
+from slimcnn.datasets import AnyLoader, Examples, Normalization
 from slimcnn.errors import SearchError, TargetUnreachable
 from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan, Scores, Target, allocate, mask, prune, score
@@ -17,8 +19,8 @@ from slimcnn.pruning.targets import SIZES
 from slimcnn.searching.settings import RATIO, Point, Search, describe, spec_of
 from slimcnn.searching.study_storage import Outcome, StudyStorage
 from slimcnn.searching.trial_storage import storage_errors
-from slimcnn.training import evaluate
-from slimcnn.training.evaluation import evaluate_unless_below
+from slimcnn.training import best_device, evaluate
+from slimcnn.training.evaluation import PartialEvaluation, evaluate_unless_below, evaluating
 
 
 @dataclass
@@ -28,8 +30,8 @@ class Evaluator:
     Args:
         model: the traced network.
         graph: its channel graph, from `trace`.
-        images: validation images; never test images.
-        normalization: the normalization that the network's weights expect.
+        images: validation images, or a loader of batches (x, y); never test images.
+        normalization: the normalization that the network's weights expect; a loader needs none.
         criterion: name of a criterion, whose options the search may vary.
         target: the target, except for `pruning_ratio`, which the search varies.
         data: returns batches (x, y) for criteria that use data.
@@ -37,23 +39,36 @@ class Evaluator:
         way: "cut" evaluates the pruned network, "mask" the masked one; they are equal up to rounding. "mask" needs no
             surgery; "cut" evaluates faster.
         batch: batch size; after each batch the evaluation may stop early.
+        metric: measures a network instead of top-1 on `images`, in the unit of `max_drop`; higher is better.
     """
 
     model: nn.Module
     graph: ChannelGraph
-    images: Examples
-    normalization: Normalization
+    images: Examples | AnyLoader | None = None
+    normalization: Normalization | None = None
     criterion: str = "gfr"
     target: Target = field(default_factory=lambda: Target(pruning_ratio=0.5, scope="global", residual="inner"))
     data: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None
     recover: Callable[[nn.Module, Plan], None] | None = None
     way: Literal["cut", "mask"] = "cut"
     batch: int = 128
+    metric: Callable[[nn.Module], float] | None = None
     _scores: dict[str, Scores] = field(default_factory=dict)
 
     def base(self) -> float:
-        """Measure the top-1 of the unpruned network."""
-        return evaluate(self.model, self.images, self.normalization).top1
+        """Measure the top-1 of the unpruned network, or its metric."""
+        return self._measured(self.model, -math.inf).top1
+
+    def _measured(self, network: nn.Module, least: float) -> PartialEvaluation:
+        if self.metric is not None:
+            with evaluating(network, best_device()), torch.no_grad():
+                return PartialEvaluation(float(self.metric(network)), 0, whole=True)
+        if self.images is None:
+            raise SearchError("there is nothing to measure a network by: give images, or a metric")
+        if least == -math.inf:
+            found = evaluate(network, self.images, self.normalization)
+            return PartialEvaluation(found.top1, found.n, whole=True)
+        return evaluate_unless_below(network, self.images, self.normalization, least, batch_size=self.batch)
 
     def plan(self, point: Point) -> Plan:
         """Return the plan of a point."""
@@ -81,7 +96,7 @@ class Evaluator:
         network = make(self.model, self.graph, plan)
         if self.recover is not None:
             self.recover(network, plan)
-        seen = evaluate_unless_below(network, self.images, self.normalization, least, batch_size=self.batch)
+        seen = self._measured(network, least)
         seconds = time.perf_counter() - began
         if not seen.whole:
             why = f"can no longer reach {least:.2f} % after {seen.n} images"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from slimcnn.datasets import Dataset, batches, indices
+from slimcnn.datasets import AnyLoader, Dataset, batches, indices
+from slimcnn.datasets.given import GivenBatches
 from slimcnn.errors import DataError, ModelError, RecipeError, TrainingDiverged
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import Loss, LossFunction, Objective, as_objective, cross_entropy
 from slimcnn.training.epochs import GRADIENT, Epoch, EpochSums, first_nonfinite
-from slimcnn.training.evaluation import Evaluation, evaluate
+from slimcnn.training.evaluation import Evaluation
 from slimcnn.training.interrupts import interrupts_noted
+from slimcnn.training.judging import Metric
 from slimcnn.training.keeping import better
 from slimcnn.training.probing import FORMATS, MIXED
 from slimcnn.training.processes import any_rank, launched, lost_ranks_named, share_buffers, summed
@@ -40,8 +43,9 @@ _STEPS_BETWEEN_CHECKS = 20
 
 def fit(
     model: nn.Module,
-    dataset: Dataset,
+    data: Dataset | AnyLoader,
     *,
+    validation: AnyLoader | Metric | None = None,
     training: Training = _FROM_SCRATCH,
     objective: Objective | LossFunction | None = None,
     folder: Path | str | None = None,
@@ -54,6 +58,11 @@ def fit(
     the moving average if there is one), so a `break` keeps exactly these. After the last epoch, the network gets the
     weights with the highest validation top-1 of the start and of all epochs (`training.keep`; `Epoch.kept` says which).
     At the end, or when the caller stops, the network's device and modes are restored and its weights are contiguous.
+
+    `data` is a dataset, or any iterable of batches (x, y), such as a `DataLoader`: it then sets the batch size and the
+    order, and `validation` takes the batches to validate on. Instead, `validation` may be a function of the network
+    that returns a number, the higher the better: it decides which epoch is kept, and stands in `validation_top1`.
+    Without either, a training on a loader keeps the last epoch.
 
     `objective` is an `Objective`, whose hooks are called, or a plain function (network, images, labels) → `Loss`; it
     defaults to cross entropy with `training.label_smoothing`. `progress` is called on rank 0 after every
@@ -86,11 +95,14 @@ def fit(
         )
     if training.mixup and training.views:
         raise RecipeError("mixup cannot be combined with cached views: leave out mixup or views")
+    if training.views and not isinstance(data, Dataset):
+        raise RecipeError("cached views need a dataset, whose images can be told apart: leave out views")
     start = partial(
         begin,
         model,
-        dataset,
+        data,
         training,
+        validation=validation,
         objective=as_objective(objective or cross_entropy(training.label_smoothing)),
         folder=Path(folder) if folder else None,
         progress=progress,
@@ -198,7 +210,7 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
     with torch.autocast(x.device.type, MIXED.get(training.precision), enabled=training.precision in MIXED):
         loss = _mixed(run, x, y) if training.mixup else run.objective(run.forward, x, y)
     total = loss.total
-    if world > 1:
+    if world > 1 and not isinstance(run.dataset.train, GivenBatches):
         # DDP averages the gradients of all processes, but shares of the last batch may differ by one image.
         together = min(training.batch_size, len(run.dataset.train) - state.step * training.batch_size)
         total = total * (len(y) * world / together)
@@ -279,12 +291,12 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
 
 def _validate(run: TrainingRun, state: TrainingState) -> Evaluation:
     """Evaluate the network, or its moving average, and keep its weights if they are the best."""
-    data, training = run.dataset, run.training
+    if run.judge is None:
+        return Evaluation(math.nan, math.nan, math.nan, 0)
     exchange(run)
     try:
-        size = training.batch_size
-        found = evaluate(run.model, data.validation, data.normalization, batch_size=size, fabric=run.fabric)
-        if training.keep == "best":
+        found = run.judge(run.model)
+        if run.training.keep == "best":
             state.kept = better(state.kept, state.epoch + 1, found.top1, run.model)
         return found
     except ModelError as error:
