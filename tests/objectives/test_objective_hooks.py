@@ -15,9 +15,10 @@ from slimcnn import Loss, Objective, SparseScales
 from slimcnn.datasets import load_dataset
 from slimcnn.distillation import Teacher, kd
 from slimcnn.errors import RecipeError
-from slimcnn.objectives import Terms, as_objective, cross_entropy
+from slimcnn.objectives import Terms, as_objective, cross_entropy, read_classes
 from slimcnn.objectives.objective import HOOKS, PlainObjective
 from slimcnn.pruning.soft import SoftPruningObjective
+from slimcnn.tasks.detection import DetectorLoss
 
 NETWORK = slimcnn.build("resnet8", in_channels=1, width=0.25)
 PLAIN = {"layout": "nchw", "precision": "32", "batch_size": 32}
@@ -34,10 +35,11 @@ AROUND: dict[type[Objective], Callable[[Objective], Objective]] = {
     SoftPruningObjective: soft_pruning,
 }
 """Objectives around another one."""
-WITHOUT_INNER: set[type[Objective]] = {Terms, PlainObjective}
+WITHOUT_INNER: set[type[Objective]] = {Terms, PlainObjective, DetectorLoss}
 
 ARGUMENTS = {
-    "model": NETWORK, "feed": lambda: iter(()), "epoch": 1.0, "indices": torch.tensor([2, 0]), "view": 1,
+    "scores": read_classes, "model": NETWORK, "feed": lambda: iter(()), "epoch": 1.0, "indices": torch.tensor([2, 0]),
+    "view": 1,
     "x": torch.zeros(2, 1, 8, 8), "labels": (torch.tensor([3, 1]), torch.tensor([1, 3])), "share": 0.75,
     "optimizer": torch.optim.SGD(NETWORK.parameters(), lr=0.1),
 }  # fmt: skip
@@ -116,8 +118,8 @@ def test_training_calls_every_hook_that_its_settings_ask_for(settings: dict[str,
     network = slimcnn.build("resnet8", in_channels=1, width=0.25)
     list(slimcnn.fit(network, data, training=slimcnn.Training(epochs=2, **settings, **PLAIN), objective=objective))
     step = ["before_step", "seeing" if "views" in settings else "mixed", "after_step"]
-    assert {name for name, _ in objective.calls} == {"prepare", *step}
-    assert objective.calls[0][0] == "prepare"
+    assert {name for name, _ in objective.calls} == {"reading", "prepare", *step}
+    assert [name for name, _ in objective.calls[:2]] == ["reading", "prepare"]
     assert [arguments for name, arguments in objective.calls if name == "before_step"] == [
         (0.0,),
         (0.5,),

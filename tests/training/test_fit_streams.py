@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 from torch import nn
 from training_runs import PLAIN, network, tensors
+from two_processes_on_a_stream import trained
 
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.training import Training, evaluate, fit
@@ -73,3 +78,24 @@ def test_a_stream_cut_in_the_middle_of_an_epoch_resumes_with_the_same_bits(folde
     list(fit(resumed, stream, training=SETTINGS, folder=tmp_path, progress=lambda done, _: steps.append(done)))
     assert steps[0] == 4
     assert all(torch.equal(a, b) for a, b in zip(tensors(whole).values(), tensors(resumed).values(), strict=True))
+
+
+def test_two_processes_on_a_stream_give_the_curve_of_one_and_each_decodes_its_share(
+    folder: Path, tmp_path: Path
+) -> None:
+    script = Path(__file__).with_name("two_processes_on_a_stream.py")
+    command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    line = [sys.executable, *command, str(folder), str(tmp_path)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1))
+    alone = trained(load_dataset(folder, stream=True, workers=1), Fabric(accelerator="cpu", devices=1))
+    assert first["curve"] == second["curve"]
+    for two, one in zip(first["curve"], alone["curve"], strict=True):
+        assert two == pytest.approx(one, rel=1e-6)
+    for name, tensor in alone["weights"].items():
+        torch.testing.assert_close(first["weights"][name], tensor, rtol=1e-4, atol=1e-6)
+    # Two epochs in other orders: some images are seen by both, but neither decodes all of them.
+    assert set(first["opened"]) | set(second["opened"]) == set(alone["opened"])
+    assert max(len(first["opened"]), len(second["opened"])) < len(alone["opened"])

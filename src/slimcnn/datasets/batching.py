@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimcnn.datasets.examples import Examples, Places
+from slimcnn.datasets.given import GivenBatches
 from slimcnn.datasets.images import Augmentation, Normalization
 from slimcnn.errors import DataError
 
@@ -25,6 +26,8 @@ def steps(images: Examples, size: int, *, world: int = 1) -> int:
     >>> steps(images, 4), steps(images, 4, world=2), steps(images, 8, world=4)
     (3, 3, 1)
     """
+    if isinstance(images, GivenBatches):
+        return images.steps
     whole, rest = divmod(len(images), size)
     return whole + (rest >= world)
 
@@ -58,6 +61,7 @@ def batches(
     Without a seed, for evaluation: all images in order, not augmented, the last batch smaller. A rank skips a batch
     that has no image for it.
 
+    The batches of a user's loader come as they are (see `GivenBatches`).
     A stream leaves out broken images if it was asked to: a batch is then smaller.
 
     Images are padded with black before normalization; cutout fills with the mean color (zero after normalization).
@@ -73,8 +77,11 @@ def batches(
     >>> [len(labels) for pixels, labels in batches(images, 2, normalization=normal, seed=0, start=1)]
     [2, 1]
     """
-    _check(images, size, seed, start, rank, world)
     layout = memory_format or torch.contiguous_format
+    key = "" if seed is None else f"{seed}/{epoch}" if view is None else f"{seed}/view {view}"
+    if isinstance(images, GivenBatches):
+        return images.feed(torch.device(device), key=key, epoch=epoch, start=start, memory_format=layout)
+    _check(images, size, seed, start, rank, world)
     scale, shift = (each.to(device).contiguous(memory_format=layout) for each in normalization.factors(images.shape))
     count = steps(images, size, world=world) if seed is not None else -(-len(images) // size)
     draws = None if seed is None else _draw(images, augmentation or Augmentation(), seed, epoch, view)
@@ -83,7 +90,6 @@ def batches(
         parts = [_part(images, size, step, rank, world) for step in range(start, count)]
         parts = [part for part in parts if part.start < part.stop]
         places = (part if draws is None else draws.order[part] for part in parts)
-        key = "" if seed is None else f"{seed}/{epoch}" if view is None else f"{seed}/view {view}"
         for part, found in zip(parts, images.read(places, torch.device(device), key), strict=True):
             pixels = found.pixels.to(device, non_blocking=True)
             labels = found.labels.to(device, non_blocking=True)

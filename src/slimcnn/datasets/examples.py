@@ -36,7 +36,7 @@ class Examples(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """The class of every image, int64 `(n,)`."""
+        """The class of every image, int64 `(n,)`; empty if it is unknown before an image is read."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -198,12 +198,13 @@ class Dataset:
                 raise DataError(f"dataset {self.name}: {part} images are {images.shape}, train images {self.shape}")
             if self.task != "classification":
                 continue
-            if images.labels.ndim != 1:
+            if len(images.labels) and images.labels.ndim != 1:
                 raise DataError(
                     f"dataset {self.name}: {part} labels have shape {tuple(images.labels.shape)}; classification needs "
                     "one class for an image: name the task"
                 )
-            low, high = int(images.labels.min()), int(images.labels.max())
+            known = images.labels if len(images.labels) else torch.zeros(1, dtype=torch.int64)
+            low, high = int(known.min()), int(known.max())
             if low < 0 or high >= len(self.classes):
                 labels = f"labels {low} to {high}"
                 raise DataError(

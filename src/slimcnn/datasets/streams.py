@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import warnings
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +19,7 @@ from slimcnn.datasets.examples import Places, ReadBatch
 from slimcnn.datasets.images import Images, chosen_by_limit
 from slimcnn.datasets.pictures import BrokenFiles, BrokenImage, Survey, check_look, pixels_of
 from slimcnn.datasets.progress import progress
+from slimcnn.datasets.seeding import seeded
 from slimcnn.datasets.sizing import require_memory
 from slimcnn.errors import DataError, RunError
 
@@ -189,7 +188,7 @@ class _Decoding(torch.utils.data.Dataset[_Decoded]):
             for place, position in enumerate(positions.tolist()):
                 number = position if self._numbers is None else int(self._numbers[position])
                 try:
-                    with _seeded(f"{self._key}/{position}") if ready else nullcontext():
+                    with seeded(f"{self._key}/{position}") if ready else nullcontext():
                         self._read(number, pixels[len(kept)])
                     kept.append(place)
                 except BrokenImage as error:
@@ -211,22 +210,6 @@ class _Decoding(torch.utils.data.Dataset[_Decoded]):
                 return
             check_look(self._pictures.name(number), picture, self._look)
             pixels[:] = pixels_of(picture, self._look)
-
-
-@contextmanager
-def _seeded(key: str) -> Iterator[None]:
-    """Seed all usual generators within the block: a transform of the user may draw from any of them."""
-    seed = int.from_bytes(sha256(key.encode()).digest()[:4], "little")
-    plain, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(plain)
-            np.random.set_state(array)
 
 
 def _decoded(stream: Stream, asked: Iterable[Tensor], key: str, *, pin: bool) -> Generator[_Decoded]:

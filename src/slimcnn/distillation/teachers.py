@@ -38,10 +38,9 @@ class Teacher:
         self._batch: tuple[Tensor, int] | None = None
         self._scores: ReadScores = read_classes
 
-    def reading(self, scores: ReadScores) -> Teacher:
+    def reading(self, scores: ReadScores) -> None:
         """Use this function to read scores from a network's output; default: a classifier's."""
         self._scores = scores
-        return self
 
     def cached(self, path: Path | str, images: int, views: int) -> Teacher:
         """Cache logits in a file, for `images` training images and `views` views of each (`Training.views`).

@@ -15,6 +15,12 @@ from slimcnn.graph.activations import Timeline
 from slimcnn.graph.sharing import Share
 from slimcnn.notebook import html_table
 
+
+def everything(answer: Any) -> Any:
+    """Let all tensors of a network's answer count."""
+    return answer
+
+
 Positions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -166,7 +172,7 @@ class ChannelGraph:
     """What the trace could not check, such as other batch sizes."""
     other_example: Any = field(default=None, repr=False, compare=False)
     """The same at another image size, at which the network was traced too; None if that could teach nothing."""
-    output: Callable[[Any], Any] = field(default=lambda answer: answer, repr=False, compare=False)
+    output: Callable[[Any], Any] = field(default=everything, repr=False, compare=False)
     """Picks the tensors that count from the network's answer."""
     selects: bool = field(default=False, repr=False, compare=False)
     """Whether the network selects by value (thresholds, non-maximum suppression): its answer to a random input may be

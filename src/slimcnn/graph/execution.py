@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimcnn.errors import ModelError
 from slimcnn.graph import fast
+from slimcnn.graph.channels import everything
 from slimcnn.graph.copying import shallow_copy
 from slimcnn.graph.fast.module_tree import named_modules, named_tensors
 from slimcnn.graph.ids import Label
@@ -23,11 +24,6 @@ from slimcnn.measuring.lifetimes import Lifetimes
 
 OutputOf = Callable[[Any], Any]
 """Picks what counts from a network's answer: one or several tensors of it."""
-
-
-def everything(answer: Any) -> Any:
-    """Let all tensors of a network's answer count."""
-    return answer
 
 
 def watch(

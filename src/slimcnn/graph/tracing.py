@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from slimcnn.graph.assembly import Assembled, assemble
 from slimcnn.graph.axis_ids import AxisIds
-from slimcnn.graph.channels import ChannelGraph
+from slimcnn.graph.channels import ChannelGraph, everything
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.execution import (
     Broken,
@@ -24,7 +24,6 @@ from slimcnn.graph.execution import (
     at_another_size,
     batch_size,
     doubled,
-    everything,
     watch,
     watch_twice,
 )

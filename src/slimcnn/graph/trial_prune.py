@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from slimcnn.graph.axis_ids import AxisIds
-from slimcnn.graph.channels import ChannelGraph
+from slimcnn.graph.channels import ChannelGraph, everything
 from slimcnn.graph.copying import shallow_copy
-from slimcnn.graph.execution import Broken, OutputOf, everything, watch_this
+from slimcnn.graph.execution import Broken, OutputOf, watch_this
 from slimcnn.graph.ids import Label, ids_in
 from slimcnn.graph.operations import operation
 from slimcnn.graph.partition import Partition

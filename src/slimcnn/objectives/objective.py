@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -67,9 +67,8 @@ class Objective(ABC):
     judged_by_top1: ClassVar[bool] = True
     """Whether the epoch with the highest validation top-1 is the best; if not, `fit` always keeps the last epoch."""
 
-    def reading(self, scores: ReadScores) -> Self:
-        """Use this function to read scores from a network's output; called by `fit` with that of the task."""
-        return self
+    def reading(self, scores: ReadScores) -> None:
+        """Called once before `prepare` with the task's function that reads scores from a network's output."""
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Prepare with the network and the training images; called once by every `fit`, before the first step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -83,10 +83,9 @@ class SparseScales(Objective):
         penalty = self.strength * torch.stack([self._size(norm, means).sum() for norm in norms]).sum()
         return Loss(dict(loss.terms) | {"sparsity": penalty}, loss.logits, loss.gradients)
 
-    def reading(self, scores: ReadScores) -> Self:
+    def reading(self, scores: ReadScores) -> None:
         """Pass the function to the inner objective."""
         self._inner.reading(scores)
-        return self
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Call the inner objective's hook."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class Teaching(Protocol):
     def seeing(self, indices: Tensor, view: int) -> None:
         """Receive the indices and the view of the next batch's training images (see `Objective.seeing`)."""
 
-    def reading(self, scores: ReadScores) -> Any:
+    def reading(self, scores: ReadScores) -> None:
         """Use this function to read scores from a teacher's output."""
 
     def __call__(self, student: nn.Module, x: Tensor, /) -> Tensor:
@@ -85,12 +85,11 @@ class Terms(Objective):
             raise RecipeError(f"the weight of a loss term is {factor}: give a finite number of at least 0")
         return Terms(*(replace(term, weight=factor * term.weight) for term in self.terms))
 
-    def reading(self, scores: ReadScores) -> Self:
+    def reading(self, scores: ReadScores) -> None:
         """Read scores with this function, also from the outputs of teachers."""
         self._scores = scores
         for teacher in {term.teacher for term in self.terms if term.teacher is not None}:
             teacher.reading(scores)
-        return self
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Call the `prepare` function of every term."""

@@ -255,7 +255,7 @@ def _why_unscored(group: ChannelGroup, needs: str, readings: Mapping[str, tuple[
 def _images(criterion: str, data: Batches | None) -> Iterable[Tensor]:
     if data is None:
         raise CriterionError(f"criterion {criterion!r} needs images: pass batches (x, y) as data=")
-    return (x for x, _ in data)
+    return (batch[0] for batch in data)
 
 
 def _with_weights(known: Evidence, group: ChannelGroup, needs: str, tensors: Mapping[str, Tensor]) -> Evidence:

@@ -33,7 +33,7 @@ def sensitivity(
     model: nn.Module,
     graph: ChannelGraph,
     scores: Scores,
-    images: Iterable[Tensor],
+    images: Iterable[Tensor | Sequence[Tensor]],
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Scores:
     """Measure the output error when a group loses channels, for `Target(scope="sensitivity")`.
@@ -49,7 +49,9 @@ def sensitivity(
         model: the traced network; it is not changed.
         graph: its channel graph, from `trace`.
         scores: the order in which a group loses channels.
-        images: batches (n, c, h, w), without labels. A quarter of the images, at most 64, is held out.
+        images: batches (n, c, h, w), or sequences that begin with them, as a `DataLoader` gives; labels are not used.
+            All of them are kept in memory (`itertools.islice` takes the first). A quarter of the images, at most 64, is
+            held out.
         progress: called with (groups done, total groups).
 
     Raises:
@@ -63,7 +65,7 @@ def sensitivity(
     {'0': 8, '1': 8}
     >>> plan = allocate(graph, measured, Target(macs=0.75, scope="sensitivity"))
     """
-    batches = [x for x in images if len(x)]
+    batches = [x for x in (batch if isinstance(batch, Tensor) else batch[0] for batch in images) if len(x)]
     total = sum(map(len, batches))
     if total < 2:
         raise DataError(f"sensitivity needs at least two images, one to fit and one held out; found {total}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -127,10 +127,9 @@ class SoftPruningObjective(Objective):
         """Return the inner objective's loss of mixed images."""
         return self._inner.mixed(model, x, labels, share)
 
-    def reading(self, scores: ReadScores) -> Self:
+    def reading(self, scores: ReadScores) -> None:
         """Pass the function to the inner objective."""
         self._inner.reading(scores)
-        return self
 
     def prepare(self, model: nn.Module, feed: Feed) -> None:
         """Call the inner objective's hook."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from slimcnn.graph.channels import layer_of
 from slimcnn.graph.copying import duplicate, duplicate_as, shares_memory
 from slimcnn.graph.execution import call_model, counted, first_line
 from slimcnn.graph.removal import kept_positions
+from slimcnn.pruning.choices import SameChoices
 from slimcnn.pruning.plan import Plan
 
 TOLERANCE = 1e-9
@@ -143,11 +145,12 @@ def _why_inexact(graph: ChannelGraph, plan: Plan) -> str:
 
 
 def _compare(masked: Copies, small: Copies, graph: ChannelGraph, plan: Plan) -> Verdict:
-    dtype, one = _in_best_type(masked, graph)
+    choices = SameChoices() if graph.selects else None
+    dtype, one = _in_best_type(masked, graph, choices)
     tolerance = LOW_PRECISION_TOLERANCE.get(dtype, TOLERANCE)
     name = str(dtype).removeprefix("torch.")
     try:
-        two = _run(small, graph, dtype)
+        two = _run(small, graph, dtype, choices=choices.repeated() if choices else None)
     except _Failed as failed:
         return Verdict(False, float("inf"), failed.layer, name)
     error = _relative_error(one, two)
@@ -181,24 +184,28 @@ class _Failed(Exception):
         self.reason = reason
 
 
-def _in_best_type(masked: Copies, graph: ChannelGraph) -> tuple[torch.dtype, list[Tensor]]:
+def _in_best_type(
+    masked: Copies, graph: ChannelGraph, choices: SameChoices | None = None
+) -> tuple[torch.dtype, list[Tensor]]:
     """Run the masked network in float64, or in the most precise dtype that its code accepts."""
     for dtype in dict.fromkeys((torch.float64, torch.float32, masked.dtype)):
         try:
-            return dtype, _run(masked, graph, dtype)
+            return dtype, _run(masked, graph, dtype, choices=choices.forget() if choices else None)
         except _Failed as failed:
             last = failed
     raise ModelError(f"the network does not run on its example: it failed at {last.layer}: {last.reason}") from last
 
 
-def _run(copies: Copies, graph: ChannelGraph, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
+def _run(
+    copies: Copies, graph: ChannelGraph, dtype: torch.dtype, seed: int = 0, choices: SameChoices | None = None
+) -> list[Tensor]:
     """Return the outputs of a network in eval mode on the CPU.
 
     Where the network selects by value, its answer may be empty; then the outputs of layers that keep all their
-    channels come with it.
+    channels come with it. `choices` makes two runs select the same.
     """
     network = copies.in_type(dtype)
-    with locked_outputs(network, graph) as seen:
+    with locked_outputs(network, graph) as seen, choices or nullcontext():
         return _run_this(network, graph, dtype, seed) + list(seen.values())
 
 

@@ -118,7 +118,7 @@ def accuracy_in_words(before: float, after: float, images: int, metric: MetricNa
     >>> accuracy_in_words(90.0, 90.0, 1)
     'Top-1 stays at 90.00 %, measured on 1 test image.'
     """
-    name, unit = f"{metric.name[:1].upper()}{metric.name[1:]}", f" {metric.unit}" if metric.unit else ""
+    name, unit = formatting.capital(metric.name), f" {metric.unit}" if metric.unit else ""
     if not (math.isfinite(before) and math.isfinite(after)):
         return f"{name} on the test images is not known for both networks, so its change is not known."
     where = f"measured on {formatting.plural(images, 'test image')}" if images else "measured on the test images"

@@ -210,3 +210,12 @@ def _scaled(value: float, units: Sequence[str]) -> str:
     else:
         unit = units[-1]
     return f"{value:g} {unit}".strip() if unit == units[0] else f"{value:#.4g} {unit}"
+
+
+def capital(words: str) -> str:
+    """Begin words with a capital letter, unless the second letter is one.
+
+    >>> capital("mean IoU"), capital("mAP@50")
+    ('Mean IoU', 'mAP@50')
+    """
+    return words if words[1:2].isupper() else f"{words[:1].upper()}{words[1:]}"

@@ -89,6 +89,7 @@ def template(name: str) -> Template:
         formatting.milliseconds,
         formatting.duration,
         formatting.plural,
+        formatting.capital,
         formatting.points,
         formatting.ratio,
         formatting.distance,

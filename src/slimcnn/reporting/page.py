@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from slimcnn.reporting.comparison import headline, is_alarming, rows, verdict_in_words
 from slimcnn.reporting.curve import curve_headline, curve_in_words, curve_sections, sizes_of
 from slimcnn.reporting.figures.steps import Steps, StepTop1
-from slimcnn.reporting.formatting import plural
+from slimcnn.reporting.formatting import capital, plural
 from slimcnn.reporting.layout import lay_out, template
 from slimcnn.reporting.schema import CurveReport, LockedLayer, Report
 from slimcnn.reporting.sections import Column, Section, Table, Text
@@ -98,7 +98,7 @@ def _named(report: Report) -> str:
     'Top-1 in percent'
     """
     name, unit = report.metric.name, {"%": " in percent", "": ""}.get(report.metric.unit, f" in {report.metric.unit}")
-    return f"{name[:1].upper()}{name[1:]}{unit}"
+    return f"{capital(name)}{unit}"
 
 
 def _by_reason(locked: Sequence[LockedLayer]) -> list[tuple[str, int, list[LockedLayer]]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from slimcnn.datasets import Dataset, Examples, Normalization
+from slimcnn.datasets import AnyLoader, Dataset, Examples, Normalization
 from slimcnn.errors import SearchError, TargetUnreachable
 from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan, Scores, Target, allocate, mask, prune, score
@@ -17,9 +19,9 @@ from slimcnn.pruning.targets import SIZES
 from slimcnn.searching.settings import RATIO, Point, Search, describe, spec_of
 from slimcnn.searching.study_storage import Outcome, StudyStorage
 from slimcnn.searching.trial_storage import storage_errors
-from slimcnn.tasks import Metric, task_named, task_of
-from slimcnn.training import evaluate, judge
-from slimcnn.training.evaluation import evaluate_unless_below
+from slimcnn.tasks import task_named, task_of
+from slimcnn.training import best_device, evaluate, judge
+from slimcnn.training.evaluation import PartialEvaluation, evaluate_unless_below, evaluating
 
 
 @dataclass
@@ -29,8 +31,8 @@ class Evaluator:
     Args:
         model: the traced network.
         graph: its channel graph, from `trace`.
-        images: validation images; never test images.
-        normalization: the normalization that the network's weights expect.
+        images: validation images, or a loader of batches (x, y); never test images.
+        normalization: the normalization that the network's weights expect; a loader needs none.
         criterion: name of a criterion, whose options the search may vary.
         target: the target, except for `pruning_ratio`, which the search varies.
         data: returns batches (x, y) for criteria that use data.
@@ -39,12 +41,13 @@ class Evaluator:
             surgery; "cut" evaluates faster.
         batch: batch size; after each batch the evaluation may stop early.
         data_of: the dataset whose task the network has; default: classification.
+        metric: measures a network instead of top-1 on `images`, in the unit of `max_drop`; higher is better.
     """
 
     model: nn.Module
     graph: ChannelGraph
-    images: Examples
-    normalization: Normalization
+    images: Examples | AnyLoader | None = None
+    normalization: Normalization | None = None
     criterion: str = "gfr"
     target: Target = field(default_factory=lambda: Target(pruning_ratio=0.5, scope="global", residual="inner"))
     data: Callable[[], Iterable[tuple[Tensor, Tensor]]] | None = None
@@ -52,22 +55,27 @@ class Evaluator:
     way: Literal["cut", "mask"] = "cut"
     batch: int = 128
     data_of: Dataset | None = None
+    metric: Callable[[nn.Module], float] | None = None
     _scores: dict[str, Scores] = field(default_factory=dict)
 
     def base(self) -> float:
-        """Measure the top-1 of the unpruned network."""
-        return self._judged(self.model)
+        """Measure the top-1 of the unpruned network, or its metric."""
+        return self._measured(self.model, -math.inf).top1
 
-    @property
-    def metric(self) -> Metric:
-        """The metric that must not drop."""
-        return Metric("top-1") if self.data_of is None else task_of(self.data_of).metric
-
-    def _judged(self, network: nn.Module) -> float:
-        if self.data_of is None:
-            return evaluate(network, self.images, self.normalization).top1
-        found = judge(network, self.images, self.data_of).score
-        return found if self.metric.higher_is_better else -found  # the search looks for the highest
+    def _measured(self, network: nn.Module, least: float) -> PartialEvaluation:
+        if self.metric is not None:
+            with evaluating(network, best_device()), torch.no_grad():
+                return PartialEvaluation(float(self.metric(network)), 0, whole=True)
+        if self.data_of is not None and self.data_of.task != "classification":
+            found_by_task = judge(network, self.data_of.validation, self.data_of)
+            better = task_of(self.data_of).metric.higher_is_better  # the search looks for the highest
+            return PartialEvaluation(found_by_task.score * (1 if better else -1), found_by_task.n, whole=True)
+        if self.images is None:
+            raise SearchError("there is nothing to measure a network by: give images, or a metric")
+        if least == -math.inf:
+            found = evaluate(network, self.images, self.normalization)
+            return PartialEvaluation(found.top1, found.n, whole=True)
+        return evaluate_unless_below(network, self.images, self.normalization, least, batch_size=self.batch)
 
     def plan(self, point: Point) -> Plan:
         """Return the plan of a point."""
@@ -97,10 +105,7 @@ class Evaluator:
         network = make(self.model, self.graph, plan)
         if self.recover is not None:
             self.recover(network, plan)
-        if self.data_of is not None and self.data_of.task != "classification":
-            score, seconds = self._judged(network), time.perf_counter() - began
-            return Outcome(point, macs, score, "", seconds), macs if score >= least else 1 + (least - score) / 100
-        seen = evaluate_unless_below(network, self.images, self.normalization, least, batch_size=self.batch)
+        seen = self._measured(network, least)
         seconds = time.perf_counter() - began
         if not seen.whole:
             why = f"can no longer reach {least:.2f} % after {seen.n} images"

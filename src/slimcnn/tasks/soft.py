@@ -36,7 +36,8 @@ class Soft(Task):
                     f"loss {spec!r}: {build.__name__} compares distributions over classes, and this task has none; use "
                     "kd, or fitnet or attention with a layer"
                 )
-        return found.reading(self.scores)
+        found.reading(self.scores)
+        return found
 
     def _soft(self, teacher: Teacher, temperature: float) -> Terms:
         def value(seen: Seen) -> Tensor:

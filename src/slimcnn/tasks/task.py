@@ -133,12 +133,16 @@ class Task(ABC):
 
     def objective(self, label_smoothing: float = 0.0) -> Objective:
         """Return the training objective."""
-        return self.labeled(label_smoothing).reading(self.scores)
+        found = self.labeled(label_smoothing)
+        found.reading(self.scores)
+        return found
 
     def distilling(self, spec: str, networks: list[nn.Module] | Teacher, label_smoothing: float = 0.0) -> Objective:
         """Return the objective with teachers; see `slimcnn.distillation.objective_named`."""
         teacher = networks if isinstance(networks, Teacher) else Teacher(networks)
-        return objective_named(spec, teacher, label_smoothing, self.labeled).reading(self.scores)
+        found = objective_named(spec, teacher, label_smoothing, self.labeled)
+        found.reading(self.scores)
+        return found
 
     def check(self, model: nn.Module, data: Dataset) -> None:
         """Raise `ModelError` unless the network's output fits the task and the data."""

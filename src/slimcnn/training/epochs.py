@@ -28,7 +28,7 @@ class Epoch:
     train_top1: float
     """Percent, 0 to 100, on augmented images in training mode."""
     validation_top1: float
-    """Percent, 0 to 100, in eval mode after the epoch."""
+    """Percent, 0 to 100, in eval mode after the epoch; or what the metric of the user returned; nan: not validated."""
     validation_loss: float
     """Mean cross entropy, in nats."""
     learning_rate: float

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimcnn.datasets import Examples, Normalization, batches
+from slimcnn.datasets import AnyLoader, Examples, Normalization, batches, examples_of
+from slimcnn.datasets.given import GivenBatches
 from slimcnn.errors import DataError, ModelError
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import class_scores
@@ -37,14 +38,17 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    images: Examples,
-    normalization: Normalization,
+    images: Examples | AnyLoader,
+    normalization: Normalization | None = None,
     *,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     fabric: Fabric | None = None,
 ) -> Evaluation:
     """Compute top-1, top-5 and cross entropy of a classifier on images, in float32, without augmentation.
+
+    `images` are those of a part of a dataset, which need its normalization, or any iterable of batches (x, y), such as
+    a `DataLoader`, which are used as they are.
 
     Runs in eval mode on `device` (default: `best_device`), then restores modes and device.
     With a `fabric` of several processes, each evaluates its share on its own device and all return the same result.
@@ -56,9 +60,14 @@ def evaluate(
     >>> evaluate(model, digits.test, digits.normalization).n == len(digits.test.labels)
     True
     """
-    classes = int(images.labels.max()) + 1 if len(images.labels) else 0
-    if not len(images.labels):
+    images = examples_of(images)
+    given = isinstance(images, GivenBatches)
+    if normalization is None and not given:
+        raise DataError("evaluate needs the normalization of the images: pass data.normalization")
+    if not given and not len(images.labels):
         raise DataError("there are no images to evaluate on")
+    normalization = normalization or Normalization((0.0,), (1.0,))
+    classes = int(images.labels.max()) + 1 if len(images.labels) else 1
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     place = fabric.device if fabric else torch.device(device) if device else best_device()
     rows = []
@@ -66,13 +75,16 @@ def evaluate(
     with evaluating(model, place), torch.no_grad():
         share = batches(images, batch_size, normalization=normalization, rank=rank, world=world, device=place)
         for x, y in share:
-            rows.append(_counts(scores(model, x, classes), y))
+            logits = scores(model, x, classes)
+            if given:
+                _refuse_unknown_labels(y, logits.shape[1])
+            rows.append(_counts(logits, y))
     total = torch.stack(rows).cpu().double().sum(0) if rows else torch.zeros(5, dtype=torch.float64)
     if fabric:
         total = summed(fabric, total)
     top1, top5, loss, bad, n = total.tolist()
     if not n:
-        raise DataError("there are no images to evaluate on: all of them are broken")
+        raise DataError("there are no images to evaluate on: there is no batch, or all images are broken")
     if bad:
         raise ModelError(f"the network's scores are not finite for {bad:.0f} of {n:.0f} images: check its weights")
     return Evaluation(100 * top1 / n, 100 * top5 / n, loss / n, int(n))
@@ -92,8 +104,8 @@ class PartialEvaluation:
 
 def evaluate_unless_below(
     model: nn.Module,
-    images: Examples,
-    normalization: Normalization,
+    images: Examples | AnyLoader,
+    normalization: Normalization | None,
     least: float,
     *,
     batch_size: int = 256,
@@ -109,6 +121,10 @@ def evaluate_unless_below(
     >>> evaluate_unless_below(model, digits.train, digits.normalization, 99.9, batch_size=16).n < len(digits.train) / 5
     True
     """
+    images = examples_of(images)
+    if isinstance(images, GivenBatches) or normalization is None:
+        found = evaluate(model, images, normalization, device=device)  # how many images remain is not known
+        return PartialEvaluation(found.top1, found.n, True)
     n, seen, hits, whole = len(images.labels), 0, 0, True
     classes = int(images.labels.max()) + 1
     place = torch.device(device) if device else best_device()
@@ -134,6 +150,12 @@ def scores(model: nn.Module, x: Tensor, classes: int) -> Tensor:
         found = f"the network has {logits.shape[1]} outputs, but the labels have {classes} classes"
         raise ModelError(f"{found}: build it with {classes} classes")
     return logits.float()
+
+
+def _refuse_unknown_labels(y: Tensor, outputs: int) -> None:
+    if int(y.min()) < 0 or int(y.max()) >= outputs:
+        found = f"labels {int(y.min())} to {int(y.max())}"
+        raise DataError(f"a batch has {found}, but the network has {outputs} outputs: labels start at 0")
 
 
 def _counts(logits: Tensor, y: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,19 +16,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from slimcnn.datasets import Dataset, batches, indices
+from slimcnn.datasets import AnyLoader, Dataset, batches, indices
+from slimcnn.datasets.given import GivenBatches
 from slimcnn.errors import DataError, ModelError, RecipeError, TrainingDiverged
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import Loss, LossFunction, Objective, as_objective
-from slimcnn.tasks import task_of
+from slimcnn.tasks import task_named
 from slimcnn.training.epochs import GRADIENT, Epoch, EpochSums, first_nonfinite
+from slimcnn.training.evaluation import Evaluation
 from slimcnn.training.interrupts import interrupts_noted
-from slimcnn.training.judging import Judged, hits_of, judge
+from slimcnn.training.judging import Measured
 from slimcnn.training.keeping import better
 from slimcnn.training.probing import FORMATS, MIXED
 from slimcnn.training.processes import any_rank, launched, lost_ranks_named, share_buffers, summed
 from slimcnn.training.run import TrainingRun, TrainingState, begin, exchange, save
 from slimcnn.training.schedule import learning_rate
+from slimcnn.training.scoring import hits_of
 from slimcnn.training.settings import Training
 
 if TYPE_CHECKING:
@@ -41,8 +45,9 @@ _STEPS_BETWEEN_CHECKS = 20
 
 def fit(
     model: nn.Module,
-    dataset: Dataset,
+    data: Dataset | AnyLoader,
     *,
+    validation: AnyLoader | Measured | None = None,
     training: Training = _FROM_SCRATCH,
     objective: Objective | LossFunction | None = None,
     folder: Path | str | None = None,
@@ -55,6 +60,11 @@ def fit(
     the moving average if there is one), so a `break` keeps exactly these. After the last epoch, the network gets the
     weights with the highest validation top-1 of the start and of all epochs (`training.keep`; `Epoch.kept` says which).
     At the end, or when the caller stops, the network's device and modes are restored and its weights are contiguous.
+
+    `data` is a dataset, or any iterable of batches (x, y), such as a `DataLoader`: it then sets the batch size and the
+    order, and `validation` takes the batches to validate on. Instead, `validation` may be a function of the network
+    that returns a number, the higher the better: it decides which epoch is kept, and stands in `validation_top1`.
+    Without either, a training on a loader keeps the last epoch.
 
     `objective` is an `Objective`, whose hooks are called, or a plain function (network, images, labels) → `Loss`; it
     defaults to cross entropy with `training.label_smoothing`. `progress` is called on rank 0 after every
@@ -87,15 +97,21 @@ def fit(
         )
     if training.mixup and training.views:
         raise RecipeError("mixup cannot be combined with cached views: leave out mixup or views")
-    if training.mixup and dataset.task != "classification":
-        raise RecipeError(f"mixup mixes the classes of images, and {dataset.name} is for {dataset.task}: leave it out")
-    task = task_of(dataset)
+    if training.views and not isinstance(data, Dataset):
+        raise RecipeError("cached views need a dataset, whose images can be told apart: leave out views")
+    named = data.task if isinstance(data, Dataset) else "classification"
+    if training.mixup and named != "classification":
+        raise RecipeError(f"mixup mixes the classes of images, and the data is for {named}: leave it out")
+    task = task_named(named)
+    chosen = as_objective(objective or task.objective(training.label_smoothing))
+    chosen.reading(task.scores)
     start = partial(
         begin,
         model,
-        dataset,
+        data,
         training,
-        objective=as_objective(objective or task.objective(training.label_smoothing)).reading(task.scores),
+        validation=validation,
+        objective=chosen,
         task=task,
         folder=Path(folder) if folder else None,
         progress=progress,
@@ -203,7 +219,7 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
     with torch.autocast(x.device.type, MIXED.get(training.precision), enabled=training.precision in MIXED):
         loss = _mixed(run, x, y) if training.mixup else run.objective(run.forward, x, y)
     total = loss.total
-    if world > 1:
+    if world > 1 and not isinstance(run.dataset.train, GivenBatches):
         # DDP averages the gradients of all processes, but shares of the last batch may differ by one image.
         together = min(training.batch_size, len(run.dataset.train) - state.step * training.batch_size)
         total = total * (len(x) * world / together)
@@ -262,7 +278,7 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
     if run.average:
         share_buffers(run.fabric, run.average)
     result = _validate(run, state)
-    kept = (state.kept.epoch, state.kept.top1) if state.kept else (state.epoch + 1, result.score)
+    kept = (state.kept.epoch, state.kept.top1) if state.kept else (state.epoch + 1, result.top1)
     means = {name: value / sums.images for name, value in sums.terms.items()}
     terms = {name: value for name, value in means.items() if not name.startswith(GRADIENT)}
     return Epoch(
@@ -272,7 +288,7 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
         terms=terms,
         gradients={name.removeprefix(GRADIENT): means[name] for name in means if name not in terms},
         train_top1=100 * sums.hits / sums.images,
-        validation_top1=result.score,
+        validation_top1=result.top1,
         validation_loss=result.loss,
         learning_rate=learning_rate(training, (state.epoch + 1) * run.steps - 1, training.epochs * run.steps),
         seconds=sums.seconds + time.perf_counter() - start,
@@ -282,15 +298,15 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
     )
 
 
-def _validate(run: TrainingRun, state: TrainingState) -> Judged:
+def _validate(run: TrainingRun, state: TrainingState) -> Evaluation:
     """Evaluate the network, or its moving average, and keep its weights if they are the best."""
-    data, training = run.dataset, run.training
+    if run.judge is None:
+        return Evaluation(math.nan, math.nan, math.nan, 0)
     exchange(run)
     try:
-        size = training.batch_size
-        found = judge(run.model, data.validation, data, batch_size=size, fabric=run.fabric)
-        if training.keep == "best":
-            state.kept = better(state.kept, state.epoch + 1, found.score, run.model, run.task.metric)
+        found = run.judge(run.model)
+        if run.training.keep == "best":
+            state.kept = better(state.kept, state.epoch + 1, found.top1, run.model, run.task.metric)
         return found
     except ModelError as error:
         raise _diverged(run, f"on validation images, {error}, at the end", state, run.steps - 1) from error

@@ -15,7 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from slimcnn.datasets import Dataset, batches
+from slimcnn.datasets import AnyLoader, Dataset, batches
 from slimcnn.datasets import steps as count_steps
 from slimcnn.errors import ModelError, RecipeError, RunError
 from slimcnn.objectives import Objective
@@ -23,7 +23,7 @@ from slimcnn.tasks import Task
 from slimcnn.tasks.task import answer
 from slimcnn.training.epochs import Epoch, EpochSums
 from slimcnn.training.evaluation import evaluating, scores
-from slimcnn.training.judging import judge
+from slimcnn.training.judging import Judge, Measured, data_to_fit, judge_of
 from slimcnn.training.keeping import START, KeptWeights, better
 from slimcnn.training.memory import keep_freed_memory
 from slimcnn.training.optimizers import moving_average, optimizer_for, swap
@@ -56,6 +56,8 @@ class TrainingRun:
     description: dict[str, Any]
     fabric: Fabric
     progress: Callable[[int, int], None] | None
+    judge: Judge | None
+    """Validates the network; None if there is nothing to validate it with."""
 
 
 @dataclass
@@ -73,9 +75,10 @@ class TrainingState:
 
 def begin(
     model: nn.Module,
-    dataset: Dataset,
+    data: Dataset | AnyLoader,
     training: Training,
     *,
+    validation: AnyLoader | Measured | None,
     objective: Objective,
     task: Task,
     folder: Path | None,
@@ -86,8 +89,9 @@ def begin(
     device = fabric.device
     if device.type == "cpu":
         keep_freed_memory()
-    dataset = _on_device(dataset, device)
-    if not objective.judged_by_top1:
+    dataset = _on_device(data_to_fit(model, data, validation, device), device)
+    judge = judge_of(dataset, validation, training.batch_size, fabric)
+    if not objective.judged_by_top1 or judge is None:
         training = training.model_copy(update={"keep": "last"})
     _check(model, dataset, task, training, device)
     steps = count_steps(dataset.train, training.batch_size, world=fabric.world_size)
@@ -120,6 +124,7 @@ def begin(
         description=description,
         fabric=fabric,
         progress=progress,
+        judge=judge,
     )
     if stored:
         return run, restore(run, stored)
@@ -130,12 +135,10 @@ def begin(
 
 def _start(run: TrainingRun) -> KeptWeights | None:
     """Validate the weights before the first step if the best ones are kept."""
-    if run.training.keep == "last":
+    if run.training.keep == "last" or run.judge is None:
         return None
-    data = run.dataset
     try:
-        size = run.training.batch_size
-        top1 = judge(run.model, data.validation, data, batch_size=size, fabric=run.fabric).score
+        top1 = run.judge(run.model).top1
     except ModelError:  # scores of an untrained network may overflow in eval mode: then any epoch is better
         return None
     return better(None, START, top1, run.model, run.task.metric)

@@ -65,7 +65,7 @@ def _bars(steps: tuple[StepTop1, ...], name: str, title: str) -> str:
     return picture(
         draw,
         name=name,
-        label=f"{title[:1].upper()}{title[1:]} on the validation images: {values}",
+        label=f"{formatting.capital(title)} on the validation images: {values}",
         width=WIDTH,
         height=ROW * len(steps) + 2 * MARGIN,
         margins=(NAMES, MARGIN, VALUES, MARGIN),

@@ -91,7 +91,7 @@ class TrainingCurves(Drawing):
             Plot(f"{name}loss", "Loss", f"{formatting.small(last.loss)} at the end", _losses(epochs)),
             Plot(
                 f"{name}top1",
-                f"{self.metric[:1].upper()}{self.metric[1:]}",
+                formatting.capital(self.metric),
                 reached,
                 accuracy,
                 level=level,
