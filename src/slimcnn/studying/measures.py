@@ -42,10 +42,10 @@ class MeasuredRun:
         return self._timed[runtime]
 
 
-Measured = Callable[[MeasuredRun, str], float]
+MeasureFunction = Callable[[MeasuredRun, str], float]
 """Measures a run; the second argument is what follows the colon of the measure's name."""
 
-measures: Registry[Measured] = Registry("measure")
+measures: Registry[MeasureFunction] = Registry("measure")
 """All measures; each has the facts `format`, `better` ("higher" or "lower") and `takes` ("" or "runtime")."""
 
 
@@ -59,7 +59,7 @@ class Measure:
     better: Literal["higher", "lower"]
     title: str
     """Heading of the column, with its unit."""
-    of: Measured
+    of: MeasureFunction
     option: str
 
     def __call__(self, run: MeasuredRun) -> float:
