@@ -1,0 +1,50 @@
+"""Tuning replaces the labels of every task whose answers can take their place, and refuses or skips the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_tasks import dataset, network
+
+import slimcnn
+from slimcnn import steps
+from slimcnn.datasets import Dataset, Images
+from slimcnn.errors import RecipeError
+from slimcnn.show import SILENT, Show
+
+
+def without_labels(data: Dataset) -> Dataset:
+    parts = {name: getattr(data, name) for name in ("train", "validation")}
+    blank = {name: Images(part.in_memory().pixels, torch.zeros_like(part.labels)) for name, part in parts.items()}
+    return replace(data, **blank)
+
+
+@pytest.mark.parametrize("name", ["classification", "segmentation", "regression"])
+def test_a_network_learns_from_answers_and_reads_no_label(name: str, tmp_path: Path) -> None:
+    data, trained = dataset(name, 24), network(name)
+    settings = slimcnn.Training(epochs=1, learning_rate=0.01, optimizer="adamw", layout="nchw", precision="32")
+    for _ in slimcnn.fit(trained, data, training=settings):
+        pass
+    chain = [steps.Prune(macs=0.6, scope="local", criterion="l2"), steps.Tune(images=24, epochs=2, batch_size=8)]
+    weights = []
+    for number, each in enumerate((data, without_labels(data))):
+        result = slimcnn.chain(
+            trained, each, chain, out=tmp_path / str(number), deterministic=True, latency_seconds=0.01, show=SILENT
+        )
+        weights.append(result.model.state_dict())
+        section = next(one for one in result.report.sections if one.title == "Tuning without labels")
+        assert "take the place of labels" in section.blocks[0].text
+    assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
+
+
+def test_a_detector_is_refused_or_left_as_it_is_with_a_word(tmp_path: Path) -> None:
+    data, model = dataset("detection", 8), network("detection")
+    with pytest.raises(RecipeError, match="answers of the task detection cannot take the place of labels: use distill"):
+        slimcnn.chain(model, data, [steps.Tune()], out=tmp_path / "no", latency_seconds=0.01, show=SILENT)
+    said: list[str] = []
+    show = Show(say=said.append)
+    slimcnn.chain(model, data, [steps.Tune(optional=True)], out=tmp_path / "yes", latency_seconds=0.01, show=show)
+    assert "  No tuning: answers of the task detection cannot take the place of labels." in said
