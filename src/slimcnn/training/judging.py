@@ -19,14 +19,14 @@ from slimcnn.training.scoring import judge
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Measured: TypeAlias = Callable[[nn.Module], float]
+MetricFunction: TypeAlias = Callable[[nn.Module], float]
 """Measures a network; higher is better. It is called with the network in eval mode."""
 
 Judge: TypeAlias = Callable[[nn.Module], Evaluation]
 
 
 def data_to_fit(
-    model: nn.Module, data: Dataset | AnyLoader, validation: AnyLoader | Measured | None, device: torch.device
+    model: nn.Module, data: Dataset | AnyLoader, validation: AnyLoader | MetricFunction | None, device: torch.device
 ) -> Dataset:
     """Return the dataset that a training uses; the batches of loaders become one."""
     batches = None if validation is None or is_metric(validation) else validation

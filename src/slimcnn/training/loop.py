@@ -25,7 +25,7 @@ from slimcnn.tasks import task_named
 from slimcnn.training.epochs import GRADIENT, Epoch, EpochSums, first_nonfinite
 from slimcnn.training.evaluation import Evaluation
 from slimcnn.training.interrupts import interrupts_noted
-from slimcnn.training.judging import Measured
+from slimcnn.training.judging import MetricFunction
 from slimcnn.training.keeping import better
 from slimcnn.training.probing import FORMATS, MIXED
 from slimcnn.training.processes import any_rank, launched, lost_ranks_named, share_buffers, summed
@@ -47,7 +47,7 @@ def fit(
     model: nn.Module,
     data: Dataset | AnyLoader,
     *,
-    validation: AnyLoader | Measured | None = None,
+    validation: AnyLoader | MetricFunction | None = None,
     training: Training = _FROM_SCRATCH,
     objective: Objective | LossFunction | None = None,
     folder: Path | str | None = None,

@@ -23,7 +23,7 @@ from slimcnn.tasks import Task
 from slimcnn.tasks.task import answer
 from slimcnn.training.epochs import Epoch, EpochSums
 from slimcnn.training.evaluation import evaluating, scores
-from slimcnn.training.judging import Judge, Measured, data_to_fit, judge_of
+from slimcnn.training.judging import Judge, MetricFunction, data_to_fit, judge_of
 from slimcnn.training.keeping import START, KeptWeights, better
 from slimcnn.training.memory import keep_freed_memory
 from slimcnn.training.optimizers import moving_average, optimizer_for, swap
@@ -78,7 +78,7 @@ def begin(
     data: Dataset | AnyLoader,
     training: Training,
     *,
-    validation: AnyLoader | Measured | None,
+    validation: AnyLoader | MetricFunction | None,
     objective: Objective,
     task: Task,
     folder: Path | None,
