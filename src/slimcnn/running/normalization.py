@@ -29,6 +29,8 @@ def find_normalization(
     the network, those of the dataset, those of ImageNet, and plain scalings. Top-1 cannot decide: on images that the
     network was trained on, several candidates reach 100 %.
     """
+    if dataset.ready:
+        return dataset.normalization, "that of your dataset, whose tensors are used as they are"
     asked = data.normalization
     given = None if isinstance(asked, str) else Normalization(asked.mean, asked.std)
     stored = stored_in(information)
@@ -40,7 +42,7 @@ def find_normalization(
     if network.weights is None:
         return dataset.normalization, f"of the dataset {dataset.name}"
     options = candidates(network, dataset)
-    images = dataset.validation.limit(IMAGES) if len(dataset.validation) > IMAGES else dataset.validation
+    images = (dataset.validation.limit(IMAGES) if len(dataset.validation) > IMAGES else dataset.validation).in_memory()
     found = {name: evaluate(model, images, normalization) for name, normalization in options.items()}
     best = min(found, key=lambda name: found[name].loss)
     table = ", ".join(f"{name} {one.loss:.4f} ({one.top1:.1f} %)" for name, one in found.items())
