@@ -112,4 +112,5 @@ def test_a_run_takes_the_tensors_of_a_users_dataset_as_they_are(
     assert code == 0, said
     report = json.loads(Path("out/report.json").read_text())
     assert report["images"] == {"train": 90, "validation": 12, "test": 15}
-    assert json.loads(Path("out/parity.json").read_text())["onnx"]["compared_on"] == "random samples"
+    known = json.loads(Path("out/parity.json").read_text())["onnx"]
+    assert (known["status"], known["images"]) == ("equal", 16)  # random samples: there are no pixels
