@@ -283,6 +283,14 @@ def test_a_folder_of_hugging_face_gives_its_splits(tmp_path: Path, monkeypatch: 
         assert found == {(kind, number) for kind in range(CLASSES) for number in wanted[part]}
 
 
+@pytest.mark.slow
+def test_a_name_that_hugging_face_cannot_load_is_one_line_without_a_network_too(tmp_path: Path) -> None:
+    pytest.importorskip("datasets.config", reason="needs the package datasets")
+    with pytest.raises(DataError, match=r"hf:.*nowhere cannot be loaded: .*; is the name right") as caught:
+        load_dataset(f"hf:{tmp_path}/nowhere")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_source_without_its_place_is_listed() -> None:
     with pytest.raises(UnknownName, match="webdataset:PLACE"):
         load_dataset("digts")

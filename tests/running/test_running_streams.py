@@ -83,3 +83,34 @@ def test_a_broken_image_is_one_line_and_code_2_or_left_out_and_counted(
     code, _, said = call(f"{line} --skip-broken", capsys, monkeypatch)
     assert code == 0, said
     assert "1 broken image left out so far" in said
+
+
+READY = """
+import torch
+
+class Noise:
+    def __init__(self, n):
+        self.targets = [i % 3 for i in range(n)]
+    def __len__(self):
+        return len(self.targets)
+    def __getitem__(self, i):
+        return torch.rand(3, 8, 8) + self.targets[i], self.targets[i]
+
+def ready():
+    return {"train": Noise(90), "val": Noise(12), "test": Noise(15), "classes": ["ants", "bees", "crabs"]}
+"""
+
+
+def test_a_run_takes_the_tensors_of_a_users_dataset_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_noise.py").write_text(READY)
+    monkeypatch.chdir(tmp_path)
+    steps = "train:epochs=1 + prune:macs=0.6 + least_squares:images=64 + export:to=onnx"
+    line = f"run --steps '{steps}' --model resnet8 --data my_noise:ready --out out --deterministic"
+    code, _, said = call(f"{line} --set latency_seconds=0.05", capsys, monkeypatch)
+    assert code == 0, said
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["images"] == {"train": 90, "validation": 12, "test": 15}
+    known = json.loads(Path("out/parity.json").read_text())["onnx"]
+    assert (known["status"], known["images"]) == ("equal", 16)  # random samples: there are no pixels

@@ -78,19 +78,10 @@ def assembled(
         train=kept["train"],
         validation=kept["validation"],
         test=kept["test"],
-        normalization=as_they_are(look.shape[0]) if ready else normalization_of(kept["train"]),
+        normalization=Normalization.none(look.shape[0]) if ready else normalization_of(kept["train"]),
         augmentation=Augmentation() if ready else Augmentation(crop=min(look.shape[1:]) // 8, flip=True),
         broken=broken,
     )
-
-
-def as_they_are(channels: int) -> Normalization:
-    """Return the normalization that changes nothing, for tensors that are ready for a network.
-
-    >>> as_they_are(1)(torch.tensor([[[[-1.5, 2.0]]]]))
-    tensor([[[[-1.5000,  2.0000]]]])
-    """
-    return Normalization((0.0,) * channels, (1 / 255,) * channels)
 
 
 def _check_labels(name: str, part: str, labels: Tensor, classes: tuple[str, ...]) -> None:

@@ -153,14 +153,13 @@ def given_dataset(train: AnyLoader, validation: AnyLoader | None, outputs: int) 
     """Return a dataset of the batches of loaders; without validation batches, those of training stand in for them."""
     first = GivenBatches(train, outputs)
     second = first if validation is None else GivenBatches(validation, outputs)
-    channels = first.shape[0]
     return Dataset(
         name="loader",
         classes=tuple(map(str, range(outputs))),
         train=first,
         validation=second,
         test=second,
-        normalization=Normalization((0.0,) * channels, (1 / 255,) * channels),
+        normalization=Normalization.none(first.shape[0]),
         augmentation=Augmentation(),
     )
 

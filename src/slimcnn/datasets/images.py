@@ -119,6 +119,15 @@ class Normalization:
             raise DataError(f"standard deviations must be above 0, found {self.std}")
 
     @classmethod
+    def none(cls, channels: int) -> Normalization:
+        """Return the normalization that changes nothing, for tensors that are ready for a network.
+
+        >>> Normalization.none(1)(torch.tensor([[[[-1.5, 2.0]]]]))
+        tensor([[[[-1.5000,  2.0000]]]])
+        """
+        return cls((0.0,) * channels, (1 / 255,) * channels)
+
+    @classmethod
     def measured(cls, pixels: Tensor) -> Normalization:
         """Compute the exact mean and standard deviation of uint8 pixels `(n, c, h, w)` from their histograms.
 
@@ -225,6 +234,11 @@ class Dataset:
     def streamed(self) -> bool:
         """Whether the images are decoded while they are read."""
         return not self.train.nbytes
+
+    @property
+    def ready(self) -> bool:
+        """Whether images are tensors that the user has normalized already; their pixels are then unknown."""
+        return self.normalization == Normalization.none(self.shape[0])
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same dataset with all images on another device."""

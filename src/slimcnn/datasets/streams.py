@@ -142,7 +142,7 @@ class Stream:
         """Decode all images; `DataError` if they do not fit into memory, or are tensors that are ready already."""
         if self.look.mode == READY:
             name = self.pictures.name(0)
-            raise DataError(f"{name} is a tensor without its pixels: return PIL images or uint8 tensors (c, h, w)")
+            raise DataError(f"{name} is a tensor without its pixels: return a PIL image or a uint8 tensor (c, h, w)")
         require_memory(len(self), self.shape)
         pixels = torch.empty(len(self), *self.shape, dtype=torch.uint8)
         kept, places = [], torch.arange(len(self)).split(AT_ONCE)
@@ -222,7 +222,7 @@ def _decoded(stream: Stream, asked: Iterable[Tensor], key: str, *, pin: bool) ->
         return
     loader: Any = torch.utils.data.DataLoader(
         decoding, batch_size=None, sampler=_Asked(asked), num_workers=workers, prefetch_factor=AHEAD, pin_memory=pin,
-        collate_fn=_unchanged, worker_init_fn=_undisturbed,
+        collate_fn=_unchanged, worker_init_fn=_undisturbed, generator=torch.Generator(),
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)

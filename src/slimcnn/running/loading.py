@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, load, read_architecture, read_information
-from slimcnn.datasets import Dataset, load_dataset
+from slimcnn.datasets import Dataset, batches, load_dataset
 from slimcnn.errors import DataError, ModelError, RecipeError
 from slimcnn.models import load_weights, preprocessing, resolve
 from slimcnn.models.building import takes
@@ -219,7 +219,7 @@ def check_output(model: nn.Module, dataset: Dataset) -> None:
 def check_classes(model: nn.Module, dataset: Dataset) -> None:
     """Raise an error unless the network returns a score per class for images of the dataset."""
     some = dataset.validation.take(torch.arange(min(2, len(dataset.validation))))
-    x = dataset.normalization(some.in_memory().pixels)
+    x, _ = next(batches(some, 2, normalization=dataset.normalization))
     try:
         with torch.no_grad():
             scores = model.eval()(x)

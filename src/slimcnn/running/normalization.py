@@ -31,6 +31,8 @@ def find_normalization(
     the network, those of the dataset, those of ImageNet, and plain scalings. Top-1 cannot decide: on images that the
     network was trained on, several candidates reach 100 %.
     """
+    if dataset.ready:
+        return dataset.normalization, "that of your dataset, whose tensors are used as they are"
     asked = data.normalization
     given = None if isinstance(asked, str) else Normalization(asked.mean, asked.std)
     stored = stored_in(information)
@@ -44,7 +46,7 @@ def find_normalization(
     if not task_of(dataset).loss_of_answers:
         return dataset.normalization, "that of the data: the loss cannot compare others"
     options = candidates(network, dataset)
-    images = dataset.validation.limit(IMAGES) if len(dataset.validation) > IMAGES else dataset.validation
+    images = (dataset.validation.limit(IMAGES) if len(dataset.validation) > IMAGES else dataset.validation).in_memory()
     found = {
         name: judge(model, images, replace(dataset, normalization=normalization))
         for name, normalization in options.items()

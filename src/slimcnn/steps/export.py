@@ -66,10 +66,11 @@ class Export(Step):
     def _written(self, name: str, state: State, at: Context) -> tuple[Artifact | None, str]:
         """Export one format; return the artifact, or the reason why there is none."""
         data = state.data
-        pixels = data.test.limit(self.images).in_memory().pixels
+        pixels = None if data.ready else data.test.limit(self.images).in_memory().pixels
         try:
             (found,) = export(
-                state.model, state.example, name, out=at.folder, images=pixels, compared_on=f"{data.name}, test",
+                state.model, state.example, name, out=at.folder, images=pixels,
+                compared_on="" if data.ready else f"{data.name}, test",
                 classes=data.classes, normalization=data.normalization, bake_normalization=self.bake_normalization,
                 dynamic_batch=self.dynamic_batch, dynamic_size=self.dynamic_size, opset=self.opset, force=True,
                 say=at.show.say,

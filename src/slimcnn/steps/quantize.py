@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from slimcnn.distillation import Teacher
-from slimcnn.errors import ExportError
+from slimcnn.errors import DataError, ExportError
 from slimcnn.exporting import RUNTIMES, read_parity, record, source_digest
 from slimcnn.exporting.quantizing import INT8, Quantized, engines, loss_of, quantize
 from slimcnn.manifest import RUN
@@ -62,6 +62,11 @@ class Quantize(Step):
         if state.data.task not in ("classification", "segmentation"):
             raise ExportError(f"int8 is judged by classes, and this is {state.data.task}: leave quantize out")
         engines[self.engine].value().check(self.engine, fine_tune=self.epochs > 0)
+        if state.data.ready:
+            raise DataError(
+                f"quantize needs the pixels of images, but {state.data.name} returns tensors that are normalized: "
+                "return PIL images or uint8 tensors (c, h, w)"
+            )
         return state.model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:

@@ -81,17 +81,22 @@ class Tune(Step):
     """Random seed that chooses the images, their order and their augmentation."""
 
     def rehearse(self, state: State) -> nn.Module:
-        """Check the loss, and that a network can learn from the answers of this task."""
-        if self._possible(state):
+        """Check the loss, and that a network can learn from the reference's answers."""
+        why = _why_not(state)
+        if why and not self.optional:
+            raise RecipeError(f"tune: {why}: use distill instead")
+        if not why:
             self._objective(state)
         return state.model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Train a copy; the epoch whose answers are nearest to the reference's is kept."""
-        if not self._possible(state):
-            said = f"No tuning: answers of the task {state.data.task} cannot take the place of labels."
-            at.show.say(f"  {said}")
-            return state, [Section(title="Tuning without labels", blocks=(Text(text=said, tone="note"),))]
+        self.rehearse(state)
+        if why := _why_not(state):
+            at.show.say(f"  No tuning: {why}.")
+            return state, [
+                Section(title="Tuning without labels", blocks=(Text(text=f"No tuning: {why}.", tone="note"),))
+            ]
         student, data, metric = duplicate(state.model), state.data, state.task.metric
         metric = replace(metric, name=f"{metric.name} against the reference")
         amount = self._amount(student, state, at)
@@ -109,16 +114,6 @@ class Tune(Step):
         )
         section = about_training("Tuning without labels", what, epochs, None, metric)
         return replace(state, model=student, origin=None), [section]
-
-    def _possible(self, state: State) -> bool:
-        """Whether answers can be targets; tested on zeros, since the answers do not matter."""
-        with evaluating(state.reference, torch.device("cpu")), torch.no_grad():
-            found = state.task.as_targets(answer(state.reference, state.example), state.example)
-        if found is None and not self.optional:
-            raise RecipeError(
-                f"tune: answers of the task {state.data.task} cannot take the place of labels: use distill instead"
-            )
-        return found is not None
 
     def _objective(self, state: State) -> Objective:
         return state.task.distilling(self.loss, Teacher(state.reference))
@@ -170,6 +165,15 @@ def affordable(seen: int, available: int, epochs: int | None = None) -> Amount:
     """
     images = min(available, max(128, seen // (epochs or PASSES)))
     return Amount(images=images, epochs=epochs or max(1, min(MOST, seen // images)))
+
+
+def _why_not(state: State) -> str:
+    """Return why the reference's answers cannot take the place of labels; empty if they can."""
+    if state.data.ready:
+        return f"{state.data.name} returns tensors that are normalized, not images"
+    with evaluating(state.reference, torch.device("cpu")), torch.no_grad():  # on zeros: any answers will do
+        found = state.task.as_targets(answer(state.reference, state.example), state.example)
+    return "" if found is not None else f"answers of the task {state.data.task} cannot take the place of labels"
 
 
 def _drawn(images: Examples, n: int, seed: int) -> Images:
