@@ -117,6 +117,7 @@ class CurveReport(Part):
     dataset: str
     images: dict[str, int] = Field(default_factory=dict)
     """Number of train, validation and test images."""
+    metric: MetricName = MetricName()
     reference: Numbers
     """The network before any step."""
     points: tuple[CurvePoint, ...] = Field(min_length=1)

@@ -89,8 +89,9 @@ def _reported(
     curve = CurveReport(
         title=f"{name_of(some)} on {some.data.name}",
         command=job.command or f"slimcnn run {shlex.quote(str(job.root / disk.RECIPE))}",
-        network=name_of(some), dataset=some.data.name, reference=first.before, points=tuple(points),
-        timing=first.timing.conditions, images=first.images, environment=environment(), recipe=job.recipe.to_toml(),
+        network=name_of(some), dataset=some.data.name, metric=first.metric, reference=first.before,
+        points=tuple(points), timing=first.timing.conditions, images=first.images, environment=environment(),
+        recipe=job.recipe.to_toml(),
         seconds=sum(d["seconds"] for d in [start, *common, *(d for one in ends.values() for d in one)]),
     )  # fmt: skip
     write_report(curve, job.root)
