@@ -12,7 +12,9 @@ from slimcnn.datasets import batches, datasets, load_dataset
 from slimcnn.datasets.downloads import PublishedDataset
 from slimcnn.errors import DataError, UnknownName
 
-NAMES = [entry.name for entry in datasets]
+LAYOUTS = ["camvid", "coco", "voc"]
+"""Not one dataset, but the layout of many on disk: NAME:PATH."""
+NAMES = [entry.name for entry in datasets if entry.name not in LAYOUTS]
 PUBLISHED = [name for name in NAMES if name != "digits"]
 
 
@@ -24,6 +26,15 @@ def published(name: str) -> PublishedDataset:
 
 def test_the_promised_datasets_are_there() -> None:
     assert NAMES == ["cifar10", "cifar100", "digits", "fashion_mnist"]
+    assert [entry.name for entry in datasets if entry.name in LAYOUTS] == LAYOUTS
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_says_what_it_is_and_needs_a_path(name: str) -> None:
+    assert datasets[name].summary.endswith(".")
+    assert datasets[name].source
+    with pytest.raises(DataError, match=f"{name}:PATH"):
+        load_dataset(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,7 +139,7 @@ def test_a_dataset_can_be_scaled() -> None:
     [
         ("cifar", "unknown dataset 'cifar': did you mean 'cifar10'"),
         ("fashion-mnist", "did you mean 'fashion_mnist'"),
-        ("imagenet", "Known: FOLDER .*, cifar10, cifar100, digits, fashion_mnist"),
+        ("imagenet", "Known: FOLDER .*, camvid, cifar10, cifar100, coco, digits, fashion_mnist, hf:PLACE"),
     ],
 )
 def test_an_unknown_name_brings_a_suggestion(name: str, message: str) -> None:

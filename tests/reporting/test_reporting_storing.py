@@ -36,7 +36,7 @@ def test_the_files_are_the_model_and_its_page_and_nothing_else(tmp_path: Path) -
     assert page.read_text(encoding="utf-8") == render(tiny())
     found = json.loads(data.read_text(encoding="utf-8"))
     assert found == json.loads(tiny().model_dump_json())
-    assert set(found["before"]) == {"top1", "params", "macs", "bytes", "peak_memory", "latency_ms"}
+    assert set(found["before"]) == {"top1", "metric", "params", "macs", "bytes", "peak_memory", "latency_ms"}
     assert set(found) >= {"before", "after", "verdict", "locked", "steps", "sections"}
     assert [set(step) for step in found["steps"]] == 2 * [{"name", "top1", "seconds", "macs", "params"}]
     assert (found["format"], found["kind"]) == (FORMAT, "run")

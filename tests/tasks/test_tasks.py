@@ -68,10 +68,10 @@ def test_too_few_outputs_for_the_classes_are_refused() -> None:
 
 
 def test_a_metric_that_is_not_a_number_is_refused() -> None:
-    data = dataset("multilabel")
-    nothing = replace(data.test, labels=torch.zeros_like(data.test.labels))
-    with pytest.raises(DataError, match="mean average precision is not a number"):
-        judge(network("multilabel"), nothing, data)
+    data = dataset("detection")
+    nothing = replace(data.test, labels=torch.full_like(data.test.labels, -1.0))
+    with pytest.raises(DataError, match="mAP@50 is not a number"):
+        judge(network("detection"), nothing, data)
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:

@@ -14,7 +14,7 @@ from slimcnn.graph.execution import call_model, counted
 
 @contextmanager
 def locked_outputs(model: nn.Module, graph: ChannelGraph) -> Iterator[dict[str, Tensor]]:
-    """Record the outputs of layers that keep all their channels, if the network selects by value.
+    """Record the outputs of layers that keep all their channels, if the network is a detector.
 
     Thresholds and non-maximum suppression let boxes appear and vanish; the heads' outputs before them are comparable.
     """
@@ -44,7 +44,7 @@ def locked_outputs(model: nn.Module, graph: ChannelGraph) -> Iterator[dict[str, 
 
 
 def compared_outputs(model: nn.Module, x: Any, graph: ChannelGraph) -> list[Tensor]:
-    """Run a network; return its outputs that count, or those of its heads if it selects by value.
+    """Run a network; return its outputs that count, or those of its heads if it is a detector.
 
     >>> import torch
     >>> from slimcnn.graph import trace

@@ -175,8 +175,9 @@ class ChannelGraph:
     output: Callable[[Any], Any] = field(default=everything, repr=False, compare=False)
     """Picks the tensors that count from the network's answer."""
     selects: bool = field(default=False, repr=False, compare=False)
-    """Whether the network selects by value (thresholds, non-maximum suppression): its answer to a random input may be
-    empty, so the outputs of its locked layers are compared too."""
+    """Whether the network is a detector: it answers with a list of dicts and selects by value (thresholds,
+    non-maximum suppression). Its answer to a random input may be empty, so the outputs of its locked layers are
+    compared too."""
 
     def __repr__(self) -> str:
         channels = sum(group.channels for group in self.groups)

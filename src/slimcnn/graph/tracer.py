@@ -32,9 +32,12 @@ from slimcnn.graph.trace_record import (
     Site,
     TraceRecord,
 )
+from slimcnn.measuring import examples
 from slimcnn.measuring.lifetimes import Lifetime, Lifetimes
 
-SKIPPED_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
+SKIPPED_FOLDERS = (
+    os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, examples.__file__, "<"
+)  # fmt: skip
 """Folders whose code is not the user's."""
 
 WATCHING = os.path.join(os.path.dirname(__file__), "execution.py")

@@ -115,7 +115,7 @@ def _trace(model: nn.Module, example: Any, inexact: bool, output: OutputOf) -> C
     graph = found.graph if record.size_blind else _verified(model, runs, traced, found)
     return replace(
         graph, other_example=other if second is not None else None, unproven=first.unproven, output=output,
-        selects=not tracer.shape_only,
+        selects=tracer.answers is not None,
     )  # fmt: skip
 
 

@@ -42,11 +42,6 @@ class SameChoices(TorchDispatchMode):
         self._next = 0
         return self
 
-    def forget(self) -> SameChoices:
-        """Return the mode for a run that makes new choices."""
-        self._made, self._next = [], None
-        return self
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out, name = func(*args, **(kwargs or {})), func._schema.name
         if name in ORDERING:
@@ -66,7 +61,7 @@ class SameChoices(TorchDispatchMode):
             return made
         place, self._next = self._next, self._next + 1
         known = self._made[place] if place < len(self._made) else ("", made)
-        fits = known[0] == name and known[1].dtype == made.dtype and known[1].dim() == made.dim()
+        fits = known[0] == name and known[1].dtype == made.dtype and known[1].shape == made.shape
         return known[1].clone() if fits else made
 
 

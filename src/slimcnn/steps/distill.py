@@ -88,7 +88,8 @@ class Distill(Step, Training):
         """Check the loss, the teachers and the student."""
         if self.teacher_cache is not None and state.data.task != "classification":
             raise RecipeError(f"teacher_cache stores logits of images, and this is {state.data.task}: leave it out")
-        state.task.distilling(self.loss, Teacher(nn.Identity()))
+        if state.data.task != "classification":  # a task may refuse a loss that compares classes
+            state.task.distilling(self.loss, Teacher(state.reference))
         for network in self._others:
             check_output(load_network(network, state.data)[0], state.data)
         return load_network(self.student, state.data)[0] if self.student else state.model
