@@ -49,7 +49,7 @@ def test_every_command_is_in_one_group_of_the_first_page() -> None:
 
 def test_options_called_essential_exist() -> None:
     for name, options in ESSENTIAL.items():
-        strangers = set(options.split()) - {param.name for param in COMMANDS[name].params} - {"help", "html"}
+        strangers = set(options.split()) - {param.name for param in COMMANDS[name].params} - {"help"}
         assert not strangers, f"{name}: {strangers}"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from slimcnn.reporting import CurveReport, Report, ks_distance
 from slimcnn.reporting.figures import Drawing
 from slimcnn.reporting.figures.benchmark import TimedNetwork, Timings
+from slimcnn.reporting.figures.channel_graph import ChannelBox, ChannelLayer, ChannelPicture, ChannelRun
 from slimcnn.reporting.figures.choice import Choice, KeptNorms, LayerChoices
 from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.figures.front import Front, StudyPlace
@@ -162,6 +163,11 @@ def drawings() -> dict[str, Drawing]:
         kept = tuple(math.sqrt(g * s) > 0.3 for g, s in zip(gamma, sr, strict=True))
         return LayerScales(layer=name, gamma=gamma, sr=sr, kept=kept)
 
+    def drawn_layer(name: str, group: int) -> ChannelLayer:
+        locked = ChannelRun(channels=10, group=None, reason="the network's output", where="net.py:7")
+        runs = (ChannelRun(channels=54, group=group), locked)
+        return ChannelLayer(name=name, label=name.rpartition(".")[2], macs=2_000_000 * (group + 1), runs=runs)
+
     def trial(macs: float, top1: float | None) -> Trial:
         return Trial(point={"pruning_ratio": macs, "criterion": "l2"}, macs=macs, top1=top1)
 
@@ -241,6 +247,13 @@ def drawings() -> dict[str, Drawing]:
                 for runtime, time in (("PyTorch eager", 11.0), ("ONNX Runtime", 2.9), ("OpenVINO", 2.6))
                 for batch in (1, 64)
             ),
+        ),
+        "channel_graph": ChannelPicture(
+            boxes=tuple(
+                ChannelBox(title=title, layers=tuple(drawn_layer(f"{title}.conv{n}", group) for n in range(2)))
+                for group, title in enumerate(("layer1.0", "layer1.1"))
+            ),
+            groups=("layer1.0.conv0", "layer1.1.conv0"),
         ),
         "trade": Trade(
             runtimes=("torch eager", "ONNX Runtime"),

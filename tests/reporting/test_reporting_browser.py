@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from page_reading import Page, html_of
-from synthetic_reports import HOSTILE, PAGES, REPORTS, tiny
+from synthetic_reports import HOSTILE, PAGES, REPORTS, drawings, tiny
 
-from slimcnn.reporting import write_report
+from slimcnn.reporting import render_page, write_report
+from slimcnn.reporting.sections import Section
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -119,3 +120,15 @@ def test_nothing_sticks_out_sideways_on_a_phone_or_a_desk(browse: Browse, tmp_pa
     found = {e.attributes["id"]: int(e.text) for e in Page(measured).all("p")}
     assert found.pop("wide") > 0, "the measurement sees nothing"
     assert found == dict.fromkeys(frames, 0)
+
+
+def test_the_channel_graph_fits_a_phone_and_the_console_stays_silent(browse: Browse, tmp_path: Path) -> None:
+    section = Section(title="Channel graph", blocks=(drawings()["channel_graph"].block(),))
+    html = render_page("Channels", "16 channels", [section])
+    frame = f'<iframe title="phone" style="border:0;width:400px;height:900px" srcdoc="{escape(html)}"></iframe>'
+    page = tmp_path / "phone.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{frame}{MEASURE}", encoding="utf-8")
+    document, console = browse(page)
+    assert console == []
+    (told,) = Page(document[document.rindex("</iframe>") :]).all("p")
+    assert (told.attributes["id"], told.text) == ("phone", "0")

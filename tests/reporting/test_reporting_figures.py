@@ -19,8 +19,8 @@ from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.figures.steps import Steps, StepTop1
 from slimcnn.reporting.sections import Figure, Section
 
-NAMES = """benchmark choice closeness front norms pareto scales side_by_side sizes steps trade training units
-    widths""".split()
+NAMES = """benchmark channel_graph choice closeness front norms pareto scales side_by_side sizes steps trade training
+    units widths""".split()
 every_figure = pytest.mark.parametrize("name", NAMES)
 
 

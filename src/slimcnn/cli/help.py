@@ -68,6 +68,7 @@ VALUES = {
     "max_drop": "POINTS", "epochs": "N", "pretrain": "N", "seed": "N", "batch_size": "N", "batch": "N", "threads": "N",
     "devices": "N", "limit": "N", "image_size": "N", "budget": "2h", "steps": "CHAIN", "to": "FORMATS", "loss": "SUM",
     "teacher_weights": "FILE", "student_weights": "FILE", "join": "FOLDER", "storage": "URL", "seconds": "N",
+    "html": "[FILE]",
 }  # fmt: skip
 """What stands behind an option's name; VALUE for the others."""
 

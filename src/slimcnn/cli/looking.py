@@ -9,6 +9,7 @@ import typer
 
 from slimcnn.cli import options
 from slimcnn.cli.app import app
+from slimcnn.cli.help import Command
 from slimcnn.cli.reading import arguments_of, given, reading, shapes_of
 from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
@@ -54,7 +55,29 @@ def evaluate(
         typer.echo(f"normalization: {found.normalization}")
 
 
-@app.command()
+class InspectCommand(Command):
+    """A command with an option --html whose value may be left out, which typer does not support."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Insert the default file after --html."""
+        return super().parse_args(ctx, _with_value(args, "--html", "inspect.html"))
+
+
+def _with_value(args: list[str], option: str, value: str) -> list[str]:
+    """Insert a value after an option that has none.
+
+    >>> _with_value(["--html", "--json"], "--html", "a.html"), _with_value(["--html", "b.html"], "--html", "a.html")
+    (['--html', 'a.html', '--json'], ['--html', 'b.html'])
+    """
+    found = []
+    for place, word in enumerate(args):
+        found.append(word)
+        if word == option and (place + 1 == len(args) or args[place + 1].startswith("-")):
+            found.append(value)
+    return found
+
+
+@app.command(cls=InspectCommand)
 def inspect(
     model: options.Model = "",
     weights: options.Weights = None,
@@ -63,18 +86,21 @@ def inspect(
     input_: options.Input = "",
     rewrite: options.Rewrite = "",
     inexact: options.Inexact = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a picture of the channels as an HTML page too. Default: inspect.html.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the channel groups, and the channels that are locked, with the reasons.
 
-    Example: slimcnn inspect --model torchvision:mobilenet_v2
+    Example: slimcnn inspect --model torchvision:mobilenet_v2 --html
     """
     from slimcnn import views
     from slimcnn.graph import trace
     from slimcnn.running.loading import load_subject
 
     network, example = load_subject(model, weights, arguments_of(model_arg), rewrite, shapes_of(input_), verify)
-    print_view(views.inspect(trace(network, example, inexact)), as_json)
+    print_view(views.inspect(trace(network, example, inexact)), as_json, page=html)
 
 
 @app.command()

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from slimcnn.graph import ChannelGraph
 from slimcnn.reporting.formatting import plural
 from slimcnn.reporting.sections import Section, Text
+from slimcnn.views.channel_boxes import picture_of
 from slimcnn.views.view import View, table
 
 
 def inspect(graph: ChannelGraph) -> View:
-    """Show the channel groups and the locked channels of a traced network.
+    """Show the channel groups and the locked channels of a traced network; a page and a notebook show a picture too.
 
     Data: `macs` and `params` of the network (one input), `groups` and `locked`.
 
@@ -34,12 +35,16 @@ def inspect(graph: ChannelGraph) -> View:
     return View(
         title="Channels",
         headline=f"{plural(free, 'channel')} in {plural(len(groups), 'group')} can be removed, {locked:,} locked",
-        sections=(_removable(graph), _locked(graph), *_unproven(graph)),
+        sections=(_picture(graph), _removable(graph), _locked(graph), *_unproven(graph)),
         data={
             "macs": graph.macs(), "params": graph.params(), "groups": groups,
             "locked": [asdict(lock) for lock in graph.locked], "unproven": list(graph.unproven),
         },
     )  # fmt: skip
+
+
+def _picture(graph: ChannelGraph) -> Section:
+    return Section(title="Channel graph", blocks=(picture_of(graph).block(),))
 
 
 def _unproven(graph: ChannelGraph) -> tuple[Section, ...]:
