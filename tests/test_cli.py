@@ -63,7 +63,7 @@ def test_a_run_leaves_report_checkpoint_plan_and_recipe(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text())
     assert report["after"]["macs"] <= 0.5 * report["before"]["macs"]
     for when in ("before", "after"):
-        assert set(report[when]) == {"top1", "params", "macs", "bytes", "peak_memory", "latency_ms"}
+        assert set(report[when]) == {"top1", "metric", "params", "macs", "bytes", "peak_memory", "latency_ms"}
     assert report["verdict"]["equal"]
     assert report["locked"][0]["reason"] == "the network's output"
     assert [step["name"] for step in report["steps"]] == ["train", "prune", "least_squares", "distill", "export"]

@@ -6,7 +6,7 @@ from training_runs import PLAIN, network, shapes, tensors
 
 from slimcnn.errors import ModelError
 from slimcnn.objectives import SparseScales, cross_entropy
-from slimcnn.training import Training, evaluate, fit, loop
+from slimcnn.training import Training, evaluate, fit
 
 GOOD = Training(epochs=6, batch_size=32, learning_rate=0.05, **PLAIN)
 RUINOUS = Training(epochs=3, batch_size=32, learning_rate=0.1, **PLAIN)
@@ -51,8 +51,7 @@ def scripted(monkeypatch):
             result = found(*arguments, **options)
             return type(result)(next(left), result.top5, result.loss, result.n)
 
-        monkeypatch.setattr(loop, "evaluate", scored)
-        monkeypatch.setattr("slimcnn.training.run.evaluate", scored)
+        monkeypatch.setattr("slimcnn.training.judging.evaluate", scored)
 
     return script
 
@@ -119,10 +118,15 @@ def test_the_best_weights_survive_an_interruption_at_any_step(trained, tmp_path)
 
 
 def test_a_start_without_finite_scores_is_no_reason_not_to_train(monkeypatch):
-    def overflowing(*arguments, **options):
-        raise ModelError("the network's scores are not finite")
+    calls = []
 
-    monkeypatch.setattr("slimcnn.training.run.evaluate", overflowing)
+    def overflowing(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ModelError("the network's scores are not finite")
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr("slimcnn.training.judging.evaluate", overflowing)
     *_, last = fit(network(), shapes(), training=GOOD.model_copy(update={"epochs": 2}))
     assert last.kept > 0
 

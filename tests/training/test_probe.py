@@ -32,7 +32,7 @@ def test_the_network_and_the_random_state_are_untouched(monkeypatch):
 def test_the_fastest_wins_and_less_precision_must_be_worth_it(monkeypatch, seconds, expected):
     order = [("nchw", "32"), ("channels_last", "32"), ("nchw", "bf16-mixed"), ("channels_last", "bf16-mixed")]
 
-    def race(model, batch, candidates, budget):
+    def race(model, batch, candidates, budget, task):
         assert candidates == order
         return dict(zip(candidates, seconds, strict=True))
 

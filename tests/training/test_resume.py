@@ -138,15 +138,15 @@ def test_ctrl_c_saves_after_the_step_and_raises(tmp_path):
             "training.learning_rate was 0.05, now 0.5",
         ),
         ({"model": network(width=7)}, r"model.0.weight was \(6, 2, 3, 3\) .*, now \(7, 2, 3, 3\)"),
-        ({"dataset": shapes(n=180)}, "dataset.train was 203, now 180"),
-        ({"dataset": shapes(seed=2)}, "dataset.labels"),
+        ({"data": shapes(n=180)}, "dataset.train was 203, now 180"),
+        ({"data": shapes(seed=2)}, "dataset.labels"),
         ({"model": network(batch_norm=False)}, "model.1.weight was .*, now absent"),
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_kept(tmp_path, change, message):
     next(fit(network(), shapes(), training=RESUMED, folder=tmp_path))
     before = (tmp_path / "state.pt").read_bytes()
-    call = {"model": network(), "dataset": shapes(), "training": RESUMED} | change
+    call = {"model": network(), "data": shapes(), "training": RESUMED} | change
     with pytest.raises(RunError, match=f"holds another run: .*{message}"):
         next(fit(**call, folder=tmp_path))
     assert (tmp_path / "state.pt").read_bytes() == before

@@ -82,6 +82,7 @@ EVERY: dict[str, Callable[[], views.View]] = {
     "plan": of_plan,
     "rewrite": of_rewrite,
     "evaluate": of_evaluate,
+    "evaluate_task": lambda: views.evaluate_task(resnet8()[0], load_dataset("digits").limit(40)),
     "benchmark": of_benchmark,
 }
 

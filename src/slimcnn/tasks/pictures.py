@@ -41,6 +41,7 @@ def as_rgb(pixels: Tensor) -> np.ndarray:
 def with_mask(pixels: Tensor, mask: Tensor, void: int = 255) -> np.ndarray:
     """Color the pixels of an image by their class; pixels that are not counted stay.
 
+    >>> import torch
     >>> with_mask(torch.zeros(3, 2, 2, dtype=torch.uint8), torch.full((2, 2), 255)).max()
     np.uint8(0)
     """
