@@ -253,8 +253,8 @@ def test_unknown_engines_missing_packages_and_impossible_fine_tuning_say_what_to
 
 
 def test_a_network_without_scores_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"returns \(\d+, 4, 6, 6\) instead of scores \(n, classes\)"):
-        quantize(nn.Conv2d(3, 4, 3), EXAMPLE, out=tmp_path, images=images(4), engine="onnxruntime")
+    with pytest.raises(ExportError, match=r"returns \(\d+, 1, 6, 6\) instead of scores \(n, classes\)"):
+        quantize(nn.Conv2d(3, 1, 3), EXAMPLE, out=tmp_path, images=images(4), engine="onnxruntime")
 
 
 def test_labels_must_be_as_many_as_images(tmp_path: Path) -> None:
