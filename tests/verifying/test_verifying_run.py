@@ -108,6 +108,12 @@ SIZES, STEPS = "params, MACs and bytes of the report", "the report matches the s
         ("report.json", lambda r: r["after"].update(macs=r["after"]["macs"] - 1), f"{SIZES}, compressed.safetensors"),
         ("report.json", lambda r: r["before"].update(bytes=1), f"{SIZES}, original.safetensors"),
         ("report.json", lambda r: r["after"].update(top1=99.0), "top-1 on the test images, compressed.safetensors"),
+        ("report.json", lambda r: r["after"].update(metric=99.0), "top-1 on the test images, compressed.safetensors"),
+        (
+            "report.json",
+            lambda r: r["after"].update(top1=99.0, metric=99.0),
+            "top-1 on the test images, compressed.safetensors",
+        ),
         ("report.json", lambda r: r["steps"][1].update(params=7), STEPS),
         ("report.json", lambda r: r["steps"].pop(), STEPS),
         ("report.json", lambda r: r.update(verdict=None), STEPS),

@@ -141,13 +141,16 @@ def check_top1(files: ClaimedFiles, report: Report, images: TestImages, folder: 
         attempt(
             f"{report.metric.name} on the test images",
             folder + name,
-            partial(_top1, files, report, images, folder + name, claimed),
+            partial(_top1, files, report, images, folder + name, numbers),
         )
-        for name, claimed in ((ORIGINAL, report.before.score), (COMPRESSED, report.after.score))
+        for name, numbers in ((ORIGINAL, report.before), (COMPRESSED, report.after))
     ]
 
 
-def _top1(files: ClaimedFiles, report: Report, images: TestImages, name: str, claimed: float) -> str:
+def _top1(files: ClaimedFiles, report: Report, images: TestImages, name: str, numbers: Numbers) -> str:
+    claimed = numbers.score
+    if numbers.top1 is not None and numbers.top1 != claimed:
+        raise Refuted(f"the report says top1 = {numbers.top1:g} and metric = {claimed:g}: they are one number")
     if images.data is None:
         raise NotCheckable(images.why_not)
     normalization, test = stored_in(files.information(name)), images.data.test
