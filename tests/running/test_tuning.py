@@ -117,3 +117,15 @@ def test_an_untrained_network_and_an_unknown_loss_are_refused_before_anything_ru
     with pytest.raises(UnknownName, match="unknown loss 'kdd'"):
         run(recipe_from({"network": {"model": "resnet8"}, "steps": steps_from_line("train:epochs=1 + tune:loss=kdd"),
                          "data": {"name": "digits", "limit": 20}, "out": "/nowhere"}), show=Show())  # fmt: skip
+
+
+def test_a_tuning_that_diverges_leaves_the_network_as_it_was_and_says_so_in_red(
+    net: torch.nn.Module, digits: Dataset, tmp_path: Path
+) -> None:
+    _, report = tuned(net, digits, tmp_path / "run", learning_rate=1e30, batch_size=150)
+    assert report.steps[-1].top1 == report.steps[-2].top1
+    (text,) = [
+        b for s in report.sections for b in s.blocks if b.kind == "text" and b.text.startswith("Tuning diverged")
+    ]
+    assert text.tone == "bad"
+    assert "the network is as it was before" in text.text

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,7 +14,7 @@ from torch import nn
 
 from slimcnn.datasets import Examples, Images, batches
 from slimcnn.distillation import Teacher
-from slimcnn.errors import RecipeError, RunError
+from slimcnn.errors import RecipeError, RunError, TrainingDiverged
 from slimcnn.files import write_text
 from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
@@ -37,6 +37,7 @@ UNTIMED = 15_000
 """Images seen in all epochs together if nothing may depend on measured time (--deterministic)."""
 TIMED = 8
 """Steps that are timed."""
+TITLE = "Tuning without labels"
 PLANNED = "tuning.json"
 """File in the folder of the step."""
 
@@ -93,10 +94,14 @@ class Tune(Step):
         """Train a copy; the epoch whose answers are nearest to the reference's is kept."""
         self.rehearse(state)
         if why := _why_not(state):
-            at.show.say(f"  No tuning: {why}.")
-            return state, [
-                Section(title="Tuning without labels", blocks=(Text(text=f"No tuning: {why}.", tone="note"),))
-            ]
+            return state, [_untuned(f"No tuning: {why}.", at, "note")]
+        try:
+            return self._tuned(state, at)
+        except TrainingDiverged as error:  # compress tunes unasked: that must not cost the run
+            said = f"Tuning diverged, so the network is as it was before: {error}."
+            return state, [_untuned(said, at, "bad")]
+
+    def _tuned(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         student, data, metric = duplicate(state.model), state.data, state.task.metric
         metric = replace(metric, name=f"{metric.name} against the reference")
         amount = self._amount(student, state, at)
@@ -112,7 +117,7 @@ class Tune(Step):
             f"learning rate {self.learning_rate:g}. The reference's answers take the place of labels, on "
             f"{len(held_out):,} validation images too"
         )
-        section = about_training("Tuning without labels", what, epochs, None, metric)
+        section = about_training(TITLE, what, epochs, None, metric)
         return replace(state, model=student, origin=None), [section]
 
     def _objective(self, state: State) -> Objective:
@@ -165,6 +170,12 @@ def affordable(seen: int, available: int, epochs: int | None = None) -> Amount:
     """
     images = min(available, max(128, seen // (epochs or PASSES)))
     return Amount(images=images, epochs=epochs or max(1, min(MOST, seen // images)))
+
+
+def _untuned(said: str, at: Context, tone: Literal["note", "bad"]) -> Section:
+    """Say in the terminal and in the report why the network was not changed."""
+    at.show.say(f"  {'WARNING: ' if tone == 'bad' else ''}{said}")
+    return Section(title=TITLE, blocks=(Text(text=said, tone=tone),))
 
 
 def _why_not(state: State) -> str:
