@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import time
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from slimcnn.errors import RunError, SlimcnnError
 from slimcnn.process_ids import PATTERN, is_running, this_process
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Decided = TypeVar("Decided", bound="BaseModel")
 
 ABANDONED = 24 * 3600.0
 """Seconds after which an unchanged temporary file of another host counts as a leftover; its process is not visible."""
@@ -232,3 +237,24 @@ def read_text(path: Path, error: type[SlimcnnError], what: str = "file") -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as reason:
         raise error(f"cannot read the {what} {path}: {getattr(reason, 'strerror', None) or reason}") from reason
+
+
+def read_decision(path: Path, kind: type[Decided], purpose: str) -> Decided | None:
+    """Read what an earlier start of a run has decided; None if nothing was stored.
+
+    Raises:
+        RunError: the file cannot be read, or is damaged; `purpose` says what happens if it is deleted.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}".partition("\n")[0]
+        raise RunError(f"cannot use {path}: {reason}; delete it to {purpose}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"cannot use {path}: {reason}; delete it to {purpose}") from error

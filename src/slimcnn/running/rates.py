@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from slimcnn.datasets import Dataset
 from slimcnn.datasets import steps as count_steps
-from slimcnn.errors import RunError, TrainingDiverged
-from slimcnn.files import write_text
+from slimcnn.errors import TrainingDiverged
+from slimcnn.files import read_decision, write_text
 from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
 from slimcnn.running.step import Context
@@ -84,7 +83,7 @@ def rate_for(
         RunError: the stored choice is damaged.
     """
     place = at.folder / CHOICE
-    known = from_rank_zero(at.fabric, lambda: _read(place))
+    known = from_rank_zero(at.fabric, lambda: read_decision(place, RateChoice, "try the learning rates again"))
     if known is not None:
         return known
     whole = count_steps(data.train, training.batch_size, world=at.fabric.world_size)
@@ -142,13 +141,3 @@ def _trial(
         except TrainingDiverged:
             return RateTrial(rate=rate, top1=None)
     return RateTrial(rate=rate, top1=epoch.validation_top1)
-
-
-def _read(path: Path) -> RateChoice | None:
-    try:
-        return RateChoice.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        reason = str(error).partition("\n")[0]
-        raise RunError(f"cannot use {path}: {reason}; delete it to try the learning rates again") from error

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from slimcnn.datasets import Examples, Images, batches
 from slimcnn.distillation import Teacher
-from slimcnn.errors import RecipeError, RunError, TrainingDiverged
-from slimcnn.files import write_text
+from slimcnn.errors import RecipeError, TrainingDiverged
+from slimcnn.files import read_decision, write_text
 from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
 from slimcnn.reporting.sections import Section, Text
@@ -132,7 +131,7 @@ class Tune(Step):
         if self.images is not None and self.epochs is not None:
             return Amount(images=available, epochs=self.epochs)
         place = at.folder / PLANNED
-        known = from_rank_zero(at.fabric, lambda: _read(place))
+        known = from_rank_zero(at.fabric, lambda: read_decision(place, Amount, "plan the tuning again"))
         if known is not None:
             return known
         seen = int(self._speed(model, state, at) * 60 * self.minutes) if at.timed else UNTIMED
@@ -202,13 +201,3 @@ def _answered(images: Images, state: State, at: Context) -> Images:
             assert targets is not None
             found.append(targets.cpu())
     return Images(images.pixels, torch.cat(found))
-
-
-def _read(path: Path) -> Amount | None:
-    try:
-        return Amount.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        reason = str(error).partition("\n")[0]
-        raise RunError(f"cannot use {path}: {reason}; delete it to plan the tuning again") from error

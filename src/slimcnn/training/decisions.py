@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from slimcnn.datasets import Dataset
-from slimcnn.errors import RunError
-from slimcnn.files import write_text
+from slimcnn.files import read_decision, write_text
 from slimcnn.training.probing import Layout, Precision, probe
 from slimcnn.training.processes import from_rank_zero, launched
 from slimcnn.training.settings import Training
@@ -53,7 +52,8 @@ def decided(
     place, fabric = Path(path), launched(fabric)
 
     def decide() -> Training:
-        known = _read(place)
+        stored = read_decision(place, Decision, "measure layout and precision again")
+        known = stored.model_dump(exclude_none=True) if stored else {}
         asked = [name for name in Decision.model_fields if getattr(training, name) == "auto"]
         found = training.model_copy(update={name: known[name] for name in asked if name in known})
         if not found.resolved:
@@ -63,25 +63,6 @@ def decided(
         return found
 
     return from_rank_zero(fabric, decide)
-
-
-def _read(path: Path) -> dict[str, str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        return Decision.model_validate_json(text).model_dump(exclude_none=True)
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise RunError(
-            f"cannot use {path}: {_reason(error)}; delete it to measure layout and precision again"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}".partition("\n")[0]
-    return getattr(error, "strerror", None) or str(error)
 
 
 def deterministic(training: Training) -> Training:
