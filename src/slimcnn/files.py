@@ -256,5 +256,5 @@ def read_decision(path: Path, kind: type[Decided], purpose: str) -> Decided | No
         reason = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}".partition("\n")[0]
         raise RunError(f"cannot use {path}: {reason}; delete it to {purpose}") from error
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error)
         raise RunError(f"cannot use {path}: {reason}; delete it to {purpose}") from error
