@@ -167,6 +167,23 @@ def test_openvino_files_hold_facts_too(tmp_path: Path) -> None:
     assert str(model.input(0).get_partial_shape()) == "[?,3,8,8]"
 
 
+def test_a_signal_after_two_openvino_files_were_closed_does_not_crash_the_process(tmp_path: Path) -> None:
+    (file,) = export(small(), torch.zeros(1, 3, 8, 8), "openvino", out=tmp_path)
+    code = f"""
+import gc, signal
+from slimcnn.exporting import open_in
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+first, second = (open_in("openvino", {str(file.path)!r}, 1) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
+
+
 @pytest.mark.parametrize("name", [name for name in RUN_HERE if RUNTIMES[formats[name].value.runtime].without_torch])
 def test_readers_need_numpy_and_their_runtime_only(name: str) -> None:
     tree = ast.parse((READERS / f"{formats[name].value.runtime}.py").read_text(encoding="utf-8"))

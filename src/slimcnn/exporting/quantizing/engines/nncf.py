@@ -128,7 +128,8 @@ def _opened_at(path: Path, layer: str) -> Callable[[Rows], Array]:
     model.add_outputs([operation.output(0)])  # adds none if the layer's output is the network's
     fed_by = [result.input_value(0).get_node().get_friendly_name() for result in model.get_results()]
     place = fed_by.index(layer)
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with quiet():
+        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(samples: Rows) -> Array:
         made: Array = compiled(list(samples))[place].copy()
