@@ -16,7 +16,10 @@ from slimcnn.pruning import Plan
 
 def mostly_slow(cases: Iterable[Any], often: Container[Any]) -> list[Any]:
     """Cases for parametrize: those in `often` in every run, the others in the slow suite."""
-    return [case if case in often else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+    return [
+        case if case in often else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.slow)
+        for case in cases
+    ]
 
 
 class Net(nn.Module):

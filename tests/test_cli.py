@@ -42,6 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_file_that_two_lines_of_python_run_without_slimcnn(finished: Path, tmp_path: Path) -> None:
     known = json.loads((finished / "parity.json").read_text())["onnx"]
     assert (known["status"], known["agreement"], known["images"]) == ("equal", 100.0, 256)
@@ -211,6 +212,7 @@ def test_streams_keep_their_width_and_filters_are_chosen_anew_from_the_command_l
     assert json.loads(out)["top1"] == pytest.approx(report["after"]["top1"])
 
 
+@pytest.mark.slow
 def test_gfr_trains_sparsely_searches_cuts_and_folds_away_and_others_may_join(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +305,7 @@ def test_rewriting_without_data_shows_every_layer_and_writes_the_network(
     assert json.loads(out)["params"] < 0.51 * 14_724_042
 
 
+@pytest.mark.slow
 def test_a_rewritten_network_is_trained_from_scratch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +345,7 @@ def test_a_student_learns_from_a_teacher_and_a_compressed_network_from_its_origi
     assert "1 cross_entropy + 1 dkd" in json.dumps(found["sections"])
 
 
+@pytest.mark.slow
 def test_branches_may_vanish_from_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

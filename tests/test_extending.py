@@ -43,6 +43,7 @@ def test_every_file_on_the_page_works_by_the_command_below_it(
         assert "Weights keep 5 bits of mantissa." in (tmp_path / "runs" / "rounded" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_session_on_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

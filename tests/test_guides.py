@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from at_hand import mostly_slow
 from command_line import call
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -21,7 +22,7 @@ def test_every_page_that_says_it_is_tested_is_tested() -> None:
     assert {str(path.relative_to(DOCS)) for path in promised} <= {*PAGES, "graph.md"}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", mostly_slow(PAGES, ["guides/own_loop.md", "guides/without_training.md"]))
 def test_a_guide_runs_as_it_stands(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,6 +131,7 @@ def test_memory_in_pytorch_is_that_of_a_file_of_the_same_network_or_is_not_known
     assert found.rows[1].latency is not None
 
 
+@pytest.mark.slow
 def test_a_large_network_needs_the_memory_of_its_weights(tmp_path: Path) -> None:
     features = 100_000
 

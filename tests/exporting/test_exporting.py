@@ -60,7 +60,7 @@ def small(channels: int = 3) -> nn.Module:
     return net.eval()
 
 
-@pytest.mark.parametrize("name", RUN_HERE)
+@pytest.mark.parametrize("name", often(RUN_HERE))
 def test_a_fresh_process_answers_as_the_network_does_on_real_images(name: str, tmp_path: Path) -> None:
     data = slimcnn.load_dataset("digits")
     net = small(1)

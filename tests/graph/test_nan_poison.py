@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import slimcnn
+from at_hand import mostly_slow
 from slimcnn.graph import Axis, ChannelGraph, trace
 
 Sites = set[tuple[str, int]]
@@ -84,6 +85,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "regnet_y_400mf": (torchvision("regnet_y_400mf"), 64, 30),
 }
 """Network, its input's height and width, and the fewest groups that a graph worth comparing has."""
+OFTEN = {"handwritten", "resnet20 with padded shortcuts", "shufflenet_v2_x0_5", "mobilenet_v3_small"}
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -203,7 +205,7 @@ def differences(model: nn.Module, graph: ChannelGraph, size: int) -> dict[tuple[
     return wrong
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", mostly_slow(NETWORKS, OFTEN))
 def test_nan_arrives_where_the_graph_says_and_nowhere_else(name: str) -> None:
     build, size, least = NETWORKS[name]
     model = build().eval()

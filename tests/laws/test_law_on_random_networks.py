@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import event, example, given, settings
@@ -168,7 +169,7 @@ def network(chain: list[tuple[str, int]]) -> nn.Module:
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 5))
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(chains, st.integers(0, 2**31))
 @example([("dense", 12), ("glu", 16), ("rolled", 16), ("a quarter", 16), ("picked", 8)], 0)
 @example([("kept width", 12), ("shuffle", 16), ("unstacked", 8), ("transposed in groups", 8)], 2)
@@ -176,6 +177,17 @@ def network(chain: list[tuple[str, int]]) -> nn.Module:
 @example([("one dimension", 16), ("gate", 8), ("glu", 12), ("einsum", 8), ("instance norm", 16), ("shuffle", 16),
           ("slices", 8), ("pixels", 16)], 0)  # fmt: skip
 def test_the_law_holds_on_any_chain_of_blocks(chain: list[tuple[str, int]], seed: int) -> None:
+    assert_law(chain, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(chains, st.integers(0, 2**31))
+def test_the_law_holds_on_ten_times_as_many_chains(chain: list[tuple[str, int]], seed: int) -> None:
+    assert_law(chain, seed)
+
+
+def assert_law(chain: list[tuple[str, int]], seed: int) -> None:
     torch.manual_seed(seed)
     model = network(chain)
     randomize(model)

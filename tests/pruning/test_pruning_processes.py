@@ -32,6 +32,7 @@ def alone(rank: int) -> dict[str, Tensor]:
     return dict(score(model, trace(model, image()), "taylor", data).values)
 
 
+@pytest.mark.slow
 def test_scores_from_data_are_averaged_over_the_processes(found: list[dict[str, Any]]) -> None:
     assert found[0]["scores"] == found[1]["scores"]
     one, two = alone(0), alone(1)

@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 import slimcnn
-from at_hand import Net, randomize, some_channels
+from at_hand import Net, mostly_slow, randomize, some_channels
 from slimcnn.errors import CheckpointError, ModelError, TargetError
 from slimcnn.layers.placing import Gathering, Scattering, place, placing_of
 from slimcnn.linear.layers import layers_of
@@ -42,6 +42,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "mobilenet_v2": (torchvision.models.mobilenet_v2, LARGE),
     "no norms": (convolutions_without_norm, SMALL),
 }
+OFTEN = {"resnet20, projections", "mobilenet_v2", "no norms"}
 
 
 def prepared(kind: str) -> tuple[nn.Module, nn.Module, slimcnn.ChannelGraph]:
@@ -54,7 +55,7 @@ def prepared(kind: str) -> tuple[nn.Module, nn.Module, slimcnn.ChannelGraph]:
     return model, rewritten, slimcnn.trace(rewritten, example)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", mostly_slow(NETWORKS, OFTEN))
 def test_the_rewritten_network_computes_the_same(kind: str) -> None:
     model, rewritten, graph = prepared(kind)
     x = torch.randn(2, *graph.example.shape[1:])
@@ -64,7 +65,7 @@ def test_the_rewritten_network_computes_the_same(kind: str) -> None:
     assert dict(model.named_parameters()).keys() == dict(rewritten.named_parameters()).keys()
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", mostly_slow(NETWORKS, OFTEN))
 def test_pruned_is_masked_when_layers_that_add_lose_different_channels(kind: str) -> None:
     _, rewritten, graph = prepared(kind)
     assert not any(group.residual for group in graph.groups)
@@ -76,7 +77,7 @@ def test_pruned_is_masked_when_layers_that_add_lose_different_channels(kind: str
         assert slimcnn.measure(small, graph.example).macs == graph.macs(plan.counts(graph))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", mostly_slow(NETWORKS, OFTEN))
 def test_every_layer_that_adds_into_a_stream_has_channels_of_its_own(kind: str) -> None:
     _, rewritten, graph = prepared(kind)
     for name in placing_of(rewritten)["scatter"]:
@@ -99,6 +100,7 @@ def test_the_stream_keeps_its_width_and_the_first_block_reads_what_the_stem_make
     assert small.bn1(torch.ones(1, len(small.bn1.places), 4, 4)).shape == (1, 16, 4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "share"), [("resnet20", 64.54), ("resnet32", 63.70), ("resnet56", 63.16), ("resnet110", 62.83)]
 )

@@ -83,6 +83,7 @@ def test_a_run_is_opened_with_its_network_and_images(finished: Path, tmp_path: P
         open_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_exports_a_run_into_its_folder(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +96,7 @@ def test_the_command_exports_a_run_into_its_folder(
     assert "model.onnx" in read_manifest(finished).files
 
 
+@pytest.mark.slow
 def test_the_command_exports_a_checkpoint_on_the_images_it_names(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_network_without_trained_weights_an_unknown_engine_and_impossible_fine
     assert not (tmp_path / "c" / "1-train").exists()
 
 
+@pytest.mark.slow
 def test_the_command_quantizes_a_run_into_its_folder_from_the_float_file_that_is_there(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +88,7 @@ def test_the_command_quantizes_a_run_into_its_folder_from_the_float_file_that_is
     assert "model_int8.onnx" in read_manifest(finished).files
 
 
+@pytest.mark.slow
 def test_the_command_quantizes_a_checkpoint_on_the_images_it_names_and_says_which_file_to_ship(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

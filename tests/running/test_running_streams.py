@@ -37,6 +37,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_every_step_gives_on_a_stream_the_network_that_it_gives_in_memory(
     photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +102,7 @@ def ready():
 """
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_tensors_of_a_users_dataset_as_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

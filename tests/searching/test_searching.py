@@ -27,6 +27,7 @@ from optuna.storages._rdb.models import TrialModel
 from torch import nn
 
 import slimcnn
+from at_hand import mostly_slow
 from slimcnn import process_ids
 from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import RunError, SearchError
@@ -110,7 +111,8 @@ def test_the_finer_grid_lies_around_the_best_point_and_can_only_win(tmp_path: Pa
     assert all(abs(float(ratio) - float(first.point["pruning_ratio"])) < 0.2 for ratio in finer)
 
 
-@pytest.mark.parametrize("storage", ["points.log", pytest.param("sqlite:///{}/points.db", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["points.log", "sqlite:///{}/points.db"])
 def test_two_workers_one_killed_in_mid_trial_end_as_one_worker_does(storage: str, tmp_path: Path) -> None:
     """The killed one holds a point; the other tries it again."""
     where = storage.format(tmp_path) if "://" in storage else str(tmp_path / storage)
@@ -298,7 +300,7 @@ def test_a_digit_that_changed_in_the_journal_is_one_line(tmp_path: Path) -> None
         StudyStorage.open(journal, "one", FEW)
 
 
-@pytest.mark.parametrize("how", TORN)
+@pytest.mark.parametrize("how", mostly_slow(TORN, ["in the middle of a line"]))
 def test_a_search_continues_after_its_journal_was_cut_short(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def wait_for(path: Path, pattern: str, patience: float = 120) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_three_workers_one_killed_and_one_stopped_end_as_one_does(
     tmp_path: Path, alone: tuple[Path, StudyRows, list[str]]
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_run_folder_in_use_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
     assert waits == [work.AGAIN]
 
 
+@pytest.mark.slow
 def test_tpe_chooses_points_by_validation_and_runs_all_seeds_of_each(tmp_path: Path) -> None:
     study = small_study(
         ("seeds =", 'sampler = "tpe"\ntrials = 3\nobjectives = {validation = "max", macs_left = "min"}\nseeds ='),

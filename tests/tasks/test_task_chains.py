@@ -11,6 +11,7 @@ import torch
 from tiny_tasks import dataset, network, write_camvid, write_voc
 
 import slimcnn
+from at_hand import mostly_slow
 from command_line import call
 from slimcnn import steps
 from slimcnn.errors import RecipeError
@@ -22,7 +23,7 @@ FIXED: dict[str, Any] = {"layout": "nchw", "precision": "32", "batch_size": 8, "
 NAMES = [entry.name for entry in tasks]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, ["segmentation", "multilabel"]))
 def test_every_task_runs_through_the_chain_and_every_cut_is_proven(name: str, tmp_path: Path) -> None:
     data, model = dataset(name, 24), network(name)
     chain = [

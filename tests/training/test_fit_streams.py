@@ -80,6 +80,7 @@ def test_a_stream_cut_in_the_middle_of_an_epoch_resumes_with_the_same_bits(folde
     assert all(torch.equal(a, b) for a, b in zip(tensors(whole).values(), tensors(resumed).values(), strict=True))
 
 
+@pytest.mark.slow
 def test_two_processes_on_a_stream_give_the_curve_of_one_and_each_decodes_its_share(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_an_error_of_this_rank_stays_as_it_is(monkeypatch):
         raise RuntimeError("sizes do not match")
 
 
+@pytest.mark.slow
 def test_fabric_can_start_the_processes_itself(ranks, tmp_path):
     run(str(SCRIPT), str(tmp_path), "own launcher")
     for rank in (0, 1):

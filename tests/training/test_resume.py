@@ -251,6 +251,7 @@ def test_ctrl_c_right_before_the_end_of_a_step_is_not_lost(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 @in_a_process_of_its_own
 def test_the_second_ctrl_c_does_not_wait(tmp_path):
     def twice() -> None:

@@ -131,6 +131,7 @@ def test_formats_that_hold_pickles_are_compared_by_digest_alone(exported: Path, 
     )
 
 
+@pytest.mark.slow
 def test_the_files_of_the_step_and_of_the_command_export_are_claimed_and_verified(
     tmp_path: Path, again: Callable[[Path, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from slimcnn.exporting import RUNTIMES, why_not
 module = importlib.import_module("slimcnn.views.doctor")  # the function of the same name hides it
 
 
+@pytest.mark.slow
 def test_every_runtime_is_tried_and_works_or_says_why_not() -> None:
     found = views.doctor().data["runtimes"]
     assert set(found) == set(RUNTIMES)
