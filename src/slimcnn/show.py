@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ EVERY_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Show:
-    """Progress callbacks: one for lines of text, one for counts. Silent by default.
+    """Progress callbacks: for lines of text, for counts, for metrics. Silent by default.
 
     >>> calls = []
     >>> Show(progress=lambda *count: calls.append(count)).counting("tracing")(1, 2)
@@ -27,6 +27,8 @@ class Show:
     say: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int], None] = lambda *_: None
     """(what, done, total)."""
+    log: Callable[[Mapping[str, float]], None] = lambda _: None
+    """The metrics of an epoch, after each that this call trains; see `Epoch.scalars`."""
 
     def warn(self, text: str) -> None:
         """Show a line that must not be overlooked.

@@ -284,6 +284,14 @@ Deterministic = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+TensorBoard = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard",
+        help="Folder in which TensorBoard finds the metrics of every epoch: *tensorboard --logdir FOLDER*.",
+        rich_help_panel=RUN,
+    ),
+]
 Rewrite = Annotated[
     str,
     typer.Option(

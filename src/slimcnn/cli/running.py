@@ -66,6 +66,7 @@ def compress(
     out: options.Out = Path("runs/compressed"),
     seed: options.Seed = 0,
     deterministic: options.Deterministic = False,
+    tensorboard: options.TensorBoard = None,
     devices: options.Devices = 1,
     set_: options.SetSettings = [],  # noqa: B006
     dry_run: options.DryRun = False,
@@ -100,7 +101,7 @@ def compress(
     if dry_run:
         _dry_run(recipe, as_json)
     else:
-        _run(recipe, devices, as_json)
+        _run(recipe, devices, as_json, tensorboard)
 
 
 @app.command()
@@ -123,6 +124,7 @@ def train(
     out: options.Out = Path("runs/trained"),
     seed: options.Seed = 0,
     deterministic: options.Deterministic = False,
+    tensorboard: options.TensorBoard = None,
     devices: options.Devices = 1,
     set_: options.SetSettings = [],  # noqa: B006
     as_json: options.AsJson = False,
@@ -146,7 +148,7 @@ def train(
         **reading(stream, skip_broken),
     )
     plain |= {"steps": keeping([{"step": "train"} | training], keep), "out": str(out), "deterministic": deterministic}
-    _run(recipe_of(plain, set_), devices, as_json)
+    _run(recipe_of(plain, set_), devices, as_json, tensorboard)
 
 
 @app.command()
@@ -171,6 +173,7 @@ def rewrite(
     out: options.Out = Path("runs/rewritten"),
     seed: options.Seed = 0,
     deterministic: options.Deterministic = False,
+    tensorboard: options.TensorBoard = None,
     devices: options.Devices = 1,
     set_: options.SetSettings = [],  # noqa: B006
     input_: options.Input = "",
@@ -196,7 +199,7 @@ def rewrite(
         model, weights, data, model_arg, image_size, limit, seed, verify=verify, **reading(stream, skip_broken)
     )
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
-    _run(recipe_of(plain | {"deterministic": deterministic}, set_), devices, as_json)
+    _run(recipe_of(plain | {"deterministic": deterministic}, set_), devices, as_json, tensorboard)
 
 
 @app.command()
@@ -225,6 +228,7 @@ def distill(
     out: options.Out = Path("runs/distilled"),
     seed: options.Seed = 0,
     deterministic: options.Deterministic = False,
+    tensorboard: options.TensorBoard = None,
     devices: options.Devices = 1,
     set_: options.SetSettings = [],  # noqa: B006
     as_json: options.AsJson = False,
@@ -258,7 +262,7 @@ def distill(
         "out": str(out),
         "deterministic": deterministic,
     }
-    _run(recipe_of(plain, set_), devices, as_json)
+    _run(recipe_of(plain, set_), devices, as_json, tensorboard)
 
 
 @app.command("run")
@@ -273,6 +277,7 @@ def run_recipe(
     skip_broken: options.SkipBroken = False,
     out: Annotated[Optional[Path], typer.Option(help="Run folder. Default: the recipe's.")] = None,  # noqa: UP045
     deterministic: options.Deterministic = False,
+    tensorboard: options.TensorBoard = None,
     devices: options.Devices = 1,
     set_: options.SetSettings = [],  # noqa: B006
     as_json: options.AsJson = False,
@@ -297,7 +302,7 @@ def run_recipe(
     if steps:
         plain["steps"] = steps_from_line(steps)
     plain |= given(out=str(out) if out else None, deterministic=deterministic or None)
-    _run(recipe_of(plain, set_), devices, as_json)
+    _run(recipe_of(plain, set_), devices, as_json, tensorboard)
 
 
 @app.command()
@@ -333,7 +338,7 @@ def sizes_of(text: str) -> list[float]:
         raise RecipeError(f"--curve {text!r}: expected fractions of the MACs, such as 0.8,0.6,0.4") from None
 
 
-def _run(recipe: Recipe, devices: int, as_json: bool) -> None:
+def _run(recipe: Recipe, devices: int, as_json: bool, tensorboard: Path | None) -> None:
     from slimcnn.reporting import summary
     from slimcnn.running import run
     from slimcnn.running.folder import COMPRESSED
@@ -343,9 +348,15 @@ def _run(recipe: Recipe, devices: int, as_json: bool) -> None:
         from lightning_fabric import Fabric
 
         fabric = Fabric(devices=devices, strategy="ddp")
+    on_epoch = None
+    if tensorboard:
+        from slimcnn.running.logging import tensorboard as writer_in
+
+        on_epoch = writer_in(tensorboard)
     try:
         with watched(as_json) as show:
-            found = run(recipe, show=show, fabric=fabric, command=shlex.join(["slimcnn", *sys.argv[1:]]))
+            command = shlex.join(["slimcnn", *sys.argv[1:]])
+            found = run(recipe, show=show, fabric=fabric, command=command, on_epoch=on_epoch)
     except KeyboardInterrupt:
         raise Interrupted from None
     if fabric is not None and not fabric.is_global_zero:

@@ -38,12 +38,15 @@ def learn(
         progress=at.show.counting(verb),
     ):  # fmt: skip
         resumed = " (resumed)" if epoch.resumed else ""
-        if epoch.resumed:
-            at.resumed.append(epoch.seconds)
         at.show.say(
             f"  epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation {metric.name} "
             f"{metric.written(epoch.validation_top1)}, {epoch.images_per_second:.0f} images/s{resumed}"
         )
+        if epoch.resumed:
+            at.resumed.append(epoch.seconds)
+        else:
+            scalars = epoch.scalars(metric.name)
+            at.show.log({name if name == "epoch" else f"{at.folder.name}/{name}": x for name, x in scalars.items()})
         if len(state.data.broken) > skipped:
             skipped = len(state.data.broken)
             at.show.say(skipped_in_words(state.data))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -26,6 +26,7 @@ def chain(
     *,
     out: Path | str | None = None,
     show: Show | None = None,
+    on_epoch: Callable[[Mapping[str, float]], None] | None = None,
     trained: bool = True,
     deterministic: bool = False,
     latency_seconds: float = 4.0,
@@ -41,6 +42,7 @@ def chain(
         steps: steps, in order.
         out: the run folder.
         show: progress output; default: a progress bar in terminals and notebooks.
+        on_epoch: called with the metrics of every epoch that this call trains; see `slimcnn.run`.
         trained: whether the network is trained.
         deterministic: train in layout nchw and precision 32 instead of the fastest on this machine.
         latency_seconds: time budget for measuring the latency of both networks at the end.
@@ -66,6 +68,6 @@ def chain(
     )  # fmt: skip
     given = Loaded(duplicate(model).cpu().eval(), data, "given with the data")
     if show is not None:
-        return run(recipe, show=show, given=given, trained=trained)
+        return run(recipe, show=show, given=given, trained=trained, on_epoch=on_epoch)
     with watched() as shown:
-        return run(recipe, show=shown, given=given, trained=trained)
+        return run(recipe, show=shown, given=given, trained=trained, on_epoch=on_epoch)

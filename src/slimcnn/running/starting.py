@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 def run(
     recipe: Recipe | Path | str, *, show: Show = SILENT, fabric: Fabric | None = None, command: str = "",
     given: Loaded | None = None, trained: bool = True, sharing: Sharing | None = None,
+    on_epoch: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Result:  # fmt: skip
     """Run a recipe in its folder, or resume it after an interruption.
 
@@ -45,6 +48,8 @@ def run(
         given: a network and data to use instead of those in the recipe.
         trained: whether the network in `given` is trained.
         sharing: steps, traces and scores in common with other runs.
+        on_epoch: called with the metrics of every epoch that this call trains, such as `{"epoch": 3, "2-train/loss":
+            0.4, ...}`; see `Epoch.scalars`. With several processes, only the first calls it.
 
     Raises:
         SlimcnnError: any error the user can fix, in one line. An invalid order of steps is a `RecipeError`, raised
@@ -57,6 +62,7 @@ def run(
     known = recipe.network.weights is not None if given is None else trained
     check_order(recipe, known)
     fabric = launched(fabric)
+    show = replace(show, log=on_epoch) if on_epoch else show
     show = show if fabric.is_global_zero else SILENT
     root = Path(recipe.out)
     with lost_ranks_named(), ExitStack() as held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -45,6 +46,28 @@ class Epoch:
     """If there are several terms: the L1 norm of each term's gradient with respect to an image's logits."""
     resumed: bool = False
     """Whether an earlier call completed the epoch, so that it was read from the folder."""
+
+    def scalars(self, metric: str = "top-1") -> dict[str, float]:
+        """Return the metrics as numbers by name, for a logger; `metric` names what is measured on validation images.
+
+        What was not measured is left out.
+
+        >>> epoch = Epoch(1, 2, 0.5, {"kd": 0.5}, math.nan, 88.0, math.nan, 0.1, 2.0, 500.0, 1, 88.0)
+        >>> list(epoch.scalars("mean IoU"))
+        ['epoch', 'loss', 'term_kd', 'validation_mean_iou', 'learning_rate', 'seconds', 'images_per_second']
+        """
+        found: dict[str, float] = {
+            "epoch": self.epoch, "loss": self.loss, **{f"term_{name}": value for name, value in self.terms.items()},
+            "train_top1": self.train_top1, f"validation_{_plain(metric)}": self.validation_top1,
+            "validation_loss": self.validation_loss, "learning_rate": self.learning_rate, "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }  # fmt: skip
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _plain(name: str) -> str:
+    """Return a name with letters, digits and underscores only, which every logger accepts."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower().replace("-", ""))
 
 
 @dataclass
