@@ -21,6 +21,7 @@ from slimcnn.errors import DataError, ExportError, ModelError, SlimcnnError, Unk
 from slimcnn.exporting import Options, formats, why_not
 from slimcnn.measuring import environment, why_no_energy
 from slimcnn.measuring.examples import describe
+from slimcnn.measuring.latency import check_threads
 from slimcnn.show import SILENT, Show
 
 
@@ -109,6 +110,7 @@ def check(
     for what, numbers in (("batch", batches), ("threads", threads)):
         if not numbers or min(numbers) < 1:
             raise ModelError(f"{what} {', '.join(map(str, numbers)) or 'is empty'}: give 1 or more")
+    check_threads(max(threads))
     if processes < 0:
         raise ModelError(f"processes {processes}: give 1 or more, or 0 to leave memory out")
     chosen = tuple(dict.fromkeys(runtimes)) or _usable(candidates)

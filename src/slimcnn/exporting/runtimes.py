@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from slimcnn.errors import ExportError, UnknownName
 from slimcnn.exporting.quiet import quiet
 from slimcnn.importing import one_line
+from slimcnn.measuring.latency import check_threads
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def open_in(runtime: str, path: Path | str, threads: int | None = None) -> Opene
 
     Raises:
         UnknownName: the runtime is unknown.
+        ModelError: more than 1,024 threads.
         ExportError: the runtime is not installed, does not run on this machine, or cannot open the file.
 
     >>> open_in("tflite", "model.tflite")
@@ -111,6 +113,8 @@ def open_in(runtime: str, path: Path | str, threads: int | None = None) -> Opene
     reason = why_not(runtime)
     if reason:
         raise ExportError(reason)
+    if threads is not None:
+        check_threads(threads)
     if not Path(path).exists():
         raise ExportError(f"no file {path} for {RUNTIMES[runtime].title}: export the network first")
     reader = importlib.import_module(f"slimcnn.exporting.readers.{runtime}")

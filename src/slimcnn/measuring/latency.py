@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from slimcnn.errors import ModelError
 from slimcnn.measuring.environment import device_name
 from slimcnn.measuring.examples import Example, batch_size, run, undisturbed, with_batch
 
@@ -21,6 +23,9 @@ WARM_UP = 3
 
 LEAST = 5
 """Minimum number of timed runs of each network."""
+
+MOST_THREADS = 1024
+"""PyTorch's thread pool crashes the process with a million."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ def latency(
 
     `threads` is the number of CPU threads (None: the current number; restored afterwards), `batch` the number of
     samples (None: as in `example`). Networks run in eval mode; their state is restored afterwards. On an accelerator,
-    every call is synchronized. Raises `ModelError` for an example that a network does not accept.
+    every call is synchronized. Raises `ModelError` for an example that a network
+    does not accept, or more than 1,024 threads.
 
     >>> times = latency({"small": nn.Linear(8, 8), "large": nn.Linear(8, 800)}, torch.ones(1, 8), seconds=0.01)
     >>> times["small"].relative, times["large"].n >= 5, times["large"].batch
@@ -123,10 +129,22 @@ def _device(example: Example) -> torch.device:
     return next(leaf.device for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
 
 
+def check_threads(threads: int) -> None:
+    """Raise `ModelError` for a number of CPU threads that PyTorch or a runtime could crash on.
+
+    >>> check_threads(2)
+    """
+    if not 1 <= threads <= MOST_THREADS:
+        raise ModelError(
+            f"{threads:,} CPU threads: give 1 to {MOST_THREADS:,}, such as the {os.cpu_count()} cores of this machine"
+        )
+
+
 @contextmanager
 def _threads(threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     if threads is not None:
+        check_threads(threads)
         torch.set_num_threads(threads)
     try:
         yield

@@ -16,6 +16,7 @@ from slimcnn.errors import DataError, ExportError
 from slimcnn.exporting import RUNTIMES, read_parity, record, source_digest
 from slimcnn.exporting.quantizing import INT8, Quantized, engines, loss_of, quantize
 from slimcnn.manifest import RUN
+from slimcnn.measuring.latency import MOST_THREADS
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.epochs import about_training, learn
 from slimcnn.running.step import Artifact, Context, State, Step, steps
@@ -47,7 +48,7 @@ class Quantize(Step):
     """Epochs of quantization-aware fine-tuning if post-training int8 loses more than max_drop; engine nncf."""
     learning_rate: float = Field(default=0.001, gt=0)
     """Peak learning rate of fine-tuning."""
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=MOST_THREADS)
     """CPU threads for timing float and int8."""
     seconds: float = Field(default=2.0, gt=0)
     """Duration of the timing in seconds."""

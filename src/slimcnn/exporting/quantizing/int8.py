@@ -29,6 +29,7 @@ from slimcnn.exporting.source import file_digest, source_digest
 from slimcnn.files import part_of
 from slimcnn.measuring.environment import cpu_name
 from slimcnn.measuring.examples import Example
+from slimcnn.measuring.latency import check_threads
 
 INT8 = "_int8"
 """Suffix of int8 files and of their entries in parity.json: model_int8.onnx, onnx_int8."""
@@ -98,6 +99,7 @@ def quantize(
     refuse_calibration(example, images, normalization)
     known = float_file(model, example, chosen.format, folder, images, normalization, classes, say)
     calibration = known.rows(images)
+    check_threads(threads)
     asked, labels = (known.rows(validation[0]), validation[1]) if validation else (calibration, None)
     judge = _judge(chosen.runtime, known, asked, labels)
     with _trial_folder(folder, engine) as place:

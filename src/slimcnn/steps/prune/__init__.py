@@ -20,6 +20,7 @@ from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.copying import duplicate
 from slimcnn.layers.relating import relating_of
 from slimcnn.measuring import file_bytes, measure, state_bytes
+from slimcnn.measuring.latency import MOST_THREADS
 from slimcnn.pruning import Plan, Scores, SoftPruning, Target, allocate, prune, score, sensitivity
 from slimcnn.pruning.allocation import check_patterns
 from slimcnn.pruning.scores import criterion_named
@@ -70,7 +71,7 @@ class Prune(Step):
     torch that is installed."""
     batch: int = Field(default=1, ge=1)
     """Images per call, for latency."""
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=MOST_THREADS)
     """CPU threads, for latency."""
     pruning_ratio: float | None = None
     """Share of the channels to remove."""
