@@ -71,8 +71,8 @@ def test_another_network_beside_a_checkpoint_is_refused(
 LONG = "a" * 300
 CUT = "compress --data digits --limit 100 --to none --minutes 0 --weights {weights}"
 REFUSED = {
-    "threads": ("benchmark net.safetensors --runtime torch --processes 0 --threads 1000000", "1,000,000 CPU threads"),
-    "threads of zoo": ("zoo resnet8 --threads 1000000", "1,000,000 CPU threads"),
+    "threads": ("benchmark {weights} --input 1x8x8 --runtime torch --threads 1000000", "1,000,000 CPU threads"),
+    "threads of zoo": ("zoo igcv3 --threads 1000000", "1,000,000 CPU threads"),
     "negative input": ("measure --model resnet8 --input 3x-1x8", "3x-1x8"),
     "huge input": ("measure --model resnet8 --input 3x100000x100000", "GB of memory"),
     "input beyond 64 bits": ("inspect --model resnet8 --input 3x99999999999999999999x8", "GB of memory"),
