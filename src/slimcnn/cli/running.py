@@ -17,7 +17,7 @@ from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
 
 if TYPE_CHECKING:
-    from slimcnn.running import Recipe
+    from slimcnn.running import Recipe, Step
 
 
 @app.command()
@@ -99,8 +99,13 @@ def compress(
     recipe = recipe_of(plain | {"deterministic": deterministic}, set_)
     if dry_run:
         _dry_run(recipe, as_json)
-    else:
-        _run(recipe, devices, as_json)
+        return
+    transfer = None
+    if epochs is not None and pretrain is None:
+        from slimcnn.steps.train import Train
+
+        transfer = Train.model_validate(given(epochs=epochs, batch_size=batch_size, keep=keep, seed=seed))
+    _run(recipe, devices, as_json, transfer)
 
 
 @app.command()
@@ -333,7 +338,7 @@ def sizes_of(text: str) -> list[float]:
         raise RecipeError(f"--curve {text!r}: expected fractions of the MACs, such as 0.8,0.6,0.4") from None
 
 
-def _run(recipe: Recipe, devices: int, as_json: bool) -> None:
+def _run(recipe: Recipe, devices: int, as_json: bool, transfer: Step | None = None) -> None:
     from slimcnn.reporting import summary
     from slimcnn.running import run
     from slimcnn.running.folder import COMPRESSED
@@ -345,7 +350,8 @@ def _run(recipe: Recipe, devices: int, as_json: bool) -> None:
         fabric = Fabric(devices=devices, strategy="ddp")
     try:
         with watched(as_json) as show:
-            found = run(recipe, show=show, fabric=fabric, command=shlex.join(["slimcnn", *sys.argv[1:]]))
+            command = shlex.join(["slimcnn", *sys.argv[1:]])
+            found = run(recipe, show=show, fabric=fabric, command=command, transfer=transfer)
     except KeyboardInterrupt:
         raise Interrupted from None
     if fabric is not None and not fabric.is_global_zero:
