@@ -53,7 +53,8 @@ def resolve(spec: str, /, **arguments: Any) -> nn.Module:
     for argument in WEIGHTS:
         if argument in arguments:
             raise ModelError(
-                f"{spec} takes no {argument!r}: give --weights pretrained (slimcnn.pretrained), or a weights file"
+                f"{spec} takes no {argument!r}: give --weights FILE, or --weights pretrained for timm and torchvision "
+                "(slimcnn.pretrained)"
             )
     if kind == "timm":
         model = _from_timm(name, arguments)
