@@ -210,7 +210,7 @@ def test_an_argument_that_nobody_takes_is_refused(spec: str, complaint: str, the
 
 
 def test_an_unknown_timm_tag_is_refused_in_one_line() -> None:
-    with pytest.raises(UnknownName, match="tag of a timm network .resnet18.foo.: did you mean"):
+    with pytest.raises(UnknownName, match=r"tag of a timm network .resnet18\.foo.: did you mean"):
         resolve("timm:resnet18.foo")
 
 

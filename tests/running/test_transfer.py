@@ -15,7 +15,7 @@ from command_line import call
 from published import TIMM, empty_caches, put_timm
 from slimcnn.datasets import Normalization
 from slimcnn.errors import ModelError, RecipeError, RunError
-from slimcnn.running import recipe_from, run
+from slimcnn.running import normalization, recipe_from, run
 from slimcnn.running.loading import load_with_data
 from slimcnn.running.recipe import steps_from_line
 from slimcnn.running.settings import Data, Network
@@ -45,7 +45,7 @@ def test_a_run_replaces_the_head_says_so_resumes_and_leaves_a_checkpoint_that_ne
     said: list[str] = []
     chain = recipe(tmp_path / "run", "train:epochs=2,batch_size=32 + prune:pruning_ratio=0.3")
     report = run(chain, show=Show(say=said.append)).report
-    sentence = "The head fc (64 x 1,000) was replaced by a new layer (64 x 10) with random weights, seed 0"
+    sentence = "The head fc (96 x 1,000) was replaced by a new layer (96 x 10) with random weights, seed 0"
     assert [line for line in said if sentence in line]
     stored = json.loads((tmp_path / "run/report.json").read_text())
     (blocks,) = [section["blocks"] for section in stored["sections"] if section["title"] == "Training"]
@@ -103,8 +103,16 @@ def test_the_published_size_and_normalization_are_used_for_all_data(cached: Path
         other_classes=True,  # type: ignore[arg-type]
     )
     assert found.data.shape == (1, 160, 160)
-    assert found.data.normalization == Normalization((0.449,), (0.226,)), "of gray images: the mean over the channels"
+    assert found.data.normalization == Normalization((0.5,), (0.5,))
     assert found.normalization == "published with the weights"
+
+
+def test_gray_images_get_the_mean_of_the_published_normalization_over_its_channels() -> None:
+    found = normalization._published("timm:resnet18", 1)
+    assert found is not None
+    assert found.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+    assert found.std == pytest.approx([(0.229 + 0.224 + 0.225) / 3])
+    assert normalization._published("timm:resnet18", 4) is None
 
 
 @pytest.mark.parametrize("steps", ["prune:macs=0.5", "recalibrate + train", "distill:epochs=1"])
@@ -135,7 +143,7 @@ def test_compress_with_epochs_puts_train_in_front(
     line = f"compress --model timm:{TIMM} --weights pretrained --data digits --limit 40 --image-size 32 --to none"
     line += f" --pruning-ratio 0.3 --recover train --out {tmp_path / 'run'} --set latency_seconds=0.01"
     code, _, error = call(line, capsys, monkeypatch)
-    assert (code, "put train in front" in error) == (1, True)
+    assert (code, "put train in front" in error) == (2, True)
     code, _, error = call(f"{line} --epochs 1", capsys, monkeypatch)
     assert code == 0, error
     steps = slimcnn.running.read_recipe(tmp_path / "run/recipe.toml").steps

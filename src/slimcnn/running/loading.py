@@ -220,11 +220,16 @@ def _refuse_other_network(network: Network) -> None:
 def _size_for(network: Network, data: Data) -> int | None:
     """Return the size to which images are resized, if it is the network's; else None.
 
-    It is the network's for the images of a user's folder, and for all images if the weights are published.
+    It is the network's for the images of a user's folder (for a checkpoint, the size that it was trained with), and for
+    all images if the weights are published.
     """
     from slimcnn.datasets import datasets
 
     named = data.name.partition(":")[0] in datasets
+    if not named and network.weights and not network.published and is_checkpoint(network.weights):
+        shape = read_information(network.weights).get("input")
+        if isinstance(shape, list) and len(shape) == 3 and shape[1] == shape[2]:
+            return int(shape[1])
     if (named and not network.published) or not network.model:
         return None
     stated = preprocessing(network.model).input
