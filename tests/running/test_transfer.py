@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import slimcnn
@@ -172,3 +173,15 @@ def test_from_python_a_network_for_other_classes_is_trained_and_the_users_stays(
         slimcnn.chain(net, data, [Prune(macs=0.5)], show=slimcnn.show.SILENT)
     with pytest.raises(RecipeError, match="put train in front"):
         slimcnn.chain(net, data, [Prune(macs=0.5), train], show=slimcnn.show.SILENT)
+
+
+def test_a_checkpoint_reads_a_folder_of_images_in_the_size_that_it_was_trained_with(tmp_path: Path) -> None:
+    for kind in ("dark", "light"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(20):
+            image = Image.new("RGB", (24, 20), (number, 9 * number, 40))
+            image.save(tmp_path / "photos" / kind / f"{number}.png")
+    net = slimcnn.build("resnet8", num_classes=2, in_channels=3)
+    path = slimcnn.save(net, tmp_path / "net.safetensors", information={"input": [3, 16, 16]})
+    found = load_with_data(Network(weights=str(path)), Data(name=str(tmp_path / "photos")))
+    assert found.data.shape == (3, 16, 16)
