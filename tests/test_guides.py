@@ -9,10 +9,14 @@ import pytest
 
 from at_hand import mostly_slow
 from command_line import call
+from published import empty_caches, put_timm
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(python|bash|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-PAGES = ["guides/own_network.md", "guides/own_loop.md", "guides/without_training.md", "guides/own_data.md", "start.md"]
+PAGES = [
+    "guides/own_network.md", "guides/own_loop.md", "guides/without_training.md", "guides/own_data.md",
+    "guides/transfer.md", "start.md",
+]  # fmt: skip
 QUICK = {"train": " --limit 400 --set latency_seconds=0.01", "compress": " --limit 400 --set latency_seconds=0.01"}
 """Fewer images and a shorter timing; otherwise a command runs as it stands on the page."""
 
@@ -27,6 +31,9 @@ def test_a_guide_runs_as_it_stands(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if page == "guides/transfer.md":
+        empty_caches(tmp_path / "caches", monkeypatch)
+        put_timm(tmp_path / "caches")
     blocks = BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
     assert blocks
     names: dict[str, object] = {"__name__": "guide"}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from slimcnn.exporting.quantizing import quantize
     from slimcnn.graph import ChannelGraph, ChannelGroup, rule, trace
     from slimcnn.measuring import Inputs, latency, measure
-    from slimcnn.models import build, load_weights, resolve
+    from slimcnn.models import build, load_weights, pretrained, resolve
     from slimcnn.objectives import Loss, Objective, SparseScales
     from slimcnn.pruning import (
         Criterion,
@@ -41,7 +41,15 @@ if TYPE_CHECKING:
         sensitivity,
     )
     from slimcnn.recovery import fold_constants, least_squares, recalibrate, reuse_features, synthesize
-    from slimcnn.rewriting import feature_reuse, fold_relations, insert_relations, materialize, replace, scatter
+    from slimcnn.rewriting import (
+        feature_reuse,
+        fold_relations,
+        insert_relations,
+        materialize,
+        replace,
+        replace_head,
+        scatter,
+    )
     from slimcnn.running import Recipe, Step, run
     from slimcnn.running.python import chain
     from slimcnn.studying import run_study
@@ -60,7 +68,7 @@ _HOMES = {
     "exporting.quantizing": ["quantize"],
     "graph": ["ChannelGraph", "ChannelGroup", "rule", "trace"],
     "measuring": ["Inputs", "latency", "measure"],
-    "models": ["build", "load_weights", "resolve"],
+    "models": ["build", "load_weights", "pretrained", "resolve"],
     "objectives": ["Loss", "Objective", "SparseScales"],
     "pruning": [
         "Criterion",
@@ -77,7 +85,15 @@ _HOMES = {
         "sensitivity",
     ],
     "recovery": ["fold_constants", "least_squares", "recalibrate", "reuse_features", "synthesize"],
-    "rewriting": ["feature_reuse", "fold_relations", "insert_relations", "materialize", "replace", "scatter"],
+    "rewriting": [
+        "feature_reuse",
+        "fold_relations",
+        "insert_relations",
+        "materialize",
+        "replace",
+        "replace_head",
+        "scatter",
+    ],
     "running": ["Recipe", "Step", "run"],
     "running.python": ["chain"],
     "studying": ["run_study"],
@@ -129,10 +145,12 @@ __all__ = [
     "mask",
     "materialize",
     "measure",
+    "pretrained",
     "prune",
     "quantize",
     "recalibrate",
     "replace",
+    "replace_head",
     "resolve",
     "reuse_features",
     "rule",

@@ -14,8 +14,7 @@ import slimcnn
 from laws.chain_runs import run_calmly, run_with_kills, warm_up
 from slimcnn.errors import RecipeError
 from slimcnn.running import recipe_from, steps
-from slimcnn.running.job import FROM_WEIGHTS
-from slimcnn.running.order import facts_before
+from slimcnn.running.order import facts_at_start, facts_before
 
 CHEAP: dict[str, dict[str, Any]] = {
     "train": {"epochs": 1, "save_every_seconds": 0},
@@ -49,7 +48,7 @@ def refusal(rows: list[dict[str, Any]]) -> str:
     """Why the order of a chain is refused; empty if it is not."""
     recipe = recipe_from({"network": {"model": "resnet8"}, "steps": rows})
     try:
-        facts_before(recipe.steps, FROM_WEIGHTS)
+        facts_before(recipe.steps, facts_at_start(True))
     except RecipeError as error:
         return str(error)
     return ""

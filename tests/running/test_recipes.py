@@ -12,8 +12,7 @@ from slimcnn.distillation import Teacher, objective_named
 from slimcnn.errors import RecipeError, SlimcnnError, TargetError
 from slimcnn.models.building import takes
 from slimcnn.running import Recipe, parse_recipe, read_recipe, recipe_from
-from slimcnn.running.job import FROM_WEIGHTS
-from slimcnn.running.order import facts_before
+from slimcnn.running.order import facts_at_start, facts_before
 from slimcnn.running.recipe import steps_from_line, write_recipe
 from slimcnn.running.settings import Network
 
@@ -39,7 +38,7 @@ def test_every_shipped_recipe_can_be_read_and_survives_a_round_trip(path: Path, 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_makes_sense_from_weights_and_the_steps_fit_its_network(path: Path) -> None:
     recipe = read_recipe(path)
-    facts_before(recipe.steps, FROM_WEIGHTS)
+    facts_before(recipe.steps, facts_at_start(True))
     first = recipe.steps[0].name
     if first in ("train", "sparsify"):
         facts_before(recipe.steps, frozenset())

@@ -33,14 +33,14 @@ def alone():
     return one_or_two(None, Fabric(accelerator="cpu", devices=1))
 
 
-@pytest.mark.parametrize("name", ["plain", "batch_norm", "averaged", "taught"])
+@pytest.mark.parametrize("name", ["plain", "batch_norm", "averaged", "frozen_first", "taught"])
 def test_both_ranks_end_with_the_same_bits_and_the_same_curve(ranks, name):
     first, second = (rank[name] for rank in ranks)
     assert first["curve"] == second["curve"]
     assert all(torch.equal(tensor, second["weights"][key]) for key, tensor in first["weights"].items())
 
 
-@pytest.mark.parametrize("name", ["plain", "taught"])
+@pytest.mark.parametrize("name", ["plain", "frozen_first", "taught"])
 def test_two_processes_train_as_one_where_no_batch_norm_looks_at_the_share(ranks, alone, name):
     """With batch norm each rank normalizes by the statistics of its own half of the batch: other numbers by design."""
     for key, tensor in alone[name]["weights"].items():

@@ -20,8 +20,11 @@ SETTINGS = Training(epochs=2, batch_size=16, learning_rate=0.05, layout="nchw", 
 def one_or_two(out: Path | None, fabric: Fabric) -> dict:
     """The same calls for one process and for two; with a folder, each run is stopped and resumed after an epoch."""
     results = {}
-    for name, batch_norm, ema in (("plain", False, 0.8), ("batch_norm", True, None), ("averaged", True, 0.8)):
-        training = SETTINGS.model_copy(update={"ema": ema})
+    for name, batch_norm, ema, more in (
+        ("plain", False, 0.8, {}), ("batch_norm", True, None, {}), ("averaged", True, 0.8, {}),
+        ("frozen_first", False, None, {"frozen_epochs": 1, "depth_decay": 0.1}),
+    ):  # fmt: skip
+        training = SETTINGS.model_copy(update={"ema": ema} | more)
         model, folder = network(batch_norm=batch_norm, dropout=0.0), out / name if out else None
         epochs = fit(model, shapes(n=101), training=training, fabric=fabric, folder=folder)
         history = [next(epochs)]

@@ -20,7 +20,8 @@ Model = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="Trained weights: .safetensors, a .pt that loads with weights_only=True, or a checkpoint.",
+        help="Trained weights: .safetensors, a .pt that loads with weights_only=True, a checkpoint, or pretrained: "
+        "those that timm or torchvision publishes.",
         rich_help_panel=NETWORK,
     ),
 ]

@@ -17,7 +17,7 @@ from slimcnn.cli.showing import print_json, print_tables, print_view
 from slimcnn.show import watched
 
 if TYPE_CHECKING:
-    from slimcnn.running import Recipe
+    from slimcnn.running import Recipe, Step
 
 
 @app.command()
@@ -100,8 +100,13 @@ def compress(
     recipe = recipe_of(plain | {"deterministic": deterministic}, set_)
     if dry_run:
         _dry_run(recipe, as_json)
-    else:
-        _run(recipe, devices, as_json, tensorboard)
+        return
+    transfer = None
+    if epochs is not None and pretrain is None:
+        from slimcnn.steps.train import Train
+
+        transfer = Train.model_validate(given(epochs=epochs, batch_size=batch_size, keep=keep, seed=seed))
+    _run(recipe, devices, as_json, tensorboard, transfer)
 
 
 @app.command()
@@ -338,7 +343,7 @@ def sizes_of(text: str) -> list[float]:
         raise RecipeError(f"--curve {text!r}: expected fractions of the MACs, such as 0.8,0.6,0.4") from None
 
 
-def _run(recipe: Recipe, devices: int, as_json: bool, tensorboard: Path | None) -> None:
+def _run(recipe: Recipe, devices: int, as_json: bool, tensorboard: Path | None, transfer: Step | None = None) -> None:
     from slimcnn.reporting import summary
     from slimcnn.running import run
     from slimcnn.running.folder import COMPRESSED
@@ -356,7 +361,7 @@ def _run(recipe: Recipe, devices: int, as_json: bool, tensorboard: Path | None) 
     try:
         with watched(as_json) as show:
             command = shlex.join(["slimcnn", *sys.argv[1:]])
-            found = run(recipe, show=show, fabric=fabric, command=command, on_epoch=on_epoch)
+            found = run(recipe, show=show, fabric=fabric, command=command, on_epoch=on_epoch, transfer=transfer)
     except KeyboardInterrupt:
         raise Interrupted from None
     if fabric is not None and not fabric.is_global_zero:

@@ -1,7 +1,7 @@
 """Networks by name: built-in, `timm:NAME`, `torchvision:NAME` or `package.module:function`.
 
-Networks always start with random weights, and nothing is downloaded: trained weights come from a file (see
-`weights.py`).
+These networks have random weights, and nothing is downloaded: trained weights come from a file (see `weights.py`), or
+are those that timm and torchvision publish (see `pretrained.py`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def resolve(spec: str, /, **arguments: Any) -> nn.Module:
     for argument in WEIGHTS:
         if argument in arguments:
             raise ModelError(
-                f"{spec} takes no {argument!r}: networks start with random weights; give a weights file instead"
+                f"{spec} takes no {argument!r}: give --weights FILE, or --weights pretrained for timm and torchvision "
+                "(slimcnn.pretrained)"
             )
     if kind == "timm":
         model = _from_timm(name, arguments)
@@ -68,7 +69,7 @@ def refuse_unknown_network(spec: str) -> None:
     """Raise `UnknownName` for a name without a colon that is not a built-in network."""
     if ":" not in spec and spec not in networks:
         forms = ("timm:NAME", "torchvision:NAME", "package.module:function")
-        close = _closest(spec, [entry.name for entry in networks])
+        close = closest(spec, [entry.name for entry in networks])
         raise UnknownName("network", spec, [*close, *forms, "see slimcnn list networks"])
 
 
@@ -118,39 +119,44 @@ def preprocessing(network: str | nn.Module) -> Preprocessing:
     return Preprocessing()
 
 
-def _timm(name: str) -> Any:
-    """Import timm and check that it has a network of this name."""
+def timm_with(name: str) -> Any:
+    """Import timm and check that it has a network of this name, and weights of this tag (`resnet18.a1_in1k`)."""
     try:
         import timm
     except ImportError as error:
         raise ModelError(f"timm:{name} needs the package timm: pip install 'slimcnn[timm]'") from error
     if not timm.is_model(name):
-        raise UnknownName("timm network", name, _closest(name, timm.list_models()))
+        raise UnknownName("timm network", name, closest(name, timm.list_models()))
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        known = timm.list_pretrained(name.partition(".")[0] + ".*")
+        raise UnknownName("tag of a timm network", name, known) from error
     return timm
 
 
 def _from_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
-    timm = _timm(name)
+    timm = timm_with(name)
     renamed = {"in_chans" if key == "in_channels" else key: value for key, value in arguments.items()}
     return called(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **renamed))
 
 
 def _timm_preprocessing(name: str) -> Preprocessing:
-    stated = _timm(name).get_pretrained_cfg(name)
+    stated = timm_with(name).get_pretrained_cfg(name)
     return Preprocessing(tuple(stated.input_size), tuple(stated.mean), tuple(stated.std))
 
 
-def _torchvision(name: str) -> Any:
+def torchvision_with(name: str) -> Any:
     """Import torchvision.models and check that it has a network of this name."""
     from torchvision import models
 
     if name not in models.list_models():
-        raise UnknownName("torchvision network", name, _closest(name, models.list_models()))
+        raise UnknownName("torchvision network", name, closest(name, models.list_models()))
     return models
 
 
 def _from_torchvision(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    make = _torchvision(name).get_model_builder(name)
+    make = torchvision_with(name).get_model_builder(name)
     passed = {key: value for key, value in arguments.items() if key != "in_channels"}
     if arguments.get("in_channels", 3) != 3:
         raise ModelError(f"torchvision:{name} takes 3 input channels, not {arguments['in_channels']}")
@@ -162,7 +168,7 @@ def _from_torchvision(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, 
 
 
 def _torchvision_preprocessing(name: str) -> Preprocessing:
-    models = _torchvision(name)
+    models = torchvision_with(name)
     stated = models.get_model_weights(name).DEFAULT.transforms()
     mean, std = getattr(stated, "mean", None), getattr(stated, "std", None)
     size = getattr(stated, "crop_size", None)
@@ -202,7 +208,7 @@ def _accepted(make: Callable[..., Any], spec: str, arguments: dict[str, Any]) ->
     return {key: value for key, value in arguments.items() if key in names}
 
 
-def _closest(name: str, known: Sequence[str]) -> list[str]:
+def closest(name: str, known: Sequence[str]) -> list[str]:
     """Return up to five similar names, and how many others there are."""
     close = get_close_matches(name, known, n=5)
     return [*close, f"{len(known) - len(close)} others"]

@@ -107,6 +107,36 @@ def load_weights(model: nn.Module, path: str | Path) -> WeightsInfo:
     return WeightsInfo(path, len(found), metadata, nesting, prefix)
 
 
+def classes_in(path: str | Path, model: nn.Module, classes: int | None) -> int | None:
+    """Return the number of classes of the head in a weights file, if it differs from the network's in nothing else.
+
+    `classes` is the network's own number. Return None if the file differs in another way, or not at all.
+
+    Raises:
+        WeightsError: the file cannot be read.
+
+    >>> import tempfile
+    >>> from safetensors.torch import save_file
+    >>> file = Path(tempfile.mkdtemp()) / "linear.safetensors"
+    >>> save_file(nn.Linear(2, 10).state_dict(), file)
+    >>> classes_in(file, nn.Linear(2, 4), 4), classes_in(file, nn.Linear(3, 4), 4)
+    (10, None)
+    """
+    path = Path(path)
+    wanted = model.state_dict()
+    found, _ = _without_prefix(_tensors(path, _unnested(path, _read(path)[0])[0]), wanted)
+    differing = (
+        [(tensor, wanted[name]) for name, tensor in found.items() if tensor.shape != wanted[name].shape]
+        if (found.keys() <= wanted.keys())
+        else []
+    )
+    heads = {tensor.shape[0] if tensor.dim() else None for tensor, _ in differing}
+    only_heads = all(
+        own.dim() and own.shape[0] == classes and tensor.shape[1:] == own.shape[1:] for tensor, own in differing
+    )
+    return heads.pop() if len(heads) == 1 and only_heads else None
+
+
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     require_readable(path, WeightsError, "weights file")
     if path.suffix == ".safetensors":

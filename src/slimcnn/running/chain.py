@@ -16,7 +16,8 @@ from slimcnn.digests import json_digest
 from slimcnn.manifest import withdraw
 from slimcnn.measuring import measure
 from slimcnn.running import folder as disk
-from slimcnn.running.job import FROM_WEIGHTS, Job
+from slimcnn.running.job import Job
+from slimcnn.running.order import facts_at_start
 from slimcnn.running.rehearsal import rehearse
 from slimcnn.running.saving import Done, read_state, write_state
 from slimcnn.running.step import Context, State, Step
@@ -36,14 +37,16 @@ def begin(job: Job, base: str, trained: bool) -> tuple[State, Done]:
     place = disk.StepPlace(job.root / disk.START, base)
     loaded, network = job.loaded, job.recipe.network
     state = State(loaded.model, loaded.model, loaded.data, network, network)
+    facts = facts_at_start(trained, bool(loaded.other_classes))
 
     def begun() -> Done:
         if place.done is not None:
             return place.done
-        top1 = judge(state.model, loaded.data.validation, loaded.data).score if trained else None
+        fits = trained and not loaded.other_classes
+        top1 = judge(state.model, loaded.data.validation, loaded.data).score if fits else None
         sizes = measure(state.model, state.example)
         results = {"name": "start", "top1": top1, "reference_top1": top1, "macs": sizes.macs, "params": sizes.params}
-        known = {"facts": sorted(FROM_WEIGHTS) if trained else [], "sections": [], "seconds": 0.0}
+        known = {"facts": sorted(facts), "sections": [], "seconds": 0.0}
         return write_state(job.root, place, state, state, {}, results | known)
 
     return state, from_rank_zero(job.fabric, begun)

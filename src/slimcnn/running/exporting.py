@@ -15,6 +15,7 @@ from slimcnn.datasets import Dataset, Normalization, datasets, load_dataset
 from slimcnn.errors import ExportError
 from slimcnn.files import kind_of
 from slimcnn.models import preprocessing
+from slimcnn.models.pretrained import PRETRAINED
 from slimcnn.running.loading import InputShape, load_subject
 from slimcnn.running.normalization import stored_in
 from slimcnn.running.opening import images_of, open_run
@@ -69,7 +70,7 @@ def subject_of(
     if stated.mean is not None and stated.std is not None:
         subject = replace(subject, normalization=Normalization(tuple(stated.mean), tuple(stated.std)))
     file = source or weights
-    if file is not None and is_checkpoint(file):
+    if file is not None and str(file) != PRETRAINED and is_checkpoint(file):
         information = read_information(file)
         subject = replace(
             subject,

@@ -13,15 +13,11 @@ from slimcnn.running.folder import DECISION
 from slimcnn.running.loading import Loaded
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.sharing import Sharing
-from slimcnn.running.step import Facts
 from slimcnn.show import Show
 from slimcnn.training import Training, decided, deterministic
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-FROM_WEIGHTS: Facts = frozenset({"trained", "reference"})
-"""Facts about a network with trained weights."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, load, read_architecture, read_information
 from slimcnn.datasets import Dataset, batches, load_dataset
-from slimcnn.errors import DataError, ModelError, RecipeError
-from slimcnn.models import load_weights, preprocessing, resolve
+from slimcnn.errors import DataError, ModelError, RecipeError, WeightsError
+from slimcnn.models import load_weights, preprocessing, pretrained, resolve
 from slimcnn.models.building import takes
 from slimcnn.models.sources import refuse_unknown_network
+from slimcnn.models.weights import classes_in
 from slimcnn.rewriting import rewritten
 from slimcnn.running.normalization import find_normalization
 from slimcnn.running.settings import Data, Network, explain
@@ -41,25 +42,33 @@ class Loaded:
     """With the normalization that the weights expect."""
     normalization: str
     """How the normalization was found."""
+    other_classes: str = ""
+    """How the network's outputs and the classes of the dataset differ; empty if the network fits."""
 
 
-def load_with_data(network: Network, data: Data, show: Show = SILENT) -> Loaded:
+def load_with_data(network: Network, data: Data, show: Show = SILENT, *, other_classes: bool = False) -> Loaded:
     """Load a dataset and a network that fits it; the weights may be random.
+
+    With `other_classes`, a classifier may have another number of outputs than the dataset has classes.
 
     Raises:
         SlimcnnError: a name is unknown, a file cannot be read, or the network does not fit the images.
     """
-    size = data.image_size or _size_for_folder(network, data)
+    size = data.image_size or _size_for(network, data)
     show.say(f"loading {data.name}")
     dataset = load_dataset(data.name, image_size=size, seed=data.seed, limit=data.limit, **data.reading)
     if data.task is not None:
         dataset = for_task(dataset, data.task)
+    if network.published:
+        show.say(f"loading the published weights of {network.model}")
     model, information = load_network(network, dataset)
-    check_output(model, dataset)
+    differ = other_classes_of(model, dataset) if other_classes else ""
+    if not differ:
+        check_output(model, dataset)
     normalization, how = find_normalization(model, network, data, dataset, information)
     if dataset.broken:
         show.say(skipped_in_words(dataset))
-    return Loaded(model, replace(dataset, normalization=normalization), how)
+    return Loaded(model, replace(dataset, normalization=normalization), how, differ)
 
 
 def skipped_in_words(data: Dataset) -> str:
@@ -153,9 +162,11 @@ def example_of(shape: Sequence[int]) -> Tensor:
 
 
 def _load(network: Network, arguments: dict[str, Any], example: Any) -> tuple[nn.Module, dict[str, Any]]:
-    checkpoint = network.weights is not None and is_checkpoint(network.weights)
+    checkpoint = network.weights is not None and not network.published and is_checkpoint(network.weights)
     if not network.model and not checkpoint:
         raise RecipeError(UNNAMED)
+    if network.published:
+        return _load_published(network, arguments), {}
     if network.model and checkpoint:
         _refuse_other_network(network)
     built = None
@@ -163,16 +174,36 @@ def _load(network: Network, arguments: dict[str, Any], example: Any) -> tuple[nn
         # Seeded: a run that was killed early must restart with the same initial weights.
         with torch.random.fork_rng([]):
             torch.manual_seed(network.seed)
-            built = resolve(network.model, **(arguments | network.arguments))
-            if network.rewrite:
-                built = rewritten(built, network.rewrite, example).model
+            built = _build(network, arguments, example)
     if checkpoint:
         assert network.weights is not None
         return load(network.weights, built, verify=network.verify), read_information(network.weights)
     assert built is not None
     if network.weights is not None:
-        load_weights(built, network.weights)
+        try:
+            load_weights(built, network.weights)
+        except WeightsError:
+            classes = classes_in(network.weights, built, (arguments | network.arguments).get("num_classes"))
+            if classes is None or "num_classes" in network.arguments:
+                raise
+            built = _build(network, arguments | {"num_classes": classes}, example)
+            load_weights(built, network.weights)
     return built.eval(), {}
+
+
+def _build(network: Network, arguments: dict[str, Any], example: Any) -> nn.Module:
+    built = resolve(network.model, **(arguments | network.arguments))
+    return rewritten(built, network.rewrite, example).model if network.rewrite else built
+
+
+def _load_published(network: Network, arguments: dict[str, Any]) -> nn.Module:
+    if network.rewrite:
+        raise RecipeError(
+            f"published weights are of {network.model} without a rewrite: leave --rewrite out, and add the step rewrite"
+        )
+    return pretrained(
+        network.model, **{key: value for key, value in arguments.items() if key != "num_classes"} | network.arguments
+    )
 
 
 def _refuse_other_network(network: Network) -> None:
@@ -186,11 +217,20 @@ def _refuse_other_network(network: Network) -> None:
         )
 
 
-def _size_for_folder(network: Network, data: Data) -> int | None:
-    """Return the input size of the network, to which images of a user's folder are resized; else None."""
+def _size_for(network: Network, data: Data) -> int | None:
+    """Return the size to which images are resized, if it is the network's; else None.
+
+    It is the network's for the images of a user's folder (for a checkpoint, the size that it was trained with), and for
+    all images if the weights are published.
+    """
     from slimcnn.datasets import datasets
 
-    if data.name.partition(":")[0] in datasets or not network.model:
+    named = data.name.partition(":")[0] in datasets
+    if not named and network.weights and not network.published and is_checkpoint(network.weights):
+        shape = read_information(network.weights).get("input")
+        if isinstance(shape, list) and len(shape) == 3 and shape[1] == shape[2]:
+            return int(shape[1])
+    if (named and not network.published) or not network.model:
         return None
     stated = preprocessing(network.model).input
     return stated[1] if stated else None
@@ -216,6 +256,20 @@ def check_output(model: nn.Module, dataset: Dataset) -> None:
         task_of(dataset).check(model, dataset)
 
 
+def other_classes_of(model: nn.Module, dataset: Dataset) -> str:
+    """Say how a classifier's outputs and the classes of a dataset differ; empty if they are equally many.
+
+    Empty, too, for other tasks, and for a network that does not return scores: `check_output` refuses it.
+    """
+    if dataset.task != "classification":
+        return ""
+    with torch.no_grad(), suppress(RuntimeError, ValueError, TypeError):
+        scores = model.eval()(torch.zeros(2, *dataset.shape))
+        if isinstance(scores, Tensor) and scores.dim() == 2 and scores.shape[1] != len(dataset.classes):
+            return f"the network has {scores.shape[1]} outputs, and {dataset.name} has {len(dataset.classes)} classes"
+    return ""
+
+
 def check_classes(model: nn.Module, dataset: Dataset) -> None:
     """Raise an error unless the network returns a score per class for images of the dataset."""
     some = dataset.validation.take(torch.arange(min(2, len(dataset.validation))))
@@ -231,4 +285,9 @@ def check_classes(model: nn.Module, dataset: Dataset) -> None:
         raise ModelError(
             f"the network returns {found} for 2 images; {dataset.name} needs scores (2, {len(dataset.classes)}): "
             "build and train it for these classes"
+        )
+    if scores.shape[1] > len(dataset.classes):
+        raise ModelError(
+            f"{other_classes_of(model, dataset)}: put the step train in front, which replaces the head (slimcnn train, "
+            "or --pretrain N)"
         )

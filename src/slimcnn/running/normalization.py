@@ -26,10 +26,10 @@ def find_normalization(
 ) -> tuple[Normalization, str]:
     """Return the mean and standard deviation, and how they were found.
 
-    In this order: those of the checkpoint; those of the recipe; for a network without weights, those of the dataset;
-    else the candidate with the lowest cross entropy on 1000 validation images. Candidates are the published values of
-    the network, those of the dataset, those of ImageNet, and plain scalings. Top-1 cannot decide: on images that the
-    network was trained on, several candidates reach 100 %.
+    In this order: those of the checkpoint, or those published with the weights; those of the recipe; for a network
+    without weights, those of the dataset; else the candidate with the lowest cross entropy on 1000 validation images.
+    Candidates are the published values of the network, those of the dataset, those of ImageNet, and plain scalings.
+    Top-1 cannot decide: on images that the network was trained on, several candidates reach 100 %.
     """
     if dataset.ready:
         return dataset.normalization, "that of your dataset, whose tensors are used as they are"
@@ -39,6 +39,9 @@ def find_normalization(
     if stored is not None:
         ignored = "; that of the recipe is not used" if given not in (None, stored) else ""
         return stored, f"stored with the weights{ignored}"
+    if network.published and (own := _published(network.model, dataset.shape[0])) is not None:
+        ignored = "; that of the recipe is not used" if given not in (None, own) else ""
+        return own, f"published with the weights{ignored}"
     if given is not None:
         return given, "given in the recipe"
     if network.weights is None:
@@ -55,6 +58,18 @@ def find_normalization(
     table = ", ".join(f"{name} {one.loss:.4f} ({one.score:.1f} %)" for name, one in found.items())
     metric = task_of(dataset).metric.name
     return options[best], f"{best}, found by cross entropy (and {metric}) on {len(images)} validation images: {table}"
+
+
+def _published(model: str, channels: int) -> Normalization | None:
+    """Return the normalization published with a network's weights; for gray images, the mean over its channels."""
+    stated = preprocessing(model)
+    if stated.mean is None or stated.std is None:
+        return None
+    if len(stated.mean) == channels:
+        return Normalization(stated.mean, stated.std)
+    if channels != 1:
+        return None
+    return Normalization(*((sum(values) / len(values),) for values in (stated.mean, stated.std)))
 
 
 def stored_in(information: Mapping[str, Any]) -> Normalization | None:

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slimcnn.errors import RecipeError
-from slimcnn.running.step import Facts, Step
+from slimcnn.running.step import OTHER_CLASSES, Facts, Step
+
+HEAD = "the network's head is for other classes: put train in front, which replaces it (--pretrain N)"
+
+
+def facts_at_start(trained: bool, other_classes: bool = False) -> Facts:
+    """Return the facts about the network of a run before its first step.
+
+    >>> sorted(facts_at_start(True)), sorted(facts_at_start(True, other_classes=True))
+    (['reference', 'trained'], ['other_classes', 'trained'])
+    """
+    facts = {"trained", "reference"} if trained else set()
+    # Nothing can be compared with a network whose outputs are other classes.
+    return frozenset(facts - {"reference"} | {OTHER_CLASSES} if other_classes else facts)
 
 
 def facts_before(chain: Sequence[Step], facts: Facts) -> list[Facts]:
@@ -25,6 +38,8 @@ def facts_before(chain: Sequence[Step], facts: Facts) -> list[Facts]:
     found = [facts]
     for number, step in enumerate(chain, 1):
         place = f"step {number}, {step.name}"
+        if OTHER_CLASSES in facts and OTHER_CLASSES not in step.loses:
+            raise RecipeError(f"{place}: {HEAD}")
         for fact, why in step.needed().items():
             if fact not in facts:
                 raise RecipeError(f"{place}: {why}")

@@ -11,7 +11,7 @@ from torch import nn
 from slimcnn.datasets import Dataset
 from slimcnn.graph.copying import duplicate
 from slimcnn.running.finishing import Result
-from slimcnn.running.loading import Loaded, check_output
+from slimcnn.running.loading import Loaded, check_output, other_classes_of
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.settings import Data, Network
 from slimcnn.running.starting import run
@@ -37,7 +37,7 @@ def chain(
     line. Without, the run folder is temporary.
 
     Args:
-        model: any network for the task of the data.
+        model: any network for the task of the data; a classifier may be for other classes if the first step is `Train`.
         data: dataset with the normalization that the network's weights expect.
         steps: steps, in order.
         out: the run folder.
@@ -58,7 +58,9 @@ def chain(
     >>> result.report.after.macs <= 0.5 * result.report.before.macs, result.report.verdict.equal
     (True, True)
     """
-    check_output(duplicate(model), data)
+    differ = other_classes_of(duplicate(model), data)
+    if not differ:
+        check_output(duplicate(model), data)
     folder = Path(out) if out is not None else Path(mkdtemp(prefix="slimcnn-"))
     architecture = getattr(model, "architecture", None) or {}
     network = Network(model=architecture.get("model", ""), arguments=architecture.get("arguments", {}))
@@ -66,7 +68,7 @@ def chain(
         network=network, data=Data(name=data.name), steps=tuple(steps), out=str(folder), deterministic=deterministic,
         latency_seconds=latency_seconds,
     )  # fmt: skip
-    given = Loaded(duplicate(model).cpu().eval(), data, "given with the data")
+    given = Loaded(duplicate(model).cpu().eval(), data, "given with the data", differ)
     if show is not None:
         return run(recipe, show=show, given=given, trained=trained, on_epoch=on_epoch)
     with watched() as shown:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from slimcnn.errors import did_you_mean
+from slimcnn.models.pretrained import PRETRAINED
 
 
 class Settings(BaseModel):
@@ -17,6 +18,8 @@ class Settings(BaseModel):
 
 
 def _absolute(path: str | None) -> str | None:
+    if path == PRETRAINED:
+        return path
     # not Path.resolve and Path.expanduser: they raise RuntimeError for a loop of links and an unknown user
     return os.path.realpath(os.path.expanduser(_in_utf8(path))) if path else None
 
@@ -46,7 +49,8 @@ class Network(Settings):
     model: str = ""
     """A name, `timm:NAME`, `torchvision:NAME` or `package.module:function`; optional for a checkpoint."""
     weights: FilePath = None
-    """.safetensors, a .pt that loads with weights_only=True, or a checkpoint."""
+    """.safetensors, a .pt that loads with weights_only=True, a checkpoint, or pretrained: the weights that timm or
+    torchvision publishes for the network."""
     verify: bool = True
     """Compare a checkpoint with its digest, which shows damage."""
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -55,6 +59,11 @@ class Network(Settings):
     """Rewrite applied to the network, such as feature_reuse:variant=chain; the weights are of the rewritten network."""
     seed: Seed = 0
     """Random seed of the initial weights."""
+
+    @property
+    def published(self) -> bool:
+        """Whether the weights are those that timm or torchvision publishes."""
+        return self.weights == PRETRAINED
 
 
 class Normalizing(Settings):

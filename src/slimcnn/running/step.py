@@ -35,8 +35,11 @@ Facts = frozenset[str]
 - refitted: its layers were refitted, and no weight has changed since;
 - constants: constant outputs of removed channels are not folded into later layers yet;
 - relations: its batch norms have channel relations (GFR);
-- units: it has feature reuse units.
+- units: it has feature reuse units;
+- other_classes: it has another number of outputs than the data has classes. Only a step that loses this fact, because
+  it replaces the head, accepts such a network.
 """
+OTHER_CLASSES = "other_classes"
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,10 @@ from slimcnn.training.evaluation import Evaluation
 from slimcnn.training.interrupts import interrupts_noted
 from slimcnn.training.judging import MetricFunction
 from slimcnn.training.keeping import better
+from slimcnn.training.optimizers import SHARE
 from slimcnn.training.probing import FORMATS, MIXED
 from slimcnn.training.processes import any_rank, launched, lost_ranks_named, share_buffers, summed
-from slimcnn.training.run import TrainingRun, TrainingState, begin, exchange, save
+from slimcnn.training.run import TrainingRun, TrainingState, begin, exchange, save, set_up
 from slimcnn.training.schedule import learning_rate
 from slimcnn.training.scoring import hits_of
 from slimcnn.training.settings import Training
@@ -60,6 +61,9 @@ def fit(
     the moving average if there is one), so a `break` keeps exactly these. After the last epoch, the network gets the
     weights with the highest validation top-1 of the start and of all epochs (`training.keep`; `Epoch.kept` says which).
     At the end, or when the caller stops, the network's device and modes are restored and its weights are contiguous.
+
+    With `training.frozen_epochs`, the first epochs train the head only; with `training.depth_decay`, learning rates
+    fall toward the input.
 
     `data` is a dataset, or any iterable of batches (x, y), such as a `DataLoader`: it then sets the batch size and the
     order, and `validation` takes the batches to validate on. Instead, `validation` may be a function of the network
@@ -135,6 +139,8 @@ def _epochs(
                     model.load_state_dict(state.kept.weights)
                 return
             exchange(run)
+            if run.frozen is not None and state.epoch >= run.training.frozen_epochs:
+                run = set_up(run, None)
             epochs = [_next_epoch(run, state)]
 
 
@@ -142,10 +148,13 @@ def _epochs(
 def _as_found(model: nn.Module) -> Iterator[None]:
     parameter = next(model.parameters(), None)
     home = parameter.device if parameter is not None else None
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     with modes_restored(model):
         try:
             yield
         finally:
+            for parameter, trains in trained:
+                parameter.requires_grad_(trains)
             model.zero_grad()
             model.to(home, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
@@ -167,7 +176,11 @@ def _next_epoch(run: TrainingRun, state: TrainingState) -> Epoch:
 def _train(run: TrainingRun, state: TrainingState, interrupted: Event) -> None:
     """Run the remaining steps of the epoch."""
     training, dataset, fabric = run.training, run.dataset, run.fabric
-    run.model.train()
+    if run.frozen is None:
+        run.model.train()
+    else:
+        run.model.eval()
+        run.frozen.head.train()
     view = None if training.views is None else state.epoch % training.views
     which = {"seed": training.seed, "epoch": state.epoch, "start": state.step}
     which |= {"rank": fabric.global_rank, "world": fabric.world_size}
@@ -213,7 +226,7 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
     torch.manual_seed(_seed(training.seed, state.epoch, state.step, run.fabric.global_rank))
     rate = learning_rate(training, state.epoch * run.steps + state.step, training.epochs * run.steps)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(SHARE, 1.0)
     optimizer.zero_grad()
     run.objective.before_step(state.epoch + state.step / run.steps)
     with torch.autocast(x.device.type, MIXED.get(training.precision), enabled=training.precision in MIXED):

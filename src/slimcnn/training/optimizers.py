@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -10,11 +13,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from slimcnn.errors import ModelError
 from slimcnn.training.settings import Training
 
+SHARE = "share"
+"""Key of an optimizer's group: its share of the learning rate."""
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def optimizer_for(model: nn.Module, training: Training) -> Optimizer:
+def optimizer_for(model: nn.Module, training: Training, shares: Mapping[int, float] | None = None) -> Optimizer:
     """Build SGD or AdamW over the trainable parameters; weight decay applies to tensors with two or more axes only.
+
+    `shares` holds each parameter's share of the learning rate (see `rate_shares`); default: 1 for all.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     >>> [(group["weight_decay"], len(group["params"])) for group in optimizer_for(model, Training()).param_groups]
@@ -23,10 +31,17 @@ def optimizer_for(model: nn.Module, training: Training) -> Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ModelError("no parameter of the network requires a gradient: set requires_grad on those to train")
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": training.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
+    if shares is not None:
+        # The full rate first: objectives read the learning rate of the first group.
+        groups = [
+            group | {"params": [p for p in group["params"] if shares[id(p)] == share], SHARE: share}
+            for share in sorted(set(shares.values()), reverse=True)
+            for group in groups
+        ]
     groups = [group for group in groups if group["params"]]
     if training.optimizer == "adamw":
         return AdamW(groups, lr=training.learning_rate)

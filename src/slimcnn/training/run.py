@@ -21,6 +21,7 @@ from slimcnn.errors import ModelError, RecipeError, RunError
 from slimcnn.objectives import Objective
 from slimcnn.tasks import Task
 from slimcnn.tasks.task import answer
+from slimcnn.training.depth import body_of, head_of, rate_shares
 from slimcnn.training.epochs import Epoch, EpochSums
 from slimcnn.training.evaluation import evaluating, scores
 from slimcnn.training.judging import Judge, MetricFunction, data_to_fit, judge_of
@@ -37,12 +38,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class Frozen:
+    """The layers that the first epochs do not train."""
+
+    head: nn.Module
+    """The module that they train."""
+    body: tuple[nn.Parameter, ...]
+    """All other parameters that are trained later."""
+
+
+@dataclass(frozen=True, eq=False)
 class TrainingRun:
     """The objects and settings that stay the same during a run."""
 
     model: nn.Module
     forward: nn.Module
     """The same network, set up by Fabric: compiled if requested, with gradients averaged over processes."""
+    frozen: Frozen | None
+    """The layers that do not train in this epoch; None if all do."""
     optimizer: Optimizer
     scaler: GradScaler
     average: AveragedModel | None
@@ -108,11 +121,12 @@ def begin(
     layout = FORMATS[training.layout]
     normalized = partial(batches, normalization=dataset.normalization, device=device, memory_format=layout)
     objective.prepare(model, partial(normalized, dataset.train, 256))
-    compiled = cast(nn.Module, torch.compile(model, dynamic=False)) if training.compile else model
+    frozen, shares = _by_depth(model, dataset, training, objective, device)
     run = TrainingRun(
         model=model,
-        forward=fabric.setup_module(compiled),
-        optimizer=optimizer_for(model, training),
+        forward=model,
+        frozen=frozen,
+        optimizer=optimizer_for(model, training, shares),
         scaler=GradScaler(device.type, enabled=training.precision == "16-mixed"),
         average=moving_average(model, training.ema) if training.ema else None,
         objective=objective,
@@ -127,10 +141,45 @@ def begin(
         judge=judge,
     )
     if stored:
-        return run, restore(run, stored)
+        state = restore(run, stored)
+        return set_up(run, frozen if state.epoch < training.frozen_epochs else None), state
+    run = set_up(run, frozen)
     state = TrainingState(kept=_start(run))
     save(run, state)  # at once: stores the probe's choice, and fails now if the folder cannot be written to
     return run, state
+
+
+def _by_depth(
+    model: nn.Module, dataset: Dataset, training: Training, objective: Objective, device: torch.device
+) -> tuple[Frozen | None, dict[int, float] | None]:
+    """Return what the first epochs freeze, and each parameter's share of the learning rate; None if it is all the same.
+
+    Both depend on the network only, so that they are the same at every start of a run.
+    """
+    if not training.frozen_epochs and training.depth_decay == 1:
+        return None, None
+    if training.frozen_epochs and not objective.judged_by_top1:
+        raise RecipeError(
+            f"{type(objective).__name__} changes weights of all layers in every epoch: leave frozen_epochs out"
+        )
+    x, _ = next(batches(dataset.validation, 1, normalization=dataset.normalization, device=device))
+    shares = rate_shares(model, x, training.depth_decay) if training.depth_decay != 1 else None
+    if not training.frozen_epochs:
+        return None, shares
+    head = head_of(model, x, training.head)
+    return Frozen(head, body_of(model, head)), shares
+
+
+def set_up(run: TrainingRun, frozen: Frozen | None) -> TrainingRun:
+    """Freeze layers, or let those of the run train again, and set the network up for its devices.
+
+    It is set up again when layers begin to train, because processes average the gradients of parameters that trained
+    when it was set up.
+    """
+    for parameter in run.frozen.body if run.frozen is not None else ():
+        parameter.requires_grad_(frozen is None)
+    compiled = cast(nn.Module, torch.compile(run.model, dynamic=False)) if run.training.compile else run.model
+    return replace(run, forward=run.fabric.setup_module(compiled), frozen=frozen)
 
 
 def _start(run: TrainingRun) -> KeptWeights | None:

@@ -56,6 +56,14 @@ class Training(BaseModel):
     """Decay per step of an exponential moving average of weights and buffers; the average is evaluated and returned."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Maximum gradient norm over all parameters; larger gradients are scaled down."""
+    frozen_epochs: int = Field(default=0, ge=0)
+    """Epochs at the start that train only the head. The other layers keep their weights and run in eval mode, so batch
+    norm uses its stored statistics and does not change them, and dropout is off. The schedule covers all epochs."""
+    head: str = ""
+    """Name of the module that frozen epochs train, such as fc; default: the last layer that runs."""
+    depth_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of the first layer, as a share of that of the last: layer k of n has the share
+    depth_decay^((n - k) / (n - 1)). 1: the same rate for all layers."""
     layout: Literal["auto", "nchw", "channels_last"] = "auto"
     """The memory format of images and filters."""
     precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "auto"
@@ -94,4 +102,8 @@ class Training(BaseModel):
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}")
         if self.schedule == "one_cycle" and self.warmup_epochs:
             raise ValueError("one_cycle has a built-in warm-up: leave warmup_epochs at 0")
+        if self.frozen_epochs and self.frozen_epochs >= self.epochs:
+            raise ValueError(
+                f"frozen_epochs {self.frozen_epochs} must be below epochs {self.epochs}: the others train all layers"
+            )
         return self

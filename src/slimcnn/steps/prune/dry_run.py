@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,7 +11,7 @@ from slimcnn.graph import ChannelGraph
 from slimcnn.pruning import Plan
 from slimcnn.running.loading import load_with_data
 from slimcnn.running.recipe import Recipe
-from slimcnn.running.step import Context, State
+from slimcnn.running.step import OTHER_CLASSES, Context, State
 from slimcnn.show import Show
 from slimcnn.steps.prune import Prune
 from slimcnn.training.processes import launched
@@ -29,8 +30,11 @@ def planned(recipe: Recipe, show: Show) -> tuple[ChannelGraph, Plan]:
     assert isinstance(step, Prune)
     if step.search is not None or any(one.name == "sparsify" for one in recipe.steps[:place]):
         raise RecipeError("--dry-run cannot show a plan that depends on sparsity training or a search: leave them out")
-    loaded = load_with_data(recipe.network, recipe.data, show)
+    fitting = [one for one in recipe.steps[:place] if OTHER_CLASSES in one.loses]
+    loaded = load_with_data(recipe.network, recipe.data, show, other_classes=bool(fitting))
     state = State(loaded.model, loaded.model, loaded.data, recipe.network, recipe.network)
+    for one in fitting:
+        state = replace(state, model=one.rehearse(state))
     with TemporaryDirectory() as nowhere:
         _, graph, plan = step.propose(state, Context(Path(nowhere), launched(None), show))
     return graph, plan

@@ -71,7 +71,7 @@ def help_search(root: Path, show: Show = SILENT) -> int:
     folder = root / f"{number}-{step.name}"
     if not (before / disk.DONE).exists() or not (folder / disk.STEP).exists():
         raise SearchError(f"the run in {root} has not begun its search yet: join it later")
-    loaded = load_with_data(recipe.network, disk.read_as_before(root, recipe.data), show)
+    loaded = load_with_data(recipe.network, disk.read_as_before(root, recipe.data), show, other_classes=True)
     state = read_state(root, disk.read_sealed(before / disk.DONE), loaded.data)
     at = Context(folder, launched(None), show, digest=disk.read_sealed(folder / disk.STEP)["digest"])
     return _help(step, state, at)  # type: ignore[arg-type]
