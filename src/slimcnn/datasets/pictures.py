@@ -108,6 +108,12 @@ def pixels_of(picture: Picture, look: Survey) -> NDArray[np.uint8]:
     return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)
 
 
+def whole(picture: Picture, look: Survey) -> Survey:
+    """Return the look of an open picture that is neither scaled nor cropped."""
+    width, height = _upright_size(picture)
+    return Survey(look.mode, (look.shape[0], height, width), fit=False)
+
+
 def check_look(name: str | Path, picture: Picture, look: Survey) -> None:
     """Raise `DataError` if an image differs from those that were surveyed: a stream surveys some of its images only."""
     _check_mode(name, picture.mode)

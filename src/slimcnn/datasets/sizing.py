@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimcnn.datasets.examples import Examples
-from slimcnn.datasets.images import Augmentation, Dataset, Images
+from slimcnn.datasets.images import Dataset, Images
 from slimcnn.datasets.progress import progress
 from slimcnn.errors import DataError
 
@@ -21,7 +21,7 @@ def resized(dataset: Dataset, size: int) -> Dataset:
 
     >>> from slimcnn.datasets import load_dataset
     >>> resized(load_dataset("digits"), 32).augmentation
-    Augmentation(crop=4, flip=False, cutout=0)
+    Augmentation(crop=4, flip=False, cutout=0, others='')
     """
     if dataset.shape[1:] == (size, size):
         return dataset
@@ -30,7 +30,7 @@ def resized(dataset: Dataset, size: int) -> Dataset:
     train, validation, test = (_scaled(images, size) for images in parts)
     factor = size / min(dataset.shape[1:])
     usual = dataset.augmentation
-    scaled = Augmentation(round(usual.crop * factor), usual.flip, round(usual.cutout * factor))
+    scaled = replace(usual, crop=round(usual.crop * factor), cutout=round(usual.cutout * factor))
     return replace(dataset, train=train, validation=validation, test=test, augmentation=scaled)
 
 

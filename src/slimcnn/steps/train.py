@@ -13,6 +13,7 @@ from slimcnn.running.epochs import about_training, count, learn, training_of
 from slimcnn.running.rates import RateChoice, rate_for
 from slimcnn.running.step import Context, State, Step, steps
 from slimcnn.training import Training
+from slimcnn.training.settings import LEARNING_RATES
 
 FROM_SCRATCH, FINE_TUNING = 0.1, 0.01
 """Learning rates of SGD."""
@@ -37,7 +38,7 @@ class Train(Step, Training):
         """Train a copy; after the first training of a run, it is the reference network."""
         model, some = duplicate(state.model), state.on_images(self.images, self.seed)
         first = not at.facts & {"trained"}
-        rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else FROM_SCRATCH if first else FINE_TUNING)
+        rate = self.learning_rate or LEARNING_RATES.get(self.optimizer, FROM_SCRATCH if first else FINE_TUNING)
         training, choice = training_of(self, learning_rate=rate), RateChoice(rate=rate)
         if not first and self.learning_rate is None:
             choice = rate_for(model, some.data, training, at)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from slimcnn.errors import ModelError
+from slimcnn.errors import ModelError, RecipeError
 from slimcnn.training.settings import Training
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def optimizer_for(model: nn.Module, training: Training) -> Optimizer:
-    """Build SGD or AdamW over the trainable parameters; weight decay applies to tensors with two or more axes only.
+    """Build the optimizer over the trainable parameters; weight decay applies to tensors with two or more axes only.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     >>> [(group["weight_decay"], len(group["params"])) for group in optimizer_for(model, Training()).param_groups]
@@ -30,7 +32,21 @@ def optimizer_for(model: nn.Module, training: Training) -> Optimizer:
     groups = [group for group in groups if group["params"]]
     if training.optimizer == "adamw":
         return AdamW(groups, lr=training.learning_rate)
+    if training.optimizer == "lamb":
+        return _lamb(groups, training)
+    if training.optimizer == "rmsprop":  # smoothing and epsilon of torchvision's recipes
+        return RMSprop(groups, lr=training.learning_rate, alpha=0.9, eps=0.0316, momentum=training.momentum)
     return SGD(groups, lr=training.learning_rate, momentum=training.momentum, nesterov=training.momentum > 0)
+
+
+def _lamb(groups: list[dict[str, Any]], training: Training) -> Optimizer:
+    """Build LAMB (You et al. 2019, arXiv 1904.00962) of timm; `RecipeError` if timm is missing."""
+    try:
+        from timm.optim.lamb import Lamb
+    except ImportError as error:
+        raise RecipeError("the optimizer lamb needs the package timm: pip install 'slimcnn[timm]'") from error
+    found: Optimizer = Lamb(groups, lr=training.learning_rate)
+    return found
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:

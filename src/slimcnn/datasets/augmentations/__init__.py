@@ -1,0 +1,1 @@
+"""Augmentations: one file for each kind. Files in this folder are found by the registry."""
