@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,3 +179,12 @@ def test_names_stand_for_the_fields_of_an_augmentation_and_none_for_nothing() ->
         Augmentation(others="crop")
     with pytest.raises(UnknownName):
         Augmentation(others="no_such")
+
+
+def test_the_table_of_the_guide_has_every_augmentation_with_its_defaults() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
+    rows = dict(line.strip("| ").split(" |", 1) for line in page.splitlines() if line.startswith("| `"))
+    for entry in augmentations:
+        text = rows[f"`{entry.name}`"]
+        for name, one in signature(entry.value).parameters.items():
+            assert f"`{name}={one.default}`" in text

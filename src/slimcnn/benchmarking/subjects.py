@@ -113,7 +113,7 @@ def _dataset(
         names = ", ".join(dict.fromkeys(one.name for one in asked))
         raise RunError(f"the runs use different images ({names}): give --data, or benchmark them one by one")
     settings = asked[0]
-    size = settings.image_size or (shape[1] if shape else None)
+    size = settings.image_size or ((shape[1], shape[2]) if shape else None)
     try:
         show.say(f"loading {settings.name}")
         return load_dataset(

@@ -29,6 +29,7 @@ def compress(
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     task: options.TaskName = None,
     image_size: options.ImageSize = None,
+    resize: options.Resize = None,
     limit: options.Limit = None,
     stream: options.Stream = None,
     skip_broken: options.SkipBroken = False,
@@ -91,7 +92,7 @@ def compress(
     rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed) + delivering(to, curve)
     plain = network_and_data(
         model, weights, data, model_arg, image_size, limit, seed, verify=verify, task=task,
-        **reading(stream, skip_broken),
+        **reading(stream, skip_broken, resize),
     )  # fmt: skip
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     if curve:
@@ -112,6 +113,7 @@ def train(
     model_arg: options.Arguments = [],  # noqa: B006
     task: options.TaskName = None,
     image_size: options.ImageSize = None,
+    resize: options.Resize = None,
     limit: options.Limit = None,
     stream: options.Stream = None,
     skip_broken: options.SkipBroken = False,
@@ -143,7 +145,7 @@ def train(
         rewrite,
         verify=verify,
         task=task,
-        **reading(stream, skip_broken),
+        **reading(stream, skip_broken, resize),
     )
     plain |= {"steps": keeping([{"step": "train"} | training], keep), "out": str(out), "deterministic": deterministic}
     _run(recipe_of(plain, set_), devices, as_json)
@@ -157,6 +159,7 @@ def rewrite(
     data: options.DataName = "",
     model_arg: options.Arguments = [],  # noqa: B006
     image_size: options.ImageSize = None,
+    resize: options.Resize = None,
     limit: options.Limit = None,
     stream: options.Stream = None,
     skip_broken: options.SkipBroken = False,
@@ -193,7 +196,7 @@ def rewrite(
     recovery = recovering(recover, training, "")
     rows = [{"step": "rewrite", "rule": rewrite, "init": init}, *recovery]
     plain = network_and_data(
-        model, weights, data, model_arg, image_size, limit, seed, verify=verify, **reading(stream, skip_broken)
+        model, weights, data, model_arg, image_size, limit, seed, verify=verify, **reading(stream, skip_broken, resize)
     )
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     _run(recipe_of(plain | {"deterministic": deterministic}, set_), devices, as_json)
@@ -211,6 +214,7 @@ def distill(
     verify: options.Verify = True,
     data: options.DataName = "digits",
     image_size: options.ImageSize = None,
+    resize: options.Resize = None,
     limit: options.Limit = None,
     stream: options.Stream = None,
     skip_broken: options.SkipBroken = False,
@@ -251,7 +255,7 @@ def distill(
         seed,
         option="--teacher-arg",
         verify=verify,
-        **reading(stream, skip_broken),
+        **reading(stream, skip_broken, resize),
     )
     plain |= {
         "steps": keeping([*beginning(pretrain, seed), step], keep),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from slimcnn.datasets.augmenting import ImageTransforms, OnEachImage, OnPairs, OnWholeBatch, parts_of
 from slimcnn.datasets.examples import Examples, Places, ReadBatch
+from slimcnn.datasets.scaling import AS_LARGE, Scaling
 from slimcnn.datasets.splitting import split
 from slimcnn.errors import DataError
 
@@ -249,6 +250,8 @@ class Dataset:
     """The images that were left out so far because they are broken, with the reason: grows while a stream is read."""
     task: str = "classification"
     """What the labels are for: the name of a task, or `package.module:Task`."""
+    scaling: Scaling = AS_LARGE
+    """How pictures were scaled to images."""
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):

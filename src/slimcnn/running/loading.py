@@ -22,6 +22,7 @@ from slimcnn.models.building import takes
 from slimcnn.models.sources import refuse_unknown_network
 from slimcnn.rewriting import rewritten
 from slimcnn.running.normalization import find_normalization
+from slimcnn.running.scaling import size_for_pictures, with_published_scaling
 from slimcnn.running.settings import Data, Network, explain
 from slimcnn.show import SILENT, Show
 from slimcnn.tasks import task_named, task_of
@@ -49,7 +50,8 @@ def load_with_data(network: Network, data: Data, show: Show = SILENT) -> Loaded:
     Raises:
         SlimcnnError: a name is unknown, a file cannot be read, or the network does not fit the images.
     """
-    size = data.image_size or _size_for_folder(network, data)
+    data = with_published_scaling(network, data)
+    size = data.image_size or size_for_pictures(network, data)
     show.say(f"loading {data.name}")
     dataset = load_dataset(data.name, image_size=size, seed=data.seed, limit=data.limit, **data.reading)
     if data.task is not None:
@@ -184,16 +186,6 @@ def _refuse_other_network(network: Network) -> None:
         raise ModelError(
             f"{network.weights} is a checkpoint of {known[0]}, not of {network.model}: leave the network's name out"
         )
-
-
-def _size_for_folder(network: Network, data: Data) -> int | None:
-    """Return the input size of the network, to which images of a user's folder are resized; else None."""
-    from slimcnn.datasets import datasets
-
-    if data.name.partition(":")[0] in datasets or not network.model:
-        return None
-    stated = preprocessing(network.model).input
-    return stated[1] if stated else None
 
 
 def for_task(dataset: Dataset, task: str) -> Dataset:

@@ -20,6 +20,7 @@ from slimcnn.running.job import FROM_WEIGHTS, Job
 from slimcnn.running.loading import Loaded, load_with_data, refuse_unnamed
 from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import Recipe, read_recipe
+from slimcnn.running.scaling import with_published_scaling
 from slimcnn.running.sharing import Sharing
 from slimcnn.show import SILENT, Show
 from slimcnn.training.processes import from_rank_zero, launched, lost_ranks_named
@@ -54,6 +55,7 @@ def run(
         recipe = read_recipe(recipe)
     if given is None:
         refuse_unnamed(recipe.network)
+        recipe = recipe.model_copy(update={"data": with_published_scaling(recipe.network, recipe.data)})
     known = recipe.network.weights is not None if given is None else trained
     check_order(recipe, known)
     fabric = launched(fabric)
