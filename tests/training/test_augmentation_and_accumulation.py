@@ -14,7 +14,7 @@ from training_runs import PLAIN, shapes, tensors
 from training_runs import network as small_network
 
 from slimcnn.datasets import Dataset, Images, Normalization
-from slimcnn.datasets.augmentations.mixing import cutmix, mixup
+from slimcnn.datasets.transforms.mixing import cutmix, mixup
 from slimcnn.errors import RecipeError
 from slimcnn.objectives import cross_entropy
 from slimcnn.training import Epoch, Training, fit

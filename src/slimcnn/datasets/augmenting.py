@@ -62,7 +62,7 @@ class OnPairs:
 
 Augmenting: TypeAlias = OnWholeBatch | OnEachImage | OnPairs
 
-augmentations: Registry[Callable[..., Augmenting]] = Registry("augmentation", home="slimcnn.datasets.augmentations")
+augmentations: Registry[Callable[..., Augmenting]] = Registry("augmentation", home="slimcnn.datasets.transforms")
 """All augmentations: functions of their options."""
 
 

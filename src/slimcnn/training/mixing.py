@@ -19,7 +19,7 @@ def mixed_pairs(x: Tensor, y: Tensor, ways: Sequence[OnPairs], key: str) -> tupl
     the same for any number of processes if each has an even share of the batch. The last of an odd number stays whole.
     One share, and one of several `ways`, is drawn for the whole batch from the key.
 
-    >>> from slimcnn.datasets.augmentations.mixing import mixup
+    >>> from slimcnn.datasets.transforms.mixing import mixup
     >>> x, labels, share = mixed_pairs(torch.tensor([0.0, 1.0, 4.0]), torch.tensor([7, 8, 9]), [mixup(1.0)], "seed 0")
     >>> labels[1].tolist(), bool(torch.isclose(x[0] + x[1], torch.tensor(1.0))), round(float(x[2])), share >= 0.5
     ([8, 7, 9], True, 4, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -33,19 +33,25 @@ def optimizer_for(model: nn.Module, training: Training) -> Optimizer:
     if training.optimizer == "adamw":
         return AdamW(groups, lr=training.learning_rate)
     if training.optimizer == "lamb":
-        return _lamb(groups, training)
+        return _lamb_class()(groups, lr=training.learning_rate)
     if training.optimizer == "rmsprop":  # smoothing and epsilon of torchvision's recipes
         return RMSprop(groups, lr=training.learning_rate, alpha=0.9, eps=0.0316, momentum=training.momentum)
     return SGD(groups, lr=training.learning_rate, momentum=training.momentum, nesterov=training.momentum > 0)
 
 
-def _lamb(groups: list[dict[str, Any]], training: Training) -> Optimizer:
-    """Build LAMB (You et al. 2019, arXiv 1904.00962) of timm; `RecipeError` if timm is missing."""
+def refuse_missing_optimizer(training: Training) -> None:
+    """Raise `RecipeError` if the package of an optimizer is missing."""
+    if training.optimizer == "lamb":
+        _lamb_class()
+
+
+def _lamb_class() -> Callable[..., Optimizer]:
+    """Return LAMB (You et al. 2019, arXiv 1904.00962) of timm."""
     try:
         from timm.optim.lamb import Lamb
     except ImportError as error:
         raise RecipeError("the optimizer lamb needs the package timm: pip install 'slimcnn[timm]'") from error
-    found: Optimizer = Lamb(groups, lr=training.learning_rate)
+    found: Callable[..., Optimizer] = Lamb
     return found
 
 

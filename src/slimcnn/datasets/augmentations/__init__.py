@@ -1,1 +1,0 @@
-"""Augmentations: one file for each kind. Files in this folder are found by the registry."""
