@@ -174,9 +174,10 @@ def _torchvision_preprocessing(name: str) -> Preprocessing:
     stated = models.get_model_weights(name).DEFAULT.transforms()
     mean, std = getattr(stated, "mean", None), getattr(stated, "std", None)
     size = getattr(stated, "crop_size", None)
-    if size and name.startswith("vit_"):
-        size = [224]  # the constructor's default; weights for other sizes need the argument image_size
     shorter: Any = getattr(stated, "resize_size", None)
+    if size and name.startswith("vit_"):
+        shorter = shorter if list(size) == [224] else None
+        size = [224]  # the constructor's default; weights for other sizes need the argument image_size
     named = getattr(getattr(stated, "interpolation", None), "value", None)
     known = bool(size and shorter) and named in ("bicubic", "bilinear") and shorter[0] >= max(size or [0])
     return Preprocessing(
