@@ -2,6 +2,7 @@
 
     python benchmarks/streams.py                     # 20,000 JPEGs of 1500 x 1000; adds rows to streams.json
     python benchmarks/streams.py --images 200        # the same at a small scale
+    python benchmarks/streams.py --augmentations     # the cost of each augmentation; adds a row to augmentations.json
     python benchmarks/streams.py --table > streams.md
     python benchmarks/streams.py --check             # under 2 minutes; exits 1 if one falls short
 
@@ -31,11 +32,13 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from slimcnn.datasets import Dataset, batches, load_dataset
+from slimcnn.datasets import Augmentation, Dataset, Images, Normalization, augmentations, batches, load_dataset
+from slimcnn.datasets.augmenting import mixing
 from slimcnn.measuring import environment
+from slimcnn.training.mixing import mixed_pairs
 
 HERE = Path(__file__).parent
-RAW = HERE / "streams.json"
+RAW, RAW_AUGMENTATIONS = HERE / "streams.json", HERE / "augmentations.json"
 DISTINCT, CLASSES, SIZE, BATCH, ROUNDS = 100, 4, 224, 16, 3
 LEAST_RATIO, MOST_GROWTH, MOST_SECONDS = 1.0, 0.05, 5.0
 
@@ -143,6 +146,53 @@ def evidence(images: int, size: tuple[int, int], workers: int, rounds: int) -> d
         }  # fmt: skip
 
 
+def augmentation_costs(seconds: float) -> dict:
+    """Return images per second of one process for each augmentation, on images of 224 x 224 in memory, in turn."""
+    pixels = torch.randint(
+        0, 256, (BATCH, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    images = Images(pixels, torch.arange(BATCH))
+    plain = {"normalization": Normalization((0.5,) * 3, (0.25,) * 3), "seed": 0}
+    found: dict[str, list[float]] = {name: [] for name in ("none", *(entry.name for entry in augmentations))}
+    for _ in range(ROUNDS):
+        for name, speeds in found.items():
+            chosen = Augmentation.named(name)
+            began, epochs = time.perf_counter(), 0
+            while time.perf_counter() - began < seconds:
+                for x, y in batches(images, BATCH, **plain, augmentation=chosen, epoch=epochs):
+                    if pairs := mixing(chosen.others):
+                        mixed_pairs(x, y, pairs, str(epochs))
+                epochs += 1
+            speeds.append(epochs * BATCH / (time.perf_counter() - began))
+    return {
+        "images": f"{BATCH} of {SIZE} x {SIZE}", "rounds": ROUNDS,
+        "images_per_second": {name: [round(one, 1) for one in speeds] for name, speeds in found.items()},
+        "load_average": round(os.getloadavg()[0], 1), "when": datetime.now().isoformat(timespec="minutes"),
+        "environment": environment(),
+    }  # fmt: skip
+
+
+def augmentations_table(rows: list[dict]) -> list[str]:
+    """Return the table of the last row: images per second, and milliseconds more for an image than without."""
+    if not rows:
+        return []
+    last = rows[-1]
+    lines = [
+        "",
+        "## Cost of each augmentation",
+        "",
+        f"Made by `python benchmarks/streams.py --augmentations`, from [augmentations.json](augmentations.json): {last['images']} pixels in",
+        f"memory, one process, the median of {last['rounds']} rounds in turn; normalization is included. Load average {last['load_average']}.",
+        "",
+        "| augmentation | images/s | ms for an image, more than none |",
+        "|---|---|---|",
+    ]
+    speeds = {name: statistics.median(found) for name, found in last["images_per_second"].items()}
+    for name, speed in speeds.items():
+        lines.append(f"| `{name}` | {speed:.0f} | {1000 / speed - 1000 / speeds['none']:.2f} |")
+    return lines
+
+
 def shortfalls(found: dict, least_ratio: float) -> list[str]:
     wrong = []
     if found["ratio"] < least_ratio:
@@ -172,7 +222,19 @@ def page(rows: list[dict]) -> str:
             f"| {row['images']:,} of {row['size']} | {row['workers']} | {ours:.1f} | {plain:.1f} | {row['ratio']:.2f} | "
             f"{row['first_batch_seconds']:.1f} s | {row['resume_in_mid_epoch_seconds']:.1f} s | {used} | {row['load_average']} |"
         )
-    return "\n".join([*lines, "", *environment_lines(rows), "Repeat: `python benchmarks/streams.py`"]) + "\n"
+    costs = json.loads(RAW_AUGMENTATIONS.read_text()) if RAW_AUGMENTATIONS.exists() else []
+    return (
+        "\n".join(
+            [
+                *lines,
+                *augmentations_table(costs),
+                "",
+                *environment_lines(rows + costs[-1:]),
+                "Repeat: `python benchmarks/streams.py`",
+            ]
+        )
+        + "\n"
+    )
 
 
 def main() -> None:
@@ -180,11 +242,20 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--augmentations", action="store_true")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each augmentation and round")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--check", action="store_true")
     asked = parser.parse_args()
     if asked.table:
         print(page(json.loads(RAW.read_text())), end="")
+        return
+    if asked.augmentations:
+        torch.set_num_threads(1)
+        rows = json.loads(RAW_AUGMENTATIONS.read_text()) if RAW_AUGMENTATIONS.exists() else []
+        rows.append(augmentation_costs(asked.seconds))
+        RAW_AUGMENTATIONS.write_text(json.dumps(rows, indent=1) + "\n")
+        print("\n".join(augmentations_table(rows)))
         return
     if asked.check:
         found = evidence(640, (300, 200), 2, 2)

@@ -63,6 +63,71 @@ def test_a_stream_gives_the_bits_that_memory_gives_whoever_decodes(photos: Path,
     assert len(list(everything(stream, workers=0, **asked))) in (3, 5)
 
 
+MANY = "color_jitter:hue=0.1 + randaugment:operations=3 + trivial_augment + random_erasing:probability=0.5"
+
+
+def augmented(data: Dataset, others: str, workers: int | None = None, **asked: int) -> Iterator:
+    images = data.train if workers is None else Stream(**{**vars(data.train), "workers": workers})
+    chosen = Augmentation(crop=1, flip=True, cutout=3, others=others)
+    return batches(images, 16, normalization=load_normal, augmentation=chosen, **asked)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("asked", [{"seed": 3, "epoch": 2, "start": 2}, {"seed": 3, "view": 1}])
+def test_transforms_give_the_bits_of_memory_whoever_decodes(photos: Path, workers: int, asked: dict) -> None:
+    memory, stream = (load_dataset(photos, image_size=8, stream=each) for each in (False, True))
+    assert same(augmented(memory, MANY, **asked), augmented(stream, MANY, workers, **asked))
+    for rank in (0, 1):
+        share = {**asked, "rank": rank, "world": 2}
+        assert same(augmented(memory, MANY, **share), augmented(stream, MANY, workers, **share))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resized_crop_of_pictures_that_need_no_scaling_has_the_bits_of_memory(tmp_path: Path, workers: int) -> None:
+    generator = np.random.default_rng(0)
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        for number in range(35):
+            pixels = generator.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    memory, stream = (load_dataset(tmp_path, stream=each) for each in (False, True))
+    crops = f"{MANY} + random_resized_crop"
+    assert same(augmented(memory, crops, seed=1), augmented(stream, crops, workers, seed=1))
+
+
+def test_a_stream_crops_from_the_picture_as_it_was_decoded(tmp_path: Path) -> None:
+    """The ends of a wide picture are outside of the square in the center that evaluation reads."""
+    for name, color in (("a", 0), ("b", 0)):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            picture = Image.new("RGB", (40, 10), (color,) * 3)
+            picture.paste((255, 255, 255), (15, 0, 25, 10))
+            picture.save(tmp_path / name / f"{number}.png")
+    data = load_dataset(tmp_path, image_size=10, stream=True)
+    plain = {"normalization": data.normalization.none(3), "seed": 0}
+    assert min(float(x.min()) for x, _ in batches(data.train, 8, **plain)) == 255
+    crops = Augmentation(others="random_resized_crop")
+    assert min(float(x.min()) for x, _ in batches(data.train, 8, augmentation=crops, **plain)) == 0
+
+
+def test_tensors_that_are_ready_for_a_network_cannot_be_transformed() -> None:
+    class Ready:
+        def __len__(self) -> int:
+            return 4
+
+        def name(self, number: int) -> str:
+            return f"item {number}"
+
+        @contextmanager
+        def open(self, number: int) -> Iterator[torch.Tensor]:
+            yield torch.zeros(3, 4, 4)
+
+    stream = Stream(Ready(), torch.arange(4), Survey("ready", (3, 4, 4), fit=False), workers=0)
+    crops = Augmentation(others="random_erasing")
+    with pytest.raises(DataError, match="item 0 is a tensor that is ready for a network, which cannot be augmented"):
+        list(batches(stream, 2, normalization=load_normal, augmentation=crops, seed=0))
+
+
 def test_the_shares_of_two_processes_are_those_of_memory(photos: Path) -> None:
     memory, stream = (load_dataset(photos, image_size=8, stream=each) for each in (False, True))
     for rank in (0, 1):

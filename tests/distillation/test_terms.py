@@ -280,7 +280,9 @@ def test_with_mixed_images_every_loss_is_averaged_over_both_labels(name: str) ->
 def test_training_with_mixup_and_a_teacher_resumes_to_the_same_bits(tmp_path: Path) -> None:
     data = load_dataset("digits")
     _, network, _, _ = networks()
-    training = Training(epochs=2, mixup=0.4, layout="nchw", precision="32", batch_size=256)
+    training = Training(
+        epochs=2, augmentation="default + mixup:alpha=0.4", layout="nchw", precision="32", batch_size=256
+    )
 
     def epochs(folder: Path) -> tuple[nn.Module, Iterator[Epoch]]:
         torch.manual_seed(1)
@@ -303,8 +305,12 @@ def test_training_with_mixup_and_a_teacher_resumes_to_the_same_bits(tmp_path: Pa
 
 def test_mixup_refuses_views_and_objectives_that_know_nothing_of_it() -> None:
     data, student = load_dataset("digits"), slimcnn.build("resnet8", width=0.25)
-    with pytest.raises(RecipeError, match="mixup cannot be combined with cached views"):
-        next(slimcnn.fit(student, data, training=Training(epochs=1, mixup=0.2, views=2)))
+    with pytest.raises(RecipeError, match="mixup and cutmix cannot be combined with cached views"):
+        next(slimcnn.fit(student, data, training=Training(epochs=1, augmentation="mixup", views=2)))
     plain = cross_entropy()
-    with pytest.raises(RecipeError, match="mixup needs an objective for two labels"):
-        next(slimcnn.fit(student, data, training=Training(epochs=1, mixup=0.2), objective=lambda *batch: plain(*batch)))
+    with pytest.raises(RecipeError, match="mixup and cutmix need an objective for two labels"):
+        next(
+            slimcnn.fit(
+                student, data, training=Training(epochs=1, augmentation="mixup"), objective=lambda *batch: plain(*batch)
+            )
+        )

@@ -222,9 +222,10 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     [
         ("vgg16", Preprocessing((3, 32, 32))),
         ("resnet8", Preprocessing((1, 8, 8))),
-        ("timm:resnet18", Preprocessing((3, 224, 224), *IMAGENET)),
-        ("timm:vit_tiny_patch16_224", Preprocessing((3, 224, 224), (0.5,) * 3, (0.5,) * 3)),
-        ("torchvision:resnet18", Preprocessing((3, 224, 224), *IMAGENET)),
+        ("timm:resnet18", Preprocessing((3, 224, 224), *IMAGENET, 235, "bicubic")),
+        ("timm:vit_tiny_patch16_224", Preprocessing((3, 224, 224), (0.5,) * 3, (0.5,) * 3, 248, "bicubic")),
+        ("torchvision:resnet18", Preprocessing((3, 224, 224), *IMAGENET, 256, "bilinear")),
+        ("torchvision:vit_b_16", Preprocessing((3, 224, 224), *IMAGENET, 256, "bilinear")),
         ("torchvision:vit_h_14", Preprocessing((3, 224, 224), *IMAGENET)),
         ("torchvision:fasterrcnn_resnet50_fpn", Preprocessing()),
         ("my_package.my_module:build", Preprocessing()),

@@ -23,7 +23,7 @@ def test_the_share_of_the_first_label_is_never_below_one_half(monkeypatch: pytes
 
     monkeypatch.setattr(objective, "mixed", noted)
     torch.manual_seed(0)
-    training = Training(epochs=4, batch_size=10, mixup=1.0)
+    training = Training(epochs=4, batch_size=10, augmentation="default + mixup:alpha=1.0")
     list(slimcnn.fit(slimcnn.build("resnet8", in_channels=1), data, training=training, objective=objective))
     assert len(shares) > 10
     assert 0.5 <= min(shares) < 0.6

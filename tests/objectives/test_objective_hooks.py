@@ -107,7 +107,7 @@ class Counting(nn.Module):
         return self.network(x)
 
 
-@pytest.mark.parametrize("settings", [{"views": 2}, {"mixup": 0.2}])
+@pytest.mark.parametrize("settings", [{"views": 2}, {"augmentation": "default + mixup"}])
 def test_training_calls_every_hook_that_its_settings_ask_for(settings: dict[str, float]) -> None:
     class Noting(Recording):
         def mixed(self, model: nn.Module, x: Tensor, labels: tuple[Tensor, ...], share: float) -> Loss:

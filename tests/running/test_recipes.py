@@ -10,6 +10,7 @@ import torch
 import slimcnn
 from slimcnn.distillation import Teacher, objective_named
 from slimcnn.errors import RecipeError, SlimcnnError, TargetError
+from slimcnn.models import resolve
 from slimcnn.models.building import takes
 from slimcnn.running import Recipe, parse_recipe, read_recipe, recipe_from
 from slimcnn.running.order import facts_at_start, facts_before
@@ -17,13 +18,13 @@ from slimcnn.running.recipe import steps_from_line, write_recipe
 from slimcnn.running.settings import Network
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
-SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
+SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "imagenet": (3, 224, 224)}
 
 
 def built(network: Network, shape: tuple[int, int, int], classes: int = 10) -> torch.nn.Module:
     arguments = {"num_classes": classes, "in_channels": shape[0]}
     arguments |= {"image_size": shape[1]} if takes(network.model, "image_size") else {}
-    model = slimcnn.build(network.model, **(arguments | network.arguments))
+    model = resolve(network.model, **(arguments | network.arguments))
     return slimcnn.replace(model, network.rewrite, torch.zeros(1, *shape)) if network.rewrite else model
 
 

@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_its_term() -> No
 
 def test_mixup_is_refused_where_labels_are_no_classes_of_images() -> None:
     with pytest.raises(RecipeError, match="mixup mixes the classes of images, and the data is for segmentation"):
-        fit(network("segmentation"), dataset("segmentation"), training=Training(mixup=0.2))
+        fit(network("segmentation"), dataset("segmentation"), training=Training(augmentation="mixup"))
 
 
 class Halved(Classification):

@@ -14,7 +14,11 @@ from slimcnn.training import Training, fit
 from slimcnn.training.processes import launched
 
 # 84 training images in batches of 16: the last has 4, two for each rank.
-SETTINGS = Training(epochs=2, batch_size=16, learning_rate=0.05, layout="nchw", precision="32")
+# Every share is even, so that mixup makes the same pairs.
+SETTINGS = Training(
+    epochs=2, batch_size=16, accumulate=4, augmentation="default + random_erasing:probability=0.5 + mixup:alpha=1.0",
+    learning_rate=0.05, layout="nchw", precision="32",
+)  # fmt: skip
 
 
 class Watched:

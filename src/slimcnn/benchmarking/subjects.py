@@ -109,11 +109,11 @@ def _dataset(
     asked = [data] if data is not None else [run.data for run in runs]
     if not asked:
         return None, ("Top-1 is not measured: give --data.",)
-    if len({(one.name, one.image_size, one.seed) for one in asked}) > 1:
+    if len({(one.name, one.image_size, one.resize, one.interpolation, one.seed) for one in asked}) > 1:
         names = ", ".join(dict.fromkeys(one.name for one in asked))
         raise RunError(f"the runs use different images ({names}): give --data, or benchmark them one by one")
     settings = asked[0]
-    size = settings.image_size or (shape[1] if shape else None)
+    size = settings.image_size or ((shape[1], shape[2]) if shape else None)
     try:
         show.say(f"loading {settings.name}")
         return load_dataset(

@@ -176,7 +176,7 @@ def refuse_unusable(runtimes: list[str]) -> None:
 
 
 def _network_and_data(
-    model: str, weights: Path | None, verify: bool, model_arg: list[str], data: str, image_size: int | None
+    model: str, weights: Path | None, verify: bool, model_arg: list[str], data: str, image_size: str | None
 ) -> tuple[Any, Any]:
     from pydantic import ValidationError
 

@@ -66,7 +66,8 @@ VALUES = {
     "params": "0.5", "size": "500kB", "memory": "8MB", "latency": "1.2ms", "pruning_ratio": "0.5", "curve": "0.8,0.6",
     "out": "FOLDER", "plan": "FILE", "model_arg": "NAME=VALUE", "set_": "NAME=VALUE", "input_": "3x224x224",
     "max_drop": "POINTS", "epochs": "N", "pretrain": "N", "seed": "N", "batch_size": "N", "batch": "N", "threads": "N",
-    "devices": "N", "limit": "N", "image_size": "N", "budget": "2h", "steps": "CHAIN", "to": "FORMATS", "loss": "SUM",
+    "devices": "N", "limit": "N", "image_size": "N", "resize": "N", "budget": "2h", "steps": "CHAIN", "to": "FORMATS",
+    "loss": "SUM",
     "teacher_weights": "FILE", "student_weights": "FILE", "join": "FOLDER", "storage": "URL", "seconds": "N",
     "html": "[FILE]",
 }  # fmt: skip

@@ -27,6 +27,7 @@ def evaluate(
     data: options.DataName = "digits",
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     image_size: options.ImageSize = None,
+    resize: options.Resize = None,
     limit: options.Limit = None,
     stream: options.Stream = None,
     skip_broken: options.SkipBroken = False,
@@ -42,7 +43,7 @@ def evaluate(
 
     if part not in ("test", "validation", "train"):
         raise DataError(f"unknown part {part!r}: choose test, validation or train")
-    how = reading(stream, skip_broken)
+    how = reading(stream, skip_broken, resize)
     with watched(as_json) as show:
         found = _loaded(model, weights, arguments_of(model_arg), data, image_size, limit, verify, show, **how)
         show.say(f"evaluating on {part} images")
@@ -258,7 +259,7 @@ def report(
 
 
 def _loaded(
-    model: str, weights: Path | None, arguments: dict[str, Any], data: str, image_size: int | None, limit: int | None,
+    model: str, weights: Path | None, arguments: dict[str, Any], data: str, image_size: str | None, limit: int | None,
     verify: bool, show: Show, **how: Any,
 ) -> Loaded:  # fmt: skip
     """Load a network and its dataset."""

@@ -55,9 +55,18 @@ Arguments = Annotated[
     typer.Option("--model-arg", help="Model constructor argument, name=value; repeatable.", rich_help_panel=NETWORK),
 ]
 ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Size of the images in pixels, such as 224, or height and width, such as 224x320. Default: the size that "
+        "they have; for a folder, the network's input size.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Resize = Annotated[
     int | None,
     typer.Option(
-        help="Resize all images to this many pixels. Default: no resizing; for a folder, the network's input size.",
+        help="Scale the shorter side of pictures to this many pixels, then crop the center to --image-size. Default: "
+        "what published weights of timm and torchvision state, else as few pixels as the crop allows.",
         rich_help_panel=NETWORK,
     ),
 ]

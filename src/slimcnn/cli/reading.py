@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def network_and_data(
-    model: str, weights: Path | None, data: str, arguments: list[str], image_size: int | None, limit: int | None,
+    model: str, weights: Path | None, data: str, arguments: list[str], image_size: str | None, limit: int | None,
     seed: int, rewrite: str = "", option: str = "--model-arg", verify: bool = True, task: str | None = None, **how: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the recipe sections `network` and `data`."""
@@ -22,13 +22,13 @@ def network_and_data(
     }
 
 
-def reading(stream: bool | None, skip_broken: bool) -> dict[str, Any]:
+def reading(stream: bool | None, skip_broken: bool, resize: int | None = None) -> dict[str, Any]:
     """Return the settings of how images are read, where they differ from the default.
 
     >>> reading(True, False)
     {'stream': True}
     """
-    return given(stream=stream, skip_broken=skip_broken or None)
+    return given(stream=stream, skip_broken=skip_broken or None, resize=resize)
 
 
 def given(**values: Any) -> dict[str, Any]:

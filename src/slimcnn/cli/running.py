@@ -29,6 +29,7 @@ def compress(
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     task: options.TaskName = None,
     image_size: options.ImageSize = None,
+    resize: options.Resize = None,
     limit: options.Limit = None,
     stream: options.Stream = None,
     skip_broken: options.SkipBroken = False,
@@ -92,7 +93,7 @@ def compress(
     rows = pruning(target, recovery, method, sparsity_epochs, max_drop, storage, seed) + delivering(to, curve)
     plain = network_and_data(
         model, weights, data, model_arg, image_size, limit, seed, verify=verify, task=task,
-        **reading(stream, skip_broken),
+        **reading(stream, skip_broken, resize),
     )  # fmt: skip
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     if curve:
@@ -118,6 +119,7 @@ def train(
     model_arg: options.Arguments = [],  # noqa: B006
     task: options.TaskName = None,
     image_size: options.ImageSize = None,
+    resize: options.Resize = None,
     limit: options.Limit = None,
     stream: options.Stream = None,
     skip_broken: options.SkipBroken = False,
@@ -150,7 +152,7 @@ def train(
         rewrite,
         verify=verify,
         task=task,
-        **reading(stream, skip_broken),
+        **reading(stream, skip_broken, resize),
     )
     plain |= {"steps": keeping([{"step": "train"} | training], keep), "out": str(out), "deterministic": deterministic}
     _run(recipe_of(plain, set_), devices, as_json, tensorboard)
@@ -164,6 +166,7 @@ def rewrite(
     data: options.DataName = "",
     model_arg: options.Arguments = [],  # noqa: B006
     image_size: options.ImageSize = None,
+    resize: options.Resize = None,
     limit: options.Limit = None,
     stream: options.Stream = None,
     skip_broken: options.SkipBroken = False,
@@ -201,7 +204,7 @@ def rewrite(
     recovery = recovering(recover, training, "")
     rows = [{"step": "rewrite", "rule": rewrite, "init": init}, *recovery]
     plain = network_and_data(
-        model, weights, data, model_arg, image_size, limit, seed, verify=verify, **reading(stream, skip_broken)
+        model, weights, data, model_arg, image_size, limit, seed, verify=verify, **reading(stream, skip_broken, resize)
     )
     plain |= {"steps": keeping([*beginning(pretrain, seed), *with_seed(rows, seed)], keep), "out": str(out)}
     _run(recipe_of(plain | {"deterministic": deterministic}, set_), devices, as_json, tensorboard)
@@ -219,6 +222,7 @@ def distill(
     verify: options.Verify = True,
     data: options.DataName = "digits",
     image_size: options.ImageSize = None,
+    resize: options.Resize = None,
     limit: options.Limit = None,
     stream: options.Stream = None,
     skip_broken: options.SkipBroken = False,
@@ -260,7 +264,7 @@ def distill(
         seed,
         option="--teacher-arg",
         verify=verify,
-        **reading(stream, skip_broken),
+        **reading(stream, skip_broken, resize),
     )
     plain |= {
         "steps": keeping([*beginning(pretrain, seed), step], keep),

@@ -1,5 +1,6 @@
 """Datasets in memory and as streams: loading, splitting and batching."""
 
+from slimcnn.datasets.augmenting import augmentations
 from slimcnn.datasets.batching import batches, indices, steps
 from slimcnn.datasets.examples import Examples
 from slimcnn.datasets.given import AnyLoader, examples_of, given_dataset
@@ -16,6 +17,7 @@ __all__ = [
     "Normalization",
     "Pictures",
     "Stream",
+    "augmentations",
     "batches",
     "datasets",
     "examples_of",

@@ -12,6 +12,7 @@ from slimcnn.datasets.examples import Examples
 from slimcnn.datasets.images import Augmentation, Dataset, Normalization, chosen_by_limit
 from slimcnn.datasets.pictures import BrokenFiles, BrokenImage, Survey, common_look, header_of
 from slimcnn.datasets.reading import ImageReading, normalization_of, streamed
+from slimcnn.datasets.scaling import ImageSize, Scaling, by, sides
 from slimcnn.datasets.splitting import split
 from slimcnn.datasets.streams import READY, Pictures, Stream
 from slimcnn.errors import DataError
@@ -49,7 +50,7 @@ def assembled(
     classes: tuple[str, ...],
     parts: Mapping[str, LabeledPictures],
     *,
-    image_size: int | None,
+    image_size: ImageSize | None,
     seed: int,
     limit: int | None,
     reading: ImageReading,
@@ -63,7 +64,7 @@ def assembled(
         _check_labels(name, part, found.labels, classes)
     whole = _limited(_with_missing_parts(parts, seed), limit)
     broken: BrokenFiles = {}
-    look = _look(list(whole.values()), image_size, broken if reading.skip_broken else None)
+    look = _look(list(whole.values()), image_size, broken if reading.skip_broken else None, reading.scaling)
     ready = look.mode == READY
     streams = {
         part: Stream(found.pictures, found.labels, look, found.numbers, reading.workers, reading.skip_broken, broken)
@@ -81,6 +82,7 @@ def assembled(
         normalization=Normalization.none(look.shape[0]) if ready else normalization_of(kept["train"]),
         augmentation=Augmentation() if ready else Augmentation(crop=min(look.shape[1:]) // 8, flip=True),
         broken=broken,
+        scaling=reading.scaling,
     )
 
 
@@ -110,7 +112,9 @@ def _limited(parts: dict[str, LabeledPictures], limit: int | None) -> dict[str, 
     return {part: found if (some := chosen[part]) is None else found.take(some) for part, found in parts.items()}
 
 
-def _look(parts: list[LabeledPictures], image_size: int | None, broken: BrokenFiles | None) -> Survey:
+def _look(
+    parts: list[LabeledPictures], image_size: ImageSize | None, broken: BrokenFiles | None, scaling: Scaling
+) -> Survey:
     """Find the mode and shape that the pictures have in common, from some of them."""
     found = []
     for part in parts:
@@ -120,20 +124,21 @@ def _look(parts: list[LabeledPictures], image_size: int | None, broken: BrokenFi
             try:
                 with part.pictures.open(number) as picture:
                     if isinstance(picture, Tensor):
-                        return _ready(name, picture, image_size)
+                        return _ready(name, picture, image_size, scaling)
                     found.append((name, *header_of(picture)))
             except BrokenImage as error:
                 if broken is None:
                     raise
                 broken[name] = str(error)
-    return common_look(found, image_size)
+    return common_look(found, image_size, scaling)
 
 
-def _ready(name: str, tensor: Tensor, image_size: int | None) -> Survey:
+def _ready(name: str, tensor: Tensor, image_size: ImageSize | None, scaling: Scaling) -> Survey:
     channels, height, width = tensor.shape
-    if image_size is not None and (height, width) != (image_size, image_size):
+    if (image_size is not None and (height, width) != sides(image_size)) or scaling.resize is not None:
+        asked = by(sides(image_size)) if image_size is not None else "any size"
         raise DataError(
-            f"{name} is a tensor of {width} x {height}, ready for a network, not of {image_size} x {image_size}: "
+            f"{name} is a tensor of {width} x {height}, ready for a network: it is not scaled to {asked}; "
             "change the transform of your dataset, or return PIL images"
         )
     return Survey(READY, (channels, height, width), fit=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimcnn.datasets.augmenting import Canvas, ImageTransforms, image_transforms
 from slimcnn.datasets.examples import Examples, Places
 from slimcnn.datasets.given import GivenBatches
 from slimcnn.datasets.images import Augmentation, Normalization
@@ -65,6 +66,8 @@ def batches(
     A stream leaves out broken images if it was asked to: a batch is then smaller.
 
     Images are padded with black before normalization; cutout fills with the mean color (zero after normalization).
+    Further transforms (`Augmentation.others`) change each image before crop and flip, in the workers of a stream. Their
+    random numbers are drawn from `(seed, epoch)`, or `(seed, view)`, for every image. Mixing is up to `fit`.
 
     Raises `DataError` for a batch that cannot be split into equal parts, an invalid rank or start, no images, or a
     number of channels other than that of `normalization`.
@@ -84,13 +87,15 @@ def batches(
     _check(images, size, seed, start, rank, world)
     scale, shift = (each.to(device).contiguous(memory_format=layout) for each in normalization.factors(images.shape))
     count = steps(images, size, world=world) if seed is not None else -(-len(images) // size)
-    draws = None if seed is None else _draw(images, augmentation or Augmentation(), seed, epoch, view)
+    chosen = augmentation or Augmentation()
+    draws = None if seed is None else _draw(images, chosen, seed, epoch, view)
+    transforms = None if seed is None or not chosen.others else _transforms(images, chosen, normalization)
 
     def feed() -> Iterator[tuple[Tensor, Tensor]]:
         parts = [_part(images, size, step, rank, world) for step in range(start, count)]
         parts = [part for part in parts if part.start < part.stop]
         places = (part if draws is None else draws.order[part] for part in parts)
-        for part, found in zip(parts, images.read(places, torch.device(device), key), strict=True):
+        for part, found in zip(parts, images.read(places, torch.device(device), key, transforms), strict=True):
             pixels = found.pixels.to(device, non_blocking=True)
             labels = found.labels.to(device, non_blocking=True)
             rows = part if found.kept is None else part.start + found.kept.to(device)
@@ -222,6 +227,11 @@ def _draw(images: Examples, augmentation: Augmentation, seed: int, epoch: int, v
         hole_y=integers("hole_y", height) if cutout else None,
         hole_x=integers("hole_x", width) if cutout else None,
     )
+
+
+def _transforms(images: Examples, augmentation: Augmentation, normalization: Normalization) -> ImageTransforms | None:
+    mean = tuple(round(255 * one) for one in normalization.mean)
+    return image_transforms(augmentation.others, Canvas(images.shape[1:], mean))
 
 
 def _generator(seed: int, epoch: int, what: str) -> torch.Generator:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from slimcnn.datasets.augmenting import ImageTransforms
     from slimcnn.datasets.images import Images
 
 Places: TypeAlias = slice | Tensor
@@ -16,7 +17,7 @@ Places: TypeAlias = slice | Tensor
 
 
 class ReadBatch(NamedTuple):
-    """Some images, as they are stored: neither augmented nor normalized."""
+    """Some images, not normalized yet."""
 
     pixels: Tensor
     """uint8 `(m, c, h, w)`; float32 if the user's dataset returns tensors that are ready for a network."""
@@ -62,11 +63,13 @@ class Examples(Protocol):
     def to(self, device: torch.device | str) -> Self:
         """Return the same images on another device; a stream stays as it is."""
 
-    def read(self, places: Iterable[Places], device: torch.device, key: str = "") -> Iterator[ReadBatch]:
-        """Yield the images of every batch, in order; they will be moved to `device`.
+    def read(
+        self, places: Iterable[Places], device: torch.device, key: str = "", transforms: ImageTransforms | None = None
+    ) -> Iterator[ReadBatch]:
+        """Yield the images of every batch, in order, each transformed by `transforms`; they will be moved to `device`.
 
-        What is random in reading an image (a user's transform) depends on the key, which names seed and epoch, and on
-        the position of the image only.
+        What is random in reading an image (a transform) depends on the key, which names seed and epoch, and on the
+        position of the image only.
         """
 
     def in_memory(self) -> Images:

@@ -17,6 +17,7 @@ from slimcnn.datasets.examples import Examples
 from slimcnn.datasets.images import Augmentation, Dataset, Images, chosen_by_limit
 from slimcnn.datasets.pictures import BrokenFiles, Survey, decode, opened, survey
 from slimcnn.datasets.reading import ImageReading, normalization_of, streamed
+from slimcnn.datasets.scaling import ImageSize
 from slimcnn.datasets.sizing import require_memory
 from slimcnn.datasets.splitting import split
 from slimcnn.datasets.streams import Stream
@@ -43,7 +44,7 @@ _DEFAULT = ImageReading()
 def load_folder(
     folder: Path,
     *,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     seed: int = 0,
     limit: int | None = None,
     reading: ImageReading = _DEFAULT,
@@ -52,8 +53,8 @@ def load_folder(
 
     Classes are numbered in the order of their names. Formats: PNG, JPEG, BMP and WebP. There is one channel if all
     images are gray, otherwise three. EXIF rotation is applied, transparency is ignored, of an animation the first
-    frame is used. All images must have the same size unless `image_size` is given: then the shorter side is scaled to
-    it and the center is cropped.
+    frame is used. All images must have the same size unless `image_size` is given: then they are scaled (see
+    `Scaling`) and the center is cropped.
 
     Without a test part, a fifth of the images becomes one, the same for every seed. Without a validation part, a
     tenth of the images becomes one, by seed. Both are stratified, and depend on the files' names, not on other files
@@ -77,13 +78,13 @@ def load_folder(
     broken: BrokenFiles = {}
     noted = broken if reading.skip_broken else None
     count = sum(len(found.paths) for found in files.values())
-    look = survey(_spread(everything, SURVEYED), image_size, noted)
+    look = survey(_spread(everything, SURVEYED), image_size, noted, reading.scaling)
     if streamed(reading, count, look.shape):
         images: dict[str, Examples] = {
             part: found.streamed(folder, look, reading, broken) for part, found in files.items()
         }
     else:
-        look = survey(everything, image_size, noted) if len(everything) > SURVEYED else look
+        look = survey(everything, image_size, noted, reading.scaling) if len(everything) > SURVEYED else look
         require_memory(count, look.shape)
         images = {part: found.decoded(look, noted) for part, found in files.items()}
     return Dataset(
@@ -95,6 +96,7 @@ def load_folder(
         normalization=normalization_of(images["train"]),
         augmentation=Augmentation(crop=min(look.shape[1:]) // 8, flip=True),
         broken=broken,
+        scaling=reading.scaling,
     )
 
 

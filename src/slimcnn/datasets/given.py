@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from slimcnn.datasets.augmenting import ImageTransforms
 from slimcnn.datasets.examples import Examples, Places, ReadBatch
 from slimcnn.datasets.images import Augmentation, Dataset, Images, Normalization
 from slimcnn.datasets.seeding import seeded
@@ -96,7 +97,9 @@ class GivenBatches:
         """Return the same batches: they are moved one by one."""
         return self
 
-    def read(self, places: Iterable[Places], device: torch.device, key: str = "") -> Iterator[ReadBatch]:
+    def read(
+        self, places: Iterable[Places], device: torch.device, key: str = "", transforms: ImageTransforms | None = None
+    ) -> Iterator[ReadBatch]:
         """Refuse to choose: a loader gives its batches in its own order."""
         raise DataError(_NOT_BY_POSITION)
 

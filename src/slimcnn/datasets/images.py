@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from slimcnn.datasets.augmenting import ImageTransforms, OnEachImage, OnPairs, OnWholeBatch, parts_of
 from slimcnn.datasets.examples import Examples, Places, ReadBatch
+from slimcnn.datasets.scaling import AS_LARGE, Scaling
 from slimcnn.datasets.splitting import split
 from slimcnn.errors import DataError
 
@@ -78,10 +81,16 @@ class Images:
         chosen = chosen_by_limit(self.labels, n, seed)
         return self if chosen is None else self.take(chosen)
 
-    def read(self, places: Iterable[Places], device: torch.device, key: str = "") -> Iterator[ReadBatch]:
+    def read(
+        self, places: Iterable[Places], device: torch.device, key: str = "", transforms: ImageTransforms | None = None
+    ) -> Iterator[ReadBatch]:
         """Yield the images of every batch (see `Examples`)."""
         for place in places:
-            yield ReadBatch(self.pixels[place], self.labels[place])
+            pixels, labels = self.pixels[place], self.labels[place]
+            if transforms is not None:
+                numbers = torch.arange(len(self))[place] if isinstance(place, slice) else place
+                pixels, labels = transforms.of_batch(pixels, labels, key, numbers.tolist())
+            yield ReadBatch(pixels, labels)
 
     def in_memory(self) -> Images:
         """Return the images themselves."""
@@ -165,18 +174,62 @@ class Augmentation:
     flip:   flip horizontally with probability 1/2.
     cutout: fill a square of this side in pixels, its center anywhere in the image, with the mean color
             (DeVries and Taylor, "Improved regularization of convolutional neural networks with cutout", 2017).
+    others: further ones by name (`slimcnn list augmentations`), joined by +. Transforms of single images come before
+            crop and flip, in the given order; mixup and cutmix come last.
 
     >>> Augmentation(crop=4, flip=True)
-    Augmentation(crop=4, flip=True, cutout=0)
+    Augmentation(crop=4, flip=True, cutout=0, others='')
+    >>> Augmentation(others="randaugment:magnitude=9 + random_erasing").others
+    'randaugment:magnitude=9 + random_erasing'
     """
 
     crop: int = 0
     flip: bool = False
     cutout: int = 0
+    others: str = ""
 
     def __post_init__(self) -> None:
         if self.crop < 0 or self.cutout < 0:
             raise DataError(f"crop and cutout are in pixels and cannot be negative: {self}")
+        for name, one in parts_of(self.others):
+            if not isinstance(one, OnEachImage | OnPairs):
+                raise DataError(f"others={self.others!r}: {name} is an argument of its own, as in Augmentation(crop=4)")
+
+    @property
+    def of_images(self) -> Augmentation:
+        """The same without mixup and cutmix, which change no image by itself.
+
+        >>> Augmentation(crop=2, others="mixup + color_jitter").of_images
+        Augmentation(crop=2, flip=False, cutout=0, others='color_jitter')
+        """
+        texts = re.split(r"\s*\+\s*", self.others)
+        pairs = zip(texts, parts_of(self.others), strict=False)
+        return replace(self, others=" + ".join(text for text, (_, one) in pairs if isinstance(one, OnEachImage)))
+
+    @classmethod
+    def named(cls, spec: str, usual: Augmentation | None = None) -> Augmentation:
+        """Return the augmentations that a text names; `default` stands for the usual ones, `none` for none at all.
+
+        Raises:
+            UnknownName: there is no such augmentation; RecipeError: an invalid option, or a value out of range.
+
+        >>> Augmentation.named("default + randaugment", Augmentation(crop=4, flip=True))
+        Augmentation(crop=4, flip=True, cutout=0, others='randaugment')
+        >>> Augmentation.named("crop:pixels=2 + cutout:size=8")
+        Augmentation(crop=2, flip=False, cutout=8, others='')
+        """
+        parts = parts_of(spec)
+        texts = re.split(r"\s*\+\s*", spec.strip())
+        start = (usual or cls()) if "default" in [name for name, _ in parts] else cls()
+        batch = {one.name: one.value for _, one in parts if isinstance(one, OnWholeBatch)}
+        others = [start.others] if start.others else []
+        others += [text for text, (_, one) in zip(texts, parts, strict=False) if isinstance(one, OnEachImage | OnPairs)]
+        return cls(
+            crop=batch.get("crop", start.crop),
+            flip=bool(batch.get("flip", start.flip)),
+            cutout=batch.get("cutout", start.cutout),
+            others=" + ".join(others),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +250,8 @@ class Dataset:
     """The images that were left out so far because they are broken, with the reason: grows while a stream is read."""
     task: str = "classification"
     """What the labels are for: the name of a task, or `package.module:Task`."""
+    scaling: Scaling = AS_LARGE
+    """How pictures were scaled to images."""
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimcnn.datasets.progress import progress
+from slimcnn.datasets.scaling import AS_LARGE, ImageSize, Scaling, sides
 from slimcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,15 +50,21 @@ class Survey:
     """Channels, height and width."""
     fit: bool
     """Whether images are scaled and cropped to this shape; otherwise they already have it."""
+    scaling: Scaling = AS_LARGE
+    """How they are scaled."""
 
 
-def survey(paths: Sequence[Path], image_size: int | None, broken: BrokenFiles | None = None) -> Survey:
+def survey(
+    paths: Sequence[Path], image_size: ImageSize | None, broken: BrokenFiles | None = None, scaling: Scaling = AS_LARGE
+) -> Survey:
     """Read the header of every file, so that mixed sizes or modes are reported before anything is decoded.
 
     Broken files are added to `broken` and left out; without it, they are errors.
     """
     seen = _each(paths, lambda _, picture: header_of(picture), "looking at images", broken)
-    return common_look([(path, *one) for path, one in zip(paths, seen, strict=True) if one is not None], image_size)
+    return common_look(
+        [(path, *one) for path, one in zip(paths, seen, strict=True) if one is not None], image_size, scaling
+    )
 
 
 def header_of(picture: Picture) -> tuple[str, tuple[int, int]]:
@@ -65,12 +72,15 @@ def header_of(picture: Picture) -> tuple[str, tuple[int, int]]:
     return picture.mode, _upright_size(picture)
 
 
-def common_look(found: Sequence[tuple[str | Path, str, tuple[int, int]]], image_size: int | None) -> Survey:
+def common_look(
+    found: Sequence[tuple[str | Path, str, tuple[int, int]]], image_size: ImageSize | None, scaling: Scaling = AS_LARGE
+) -> Survey:
     """Return the mode and shape that images have in common, from the name, mode and size of each.
 
     >>> common_look([("a.png", "RGB", (8, 6)), ("b.png", "L", (8, 6))], None)
-    Survey(mode='RGB', shape=(3, 6, 8), fit=False)
+    Survey(mode='RGB', shape=(3, 6, 8), fit=False, scaling=Scaling(resize=None, interpolation='bicubic'))
     """
+    scaling.check(sides(image_size) if image_size else None)
     if not found:
         raise DataError("all images that were looked at are broken: replace them")
     first, _, common = found[0]
@@ -80,8 +90,8 @@ def common_look(found: Sequence[tuple[str | Path, str, tuple[int, int]]], image_
             sizes = f"{first} is {_by(common)}, {path} is {_by(size)}"
             raise DataError(f"images of mixed sizes: {sizes}; give image_size to scale them")
     mode = "L" if all(mode in GRAYS for _, mode, _ in found) else "RGB"
-    width, height = (image_size, image_size) if image_size else common
-    return Survey(mode, (1 if mode == "L" else 3, height, width), fit=image_size is not None)
+    height, width = sides(image_size) if image_size else common[::-1]
+    return Survey(mode, (1 if mode == "L" else 3, height, width), image_size is not None, scaling)
 
 
 def decode(paths: Sequence[Path], look: Survey, broken: BrokenFiles | None = None) -> Tensor:
@@ -104,8 +114,14 @@ def pixels_of(picture: Picture, look: Survey) -> NDArray[np.uint8]:
     # Pillow requires transparent palettes to be converted through RGBA.
     upright = upright.convert("RGBA") if upright.mode in ("P", "PA") else upright
     upright = upright.convert(look.mode)
-    fitted = ImageOps.fit(upright, (width, height)) if look.fit else upright
+    fitted = look.scaling.apply(upright, (height, width)) if look.fit else upright
     return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def whole(picture: Picture, look: Survey) -> Survey:
+    """Return the look of an open picture that is neither scaled nor cropped."""
+    width, height = _upright_size(picture)
+    return Survey(look.mode, (look.shape[0], height, width), fit=False)
 
 
 def check_look(name: str | Path, picture: Picture, look: Survey) -> None:

@@ -7,6 +7,7 @@ from math import prod
 
 from slimcnn.datasets.examples import Examples
 from slimcnn.datasets.images import Normalization
+from slimcnn.datasets.scaling import AS_LARGE, Scaling
 from slimcnn.datasets.sizing import free_memory
 
 COPIES = 2
@@ -21,7 +22,7 @@ class ImageReading:
     """How images are read.
 
     >>> ImageReading(stream=True, workers=4)
-    ImageReading(stream=True, workers=4, skip_broken=False)
+    ImageReading(stream=True, workers=4, skip_broken=False, scaling=Scaling(resize=None, interpolation='bicubic'))
     """
 
     stream: bool | None = None
@@ -31,6 +32,8 @@ class ImageReading:
     """Number of processes that decode; None: one per processor, at most 8. It changes the speed, never the pixels."""
     skip_broken: bool = False
     """Whether broken images are left out and counted; otherwise they are errors."""
+    scaling: Scaling = AS_LARGE
+    """How pictures are scaled, if there is an image size."""
 
 
 def streamed(reading: ImageReading, count: int, shape: tuple[int, int, int]) -> bool:

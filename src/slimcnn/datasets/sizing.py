@@ -11,46 +11,49 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimcnn.datasets.examples import Examples
-from slimcnn.datasets.images import Augmentation, Dataset, Images
+from slimcnn.datasets.images import Dataset, Images
 from slimcnn.datasets.progress import progress
+from slimcnn.datasets.scaling import ImageSize, sides
 from slimcnn.errors import DataError
 
 
-def resized(dataset: Dataset, size: int) -> Dataset:
-    """Scale all images to `size` x `size` pixels (bilinear, antialiased), and crop and cutout by the same factor.
+def resized(dataset: Dataset, image_size: ImageSize) -> Dataset:
+    """Scale all images to one size (bilinear, antialiased), and crop and cutout by the same factor.
 
     >>> from slimcnn.datasets import load_dataset
     >>> resized(load_dataset("digits"), 32).augmentation
-    Augmentation(crop=4, flip=False, cutout=0)
+    Augmentation(crop=4, flip=False, cutout=0, others='')
     """
-    if dataset.shape[1:] == (size, size):
+    size = sides(image_size)
+    if dataset.shape[1:] == size:
         return dataset
     parts = (dataset.train, dataset.validation, dataset.test)
-    require_memory(sum(map(len, parts)), (dataset.shape[0], size, size))
+    require_memory(sum(map(len, parts)), (dataset.shape[0], *size))
     train, validation, test = (_scaled(images, size) for images in parts)
-    factor = size / min(dataset.shape[1:])
+    factor = min(size) / min(dataset.shape[1:])
     usual = dataset.augmentation
-    scaled = Augmentation(round(usual.crop * factor), usual.flip, round(usual.cutout * factor))
+    scaled = replace(usual, crop=round(usual.crop * factor), cutout=round(usual.cutout * factor))
     return replace(dataset, train=train, validation=validation, test=test, augmentation=scaled)
 
 
-def _scaled(source: Examples, size: int) -> Images:
+def _scaled(source: Examples, size: tuple[int, int]) -> Images:
     images = source.in_memory()
-    pixels = torch.empty(len(images), images.shape[0], size, size, dtype=torch.uint8)
-    with progress(f"scaling images to {size} x {size}", total=len(images)) as advance:
+    pixels = torch.empty(len(images), images.shape[0], *size, dtype=torch.uint8)
+    with progress(f"scaling images to {size[0]} x {size[1]}", total=len(images)) as advance:
         for old, new in zip(images.pixels.split(256), pixels.split(256), strict=True):
-            new.copy_(F.interpolate(old, (size, size), mode="bilinear", antialias=True))
+            new.copy_(F.interpolate(old, size, mode="bilinear", antialias=True))
             advance(len(new))
     return Images(pixels, _scaled_targets(images, size))
 
 
-def _scaled_targets(images: Images, size: int) -> Tensor:
+def _scaled_targets(images: Images, size: tuple[int, int]) -> Tensor:
     """Scale masks (n, h, w) by nearest neighbor, and boxes (n, k, 5) with their images; other labels stay."""
     labels, (height, width) = images.labels, images.shape[1:]
     if labels.shape[1:] == (height, width) and labels.dtype == torch.uint8:
-        return F.interpolate(labels[:, None], (size, size), mode="nearest-exact")[:, 0]
+        return F.interpolate(labels[:, None], size, mode="nearest-exact")[:, 0]
     if labels.ndim == 3 and labels.shape[2] == 5 and labels.is_floating_point():
-        return labels * labels.new_tensor([1.0, size / width, size / height, size / width, size / height])
+        down, across = size[0] / height, size[1] / width
+        return labels * labels.new_tensor([1.0, across, down, across, down])
     return labels
 
 

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slimcnn.datasets.augmenting import ImageTransforms
 from slimcnn.datasets.examples import Places, ReadBatch
 from slimcnn.datasets.images import Images, chosen_by_limit
-from slimcnn.datasets.pictures import BrokenFiles, BrokenImage, Survey, check_look, pixels_of
+from slimcnn.datasets.pictures import BrokenFiles, BrokenImage, Survey, check_look, pixels_of, whole
 from slimcnn.datasets.progress import progress
 from slimcnn.datasets.seeding import seeded
 from slimcnn.datasets.sizing import require_memory
@@ -125,10 +126,17 @@ class Stream:
         """Return the stream itself: batches are moved one by one."""
         return self
 
-    def read(self, places: Iterable[Places], device: torch.device, key: str = "") -> Iterator[ReadBatch]:
+    def read(
+        self, places: Iterable[Places], device: torch.device, key: str = "", transforms: ImageTransforms | None = None
+    ) -> Iterator[ReadBatch]:
         """Yield the images of every batch, in order, from pinned memory if they go to a GPU (see `Examples`)."""
+        if transforms is not None and self.look.mode == READY:
+            raise DataError(
+                f"{self.pictures.name(0)} is a tensor that is ready for a network, which cannot be augmented: augment "
+                "it in your dataset, or return PIL images"
+            )
         asked = (self._positions(place) for place in places)
-        found = _decoded(self, asked, key, pin=device.type == "cuda")
+        found = _decoded(self, asked, key, transforms, pin=device.type == "cuda")
         try:
             for one in found:
                 if one.error:
@@ -174,10 +182,10 @@ class _Decoded(NamedTuple):
 class _Decoding(torch.utils.data.Dataset[_Decoded]):
     """The stream as a `DataLoader` sees it: an item is a batch, asked for by its positions."""
 
-    def __init__(self, stream: Stream, key: str) -> None:
+    def __init__(self, stream: Stream, key: str, transforms: ImageTransforms | None) -> None:
         # Only what is needed: the workers of some platforms get a pickled copy.
         self._pictures, self._numbers, self._look = stream.pictures, stream.numbers, stream.look
-        self._skip, self._key = stream.skip_broken, key
+        self._skip, self._key, self._transforms = stream.skip_broken, key, transforms
 
     def __getitem__(self, positions: Tensor) -> _Decoded:
         ready = self._look.mode == READY
@@ -189,7 +197,7 @@ class _Decoding(torch.utils.data.Dataset[_Decoded]):
                 number = position if self._numbers is None else int(self._numbers[position])
                 try:
                     with seeded(f"{self._key}/{position}") if ready else nullcontext():
-                        self._read(number, pixels[len(kept)])
+                        self._read(number, position, pixels[len(kept)])
                     kept.append(place)
                 except BrokenImage as error:
                     if not self._skip:
@@ -200,7 +208,7 @@ class _Decoding(torch.utils.data.Dataset[_Decoded]):
         whole = torch.tensor(kept, dtype=torch.int64)
         return _Decoded(torch.from_numpy(pixels)[: len(kept)], positions[whole], whole, broken)
 
-    def _read(self, number: int, pixels: NDArray[Any]) -> None:
+    def _read(self, number: int, position: int, pixels: NDArray[Any]) -> None:
         with self._pictures.open(number) as picture:
             if isinstance(picture, Tensor):
                 if tuple(picture.shape) != self._look.shape:
@@ -209,12 +217,20 @@ class _Decoding(torch.utils.data.Dataset[_Decoded]):
                 pixels[:] = picture.numpy()
                 return
             check_look(self._pictures.name(number), picture, self._look)
-            pixels[:] = pixels_of(picture, self._look)
+            if self._transforms is None:
+                pixels[:] = pixels_of(picture, self._look)
+                return
+            look = whole(picture, self._look) if self._transforms.from_picture else self._look
+            decoded = pixels_of(picture, look)
+        array = torch.from_numpy(np.ascontiguousarray(decoded))
+        pixels[:] = self._transforms(array, f"{self._key}/{position}")[0].numpy()
 
 
-def _decoded(stream: Stream, asked: Iterable[Tensor], key: str, *, pin: bool) -> Generator[_Decoded]:
+def _decoded(
+    stream: Stream, asked: Iterable[Tensor], key: str, transforms: ImageTransforms | None, *, pin: bool
+) -> Generator[_Decoded]:
     """Decode batches in worker processes; few images in this process."""
-    decoding = _Decoding(stream, key)
+    decoding = _Decoding(stream, key, transforms)
     workers = _workers(stream)
     if not workers:
         for positions in asked:

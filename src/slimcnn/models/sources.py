@@ -7,12 +7,13 @@ are those that timm and torchvision publish (see `pretrained.py`).
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -84,6 +85,9 @@ class Preprocessing:
     """Image size (c, h, w)."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    resize: int | None = None
+    """Pixels of the shorter side, of which the center is cropped to the image size."""
+    interpolation: Literal["bicubic", "bilinear"] | None = None
 
 
 def preprocessing(network: str | nn.Module) -> Preprocessing:
@@ -94,7 +98,7 @@ def preprocessing(network: str | nn.Module) -> Preprocessing:
     normalization. Raises `UnknownName` for a name that does not exist.
 
     >>> preprocessing("resnet56")
-    Preprocessing(input=(3, 32, 32), mean=None, std=None)
+    Preprocessing(input=(3, 32, 32), mean=None, std=None, resize=None, interpolation=None)
     >>> preprocessing("torchvision:inception_v3").input
     (3, 299, 299)
     """
@@ -143,7 +147,11 @@ def _from_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 def _timm_preprocessing(name: str) -> Preprocessing:
     stated = timm_with(name).get_pretrained_cfg(name)
-    return Preprocessing(tuple(stated.input_size), tuple(stated.mean), tuple(stated.std))
+    size, interpolation = tuple(stated.input_size), stated.interpolation
+    # Other crop modes (squash, border) change the aspect ratio, or add a border: they are not known here.
+    known = interpolation in ("bicubic", "bilinear") and stated.crop_mode == "center" and bool(stated.crop_pct)
+    resize = math.floor(size[1] / stated.crop_pct) if known else None
+    return Preprocessing(size, tuple(stated.mean), tuple(stated.std), resize, interpolation if known else None)
 
 
 def torchvision_with(name: str) -> Any:
@@ -172,11 +180,16 @@ def _torchvision_preprocessing(name: str) -> Preprocessing:
     stated = models.get_model_weights(name).DEFAULT.transforms()
     mean, std = getattr(stated, "mean", None), getattr(stated, "std", None)
     size = getattr(stated, "crop_size", None)
+    shorter: Any = getattr(stated, "resize_size", None)
     if size and name.startswith("vit_"):
+        shorter = shorter if list(size) == [224] else None
         size = [224]  # the constructor's default; weights for other sizes need the argument image_size
+    named = getattr(getattr(stated, "interpolation", None), "value", None)
+    known = bool(size and shorter) and named in ("bicubic", "bilinear") and shorter[0] >= max(size or [0])
     return Preprocessing(
-        (3, size[0], size[-1]) if size else None, tuple(mean) if mean else None, tuple(std) if std else None
-    )
+        (3, size[0], size[-1]) if size else None, tuple(mean) if mean else None, tuple(std) if std else None,
+        shorter[0] if known else None, named if known else None,
+    )  # fmt: skip
 
 
 def _from_module(spec: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:

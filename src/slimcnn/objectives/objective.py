@@ -84,13 +84,13 @@ class Objective(ABC):
         """Compute the loss of images `(n, c, h, w)` with labels `(n,)`."""
 
     def mixed(self, model: nn.Module, x: Tensor, labels: Sequence[Tensor], share: float) -> Loss:
-        """Compute the loss of images mixed from two: `share` of one and the rest of another; used with `mixup`.
+        """Compute the loss of images mixed from two: `share` of one and the rest of another; for mixup, cutmix.
 
         Every term is averaged over the two `labels` with the same weights.
         """
         raise RecipeError(
-            f"mixup needs an objective for two labels, and {type(self).__name__} has no method `mixed`: "
-            "leave mixup out, or use cross entropy or a distillation loss"
+            f"mixup and cutmix need an objective for two labels, and {type(self).__name__} has no method `mixed`: "
+            "leave them out, or use cross entropy or a distillation loss"
         )
 
     def after_step(self, model: nn.Module, optimizer: Optimizer) -> None:

@@ -23,6 +23,7 @@ from slimcnn.models.sources import refuse_unknown_network
 from slimcnn.models.weights import classes_in
 from slimcnn.rewriting import rewritten
 from slimcnn.running.normalization import find_normalization
+from slimcnn.running.scaling import size_for, with_published_scaling
 from slimcnn.running.settings import Data, Network, explain
 from slimcnn.show import SILENT, Show
 from slimcnn.tasks import task_named, task_of
@@ -54,7 +55,8 @@ def load_with_data(network: Network, data: Data, show: Show = SILENT, *, other_c
     Raises:
         SlimcnnError: a name is unknown, a file cannot be read, or the network does not fit the images.
     """
-    size = data.image_size or _size_for(network, data)
+    data = with_published_scaling(network, data)
+    size = data.image_size or size_for(network, data)
     show.say(f"loading {data.name}")
     dataset = load_dataset(data.name, image_size=size, seed=data.seed, limit=data.limit, **data.reading)
     if data.task is not None:
@@ -215,25 +217,6 @@ def _refuse_other_network(network: Network) -> None:
         raise ModelError(
             f"{network.weights} is a checkpoint of {known[0]}, not of {network.model}: leave the network's name out"
         )
-
-
-def _size_for(network: Network, data: Data) -> int | None:
-    """Return the size to which images are resized, if it is the network's; else None.
-
-    It is the network's for the images of a user's folder (for a checkpoint, the size that it was trained with), and for
-    all images if the weights are published.
-    """
-    from slimcnn.datasets import datasets
-
-    named = data.name.partition(":")[0] in datasets
-    if not named and network.weights and not network.published and is_checkpoint(network.weights):
-        shape = read_information(network.weights).get("input")
-        if isinstance(shape, list) and len(shape) == 3 and shape[1] == shape[2]:
-            return int(shape[1])
-    if (named and not network.published) or not network.model:
-        return None
-    stated = preprocessing(network.model).input
-    return stated[1] if stated else None
 
 
 def for_task(dataset: Dataset, task: str) -> Dataset:

@@ -14,6 +14,7 @@ from slimcnn.running import folder as disk
 from slimcnn.running.normalization import stored_in
 from slimcnn.running.recipe import read_recipe
 from slimcnn.running.saving import read_state
+from slimcnn.running.scaling import scaling_in
 from slimcnn.running.step import State
 from slimcnn.show import SILENT, Show
 
@@ -62,7 +63,7 @@ def images_of(checkpoint: Path, name: str = "", seed: int = 0, limit: int | None
     name = name or str(information.get("dataset", ""))
     if not name:
         raise RunError(f"{checkpoint} does not name a dataset: pass --data")
-    shape, normal = information.get("input"), stored_in(information)
-    side = int(shape[1]) if shape and shape[1] == shape[2] else None
-    data = load_dataset(name, image_size=side, seed=seed, limit=limit, **reading)
+    normal = stored_in(information)
+    how = scaling_in(information) | {key: value for key, value in reading.items() if value is not None}
+    data = load_dataset(name, seed=seed, limit=limit, **how)
     return replace(data, normalization=normal) if normal is not None else data

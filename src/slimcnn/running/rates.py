@@ -130,6 +130,7 @@ def _trial(
     few = replace(data, train=data.train.limit(steps * training.batch_size))
     short = {"epochs": 1, "warmup_epochs": 0.0, "schedule": "cosine", "keep": "last"}
     short |= {"ema": None, "compile": False, "views": None, "frozen_epochs": 0}
+    short["accumulate"] = min(training.accumulate, steps)
     devices = [at.fabric.device] if at.fabric.device.type == "cuda" else []
     # What an objective draws here must not change what it draws in the training: a resumed step has no trials.
     with torch.random.fork_rng(devices):

@@ -7,6 +7,9 @@ from dataclasses import replace
 
 from slimcnn.running.step import State, Step
 from slimcnn.show import Show
+from slimcnn.training import Training
+from slimcnn.training.augmenting import check_augmentation
+from slimcnn.training.optimizers import refuse_missing_optimizer
 
 
 def rehearse(chain: Sequence[Step], state: State, show: Show) -> None:
@@ -15,4 +18,7 @@ def rehearse(chain: Sequence[Step], state: State, show: Show) -> None:
         return
     show.say("checking all steps before the first one runs")
     for step in chain:
+        if isinstance(step, Training):
+            check_augmentation(step, state.data)
+            refuse_missing_optimizer(step)
         state = replace(state, model=step.rehearse(state))

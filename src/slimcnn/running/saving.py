@@ -12,6 +12,7 @@ from torch import nn
 
 from slimcnn.checkpoints import load, save
 from slimcnn.datasets import Dataset
+from slimcnn.datasets.scaling import Scaling
 from slimcnn.errors import RunError
 from slimcnn.graph import trace
 from slimcnn.manifest import digest_of_file
@@ -121,13 +122,14 @@ def _open(path: Path, network: Network, data: Dataset, given: nn.Module | None) 
 
 
 def information_of(data: Dataset) -> dict[str, Any]:
-    """Return the extra data stored in a checkpoint: dataset, classes, input shape, normalization."""
-    return {
+    """Return the extra data stored in a checkpoint: dataset, classes, input shape, normalization, scaling."""
+    found = {
         "dataset": data.name,
         "classes": list(data.classes),
         "input": list(data.shape),
         "normalization": {"mean": list(data.normalization.mean), "std": list(data.normalization.std)},
     }
+    return found | ({"scaling": asdict(data.scaling)} if data.scaling != Scaling() else {})
 
 
 def sections_of(done: Sequence[Done]) -> list[Section]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from slimcnn.datasets.scaling import ImageSize, Interpolation, by, sides
 from slimcnn.errors import did_you_mean
 from slimcnn.models.pretrained import PRETRAINED
 
@@ -78,8 +79,14 @@ class Data(Settings):
 
     name: str = "digits"
     """Name of a dataset, or a folder with one subfolder of images per class."""
-    image_size: int | None = Field(default=None, ge=1)
-    """Resize images to this many pixels; default: no resizing; for a folder, the network's input size."""
+    image_size: ImageSize | None = None
+    """Size of the images in pixels, such as 224, or height and width, such as 224x320; default: that which they have;
+    for a folder, the network's input size."""
+    resize: int | None = Field(default=None, ge=1)
+    """Scale the shorter side of pictures to this many pixels, then crop the center to image_size; default: what
+    published weights of timm and torchvision state (256 for 224), else as few pixels as the crop allows."""
+    interpolation: Interpolation | None = None
+    """How pictures are scaled; default: as published with the weights, else bicubic."""
     task: str | None = None
     """What the network is for (`slimcnn list tasks`), or package.module:Task; default: what the data says."""
     seed: Seed = 0
@@ -99,7 +106,31 @@ class Data(Settings):
     @property
     def reading(self) -> dict[str, Any]:
         """Arguments of `load_dataset`: how images are read."""
-        return self.model_dump(include={"stream", "workers", "skip_broken"})
+        return self.model_dump(include={"stream", "workers", "skip_broken", "resize", "interpolation"})
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _size_of_text(cls, size: Any) -> Any:
+        if not isinstance(size, str):
+            return tuple(size) if isinstance(size, list) else size
+        sides = size.lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+            raise ValueError("expected a number of pixels such as 224, or height and width such as 224x320")
+        return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+    @field_validator("image_size")
+    @classmethod
+    def _pixels(cls, size: ImageSize | None) -> ImageSize | None:
+        if size is not None and min(sides(size)) < 1:
+            raise ValueError("use at least 1 pixel")
+        return size
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Data:
+        if self.resize is not None and self.image_size is not None and self.resize < max(sides(self.image_size)):
+            size = by(sides(self.image_size))
+            raise ValueError(f"resize {self.resize} is smaller than image_size {size}, which is cropped from it")
+        return self
 
 
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:

@@ -22,6 +22,7 @@ from slimcnn.running.job import Job
 from slimcnn.running.loading import Loaded, load_with_data, refuse_unnamed
 from slimcnn.running.order import facts_at_start, facts_before
 from slimcnn.running.recipe import Recipe, read_recipe
+from slimcnn.running.scaling import with_published_scaling
 from slimcnn.running.sharing import Sharing
 from slimcnn.running.step import OTHER_CLASSES, Step
 from slimcnn.show import SILENT, Show
@@ -61,6 +62,7 @@ def run(
         recipe = read_recipe(recipe)
     if given is None:
         refuse_unnamed(recipe.network)
+        recipe = recipe.model_copy(update={"data": with_published_scaling(recipe.network, recipe.data)})
     known = recipe.network.weights is not None if given is None else trained
     check_order(recipe, known)
     fabric = launched(fabric)

@@ -25,6 +25,7 @@ from slimcnn.running.settings import Data, Network
 from slimcnn.running.step import Context, Facts, State, Step, steps
 from slimcnn.show import SILENT, Show
 from slimcnn.training import Training
+from slimcnn.training.settings import LEARNING_RATES
 
 RECOVERING, LEARNING = 0.01, 0.05
 """Learning rates of SGD: for a trained network, and for one without weights."""
@@ -107,7 +108,7 @@ class Distill(Step, Training):
             )
         some = state.on_images(self.images, self.seed)
         trained = bool(self.student.weights) if self.student else "trained" in at.facts
-        rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RECOVERING if trained else LEARNING)
+        rate = self.learning_rate or LEARNING_RATES.get(self.optimizer, RECOVERING if trained else LEARNING)
         training = training_of(self, learning_rate=rate, label_smoothing=0.0)  # the objective does the smoothing
         others = [_teacher(other, state.data, at.show) for other in self.teachers]
         taught_by = [*([state.reference] if self.with_reference else []), *others]

@@ -20,6 +20,7 @@ from slimcnn.running.rates import RateChoice, rate_for
 from slimcnn.running.step import Context, Facts, State, Step, steps
 from slimcnn.training import Epoch, Training
 from slimcnn.training.schedule import learning_rate
+from slimcnn.training.settings import LEARNING_RATES
 
 SHRINKAGE = 2.0
 """Total shrinkage of a scale that the loss does not need (with relations, a scale starts at 1.14)."""
@@ -100,7 +101,7 @@ class Sparsify(Step, Training):
 
     def _training(self, model: nn.Module, state: State, at: Context) -> tuple[Training, RateChoice]:
         """Return the settings with the learning rate, which a trained network gets from a short look."""
-        rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else RATE)
+        rate = self.learning_rate or LEARNING_RATES.get(self.optimizer, RATE)
         training, choice = training_of(self, learning_rate=rate, label_smoothing=0.0), RateChoice(rate=rate)
         if "trained" in at.facts and self.learning_rate is None:
             choice = rate_for(model, state.data, training, at, lambda tried: self._objective(tried, state))

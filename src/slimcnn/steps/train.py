@@ -17,6 +17,7 @@ from slimcnn.running.loading import other_classes_of
 from slimcnn.running.rates import RateChoice, rate_for
 from slimcnn.running.step import OTHER_CLASSES, Context, State, Step, steps
 from slimcnn.training import Training
+from slimcnn.training.settings import LEARNING_RATES
 
 FROM_SCRATCH, FINE_TUNING = 0.1, 0.01
 """Learning rates of SGD."""
@@ -72,7 +73,7 @@ class Train(Step, Training):
         model = fitting if replaced else duplicate(fitting)
         first = not at.facts & {"trained"}
         transfer = bool(replaced) and not first
-        rate = self.learning_rate or (0.001 if self.optimizer == "adamw" else FROM_SCRATCH if first else FINE_TUNING)
+        rate = self.learning_rate or LEARNING_RATES.get(self.optimizer, FROM_SCRATCH if first else FINE_TUNING)
         frozen = self.frozen_epochs if self.frozen_epochs is not None else frozen_first(self.epochs) * transfer
         settled = {"frozen_epochs": frozen, "head": self.head or (_name_of_head(model, state) if replaced else "")}
         training, choice = training_of(self, learning_rate=rate, **settled), RateChoice(rate=rate)

@@ -5,28 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from slimcnn.datasets import AnyLoader, Dataset, batches, indices
-from slimcnn.datasets.given import GivenBatches
 from slimcnn.errors import DataError, ModelError, RecipeError, TrainingDiverged
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import Loss, LossFunction, Objective, as_objective
 from slimcnn.tasks import task_named
+from slimcnn.training.accumulating import Together
+from slimcnn.training.augmenting import check_augmentation
 from slimcnn.training.epochs import GRADIENT, Epoch, EpochSums, first_nonfinite
 from slimcnn.training.evaluation import Evaluation
 from slimcnn.training.interrupts import interrupts_noted
 from slimcnn.training.judging import MetricFunction
 from slimcnn.training.keeping import better
+from slimcnn.training.mixing import mixed_pairs
 from slimcnn.training.optimizers import SHARE
 from slimcnn.training.probing import FORMATS, MIXED
 from slimcnn.training.processes import any_rank, launched, lost_ranks_named, share_buffers, summed
@@ -99,13 +101,10 @@ def fit(
             f"label_smoothing={training.label_smoothing} applies to the default objective only: "
             "set it in your objective instead"
         )
-    if training.mixup and training.views:
-        raise RecipeError("mixup cannot be combined with cached views: leave out mixup or views")
     if training.views and not isinstance(data, Dataset):
         raise RecipeError("cached views need a dataset, whose images can be told apart: leave out views")
     named = data.task if isinstance(data, Dataset) else "classification"
-    if training.mixup and named != "classification":
-        raise RecipeError(f"mixup mixes the classes of images, and the data is for {named}: leave it out")
+    check_augmentation(training, data)
     task = task_named(named)
     chosen = as_objective(objective or task.objective(training.label_smoothing))
     chosen.reading(task.scores)
@@ -195,6 +194,8 @@ def _train(run: TrainingRun, state: TrainingState, interrupted: Event) -> None:
         memory_format=FORMATS[training.layout],
     )
     interval = 1 if fabric.device.type == "cpu" and fabric.world_size == 1 else _STEPS_BETWEEN_CHECKS
+    # Not in the middle of an accumulation: a saved state has no gradients.
+    interval = training.accumulate * -(-interval // training.accumulate)
     rows: list[Tensor] = []
     clock = time.perf_counter()
     places = indices(dataset.train, training.batch_size, **which)
@@ -221,43 +222,49 @@ def _train(run: TrainingRun, state: TrainingState, interrupted: Event) -> None:
 
 
 def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple[list[str], Tensor]:
-    """Run one optimizer step; return the term names and a row: terms times images, hits, number of images."""
-    training, optimizer, world = run.training, run.optimizer, run.fabric.world_size
+    """Run one batch; return the term names and a row: terms times images, hits, number of images.
+
+    The optimizer steps after `training.accumulate` batches, and after the last of the epoch.
+    """
+    training, optimizer = run.training, run.optimizer
     torch.manual_seed(_seed(training.seed, state.epoch, state.step, run.fabric.global_rank))
-    rate = learning_rate(training, state.epoch * run.steps + state.step, training.epochs * run.steps)
+    together = Together.of(run, state.step)
+    rate = learning_rate(training, state.epoch * run.updates + together.number, training.epochs * run.updates)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get(SHARE, 1.0)
-    optimizer.zero_grad()
+    if together.begins:
+        optimizer.zero_grad()
     run.objective.before_step(state.epoch + state.step / run.steps)
     with torch.autocast(x.device.type, MIXED.get(training.precision), enabled=training.precision in MIXED):
-        loss = _mixed(run, x, y) if training.mixup else run.objective(run.forward, x, y)
-    total = loss.total
-    if world > 1 and not isinstance(run.dataset.train, GivenBatches):
-        # DDP averages the gradients of all processes, but shares of the last batch may differ by one image.
-        together = min(training.batch_size, len(run.dataset.train) - state.step * training.batch_size)
-        total = total * (len(x) * world / together)
-    run.fabric.backward(run.scaler.scale(total))
-    if training.clip_norm:
-        run.scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(run.model.parameters(), training.clip_norm)
-    run.scaler.step(optimizer)
-    run.scaler.update()
-    run.objective.after_step(run.model, optimizer)
-    if run.average:
-        run.average.update_parameters(run.model)
+        loss = _mixed(run, state, x, y) if run.mixing else run.objective(run.forward, x, y)
+    # Processes average their gradients once, with the last of the batches.
+    alone: Any = run.fabric.no_backward_sync if run.fabric.world_size > 1 and not together.ends else nullcontext
+    with alone(run.forward):
+        run.fabric.backward(run.scaler.scale(together.weighted(loss.total, len(x))))
+    if together.ends:
+        _update(run)
     hits = hits_of(run.task, loss, y, len(x))
     named = dict(loss.terms) | {f"{GRADIENT}{name}": size for name, size in loss.gradients.items()}
     terms = [term.detach().float() * len(x) for term in named.values()]
     return list(named), torch.stack([*terms, hits.float(), torch.full_like(hits, len(x)).float()])
 
 
-def _mixed(run: TrainingRun, x: Tensor, y: Tensor) -> Loss:
-    """Compute the mixup loss of a batch; hits count the label with the larger share."""
-    alpha = torch.tensor(float(run.training.mixup or 0))
-    share = float(torch.distributions.Beta(alpha, alpha).sample())
-    share = max(share, 1 - share)  # the order of a pair is arbitrary
-    order = torch.randperm(len(y)).to(y.device)
-    return run.objective.mixed(run.forward, share * x + (1 - share) * x[order], (y, y[order]), share)
+def _update(run: TrainingRun) -> None:
+    """Step the optimizer with the gradients that have been added up."""
+    if run.training.clip_norm:
+        run.scaler.unscale_(run.optimizer)
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.training.clip_norm)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.objective.after_step(run.model, run.optimizer)
+    if run.average:
+        run.average.update_parameters(run.model)
+
+
+def _mixed(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> Loss:
+    """Compute the loss of a mixed batch; hits count the label with the larger share."""
+    x, labels, share = mixed_pairs(x, y, run.mixing, f"{run.training.seed}/{state.epoch}/{state.step}")
+    return run.objective.mixed(run.forward, x, labels, share)
 
 
 def _seed(seed: int, epoch: int, step: int, rank: int) -> int:
@@ -275,7 +282,8 @@ def _add_steps(run: TrainingRun, state: TrainingState, names: list[str], rows: l
 
 
 def _diverged(run: TrainingRun, what: str, state: TrainingState, step: int) -> TrainingDiverged:
-    rate = learning_rate(run.training, state.epoch * run.steps + step, run.training.epochs * run.steps)
+    done = state.epoch * run.updates + step // run.training.accumulate
+    rate = learning_rate(run.training, done, run.training.epochs * run.updates)
     kept = f"; {run.folder} keeps the last good state" if run.folder else ""
     return TrainingDiverged(
         f"training diverged: {what} of epoch {state.epoch + 1}, learning rate {rate:.4g}{kept}; "
@@ -303,7 +311,7 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
         train_top1=100 * sums.hits / sums.images,
         validation_top1=result.top1,
         validation_loss=result.loss,
-        learning_rate=learning_rate(training, (state.epoch + 1) * run.steps - 1, training.epochs * run.steps),
+        learning_rate=learning_rate(training, (state.epoch + 1) * run.updates - 1, training.epochs * run.updates),
         seconds=sums.seconds + time.perf_counter() - start,
         images_per_second=sums.images / sums.seconds,
         kept=kept[0],

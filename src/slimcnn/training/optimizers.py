@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from slimcnn.errors import ModelError
+from slimcnn.errors import ModelError, RecipeError
 from slimcnn.training.settings import Training
 
 SHARE = "share"
@@ -20,7 +20,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def optimizer_for(model: nn.Module, training: Training, shares: Mapping[int, float] | None = None) -> Optimizer:
-    """Build SGD or AdamW over the trainable parameters; weight decay applies to tensors with two or more axes only.
+    """Build the optimizer over the trainable parameters; weight decay applies to tensors with two or more axes only.
 
     `shares` holds each parameter's share of the learning rate (see `rate_shares`); default: 1 for all.
 
@@ -45,7 +45,27 @@ def optimizer_for(model: nn.Module, training: Training, shares: Mapping[int, flo
     groups = [group for group in groups if group["params"]]
     if training.optimizer == "adamw":
         return AdamW(groups, lr=training.learning_rate)
+    if training.optimizer == "lamb":
+        return _lamb_class()(groups, lr=training.learning_rate)
+    if training.optimizer == "rmsprop":  # smoothing and epsilon of torchvision's recipes
+        return RMSprop(groups, lr=training.learning_rate, alpha=0.9, eps=0.0316, momentum=training.momentum)
     return SGD(groups, lr=training.learning_rate, momentum=training.momentum, nesterov=training.momentum > 0)
+
+
+def refuse_missing_optimizer(training: Training) -> None:
+    """Raise `RecipeError` if the package of an optimizer is missing."""
+    if training.optimizer == "lamb":
+        _lamb_class()
+
+
+def _lamb_class() -> Callable[..., Optimizer]:
+    """Return LAMB (You et al. 2019, arXiv 1904.00962) of timm."""
+    try:
+        from timm.optim.lamb import Lamb
+    except ImportError as error:
+        raise RecipeError("the optimizer lamb needs the package timm: pip install 'slimcnn[timm]'") from error
+    found: Callable[..., Optimizer] = Lamb
+    return found
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,10 +17,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from slimcnn.datasets import AnyLoader, Dataset, batches
 from slimcnn.datasets import steps as count_steps
+from slimcnn.datasets.augmenting import OnPairs, mixing
 from slimcnn.errors import ModelError, RecipeError, RunError
 from slimcnn.objectives import Objective
 from slimcnn.tasks import Task
 from slimcnn.tasks.task import answer
+from slimcnn.training.augmenting import augmented
 from slimcnn.training.depth import body_of, head_of, rate_shares
 from slimcnn.training.epochs import Epoch, EpochSums
 from slimcnn.training.evaluation import evaluating, scores
@@ -64,13 +66,23 @@ class TrainingRun:
     dataset: Dataset
     training: Training
     steps: int
-    """Steps per epoch."""
+    """Batches per epoch."""
     folder: Path | None
     description: dict[str, Any]
     fabric: Fabric
     progress: Callable[[int, int], None] | None
     judge: Judge | None
     """Validates the network; None if there is nothing to validate it with."""
+
+    @property
+    def updates(self) -> int:
+        """Steps of the optimizer per epoch."""
+        return -(-self.steps // self.training.accumulate)
+
+    @cached_property
+    def mixing(self) -> tuple[OnPairs, ...]:
+        """Mixup and cutmix, if the augmentation names them."""
+        return mixing(self.dataset.augmentation.others)
 
 
 @dataclass
@@ -102,12 +114,17 @@ def begin(
     device = fabric.device
     if device.type == "cpu":
         keep_freed_memory()
-    dataset = _on_device(data_to_fit(model, data, validation, device), device)
+    dataset = _on_device(augmented(training, data_to_fit(model, data, validation, device)), device)
     judge = judge_of(dataset, validation, training.batch_size, fabric)
     if not objective.judged_by_top1 or judge is None:
         training = training.model_copy(update={"keep": "last"})
     _check(model, dataset, task, training, device)
     steps = count_steps(dataset.train, training.batch_size, world=fabric.world_size)
+    if training.accumulate > steps:
+        raise RecipeError(
+            f"accumulate={training.accumulate}: an epoch has {steps} batches of {training.batch_size} images: use a "
+            "smaller batch_size, or accumulate fewer"
+        )
     description = describe(model, dataset, training, steps)
 
     def resolve() -> tuple[Training, dict[str, Any] | None]:
@@ -194,7 +211,12 @@ def _start(run: TrainingRun) -> KeptWeights | None:
 
 
 def _on_device(dataset: Dataset, device: torch.device) -> Dataset:
-    """Move the images to the training device if they take at most a quarter of its free memory."""
+    """Move the images to the training device if they take at most a quarter of its free memory.
+
+    Transforms of single images run on the CPU, so that they give the same bits everywhere.
+    """
+    if dataset.augmentation.of_images.others:
+        return dataset
     size = dataset.train.nbytes + dataset.validation.nbytes
     if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] / 4:
         return replace(dataset, train=dataset.train.to(device), validation=dataset.validation.to(device))

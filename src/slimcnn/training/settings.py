@@ -6,6 +6,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from slimcnn.datasets import Augmentation
+
+LEARNING_RATES = {"adamw": 0.001, "lamb": 0.005, "rmsprop": 0.01}
+"""Default peak learning rates; that of SGD depends on the training."""
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -28,12 +33,15 @@ class Training(BaseModel):
     """Passes over the training images."""
     batch_size: int = Field(default=128, ge=1)
     """Images per step, over all processes together."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD has Nesterov momentum."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches whose gradients are added up for one step of the optimizer: as one batch so many times as large, in the
+    memory of one. Batch norms still use the statistics of each batch."""
+    optimizer: Literal["sgd", "adamw", "lamb", "rmsprop"] = "sgd"
+    """SGD has Nesterov momentum; lamb is for large batches, and needs timm."""
     learning_rate: float = Field(default=0.1, gt=0)
-    """Peak learning rate; 0.001 by default for adamw."""
+    """Peak learning rate; by default 0.001 for adamw, 0.005 for lamb and 0.01 for rmsprop."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """SGD only; 0 is plain SGD."""
+    """SGD and RMSprop; 0 is none."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """Applies to filters and matrices, not to batch norm and biases (tensors with one axis; He et al. 2019)."""
     schedule: Literal["cosine", "step", "one_cycle"] = "cosine"
@@ -46,9 +54,9 @@ class Training(BaseModel):
     """Linear warm-up to the peak, for cosine and step; one_cycle has a built-in warm-up."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Label smoothing of the default objective, cross entropy."""
-    mixup: float | None = Field(default=None, gt=0)
-    """Mix images in pairs, with a share drawn from Beta(mixup, mixup); the loss is averaged over both labels
-    (Zhang et al. 2018, arXiv 1710.09412). 0.2 is usual."""
+    augmentation: str | None = None
+    """Augmentation of the training images, joined by +: default + randaugment:magnitude=9 + mixup (`slimcnn list
+    augmentations`). default stands for that of the dataset, none for none."""
     keep: Literal["best", "last"] = "best"
     """The weights at the end. best: the start or the epoch with the highest validation top-1, of equal ones the last;
     last: the last epoch. Objectives of sparsity training and soft pruning always keep the last."""
@@ -87,12 +95,18 @@ class Training(BaseModel):
     def _number_of_bits(cls, precision: Any) -> Any:
         return str(precision) if isinstance(precision, int) else precision
 
+    @field_validator("augmentation")
+    @classmethod
+    def _known_augmentation(cls, spec: str | None) -> str | None:
+        if spec is not None:
+            Augmentation.named(spec)
+        return spec
+
     @model_validator(mode="before")
     @classmethod
-    def _learning_rate_of_adamw(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("optimizer") == "adamw":
-            return {"learning_rate": 0.001, **data}
-        return data
+    def _learning_rate_of_the_optimizer(cls, data: Any) -> Any:
+        rate = LEARNING_RATES.get(str(data.get("optimizer"))) if isinstance(data, dict) else None
+        return data if rate is None else {"learning_rate": rate, **data}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

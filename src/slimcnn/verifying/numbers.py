@@ -130,7 +130,7 @@ def _load(files: ClaimedFiles, asked: str, network: str) -> Dataset:
         raise RunError(f"{RECIPE} cannot be read: {' '.join(str(error).split())[:200]}") from error
     name = settings.name if asked == "auto" else asked
     height, width = files.example(network).shape[2:]
-    size = height if height == width else None
+    size = (int(height), int(width))
     data = load_dataset(name, image_size=size, seed=settings.seed, **settings.reading)
     return data.limit(settings.limit) if settings.limit else data
 

@@ -19,6 +19,7 @@ REGISTRIES = {
     "tasks": "slimcnn.tasks",
     "datasets": "slimcnn.datasets",
     "image_sources": "slimcnn.datasets",
+    "augmentations": "slimcnn.datasets",
     "formats": "slimcnn.exporting",
     "engines": "slimcnn.exporting.quantizing",
     "measures": "slimcnn.studying",

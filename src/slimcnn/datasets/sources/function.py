@@ -13,6 +13,7 @@ from slimcnn.datasets.images import Dataset
 from slimcnn.datasets.items import Items, labels_of
 from slimcnn.datasets.loading import FUNCTION, image_sources
 from slimcnn.datasets.reading import ImageReading
+from slimcnn.datasets.scaling import ImageSize
 from slimcnn.errors import DataError
 from slimcnn.importing import import_module, one_line, working_directory_on_path
 
@@ -21,7 +22,9 @@ EXPECTED = "return a dict of train, validation and test datasets, and classes if
 
 
 @image_sources.add(FUNCTION, source="your own Python")
-def function(source: str, *, image_size: int | None, seed: int, limit: int | None, reading: ImageReading) -> Dataset:
+def function(
+    source: str, *, image_size: ImageSize | None, seed: int, limit: int | None, reading: ImageReading
+) -> Dataset:
     """A function of yours, `package.module:function`, that returns train, validation and test datasets.
 
     It returns a dict with the key train, and optionally validation and test (otherwise they are split off), each a

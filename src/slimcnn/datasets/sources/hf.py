@@ -17,6 +17,7 @@ from slimcnn.datasets.images import Dataset
 from slimcnn.datasets.loading import image_sources
 from slimcnn.datasets.pictures import BrokenImage, opened
 from slimcnn.datasets.reading import ImageReading
+from slimcnn.datasets.scaling import ImageSize
 from slimcnn.errors import DataError
 from slimcnn.importing import one_line
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @image_sources.add("hf", source="Hugging Face datasets, huggingface.co/docs/datasets")
-def hf(source: str, *, image_size: int | None, seed: int, limit: int | None, reading: ImageReading) -> Dataset:
+def hf(source: str, *, image_size: ImageSize | None, seed: int, limit: int | None, reading: ImageReading) -> Dataset:
     """A dataset of the Hugging Face hub, or a folder in a layout of theirs: `hf:uoft-cs/cifar10`, `hf:FOLDER`.
 
     It needs a column of images and one of class labels. Its files are downloaded once, into the cache of Hugging Face,

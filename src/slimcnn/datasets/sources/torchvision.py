@@ -13,6 +13,7 @@ from slimcnn.datasets.images import Dataset
 from slimcnn.datasets.items import Items, labels_of
 from slimcnn.datasets.loading import image_sources
 from slimcnn.datasets.reading import ImageReading
+from slimcnn.datasets.scaling import ImageSize
 from slimcnn.errors import DataError, UnknownName
 from slimcnn.files import cache_folder
 from slimcnn.importing import one_line
@@ -21,7 +22,9 @@ SPLITS = {"train": ("train",), "validation": ("val", "valid", "validation"), "te
 
 
 @image_sources.add("torchvision", source="torchvision.datasets, docs.pytorch.org/vision/stable/datasets.html")
-def torchvision(source: str, *, image_size: int | None, seed: int, limit: int | None, reading: ImageReading) -> Dataset:
+def torchvision(
+    source: str, *, image_size: ImageSize | None, seed: int, limit: int | None, reading: ImageReading
+) -> Dataset:
     """A class of torchvision.datasets, such as `torchvision:Flowers102:FOLDER`; nothing is downloaded.
 
     FOLDER is the argument `root` of the class; by default `torchvision` in the cache folder.

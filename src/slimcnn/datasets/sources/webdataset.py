@@ -24,6 +24,7 @@ from slimcnn.datasets.images import Dataset
 from slimcnn.datasets.loading import image_sources
 from slimcnn.datasets.pictures import BrokenImage, opened
 from slimcnn.datasets.reading import ImageReading
+from slimcnn.datasets.scaling import ImageSize
 from slimcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ MOST_LABEL_BYTES = 64 * 1024
 
 
 @image_sources.add("webdataset", source="the WebDataset format, github.com/webdataset/webdataset")
-def webdataset(source: str, *, image_size: int | None, seed: int, limit: int | None, reading: ImageReading) -> Dataset:
+def webdataset(
+    source: str, *, image_size: ImageSize | None, seed: int, limit: int | None, reading: ImageReading
+) -> Dataset:
     """Tar files (shards) with an image and a label per sample: `0001.jpg` and `0001.cls`, or `0001.json` with "label".
 
     `webdataset:FOLDER` takes `train*.tar`, and `val*.tar` and `test*.tar` if there are some. `webdataset:PATTERN`, such

@@ -1,0 +1,1 @@
+"""Augmentations, one file for each kind, which the registry finds."""
