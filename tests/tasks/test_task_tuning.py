@@ -48,3 +48,11 @@ def test_a_detector_is_refused_or_left_as_it_is_with_a_word(tmp_path: Path) -> N
     show = Show(say=said.append)
     slimcnn.chain(model, data, [steps.Tune(optional=True)], out=tmp_path / "yes", latency_seconds=0.01, show=show)
     assert "  No tuning: answers of the task detection cannot take the place of labels." in said
+
+
+def test_the_highest_value_of_a_users_metric_is_kept_where_a_tasks_own_metric_is_an_error() -> None:
+    values = iter([5.0, 1.0, 9.0, 2.0])  # before the first step, and after each epoch
+    settings = slimcnn.Training(epochs=3, learning_rate=1e-3, optimizer="adamw", layout="nchw", precision="32")
+    model, data = network("regression"), dataset("regression", 16)
+    *_, last = slimcnn.fit(model, data, validation=lambda _: next(values), training=settings)
+    assert (last.kept, last.kept_top1) == (2, 9.0)

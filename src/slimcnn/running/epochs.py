@@ -12,7 +12,7 @@ from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.loading import skipped_in_words
 from slimcnn.running.step import Context, State
 from slimcnn.tasks import Metric, task_of
-from slimcnn.training import Epoch, Training, fit
+from slimcnn.training import Epoch, NamedMetric, Training, fit
 from slimcnn.training.keeping import TOP1
 
 
@@ -24,18 +24,19 @@ def learn(
     verb: str,
     objective: Objective | None = None,
     after_epoch: Callable[[Epoch], None] = lambda _: None,
-    metric: Metric | None = None,
+    validation: NamedMetric | None = None,
 ) -> list[Epoch]:
     """Train a network in place; if interrupted and called again, it resumes with bit-identical results.
 
-    `metric` names what is measured on the validation images; default: the metric of the task.
+    `validation` measures the network after every epoch; default: the metric of the task, on the validation images.
     """
     training = at.decide(training, model, state.data)
     at.show.say(f"{verb}: {count(training.epochs, 'epoch')} on {len(state.data.train):,} images")
-    found, metric, skipped = [], metric or task_of(state.data).metric, len(state.data.broken)
+    metric = validation.metric if validation else task_of(state.data).metric
+    found, skipped = [], len(state.data.broken)
     for epoch in fit(
-        model, state.data, training=training, objective=objective, folder=at.folder / "training", fabric=at.fabric,
-        progress=at.show.counting(verb),
+        model, state.data, validation=validation, training=training, objective=objective, folder=at.folder / "training",
+        fabric=at.fabric, progress=at.show.counting(verb),
     ):  # fmt: skip
         resumed = " (resumed)" if epoch.resumed else ""
         at.show.say(
@@ -94,7 +95,7 @@ def about_training(
     columns = [
         Column(title="epoch", format="exact"), Column(title="loss", format="small"),
         *([Column(title=trained, format="percent")] if counted else []),
-        Column(title=f"validation {named}", format="percent"),
+        Column(title=f"validation {named}", format="percent" if metric.unit else "small"),
         Column(title="learning rate", format="small"), Column(title="time", format="seconds"),
         *(Column(title=term, format="small") for term in last.terms),
     ]  # fmt: skip

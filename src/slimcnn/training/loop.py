@@ -24,9 +24,8 @@ from slimcnn.tasks import task_named
 from slimcnn.training.accumulating import Together
 from slimcnn.training.augmenting import check_augmentation
 from slimcnn.training.epochs import GRADIENT, Epoch, EpochSums, first_nonfinite
-from slimcnn.training.evaluation import Evaluation
 from slimcnn.training.interrupts import interrupts_noted
-from slimcnn.training.judging import MetricFunction
+from slimcnn.training.judging import Judged, MetricFunction
 from slimcnn.training.keeping import better
 from slimcnn.training.mixing import mixed_pairs
 from slimcnn.training.optimizers import SHARE
@@ -34,7 +33,6 @@ from slimcnn.training.probing import FORMATS, MIXED
 from slimcnn.training.processes import any_rank, launched, lost_ranks_named, share_buffers, summed
 from slimcnn.training.run import TrainingRun, TrainingState, begin, exchange, save, set_up
 from slimcnn.training.schedule import learning_rate
-from slimcnn.training.scoring import hits_of
 from slimcnn.training.settings import Training
 
 if TYPE_CHECKING:
@@ -243,7 +241,7 @@ def _step(run: TrainingRun, state: TrainingState, x: Tensor, y: Tensor) -> tuple
         run.fabric.backward(run.scaler.scale(together.weighted(loss.total, len(x))))
     if together.ends:
         _update(run)
-    hits = hits_of(run.task, loss, y, len(x))
+    hits = run.task.hits(loss.logits.detach(), run.task.targets(y), len(x))
     named = dict(loss.terms) | {f"{GRADIENT}{name}": size for name, size in loss.gradients.items()}
     terms = [term.detach().float() * len(x) for term in named.values()]
     return list(named), torch.stack([*terms, hits.float(), torch.full_like(hits, len(x)).float()])
@@ -299,7 +297,7 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
     if run.average:
         share_buffers(run.fabric, run.average)
     result = _validate(run, state)
-    kept = (state.kept.epoch, state.kept.top1) if state.kept else (state.epoch + 1, result.top1)
+    kept = (state.kept.epoch, state.kept.top1) if state.kept else (state.epoch + 1, result.score)
     means = {name: value / sums.images for name, value in sums.terms.items()}
     terms = {name: value for name, value in means.items() if not name.startswith(GRADIENT)}
     return Epoch(
@@ -309,7 +307,7 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
         terms=terms,
         gradients={name.removeprefix(GRADIENT): means[name] for name in means if name not in terms},
         train_top1=100 * sums.hits / sums.images,
-        validation_top1=result.top1,
+        validation_top1=result.score,
         validation_loss=result.loss,
         learning_rate=learning_rate(training, (state.epoch + 1) * run.updates - 1, training.epochs * run.updates),
         seconds=sums.seconds + time.perf_counter() - start,
@@ -319,15 +317,15 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
     )
 
 
-def _validate(run: TrainingRun, state: TrainingState) -> Evaluation:
+def _validate(run: TrainingRun, state: TrainingState) -> Judged:
     """Evaluate the network, or its moving average, and keep its weights if they are the best."""
     if run.judge is None:
-        return Evaluation(math.nan, math.nan, math.nan, 0)
+        return Judged(math.nan, math.nan, 0)
     exchange(run)
     try:
         found = run.judge(run.model)
         if run.training.keep == "best":
-            state.kept = better(state.kept, state.epoch + 1, found.top1, run.model, run.task.metric)
+            state.kept = better(state.kept, state.epoch + 1, found.score, run.model, run.metric)
         return found
     except ModelError as error:
         raise _diverged(run, f"on validation images, {error}, at the end", state, run.steps - 1) from error

@@ -20,13 +20,13 @@ from slimcnn.datasets import steps as count_steps
 from slimcnn.datasets.augmenting import OnPairs, mixing
 from slimcnn.errors import ModelError, RecipeError, RunError
 from slimcnn.objectives import Objective
-from slimcnn.tasks import Task
+from slimcnn.tasks import Metric, Task
 from slimcnn.tasks.task import answer
 from slimcnn.training.augmenting import augmented
 from slimcnn.training.depth import body_of, head_of, rate_shares
 from slimcnn.training.epochs import Epoch, EpochSums
 from slimcnn.training.evaluation import evaluating, scores
-from slimcnn.training.judging import Judge, MetricFunction, data_to_fit, judge_of
+from slimcnn.training.judging import Judge, MetricFunction, data_to_fit, judge_of, metric_of
 from slimcnn.training.keeping import START, KeptWeights, better
 from slimcnn.training.memory import keep_freed_memory
 from slimcnn.training.optimizers import moving_average, optimizer_for, swap
@@ -73,6 +73,8 @@ class TrainingRun:
     progress: Callable[[int, int], None] | None
     judge: Judge | None
     """Validates the network; None if there is nothing to validate it with."""
+    metric: Metric
+    """What the judge measures."""
 
     @property
     def updates(self) -> int:
@@ -156,6 +158,7 @@ def begin(
         fabric=fabric,
         progress=progress,
         judge=judge,
+        metric=metric_of(validation, task),
     )
     if stored:
         state = restore(run, stored)
@@ -204,10 +207,10 @@ def _start(run: TrainingRun) -> KeptWeights | None:
     if run.training.keep == "last" or run.judge is None:
         return None
     try:
-        top1 = run.judge(run.model).top1
+        top1 = run.judge(run.model).score
     except ModelError:  # scores of an untrained network may overflow in eval mode: then any epoch is better
         return None
-    return better(None, START, top1, run.model, run.task.metric)
+    return better(None, START, top1, run.model, run.metric)
 
 
 def _on_device(dataset: Dataset, device: torch.device) -> Dataset:
