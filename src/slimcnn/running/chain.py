@@ -154,10 +154,13 @@ def _warning(step: Step, before: float | None, after: float | None, images: int,
     'recalibrate lowered validation top-1: 91.00 -> 88.50 %; leave recalibrate out, or give it more images'
     >>> _warning(steps["prune"].value(), 91.0, 60.0, 5000), _warning(steps["recalibrate"].value(), 91.0, 88.5, 100)
     ('', '')
+    >>> _warning(steps["tune"].value(), 98.9, 96.7, 180)
+    ''
     """
     if step.costs or before is None or after is None:
         return ""
-    spread = math.sqrt(before * (100 - before) / images) if metric.unit == "%" else 0.0
+    # Of the two, the larger: a start near 100 % looks surer than it is.
+    spread = max(math.sqrt(x * (100 - x) / images) for x in (before, after)) if metric.unit == "%" else 0.0
     if metric.gain(before, after) >= -max(WORSE, 2 * spread):
         return ""
     moved = "lowered" if metric.higher_is_better else "raised"
