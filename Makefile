@@ -27,7 +27,9 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# With what the examples and some data sources need, so that none of their tests is left out.
 test-slow: setup
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,examples,hf]'
 	$(BIN)/python -m pytest -n 2 -m slow
 
 # Strict: a broken link or a public name that the reference lacks stops the build. The site is build/site/index.html.
