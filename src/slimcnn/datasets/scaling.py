@@ -65,20 +65,18 @@ class Scaling:
             )
 
     def apply(self, picture: Picture, size: tuple[int, int]) -> Picture:
-        """Scale a picture and crop its center to (height, width).
-
-        With `resize`, sizes are rounded as by Resize and CenterCrop of torchvision, so that the pixels are the same.
-        """
+        """Scale a picture and crop its center to (height, width); with `resize`, as torchvision's weights expect."""
         from PIL import Image, ImageOps
 
         height, width = size
-        method = Image.Resampling[self.interpolation.upper()]
         if self.resize is None:
-            return ImageOps.fit(picture, (width, height), method)
-        short = min(picture.size)
-        across, down = (self.resize if side == short else int(self.resize * side / short) for side in picture.size)
-        left, top = round((across - width) / 2), round((down - height) / 2)
-        return picture.resize((across, down), method).crop((left, top, left + width, top + height))
+            return ImageOps.fit(picture, (width, height), Image.Resampling[self.interpolation.upper()])
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
+        scaled = functional.resize(picture, [self.resize], interpolation=InterpolationMode(self.interpolation))
+        cropped: Picture = functional.center_crop(scaled, [height, width])
+        return cropped
 
 
 AS_LARGE = Scaling()
