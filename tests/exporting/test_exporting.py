@@ -121,11 +121,15 @@ def test_facts_are_inside_the_file_and_no_path_of_this_machine(tmp_path: Path) -
     import onnx
 
     net, normal = small(), Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-    (file,) = export(net, torch.zeros(1, 3, 8, 8), out=tmp_path, classes=("a", "b", "c", "d"), normalization=normal)
+    scaling = {"resize": 256, "interpolation": "bilinear"}
+    (file,) = export(
+        net, torch.zeros(1, 3, 8, 8), out=tmp_path, classes=("a", "b", "c", "d"), normalization=normal, scaling=scaling
+    )
     model = onnx.load(file.path)
     facts = {one.key: one.value for one in model.metadata_props}
     assert json.loads(facts["classes"]) == ["a", "b", "c", "d"]
     assert json.loads(facts["normalization"]) == {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    assert json.loads(facts["scaling"]) == scaling
     assert (facts["layout"], facts["source"]) == ("NCHW", source_digest(net))
     assert model.opset_import[0].version == 18
     assert [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", "", "", ""]

@@ -16,6 +16,7 @@ from browser import Tab, browser, tab
 from PIL import Image
 from tiny_networks import CLASSES, answers, fitted, playground
 
+from slimcnn.datasets.scaling import Scaling
 from slimcnn.playground import Playground, ShownNetwork, browser_runtime, served, write_playground
 
 SHOWN = "document.body?.dataset.shown == {}"
@@ -147,6 +148,27 @@ def test_a_chosen_image_of_any_size_becomes_the_pixels_that_slimcnn_reads(
         expected = fitted(image, what)
         assert np.array_equal(seen(page, what), expected), f"{width} x {height}"
     assert_answers(page, what, expected)
+
+
+@pytest.mark.parametrize(
+    "scaling", [Scaling(19, "bilinear"), Scaling(16, "bicubic"), Scaling(None, "bilinear")], ids=str
+)
+def test_an_image_is_scaled_as_the_run_scaled_its_images_and_a_test_image_is_not_scaled_twice(
+    scaling: Scaling, page: Tab, runtime: dict[str, bytes], tmp_path: Path
+) -> None:
+    what = playground(height=16, width=12, scaling=scaling)
+    opened(page, what, runtime, tmp_path)
+    page.wait(TIMED)
+    sample = np.asarray(Image.open(io.BytesIO(what.samples[0].png))).transpose(2, 0, 1)
+    assert np.array_equal(seen(page, what), sample)
+    random = np.random.default_rng(0)
+    for number, (width, height) in enumerate([(12, 16), (47, 33), (5, 9), (300, 401), (90, 20)], 2):
+        file = tmp_path / f"{width}x{height}.png"
+        image = Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
+        image.save(file)
+        page.choose("#file", file)
+        page.wait(SHOWN.format(number))
+        assert np.array_equal(seen(page, what), fitted(image, what)), f"{width} x {height}"
 
 
 def test_a_photograph_from_a_camera_held_sideways_is_turned_upright(

@@ -9,8 +9,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageOps
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from slimcnn.datasets import Normalization
+from slimcnn.datasets.scaling import AS_LARGE, Scaling
 from slimcnn.playground import Playground, Sample, ShownNetwork
 
 CLASSES = ("cat", "dog", "a <b>bold</b> & \"quoted\" 'class'", "</script><script>alert(1)</script>", "ship", "frog")
@@ -54,7 +56,9 @@ def classifier(channels: int, height: int, width: int, seed: int, baked: bool = 
     return content
 
 
-def playground(channels: int = 3, height: int = 16, width: int = 16, n_samples: int = 3) -> Playground:
+def playground(
+    channels: int = 3, height: int = 16, width: int = 16, n_samples: int = 3, scaling: Scaling = AS_LARGE
+) -> Playground:
     """Three networks: the second is another one, the third the first with its normalization baked in."""
     random = np.random.default_rng(5)
     shape = (height, width, 3) if channels == 3 else (height, width)
@@ -74,6 +78,7 @@ def playground(channels: int = 3, height: int = 16, width: int = 16, n_samples: 
         input=(channels, height, width),
         normalization=Normalization(MEANS[channels], STDS[channels]),
         samples=tuple(samples),
+        scaling=scaling,
     )
 
 
@@ -81,7 +86,12 @@ def fitted(image: Image.Image, what: Playground) -> np.ndarray:
     """Pixels (c, h, w) as slimcnn reads image files (see slimcnn.datasets.pictures)."""
     channels, height, width = what.input
     upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-    found = np.asarray(ImageOps.fit(upright, (width, height)))
+    resize, method = what.scaling.resize, Image.Resampling[what.scaling.interpolation.upper()]
+    if resize is None:
+        found = np.asarray(ImageOps.fit(upright, (width, height), method))
+    else:
+        expected = Compose([Resize(resize, InterpolationMode(what.scaling.interpolation)), CenterCrop((height, width))])
+        found = np.asarray(expected(upright))
     return found.reshape(height, width, channels).transpose(2, 0, 1)
 
 

@@ -76,6 +76,7 @@ def export(
         written = write(
             subject.model, subject.example, [name for name in to.split(",") if name], out=folder, images=subject.images,
             compared_on=subject.compared_on, classes=subject.classes, normalization=subject.normalization,
+            scaling=subject.scaling,
             bake_normalization=bake_normalization, dynamic_batch=not fixed_batch, dynamic_size=dynamic_size,
             opset=opset, force=force, say=show.say,
         )  # fmt: skip

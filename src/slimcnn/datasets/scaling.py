@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from slimcnn.errors import DataError
 
@@ -46,6 +46,14 @@ class Scaling:
     """The length of the shorter side after scaling; None: as small as the crop allows, so that as much as possible of
     the picture is seen."""
     interpolation: Interpolation = "bicubic"
+
+    def stated(self) -> dict[str, Any]:
+        """Return the values that files state; none for the default, which datasets of one size have too.
+
+        >>> Scaling(resize=256).stated(), Scaling().stated()
+        ({'resize': 256, 'interpolation': 'bicubic'}, {})
+        """
+        return {} if self == AS_LARGE else asdict(self)
 
     def check(self, size: tuple[int, int] | None) -> None:
         """Raise `DataError` unless the scaled picture is at least as large as the images (height, width).

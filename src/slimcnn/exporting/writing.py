@@ -37,6 +37,7 @@ def export(
     classes: Sequence[str] = (),
     normalization: PerChannel | None = None,
     bake_normalization: bool = False,
+    scaling: Mapping[str, Any] | None = None,
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
     opset: int = 18,
@@ -60,6 +61,8 @@ def export(
         classes: class names, stored in the file.
         normalization: x = (pixels / 255 - mean) / std, stored in the file.
         bake_normalization: include the normalization in the graph, which then takes uint8 pixels.
+        scaling: how pictures of any size became images, such as {"resize": 256, "interpolation": "bilinear"} (then the
+            center is cropped), stored in the file.
         dynamic_batch: accept any batch size, if the runtime supports it; otherwise only that of the example.
         dynamic_size: accept images of any height and width.
         opset: ONNX opset version.
@@ -94,6 +97,7 @@ def export(
     inputs = samples_of(example, images, normalization, bake_normalization)
     expected = answers(FlatCall(_on_cpu(model), example, baked), inputs)
     facts = _facts(model, inputs_of(example), source, classes, normalization, options, bake_normalization)
+    facts |= {"scaling": dict(scaling)} if scaling else {}
     prepared: dict[bool, Contents] = {}
     written = []
     for name, one in chosen.items():

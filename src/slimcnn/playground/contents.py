@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from slimcnn.checkpoints import load, read_information
 from slimcnn.datasets import Dataset, Images, Normalization, load_dataset
+from slimcnn.datasets.scaling import AS_LARGE, Scaling
 from slimcnn.errors import ModelError, RunError, SlimcnnError
 from slimcnn.exporting import export
 from slimcnn.files import kind_of
@@ -58,6 +59,8 @@ class Playground:
     input: tuple[int, int, int]
     """Channels, height and width."""
     normalization: Normalization
+    scaling: Scaling = AS_LARGE
+    """How images of any size become input, as in the run."""
     samples: tuple[Sample, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -93,6 +96,7 @@ def playground_of(folder: Path, *, samples: int = 12, show: Show = SILENT) -> Pl
         classes=classes,
         input=shape,
         normalization=normalization,
+        scaling=Scaling(**information.get("scaling", {})),
         samples=_samples(some, classes) if some else (),
         notes=notes,
     )

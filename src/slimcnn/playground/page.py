@@ -74,6 +74,8 @@ def _settings(what: Playground) -> dict[str, Any]:
         "input": what.input,
         "mean": what.normalization.mean,
         "std": what.normalization.std,
+        "resize": what.scaling.resize,
+        "interpolation": what.scaling.interpolation,
         "classes": what.classes,
         "networks": [network.title for network in what.networks],
         "samples": [{"png": _base64(sample.png), "label": sample.label} for sample in what.samples],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_checkpoint, read_information
 from slimcnn.datasets import Dataset, Normalization, datasets, load_dataset
+from slimcnn.datasets.scaling import Scaling
 from slimcnn.errors import ExportError
 from slimcnn.files import kind_of
 from slimcnn.models import preprocessing
@@ -36,6 +37,8 @@ class Subject:
     compared_on: str = ""
     classes: tuple[str, ...] = ()
     normalization: Normalization | None = None
+    scaling: Mapping[str, Any] = field(default_factory=dict)
+    """How pictures became images (`Scaling.stated`)."""
 
 
 def subject_of(
@@ -67,6 +70,9 @@ def subject_of(
     found, example = load_subject(model, source or weights, arguments, "", input_shape, verify)
     subject = Subject(found, example, Path("exported"))
     stated = preprocessing(found)
+    as_published = isinstance(example, Tensor) and tuple(example.shape[1:]) == stated.input
+    if as_published and stated.resize is not None and stated.interpolation is not None:
+        subject = replace(subject, scaling=Scaling(stated.resize, stated.interpolation).stated())
     if stated.mean is not None and stated.std is not None:
         subject = replace(subject, normalization=Normalization(tuple(stated.mean), tuple(stated.std)))
     file = source or weights
@@ -76,6 +82,7 @@ def subject_of(
             subject,
             classes=tuple(information.get("classes", ())),
             normalization=stored_in(information) or subject.normalization,
+            scaling=information.get("scaling", {}),
         )
         named = str(information.get("dataset", "")).partition(":")[0]
         if data or named in datasets:
@@ -95,4 +102,5 @@ def _with_images(subject: Subject, data: Dataset, images: int) -> Subject:
     return replace(
         subject, images=data.test.limit(images).in_memory().pixels, compared_on=f"{data.name}, test",
         classes=data.classes, normalization=data.normalization, example=torch.zeros(1, *data.shape),
+        scaling=data.scaling.stated() or subject.scaling,
     )  # fmt: skip

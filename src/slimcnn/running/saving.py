@@ -12,7 +12,6 @@ from torch import nn
 
 from slimcnn.checkpoints import load, save
 from slimcnn.datasets import Dataset
-from slimcnn.datasets.scaling import Scaling
 from slimcnn.errors import RunError
 from slimcnn.graph import trace
 from slimcnn.manifest import digest_of_file
@@ -129,7 +128,8 @@ def information_of(data: Dataset) -> dict[str, Any]:
         "input": list(data.shape),
         "normalization": {"mean": list(data.normalization.mean), "std": list(data.normalization.std)},
     }
-    return found | ({"scaling": asdict(data.scaling)} if data.scaling != Scaling() else {})
+    scaling = data.scaling.stated()
+    return found | ({"scaling": scaling} if scaling else {})
 
 
 def sections_of(done: Sequence[Done]) -> list[Section]:

@@ -71,7 +71,8 @@ class Export(Step):
             (found,) = export(
                 state.model, state.example, name, out=at.folder, images=pixels,
                 compared_on="" if data.ready else f"{data.name}, test",
-                classes=data.classes, normalization=data.normalization, bake_normalization=self.bake_normalization,
+                classes=data.classes, normalization=data.normalization, scaling=data.scaling.stated(),
+                bake_normalization=self.bake_normalization,
                 dynamic_batch=self.dynamic_batch, dynamic_size=self.dynamic_size, opset=self.opset, force=True,
                 say=at.show.say,
             )  # fmt: skip

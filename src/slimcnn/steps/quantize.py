@@ -114,9 +114,10 @@ class Quantize(Step):
         return quantize(
             state.model, state.example, out=out, images=data.train.limit(self.images).in_memory().pixels,
             engine=self.engine, max_drop=self.max_drop, validation=(validation.pixels, validation.labels),
-            test=(test.pixels, test.labels), normalization=data.normalization, classes=data.classes,
-            fine_tune=fine_tune if self.epochs else None, threads=self.threads, seconds=self.seconds, force=force,
-            say=at.show.say, progress=at.show.counting("testing layers in float"),
+            test=(test.pixels, test.labels), normalization=data.normalization,
+            scaling=data.scaling.stated(), classes=data.classes, fine_tune=fine_tune if self.epochs else None,
+            threads=self.threads, seconds=self.seconds, force=force, say=at.show.say,
+            progress=at.show.counting("testing layers in float"),
         )  # fmt: skip
 
 

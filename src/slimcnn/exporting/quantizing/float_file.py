@@ -51,7 +51,8 @@ class FloatFile:
 
 def float_file(
     model: nn.Module, example: Example, to: str, folder: Path, images: Tensor | Sequence[Tensor],
-    normalization: PerChannel | None, classes: Sequence[str], say: Callable[[str], None],
+    normalization: PerChannel | None, scaling: Mapping[str, Any] | None, classes: Sequence[str],
+    say: Callable[[str], None],
 ) -> FloatFile:  # fmt: skip
     """Reuse the folder's file of this network, or export one."""
     entry = read_parity(folder).get(to, {})
@@ -60,8 +61,8 @@ def float_file(
     if not there or any(not (folder / name).exists() or file_digest(folder / name) != files[name] for name in files):
         few = images[:COMPARED] if isinstance(images, Tensor) else [one[:COMPARED] for one in images]
         (made,) = export(
-            model, example, to, out=folder, images=few, normalization=normalization, classes=classes, force=True,
-            compared_on="calibration images", say=say,
+            model, example, to, out=folder, images=few, normalization=normalization, scaling=scaling,
+            classes=classes, force=True, compared_on="calibration images", say=say,
         )  # fmt: skip
         entry = entry_of(made)
     return FloatFile(folder / next(iter(entry["files"])), int(entry["bytes"]), entry["facts"], example, normalization)

@@ -53,6 +53,7 @@ def quantize(
     validation: Labeled | None = None,
     test: Labeled | None = None,
     normalization: PerChannel | None = None,
+    scaling: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
     fine_tune: FineTune | None = None,
     threads: int = 1,
@@ -79,6 +80,7 @@ def quantize(
             have a different top-1 counts as lost, which is an upper bound.
         test: images and labels, used once at the end.
         normalization: x = (pixels / 255 - mean) / std.
+        scaling: how pictures became images, stored in the files (as for `export`).
         classes: class names, stored in the float file.
         fine_tune: function that trains a network with simulated int8 in place; only for engines that support it.
         threads: CPU threads for timing.
@@ -97,7 +99,7 @@ def quantize(
     folder, source = Path(out), source_digest(model)
     refuse_another(folder, source, force)
     refuse_calibration(example, images, normalization)
-    known = float_file(model, example, chosen.format, folder, images, normalization, classes, say)
+    known = float_file(model, example, chosen.format, folder, images, normalization, scaling, classes, say)
     calibration = known.rows(images)
     check_threads(threads)
     asked, labels = (known.rows(validation[0]), validation[1]) if validation else (calibration, None)

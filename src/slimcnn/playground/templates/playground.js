@@ -75,7 +75,7 @@ async function start() {
   document.body.dataset.state = "ready";
 }
 
-// --- from an image to pixels, equal to Pillow's ImageOps.fit with bicubic scaling -------------------------------------
+// --- from an image to pixels, equal to Pillow's scaling ---------------------------------------------------------------
 
 function planesOf(bitmap) {
   const canvas = document.createElement("canvas");
@@ -110,17 +110,24 @@ function bicubic(x) {
   return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
 }
 
+function bilinear(x) {
+  return Math.max(1 - Math.abs(x), 0);
+}
+
+const [kernel, support] = settings.interpolation === "bilinear" ? [bilinear, 1] : [bicubic, 2];
+
 const ONE = 2 ** 22; // weights are integers, as in Pillow
 
 /** For each of `size` output positions: the first input position between `from` and `to`, and the weights from it on. */
 function weightsOf(length, from, to, size) {
-  const scale = (to - from) / size;
+  [from, to] = [Math.fround(from), Math.fround(to)]; // Pillow's boxes are 32-bit floats
+  const scale = Math.fround(to - from) / size;
   const stretch = Math.max(scale, 1);
   return Array.from({ length: size }, (_, place) => {
     const center = from + (place + 0.5) * scale;
-    const first = Math.max(Math.trunc(center - 2 * stretch + 0.5), 0);
-    const last = Math.min(Math.trunc(center + 2 * stretch + 0.5), length);
-    const weights = Array.from({ length: last - first }, (_, k) => bicubic((k + first - center + 0.5) / stretch));
+    const first = Math.max(Math.trunc(center - support * stretch + 0.5), 0);
+    const last = Math.min(Math.trunc(center + support * stretch + 0.5), length);
+    const weights = Array.from({ length: last - first }, (_, k) => kernel((k + first - center + 0.5) / stretch));
     const sum = weights.reduce((total, weight) => total + weight, 0);
     return { first, weights: weights.map((weight) => roundAway((weight / sum) * ONE)) };
   });
@@ -146,15 +153,40 @@ function scaled(plane, weights, lines, line, step) {
   return out;
 }
 
-/** The pixels (c, h, w) of an image in the networks' input size, before normalization. */
-function pixelsOf(bitmap) {
+/** Scale the part [left, top, right, bottom] of a plane of width w and height h to the given size. */
+function resized(plane, w, h, [left, top, right, bottom], toWidth, toHeight) {
+  let found = plane;
+  if (left !== 0 || right !== toWidth || w !== toWidth) found = scaled(found, weightsOf(w, left, right, toWidth), h, w, 1);
+  if (top !== 0 || bottom !== toHeight || h !== toHeight) found = scaled(found, weightsOf(h, top, bottom, toHeight), toWidth, 1, toWidth);
+  return found;
+}
+
+/** Scale a plane until its shorter side has the length `side`, and crop the center, like torchvision. */
+function croppedAfterScaling(plane, w, h, side) {
+  const [toWidth, toHeight] = w <= h ? [side, Math.trunc((side * h) / w)] : [Math.trunc((side * w) / h), side];
+  const large = resized(plane, w, h, [0, 0, w, h], toWidth, toHeight);
+  const [left, top] = [roundHalfEven((toWidth - width) / 2), roundHalfEven((toHeight - height) / 2)];
+  const out = new Uint8Array(width * height);
+  for (let y = 0; y < height; y++) {
+    const from = (top + y) * toWidth + left;
+    out.set(large.subarray(from, from + width), y * width);
+  }
+  return out;
+}
+
+function roundHalfEven(x) {
+  return x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x);
+}
+
+/** The pixels (c, h, w) of an image in the networks' input size, before normalization; test images have that size. */
+function pixelsOf(bitmap, isTestImage) {
   const [w, h] = [bitmap.width, bitmap.height];
-  const [left, top, right, bottom] = middle(w, h);
   const pixels = new Uint8Array(channels * height * width);
   planesOf(bitmap).forEach((plane, channel) => {
-    let found = plane;
-    if (left !== 0 || right !== width || w !== width) found = scaled(found, weightsOf(w, left, right, width), h, w, 1);
-    if (top !== 0 || bottom !== height || h !== height) found = scaled(found, weightsOf(h, top, bottom, height), width, 1, width);
+    const found =
+      settings.resize === null || isTestImage
+        ? resized(plane, w, h, middle(w, h), width, height)
+        : croppedAfterScaling(plane, w, h, settings.resize);
     pixels.set(found, channel * height * width);
   });
   return pixels;
@@ -256,7 +288,7 @@ async function show(file, name, label = "") {
   if (!networks.length) return; // the page already shows that they did not start
   find("problem").hidden = true;
   const bitmap = await bitmapOf(file);
-  const pixels = pixelsOf(bitmap);
+  const pixels = pixelsOf(bitmap, label !== "");
   bitmap.close();
   draw(pixels, name);
   const answers = [];
