@@ -190,3 +190,15 @@ def test_a_page_that_cannot_be_written_is_one_line(
     code, out, error = call(f"inspect --model resnet8 --html {tmp_path}/file/a.html", capsys, monkeypatch)
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert "a.html" in error
+
+
+def test_a_long_box_becomes_several_panels_of_about_equal_length_that_show_every_layer() -> None:
+    layers = [
+        ChannelLayer(name=f"features.{n}", label=str(n), macs=1, runs=(ChannelRun(channels=8, group=0),))
+        for n in range(13)
+    ]
+    picture = ChannelPicture(boxes=(ChannelBox(title="features", layers=tuple(layers)),), groups=("g",))
+    first, second = picture.panels("p")
+    assert (first.title, second.title) == ("features (1 of 2)", "features (2 of 2)")
+    assert (first.note.partition(",")[0], second.note.partition(",")[0]) == ("7 layers", "6 layers")
+    assert [n for n in range(13) if f">{n}</text>" in first.svg + second.svg] == list(range(13))

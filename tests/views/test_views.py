@@ -172,7 +172,7 @@ def test_removable_and_locked_channels_are_told_apart() -> None:
     assert [(group["name"], group["channels"], group["layers"]) for group in view.data["groups"]] == [("0", 4, ["0"])]
     assert [(lock["layer"], lock["channels"], lock["of"]) for lock in view.data["locked"]] == [("2", 2, 2)]
     free, locked = tables_of(view)
-    assert free.rows == (("0", 4, "0", ""),)
+    assert free.rows == (("0", 4, "0"),)
     assert locked.rows[0][:3] == ("2", 2, 2)
 
 

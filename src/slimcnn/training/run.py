@@ -121,12 +121,7 @@ def begin(
     if not objective.judged_by_top1 or judge is None:
         training = training.model_copy(update={"keep": "last"})
     _check(model, dataset, task, training, device)
-    steps = count_steps(dataset.train, training.batch_size, world=fabric.world_size)
-    if training.accumulate > steps:
-        raise RecipeError(
-            f"accumulate={training.accumulate}: an epoch has {steps} batches of {training.batch_size} images: use a "
-            "smaller batch_size, or accumulate fewer"
-        )
+    steps = _steps_per_epoch(dataset, training, fabric)
     description = describe(model, dataset, training, steps)
 
     def resolve() -> tuple[Training, dict[str, Any] | None]:
@@ -167,6 +162,16 @@ def begin(
     state = TrainingState(kept=_start(run))
     save(run, state)  # at once: stores the probe's choice, and fails now if the folder cannot be written to
     return run, state
+
+
+def _steps_per_epoch(dataset: Dataset, training: Training, fabric: Fabric) -> int:
+    steps = count_steps(dataset.train, training.batch_size, world=fabric.world_size)
+    if training.accumulate > steps:
+        raise RecipeError(
+            f"accumulate={training.accumulate}: an epoch has {steps} batches of {training.batch_size} images: use a "
+            "smaller batch_size, or accumulate fewer"
+        )
+    return steps
 
 
 def _by_depth(

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from slimcnn.graph import ChannelGraph
 from slimcnn.reporting.formatting import plural
-from slimcnn.reporting.sections import Section, Text
+from slimcnn.reporting.sections import Format, Section, Text
 from slimcnn.views.channel_boxes import picture_of
 from slimcnn.views.view import View, table
 
@@ -58,7 +58,7 @@ def _companions(graph: ChannelGraph, index: int) -> list[str]:
 
 
 def _removable(graph: ChannelGraph) -> Section:
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for index, group in enumerate(graph.groups):
         notes = ["between residual blocks"] if group.residual else []
         notes += [f"same number from each of {len(group.parts)} parts"] if len(group.parts) > 1 else []
@@ -66,8 +66,11 @@ def _removable(graph: ChannelGraph) -> Section:
         notes += [f"same number as in {', '.join(companions)}"] if companions else []
         notes += ["inexact: normalized together"] if group.inexact else []
         rows.append((group.name, group.channels, ", ".join(group.layers), "; ".join(notes)))
-    columns = table({"group": "name", "channels": "exact", "layers affected": "name", "note": "text"}, rows)
-    return Section(title="Channels that can be removed", blocks=(columns,))
+    columns: dict[str, Format] = {"group": "name", "channels": "exact", "layers affected": "name"}
+    if any(note for *_, note in rows):
+        columns["note"] = "text"
+    shown = table(columns, [row[: len(columns)] for row in rows])
+    return Section(title="Channels that can be removed", blocks=(shown,))
 
 
 def _locked(graph: ChannelGraph) -> Section:

@@ -27,6 +27,8 @@ WIDTH, NAME, BAR, LINE, GAP = 340, 17, 12, 3, 10
 """Pixels: a bar of the widest layer, the height of a name, of a bar, of the line of MACs, and between layers."""
 WHY = 15
 """Height of the reason of a lock."""
+LONGEST = 8
+"""Most layers in a panel."""
 NAME_LETTERS, WHY_LETTERS, TITLE_LETTERS = 24, 60, 44
 
 
@@ -78,7 +80,7 @@ class ChannelPicture(Drawing):
     """Names of the groups."""
 
     def panels(self, name: str) -> list[Panel]:
-        """Draw one panel per box."""
+        """Draw one panel per box, and several for a long one, such as a VGG's only one, so that they fill the page."""
         layers = [layer for box in self.boxes for layer in box.layers]
         scale = Scale(
             widest=max([1, *(layer.channels for layer in layers)]),
@@ -87,7 +89,8 @@ class ChannelPicture(Drawing):
             colors=_colors(self.boxes),
             labels=_group_labels(self.groups, layers),
         )
-        return [_panel(box, scale, f"{name}{number}") for number, box in enumerate(self.boxes)]
+        boxes = [piece for box in self.boxes for piece in _pieces(box)]
+        return [_panel(box, scale, f"{name}{number}") for number, box in enumerate(boxes)]
 
     @property
     def caption(self) -> str:
@@ -102,6 +105,18 @@ class ChannelPicture(Drawing):
         return (
             f"{words} {len(used)} groups share {len(PALETTE)} colors: bars far apart may differ in spite of one color."
         )
+
+
+def _pieces(box: ChannelBox) -> list[ChannelBox]:
+    """Cut a long box into pieces of about equal length."""
+    count = math.ceil(len(box.layers) / LONGEST)
+    length = math.ceil(len(box.layers) / count)
+    if count == 1:
+        return [box]
+    return [
+        ChannelBox(title=f"{box.title} ({number + 1} of {count})", layers=box.layers[number * length :][:length])
+        for number in range(count)
+    ]
 
 
 @dataclass(frozen=True)
