@@ -36,7 +36,7 @@ def classes(model: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def pruned(model: nn.Module, calibration: Tensor) -> dict[str, nn.Module]:
-    """The defaults of `slimcnn compress`, from Python: L2 by sensitivity, the stream spared, least squares."""
+    """L2 by sensitivity, the stream spared, least squares, as `slimcnn compress` does; nothing is tuned."""
     batches = list(normalized(calibration).split(32))
     graph = slimcnn.trace(model, batches[0][:1])
     scores = slimcnn.sensitivity(model, graph, slimcnn.score(model, graph, "l2"), batches)

@@ -115,7 +115,7 @@ def by_default(model: nn.Module, learning: Tensor, judging: Tensor, runs: Path) 
     )  # fmt: skip
     path, inputs = HERE / "lite0_without_training.json", normalized(judging)
     rows = json.loads(path.read_text())["rows"]
-    for macs in SIZES:
+    for macs in reversed(SIZES):
         if any((row["criterion"], row["macs"]) == (DEFAULTS[0], macs) for row in rows):
             continue
         began, found, chain = time.perf_counter(), {}, [steps.Prune(macs=macs), steps.LeastSquares(), steps.Tune()]
