@@ -7,7 +7,6 @@ time. `--again LIBRARY` first deletes that library's results (for the selected n
     python benchmarks/zoo.py                                  # the sweep, and the page
     python benchmarks/zoo.py --libraries slimcnn --only 'timm:res*'
     python benchmarks/zoo.py --again slimcnn
-    python benchmarks/zoo.py --recheck                        # slimcnn at the present commit, next to the table
     python benchmarks/zoo.py --table                          # only the page, from existing results
 
     pip install segmentation-models-pytorch transformers pytorchcv
@@ -225,16 +224,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=HERE / "zoo")
     parser.add_argument("--table", action="store_true", help="write the page only")
     parser.add_argument("--packages", action="store_true", help="slimcnn alone, on the networks of other packages")
-    parser.add_argument("--recheck", action="store_true", help="slimcnn alone, beside the results of all libraries")
     options = parser.parse_args()
     loaded = ["segmentation_models_pytorch", "transformers.modeling_utils", "pytorchcv.model_provider"]
     loaded = loaded if options.packages else ["torch_pruning", "torch_kirigami"]
     multiprocessing.set_forkserver_preload(["__main__", "timm", "torchvision", "slimcnn.pruning", *loaded])
     known_names = zoo_packages.names() if options.packages else zoo_networks.names()
     networks = [name for name in _installed(known_names) if any(fnmatchcase(name, only) for only in options.only)]
-    results = options.folder / ("packages" if options.packages else "again" if options.recheck else "")
-    alone = options.packages or options.recheck
-    libraries = [options.again] if options.again else ["slimcnn"] if alone else options.libraries
+    results = options.folder / "packages" if options.packages else options.folder
+    libraries = [options.again] if options.again else ["slimcnn"] if options.packages else options.libraries
     if options.again:
         known = read(results, options.again)
         write(results, options.again, {n: row for n, row in known.items() if n not in networks})
@@ -255,17 +252,15 @@ def _installed(names: list[str]) -> list[str]:
 
 
 def _page(folder: Path) -> str:
-    others, again = folder / "packages", folder / "again"
+    others = folder / "packages"
     return zoo_page.page(
         (zoo_networks.names(), {library: read(folder, library) for library in LIBRARIES}, _environment(folder)),
-        (zoo_networks.names(), {"slimcnn": read(again, "slimcnn")}, _environment(again)),
         (zoo_packages.names(), {"slimcnn": read(others, "slimcnn")}, _environment(others)),
     )
 
 
 def _environment(folder: Path) -> Result:
-    path = folder / "environment.json"
-    found: Result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found: Result = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     return found
 
 

@@ -86,14 +86,8 @@ Locked, and why it stays so:
 """
 
 
-def page(main: Sweep, again: Sweep, packages: Sweep) -> str:
-    """Format the whole page; networks without results are omitted from the first sweep and named in the second.
-
-    Args:
-        main: all libraries in one sweep, so that their seconds can be compared.
-        again: slimcnn alone, at a later commit.
-        packages: slimcnn on the networks of other packages.
-    """
+def page(main: Sweep, packages: Sweep) -> str:
+    """Format the whole page; networks without results are omitted from the first sweep and named in the second."""
     names, results, environment = main
     shown = [name for name in names if any(name in known for known in results.values())]
     timm = sum(name.startswith("timm:") for name in shown)
@@ -104,37 +98,12 @@ def page(main: Sweep, again: Sweep, packages: Sweep) -> str:
         *_summary(shown, results),
         "",
         *_against(shown, results),
-        *_rechecked(results["slimcnn"], *again[1:]),
     ]
     lines += ["", "## Network by network", "", *_table(shown, results), "", *_failures(shown, results)]
     lines += _packages(*packages)
     lines += [HOW.format(seconds=seconds).rstrip(), "", f"Measured on: `{json.dumps(environment)}`", ""]
     lines += ["Repeat: `python benchmarks/zoo.py` (results in `benchmarks/zoo/` are not run again; see `--help`)"]
     return "\n".join(lines) + "\n"
-
-
-def _rechecked(before: dict[str, Result], results: Results, environment: Result) -> list[str]:
-    """Say what a later version did on the same networks."""
-    after = results["slimcnn"]
-    if not after:
-        return []
-    outcomes = Counter(row["outcome"] for row in after.values())
-    counted = ", ".join(f"{outcomes[kind]} {name}" for kind, name in OUTCOMES.items())
-    changed = [
-        f"{name}: {OUTCOMES[before[name]['outcome']]}, {_left(before[name])} of the MACs, then {OUTCOMES[row['outcome']]}, {_left(row)}"
-        for name, row in after.items()
-        if name in before
-        and (
-            row["outcome"] != before[name]["outcome"]
-            or abs(row.get("macs_left", 1) - before[name].get("macs_left", 1)) > 0.005
-        )
-    ]
-    lines = [
-        "",
-        f"slimcnn alone was run again on {len(after)} of these networks, beside other work (commit {environment.get('commit', '')[:12]}): "
-        f"{counted}. Other outcomes or MACs (by over 0.005) than in the table below: {len(changed)}.",
-    ]
-    return lines + ([""] + [f"* {one}" for one in changed] if changed else [])
 
 
 def _packages(names: list[str], results: Results, environment: Result) -> list[str]:
