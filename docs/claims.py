@@ -21,7 +21,7 @@ from claimed.numbers import numbers
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/*.md", "docs/guides/*.md", "docs/methods/*.md", "docs/coming_from/*.md")
 UNCHECKED = {"docs/design.md", "docs/extending.md", "docs/glossary.md", "docs/graph.md"}
-"""How slimcnn works, and why: no page of results."""
+"""How slimcnn works, and why: not every number there is a measurement of benchmarks/, but some are claims."""
 
 
 def pages(root: Path = ROOT) -> list[str]:

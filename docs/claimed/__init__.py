@@ -1,5 +1,5 @@
 """The measured numbers of the pages, as claims on the rows of benchmarks/: `python docs/claims.py --check`."""
 
-from claimed import front, guides, methods
+from claimed import design, front, guides, methods
 
-CLAIMS = [*front.CLAIMS, *guides.CLAIMS, *methods.CLAIMS]
+CLAIMS = [*front.CLAIMS, *guides.CLAIMS, *methods.CLAIMS, *design.CLAIMS]

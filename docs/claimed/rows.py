@@ -19,6 +19,12 @@ def read(name: str) -> Any:
     return json.loads((BENCHMARKS / name).read_text(encoding="utf-8"))
 
 
+@cache
+def read_lines(name: str) -> list[dict[str, Any]]:
+    """Read a file of JSON lines."""
+    return [json.loads(line) for line in (BENCHMARKS / name).read_text(encoding="utf-8").splitlines()]
+
+
 def read_all(pattern: str) -> list[Any]:
     """Read all JSON files that match; there must be some."""
     names = sorted(str(path.relative_to(BENCHMARKS)) for path in BENCHMARKS.glob(pattern))
@@ -63,8 +69,6 @@ def without_training(criterion: str, scope: str, macs: float, recovery: str) -> 
     return mean(top1)
 
 
-@cache
 def zoo(library: str) -> Counter[str]:
     """Count the outcomes of a library on the networks of the zoo."""
-    lines = (BENCHMARKS / "zoo" / f"{library}.jsonl").read_text(encoding="utf-8").splitlines()
-    return Counter(json.loads(line)["outcome"] for line in lines)
+    return Counter(row["outcome"] for row in read_lines(f"zoo/{library}.jsonl"))
