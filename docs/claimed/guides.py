@@ -1,0 +1,80 @@
+"""The claims of the guides."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from statistics import mean, stdev
+
+from claimed.claim import Claim, claim, spelled
+from claimed.rows import combined, read, study, study_steps, without_training
+
+GUIDE = "docs/guides/without_training.md"
+TUNED = "label_free_tuning"
+SHARES = (0.75, 0.6, 0.5, 0.4)
+
+
+def _recoveries() -> Claim:
+    rows = [
+        (macs, *(without_training("l2", "sensitivity", macs, recovery) for recovery in ("none", "bn", "least_squares")))
+        for macs in SHARES
+    ]
+    return claim(GUIDE, "| {:g} | {:.2f} | {:.2f} | {:.2f} |\n" * len(rows), *chain(*rows))
+
+
+def _tuning() -> Claim:
+    """Top-1 by images and passes; the first line is least squares alone."""
+    lines: list[str] = []
+    cells: list[float] = []
+    for name, steps in study_steps(TUNED).items():
+        settings = [int(number) for found in re.findall(r"images=(\d+),epochs=(\d+)", steps) for number in found]
+        top1 = [row["accuracy"] for row in study(TUNED, steps=name)]
+        lines.append("| tuned | {:,d} | {} | {:.2f} ± {:.2f} |" if settings else "| | {:.2f} ± {:.2f} |")
+        cells += [*settings, mean(top1), stdev(top1)]
+    return claim(GUIDE, "\n".join(lines), *cells)
+
+
+def _seconds_of_tuning() -> Claim:
+    """Seconds of the runs less those of least squares alone, which every run includes."""
+    base = [row["seconds"] for row in study(TUNED, steps="least_squares")]
+    took = [
+        row["seconds"] - before
+        for name in study_steps(TUNED).keys() - {"least_squares"}
+        for row, before in zip(study(TUNED, steps=name), base, strict=True)
+    ]
+    return claim(
+        GUIDE,
+        "mean and standard deviation over {seeds} seeds; tuning took {least:.0f} to {most:.0f} seconds on two cores",
+        seeds=spelled(len(base)),
+        least=min(took),
+        most=max(took),
+    )
+
+
+def _lite0() -> Claim:
+    (row,) = [
+        row
+        for row in read("lite0_without_training.json")["rows"]
+        if (row["criterion"], row["scope"], row["macs"]) == ("reconstruction", "sensitivity", 0.75)
+    ]
+    return claim(
+        GUIDE,
+        "EfficientNet-lite0 at {macs:g} of its MACs agrees with the original on {agreement:.1f} % of photographs",
+        macs=row["macs"],
+        agreement=row["agreement"]["least squares"]["top1"],
+    )
+
+
+CLAIMS = [
+    claim(GUIDE, "ResNet-56 on CIFAR-10, {before:.2f} % test top-1", before=combined("compress", 0.5)["before"]),
+    _recoveries(),
+    claim(
+        GUIDE,
+        "gives {refitted:.2f} % at half and, with five minutes of tuning, {tuned:.2f} %",
+        refitted=combined("default", 0.5)["accuracy"],
+        tuned=combined("compress", 0.5)["accuracy"],
+    ),
+    _seconds_of_tuning(),
+    _tuning(),
+    _lite0(),
+]
