@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 import slimcnn
 from slimcnn.datasets import Dataset, Images
@@ -143,3 +144,42 @@ def test_a_tuning_that_diverges_leaves_the_network_as_it_was_and_says_so_in_red(
     ]
     assert text.tone == "bad"
     assert "the network is as it was before" in text.text
+
+
+class Drifting(torch.nn.Sequential):
+    """A convolution and a batch norm whose stored statistics are not those of the digits, as after other images."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            torch.nn.Conv2d(1, 16, 3, padding=1), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
+            torch.nn.Conv2d(16, 16, 3, padding=1), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 10),
+        )  # fmt: skip
+        for norm in (self[1], self[4]):
+            torch.nn.init.uniform_(norm.running_mean, -1, 1)
+            torch.nn.init.uniform_(norm.running_var, 0.5, 4)
+
+
+def test_batch_norms_keep_statistics_that_suit_the_reference_better_than_those_of_the_images(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    tuned(Drifting(), digits, tmp_path / "run", [LeastSquares(images=300)])
+    (place,) = tmp_path.glob("run/*-tune/batch_norm.json")
+    known = json.loads(place.read_text())
+    assert known["kept"] < known["updated"]
+    before, after = (
+        load_file(path)
+        for path in (tmp_path / "run" / "2-least_squares" / "model.safetensors", place.with_name("model.safetensors"))
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before if "running_" in name)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_asked_for_batch_norms_are_not_looked_at(
+    frozen: bool, net: torch.nn.Module, digits: Dataset, tmp_path: Path
+) -> None:
+    _, report = tuned(net, digits, tmp_path / "run", frozen_batch_norm=frozen)
+    assert not list(tmp_path.glob("run/*-tune/batch_norm.json"))
+    (text,) = [b.text for s in report.sections for b in s.blocks if b.kind == "text" and "batch norms" in b.text]
+    assert f"batch norms {'keep' if frozen else 'update'} their statistics" in text

@@ -32,6 +32,19 @@ def test_a_frozen_epoch_trains_the_head_alone_and_leaves_the_statistics_of_batch
     epochs.close()
 
 
+def test_frozen_batch_norms_keep_their_statistics_and_train_their_scales() -> None:
+    model = network()
+    before = tensors(model)
+    (epoch,) = fit(
+        model, shapes(64), training=Training(epochs=1, batch_size=32, frozen_batch_norm=True, keep="last", **PLAIN)
+    )
+    statistics = {name for name in before if "running_" in name or "num_batches" in name}
+    assert statistics
+    assert changed(before, model) >= set(before) - statistics - {"0.bias"}
+    assert not changed(before, model) & statistics
+    assert epoch.epoch == 1
+
+
 def test_a_caller_who_stops_in_a_frozen_epoch_gets_back_a_network_that_trains_everywhere() -> None:
     model = network()
     model[1].weight.requires_grad_(False)

@@ -19,6 +19,7 @@ from slimcnn.objectives import Objective
 from slimcnn.running.step import Context
 from slimcnn.tasks import Metric, task_of
 from slimcnn.training import Training, fit
+from slimcnn.training.judging import MetricFunction
 from slimcnn.training.keeping import TOP1
 from slimcnn.training.processes import from_rank_zero
 
@@ -91,13 +92,14 @@ def rate_for(
     if not each or training.epochs * whole < 2 * each * len(SHARES):
         return RateChoice(rate=training.learning_rate)
     training = at.decide(training, model, data)
-    trials = tuple(
-        _trial(model, data, _with_rate(training, share * training.learning_rate), each, objective, at)
-        for share in SHARES
-    )
+    trials = []
+    for rate in (share * training.learning_rate for share in SHARES):
+        tried = training.model_copy(update={"learning_rate": rate})
+        score = trial(model, data, tried, each, objective(tried), at, f"trying learning rate {rate:g}")
+        trials.append(RateTrial(rate=rate, top1=score))
     metric = task_of(data).metric
     best = chosen(trials, len(data.validation), metric)
-    found = RateChoice(rate=best, steps=each, trials=trials, metric=metric.name, unit=metric.unit)
+    found = RateChoice(rate=best, steps=each, trials=tuple(trials), metric=metric.name, unit=metric.unit)
     from_rank_zero(at.fabric, lambda: write_text(place, found.model_dump_json(indent=1) + "\n"))
     at.show.say(f"  {found}")
     return found
@@ -118,15 +120,11 @@ def chosen(trials: Sequence[RateTrial], images: int, metric: Metric = TOP1) -> f
     return max(rate for rate, top1 in scored if metric.gain(best, top1) >= -error)
 
 
-def _with_rate(training: Training, rate: float) -> Training:
-    return training.model_copy(update={"learning_rate": rate})
-
-
-def _trial(
-    model: nn.Module, data: Dataset, training: Training, steps: int,
-    objective: Callable[[Training], Objective | None], at: Context,
-) -> RateTrial:  # fmt: skip
-    rate = training.learning_rate
+def trial(
+    model: nn.Module, data: Dataset, training: Training, steps: int, objective: Objective | None, at: Context,
+    title: str, validation: MetricFunction | None = None,
+) -> float | None:  # fmt: skip
+    """Train a copy of a network for so many steps; return its validation score, or None if the training diverged."""
     few = replace(data, train=data.train.limit(steps * training.batch_size))
     short = {"epochs": 1, "warmup_epochs": 0.0, "schedule": "cosine", "keep": "last"}
     short |= {"ema": None, "compile": False, "views": None, "frozen_epochs": 0}
@@ -136,9 +134,9 @@ def _trial(
     with torch.random.fork_rng(devices):
         try:
             (epoch,) = fit(
-                duplicate(model), few, training=training.model_copy(update=short), objective=objective(training),
-                fabric=at.fabric, progress=at.show.counting(f"trying learning rate {rate:g}"),
+                duplicate(model), few, training=training.model_copy(update=short), objective=objective,
+                validation=validation, fabric=at.fabric, progress=at.show.counting(title),
             )  # fmt: skip
         except TrainingDiverged:
-            return RateTrial(rate=rate, top1=None)
-    return RateTrial(rate=rate, top1=epoch.validation_top1)
+            return None
+    return epoch.validation_top1

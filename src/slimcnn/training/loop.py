@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimcnn.datasets import AnyLoader, Dataset, batches, indices
 from slimcnn.errors import DataError, ModelError, RecipeError, TrainingDiverged
@@ -175,6 +176,10 @@ def _train(run: TrainingRun, state: TrainingState, interrupted: Event) -> None:
     training, dataset, fabric = run.training, run.dataset, run.fabric
     if run.frozen is None:
         run.model.train()
+        if training.frozen_batch_norm:
+            for module in run.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
     else:
         run.model.eval()
         run.frozen.head.train()

@@ -67,6 +67,9 @@ class Training(BaseModel):
     frozen_epochs: int = Field(default=0, ge=0)
     """Epochs at the start that train only the head. The other layers keep their weights and run in eval mode, so batch
     norm uses its stored statistics and does not change them, and dropout is off. The schedule covers all epochs."""
+    frozen_batch_norm: bool = False
+    """Batch norms run in eval mode: they normalize by their stored statistics, which stay. For images that are few, or
+    unlike those of the first training."""
     head: str = ""
     """Name of the module that frozen epochs train, such as fc; default: the last layer that runs."""
     depth_decay: float = Field(default=1.0, gt=0, le=1)
