@@ -122,14 +122,15 @@ def _open(path: Path, network: Network, data: Dataset, given: nn.Module | None) 
 
 
 def information_of(data: Dataset) -> dict[str, Any]:
-    """Return the extra data stored in a checkpoint: dataset, classes, input shape, normalization, scaling."""
+    """Return the extra data stored in a checkpoint: dataset, classes, input shape, normalization, scaling, task."""
     found = {
         "dataset": data.name,
         "classes": list(data.classes),
         "input": list(data.shape),
         "normalization": {"mean": list(data.normalization.mean), "std": list(data.normalization.std)},
     }
-    return found | ({"scaling": asdict(data.scaling)} if data.scaling != Scaling() else {})
+    found |= {"scaling": asdict(data.scaling)} if data.scaling != Scaling() else {}
+    return found | ({"task": data.task} if data.task != "classification" else {})
 
 
 def sections_of(done: Sequence[Done]) -> list[Section]:
