@@ -77,7 +77,7 @@ def export(
             subject.model, subject.example, [name for name in to.split(",") if name], out=folder, images=subject.images,
             compared_on=subject.compared_on, classes=subject.classes, normalization=subject.normalization,
             bake_normalization=bake_normalization, dynamic_batch=not fixed_batch, dynamic_size=dynamic_size,
-            opset=opset, force=force, say=show.say,
+            opset=opset, classifies=subject.classifies, force=force, say=show.say,
         )  # fmt: skip
     claim(folder / PARITY, *(path for file in written for path in file.files))
     known = read_parity(folder)

@@ -36,6 +36,8 @@ class Subject:
     compared_on: str = ""
     classes: tuple[str, ...] = ()
     normalization: Normalization | None = None
+    classifies: bool = True
+    """Whether its task is classification, as far as its files say."""
 
 
 def subject_of(
@@ -76,6 +78,7 @@ def subject_of(
             subject,
             classes=tuple(information.get("classes", ())),
             normalization=stored_in(information) or subject.normalization,
+            classifies=information.get("task", "classification") == "classification",
         )
         named = str(information.get("dataset", "")).partition(":")[0]
         if data or named in datasets:
@@ -95,4 +98,5 @@ def _with_images(subject: Subject, data: Dataset, images: int) -> Subject:
     return replace(
         subject, images=data.test.limit(images).in_memory().pixels, compared_on=f"{data.name}, test",
         classes=data.classes, normalization=data.normalization, example=torch.zeros(1, *data.shape),
+        classifies=data.task == "classification",
     )  # fmt: skip
