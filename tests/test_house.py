@@ -54,7 +54,7 @@ ALLOWED = {
     "checkpoints": {"graph", "layers", "models"},
     "running": BELOW,  # not steps: they come by the registry
     "steps": BELOW | {"running"},
-    "benchmarking": {"checkpoints", "datasets", "exporting", "measuring", "reporting", "running", "training"},
+    "benchmarking": {"checkpoints", "datasets", "exporting", "measuring", "reporting", "running", "tasks", "training"},
     "views": BELOW | {"benchmarking", "running"},  # the registry of steps, to list them
     "playground": {"checkpoints", "datasets", "exporting", "reporting", "running"},
     "verifying": BELOW | {"running"},

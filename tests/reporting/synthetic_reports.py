@@ -18,7 +18,7 @@ from slimcnn.reporting.figures.pareto import Pareto, Trial
 from slimcnn.reporting.figures.scales import LayerScales, Scales
 from slimcnn.reporting.figures.side_by_side import Pictured, SideBySide
 from slimcnn.reporting.figures.sizes import Size, Sizes
-from slimcnn.reporting.figures.steps import Steps, StepTop1
+from slimcnn.reporting.figures.steps import MeasuredStep, Steps
 from slimcnn.reporting.figures.trade import CompactNetwork, Trade
 from slimcnn.reporting.figures.training import EpochPoint, TrainingCurves
 from slimcnn.reporting.figures.units import ReuseUnit, Units
@@ -184,7 +184,7 @@ def drawings() -> dict[str, Drawing]:
                     label=f"{series}, {macs}",
                     series=series,
                     cost=macs,
-                    top1=90 + 3 * macs - lost,
+                    score=90 + 3 * macs - lost,
                     spread=0.1 * lost,
                     best=not lost,
                 )
@@ -215,7 +215,7 @@ def drawings() -> dict[str, Drawing]:
         ),
         "steps": Steps(
             steps=tuple(
-                StepTop1(name=name, top1=top1)
+                MeasuredStep(name=name, score=top1)
                 for name, top1 in (("original", 98.3), ("prune", 41.8), ("least_squares", 93.2), ("distill", 97.9))
             )
         ),
@@ -239,7 +239,7 @@ def drawings() -> dict[str, Drawing]:
                     network=network,
                     runtime=runtime,
                     milliseconds=(0.9 * time * part, time * part, 1.2 * time * part),
-                    top1=top1,
+                    score=top1,
                     setting=f"batch {batch}, 1 thread",
                     ship=network == "int8" and runtime == "OpenVINO",
                 )
@@ -274,9 +274,9 @@ def drawings() -> dict[str, Drawing]:
             colors=("#102030", "#405060"),
         ),
         "sizes": Sizes(
-            reference=Size(label="original", macs=1234567, top1=98.61, latency_ms=0.81),
+            reference=Size(label="original", macs=1234567, score=98.61, latency_ms=0.81),
             points=tuple(
-                Size(label=f"{share:g}", macs=int(1234567 * share), top1=98.61 - loss, latency_ms=0.81 * share + 0.1)
+                Size(label=f"{share:g}", macs=int(1234567 * share), score=98.61 - loss, latency_ms=0.81 * share + 0.1)
                 for share, loss in ((0.8, 0.1), (0.6, 0.6), (0.4, 2.9))
             ),
         ),

@@ -16,7 +16,7 @@ from slimcnn.reporting import render_page
 from slimcnn.reporting.figures import Drawing, drawing_of, figures, house_style
 from slimcnn.reporting.figures.choice import Choice
 from slimcnn.reporting.figures.closeness import Closeness
-from slimcnn.reporting.figures.steps import Steps, StepTop1
+from slimcnn.reporting.figures.steps import MeasuredStep, Steps
 from slimcnn.reporting.sections import Figure, Section
 
 NAMES = """benchmark channel_graph choice closeness front norms pareto scales side_by_side sizes steps trade training
@@ -179,8 +179,8 @@ def test_a_single_epoch_has_an_axis_of_whole_numbers() -> None:
 
 def test_a_bar_far_below_the_original_is_drawn_as_an_alarm() -> None:
     with house_style():
-        good = Steps(steps=(StepTop1(name="original", top1=90), StepTop1(name="prune", top1=88))).panels("a_")
-        bad = Steps(steps=(StepTop1(name="original", top1=90), StepTop1(name="prune", top1=12))).panels("a_")
+        good = Steps(steps=(MeasuredStep(name="original", score=90), MeasuredStep(name="prune", score=88))).panels("a_")
+        bad = Steps(steps=(MeasuredStep(name="original", score=90), MeasuredStep(name="prune", score=12))).panels("a_")
     assert "var(--alarm)" not in good[0].svg
     assert "var(--alarm)" in bad[0].svg
 

@@ -84,7 +84,7 @@ def test_page_and_terminal_say_the_same_of_a_curve(name: str) -> None:
         assert sentence in page
         assert sentence in text
     for size in sizes_of(report):
-        for cell in (size.label, size.top1, size.points, size.macs, size.params, size.latency):
+        for cell in (size.label, size.score, size.change, size.macs, size.params, size.latency):
             assert cell in page
             assert cell in text
 

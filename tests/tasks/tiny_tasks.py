@@ -150,3 +150,15 @@ def write_voc(folder: Path, n: int = 10) -> Path:
             named = [(("green", "blue")[b.kind], b.x1 + 1, b.y1 + 1, b.x2, b.y2) for b in own]
             (folder / "Annotations" / f"{name}.xml").write_text(annotation(named), encoding="utf-8")
     return folder
+
+
+def regression_data() -> Dataset:
+    return dataset("regression", 24)
+
+
+def segmentation_data() -> Dataset:
+    return dataset("segmentation", 24)
+
+
+def regressor(num_classes: int = 2, in_channels: int = 3) -> nn.Module:
+    return network("regression")

@@ -1,14 +1,13 @@
-"""Compare networks in their target runtimes: latency, top-1, file size, memory, energy."""
+"""Compare networks in their target runtimes: latency, the task's metric, file size, memory, energy."""
 
 from slimcnn.benchmarking.candidate import Candidate, runtime_of_file
 from slimcnn.benchmarking.comparing import benchmark, check, compare
-from slimcnn.benchmarking.recommending import DROP, Recommendation, rule
+from slimcnn.benchmarking.recommending import Recommendation, rule
 from slimcnn.benchmarking.results import Benchmark
 from slimcnn.benchmarking.rows import TITLES, BenchmarkRow
 from slimcnn.benchmarking.subjects import Subjects, subjects_of
 
 __all__ = [
-    "DROP",
     "TITLES",
     "Benchmark",
     "BenchmarkRow",

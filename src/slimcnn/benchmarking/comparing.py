@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from slimcnn.benchmarking.candidate import Candidate, runtime_of_file
-from slimcnn.benchmarking.recommending import DROP
 from slimcnn.benchmarking.results import Benchmark
 from slimcnn.benchmarking.rows import TITLES
 from slimcnn.benchmarking.runtime_files import RuntimeFiles, format_for
@@ -22,11 +22,14 @@ from slimcnn.exporting import Options, formats, why_not
 from slimcnn.measuring import environment, why_no_energy
 from slimcnn.measuring.examples import describe
 from slimcnn.measuring.latency import check_threads
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.show import SILENT, Show
+from slimcnn.tasks import task_named
+from slimcnn.tasks.classification import Classification
 
 
 def benchmark(networks: Mapping[str, nn.Module | Path | str], example: Tensor, **options: Any) -> Benchmark:
-    """Compare networks in their target runtimes: latency, top-1, file size, memory and energy.
+    """Compare networks in their target runtimes: latency, top-1 or another metric, file size, memory and energy.
 
     In each runtime all networks are timed in turns (A B A B ...). Fresh processes open each network to measure its
     memory. A network that cannot run gets a row with the reason.
@@ -35,10 +38,11 @@ def benchmark(networks: Mapping[str, nn.Module | Path | str], example: Tensor, *
         networks: name → network, or a file written by `export`; ratios and points are relative to the first.
         example: one input, (n, c, h, w), on the CPU; n does not matter.
         options: `runtimes` (keys of `TITLES`; default: PyTorch eager and the installed ones), `batches` and `threads`
-            (one or several numbers; default 1), `images` with `normalization` (for top-1; default none), `part` (name
-            of these images), `seconds` (of timing per runtime, batch size and number of threads), `processes` (that
-            measure memory; 0: none), `max_drop` (percentage points of top-1 that the network to ship may be below the
-            best), `show`.
+            (one or several numbers; default 1), `images` with `normalization` (for the metric; default none), `task`
+            (the name of their task; default classification) and `classes` (their number; other tasks need it), `part`
+            (name of these images), `seconds` (of timing per runtime, batch size and number of threads), `processes`
+            (that measure memory; 0: none), `max_drop` (how much worse than the best the network to ship may be, in
+            points or in the metric's unit; default 1 point, or 1 % of a metric that is no percentage), `show`.
 
     Raises:
         UnknownName: a runtime is unknown.
@@ -70,7 +74,9 @@ def compare(
     part: str = "test",
     seconds: float = 4.0,
     processes: int = 3,
-    max_drop: float = DROP,
+    max_drop: float | None = None,
+    task: str = "classification",
+    classes: int | None = None,
     show: Show = SILENT,
 ) -> Iterator[Benchmark]:
     """Run a benchmark; yield the results so far after each runtime, batch size and number of threads.
@@ -80,20 +86,25 @@ def compare(
     chosen = check(candidates, example, runtimes, batches, threads, processes)
     if images is not None and not len(images):
         raise DataError("no images to measure top-1 on: give at least one, or leave images out")
+    judged = task_named(task)
+    if images is not None and classes is None and not isinstance(judged, Classification):
+        raise DataError(f"{judged.metric.name} needs the number of classes: give classes=")
     found = Benchmark(
         rows=(), images=0 if images is None else len(images), part=part, max_drop=max_drop, seconds=seconds,
         no_energy=why_no_energy(), environment=environment(), complete=False,
+        metric=MetricName.model_validate(judged.metric, from_attributes=True),
     )  # fmt: skip
     settings = [(name, batch, n) for name in chosen for batch in batches for n in threads]
-    return _in_turns(candidates, example, images, settings, processes, found, show)
+    session_of = partial(Session, images=images, task=judged, classes=classes or 0, processes=processes, show=show)
+    return _in_turns(candidates, example, settings, found, session_of)
 
 
 def _in_turns(
-    candidates: Sequence[Candidate], example: Tensor, images: Images | None, settings: Sequence[tuple[str, int, int]],
-    processes: int, found: Benchmark, show: Show,
+    candidates: Sequence[Candidate], example: Tensor, settings: Sequence[tuple[str, int, int]], found: Benchmark,
+    session_of: Callable[..., Session],
 ) -> Iterator[Benchmark]:  # fmt: skip
     with TemporaryDirectory(prefix="slimcnn-", ignore_cleanup_errors=True) as folder:
-        session = Session(candidates, RuntimeFiles(Path(folder), example), images, found.seconds, processes, show)
+        session = session_of(candidates, RuntimeFiles(Path(folder), example), seconds=found.seconds)
         for number, (runtime, batch, threads) in enumerate(settings, 1):
             rows = session.rows(runtime, batch, threads)
             found = replace(found, rows=(*found.rows, *rows), complete=number == len(settings))

@@ -12,6 +12,8 @@ from slimcnn.datasets import Normalization
 from slimcnn.errors import RunError
 from slimcnn.files import kind_of
 from slimcnn.reporting import CurveReport, read_report
+from slimcnn.reporting.comparison import TOP1
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.running.folder import COMPRESSED, ORIGINAL
 from slimcnn.running.settings import Data, Network
 
@@ -29,6 +31,8 @@ class FinishedRun:
     shape: tuple[int, ...]
     """Shape of one image."""
     normalization: Normalization
+    metric: MetricName = TOP1
+    """The metric of its task."""
 
 
 def finished_run(folder: Path) -> FinishedRun:
@@ -51,7 +55,7 @@ def finished_run(folder: Path) -> FinishedRun:
         known = information["normalization"]
         return FinishedRun(
             folder, Network(**recipe["network"]), Data(**recipe["data"]), checkpoints, tuple(information["input"]),
-            Normalization(tuple(known["mean"]), tuple(known["std"])),
+            Normalization(tuple(known["mean"]), tuple(known["std"])), report.metric,
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

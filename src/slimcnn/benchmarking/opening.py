@@ -1,8 +1,10 @@
-"""Open a candidate in a runtime and classify images with it."""
+"""Open a candidate in a runtime and judge it on images."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from slimcnn.importing import one_line
 from slimcnn.measuring import state_bytes
 from slimcnn.measuring.examples import undisturbed
 from slimcnn.show import SILENT, Show
+from slimcnn.tasks import Task
 from slimcnn.training.evaluation import scores
 
 
@@ -33,7 +36,7 @@ class Ready:
     pixels: bool
     """Whether it takes uint8 pixels."""
     at_once: int
-    """Batch size for top-1: its own if that is fixed."""
+    """Batch size for images: its own if that is fixed."""
 
 
 class WithInput(nn.Module):
@@ -93,6 +96,45 @@ def hits(ready: Ready, images: Images, show: Show = SILENT, what: str = "") -> T
             found.append(scores(ready.module, x, classes)[: len(part)].argmax(1).cpu())
             show.progress(what, min(start + ready.at_once, n), n)
     return torch.cat(found) == images.labels
+
+
+def metric_of(ready: Ready, images: Images, task: Task, classes: int, show: Show = SILENT, what: str = "") -> float:
+    """Return a task's metric on images, in its unit.
+
+    Raises:
+        ModelError, DataError: the outputs are not those of the task, or the metric is not a number.
+        ExportError: the network does not run on a batch of them.
+    """
+    meter, n = task.meter(classes), len(images)
+    with undisturbed(ready.module):
+        for start in range(0, n, ready.at_once):
+            part, targets = (each[start : start + ready.at_once] for each in (images.pixels, images.labels))
+            x = repeated(ready.candidate.inputs(part, part, ready.pixels), ready.at_once)  # the batch size may be fixed
+            try:
+                meter.update(first_of(ready.module(x), len(part)), x[: len(part)], targets)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise ExportError(one_line(error)) from error
+            show.progress(what, min(start + ready.at_once, n), n)
+    return meter.value()
+
+
+def first_of(output: Any, n: int) -> Any:
+    """Return the part of an output that belongs to the first n images of a batch.
+
+    A list of dicts is that of a detector: one for each image.
+
+    >>> first_of({"out": torch.zeros(4, 2)}, 3)["out"].shape, len(first_of([{"boxes": torch.zeros(9, 4)}] * 4, 3))
+    (torch.Size([3, 2]), 3)
+    """
+    if isinstance(output, Tensor):
+        return output[:n]
+    if isinstance(output, Mapping):
+        return {name: first_of(one, n) for name, one in output.items()}
+    if not isinstance(output, list | tuple):
+        return output
+    if all(isinstance(one, Mapping) for one in output):
+        return list(output[:n])
+    return tuple(first_of(one, n) for one in output)
 
 
 def _memory(

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slimcnn.benchmarking.rows import AGAIN, TITLES, BenchmarkRow
-
-DROP = 1.0
-"""Default of `max_drop`: percentage points of top-1 that the network to ship may be below the best."""
+from slimcnn.reporting.comparison import TOP1
+from slimcnn.reporting.outcome import MetricName
 
 
 @dataclass(frozen=True)
@@ -24,42 +23,52 @@ class Recommendation:
     """Long form, with all numbers."""
 
 
-def rule(max_drop: float, known: bool) -> str:
-    """Return the rule in words.
+def rule(max_drop: float | None, known: bool, metric: MetricName = TOP1) -> str:
+    """Return the rule in words; without `max_drop`, 1 point or 1 % may be lost (see `MetricName.worst_allowed`).
 
     >>> rule(0.5, known=True)
     'The fastest whose top-1 is at most 0.5 points below the best of the table; of those equally fast within the \
 noise, the most accurate, then the smallest file.'
     """
+    if max_drop is None:
+        bound = "1 point" if metric.unit == "%" else "1 %"
+    else:
+        unit = "point" if metric.unit == "%" and max_drop == 1 else metric.change_unit
+        bound = f"{max_drop:g} {unit}".rstrip()
+    side = "below" if metric.higher_is_better else "above"
     allowed = (
-        f"The fastest whose top-1 is at most {max_drop:g} {'point' if max_drop == 1 else 'points'} below the best of "
-        "the table"
+        f"The fastest whose {metric.name} is at most {bound} {side} the best of the table"
         if known
-        else "The fastest (top-1 is unknown)"
+        else f"The fastest ({metric.name} is unknown)"
     )
     return f"{allowed}; of those equally fast within the noise, the most accurate, then the smallest file."
 
 
-def recommendations(rows: Sequence[BenchmarkRow], max_drop: float) -> list[Recommendation]:
+def recommendations(
+    rows: Sequence[BenchmarkRow], max_drop: float | None, metric: MetricName = TOP1
+) -> list[Recommendation]:
     """Apply the rule at every batch size and number of threads, in the order of measurement."""
     settings = dict.fromkeys((row.batch, row.threads) for row in rows)
     alone = ([row for row in rows if (row.batch, row.threads) == setting] for setting in settings)
-    found = (_recommendation(some, max_drop) for some in alone)
+    found = (_recommendation(some, max_drop, metric) for some in alone)
     return [one for one in found if one is not None]
 
 
-def _recommendation(rows: Sequence[BenchmarkRow], max_drop: float) -> Recommendation | None:
+def _recommendation(rows: Sequence[BenchmarkRow], max_drop: float | None, metric: MetricName) -> Recommendation | None:
     timed = [row for row in rows if row.latency is not None]
-    known = [row.top1 for row in timed if row.top1 is not None]
-    allowed = [row for row in timed if row.top1 is not None and row.top1 >= max(known) - max_drop - 1e-9]
-    allowed = allowed if known else timed
+    known = [row.score for row in timed if row.score is not None]
+    allowed = timed
+    if known:
+        best = (max if metric.higher_is_better else min)(known)
+        drop = metric.worst_allowed(best) if max_drop is None else max_drop
+        allowed = [row for row in timed if row.score is not None and -metric.gain(best, row.score) <= drop + 1e-9]
     if not allowed:
         return None
     fastest = min(allowed, key=_median)
     close = [row for row in allowed if _alike(row, fastest)]
-    row = min(close, key=lambda one: (-(one.top1 or 0), one.bytes or 0, _median(one)))
+    row = min(close, key=lambda one: (-metric.gain(0.0, one.score or 0.0), one.bytes or 0, _median(one)))
     alike = tuple(one for one in close if one is not row)
-    return Recommendation(row, alike, _headline(row), _sentence(row, alike))
+    return Recommendation(row, alike, _headline(row, metric), _sentence(row, alike, metric))
 
 
 def _median(row: BenchmarkRow) -> float:
@@ -77,13 +86,13 @@ def _alike(one: BenchmarkRow, two: BenchmarkRow) -> bool:
     return one.latency.lower_ms <= two.latency.upper_ms and two.latency.lower_ms <= one.latency.upper_ms
 
 
-def _headline(row: BenchmarkRow) -> str:
-    top1 = f", top-1 {row.top1:.2f} %" if row.top1 is not None else ""
-    return f"{_setting(row)}, ship {_named(row)}: {_median(row):.3g} ms a call{top1}"
+def _headline(row: BenchmarkRow, metric: MetricName) -> str:
+    score = f", {metric.name} {metric.written(row.score)}" if row.score is not None else ""
+    return f"{_setting(row)}, ship {_named(row)}: {_median(row):.3g} ms a call{score}"
 
 
-def _sentence(row: BenchmarkRow, alike: Sequence[BenchmarkRow]) -> str:
-    facts = [f"{_median(row):.3g} ms a call", _speed(row, alike), _accuracy(row)]
+def _sentence(row: BenchmarkRow, alike: Sequence[BenchmarkRow], metric: MetricName) -> str:
+    facts = [f"{_median(row):.3g} ms a call", _speed(row, alike), _accuracy(row, metric)]
     if row.bytes is not None:
         facts.append(f"{row.bytes / 1e6:.3g} MB on disk")
     text = f"{_setting(row)}, ship {_named(row)}: {', '.join(filter(None, facts))}."
@@ -112,11 +121,13 @@ def _speed(row: BenchmarkRow, alike: Sequence[BenchmarkRow]) -> str:
     return f"{times:.3g} times {'as fast' if row.speed == 'faster' else 'as long'} as {row.reference} there"
 
 
-def _accuracy(row: BenchmarkRow) -> str:
-    if row.top1 is None:
-        return "top-1 unknown"
-    top1 = f"top-1 {row.top1:.2f} %"
-    if row.points is None or row.points_error is None or row.speed == "first":
-        return top1
+def _accuracy(row: BenchmarkRow, metric: MetricName) -> str:
+    if row.score is None:
+        return f"{metric.name} unknown"
+    score = f"{metric.name} {metric.written(row.score)}"
+    if row.points is None or row.speed == "first":
+        return score
+    if row.points_error is None:
+        return f"{score} ({metric.signed(row.points)} {metric.change_unit}".rstrip() + ")"
     points = f"{row.points:+.2f} ± {row.points_error:.2f} points".replace("-", "−")
-    return f"{top1} ({points}{', below the noise' if abs(row.points) <= 2 * row.points_error > 0 else ''})"
+    return f"{score} ({points}{', below the noise' if abs(row.points) <= 2 * row.points_error > 0 else ''})"

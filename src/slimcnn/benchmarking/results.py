@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from slimcnn.benchmarking.recommending import Recommendation, recommendations
 from slimcnn.benchmarking.rows import BenchmarkRow
+from slimcnn.reporting.comparison import TOP1
+from slimcnn.reporting.outcome import MetricName
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,11 @@ class Benchmark:
 
     rows: tuple[BenchmarkRow, ...]
     images: int
-    """Number of images for top-1; 0: not measured."""
+    """Number of images for the metric; 0: not measured."""
     part: str
     """Which images these are: test, validation ..."""
-    max_drop: float
-    """Percentage points of top-1 that the network to ship may be below the best."""
+    max_drop: float | None
+    """How much worse than the best the network to ship may be, in points or in the metric's unit; None: see `rule`."""
     seconds: float
     """Duration of the timing per runtime, batch size and number of threads."""
     no_energy: str = ""
@@ -28,11 +30,13 @@ class Benchmark:
     environment: Mapping[str, str] = field(default_factory=dict)
     complete: bool = True
     """Whether `rows` holds all requested measurements."""
+    metric: MetricName = TOP1
+    """The metric of the task."""
 
     @property
     def recommendations(self) -> list[Recommendation]:
         """The network to ship at each batch size and number of threads."""
-        return recommendations(self.rows, self.max_drop)
+        return recommendations(self.rows, self.max_drop, self.metric)
 
     def __str__(self) -> str:
         return " ".join(one.sentence for one in self.recommendations) or "Nothing could be run."

@@ -31,22 +31,29 @@ class BenchmarkRow:
     batch: int
     threads: int
     why: str = ""
-    """Why it was not run, or why its top-1 is unknown."""
+    """Why it was not run, or why its metric is unknown."""
     latency: Latency | None = None
     """Latency of one call; `relative` is the ratio to `reference` in the same rounds."""
     reference: str = ""
     """The first network that ran in this runtime at this batch size and number of threads."""
     top1: float | None = None
-    """Percent, in this runtime."""
+    """Percent, in this runtime; None for other tasks than classification."""
     points: float | None = None
-    """Top-1 minus the reference's, in percentage points."""
+    """The metric minus the reference's: percentage points of top-1, or the unit of another metric."""
     points_error: float | None = None
-    """Standard error of `points`, paired over the same images."""
+    """Standard error of `points`, paired over the same images; None for other metrics than top-1."""
     bytes: int | None = None
     """Size of the file; for PyTorch, of the checkpoint."""
     memory: ProcessMemory | None = None
     joules: float | None = None
     """Energy per image."""
+    metric: float | None = None
+    """The metric of another task than classification, in its unit, in this runtime."""
+
+    @property
+    def score(self) -> float | None:
+        """The metric of the task in this runtime, in its unit."""
+        return self.top1 if self.metric is None else self.metric
 
     @property
     def noise(self) -> float:

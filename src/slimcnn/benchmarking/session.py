@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.benchmarking.candidate import Candidate
-from slimcnn.benchmarking.opening import Ready, WithInput, hits, ready
+from slimcnn.benchmarking.opening import Ready, WithInput, hits, metric_of, ready
 from slimcnn.benchmarking.rows import TITLES, BenchmarkRow
 from slimcnn.benchmarking.runtime_files import RuntimeFiles
 from slimcnn.datasets import Images
 from slimcnn.errors import SlimcnnError
 from slimcnn.measuring import energy, latency
 from slimcnn.show import SILENT, Show
+from slimcnn.tasks import Task
+from slimcnn.tasks.classification import Classification
 
 ENERGY_SECONDS = 1.0
 """Duration of the energy measurement of a network, which is called back to back."""
@@ -23,15 +25,17 @@ ENERGY_SECONDS = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """State that a benchmark keeps between its settings: exported files, and classified images."""
+    """State that a benchmark keeps between its settings: exported files, and what was measured on images."""
 
     candidates: Sequence[Candidate]
     files: RuntimeFiles
     images: Images | None
+    task: Task
+    classes: int
     seconds: float
     processes: int
     show: Show = SILENT
-    _hits: dict[tuple[str, str], Tensor | str] = field(default_factory=dict)
+    _answers: dict[tuple[str, str], Tensor | float | str] = field(default_factory=dict)
 
     def rows(self, runtime: str, batch: int, threads: int) -> list[BenchmarkRow]:
         """Measure all networks in one runtime; they are timed in turns."""
@@ -56,7 +60,7 @@ class Session:
                 name, runtime, batch, threads, latency=time, reference=next(iter(able)), bytes=state.bytes,
                 memory=state.memory, joules=_joules_an_image(asked[name], example),
             )  # fmt: skip
-            rows.append(self._with_top1(row, state, able))
+            rows.append(self._with_metric(row, state, able))
         return rows
 
     def _open(self, candidate: Candidate, runtime: str, batch: int, threads: int) -> Ready | str:
@@ -65,31 +69,38 @@ class Session:
         except SlimcnnError as error:
             return str(error)
 
-    def _with_top1(self, row: BenchmarkRow, one: Ready, able: Mapping[str, Ready]) -> BenchmarkRow:
-        """Add top-1 and its difference from the reference on the same images."""
+    def _with_metric(self, row: BenchmarkRow, one: Ready, able: Mapping[str, Ready]) -> BenchmarkRow:
+        """Add the task's metric and its difference from the reference on the same images."""
         if self.images is None:
             return row
-        here, there = (self._answers(each, row.runtime) for each in (one, able[row.reference]))
+        here, there = (self._answered(each, row.runtime) for each in (one, able[row.reference]))
         if isinstance(here, str):
             return replace(row, why=here)
+        if isinstance(here, float):  # an IoU or an AP is not a mean over images: its difference has no paired error
+            return replace(row, metric=here, points=here - there if isinstance(there, float) else None)
         row = replace(row, top1=100 * float(here.double().mean()))
-        if isinstance(there, str):
+        if not isinstance(there, Tensor):
             return row
         points, error = paired(here, there)
         return replace(row, points=points, points_error=error)
 
-    def _answers(self, one: Ready, runtime: str) -> Tensor | str:
-        """Return which images a network classifies correctly in a runtime, or why that is unknown."""
+    def _answered(self, one: Ready, runtime: str) -> Tensor | float | str:
+        """Return which images a network classifies correctly in a runtime, its metric, or why that is unknown."""
         assert self.images is not None
         key = (one.candidate.name, runtime)  # the same at any batch size
-        if key not in self._hits:
+        if key not in self._answers:
             if one.candidate.normalization is None and not one.pixels:
                 return "the normalization it expects is unknown"
+            what = f"{self.task.metric.name}, {one.candidate.name}"
             try:
-                self._hits[key] = hits(one, self.images, self.show, f"top-1, {one.candidate.name}")
+                self._answers[key] = (
+                    hits(one, self.images, self.show, what)
+                    if isinstance(self.task, Classification)
+                    else metric_of(one, self.images, self.task, self.classes, self.show, what)
+                )
             except SlimcnnError as error:
-                self._hits[key] = str(error)
-        return self._hits[key]
+                self._answers[key] = str(error)
+        return self._answers[key]
 
 
 def paired(here: Tensor, there: Tensor) -> tuple[float, float]:

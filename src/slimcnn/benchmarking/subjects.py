@@ -18,10 +18,15 @@ from slimcnn.datasets import Dataset, Examples, Images, Normalization, load_data
 from slimcnn.errors import ModelError, RunError, SlimcnnError
 from slimcnn.exporting import formats, read_parity, source_digest
 from slimcnn.files import kind_of
-from slimcnn.running.loading import UNNAMED, blank_of, example_of, load_subject, load_with_data
+from slimcnn.reporting.comparison import TOP1
+from slimcnn.reporting.formatting import capital
+from slimcnn.reporting.outcome import MetricName
+from slimcnn.running.loading import UNNAMED, blank_of, example_of, for_task, load_subject, load_with_data
 from slimcnn.running.settings import Data, Network
 from slimcnn.show import SILENT, Show
+from slimcnn.tasks import task_named, task_of, tasks
 
+UNMEASURED = "The metric is not measured: "
 INT8 = "model_int8"
 """Name of the files of `slimcnn quantize`, without suffix."""
 Shape = tuple[int, ...]
@@ -36,6 +41,11 @@ class Subjects:
     """(1, c, h, w)"""
     images: Images | None
     notes: tuple[str, ...] = ()
+    task: str = "classification"
+    """The task of the images."""
+    classes: int = 0
+    metric: MetricName = TOP1
+    """The metric of the task; known for a run whose images are not available, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +75,7 @@ def subjects_of(
     Args:
         paths: folders of finished runs (original, compressed and int8 network), checkpoints, exported files.
         network: an additional network, by name.
-        data: the images for top-1; None: those of the runs, or none without a run.
+        data: the images for the metric; None: those of the runs, or none without a run.
         input_shape: shape of one image, if no file states it.
         images: maximum number of images.
         part: which images: test, validation or train.
@@ -92,10 +102,13 @@ def subjects_of(
         found.append(_of_network(network, data, input_shape, show))
     shape = _one_shape(found, input_shape, dataset)
     _refuse_equal_names([one.candidate.name for one in found])
-    some = _chosen(getattr(dataset, part), images) if dataset is not None else None
     drawn = torch.Generator().manual_seed(0)
     example = torch.randn(example_of(shape).shape, generator=drawn)
-    return Subjects(tuple(one.candidate for one in found), example, some, notes)
+    candidates, metric = tuple(one.candidate for one in found), _metric(dataset, list(runs.values()), paths)
+    if dataset is None:
+        return Subjects(candidates, example, None, _unmeasured(notes, metric), metric=metric)
+    some = _chosen(getattr(dataset, part), images)
+    return Subjects(candidates, example, some, notes, dataset.task, len(dataset.classes), metric)
 
 
 def _chosen(images: Examples, most: int | None) -> Images:
@@ -105,10 +118,10 @@ def _chosen(images: Examples, most: int | None) -> Images:
 def _dataset(
     runs: Sequence[FinishedRun], data: Data | None, shape: Shape | None, show: Show
 ) -> tuple[Dataset | None, tuple[str, ...]]:
-    """Load the images; if a run's images are not available, top-1 is not measured."""
+    """Load the images; if a run's images are not available, the metric is not measured."""
     asked = [data] if data is not None else [run.data for run in runs]
     if not asked:
-        return None, ("Top-1 is not measured: give --data.",)
+        return None, (f"{UNMEASURED}give --data.",)
     if len({(one.name, one.image_size, one.resize, one.interpolation, one.seed) for one in asked}) > 1:
         names = ", ".join(dict.fromkeys(one.name for one in asked))
         raise RunError(f"the runs use different images ({names}): give --data, or benchmark them one by one")
@@ -116,13 +129,36 @@ def _dataset(
     size = settings.image_size or ((shape[1], shape[2]) if shape else None)
     try:
         show.say(f"loading {settings.name}")
-        return load_dataset(
+        found = load_dataset(
             settings.name, image_size=size, seed=settings.seed, limit=settings.limit, **settings.reading
-        ), ()
+        )
+        return (for_task(found, settings.task) if settings.task is not None else found), ()
     except SlimcnnError as error:
         if data is not None:
             raise
-        return None, (f"Top-1 is not measured: {error}.",)
+        return None, (f"{UNMEASURED}{error}.",)
+
+
+def _metric(dataset: Dataset | None, runs: Sequence[FinishedRun], paths: Sequence[Path]) -> MetricName:
+    """Return the metric of the images' task, else that of the runs, else that of the checkpoints; default: top-1."""
+    if dataset is not None:
+        return MetricName.model_validate(task_of(dataset).metric, from_attributes=True)
+    known = [run.metric for run in runs]
+    for path in paths:
+        information = read_information(path) if kind_of(path) == "file" and is_checkpoint(path) else {}
+        if (name := information.get("task")) in tasks:  # a file may not choose which code runs: no package.module:Task
+            known.append(MetricName.model_validate(task_named(str(name)).metric, from_attributes=True))
+    return known[0] if known else TOP1
+
+
+def _unmeasured(notes: Sequence[str], metric: MetricName) -> tuple[str, ...]:
+    """Name the metric that is not measured."""
+    return tuple(
+        f"{capital(metric.name)} is not measured: {note.removeprefix(UNMEASURED)}"
+        if note.startswith(UNMEASURED)
+        else note
+        for note in notes
+    )
 
 
 def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Contender], tuple[str, ...]]:

@@ -31,11 +31,12 @@ def benchmark(
     verify: options.Verify = True,
     model_arg: options.Arguments = [],  # noqa: B006 - typer copies it
     data: Annotated[
-        str, typer.Option(help="Dataset for top-1. Default: that of the run.", rich_help_panel=options.NETWORK)
+        str, typer.Option(help="Dataset for the metric. Default: that of the run.", rich_help_panel=options.NETWORK)
     ] = "",
     image_size: options.ImageSize = None,
     images: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of images for top-1.", rich_help_panel=options.NETWORK)
+        int | None,
+        typer.Option(min=1, help="Maximum number of images for it.", rich_help_panel=options.NETWORK),
     ] = None,
     part: Annotated[
         str, typer.Option(help="Split: test, validation or train.", rich_help_panel=options.NETWORK)
@@ -62,13 +63,14 @@ def benchmark(
         ),
     ] = 3,
     max_drop: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
-            help="Maximum top-1 gap between the recommended network and the best, in percentage points.",
+            help="Maximum gap between the recommended network and the best, in points or units of the metric. "
+            "Default: 1 point, or 1 % of a metric that is no percentage.",
             rich_help_panel=MEASURED,
         ),
-    ] = 1.0,
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -77,7 +79,7 @@ def benchmark(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Compare latency, top-1, file size, memory and energy of networks in several runtimes; recommend one.
+    """Compare latency, accuracy, file size, memory and energy of networks in several runtimes; recommend one.
 
     Example: slimcnn benchmark runs/r56 --runtime torch,onnxruntime,openvino --batch 1,64
     """
@@ -122,8 +124,11 @@ def _measured(folder: Path, subjects: Any, **settings: Any) -> Benchmark:
 
     last = None
     try:
-        for found in compare(subjects.candidates, subjects.example, images=subjects.images, **settings):
-            last = replace(found, notes=subjects.notes)
+        for found in compare(
+            subjects.candidates, subjects.example, images=subjects.images, task=subjects.task,
+            classes=subjects.classes, **settings,
+        ):  # fmt: skip
+            last = replace(found, notes=subjects.notes, metric=subjects.metric)
             write_benchmark(last, folder)
     except KeyboardInterrupt:
         kept = f"; {len(last.rows)} rows saved in {folder / PAGE} and {DATA}" if last else ""

@@ -78,7 +78,7 @@ def export(
             compared_on=subject.compared_on, classes=subject.classes, normalization=subject.normalization,
             scaling=subject.scaling,
             bake_normalization=bake_normalization, dynamic_batch=not fixed_batch, dynamic_size=dynamic_size,
-            opset=opset, force=force, say=show.say,
+            opset=opset, classifies=subject.classifies, force=force, say=show.say,
         )  # fmt: skip
     claim(folder / PARITY, *(path for file in written for path in file.files))
     known = read_parity(folder)

@@ -216,8 +216,8 @@ SparsityEpochs = Annotated[
 MaxDrop = Annotated[
     float | None,
     typer.Option(
-        help="Search for the smallest network whose validation top-1 drops by at most this many percentage points, "
-        "without training. More processes can join with *slimcnn search --join*.",
+        help="Search for the smallest network whose validation metric worsens by at most this much (points of top-1, "
+        "or units of the task's metric), without training. More processes can join with *slimcnn search --join*.",
         rich_help_panel=PRUNING,
     ),
 ]
@@ -254,7 +254,7 @@ BatchSize = Annotated[int | None, typer.Option(help="Training batch size.", rich
 Keep = Annotated[
     str | None,
     typer.Option(
-        help="Weights that training keeps: best (the start or the epoch with the highest validation top-1) or last. "
+        help="Weights that training keeps: best (the start or the epoch with the best validation metric) or last. "
         "Default: best.",
         rich_help_panel=RECOVERY,
     ),

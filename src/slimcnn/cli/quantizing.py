@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 def quantize(
     source: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint.")],
     engine: Annotated[str, typer.Option(help="Quantization engine (*slimcnn list engines*).")] = "nncf",
-    max_drop: Annotated[float, typer.Option(min=0, help="Maximum drop of top-1 in percentage points.")] = 0.5,
+    max_drop: Annotated[
+        float, typer.Option(min=0, help="Maximum drop of top-1, or of pixel accuracy, in percentage points.")
+    ] = 0.5,
     images: Annotated[int, typer.Option(min=1, help="Training images for calibration; labels are not used.")] = 300,
     epochs: Annotated[
         int,
-        typer.Option(min=0, help="Epochs of fine-tuning with simulated int8 if top-1 drops more; engine nncf only."),
+        typer.Option(min=0, help="Epochs of fine-tuning with simulated int8 if accuracy drops more; engine nncf only."),
     ] = 0,
     learning_rate: Annotated[float, typer.Option(min=1e-8, help="Peak learning rate of fine-tuning.")] = 0.001,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for measuring latency.")] = 1,

@@ -104,8 +104,12 @@ def reason_of_death(done: subprocess.CompletedProcess[str]) -> str:
     return said[-1] if said else f"exit code {done.returncode}"
 
 
-def compare(expected: Sequence[Array], found: Sequence[Array], tolerance: float = TOLERANCE) -> Parity:
+def compare(
+    expected: Sequence[Array], found: Sequence[Array], tolerance: float = TOLERANCE, classifies: bool = True
+) -> Parity:
     """Compare two sets of outputs, arrays with one row per sample.
+
+    `classifies`: a first output (n, k) holds scores of classes, so that top-1 is compared too.
 
     >>> y = np.array([[1.0, 3.0], [2.0, 0.0]])
     >>> compare([y], [y + 0.3]).status, compare([y], [y]).agreement
@@ -119,7 +123,7 @@ def compare(expected: Sequence[Array], found: Sequence[Array], tolerance: float 
     error = max(_relative(y, z) for y, z in zip(expected, found, strict=True))
     y, z = expected[0], found[0]
     agreement, ties, differ = None, 0, 0
-    if y.ndim == 2 and y.shape[1] > 1:
+    if classifies and y.ndim == 2 and y.shape[1] > 1:
         other = np.flatnonzero(y.argmax(1) != z.argmax(1))
         agreement = 100.0 * (1 - len(other) / n)
         best = np.sort(y[other].astype(np.float64), axis=1)
@@ -143,7 +147,7 @@ def _relative(y: Array, z: Array) -> float:
 
 def check_parity(
     runtime: str, path: Path, inputs: Sequence[Tensor], expected: Sequence[Array], *, batch: int = AT_ONCE,
-    tolerance: float = TOLERANCE,
+    tolerance: float = TOLERANCE, classifies: bool = True,
 ) -> Parity:  # fmt: skip
     """Run a file in a fresh process and compare its outputs with the expected ones.
 
@@ -154,6 +158,7 @@ def check_parity(
         expected: the network's outputs, see `answers`.
         batch: batch size; that of the file if it is fixed.
         tolerance: largest relative error that counts as equal.
+        classifies: whether top-1 is compared too.
 
     Raises:
         ExportError: the runtime cannot run the file, or its process dies.
@@ -161,7 +166,7 @@ def check_parity(
     reason = why_not(runtime)
     if reason:
         return Parity("not run", tolerance=tolerance, why=reason)
-    return compare(expected, fresh_answers(runtime, path, inputs, batch), tolerance)
+    return compare(expected, fresh_answers(runtime, path, inputs, batch), tolerance, classifies)
 
 
 def plain(parity: Parity) -> dict[str, object]:

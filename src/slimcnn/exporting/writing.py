@@ -42,6 +42,7 @@ def export(
     dynamic_size: bool = False,
     opset: int = 18,
     compared_on: str = "",
+    classifies: bool = True,
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[ExportedFile, ...]:
@@ -67,6 +68,7 @@ def export(
         dynamic_size: accept images of any height and width.
         opset: ONNX opset version.
         compared_on: description of the images, for parity.json.
+        classifies: whether an output (n, k) holds scores of classes, so that top-1 is compared too.
         force: replace the export of another network.
         say: called with one line of text per file.
 
@@ -116,7 +118,7 @@ def export(
         usable = [one[: len(one) // at_once * at_once] for one in inputs] if not batch else inputs
         where = compared_on or ("random samples" if images is None else "the given images")
         known = facts | {"batch": "any" if batch else at_once, "compared_on": where}
-        found = _write_checked(name, one, contents, options, folder, usable, expected, at_once, known)
+        found = _write_checked(name, one, contents, options, folder, usable, expected, at_once, known, classifies)
         say(f"  {name}: {found}")
         written.append(found)
     return tuple(written)
@@ -245,7 +247,7 @@ def _write(name: str, one: FileFormat, contents: Contents, path: Path, options: 
 
 def _write_checked(
     name: str, one: FileFormat, contents: Contents, options: Options, folder: Path, inputs: Sequence[Tensor],
-    expected: Sequence[Array], at_once: int, facts: Mapping[str, Any],
+    expected: Sequence[Array], at_once: int, facts: Mapping[str, Any], classifies: bool,
 ) -> ExportedFile:  # fmt: skip
     """Write and check the files in a temporary folder, then move them to `folder`."""
     import json
@@ -263,7 +265,8 @@ def _write_checked(
         if not one.holds_facts:
             write_text(beside := made[0].with_name(made[0].name + ".json"), json.dumps(dict(facts), indent=1) + "\n")
             made = (*made, beside)
-        parity = check_parity(one.runtime, made[0], inputs, [y[: len(inputs[0])] for y in expected], batch=at_once)
+        answered = [y[: len(inputs[0])] for y in expected]
+        parity = check_parity(one.runtime, made[0], inputs, answered, batch=at_once, classifies=classifies)
         wrong = parity.status == "mismatch"
         places = tuple(
             _move(file, folder / file.name.replace("model.", "model.mismatch." if wrong else "model.", 1))

@@ -19,8 +19,9 @@ from slimcnn.errors import ModelError, RunError, SlimcnnError
 from slimcnn.exporting import export
 from slimcnn.files import kind_of
 from slimcnn.reporting import read_report
-from slimcnn.reporting.formatting import count, percent, ratio, small
+from slimcnn.reporting.formatting import count, ratio, small
 from slimcnn.reporting.schema import CurveReport, Numbers, Report
+from slimcnn.reporting.storing import PAGE
 from slimcnn.running.folder import COMPRESSED, ORIGINAL, RECIPE
 from slimcnn.running.loading import blank_of
 from slimcnn.running.recipe import Recipe, read_recipe
@@ -78,6 +79,7 @@ def playground_of(folder: Path, *, samples: int = 12, show: Show = SILENT) -> Pl
     information = read_information(folder / COMPRESSED)
     normalization = Normalization(**{name: tuple(values) for name, values in information["normalization"].items()})
     data, notes = _images(recipe)
+    _refuse_other_tasks(str(information.get("task", "classification")) if data is None else data.task, data)
     some = data.test.limit(min(samples, len(data.test))).in_memory() if data is not None else None
     networks, shape, classes = [], tuple(information["input"]), tuple(information["classes"])
     for title, name, numbers in (("original", ORIGINAL, report.before), ("compressed", COMPRESSED, report.after)):
@@ -85,9 +87,7 @@ def playground_of(folder: Path, *, samples: int = 12, show: Show = SILENT) -> Pl
         network = load(folder / name, _blank(recipe, data))
         example = _example(network, shape)
         onnx, error = exported(network, example, some.pixels if some else None, classes, normalization)
-        networks.append(
-            ShownNetwork(title, onnx, (*_facts(report.before, numbers), ("error of the file", small(error))))
-        )
+        networks.append(ShownNetwork(title, onnx, (*_facts(report, numbers), ("error of the file", small(error)))))
     if kind_of(folder / INT8) == "file":
         networks.append(ShownNetwork("compressed, int8", (folder / INT8).read_bytes()))
     return Playground(
@@ -110,6 +110,15 @@ def _finished(folder: Path) -> Report:
         sizes = ", ".join(str(folder / Path(point.report).parent) for point in report.points)
         raise RunError(f"{folder} holds several sizes: show one of them: {sizes}")
     return report
+
+
+def _refuse_other_tasks(task: str, data: Dataset | None) -> None:
+    """Refuse a run whose images do not have one class each: the page shows the probability of every class."""
+    one_class = data is not None and data.test.take(torch.arange(1)).in_memory().labels.dim() == 1
+    if task != "classification" and not one_class:
+        raise ModelError(
+            f"the page shows the class of an image, and this run is for {task}: open the {PAGE} of the run instead"
+        )
 
 
 def _images(recipe: Recipe) -> tuple[Dataset | None, tuple[str, ...]]:
@@ -156,12 +165,14 @@ def exported(
         return file.path.read_bytes(), nan if file.parity.max_error is None else file.parity.max_error
 
 
-def _facts(before: Numbers, numbers: Numbers) -> tuple[tuple[str, str], ...]:
+def _facts(report: Report, numbers: Numbers) -> tuple[tuple[str, str], ...]:
+    before, metric = report.before, report.metric
+
     def left(old: float, new: float) -> str:
         return "" if numbers is before else f" (× {ratio(old, new)})"
 
     return (
-        ("test top-1", f"{percent(numbers.score)} %"),
+        (f"test {metric.name}", metric.written(numbers.score)),
         ("MACs", count(numbers.macs) + left(before.macs, numbers.macs)),
         ("parameters", count(numbers.params) + left(before.params, numbers.params)),
     )

@@ -38,8 +38,8 @@ def headline(run: Comparison) -> str:
     return (
         f"{run.network} on {run.dataset}: {formatting.ratio(before.macs, after.macs)} of the MACs, "
         f"{formatting.ratio(before.params, after.params)} of the parameters, "
-        f"{run.metric.name} {formatting.percent(before.score)} → {formatting.percent(after.score)} "
-        f"({formatting.points(before.score, after.score)})"
+        f"{run.metric.name} {run.metric.number(before.score)} → {run.metric.number(after.score)} "
+        f"({run.metric.signed(run.metric.change(before.score, after.score))})"
     )
 
 
@@ -55,9 +55,9 @@ def verdict_in_words(run: Comparison) -> list[str]:
 
 
 def is_alarming(run: Comparison) -> bool:
-    """Whether the page begins in the color of an alarm: the cut is not exact, or the metric falls by over 5 points."""
-    fell = run.metric.unit == "%" and run.before.score - run.after.score > ALARMING
-    return fell or (run.verdict is not None and not run.verdict.equal)
+    """Whether the page begins in the color of an alarm: the cut is not exact, or 5 points of the metric are lost."""
+    lost = -run.metric.gain(run.before.score, run.after.score)
+    return (run.metric.unit == "%" and lost > ALARMING) or (run.verdict is not None and not run.verdict.equal)
 
 
 def size_in_words(before: Numbers, after: Numbers) -> str:
@@ -111,23 +111,27 @@ def unsure_in_words(ratio: Ratio) -> str:
 
 
 def accuracy_in_words(before: float, after: float, images: int, metric: MetricName = TOP1) -> str:
-    """Describe the change of the metric, in points; of top-1 in test images too.
+    """Describe the change of the metric in its unit; of top-1 in test images too.
 
     >>> accuracy_in_words(98.61, 97.5, 360)
     'Top-1 falls by 1.11 points, from 98.61 % to 97.50 %: 4 more of 360 test images are misclassified.'
     >>> accuracy_in_words(90.0, 90.0, 1)
     'Top-1 stays at 90.00 %, measured on 1 test image.'
+    >>> accuracy_in_words(0.1271, 0.1338, 0, MetricName(name="depth error", unit="m", higher_is_better=False))
+    'Depth error rises by 0.0067 m (worse), from 0.127 m to 0.134 m, measured on the test images.'
     """
-    name, unit = formatting.capital(metric.name), f" {metric.unit}" if metric.unit else ""
+    name = formatting.capital(metric.name)
     if not (math.isfinite(before) and math.isfinite(after)):
         return f"{name} on the test images is not known for both networks, so its change is not known."
     where = f"measured on {formatting.plural(images, 'test image')}" if images else "measured on the test images"
-    difference = round(after, 2) - round(before, 2)
-    old, new = formatting.percent(before), formatting.percent(after)
+    old, new = metric.written(before), metric.written(after)
     if old == new:
-        return f"{name} stays at {new}{unit}, {where}."
+        return f"{name} stays at {new}, {where}."
+    difference = metric.change(before, after)
     moved = f"{name} {'falls' if difference < 0 else 'rises'}"
-    words = f"{moved} by {abs(difference):.2f}{' points' if unit else ''}, from {old}{unit} to {new}{unit}"
+    by = f"{formatting.write(abs(difference), metric.format)} {metric.change_unit}".rstrip()
+    judged = "" if metric.higher_is_better else f" ({'worse' if difference > 0 else 'better'})"
+    words = f"{moved} by {by}{judged}, from {old} to {new}"
     wrong = round((before - after) / 100 * images)
     if wrong < 1 or metric != TOP1:
         return f"{words}, {where}."
@@ -159,14 +163,14 @@ def exactness_in_words(verdict: CutVerdict | None) -> str:
 def rows(run: Comparison) -> tuple[Row, ...]:
     """Return the table rows of both networks.
 
-    `change` is after / before; for top-1 the difference in points, for latency the ratio of interleaved calls.
+    `change` is after / before; for the metric the difference in its unit, for latency the ratio of interleaved calls.
     """
     before, after = run.before, run.after
-    top1 = Row(
+    score = Row(
         run.metric.title,
-        formatting.percent(before.score),
-        formatting.percent(after.score),
-        _points(before.score, after.score, run.metric),
+        run.metric.number(before.score),
+        run.metric.number(after.score),
+        run.metric.changed(before.score, after.score),
     )
     time = Row(
         "latency, ms",
@@ -189,7 +193,7 @@ def rows(run: Comparison) -> tuple[Row, ...]:
             ("running memory", formatting.size, before.peak_memory, after.peak_memory),
         )
     )
-    return (top1, *sizes, time)
+    return (score, *sizes, time)
 
 
 def times(before: float, after: float) -> str:
@@ -205,11 +209,6 @@ def times(before: float, after: float) -> str:
 def ratio_of(after: Numbers, ratio: Ratio) -> str:
     """Format the latency ratio of interleaved calls; a dash if the network was not timed."""
     return times(1.0, ratio.median if math.isfinite(after.latency_ms) else math.nan)
-
-
-def _points(before: float, after: float, metric: MetricName) -> str:
-    value = formatting.points(before, after)
-    return value if value == formatting.NOTHING or not metric.unit else f"{value} points"
 
 
 def _many(before: int, after: int, noun: str) -> str:

@@ -10,12 +10,9 @@ from urllib.parse import quote
 from slimcnn.reporting import formatting
 from slimcnn.reporting.comparison import ratio_of, times
 from slimcnn.reporting.figures.sizes import Size, Sizes
-from slimcnn.reporting.outcome import Numbers, Ratio
+from slimcnn.reporting.outcome import MetricName, Numbers, Ratio
 from slimcnn.reporting.schema import CurvePoint, CurveReport
 from slimcnn.reporting.sections import Column, Section, Table, Text
-
-FREE = 1.0
-"""Percentage points of top-1 that the recommended size may lose."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +22,8 @@ class SizeRow:
     label: str
     report: str
     """Link to the size's page; empty for the reference."""
-    top1: str
-    points: str
+    score: str
+    change: str
     macs: str
     macs_ratio: str
     params: str
@@ -40,11 +37,11 @@ class SizeRow:
 def sizes_of(report: CurveReport) -> list[SizeRow]:
     """Return the rows of a curve's table: the reference first, then all sizes in their order."""
     same = Ratio(median=1.0, lower=1.0, upper=1.0)
-    first = _row("original", "", report.reference, report.reference, same)
+    first = _row("original", "", report.reference, report.reference, same, report.metric)
     return [
         first,
         *(
-            _row(point.label, _link(point.report), report.reference, point.after, point.ratio)
+            _row(point.label, _link(point.report), report.reference, point.after, point.ratio, report.metric)
             for point in report.points
         ),
     ]
@@ -60,18 +57,35 @@ def curve_headline(report: CurveReport) -> str:
 def curve_in_words(report: CurveReport) -> list[str]:
     """Describe the recommended size, the smallest size, and whether the cuts are exact, as sentences."""
     known = [point for point in report.points if math.isfinite(point.after.score)]
-    if not known or not math.isfinite(report.reference.score):
-        return ["Top-1 on the test images is not known, so no size can be recommended.", *_unsure(report)]
+    metric, original = report.metric, report.reference.score
+    if not known or not math.isfinite(original):
+        name = formatting.capital(metric.name)
+        return [f"{name} on the test images is not known, so no size can be recommended.", *_unsure(report)]
     small_first = sorted(known, key=lambda point: point.after.macs)
-    cheap = [point for point in small_first if report.reference.score - point.after.score <= FREE]
-    chosen = cheap[0] if cheap else max(known, key=lambda point: point.after.score)
+    allowed = metric.worst_allowed(original)
+    cheap = [point for point in small_first if -metric.gain(original, point.after.score) <= allowed]
+    chosen = cheap[0] if cheap else max(known, key=lambda point: metric.gain(original, point.after.score))
     if cheap:
-        words = [f"The smallest size that loses at most 1 point of top-1 is {_described(chosen, report.reference)}."]
+        words = [f"The smallest size that {_loses(metric, 'at most')} is {_described(chosen, report)}."]
     else:
-        words = [f"Every size loses more than 1 point of top-1; the mildest is {_described(chosen, report.reference)}."]
+        words = [f"Every size {_loses(metric, 'more than')}; the mildest is {_described(chosen, report)}."]
     if small_first[0] is not chosen:
-        words.append(f"The smallest size is {_described(small_first[0], report.reference)}.")
+        words.append(f"The smallest size is {_described(small_first[0], report)}.")
     return [*words, *_unsure(report)]
+
+
+def _loses(metric: MetricName, bound: str) -> str:
+    """Say that a size loses at most, or more than, what `MetricName.worst_allowed` allows.
+
+    >>> _loses(MetricName(), "at most"), _loses(MetricName(name="error", unit="", higher_is_better=False), "more than")
+    ('loses at most 1 point of top-1', 'raises error by more than 1 %')
+    """
+    size = "1 point" if metric.unit == "%" else "1 %"
+    return (
+        f"loses {bound} {size} of {metric.name}"
+        if metric.higher_is_better
+        else f"raises {metric.name} by {bound} {size}"
+    )
 
 
 def curve_sections(report: CurveReport) -> list[Section]:
@@ -79,17 +93,20 @@ def curve_sections(report: CurveReport) -> list[Section]:
     drawing = Sizes(
         reference=_size("original", report.reference),
         points=tuple(_size(point.label, point.after) for point in report.points),
+        metric=report.metric,
     )
+    name = formatting.capital(report.metric.name)
     figure = Section(
         title="Accuracy against cost",
-        blocks=(Text(text="Top-1 on the test images; dashed line: the original network."), drawing.block()),
+        blocks=(Text(text=f"{name} on the test images; dashed line: the original network."), drawing.block()),
     )
     steps = list(zip_longest(*(point.steps for point in report.points)))
     if not steps:
         return [figure]
-    columns = (Column(title="step"), *(Column(title=point.label, format="percent") for point in report.points))
+    form = report.metric.format
+    columns = (Column(title="step"), *(Column(title=point.label, format=form) for point in report.points))
     lines = [(next(one.name for one in step if one), *(one.top1 if one else None for one in step)) for step in steps]
-    words = "Top-1 in percent on the validation images after each step, one column per size."
+    words = f"{report.metric.sentence} on the validation images after each step, one column per size."
     return [
         figure,
         Section(title="Step by step", blocks=(Text(text=words), Table(columns=columns, rows=tuple(lines)))),
@@ -122,21 +139,24 @@ def _exactness(report: CurveReport) -> str:
     return f"Not exact, or not provable: {', '.join(broken)}; each size’s page gives the reason."
 
 
-def _described(point: CurvePoint, reference: Numbers) -> str:
+def _described(point: CurvePoint, report: CurveReport) -> str:
+    metric, reference = report.metric, report.reference
     share = formatting.ratio(reference.macs, point.after.macs)
     time = ratio_of(point.after, point.ratio)
     return (
-        f"{point.label}: {share} of the MACs, top-1 {formatting.percent(point.after.score)} % "
-        f"({formatting.points(reference.score, point.after.score)} points), time {time}"
+        f"{point.label}: {share} of the MACs, {metric.name} {metric.written(point.after.score)} "
+        f"({metric.changed(reference.score, point.after.score)}), time {time}"
     )
 
 
-def _row(label: str, report: str, reference: Numbers, found: Numbers, ratio: Ratio) -> SizeRow:
+def _row(
+    label: str, report: str, reference: Numbers, found: Numbers, ratio: Ratio, metric: MetricName
+) -> SizeRow:  # fmt: skip
     return SizeRow(
         label=label,
         report=report,
-        top1=formatting.percent(found.score),
-        points="" if found is reference else formatting.points(reference.score, found.score),
+        score=metric.number(found.score),
+        change="" if found is reference else metric.signed(metric.change(reference.score, found.score)),
         macs=formatting.count(found.macs),
         macs_ratio=times(reference.macs, found.macs),
         params=formatting.count(found.params),
@@ -149,4 +169,4 @@ def _row(label: str, report: str, reference: Numbers, found: Numbers, ratio: Rat
 
 
 def _size(label: str, found: Numbers) -> Size:
-    return Size(label=label, macs=found.macs, top1=found.score, latency_ms=found.latency_ms)
+    return Size(label=label, macs=found.macs, score=found.score, latency_ms=found.latency_ms)

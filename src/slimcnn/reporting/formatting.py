@@ -107,6 +107,16 @@ def small(value: float) -> str:
     return f"{value + 0.0:.3g}".replace("-", "−") if math.isfinite(value) else NOTHING
 
 
+def signed_small(difference: float) -> str:
+    """Format a difference of numbers of any magnitude, with its sign and three digits.
+
+    >>> signed_small(0.01278), signed_small(-2.1e-15), signed_small(0.0)
+    ('+0.0128', '−2.1e−15', '±0')
+    """
+    text = small(abs(difference))
+    return text if text == NOTHING else f"{'±' if text == '0' else '−' if difference < 0 else '+'}{text}"
+
+
 def distance(value: float) -> str:
     """Format a distance between 0 and 1 with three decimals.
 
@@ -179,6 +189,7 @@ _WRITERS: dict[Format, Callable[[Any], str]] = {
     "points": signed,
     "share": distance,
     "small": small,
+    "signed": signed_small,
     "seconds": duration,
     "milliseconds": milliseconds,
     "shape": shape,

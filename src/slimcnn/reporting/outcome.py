@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from slimcnn.reporting.sections import Part
+from slimcnn.reporting import formatting
+from slimcnn.reporting.sections import Format, Part
 
 
 class Numbers(Part):
@@ -32,7 +33,7 @@ class Numbers(Part):
 
 
 class MetricName(Part):
-    """The metric of a task."""
+    """The metric of a task: its name, unit and direction, and how its values are written."""
 
     name: str = "top-1"
     unit: str = "%"
@@ -46,6 +47,85 @@ class MetricName(Part):
         ('top-1, %', 'error')
         """
         return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    @property
+    def direction(self) -> str:
+        """What a reader must know about a figure, after a semicolon; empty where higher is better, as expected."""
+        return "" if self.higher_is_better else "; lower is better"
+
+    @property
+    def sentence(self) -> str:
+        """Name and unit, for the beginning of a sentence.
+
+        >>> MetricName().sentence, MetricName(name="depth error", unit="m").sentence
+        ('Top-1 in percent', 'Depth error in m')
+        """
+        unit = {"%": " in percent", "": ""}.get(self.unit, f" in {self.unit}")
+        return f"{formatting.capital(self.name)}{unit}"
+
+    @property
+    def format(self) -> Format:
+        """The format of a column of values."""
+        return "percent" if self.unit == "%" else "small"
+
+    @property
+    def change_format(self) -> Format:
+        """The format of a column of differences."""
+        return "points" if self.unit == "%" else "signed"
+
+    @property
+    def change_unit(self) -> str:
+        """The unit of a difference: points for a percentage."""
+        return "points" if self.unit == "%" else self.unit
+
+    def number(self, value: float) -> str:
+        """Format a value without its unit: a percentage with two decimals, any other number with three digits.
+
+        >>> MetricName().number(93.386), MetricName(name="error", unit="").number(0.01278)
+        ('93.39', '0.0128')
+        """
+        return formatting.write(float(value), self.format)
+
+    def written(self, value: float) -> str:
+        """Format a value with its unit.
+
+        >>> MetricName().written(93.386), MetricName(name="depth error", unit="m").written(0.01278)
+        ('93.39 %', '0.0128 m')
+        """
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+    def change(self, before: float, after: float) -> float:
+        """Return after - before; of percentages, after rounding each to two decimals, as a table shows them."""
+        return round(after, 2) - round(before, 2) if self.unit == "%" else after - before
+
+    def signed(self, change: float) -> str:
+        """Format a difference with its sign, without its unit; a dash if it is unknown.
+
+        >>> MetricName().signed(-0.37), MetricName(name="error", unit="").signed(0.01)
+        ('−0.37', '+0.01')
+        """
+        return formatting.write(float(change), self.change_format)
+
+    def changed(self, before: float, after: float) -> str:
+        """Format the change with its sign and its unit; a dash if it is unknown.
+
+        >>> MetricName().changed(93.39, 93.02), MetricName(name="error", unit="").changed(0.2, 0.21)
+        ('−0.37 points', '+0.01')
+        """
+        found = self.signed(self.change(before, after))
+        return found if found == formatting.NOTHING else f"{found} {self.change_unit}".rstrip()
+
+    def gain(self, before: float, after: float) -> float:
+        """Return how much better a value is, in the metric's unit; negative if it is worse."""
+        return after - before if self.higher_is_better else before - after
+
+    def worst_allowed(self, best: float) -> float:
+        """Return how much worse a value may be without counting as a loss: 1 point, or 1 % of what is no percentage.
+
+        >>> MetricName().worst_allowed(93.0), MetricName(name="error", unit="").worst_allowed(0.5)
+        (1.0, 0.005)
+        """
+        return 1.0 if self.unit == "%" else abs(best) / 100
 
 
 class CutVerdict(Part):

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from slimcnn.reporting.comparison import headline, is_alarming, rows, verdict_in_words
 from slimcnn.reporting.curve import curve_headline, curve_in_words, curve_sections, sizes_of
-from slimcnn.reporting.figures.steps import Steps, StepTop1
-from slimcnn.reporting.formatting import capital, plural
+from slimcnn.reporting.figures.steps import MeasuredStep, Steps
+from slimcnn.reporting.formatting import plural
 from slimcnn.reporting.layout import lay_out, template
 from slimcnn.reporting.schema import CurveReport, LockedLayer, Report
 from slimcnn.reporting.sections import Column, Section, Table, Text
@@ -62,43 +62,34 @@ def render_curve(report: CurveReport) -> str:
 
 
 def _step_by_step(report: Report) -> Section:
-    """Show top-1, MACs and time after each step."""
+    """Show the metric, MACs and time after each step."""
     title = "Step by step"
     if not report.steps:
         return Section(title=title, blocks=(Text(text="The run has no steps."),))
     images = plural(report.images["validation"], "validation image") if "validation" in report.images else ""
-    words = f"{_named(report)} on {images or 'the validation images'}. The test images are used once, at the end."
+    words = (
+        f"{report.metric.sentence} on {images or 'the validation images'}. The test images are used once, at the end."
+    )
     drawing = Steps(
-        title=report.metric.name,
+        metric=report.metric,
         steps=(
-            StepTop1(name="original", top1=report.reference_top1),
-            *(StepTop1(name=step.name, top1=step.top1) for step in report.steps),
+            MeasuredStep(name="original", score=report.reference_top1),
+            *(MeasuredStep(name=step.name, score=step.top1) for step in report.steps),
         ),
     )
     columns = (
-        Column(title="step"), Column(title=report.metric.title, format="percent"),
-        Column(title="change", format="points"), Column(title="MACs left", format="share"),
+        Column(title="step"), Column(title=report.metric.title, format=report.metric.format),
+        Column(title="change", format=report.metric.change_format), Column(title="MACs left", format="share"),
         Column(title="time", format="seconds"),
     )  # fmt: skip
     lines = [("original", report.reference_top1, None, 1.0, None)] + [
         (
-            step.name, step.top1, round(step.top1, 2) - round(report.reference_top1, 2),
+            step.name, step.top1, report.metric.change(report.reference_top1, step.top1),
             step.macs / max(report.before.macs, 1), step.seconds,
         )
         for step in report.steps
     ]  # fmt: skip
     return Section(title=title, blocks=(Text(text=words), drawing.block(), Table(columns=columns, rows=tuple(lines))))
-
-
-def _named(report: Report) -> str:
-    """Return the metric at the start of a sentence.
-
-    >>> from types import SimpleNamespace as Some
-    >>> _named(Some(metric=Some(name="top-1", unit="%")))
-    'Top-1 in percent'
-    """
-    name, unit = report.metric.name, {"%": " in percent", "": ""}.get(report.metric.unit, f" in {report.metric.unit}")
-    return f"{capital(name)}{unit}"
 
 
 def _by_reason(locked: Sequence[LockedLayer]) -> list[tuple[str, int, list[LockedLayer]]]:

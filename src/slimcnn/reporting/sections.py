@@ -20,14 +20,15 @@ class Part(BaseModel):
 
 
 Format = Literal[
-    "text", "name", "count", "exact", "bytes", "percent", "points", "share", "small", "seconds", "milliseconds", "shape"
-]
+    "text", "name", "count", "exact", "bytes", "percent", "points", "share", "small", "signed", "seconds",
+    "milliseconds", "shape",
+]  # fmt: skip
 """The format of a column's values:
 
 - text: unchanged; name: a layer or a setting, in a monospaced font;
 - count: four digits with k, M, G; exact: all digits; bytes: kB, MB;
 - percent: two decimals; points: a difference of percentages, with its sign; share: three decimals, 0.500;
-- small: a number of any magnitude, three digits;
+- small: a number of any magnitude, three digits; signed: a difference of such numbers, with its sign;
 - seconds: 3 min 20 s; milliseconds; shape: 16 × 32 × 32.
 """
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 STYLES = {"plain": "", "note": "dim", "good": "green", "bad": "bold red"}
 """Style of a paragraph by its tone."""
 
-HEADINGS = {"top1": "top-1, %", "points": "points", "macs": "MACs", "params": "params", "latency": "ms"}
-"""Columns of a curve's table: attribute of `SizeRow` → heading."""
-
 
 def tables(sections: Iterable[parts.Section], all: bool = False) -> list[RenderableType]:
     """Render headings, paragraphs and tables, with `all` also folded tables; figures are left out."""
@@ -74,10 +71,10 @@ def _curve(report: CurveReport) -> Table:
 
     table = _empty(report.title)
     table.add_column("size", overflow="fold")
-    for heading in HEADINGS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in (report.metric.title, report.metric.change_unit or "change", "MACs", "params", "ms"):
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for size in sizes_of(report):
-        table.add_row(Text(size.label), *(getattr(size, name) for name in HEADINGS))
+        table.add_row(Text(size.label), size.score, size.change, size.macs, size.params, size.latency)
     return table
 
 

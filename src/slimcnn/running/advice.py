@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from slimcnn.reporting.comparison import TOP1
 from slimcnn.reporting.formatting import size
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.reporting.schema import Numbers
 from slimcnn.running.folder import COMPRESSED
 from slimcnn.running.recipe import Recipe
 from slimcnn.running.step import Step
 
 SMALL_LOSS, LARGE_LOSS = 0.5, 3.0
-"""Percentage points of top-1."""
+"""Percentage points of top-1; percent of a metric that is no percentage."""
 
 TARGETS = ("macs", "params", "size", "memory", "latency", "pruning_ratio")
 """Target settings of a prune step."""
 
 
 def next_steps(
-    recipe: Recipe, before: Numbers, after: Numbers, folder: Path, higher_is_better: bool = True
+    recipe: Recipe, before: Numbers, after: Numbers, folder: Path, metric: MetricName = TOP1
 ) -> Iterator[str]:
     """Yield suggestions, a sentence or two each."""
     names = [step.name for step in recipe.steps]
-    lost = before.score - after.score if higher_is_better else 0.0
+    # Counted in what `worst_allowed` allows: points, or percent of what is no percentage.
+    lost = -metric.gain(before.score, after.score) / (metric.worst_allowed(before.score) or 1.0)
     last_cut = max((index for index, name in enumerate(names) if name == "prune"), default=None)
     target = _target_of(recipe.steps[last_cut]) if last_cut is not None else "macs"
     option = f"--{target.replace('_', '-')}"

@@ -145,6 +145,9 @@ def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.Step
 WORSE = 0.5
 """Points of the validation metric that a step may lose without a warning; or two standard errors, if larger."""
 
+WORSE_SHARE = 0.05
+"""Share of its value that a metric may lose that is no percentage."""
+
 
 def _warning(step: Step, before: float | None, after: float | None, images: int, metric: Metric = TOP1) -> str:
     """Return a warning if a step that should not lower accuracy did; else an empty string.
@@ -160,9 +163,11 @@ def _warning(step: Step, before: float | None, after: float | None, images: int,
     if step.costs or before is None or after is None:
         return ""
     # Of the two, the larger: a start near 100 % looks surer than it is.
-    spread = max(math.sqrt(x * (100 - x) / images) for x in (before, after)) if metric.unit == "%" else 0.0
-    if metric.gain(before, after) >= -max(WORSE, 2 * spread):
+    allowed = WORSE_SHARE * abs(before)
+    if metric.unit == "%":
+        allowed = max(WORSE, 2 * max(math.sqrt(x * (100 - x) / images) for x in (before, after)))
+    if metric.gain(before, after) >= -allowed:
         return ""
     moved = "lowered" if metric.higher_is_better else "raised"
-    values = f"{before:.2f} -> {metric.written(after)}"
+    values = f"{metric.number(before)} -> {metric.written(after)}"
     return f"{step.name} {moved} validation {metric.name}: {values}; {step.remedy}"

@@ -95,7 +95,7 @@ def about_training(
     columns = [
         Column(title="epoch", format="exact"), Column(title="loss", format="small"),
         *([Column(title=trained, format="percent")] if counted else []),
-        Column(title=f"validation {named}", format="percent" if metric.unit else "small"),
+        Column(title=f"validation {named}", format="percent" if metric.unit == "%" else "small"),
         Column(title="learning rate", format="small"), Column(title="time", format="seconds"),
         *(Column(title=term, format="small") for term in last.terms),
     ]  # fmt: skip

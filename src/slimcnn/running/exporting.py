@@ -39,6 +39,8 @@ class Subject:
     normalization: Normalization | None = None
     scaling: Mapping[str, Any] = field(default_factory=dict)
     """How pictures became images (`Scaling.stated`)."""
+    classifies: bool = True
+    """Whether its task is classification, as far as its files say."""
 
 
 def subject_of(
@@ -83,6 +85,7 @@ def subject_of(
             classes=tuple(information.get("classes", ())),
             normalization=stored_in(information) or subject.normalization,
             scaling=information.get("scaling", {}),
+            classifies=information.get("task", "classification") == "classification",
         )
         named = str(information.get("dataset", "")).partition(":")[0]
         if data or named in datasets:
@@ -103,4 +106,5 @@ def _with_images(subject: Subject, data: Dataset, images: int) -> Subject:
         subject, images=data.test.limit(images).in_memory().pixels, compared_on=f"{data.name}, test",
         classes=data.classes, normalization=data.normalization, example=torch.zeros(1, *data.shape),
         scaling=data.scaling.stated() or subject.scaling,
+        classifies=data.task == "classification",
     )  # fmt: skip

@@ -123,7 +123,7 @@ def write_results(
     times = {"before": before, "after": after}
     data = state.data
     networks = {"before": state.reference, "after": state.model}
-    metric = state.task.metric
+    named = MetricName.model_validate(state.task.metric, from_attributes=True)
     scores = {when: judge(networks[when], data.test, data).score for when in networks}
     top1 = scores if data.task == "classification" else dict.fromkeys(networks)
     numbers = {
@@ -139,7 +139,7 @@ def write_results(
         network=name_of(state),
         dataset=data.name,
         images={part: len(getattr(data, part)) for part in ("train", "validation", "test")},
-        metric=MetricName(name=metric.name, unit=metric.unit, higher_is_better=metric.higher_is_better),
+        metric=named,
         before=numbers["before"],
         after=numbers["after"],
         reference_top1=final["reference_top1"],
@@ -152,7 +152,7 @@ def write_results(
             _layers(sizes["before"], sizes["after"], state.model),
         ),
         warnings=tuple(done["warning"] for done in results[1:] if done["warning"]),
-        next_steps=tuple(next_steps(recipe, numbers["before"], numbers["after"], folder, metric.higher_is_better)),
+        next_steps=tuple(next_steps(recipe, numbers["before"], numbers["after"], folder, named)),
         timing=_timing(before, after),
         not_counted=sizes["after"].not_counted,
         notes=_notes(job, recipe),

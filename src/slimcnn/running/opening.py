@@ -11,6 +11,7 @@ from slimcnn.datasets import Dataset, load_dataset
 from slimcnn.errors import RunError
 from slimcnn.manifest import RUN
 from slimcnn.running import folder as disk
+from slimcnn.running.loading import for_task
 from slimcnn.running.normalization import stored_in
 from slimcnn.running.recipe import read_recipe
 from slimcnn.running.saving import read_state
@@ -42,7 +43,7 @@ def open_run(path: Path | str, show: Show = SILENT) -> State:
     show.say(f"loading {recipe.data.name}")
     checkpoint, settings = root / disk.COMPRESSED, recipe.data
     data = images_of(checkpoint, settings.name, settings.seed, settings.limit, **settings.reading)
-    return read_state(root, done, data)
+    return read_state(root, done, for_task(data, settings.task) if settings.task is not None else data)
 
 
 def images_of(checkpoint: Path, name: str = "", seed: int = 0, limit: int | None = None, **reading: Any) -> Dataset:

@@ -40,7 +40,7 @@ class RateTrial(BaseModel):
 
     rate: float
     top1: float | None
-    """Percent, on the validation images; None if the training diverged."""
+    """The metric on the validation images, in its unit; None if the training diverged."""
 
 
 class RateChoice(BaseModel):
@@ -59,7 +59,7 @@ class RateChoice(BaseModel):
         if not self.trials:
             return f"learning rate {self.rate:g}"
         tried = ", ".join(
-            f"{one.rate:g}: {'diverged' if one.top1 is None else f'{one.top1:.2f} {self.unit}'.rstrip()}"
+            f"{one.rate:g}: {'diverged' if one.top1 is None else Metric(self.metric, self.unit).written(one.top1)}"
             for one in self.trials
         )
         steps = f"{self.steps} step{'s' * (self.steps != 1)}"

@@ -121,7 +121,7 @@ def _open(path: Path, network: Network, data: Dataset, given: nn.Module | None) 
 
 
 def information_of(data: Dataset) -> dict[str, Any]:
-    """Return the extra data stored in a checkpoint: dataset, classes, input shape, normalization, scaling."""
+    """Return the extra data stored in a checkpoint: dataset, classes, input shape, normalization, scaling, task."""
     found = {
         "dataset": data.name,
         "classes": list(data.classes),
@@ -129,7 +129,8 @@ def information_of(data: Dataset) -> dict[str, Any]:
         "normalization": {"mean": list(data.normalization.mean), "std": list(data.normalization.std)},
     }
     scaling = data.scaling.stated()
-    return found | ({"scaling": scaling} if scaling else {})
+    found |= {"scaling": scaling} if scaling else {}
+    return found | ({"task": data.task} if data.task != "classification" else {})
 
 
 def sections_of(done: Sequence[Done]) -> list[Section]:

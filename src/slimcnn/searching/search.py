@@ -19,9 +19,10 @@ from slimcnn.pruning.targets import SIZES
 from slimcnn.searching.settings import RATIO, Point, Search, describe, spec_of
 from slimcnn.searching.study_storage import Outcome, StudyStorage
 from slimcnn.searching.trial_storage import storage_errors
-from slimcnn.tasks import task_named, task_of
+from slimcnn.tasks import Metric, task_named, task_of
 from slimcnn.training import best_device, evaluate, judge
 from slimcnn.training.evaluation import PartialEvaluation, evaluate_unless_below, evaluating
+from slimcnn.training.keeping import TOP1
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Evaluator:
         batch: batch size; after each batch the evaluation may stop early.
         data_of: the dataset whose task the network has; default: classification.
         metric: measures a network instead of top-1 on `images`, in the unit of `max_drop`; higher is better.
+
+    A dataset with another task than classification is judged by the metric of its task.
     """
 
     model: nn.Module
@@ -58,6 +61,13 @@ class Evaluator:
     metric: Callable[[nn.Module], float] | None = None
     _scores: dict[str, Scores] = field(default_factory=dict)
 
+    @property
+    def judged_by(self) -> Metric:
+        """The metric of the search, with its unit and direction."""
+        if self.metric is not None:
+            return Metric("metric", unit="")
+        return TOP1 if self.data_of is None else task_of(self.data_of).metric
+
     def base(self) -> float:
         """Measure the top-1 of the unpruned network, or its metric."""
         return self._measured(self.model, -math.inf).top1
@@ -67,9 +77,8 @@ class Evaluator:
             with evaluating(network, best_device()), torch.no_grad():
                 return PartialEvaluation(float(self.metric(network)), 0, whole=True)
         if self.data_of is not None and self.data_of.task != "classification":
-            found_by_task = judge(network, self.data_of.validation, self.data_of)
-            better = task_of(self.data_of).metric.higher_is_better  # the search looks for the highest
-            return PartialEvaluation(found_by_task.score * (1 if better else -1), found_by_task.n, whole=True)
+            judged = judge(network, self.data_of.validation, self.data_of)
+            return PartialEvaluation(judged.score, judged.n, whole=True)
         if self.images is None:
             raise SearchError("there is nothing to measure a network by: give images, or a metric")
         if least == -math.inf:
@@ -89,7 +98,7 @@ class Evaluator:
         return allocate(self.graph, self._scores[spec], target)
 
     def attempt(self, point: Point, least: float, most_macs: float) -> tuple[Outcome, float]:
-        """Evaluate a point; stop once it cannot reach `least` percent, or if it needs more than `most_macs`.
+        """Evaluate a point; stop once it cannot reach `least`, or if it needs more than `most_macs`.
 
         Also return the value that the sampler minimizes: the share of the MACs, or 1 plus the missing accuracy.
         """
@@ -105,13 +114,13 @@ class Evaluator:
         network = make(self.model, self.graph, plan)
         if self.recover is not None:
             self.recover(network, plan)
-        seen = self._measured(network, least)
+        seen = self._measured(network, max(least, 0.0))
         seconds = time.perf_counter() - began
         if not seen.whole:
             why = f"can no longer reach {least:.2f} % after {seen.n} images"
             return Outcome(point, macs, None, why, seconds), 1 + (least - seen.top1) / 100
-        value = macs if seen.top1 >= least else 1 + (least - seen.top1) / 100
-        return Outcome(point, macs, seen.top1, "", seconds), value
+        missing = self.judged_by.gain(seen.top1, least)
+        return Outcome(point, macs, seen.top1, "", seconds), macs if missing <= 0 else 1 + missing / 100
 
 
 def _cut(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
@@ -125,7 +134,7 @@ class Found:
     best: Outcome
     """The point with the fewest MACs that loses at most `max_drop`; at equal MACs, the most accurate."""
     base: float
-    """Top-1 of the unpruned network."""
+    """Top-1 of the unpruned network, or its metric."""
     outcomes: tuple[Outcome, ...]
 
 
@@ -164,12 +173,13 @@ def search(
     """
     if storage.get_attr("base") is None:
         storage.set_attr("base", evaluator.base())
-    base: float = storage.get_attr("base")
+    base, metric = float(storage.get_attr("base")), evaluator.judged_by
+    least = _least(base, settings, metric)
     if settings.sampler == "grid":
         grid = settings.grid()
         storage.enqueue(grid)
         work(evaluator, settings, storage, progress)
-        best = winner((one for one in storage.outcomes() if one.point in grid), base - settings.max_drop)
+        best = winner((one for one in storage.outcomes() if one.point in grid), least, metric)
         if best is not None:
             storage.enqueue(settings.around(best.point))
             work(evaluator, settings, storage, progress)
@@ -177,15 +187,22 @@ def search(
         work(evaluator, settings, storage, progress)
     storage.set_attr("finished", True)
     outcomes = storage.outcomes()
-    best = winner(outcomes, base - settings.max_drop)
+    best = winner(outcomes, least, metric)
     if best is None:
         mildest = min(outcomes, key=lambda outcome: float(outcome.point[RATIO]))
-        reached = f"reaches {mildest.top1:.2f} %" if mildest.top1 is not None else mildest.stopped
+        reached = f"reaches {metric.written(mildest.top1)}" if mildest.top1 is not None else mildest.stopped
+        unit = "percentage points" if metric.unit == "%" else metric.unit
+        drop = f"{settings.max_drop:g} {unit}".rstrip()
         raise SearchError(
-            f"no configuration stays within {settings.max_drop:g} percentage points of {base:.2f} %: the mildest "
+            f"no configuration stays within {drop} of {metric.written(base)}: the mildest "
             f"({describe(mildest.point)}) {reached}; allow a larger drop, smaller pruning ratios, or a recovery step"
         )
     return Found(best, base, tuple(outcomes))
+
+
+def _least(base: float, settings: Search, metric: Metric) -> float:
+    """Return the value of the metric that a network must reach: the highest allowed one if lower is better."""
+    return base - settings.max_drop if metric.higher_is_better else base + settings.max_drop
 
 
 def work(
@@ -195,13 +212,15 @@ def work(
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Evaluate waiting points until none is left."""
-    least = float(storage.get_attr("base")) - settings.max_drop
+    metric = evaluator.judged_by
+    least = _least(float(storage.get_attr("base")), settings, metric)
+    anything = -math.inf if metric.higher_is_better else math.inf
     while claimed := storage.next():
         trial, point = claimed
         try:
-            best = None if settings.complete else winner(storage.outcomes(), least)
+            best = None if settings.complete else winner(storage.outcomes(), least, metric)
             most = best.macs if best is not None and best.macs is not None else 1.0
-            outcome, value = evaluator.attempt(point, 0.0 if settings.complete else least, most)
+            outcome, value = evaluator.attempt(point, anything if settings.complete else least, most)
         except BaseException:  # Ctrl-C in a notebook: the process, which runs on, would wait for its own trial
             storage.release(trial, point)
             raise
@@ -210,16 +229,21 @@ def work(
             progress(*storage.progress)
 
 
-def winner(outcomes: Iterable[Outcome], least: float) -> Outcome | None:
-    """Return the outcome with the fewest MACs that reaches `least` percent; at equal MACs, the most accurate.
+def winner(outcomes: Iterable[Outcome], least: float, metric: Metric = TOP1) -> Outcome | None:
+    """Return the outcome with the fewest MACs that reaches `least` of the metric; at equal MACs, the most accurate.
 
     >>> points = [(0.1, 0.9, 91.0), (0.5, 0.5, 90.0), (0.7, 0.3, 80.0)]
     >>> tried = [Outcome({"pruning_ratio": ratio}, macs, top1) for ratio, macs, top1 in points]
     >>> winner(tried, least=89.5).point, winner(tried, least=95.0)
     ({'pruning_ratio': 0.5}, None)
     """
-    good = [one for one in outcomes if one.macs is not None and one.top1 is not None and one.top1 >= least]
-    return min(good, key=lambda one: (one.macs, -(one.top1 or 0), describe(one.point)), default=None)
+    known = [(one.macs, one.top1, one) for one in outcomes if one.macs is not None and one.top1 is not None]
+    good = [
+        (macs, -metric.gain(0.0, top1), describe(one.point), one)
+        for macs, top1, one in known
+        if metric.gain(least, top1) >= 0
+    ]
+    return min(good, key=lambda found: found[:3])[3] if good else None
 
 
 @storage_errors()

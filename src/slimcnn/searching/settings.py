@@ -22,7 +22,7 @@ def _shares(ratios: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class Search(BaseModel):
-    """Search for the smallest network that loses at most `max_drop` points of validation top-1 without training.
+    """Search for the smallest network that loses at most `max_drop` of the validation metric without training.
 
     >>> settings = Search(pruning_ratios=(0.2, 0.4), options={"a": (0.5, 1)})
     >>> settings.grid()
@@ -33,7 +33,7 @@ class Search(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_drop: float = Field(default=0.5, ge=0)
-    """Largest loss of top-1 on the validation images, in percentage points."""
+    """Largest loss on the validation images: percentage points of top-1, or units of the metric of another task."""
     pruning_ratios: Annotated[tuple[float, ...], AfterValidator(_shares)] = tuple(
         round(0.05 * i, 2) for i in range(1, 20)
     )

@@ -23,9 +23,10 @@ class Outcome:
     macs: float | None
     """Share of the MACs that the network keeps; None if it cannot be pruned that far."""
     top1: float | None
-    """Validation top-1 in percent; None if the evaluation was stopped early or not started."""
+    """Validation top-1 in percent, or the metric of another task in its unit; None if it was stopped early or not
+    started."""
     stopped: str = ""
-    """The reason why there is no top-1."""
+    """The reason why it was not evaluated, or not on all images."""
     seconds: float = 0.0
 
 

@@ -59,7 +59,7 @@ class Distill(Step, Training):
     """Passes over the training images."""
     learning_rate: float | None = None  # type: ignore[assignment]
     """Peak learning rate; default 0.05 for a student without weights (adamw: 0.001). For a trained network, 0.01
-    (adamw: 0.001), 0.3 or 0.1 of it: the largest that does not lower validation top-1 in a short look."""
+    (adamw: 0.001), 0.3 or 0.1 of it: the largest that does not worsen the validation metric in a short look."""
 
     @model_validator(mode="after")
     def _possible(self) -> Distill:

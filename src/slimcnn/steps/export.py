@@ -17,6 +17,8 @@ from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.step import Artifact, Context, State, Step, steps
 from slimcnn.training.processes import from_rank_zero
 
+AGREEMENT = "top-1 agrees, %"
+
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda names: (names,) if isinstance(names, str) else names)]
 
 
@@ -74,7 +76,7 @@ class Export(Step):
                 classes=data.classes, normalization=data.normalization, scaling=data.scaling.stated(),
                 bake_normalization=self.bake_normalization,
                 dynamic_batch=self.dynamic_batch, dynamic_size=self.dynamic_size, opset=self.opset, force=True,
-                say=at.show.say,
+                classifies=state.data.task == "classification", say=at.show.say,
             )  # fmt: skip
         except ExportError as error:
             if not self.optional:
@@ -92,7 +94,7 @@ def _artifact(found: ExportedFile, folder: Path) -> Artifact:
 def _table(artifacts: Sequence[Artifact]) -> Table:
     titles: Mapping[str, Any] = {
         "format": "name", "runs in": "text", "file": "name", "bytes": "exact", "largest relative error": "small",
-        "top-1 agrees, %": "percent", "images": "exact",
+        AGREEMENT: "percent", "images": "exact",
     }  # fmt: skip
     rows = [
         (
@@ -101,4 +103,12 @@ def _table(artifacts: Sequence[Artifact]) -> Table:
         )
         for one in artifacts
     ]  # fmt: skip
-    return Table(columns=tuple(Column(title=title, format=kind) for title, kind in titles.items()), rows=tuple(rows))
+    table = Table(columns=tuple(Column(title=title, format=kind) for title, kind in titles.items()), rows=tuple(rows))
+    return table if any(one.facts["agreement"] is not None for one in artifacts) else _without_agreement(table)
+
+
+def _without_agreement(table: Table) -> Table:
+    """Leave out the column of top-1, which networks for other tasks do not have."""
+    kept = [index for index, column in enumerate(table.columns) if column.title != AGREEMENT]
+    rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
+    return Table(columns=tuple(table.columns[index] for index in kept), rows=rows)

@@ -82,7 +82,7 @@ class Quantize(Step):
         paths = {found.format: found.float_path, found.format + INT8: found.path}
         made = [Artifact(name, paths[name].relative_to(root).as_posix(), entries[name]) for name in entries]
         others = tuple(one for one in state.artifacts if one.name not in entries)
-        sections = [about_quantized(found, "top-1" if state.data.task == "classification" else "pixel accuracy")]
+        sections = [about_quantized(found)]
         if told:
             what = f"Distilled from the reference, loss {LOSS}"
             sections.append(about_training("Int8 fine-tuning", what, told, None))
@@ -121,9 +121,10 @@ class Quantize(Step):
         )  # fmt: skip
 
 
-def about_quantized(found: Quantized, name: str = "top-1") -> Section:
+def about_quantized(found: Quantized) -> Section:
     """Report int8 against float: accuracy, bytes, latency, layers, and which file to ship."""
     lost, error = loss_of(found.before, found.after)
+    name = found.before.name
     title = RUNTIMES[found.runtime].title
     judged = f"Validation {name}" if found.labels else "Agreement with float on calibration images"
     tuned = ", then fine-tuned" if found.fine_tuned else ""

@@ -59,7 +59,7 @@ class Sparsify(Step, Training):
     """Passes over the training images."""
     learning_rate: float | None = None  # type: ignore[assignment]
     """Peak learning rate; default 0.1 from scratch (adamw: 0.001). For a trained network, 0.1 (adamw: 0.001), 0.3 or
-    0.1 of it: the largest that does not lower validation top-1 in a short look."""
+    0.1 of it: the largest that does not worsen the validation metric in a short look."""
 
     def after(self, facts: Facts) -> Facts:
         """Return the facts: trained, and with relations if requested."""

@@ -39,8 +39,8 @@ class Train(Step, Training):
     """Number of training images; default: all."""
     learning_rate: float | None = None  # type: ignore[assignment]
     """Peak learning rate; default 0.1 from scratch, 0.01 with a new head on trained layers (adamw: 0.001). For a
-    trained network, 0.01 (adamw: 0.001), 0.3 or 0.1 of it: the largest that does not lower validation top-1 in a short
-    look."""
+    trained network, 0.01 (adamw: 0.001), 0.3 or 0.1 of it: the largest that does not worsen the validation metric in a
+    short look."""
     frozen_epochs: int | None = Field(default=None, ge=0)  # type: ignore[assignment]
     """Epochs at the start that train only the head. The other layers keep their weights and run in eval mode, so batch
     norm uses its stored statistics and does not change them, and dropout is off. The schedule covers all epochs.

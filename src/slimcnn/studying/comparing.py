@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from slimcnn.digests import json_digest
-from slimcnn.reporting import formatting
+from slimcnn.reporting.comparison import TOP1
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.studying.points import is_baseline
 from slimcnn.studying.rows import StudyRow
 
@@ -43,12 +44,15 @@ class Difference:
     The bootstrap alone is too sure of itself with few seeds, because it never leaves the range of its values.
     """
 
-    def __str__(self) -> str:
-        mean = formatting.signed(self.mean)
+    def written(self, metric: MetricName = TOP1) -> str:
+        """Write the mean and its interval, in points or in the unit of the metric."""
+        mean = metric.signed(self.mean)
         if self.low is None or self.high is None:
             return mean
-        ends = f"({formatting.signed(self.low)} to {formatting.signed(self.high)})"
+        ends = f"({metric.signed(self.low)} to {metric.signed(self.high)})"
         return f"{mean} {ends}".replace(" ", "\N{NO-BREAK SPACE}")
+
+    __str__ = written
 
     @property
     def verdict(self) -> str:
@@ -120,15 +124,18 @@ def against_baseline(
     return found
 
 
-def front_of(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of points (cost, accuracy) that no other point beats in both, from low to high cost.
+def front_of(points: Sequence[tuple[float, float]], higher_is_better: bool = True) -> list[int]:
+    """Return the indices of points (cost, metric) that no other point beats in both, from low to high cost.
 
     >>> front_of([(1.0, 90.0), (0.5, 88.0), (0.6, 87.0), (0.5, 86.0)])
     [1, 0]
+    >>> front_of([(1.0, 0.1), (0.5, 0.3), (0.6, 0.4)], higher_is_better=False)
+    [1, 0]
     """
+    gains = [value if higher_is_better else -value for _, value in points]
     best, found = -math.inf, []
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if points[index][1] > best:
-            best = points[index][1]
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -gains[i])):
+        if gains[index] > best:
+            best = gains[index]
             found.append(index)
     return found

@@ -12,6 +12,8 @@ from slimcnn.errors import ExportError, StudyError, UnknownName
 from slimcnn.exporting import RUNTIMES, why_not
 from slimcnn.registry import Registry
 from slimcnn.reporting import Report
+from slimcnn.reporting.comparison import TOP1
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.reporting.sections import Format
 from slimcnn.running.opening import open_run
 
@@ -46,7 +48,11 @@ MeasureFunction = Callable[[MeasuredRun, str], float]
 """Measures a run; the second argument is what follows the colon of the measure's name."""
 
 measures: Registry[MeasureFunction] = Registry("measure")
-"""All measures; each has the facts `format`, `better` ("higher" or "lower") and `takes` ("" or "runtime")."""
+"""All measures; each has the facts `format`, `better` ("higher" or "lower") and `takes` ("" or "runtime").
+
+Format, direction and title of a measure with the fact `of_metric` are those for top-1; `measure_of_row` has those for
+another metric.
+"""
 
 
 @dataclass(frozen=True)
@@ -91,34 +97,50 @@ def measure_named(name: str) -> Measure:
     return measure_of_row(name)
 
 
-def measure_of_row(name: str) -> Measure:
-    """Return the measure of a row; its runtime need not be installed here.
+def measure_of_row(name: str, metric: MetricName = TOP1) -> Measure:
+    """Return the measure of a row whose run was judged by a metric; its runtime need not be installed here.
 
     Raises:
         UnknownName: there is no such measure.
+
+    >>> found = measure_of_row("validation", MetricName(name="error", unit="", higher_is_better=False))
+    >>> found.title, found.format, found.better
+    ('validation error', 'small', 'lower')
     """
     first, _, option = name.partition(":")
     entry = measures[first]
     facts: Mapping[str, Any] = entry.facts
-    title = f"{facts['title']} in {option}" if option else facts["title"]
-    return Measure(name, facts["format"], facts["better"], title, entry.value, option)
+    title, form, better = facts["title"], facts["format"], facts["better"]
+    if facts.get("of_metric"):
+        named = TOP1.title in title
+        title = title.replace(TOP1.title if named else TOP1.name, metric.title if named else metric.name)
+        form = metric.change_format if form == TOP1.change_format else metric.format
+        better = "higher" if metric.higher_is_better else "lower"
+    return Measure(name, form, better, f"{title} in {option}" if option else title, entry.value, option)
 
 
-@measures.add("accuracy", source="slimcnn", title="top-1, %", format="percent", better="higher", takes="")
+@measures.add(
+    "accuracy", source="slimcnn", title="top-1, %", format="percent", better="higher", takes="", of_metric=True
+)
 def accuracy(run: MeasuredRun, _: str) -> float:
-    """Top-1 of the final network on the test images, in percent."""
+    """Top-1 of the final network on the test images, in percent; of another task its metric, in its unit."""
     return run.report.after.score
 
 
-@measures.add("change", source="slimcnn", title="change of top-1", format="points", better="higher", takes="")
+@measures.add(
+    "change", source="slimcnn", title="change of top-1", format="points", better="higher", takes="", of_metric=True
+)
 def change(run: MeasuredRun, _: str) -> float:
-    """Top-1 of the final network minus the original's, on the test images, in percentage points."""
+    """Top-1, or the task's metric, of the final network minus the original's, on the test images."""
     return run.report.after.score - run.report.before.score
 
 
-@measures.add("validation", source="slimcnn", title="validation top-1, %", format="percent", better="higher", takes="")
+@measures.add(
+    "validation", source="slimcnn", title="validation top-1, %", format="percent", better="higher", takes="",
+    of_metric=True,
+)  # fmt: skip
 def validation(run: MeasuredRun, _: str) -> float:
-    """Top-1 of the final network on the validation images, in percent; for choices."""
+    """Top-1, or the task's metric, of the final network on the validation images; for choices."""
     return run.report.steps[-1].top1 if run.report.steps else run.report.reference_top1
 
 

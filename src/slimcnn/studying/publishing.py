@@ -11,7 +11,7 @@ from slimcnn.files import write_text
 from slimcnn.reporting import formatting, markdown, render_page
 from slimcnn.reporting.figures.front import Front, StudyPlace
 from slimcnn.reporting.sections import Column, Section, Table, Text
-from slimcnn.studying.comparing import Cell, against_baseline, cell_of, front_of, grouped
+from slimcnn.studying.comparing import Cell, Difference, against_baseline, cell_of, front_of, grouped
 from slimcnn.studying.measures import Measure, measure_of_row
 from slimcnn.studying.rows import CARD, PAGE, SOURCE, TABLE, StudyRow, StudyRows
 
@@ -70,9 +70,9 @@ def _results(study: StudyRows) -> Section:
     words = "Mean ± standard deviation over n seeds."
     if differences:
         words += (
-            f" Difference of {_judged(study)} from {_baseline(study)} at otherwise equal settings, in points: mean and "
-            "95 % bootstrap interval, paired by seed. Two points cannot be told apart if the interval contains 0, or "
-            "if the paired t-test finds p ≥ 0.05."
+            f" Difference of {_judged(study)} from {_baseline(study)} at otherwise equal settings{_in_units(study)}: "
+            "mean and 95 % bootstrap interval, paired by seed. Two points cannot be told apart if the interval "
+            "contains 0, or if the paired t-test finds p ≥ 0.05."
         )
     return Section(title="Results", blocks=(Text(text=words), table))
 
@@ -85,7 +85,7 @@ def summary(study: StudyRows) -> Section:
 
 def _table(study: StudyRows, chosen: Sequence[str]) -> Table:
     """Return one row per point: settings, seeds, measures, and the difference from the baseline."""
-    kinds, keys = [measure_of_row(name) for name in chosen], _keys(study)
+    kinds, keys = [measure_of_row(name, study.metric) for name in chosen], _keys(study)
     differences, judged = _differences(study), _judged(study)
     columns = [*(Column(title=key, format="name") for key in keys), Column(title="n", format="exact")]
     for kind in kinds:
@@ -98,7 +98,8 @@ def _table(study: StudyRows, chosen: Sequence[str]) -> Table:
         for kind in kinds:
             row.append(_written(cell_of([one.values[kind.name] for one in own]), kind))
             if differences and kind.name == judged:
-                row += [str(differences[key]), differences[key].verdict] if key in differences else ["", ""]
+                known = differences.get(key)
+                row += [known.written(study.metric), known.verdict] if known is not None else ["", ""]
         rows.append(tuple(row))
     return Table(columns=tuple(columns), rows=tuple(rows))
 
@@ -115,7 +116,19 @@ def _baseline(study: StudyRows) -> str:
     return ", ".join(map(str, study.baseline.values()))
 
 
-def _differences(study: StudyRows) -> dict[str, Any]:
+def _in_units(study: StudyRows) -> str:
+    """Name the unit of a difference, and what is better where that is not the usual; empty if there is nothing to say.
+
+    >>> rows = StudyRows("error", "", "", (), {}, ())
+    >>> _in_units(rows)
+    ', in points'
+    """
+    metric = study.metric
+    unit = f", in {metric.change_unit}" if metric.change_unit else ""
+    return unit if metric.higher_is_better else f"{unit}, lower is better"
+
+
+def _differences(study: StudyRows) -> dict[str, Difference]:
     judged = _judged(study)
     if not (judged and study.baseline):
         return {}
@@ -129,18 +142,21 @@ def _picture(study: StudyRows) -> Section | None:
         return None
     accuracy = [cell_of([row.values[judged] for row in own]) for own in points]
     costs = [cell_of([row.values[cost] for row in own]).mean for own in points]
-    best = set(front_of([(c, a.mean) for c, a in zip(costs, accuracy, strict=True)]))
+    measured, metric = measure_of_row(judged, study.metric), study.metric
+    best = set(front_of([(c, a.mean) for c, a in zip(costs, accuracy, strict=True)], metric.higher_is_better))
     series = _series(study, points)
     places = tuple(
         StudyPlace(
             label=", ".join(map(str, own[0].point.values())), series=series[index], cost=costs[index],
-            top1=accuracy[index].mean, spread=accuracy[index].sd or 0.0, best=index in best,
+            score=accuracy[index].mean, spread=accuracy[index].sd or 0.0, best=index in best,
         )
         for index, own in enumerate(points)
         if math.isfinite(costs[index])
     )  # fmt: skip
     images = "validation images" if judged == "validation" else "test images"
-    figure = Front(points=places, cost=measure_of_row(cost).title, accuracy=measure_of_row(judged).title, images=images)
+    figure = Front(
+        points=places, cost=measure_of_row(cost, metric).title, accuracy=measured.title, images=images, metric=metric
+    )  # fmt: skip
     return Section(title="Accuracy against cost", blocks=(figure.block(),))
 
 
@@ -163,7 +179,7 @@ def _compared(study: StudyRows) -> Section | None:
         return None
     cells = {
         (str(own[0].point.get(keys[0], "")), str(own[0].point.get(keys[1], ""))): _written(
-            cell_of([row.values[judged] for row in own]), measure_of_row(judged)
+            cell_of([row.values[judged] for row in own]), measure_of_row(judged, study.metric)
         )
         for own in points.values()
     }
@@ -171,7 +187,7 @@ def _compared(study: StudyRows) -> Section | None:
         columns=(Column(title=keys[0], format="name"), *(Column(title=f"{keys[1]} = {one}") for one in across)),
         rows=tuple((one, *(cells.get((one, other), "") for other in across)) for one in down),
     )
-    return Section(title=f"{measure_of_row(judged).title} side by side", blocks=(table,))
+    return Section(title=f"{measure_of_row(judged, study.metric).title} side by side", blocks=(table,))
 
 
 def _failures(study: StudyRows) -> Section | None:

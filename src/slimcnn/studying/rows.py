@@ -11,6 +11,8 @@ from typing import Any, Literal
 from slimcnn.digests import json_digest
 from slimcnn.errors import StudyError
 from slimcnn.files import read_text, write_text
+from slimcnn.reporting.comparison import TOP1
+from slimcnn.reporting.outcome import MetricName
 
 DATA, PAGE, TABLE, SOURCE, CARD = "study.json", "study.html", "study.md", "study.toml", "card.md"
 FORMAT = 1
@@ -36,10 +38,14 @@ class StudyRow:
     epochs: tuple[int, int] | None = None
     """Best and last epoch of the last training; the best is 0 if the start was better."""
     environment: Mapping[str, str] | None = None
+    metric: MetricName = TOP1
+    """The metric of the run's task."""
 
     def plain(self) -> dict[str, Any]:
-        """Return the row as JSON data with a digest of its content."""
+        """Return the row as JSON data with a digest of its content; top-1 is not written, as in earlier versions."""
         content = vars(self) | {"epochs": None if self.epochs is None else list(self.epochs)}
+        metric = content.pop("metric")
+        content |= {} if metric == TOP1 else {"metric": metric.model_dump()}
         content = {key: dict(value) if isinstance(value, Mapping) else value for key, value in content.items()}
         return content | {SEAL: json_digest(content)}
 
@@ -60,6 +66,12 @@ class StudyRows:
     digest: str = ""
     """Digest of what all rows have in common (see `Study.digest`)."""
 
+    @property
+    def metric(self) -> MetricName:
+        """The metric of all finished runs; of runs with different metrics, one without name, unit and direction."""
+        found = {row.metric.title: row.metric for row in self.rows if row.status == "done"}
+        return next(iter(found.values()), TOP1) if len(found) < 2 else MetricName(name="metric", unit="")
+
     def to_json(self) -> str:
         """Return the content of study.json."""
         content = {"format": FORMAT} | vars(self) | {"rows": [row.plain() for row in self.rows]}
@@ -75,7 +87,8 @@ def row_of(plain: Mapping[str, Any], place: str) -> StudyRow:
     content = {key: value for key, value in plain.items() if key != SEAL}
     if plain.get(SEAL) != json_digest(content):
         raise StudyError(f"{place} has changed since it was written: restore it, or delete it to run the point again")
-    row = StudyRow(**content)
+    metric = MetricName.model_validate(content.pop("metric", {}))
+    row = StudyRow(**content, metric=metric)
     return replace(row, epochs=None if row.epochs is None else (row.epochs[0], row.epochs[1]))
 
 

@@ -67,7 +67,7 @@ class Worker:
             values = {name: measure_named(name)(finished) for name in self._measured}
             return StudyRow(
                 dict(point.label), seed, values, seconds=time.perf_counter() - began, folder=place,
-                epochs=epochs_of(found.report.sections), environment=environment(),
+                epochs=epochs_of(found.report.sections), environment=environment(), metric=found.report.metric,
             )  # fmt: skip
         except FolderInUse:
             raise

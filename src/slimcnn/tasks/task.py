@@ -39,13 +39,30 @@ class Metric:
         """
         return after - before if self.higher_is_better else before - after
 
+    def number(self, value: float) -> str:
+        """Return a value without its unit: a percentage with two decimals, any other number with three digits.
+
+        >>> Metric("top-1").number(91.239), Metric("error", unit="").number(0.01278)
+        ('91.24', '0.0128')
+        """
+        return f"{value:.2f}" if self.unit == "%" else f"{value:.3g}"
+
     def written(self, value: float) -> str:
         """Return a value with its unit.
 
-        >>> Metric("top-1").written(91.239), Metric("error", unit="").written(0.5)
-        ('91.24 %', '0.50')
+        >>> Metric("top-1").written(91.239), Metric("depth error", unit="m").written(0.5)
+        ('91.24 %', '0.5 m')
         """
-        return f"{value:.2f} {self.unit}".rstrip()
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+    def difference(self, size: float) -> str:
+        """Return the size of a difference with its unit; percentages differ by points.
+
+        >>> Metric("top-1").difference(1), Metric("top-1").difference(0.5), Metric("error", unit="").difference(0.1)
+        ('1 point', '0.5 points', '0.1')
+        """
+        unit = ("point" if size == 1 else "points") if self.unit == "%" else self.unit
+        return f"{size:g} {unit}".rstrip()
 
 
 class Meter(Protocol):

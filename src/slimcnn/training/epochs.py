@@ -27,9 +27,10 @@ class Epoch:
     terms: dict[str, float]
     """The value of each term of the objective."""
     train_top1: float
-    """Percent, 0 to 100, on augmented images in training mode."""
+    """Percent, 0 to 100, on augmented images in training mode: top-1, or what is right of another task's answers."""
     validation_top1: float
-    """Percent, 0 to 100, in eval mode after the epoch; or what the metric of the user returned; nan: not validated."""
+    """In eval mode after the epoch: top-1 in percent, the metric of another task in its unit, or what the metric of the
+    user returned; nan: not validated."""
     validation_loss: float
     """Mean cross entropy, in nats."""
     learning_rate: float
@@ -41,7 +42,7 @@ class Epoch:
     kept: int
     """The epoch whose weights a training that ended here would keep; 0: those before the first step."""
     kept_top1: float
-    """The validation top-1 of these weights, percent."""
+    """`validation_top1` of these weights."""
     gradients: dict[str, float] = field(default_factory=dict)
     """If there are several terms: the L1 norm of each term's gradient with respect to an image's logits."""
     resumed: bool = False
@@ -58,7 +59,8 @@ class Epoch:
         """
         found: dict[str, float] = {
             "epoch": self.epoch, "loss": self.loss, **{f"term_{name}": value for name, value in self.terms.items()},
-            "train_top1": self.train_top1, f"validation_{_plain(metric)}": self.validation_top1,
+            "train_top1" if metric == "top-1" else "train_accuracy": self.train_top1,
+            f"validation_{_plain(metric)}": self.validation_top1,
             "validation_loss": self.validation_loss, "learning_rate": self.learning_rate, "seconds": self.seconds,
             "images_per_second": self.images_per_second,
         }  # fmt: skip

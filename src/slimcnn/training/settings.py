@@ -58,7 +58,7 @@ class Training(BaseModel):
     """Augmentation of the training images, joined by +: default + randaugment:magnitude=9 + mixup (`slimcnn list
     augmentations`). default stands for that of the dataset, none for none."""
     keep: Literal["best", "last"] = "best"
-    """The weights at the end. best: the start or the epoch with the highest validation top-1, of equal ones the last;
+    """The weights at the end. best: the start or the epoch with the best validation metric, of equal ones the last;
     last: the last epoch. Objectives of sparsity training and soft pruning always keep the last."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay per step of an exponential moving average of weights and buffers; the average is evaluated and returned."""

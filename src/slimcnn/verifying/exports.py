@@ -49,6 +49,7 @@ class ExportRecord(BaseModel):
 
     status: Literal["equal", "mismatch", "not run"]
     max_error: float | None
+    agreement: float | None = None
     tolerance: float = TOLERANCE
     runtime: str
     files: dict[str, str] = Field(min_length=1)
@@ -163,7 +164,10 @@ def _parity(
     expected = answers(FlatCall(source.network, inputs[:1], entry.facts.normalization_baked_in), [inputs])
     # A quantized file states its own tolerance, which the certificate repeats.
     tolerance = max(entry.tolerance, TOLERANCE)
-    parity = check_parity(entry.runtime, path, [inputs], expected, batch=at_once, tolerance=tolerance)
+    parity = check_parity(
+        entry.runtime, path, [inputs], expected, batch=at_once, tolerance=tolerance,
+        classifies=entry.agreement is not None,
+    )  # fmt: skip
     if parity.status != "equal":
         raise Refuted(f"{parity} ({what}, {source.name})")
     return f"{parity}: {what}, tolerance {tolerance:g}, against {source.name}", parity.max_error or 0.0

@@ -1,4 +1,4 @@
-"""Recompute the numbers of a report: sizes exactly, top-1 on the same test images."""
+"""Recompute the numbers of a report: sizes exactly, the metric on the same test images."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def _steps(files: ClaimedFiles, report: Report, steps: Sequence[StepRecord]) -> 
     if (report.verdict.equal if report.verdict else None) != (all(equal) if equal else None):
         wrong.append(f"the report's verdict differs from that of the {len(equal)} cuts")
     _refute(wrong)
-    return f"verdict, and top-1, params and MACs of {len(taken)} steps; params and MACs were measured again"
+    name = report.metric.name
+    return f"verdict, and {name}, params and MACs of {len(taken)} steps; params and MACs were measured again"
 
 
 @dataclass(frozen=True)
@@ -132,22 +133,27 @@ def _load(files: ClaimedFiles, asked: str, network: str) -> Dataset:
     height, width = files.example(network).shape[2:]
     size = (int(height), int(width))
     data = load_dataset(name, image_size=size, seed=settings.seed, **settings.reading)
+    if settings.task is not None and ":" in settings.task:
+        raise NotCheckable(
+            f"the run is judged by {settings.task}, and a file may not choose which code runs: give the images in "
+            "Python, as a Dataset with this task"
+        )
     return data.limit(settings.limit) if settings.limit else data
 
 
-def check_top1(files: ClaimedFiles, report: Report, images: TestImages, folder: str) -> list[Check]:
+def check_metric(files: ClaimedFiles, report: Report, images: TestImages, folder: str) -> list[Check]:
     """Evaluate both networks of a report again."""
     return [
         attempt(
             f"{report.metric.name} on the test images",
             folder + name,
-            partial(_top1, files, report, images, folder + name, numbers),
+            partial(_metric, files, report, images, folder + name, numbers),
         )
         for name, numbers in ((ORIGINAL, report.before), (COMPRESSED, report.after))
     ]
 
 
-def _top1(files: ClaimedFiles, report: Report, images: TestImages, name: str, numbers: Numbers) -> str:
+def _metric(files: ClaimedFiles, report: Report, images: TestImages, name: str, numbers: Numbers) -> str:
     claimed = numbers.score
     if numbers.top1 is not None and numbers.top1 != claimed:
         raise Refuted(f"the report says top1 = {numbers.top1:g} and metric = {claimed:g}: they are one number")
@@ -159,8 +165,10 @@ def _top1(files: ClaimedFiles, report: Report, images: TestImages, name: str, nu
     if report.metric.name != "top-1":
         data = replace(images.data, normalization=normalization)
         found, unit = judge(files.network(name), test, data).score, report.metric.unit
-        result = f"{report.metric.name} {found:.4f} {unit}, the report says {claimed:.4f} {unit}"
-        _refute([result] if abs(found - claimed) > TOLERANCE * max(abs(claimed), 1.0) else [])
+        now, said = (f"{value:.4g} {unit}".rstrip() for value in (found, claimed))
+        result = f"{report.metric.name} {now}, the report says {said}"
+        allowed = TOLERANCE * (max(abs(claimed), 1.0) if unit == "%" else abs(claimed))
+        _refute([result] if abs(found - claimed) > allowed else [])
         return result
     found = evaluate(files.network(name), test, normalization).top1
     differing = round(abs(found - claimed) * len(test) / 100)

@@ -23,15 +23,18 @@ from slimcnn.verifying.certificate import Certificate, Check, Refuted, attempt
 from slimcnn.verifying.claimed_files import ClaimedFiles, steps_of
 from slimcnn.verifying.cuts import check_cuts, check_results
 from slimcnn.verifying.exports import Source, check_exports, runtime_versions, source_of
-from slimcnn.verifying.numbers import TestImages, check_numbers, check_top1, find_images
+from slimcnn.verifying.numbers import TestImages, check_metric, check_numbers, find_images
 
-NOT_REPEATED = Check(
-    what="times and validation top-1",
-    where=REPORTS[0],
-    status="not checked",
-    why="latency and duration depend on the machine and are not repeated; top-1 after each step, and the steps' tables "
-    "and figures, are covered only by the digests",
-)
+
+def _not_repeated(metric: str) -> Check:
+    """State which numbers of a report are not measured again."""
+    return Check(
+        what=f"times and validation {metric}",
+        where=REPORTS[0],
+        status="not checked",
+        why=f"latency and duration depend on the machine and are not repeated; {metric} after each step, and the "
+        "steps' tables and figures, are covered only by the digests",
+    )
 
 
 @dataclass(frozen=True)
@@ -110,17 +113,19 @@ def _verify_run(root: Path, asked: Asked) -> Certificate:
     different = differences(root, known)
     found += _digests(root, known, different)
     files, title, images = ClaimedFiles(root, known, different, asked.model), name, TestImages(None)
+    metric = "top-1"
     readable = attempt("can be read", REPORTS[0], lambda: read_report(files.path(REPORTS[0])).title)
     if readable.status == "passed":
-        title = readable.why
-        images, checks = _verify_report(files, read_report(files.path(REPORTS[0])), asked)
+        title, report = readable.why, read_report(files.path(REPORTS[0]))
+        metric = report.metric.name
+        images, checks = _verify_report(files, report, asked)
         found += checks
     else:
         found.append(readable)
     exports = _exports_of_run(files, images, asked)
     return Certificate(
         title=title, folder=name, manifest_sha256=digest, images=images.described,
-        checks=(*found, *exports, NOT_REPEATED),
+        checks=(*found, *exports, _not_repeated(metric)),
         environment=environment() | (runtime_versions() if exports else {}),
     )  # fmt: skip
 
@@ -198,7 +203,7 @@ def _verify_size(files: ClaimedFiles, images: TestImages, size: str, show: Show)
     show.say(f"checking prune == mask again ({size or report.title})")
     found = check_cuts(files, steps) + check_results(files, steps, folder)
     show.say("measuring both networks and evaluating the test images")
-    return found + check_numbers(files, report, steps, folder) + check_top1(files, report, images, folder)
+    return found + check_numbers(files, report, steps, folder) + check_metric(files, report, images, folder)
 
 
 def _report_of_run(files: ClaimedFiles, name: str) -> Report:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from torch import nn
 
 from slimcnn.datasets import Dataset, Examples, Normalization
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.reporting.sections import Section
 from slimcnn.tasks import task_of
 from slimcnn.training import evaluate as measure_accuracy
@@ -44,10 +45,11 @@ def evaluate_task(model: nn.Module, data: Dataset, part: str = "test") -> View:
 
     Data: the metric under its name, `loss`, `n` and `part`.
     """
-    found, metric = judge(model, getattr(data, part), data), task_of(data).metric
-    title = f"{metric.name}, {metric.unit}".rstrip(", ")
+    found = judge(model, getattr(data, part), data)
+    metric = MetricName.model_validate(task_of(data).metric, from_attributes=True)
     columns = table(
-        {"images": "text", "n": "exact", title: "percent", "loss": "small"}, [(part, found.n, found.score, found.loss)]
+        {"images": "text", "n": "exact", metric.title: metric.format, "loss": "small"},
+        [(part, found.n, found.score, found.loss)],
     )
     return View(
         title="Accuracy",

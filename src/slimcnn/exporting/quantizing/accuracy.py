@@ -24,6 +24,8 @@ class Accuracy:
     """Which samples a file classifies correctly; of maps of scores, the share of right pixels of each sample."""
 
     hits: NDArray[np.bool_] | NDArray[np.float64]
+    name: str = "top-1"
+    """What it is called; of maps of scores, pixel accuracy."""
 
     @property
     def top1(self) -> float:
@@ -66,12 +68,12 @@ def judged(scores: Array, labels: Array) -> Accuracy:
             raise ExportError(f"maps of {scores.shape[2:]} pixels have masks of {labels.shape[1:]}: scale one of them")
         right = (scores.argmax(1) == labels) & np.isfinite(scores).all(1)
         counted = labels != VOID
-        return Accuracy((right & counted).sum((1, 2)) / np.maximum(counted.sum((1, 2)), 1))
+        return Accuracy((right & counted).sum((1, 2)) / np.maximum(counted.sum((1, 2)), 1), "pixel accuracy")
     return Accuracy((scores.argmax(1) == labels) & np.isfinite(scores).all(1))
 
 
 def loss_of(before: Accuracy, after: Accuracy) -> tuple[float, float]:
-    """Return the top-1 lost, in percentage points, and its standard error, paired over the same samples.
+    """Return the accuracy lost, in percentage points, and its standard error, paired over the same samples.
 
     >>> hits = np.arange(100) % 10 > 0
     >>> loss_of(Accuracy(hits), Accuracy(hits & (np.arange(100) != 1)))

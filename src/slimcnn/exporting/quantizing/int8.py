@@ -75,7 +75,7 @@ def quantize(
             the same network is reused.
         images: calibration samples, a few hundred: as the network expects them, or uint8 pixels with a normalization.
         engine: engine name (`slimcnn list engines`).
-        max_drop: percentage points of top-1 that int8 may lose.
+        max_drop: percentage points of top-1 that int8 may lose; of maps of scores, of pixel accuracy.
         validation: images and labels for choosing the layers. None: use `images`; each one on which int8 and float
             have a different top-1 counts as lost, which is an upper bound.
         test: images and labels, used once at the end.
@@ -160,7 +160,7 @@ def _judge(runtime: str, known: FloatFile, asked: Rows, labels: Tensor | None) -
 def _fine_tuned(
     work: Work, kept: MixedFile, model: nn.Module, example: Example, fine_tune: FineTune
 ) -> MixedFile | None:
-    """Train a network with simulated int8 and write it; None if it loses no less top-1 than `kept`."""
+    """Train a network with simulated int8 and write it; None if it loses no less than `kept`."""
     simulated = work.engine.simulated(model, example, work.calibration)
     fine_tune(simulated)
     stem = work.folder / "trained"
@@ -228,7 +228,7 @@ def _entry(found: Quantized, source: str, facts: Mapping[str, Any]) -> dict[str,
             "before": found.before.top1, "after": found.after.top1, "images": len(found.after.hits), "drop": lost,
             "standard_error": error, "max_drop": found.max_drop, "within": found.within,
             "against": "labels" if found.labels else "answers in float",
-        },
+        } | ({} if found.before.name == "top-1" else {"of": found.before.name}),
         "calibration_images": found.calibrated_on, "kept_in_float": list(found.kept), "fine_tuned": found.fine_tuned,
         "speed": asdict(found.speed) | {"int8_is": found.speed.verdict, "cpu": cpu_name()}, "ship": found.ship.name,
         "facts": dict(facts),

@@ -11,6 +11,9 @@ from slimcnn.exporting.parity import Parity
 from slimcnn.exporting.quantizing.accuracy import Accuracy, loss_of
 from slimcnn.exporting.quantizing.speed import SpeedComparison
 
+AGREES = {"top-1": "top-1", "pixel accuracy": "classes of pixels"}
+"""What int8 and float have in common where there are no labels, by the name of the accuracy."""
+
 
 @dataclass(frozen=True)
 class LayerError:
@@ -60,7 +63,7 @@ class Quantized:
 
     @property
     def drop(self) -> float:
-        """Percentage points of top-1 that int8 loses."""
+        """Percentage points of top-1, or of pixel accuracy, that int8 loses."""
         return loss_of(self.before, self.after)[0]
 
     @property
@@ -83,14 +86,14 @@ class Quantized:
         """Which file to ship, and why."""
         if not self.within:
             limit = f"more than the {self.max_drop:g} allowed"
-            return f"ship {self.float_path.name}: int8 loses {self.drop:.2f} points of top-1, {limit}"
+            return f"ship {self.float_path.name}: int8 loses {self.drop:.2f} points of {self.before.name}, {limit}"
         if self.speed.verdict == "no difference":
             return f"ship {self.path.name}: as fast as float, and {self.bytes / self.float_bytes:.2f} times the size"
         return f"ship {self.ship.name}: {self.speed}"
 
     def __str__(self) -> str:
         lost, error = loss_of(self.before, self.after)
-        what = "top-1" if self.labels else "same top-1 as float"
+        what = self.before.name if self.labels else f"same {AGREES[self.before.name]} as float"
         kept = f", {len(self.kept)} of {len(self.layers)} layers in float" if self.kept else ""
         tuned = ", fine-tuned" if self.fine_tuned else ""
         return (

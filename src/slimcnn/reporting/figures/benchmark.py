@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from slimcnn.reporting import formatting
-from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing, Panel, figures, picture
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing, Panel, around, figures, picture
 from slimcnn.reporting.figures.trade import names_beside
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.reporting.sections import Part
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class TimedNetwork(Part):
     runtime: str
     milliseconds: tuple[float, float, float]
     """Time of one call: lower quartile, median, upper quartile."""
-    top1: float
-    """Percent, in that runtime."""
+    score: float
+    """The metric in that runtime, in its unit."""
     setting: str
     """Batch size and threads; networks with the same setting share a panel."""
     ship: bool = False
@@ -43,17 +44,18 @@ class Timings(Drawing):
 
     points: tuple[TimedNetwork, ...]
     images: str
-    """The images that top-1 was measured on."""
+    """The images that the metric was measured on."""
+    metric: MetricName = MetricName()
 
     def panels(self, name: str) -> list[Panel]:
         """Draw one panel per setting; networks with unknown accuracy or time are left out."""
         known = [
-            one for one in self.points if math.isfinite(one.top1) and all(0 < t < math.inf for t in one.milliseconds)
+            one for one in self.points if math.isfinite(one.score) and all(0 < t < math.inf for t in one.milliseconds)
         ]
         networks = list(dict.fromkeys(one.network for one in self.points))
         settings = dict.fromkeys(one.setting for one in known)
         return [
-            _panel([one for one in known if one.setting == setting], networks, setting, self.images, f"{name}{index}")
+            _panel([one for one in known if one.setting == setting], networks, setting, self, f"{name}{index}")
             for index, setting in enumerate(settings)
         ]
 
@@ -63,12 +65,11 @@ class Timings(Drawing):
         return "Bars: lower to upper quartile of the calls. Circle: the recommended network."
 
 
-def _panel(points: Sequence[TimedNetwork], networks: Sequence[str], setting: str, images: str, name: str) -> Panel:
+def _panel(points: Sequence[TimedNetwork], networks: Sequence[str], setting: str, figure: Timings, name: str) -> Panel:
     times = [time for one in points for time in one.milliseconds]
     low, high = min(times) / 1.35, max(times) * 1.6
-    top1s = [one.top1 for one in points]
-    room = max(0.25 * (max(top1s) - min(top1s)), 0.5)
-    bottom, top = min(top1s) - room, max(top1s) + room
+    metric = figure.metric
+    bottom, top = around([one.score for one in points], 0.25, metric)
 
     def draw(axes: Axes) -> None:
         axes.set_xscale("log")
@@ -88,24 +89,25 @@ def _panel(points: Sequence[TimedNetwork], networks: Sequence[str], setting: str
         axes.set_axisbelow(True)
         axes.legend(loc="lower right", handlelength=1)
 
-    label = f"Top-1 of {formatting.plural(len(points), 'network')} against milliseconds, {setting}: " + "; ".join(
-        f"{one.network} in {one.runtime} {formatting.percent(one.top1)} % at {one.milliseconds[1]:.3g} ms"
-        for one in points
+    networks_drawn = f"{formatting.capital(metric.name)} of {formatting.plural(len(points), 'network')}"
+    label = f"{networks_drawn} against milliseconds, {setting}: " + "; ".join(
+        f"{one.network} in {one.runtime} {metric.written(one.score)} at {one.milliseconds[1]:.3g} ms" for one in points
     )
     svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
-    return Panel(f"Top-1, %, against milliseconds, {setting}", images, svg)
+    title = f"{formatting.capital(metric.title)}, against milliseconds, {setting}"
+    return Panel(title, figure.images + metric.direction, svg)
 
 
 def _plot(axes: Axes, own: Sequence[TimedNetwork], color: str, mark: str, label: str) -> None:
     for one in own:
-        axes.plot(one.milliseconds[::2], [one.top1, one.top1], color=color, linewidth=1)
+        axes.plot(one.milliseconds[::2], [one.score, one.score], color=color, linewidth=1)
     axes.plot(
-        [one.milliseconds[1] for one in own], [one.top1 for one in own], mark, color=color, ms=5, linestyle="none",
+        [one.milliseconds[1] for one in own], [one.score for one in own], mark, color=color, ms=5, linestyle="none",
         label=label,
     )  # fmt: skip
     for one in own:
         if one.ship:
-            axes.plot([one.milliseconds[1]], [one.top1], "o", ms=13, markerfacecolor="none", markeredgecolor=color)
+            axes.plot([one.milliseconds[1]], [one.score], "o", ms=13, markerfacecolor="none", markeredgecolor=color)
 
 
 def _label(axes: Axes, points: Sequence[TimedNetwork], low: float, high: float, bottom: float, top: float) -> None:
@@ -115,7 +117,7 @@ def _label(axes: Axes, points: Sequence[TimedNetwork], low: float, high: float, 
     def across(milliseconds: float) -> float:
         return wide * math.log(milliseconds / low) / math.log(high / low)
 
-    heights = [tall * (one.top1 - bottom) / (top - bottom) for one in points]
+    heights = [tall * (one.score - bottom) / (top - bottom) for one in points]
     places = [(across(one.milliseconds[1]), y) for one, y in zip(points, heights, strict=True)]
     bars = [
         (across(one.milliseconds[0]), across(one.milliseconds[2]), y - 2, y + 2)
@@ -124,6 +126,6 @@ def _label(axes: Axes, points: Sequence[TimedNetwork], low: float, high: float, 
     words = [one.runtime for one in points]
     for one, text, (dx, dy) in zip(points, words, names_beside(places, words, wide, bars), strict=True):
         axes.annotate(
-            text, (one.milliseconds[1], one.top1), xytext=(dx, dy), textcoords="offset points", ha="left", va="center",
+            text, (one.milliseconds[1], one.score), xytext=(dx, dy), textcoords="offset points", ha="left", va="center",
             color=MUTED, fontsize=9,
         )  # fmt: skip

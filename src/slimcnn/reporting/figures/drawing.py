@@ -11,7 +11,7 @@ import json
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from slimcnn.errors import RunError
 from slimcnn.registry import Registry
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.reporting.sections import Figure, Part
 
 if TYPE_CHECKING:
@@ -175,6 +176,19 @@ def beside(axes: Axes, words: str, x: float, y: float, shift: float, color: str,
         color=color,
         fontsize=size,
     )
+
+
+def around(values: Sequence[float], room: float, metric: MetricName) -> tuple[float, float]:
+    """Return the ends of an axis of a metric: the values, with a share of their range as room on both sides.
+
+    The room is at least half a point, or 5 % of what is no percentage, so that noise does not look like a trend.
+
+    >>> around([90.0, 91.0], 0.25, MetricName()), around([0.2, 0.2], 0.25, MetricName(name="error", unit=""))
+    ((89.5, 91.5), (0.19, 0.21000000000000002))
+    """
+    low, high = min(values), max(values)
+    pad = max(room * (high - low), 0.5 if metric.unit == "%" else 0.05 * max(abs(low), abs(high)) or 1.0)
+    return low - pad, high + pad
 
 
 def _body(svg: str, name: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from slimcnn.reporting import formatting
 from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, RULE, Drawing, Panel, figures, picture
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.reporting.sections import Part
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ class Trial(Part):
     macs: float
     """Share of the MACs that remains."""
     top1: float | None
-    """Percent, on the validation images; None if the evaluation was stopped."""
+    """The metric on the validation images, in its unit; None if the evaluation was stopped."""
 
 
 @figures.add("pareto", source="slimcnn")
@@ -36,9 +39,16 @@ class Pareto(Drawing):
     tried: tuple[Trial, ...]
     best: Trial
     base: float
-    """Top-1 of the original network on the validation images, in percent."""
+    """The metric of the original network on the validation images, in its unit."""
     drop: float
-    """Percentage points of top-1 that the best trial may lose."""
+    """How much of the metric the best trial may lose, in points or in its unit."""
+    metric: MetricName = MetricName()
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_metric(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave top-1 out: figures of earlier versions have no metric."""
+        found: dict[str, Any] = plain(self)
+        return {name: value for name, value in found.items() if name != "metric" or self.metric != MetricName()}
 
     def panels(self, name: str) -> list[Panel]:
         """Draw one panel."""
@@ -47,13 +57,14 @@ class Pareto(Drawing):
 
 def _panel(search: Pareto, name: str) -> Panel:
     points = [(one.macs, one.top1) for one in search.tried if one.top1 is not None]
-    least = search.base - search.drop
+    metric = search.metric
+    least = search.base + (-search.drop if metric.higher_is_better else search.drop)
+    unit = ("point" if search.drop == 1 else "points") if metric.unit == "%" else metric.unit
+    bound = f"{f'{search.drop:g} {unit}'.rstrip()} {'less' if metric.higher_is_better else 'more'}"
 
     def draw(axes: Axes) -> None:
         axes.axhline(search.base, color=INK, linewidth=1, dashes=(2, 2), label="original")
-        axes.axhline(
-            least, color=RULE, linewidth=1.5, label=f"{search.drop:g} {'point' if search.drop == 1 else 'points'} less"
-        )
+        axes.axhline(least, color=RULE, linewidth=1.5, label=bound)
         axes.plot([macs for macs, _ in points], [top1 for _, top1 in points], "o", color=BEFORE, ms=3, alpha=0.6)
         axes.plot([search.best.macs], [search.best.top1 or 0], "o", color=AFTER, ms=7, label="chosen")
         axes.set_xlim(0, 1)
@@ -65,8 +76,8 @@ def _panel(search: Pareto, name: str) -> Panel:
     stopped = len(search.tried) - len(points)
     note = f"{formatting.plural(len(points), 'trial')} evaluated, {stopped} stopped early because they could not win"
     label = (
-        f"Validation top-1 against the remaining share of the MACs, {len(points)} points; chosen: "
-        f"{search.best.macs:.3f} of the MACs, {formatting.percent(search.best.top1 or 0)} %"
+        f"Validation {metric.name} against the remaining share of the MACs, {len(points)} points; chosen: "
+        f"{search.best.macs:.3f} of the MACs, {metric.written(search.best.top1 or 0)}"
     )
     svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=(36, 6, 8, 34))
-    return Panel("Top-1, %, on validation images", note, svg)
+    return Panel(f"{formatting.capital(metric.title)}, on validation images", note + metric.direction, svg)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from slimcnn.reporting import formatting
-from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing, Panel, figures, picture
+from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing, Panel, around, figures, picture
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.reporting.sections import Part
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ class Size(Part):
 
     label: str
     macs: int
-    top1: float
-    """Top-1 in percent."""
+    score: float
+    """The metric on the test images, in its unit."""
     latency_ms: float
 
 
@@ -35,6 +36,7 @@ class Sizes(Drawing):
 
     reference: Size
     points: tuple[Size, ...]
+    metric: MetricName = MetricName()
 
     def panels(self, name: str) -> list[Panel]:
         """Draw two panels; a panel is left out if no size has both numbers."""
@@ -47,31 +49,33 @@ class Sizes(Drawing):
             known = [
                 (size, cost(size))
                 for size in (self.reference, *self.points)
-                if math.isfinite(size.top1) and math.isfinite(cost(size))
+                if math.isfinite(size.score) and math.isfinite(cost(size))
             ]
             if known:
-                panels.append(_panel(known, self.reference, what, unit, f"{name}{index}"))
+                panels.append(_panel(known, self, what, unit, f"{name}{index}"))
         return panels
 
 
-def _panel(known: Sequence[tuple[Size, float]], reference: Size, what: str, unit: str, name: str) -> Panel:
-    costs, top1s = [cost for _, cost in known], [size.top1 for size, _ in known]
+def _panel(known: Sequence[tuple[Size, float]], figure: Sizes, what: str, unit: str, name: str) -> Panel:
+    costs, scores = [cost for _, cost in known], [size.score for size, _ in known]
+    reference, metric = figure.reference, figure.metric
     right = 1.18 * max(*costs, 1e-9)
-    room = max(0.18 * (max(top1s) - min(top1s)), 0.5)
-    bottom, top = min(top1s) - room, max(top1s) + room
+    bottom, top = around(scores, 0.18, metric)
+    # The curve rises and flattens, so that there is room below and to the right of a point; that of an error falls.
+    below = -9 if metric.higher_is_better else 9
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-        in_order = sorted((cost, size.top1) for size, cost in known)
+        in_order = sorted((cost, size.score) for size, cost in known)
         axes.plot(*zip(*in_order, strict=True), color=MUTED, linewidth=1)
-        if math.isfinite(reference.top1):
-            axes.axhline(reference.top1, color=INK, linewidth=1, dashes=(2, 2))
+        if math.isfinite(reference.score):
+            axes.axhline(reference.score, color=INK, linewidth=1, dashes=(2, 2))
         for size, cost in known:
-            axes.plot([cost], [size.top1], "o", color=BEFORE if size is reference else AFTER, ms=6)
-            # The curve rises and flattens, so that there is room below and to the right of a point.
+            axes.plot([cost], [size.score], "o", color=BEFORE if size is reference else AFTER, ms=6)
             axes.annotate(
-                formatting.short_name(size.label, 12), (cost, size.top1), xytext=(5, -9), textcoords="offset points",
+                formatting.short_name(size.label, 12), (cost, size.score), xytext=(5, below),
+                textcoords="offset points",
                 ha="left", va="center", color=MUTED, fontsize=9,
             )  # fmt: skip
         axes.set_xlim(0, right)
@@ -83,8 +87,10 @@ def _panel(known: Sequence[tuple[Size, float]], reference: Size, what: str, unit
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
             axis.set_major_formatter(FuncFormatter(lambda value, _: formatting.small(value)))
 
-    label = f"Top-1 of {formatting.plural(len(known), 'network')} against {what}: " + "; ".join(
-        f"{size.label} {formatting.percent(size.top1)} % at {formatting.small(cost)} {unit}" for size, cost in known
+    title = formatting.capital(metric.title)
+    name_of_metric = formatting.capital(metric.name)
+    label = f"{name_of_metric} of {formatting.plural(len(known), 'network')} against {what}: " + "; ".join(
+        f"{size.label} {metric.written(size.score)} at {formatting.small(cost)} {unit}" for size, cost in known
     )
     svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=MARGINS)
-    return Panel(f"Top-1, %, against {what}", "test images", svg)
+    return Panel(f"{title}, against {what}", f"test images{metric.direction}", svg)

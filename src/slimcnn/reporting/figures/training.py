@@ -45,6 +45,10 @@ class Plot:
         return not any(math.isfinite(value) for _, values, _, _ in self.lines for value in values)
 
 
+PERCENT = ", %"
+"""The end of the heading of a metric that is a percentage."""
+
+
 class EpochPoint(Part):
     """One epoch of training."""
 
@@ -62,11 +66,11 @@ class EpochPoint(Part):
 
 @figures.add("training", source="slimcnn")
 class TrainingCurves(Drawing):
-    """Training curves: loss with its terms, top-1, and learning rate by epoch."""
+    """Training curves: loss with its terms, the metric, and learning rate by epoch."""
 
     epochs: tuple[EpochPoint, ...]
     level: float | None
-    """Validation top-1 of the original network in percent; None if unknown."""
+    """Validation metric of the original network, in its unit; None if unknown."""
     kept: int | None = None
     """The epoch whose weights were kept; 0: the start, before the first epoch."""
     metric: str = "top-1, %"
@@ -78,12 +82,13 @@ class TrainingCurves(Drawing):
         if not epochs:
             return []
         accuracy: list[Line] = [
-            ("training", [epoch.train_top1 for epoch in epochs], BEFORE, "-"),
+            *_trained(epochs, self.metric),
             ("validation", [epoch.validation_top1 for epoch in epochs], AFTER, "-"),
         ]
         rate: list[Line] = [("learning rate", [epoch.learning_rate for epoch in epochs], MUTED, "-")]
         last = epochs[-1]
-        reached = f"validation {formatting.percent(last.validation_top1)} at the end"
+        number = formatting.percent if self.metric.endswith(PERCENT) else formatting.small
+        reached = f"validation {number(last.validation_top1)} at the end"
         if self.kept is not None and self.kept != last.epoch:
             reached += f", kept: {f'epoch {self.kept}' if self.kept else 'the start'}"
         level = self.level if self.level is not None and math.isfinite(self.level) else None
@@ -100,6 +105,14 @@ class TrainingCurves(Drawing):
             Plot(f"{name}rate", "Learning rate", "at the last step of each epoch", rate, from_zero=True),
         )
         return [_panel(plot, [epoch.epoch for epoch in epochs]) for plot in plots if not plot.empty]
+
+
+def _trained(epochs: Sequence[EpochPoint], metric: str) -> list[Line]:
+    """Return the line of what is right in training, a percentage; none beside a metric that is not one."""
+    if not metric.endswith(PERCENT):
+        return []
+    name = "training" if metric == TrainingCurves.model_fields["metric"].default else "right in training"
+    return [(name, [epoch.train_top1 for epoch in epochs], BEFORE, "-")]
 
 
 def _losses(epochs: Sequence[EpochPoint]) -> list[Line]:

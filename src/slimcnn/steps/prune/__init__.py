@@ -27,6 +27,7 @@ from slimcnn.pruning.scores import criterion_named
 from slimcnn.pruning.surgery import masked_copies
 from slimcnn.pruning.targets import written
 from slimcnn.pruning.verify import check_equal
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.reporting.sections import Section
 from slimcnn.rewriting import fold_relations, scatter
 from slimcnn.running.epochs import about_training, count, learn
@@ -273,7 +274,8 @@ class Prune(Step):
             whole = self.whole(state)
             graph = self._graph(whole, state, at)
             found, plan = searched(self, self.search, replace(state, model=whole), graph, at)
-            sections.append(about_search(found, self.search))
+            metric = MetricName.model_validate(state.task.metric, from_attributes=True)
+            sections.append(about_search(found, self.search, metric))
         else:
             whole, graph, plan, sections = self._proposed(state, at)
         if relating_of(whole):

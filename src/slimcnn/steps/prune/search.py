@@ -29,8 +29,8 @@ POINTS = "search.log"
 def searched(settings: Prune, asked: Search, state: State, graph: ChannelGraph, at: Context) -> tuple[Found, Plan]:
     """Search for the smallest network within the accuracy drop; other processes can join by `help_search`."""
     metric = state.task.metric
-    unit = "points" if metric.unit == "%" else metric.unit
-    at.show.say(f"  searching: validation {metric.name} may drop by {asked.max_drop:g} {unit}".rstrip())
+    unit, moves = "points" if metric.unit == "%" else metric.unit, "drop" if metric.higher_is_better else "rise"
+    at.show.say(f"  searching: validation {metric.name} may {moves} by {asked.max_drop:g} {unit}".rstrip())
     evaluator = _evaluator(settings, asked, state, graph, at)
 
     def found() -> Found:
@@ -39,11 +39,11 @@ def searched(settings: Prune, asked: Search, state: State, graph: ChannelGraph, 
 
     result = from_rank_zero(at.fabric, found)
     best = result.best
-    reached = metric.written(abs(best.top1 or 0))
+    reached = metric.written(best.top1 or 0)
     said = ", ".join(f"{name} {value}" for name, value in best.point.items())
     at.show.say(
         f"  {len(result.outcomes)} points evaluated; the smallest network within the drop keeps "
-        f"{best.macs or 0:.3f} of the MACs and reaches {reached} of {metric.written(abs(result.base))} ({said})"
+        f"{best.macs or 0:.3f} of the MACs and reaches {reached} of {metric.written(result.base)} ({said})"
     )
     return result, evaluator.plan(best.point)
 

@@ -15,6 +15,7 @@ from slimcnn.reporting.figures.norms import LayerNorms, Norms
 from slimcnn.reporting.figures.pareto import Pareto, Trial
 from slimcnn.reporting.figures.scales import LayerScales, Scales
 from slimcnn.reporting.figures.widths import Group, Widths
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.searching import Found, Search
 
@@ -88,13 +89,19 @@ def about_scales(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Section:
     return Section(title="Scales and relations", blocks=(Text(text=lead), figure))
 
 
-def about_search(found: Found, asked: Search) -> Section:
+def about_search(found: Found, asked: Search, metric: MetricName) -> Section:
     """Report the evaluated points of a search and its best network."""
     best = found.best
+    drop = f"{asked.max_drop:g} {metric.change_unit}".rstrip()
+    loses = (
+        f"loses at most {drop} of validation {metric.name}"
+        if metric.higher_is_better
+        else f"raises validation {metric.name} by at most {drop}"
+    )
     said = ", ".join(f"{name} {value}" for name, value in best.point.items())
     lead = (
-        f"The smallest network that loses at most {asked.max_drop:g} points of validation top-1 without training: "
-        f"{said} keeps {100 * (best.macs or 0):.1f} % of the MACs and reaches {best.top1:.2f} % of {found.base:.2f} %."
+        f"The smallest network that {loses} without training: {said} keeps {100 * (best.macs or 0):.1f} % of the MACs "
+        f"and reaches {metric.written(best.top1 or 0)} of {metric.written(found.base)}."
     )
     tried = tuple(
         Trial(point=one.point, macs=one.macs, top1=one.top1) for one in found.outcomes if one.macs is not None
@@ -104,5 +111,6 @@ def about_search(found: Found, asked: Search) -> Section:
         best=Trial(point=best.point, macs=best.macs or 0.0, top1=best.top1),
         base=found.base,
         drop=asked.max_drop,
+        metric=metric,
     )
     return Section(title="Search results", blocks=(Text(text=lead), figure.block()))
