@@ -20,6 +20,7 @@ from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import steps_from_line
 from slimcnn.show import Show
 from slimcnn.steps import LeastSquares, Prune, Tune
+from slimcnn.steps import tune as tuning
 
 PRUNED = "prune:macs=0.5,scope=local,batches=1 + "
 
@@ -165,21 +166,34 @@ def test_batch_norms_keep_statistics_that_suit_the_reference_better_than_those_o
 ) -> None:
     torch.manual_seed(0)
     tuned(Drifting(), digits, tmp_path / "run", [LeastSquares(images=300)])
-    (place,) = tmp_path.glob("run/*-tune/batch_norm.json")
+    (place,) = tmp_path.glob("run/*-tune/imitation.json")
     known = json.loads(place.read_text())
-    assert known["kept"] < known["updated"]
-    before, after = (
-        load_file(path)
-        for path in (tmp_path / "run" / "2-least_squares" / "model.safetensors", place.with_name("model.safetensors"))
+    updated, kept = (one["distance"] for one in known["tried"])
+    assert kept < updated
+    assert known["way"]["frozen_batch_norm"]
+    before, after = map(
+        load_file, (tmp_path / "run" / "2-least_squares" / "model.safetensors", place.with_name("model.safetensors"))
     )
     assert all(torch.equal(before[name], after[name]) for name in before if "running_" in name)
 
 
+def test_where_the_highest_rate_ruins_the_network_a_lower_one_is_taken(
+    net: torch.nn.Module, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "HIGHEST", 2.0)
+    _, report = tuned(net, digits, tmp_path / "run", learning_rate=None)
+    known = json.loads(next(tmp_path.glob("run/*-tune/imitation.json")).read_text())
+    assert [one["learning_rate"] for one in known["tried"]] == pytest.approx([0.5, 0.1, 0.025])  # 32 images, not 128
+    assert known["way"]["learning_rate"] < 0.5
+    (text,) = [b.text for s in report.sections for b in s.blocks if b.kind == "text" and "of 3 ways" in b.text]
+    assert "after 3 steps each" in text
+
+
 @pytest.mark.parametrize("frozen", [False, True])
-def test_asked_for_batch_norms_are_not_looked_at(
+def test_a_way_that_is_asked_for_is_not_chosen(
     frozen: bool, net: torch.nn.Module, digits: Dataset, tmp_path: Path
 ) -> None:
     _, report = tuned(net, digits, tmp_path / "run", frozen_batch_norm=frozen)
-    assert not list(tmp_path.glob("run/*-tune/batch_norm.json"))
+    assert not list(tmp_path.glob("run/*-tune/imitation.json"))
     (text,) = [b.text for s in report.sections for b in s.blocks if b.kind == "text" and "batch norms" in b.text]
-    assert f"batch norms {'keep' if frozen else 'update'} their statistics" in text
+    assert f"batch norms {'keep their statistics' if frozen else 'update'}" in text

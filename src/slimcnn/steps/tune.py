@@ -11,10 +11,8 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimcnn.datasets import Dataset, Examples, Images, batches
-from slimcnn.datasets import steps as count_steps
 from slimcnn.distillation import Teacher
 from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
 from slimcnn.files import read_decision, write_text
@@ -22,7 +20,7 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
 from slimcnn.reporting.sections import Section, Text
 from slimcnn.running.epochs import about_training, count, learn
-from slimcnn.running.rates import trial
+from slimcnn.running.imitation import imitation_for, settings_for
 from slimcnn.running.settings import Seed
 from slimcnn.running.step import Context, State, Step, steps
 from slimcnn.tasks import Metric
@@ -41,11 +39,12 @@ UNTIMED = 15_000
 """Images seen in all epochs together if nothing may depend on measured time (--deterministic)."""
 TIMED = 8
 """Steps that are timed."""
-LOOK, LOOKS = 30, 8
-"""Steps with each way of batch norms: at most so many, and at most this part of all steps."""
-LOOKING = "looking at batch norms"
-NORMS = "batch_norm.json"
-"""File in the folder of the step with that choice."""
+HIGHEST = 0.01
+"""The highest learning rate of SGD that is tried; it falls in proportion if a step has fewer images than usual."""
+STEPS = 100
+"""Steps are made of fewer images if there would be fewer than this in all."""
+SMALLEST = 16
+"""Images in such a step, at least."""
 TITLE = "Tuning without labels"
 DISTANCE = Metric("distance from the reference", unit="", higher_is_better=False)
 PLANNED = "tuning.json"
@@ -59,25 +58,6 @@ class Amount(BaseModel):
 
     images: int
     epochs: int
-
-
-class NormChoice(BaseModel):
-    """The distances after a few steps with batch norms that update and that keep their statistics; None: diverged."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    updated: float | None
-    kept: float | None
-    steps: int
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the statistics are kept.
-
-        >>> NormChoice(updated=0.44, kept=0.27, steps=4).frozen, NormChoice(updated=None, kept=None, steps=4).frozen
-        (True, False)
-        """
-        return (math.inf if self.kept is None else self.kept) < (math.inf if self.updated is None else self.updated)
 
 
 @steps.add("tune", source="ours; learning from a network's answers: Hinton, Vinyals, Dean 2015, arXiv 1503.02531")
@@ -101,14 +81,14 @@ class Tune(Step):
     """Passes over the images; default: as many as the time allows, at most 16."""
     loss: str = "0*cross_entropy+kd:temperature=4"
     """Sum of loss terms (`slimcnn list losses`); cross entropy is with the reference's answers."""
-    learning_rate: float = Field(default=0.01, gt=0)
-    """Peak learning rate of SGD."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of SGD; default: 0.01, 0.002 or 0.0005 (less for small steps), by a short look at each."""
     optional: bool = False
     """Leave the network as it is where a task's answers cannot take the place of labels; the report says so."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Images per step; default: 128, or 16 where every pixel has a target."""
+    """Images per step; default: 128, or 16 where every pixel has a target; fewer if there would be under 100 steps."""
     frozen_batch_norm: bool | None = None
-    """Batch norms keep their stored statistics; default: if that brings the network nearer in a few steps."""
+    """Batch norms keep their stored statistics; default: by the same look."""
     seed: Seed = 0
     """Random seed that chooses the images, their order and their augmentation."""
 
@@ -142,46 +122,22 @@ class Tune(Step):
         chosen, held_out = _drawn(data.train, amount.images, self.seed), _drawn(data.validation, HELD_OUT, 0)
         # The labels are replaced, so nothing can read them.
         answered = replace(data, train=_answered(chosen, state, at), validation=_answered(held_out, state, at))
-        training, objective = self._training(amount.epochs, state), self._objective(state)
+        size = self.batch_size or enough_steps(amount, state.batch)
+        training, objective = self._training(amount.epochs, size, state.batch), self._objective(state)
         nearest = NamedMetric(DISTANCE, partial(_distance, objective=objective, data=answered, batch=state.batch))
-        training = self._batch_norm(student, answered, training, objective, nearest, at)
+        choice = imitation_for(
+            student, answered, training, objective, nearest, at, self.learning_rate, self.frozen_batch_norm
+        )
+        training = settings_for(training, choice.way)
         epochs = learn(student, replace(state, data=answered), training, at, "tuning", objective, validation=nearest)
         epochs = [replace(one, train_top1=math.nan) for one in epochs]  # a share of right answers, not a distance
-        norms = "keep" if training.frozen_batch_norm else "update"
         what = (
             f"{count(amount.epochs, 'epoch')} on {amount.images:,} training images without labels, loss {self.loss}, "
-            f"learning rate {self.learning_rate:g}; batch norms {norms} their statistics. The reference's answers "
-            f"take the place of labels, on {len(held_out):,} validation images too, where the distance is the loss"
+            f"{training.batch_size} images a step, {choice}. The reference's answers take the place of labels, on "
+            f"{len(held_out):,} validation images too, where the distance is the loss"
         )
         section = about_training(TITLE, what, epochs, None, DISTANCE)
         return replace(state, model=student, origin=None), [section]
-
-    def _batch_norm(
-        self, student: nn.Module, data: Dataset, training: Training, objective: Objective, nearest: NamedMetric,
-        at: Context,
-    ) -> Training:  # fmt: skip
-        """Return the settings with batch norms as asked, or as a short look at both ways finds better.
-
-        New statistics are those of the images at hand. If these are few, or unlike the images of the first training,
-        the network goes away from the reference, which keeps its own.
-        """
-        ways = {way: training.model_copy(update={"frozen_batch_norm": way}) for way in (False, True)}
-        if self.frozen_batch_norm is not None:
-            return ways[self.frozen_batch_norm]
-        if not any(isinstance(module, _BatchNorm) for module in student.modules()):
-            return training
-        place = at.folder / NORMS
-        known = from_rank_zero(at.fabric, lambda: read_decision(place, NormChoice, "look at batch norms again"))
-        if known is None:
-            whole = count_steps(data.train, training.batch_size, world=at.fabric.world_size)
-            steps = max(1, min(LOOK, training.epochs * whole // LOOKS, whole))
-            updated, kept = (
-                trial(student, data, at.decide(settings, student, data), steps, objective, at, LOOKING, nearest)
-                for settings in ways.values()
-            )
-            known = NormChoice(updated=updated, kept=kept, steps=steps)
-            from_rank_zero(at.fabric, lambda: write_text(place, known.model_dump_json() + "\n"))
-        return ways[known.frozen]
 
     def _objective(self, state: State) -> Objective:
         return state.task.distilling(self.loss, Teacher(state.reference))
@@ -211,16 +167,29 @@ class Tune(Step):
             train=_drawn(data.train, TIMED * size, 0),
             validation=_drawn(data.validation, size, 0),
         )
-        training = at.decide(self._training(1, state), model, data)
+        training = at.decide(self._training(1, size, state.batch), model, data)
         devices = [at.fabric.device] if at.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             objective = self._objective(state)
             (epoch,) = fit(duplicate(model), few, training=training, objective=objective, fabric=at.fabric)
         return epoch.images_per_second
 
-    def _training(self, epochs: int, state: State) -> Training:
-        size = self.batch_size or state.batch
-        return Training(epochs=epochs, batch_size=size, learning_rate=self.learning_rate, seed=self.seed)
+    def _training(self, epochs: int, size: int, usual: int) -> Training:
+        rate = self.learning_rate or HIGHEST * min(1.0, size / usual)
+        return Training(epochs=epochs, batch_size=size, learning_rate=rate, seed=self.seed)
+
+
+def enough_steps(amount: Amount, size: int) -> int:
+    """Return the images per step: `size`, or less so that there are enough steps.
+
+    >>> enough_steps(Amount(images=20_000, epochs=3), 128), enough_steps(Amount(images=600, epochs=6), 128)
+    (128, 32)
+    >>> enough_steps(Amount(images=20, epochs=1), 128), enough_steps(Amount(images=20, epochs=1), 8)
+    (16, 8)
+    """
+    while size > SMALLEST and amount.images * amount.epochs < STEPS * size:
+        size = max(SMALLEST, size // 2)
+    return size
 
 
 def affordable(seen: int, available: int, epochs: int | None = None) -> Amount:
