@@ -15,12 +15,11 @@ from safetensors.torch import load_file
 import slimcnn
 from slimcnn.datasets import Dataset, Images
 from slimcnn.errors import RecipeError, RunError, UnknownName
-from slimcnn.running import Step, recipe_from, run
+from slimcnn.running import Step, imitation, recipe_from, run
 from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import steps_from_line
 from slimcnn.show import Show
 from slimcnn.steps import LeastSquares, Prune, Tune
-from slimcnn.steps import tune as tuning
 
 PRUNED = "prune:macs=0.5,scope=local,batches=1 + "
 
@@ -177,16 +176,21 @@ def test_batch_norms_keep_statistics_that_suit_the_reference_better_than_those_o
     assert all(torch.equal(before[name], after[name]) for name in before if "running_" in name)
 
 
-def test_where_the_highest_rate_ruins_the_network_a_lower_one_is_taken(
+def test_where_the_highest_rate_leads_away_in_a_few_steps_a_lower_one_is_taken(
     net: torch.nn.Module, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "HIGHEST", 2.0)
+    def look(model: torch.nn.Module, data: Dataset, training: slimcnn.Training, steps: int, *_: object) -> float:
+        assert (len(data.train), steps) == (300, 3)
+        return 0.9 if training.learning_rate > 0.001 else 0.5
+
+    monkeypatch.setattr(imitation, "trial", look)
     _, report = tuned(net, digits, tmp_path / "run", learning_rate=None)
     known = json.loads(next(tmp_path.glob("run/*-tune/imitation.json")).read_text())
-    assert [one["learning_rate"] for one in known["tried"]] == pytest.approx([0.5, 0.1, 0.025])  # 32 images, not 128
-    assert known["way"]["learning_rate"] < 0.5
+    rates = pytest.approx([0.0025, 0.0005, 0.000125])  # 32 images a step, not 128
+    assert [one["learning_rate"] for one in known["tried"]] == rates
+    assert known["way"] == {"learning_rate": pytest.approx(0.0005), "frozen_batch_norm": True, "distance": 0.5}
     (text,) = [b.text for s in report.sections for b in s.blocks if b.kind == "text" and "of 3 ways" in b.text]
-    assert "after 3 steps each" in text
+    assert "after 3 steps each (distances 0.9, 0.5, 0.5)" in text
 
 
 @pytest.mark.parametrize("frozen", [False, True])
