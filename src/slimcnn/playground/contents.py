@@ -22,7 +22,7 @@ from slimcnn.reporting import read_report
 from slimcnn.reporting.formatting import count, ratio, small
 from slimcnn.reporting.schema import CurveReport, Numbers, Report
 from slimcnn.reporting.storing import PAGE
-from slimcnn.running.folder import COMPRESSED, ORIGINAL, RECIPE
+from slimcnn.running.folder import COMPRESSED, ORIGINAL, RECIPE, root_of
 from slimcnn.running.loading import blank_of
 from slimcnn.running.recipe import Recipe, read_recipe
 from slimcnn.show import SILENT, Show
@@ -75,7 +75,7 @@ def playground_of(folder: Path, *, samples: int = 12, show: Show = SILENT) -> Pl
         ExportError: a network cannot be exported.
     """
     report = _finished(folder)
-    recipe = read_recipe(folder / RECIPE)
+    recipe = read_recipe(root_of(folder) / RECIPE)
     information = read_information(folder / COMPRESSED)
     normalization = Normalization(**{name: tuple(values) for name, values in information["normalization"].items()})
     data, notes = _images(recipe)

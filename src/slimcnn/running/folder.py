@@ -84,6 +84,12 @@ def read_as_before(path: Path, data: Data) -> Data:
     return data.model_copy(update={"stream": read_sealed(path / RUN).get("streamed")})
 
 
+def root_of(path: Path) -> Path:
+    """Return the folder of the run that a folder belongs to: itself, or the parent of one size of a curve."""
+    is_size = not (path / RUN).exists() and (path / COMPRESSED).exists() and (path.parent / RUN).exists()
+    return path.parent if is_size else path
+
+
 def begin(recipe: Recipe, path: Path, base: str, streamed: bool = False) -> None:
     """Start or resume a run in its folder, which must be locked.
 

@@ -21,27 +21,28 @@ from slimcnn.show import SILENT, Show
 
 
 def open_run(path: Path | str, show: Show = SILENT) -> State:
-    """Load the final state of a finished run from its folder.
+    """Load the final state of a finished run from its folder, or of one size of a curve from the folder of that size.
 
     Raises:
         RunError: the folder holds no run, an unfinished run, or a run of several sizes.
         SlimcnnError: the dataset or a file cannot be read.
     """
-    root = Path(path)
+    place = Path(path)
+    root = disk.root_of(place)
     if not (root / RUN).exists():
         raise RunError(f"{root} is not a run folder: pass the --out of a slimcnn command, or a checkpoint")
     finished = disk.read_sealed(root / RUN).get("finished")
-    if isinstance(finished, list):
-        raise RunError(
-            f"{root} holds several sizes: pass the checkpoint of one, such as {root}/macs-0.5/{disk.COMPRESSED}"
-        )
-    known = [disk.read_sealed(one) for one in root.glob(f"*/{disk.DONE}")]
-    done = next((one for one in known if one["digest"] == finished), None)
+    if isinstance(finished, list) and place == root:
+        sizes = ", ".join(sorted(str(one.parent) for one in root.glob(f"*/{disk.COMPRESSED}")))
+        raise RunError(f"{root} holds several sizes: pass the folder of one of them: {sizes}")
+    known = [disk.read_sealed(one) for one in place.glob(f"*/{disk.DONE}")]
+    ends = finished if isinstance(finished, list) else [finished]
+    done = next((one for one in known if one["digest"] in ends), None)
     if done is None:
         raise RunError(f"{root} holds an unfinished run: finish it with `slimcnn run {root / disk.RECIPE}`")
     recipe = read_recipe(root / disk.RECIPE)
     show.say(f"loading {recipe.data.name}")
-    checkpoint, settings = root / disk.COMPRESSED, recipe.data
+    checkpoint, settings = place / disk.COMPRESSED, recipe.data
     data = images_of(checkpoint, settings.name, settings.seed, settings.limit, **settings.reading)
     return read_state(root, done, for_task(data, settings.task) if settings.task is not None else data)
 
