@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from slimcnn.graph import ChannelGraph
 from slimcnn.reporting.formatting import plural
@@ -58,7 +59,7 @@ def _companions(graph: ChannelGraph, index: int) -> list[str]:
 
 
 def _removable(graph: ChannelGraph) -> Section:
-    rows: list[tuple[object, ...]] = []
+    rows: list[tuple[Any, ...]] = []
     for index, group in enumerate(graph.groups):
         notes = ["between residual blocks"] if group.residual else []
         notes += [f"same number from each of {len(group.parts)} parts"] if len(group.parts) > 1 else []
