@@ -178,7 +178,7 @@ def test_a_run_that_is_stopped_after_the_look_ends_with_the_same_bits(
     }  # fmt: skip
     with pytest.raises(InterruptedError):
         run(recipe_from(plain), show=Show(say=stop))
-    monkeypatch.setattr(rates, "_trial", lambda *_: pytest.fail("looked again"))
+    monkeypatch.setattr(rates, "trial", lambda *_: pytest.fail("looked again"))
     go(tmp_path / "stopped", line, trained)
     calm, stopped = (tmp_path / name / "compressed.safetensors" for name in ("calm", "stopped"))
     assert calm.read_bytes() == stopped.read_bytes()
