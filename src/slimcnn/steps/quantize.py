@@ -17,6 +17,7 @@ from slimcnn.exporting import RUNTIMES, read_parity, record, source_digest
 from slimcnn.exporting.quantizing import INT8, Quantized, engines, loss_of, quantize
 from slimcnn.manifest import RUN
 from slimcnn.measuring.latency import MOST_THREADS
+from slimcnn.reporting.formatting import plural
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.epochs import about_training, learn
 from slimcnn.running.step import Artifact, Context, State, Step, steps
@@ -138,8 +139,8 @@ def about_quantized(found: Quantized) -> Section:
     blocks = (
         Text(text=lead),
         Text(text=f"{found.advice[0].upper()}{found.advice[1:]}.", tone="good" if found.within else "bad"),
-        Text(text=f"{str(found.speed)[0].upper()}{str(found.speed)[1:]}; {found.speed.n} rounds, batch "
-             f"{found.speed.batch}, {found.speed.threads} thread(s), {title}.", tone="note"),
+        Text(text=f"{str(found.speed)[0].upper()}{str(found.speed)[1:]}; {plural(found.speed.n, 'round')}, batch "
+             f"{found.speed.batch}, {plural(found.speed.threads, 'thread')}, {title}.", tone="note"),
         _files(found, name), _layers(found),
     )  # fmt: skip
     return Section(title="Int8", blocks=blocks)
