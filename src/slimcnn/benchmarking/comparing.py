@@ -92,7 +92,7 @@ def compare(
     found = Benchmark(
         rows=(), images=0 if images is None else len(images), part=part, max_drop=max_drop, seconds=seconds,
         no_energy=why_no_energy(), environment=environment(), complete=False,
-        metric=MetricName.model_validate(judged.metric, from_attributes=True),
+        metric=MetricName.of(judged.metric),
     )  # fmt: skip
     settings = [(name, batch, n) for name in chosen for batch in batches for n in threads]
     session_of = partial(Session, images=images, task=judged, classes=classes or 0, processes=processes, show=show)

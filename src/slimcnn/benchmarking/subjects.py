@@ -26,7 +26,6 @@ from slimcnn.running.settings import Data, Network
 from slimcnn.show import SILENT, Show
 from slimcnn.tasks import task_named, task_of, tasks
 
-UNMEASURED = "The metric is not measured: "
 INT8 = "model_int8"
 """Name of the files of `slimcnn quantize`, without suffix."""
 Shape = tuple[int, ...]
@@ -89,8 +88,9 @@ def subjects_of(
         raise ModelError(f"nothing to measure: give the folder of a run, a file, or --model; {UNNAMED}")
     runs = {path: finished_run(path) for path in paths if kind_of(path) == "folder"}
     shapes = [run.shape for run in runs.values()] + [_stated_shape(path) for path in paths if path not in runs]
-    dataset, notes = _dataset(list(runs.values()), data, next(filter(None, shapes), None), show)
+    dataset, why = _dataset(list(runs.values()), data, next(filter(None, shapes), None), show)
     found: list[Contender] = []
+    notes: tuple[str, ...] = ()
     for path in paths:
         show.say(f"loading {path}")
         if path in runs:
@@ -106,7 +106,8 @@ def subjects_of(
     example = torch.randn(example_of(shape).shape, generator=drawn)
     candidates, metric = tuple(one.candidate for one in found), _metric(dataset, list(runs.values()), paths)
     if dataset is None:
-        return Subjects(candidates, example, None, _unmeasured(notes, metric), metric=metric)
+        unmeasured = f"{capital(metric.name)} is not measured: {why}."
+        return Subjects(candidates, example, None, (unmeasured, *notes), metric=metric)
     some = _chosen(getattr(dataset, part), images)
     return Subjects(candidates, example, some, notes, dataset.task, len(dataset.classes), metric)
 
@@ -117,11 +118,11 @@ def _chosen(images: Examples, most: int | None) -> Images:
 
 def _dataset(
     runs: Sequence[FinishedRun], data: Data | None, shape: Shape | None, show: Show
-) -> tuple[Dataset | None, tuple[str, ...]]:
-    """Load the images; if a run's images are not available, the metric is not measured."""
+) -> tuple[Dataset | None, str]:
+    """Load the images; if there are none, or those of a run are not available, return why."""
     asked = [data] if data is not None else [run.data for run in runs]
     if not asked:
-        return None, (f"{UNMEASURED}give --data.",)
+        return None, "give --data"
     if len({(one.name, one.image_size, one.resize, one.interpolation, one.seed) for one in asked}) > 1:
         names = ", ".join(dict.fromkeys(one.name for one in asked))
         raise RunError(f"the runs use different images ({names}): give --data, or benchmark them one by one")
@@ -132,33 +133,23 @@ def _dataset(
         found = load_dataset(
             settings.name, image_size=size, seed=settings.seed, limit=settings.limit, **settings.reading
         )
-        return (for_task(found, settings.task) if settings.task is not None else found), ()
+        return (for_task(found, settings.task) if settings.task is not None else found), ""
     except SlimcnnError as error:
         if data is not None:
             raise
-        return None, (f"{UNMEASURED}{error}.",)
+        return None, str(error)
 
 
 def _metric(dataset: Dataset | None, runs: Sequence[FinishedRun], paths: Sequence[Path]) -> MetricName:
     """Return the metric of the images' task, else that of the runs, else that of the checkpoints; default: top-1."""
     if dataset is not None:
-        return MetricName.model_validate(task_of(dataset).metric, from_attributes=True)
+        return MetricName.of(task_of(dataset).metric)
     known = [run.metric for run in runs]
     for path in paths:
         information = read_information(path) if kind_of(path) == "file" and is_checkpoint(path) else {}
         if (name := information.get("task")) in tasks:  # a file may not choose which code runs: no package.module:Task
-            known.append(MetricName.model_validate(task_named(str(name)).metric, from_attributes=True))
+            known.append(MetricName.of(task_named(str(name)).metric))
     return known[0] if known else TOP1
-
-
-def _unmeasured(notes: Sequence[str], metric: MetricName) -> tuple[str, ...]:
-    """Name the metric that is not measured."""
-    return tuple(
-        f"{capital(metric.name)} is not measured: {note.removeprefix(UNMEASURED)}"
-        if note.startswith(UNMEASURED)
-        else note
-        for note in notes
-    )
 
 
 def _of_run(run: FinishedRun, dataset: Dataset | None) -> tuple[list[Contender], tuple[str, ...]]:

@@ -39,6 +39,11 @@ class MetricName(Part):
     unit: str = "%"
     higher_is_better: bool = True
 
+    @classmethod
+    def of(cls, metric: object) -> MetricName:
+        """Return the name of a task's metric (`slimcnn.tasks.Metric`), which has the same attributes."""
+        return cls.model_validate(metric, from_attributes=True)
+
     @property
     def title(self) -> str:
         """Name and unit, for the head of a column.

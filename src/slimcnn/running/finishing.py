@@ -123,7 +123,7 @@ def write_results(
     times = {"before": before, "after": after}
     data = state.data
     networks = {"before": state.reference, "after": state.model}
-    named = MetricName.model_validate(state.task.metric, from_attributes=True)
+    named = MetricName.of(state.task.metric)
     scores = {when: judge(networks[when], data.test, data).score for when in networks}
     top1 = scores if data.task == "classification" else dict.fromkeys(networks)
     numbers = {

@@ -105,6 +105,12 @@ def ways_of(student: nn.Module, training: Training, rate: float | None, frozen: 
     return list(dict.fromkeys(ways))
 
 
+def cost_of_looks(student: nn.Module, training: Training, rate: float | None, frozen: bool | None) -> float:
+    """Return the time of all looks, at most, as a share of the training that follows."""
+    ways = ways_of(student, training, rate, frozen)
+    return len(ways) / PART if len(ways) > 1 else 0.0
+
+
 def settings_for(training: Training, way: Way) -> Training:
     """Return the settings with a way's learning rate and batch norms."""
     return training.model_copy(update=way.model_dump(include={"learning_rate", "frozen_batch_norm"}))

@@ -20,7 +20,7 @@ from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
 from slimcnn.reporting.sections import Section, Text
 from slimcnn.running.epochs import about_training, count, learn
-from slimcnn.running.imitation import imitation_for, settings_for
+from slimcnn.running.imitation import cost_of_looks, imitation_for, settings_for
 from slimcnn.running.settings import Seed
 from slimcnn.running.step import Context, State, Step, steps
 from slimcnn.tasks import Metric
@@ -74,7 +74,7 @@ class Tune(Step):
     remedy = "give it more minutes or more images, use a lower learning rate, or leave it out"
 
     minutes: float = Field(default=5.0, gt=0)
-    """Time for training; the images and epochs that fit are measured once. Not used if images and epochs are given."""
+    """Time for looks and training; the images and epochs that fit are measured once. Not used if both are given."""
     images: int | None = Field(default=None, ge=1)
     """Most training images, without labels; default: as many as can be seen three times."""
     epochs: int | None = Field(default=None, ge=1)
@@ -154,10 +154,16 @@ class Tune(Step):
         known = from_rank_zero(at.fabric, lambda: read_decision(place, Amount, "plan the tuning again"))
         if known is not None:
             return known
-        seen = int(self._speed(model, state, at) * 60 * self.minutes) if at.timed else UNTIMED
+        seen = (
+            int(self._speed(model, state, at) * 60 * self.minutes / (1 + self._looks(model))) if at.timed else UNTIMED
+        )
         planned = from_rank_zero(at.fabric, lambda: affordable(seen, available, self.epochs))
         from_rank_zero(at.fabric, lambda: write_text(place, planned.model_dump_json() + "\n"))
         return planned
+
+    def _looks(self, model: nn.Module) -> float:
+        """Return the time of the looks at ways to train, as a share of the training."""
+        return cost_of_looks(model, Training(learning_rate=HIGHEST), self.learning_rate, self.frozen_batch_norm)
 
     def _speed(self, model: nn.Module, state: State, at: Context) -> float:
         """Return training images per second, from a few steps of a copy."""

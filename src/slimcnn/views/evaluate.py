@@ -46,7 +46,7 @@ def evaluate_task(model: nn.Module, data: Dataset, part: str = "test") -> View:
     Data: the metric under its name, `loss`, `n` and `part`.
     """
     found = judge(model, getattr(data, part), data)
-    metric = MetricName.model_validate(task_of(data).metric, from_attributes=True)
+    metric = MetricName.of(task_of(data).metric)
     columns = table(
         {"images": "text", "n": "exact", metric.title: metric.format, "loss": "small"},
         [(part, found.n, found.score, found.loss)],

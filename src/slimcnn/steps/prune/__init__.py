@@ -274,7 +274,7 @@ class Prune(Step):
             whole = self.whole(state)
             graph = self._graph(whole, state, at)
             found, plan = searched(self, self.search, replace(state, model=whole), graph, at)
-            metric = MetricName.model_validate(state.task.metric, from_attributes=True)
+            metric = MetricName.of(state.task.metric)
             sections.append(about_search(found, self.search, metric))
         else:
             whole, graph, plan, sections = self._proposed(state, at)
