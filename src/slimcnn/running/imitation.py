@@ -24,7 +24,7 @@ PART, MOST = 10, 60
 """Steps of each look: at most this part of all, and at most so many."""
 NEAR = 1.4
 """A stronger way is taken if its distance is at most so many times the smallest: it gains more in a long training. On
-CIFAR-10 its distance was up to 1.2 times the smallest where it won in the end; on photographs, 1.6 times where it led
+CIFAR-10 its distance was up to 1.3 times the smallest where it won in the end; on photographs, 1.6 times where it led
 away."""
 CHOICE = "imitation.json"
 """File in the folder of the step."""
