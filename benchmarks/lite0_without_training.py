@@ -230,7 +230,7 @@ def page(report: dict) -> str:
     lines += ["", f"{peak}{report.get('note', '')} Measured on: `{json.dumps(report['environment'])}`".strip(), "",
               *choices_table(report.get("choices", [])),
               *([f"The rows \"{DEFAULTS[0]}\": `{json.dumps(tuned[0]['environment'])}`", ""] if tuned else []),
-              "Repeat: `python benchmarks/lite0_without_training.py --wheel FILE --photographs FOLDER [--defaults \| --choices]`"]  # fmt: skip
+              r"Repeat: `python benchmarks/lite0_without_training.py --wheel FILE --photographs FOLDER [--defaults \| --choices]`"]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
