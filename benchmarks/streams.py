@@ -3,6 +3,7 @@
     python benchmarks/streams.py                     # 20,000 JPEGs of 1500 x 1000; adds rows to streams.json
     python benchmarks/streams.py --images 200        # the same at a small scale
     python benchmarks/streams.py --augmentations     # the cost of each augmentation; adds a row to augmentations.json
+    python benchmarks/streams.py --scaling           # training from a stream in one and two processes; adds a row to scaling.json
     python benchmarks/streams.py --table > streams.md
     python benchmarks/streams.py --check             # under 2 minutes; exits 1 if one falls short
 
@@ -16,7 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,7 +41,8 @@ from slimcnn.measuring import environment
 from slimcnn.training.mixing import mixed_pairs
 
 HERE = Path(__file__).parent
-RAW, RAW_AUGMENTATIONS = HERE / "streams.json", HERE / "augmentations.json"
+RAW, RAW_AUGMENTATIONS, RAW_SCALING = (HERE / f"{name}.json" for name in ("streams", "augmentations", "scaling"))
+PROCESSES = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
 DISTINCT, CLASSES, SIZE, BATCH, ROUNDS = 100, 4, 224, 16, 3
 LEAST_RATIO, MOST_GROWTH, MOST_SECONDS = 1.0, 0.05, 5.0
 
@@ -193,6 +197,53 @@ def augmentations_table(rows: list[dict]) -> list[str]:
     return lines
 
 
+def scaling(images: int, epochs: int = 3) -> dict:
+    """Train from a stream with one and two processes; return the images per second of every epoch but the first."""
+    speeds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "photos"
+        make_photos(folder, images, (300, 200))
+        for name, (processes, threads) in PROCESSES.items():
+            command = [
+                sys.executable, "-m", "slimcnn.cli", "train", "--model", "resnet20", "--data", str(folder), "--image-size", "64",
+                "--stream", "--set", "data.workers=1", "--epochs", str(epochs), "--devices", str(processes),
+                "--out", str(Path(place) / name.replace(" ", "_")), "--set", "train.layout=channels_last", "--set", "train.precision=32",
+            ]  # fmt: skip
+            found = subprocess.run(
+                command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True, check=False
+            )
+            rates = [
+                float(rate.replace(",", "")) for rate in re.findall(r"([\d,]+) images/s", found.stdout + found.stderr)
+            ]
+            if found.returncode or len(rates) < epochs:
+                raise RuntimeError(f"{name}: exit {found.returncode}, {len(rates)} epochs\n{found.stderr[-2000:]}")
+            speeds[name] = rates[1:epochs]
+    return {
+        "images": images, "network": "resnet20 at 64 x 64", "images_per_second": speeds, "load_average": round(os.getloadavg()[0], 1),
+        "when": datetime.now().isoformat(timespec="minutes"), "environment": environment(),
+    }  # fmt: skip
+
+
+def scaling_table(rows: list[dict]) -> list[str]:
+    """Return the table of the last row."""
+    if not rows:
+        return []
+    last = rows[-1]
+    speeds = {name: statistics.median(found) for name, found in last["images_per_second"].items()}
+    one = speeds[next(iter(PROCESSES))]
+    return [
+        "",
+        "## Training in several processes",
+        "",
+        f"{last['network']}, {last['images']:,} JPEGs of 300 x 200 streamed, one worker for each process, float32: images per second of",
+        "training, the median of the epochs after the first. More processes are for more processors or GPUs.",
+        "",
+        "| | images/s | times |",
+        "|---|---|---|",
+        *(f"| {name} | {speed:.0f} | {speed / one:.2f} |" for name, speed in speeds.items()),
+    ]
+
+
 def shortfalls(found: dict, least_ratio: float) -> list[str]:
     wrong = []
     if found["ratio"] < least_ratio:
@@ -222,14 +273,15 @@ def page(rows: list[dict]) -> str:
             f"| {row['images']:,} of {row['size']} | {row['workers']} | {ours:.1f} | {plain:.1f} | {row['ratio']:.2f} | "
             f"{row['first_batch_seconds']:.1f} s | {row['resume_in_mid_epoch_seconds']:.1f} s | {used} | {row['load_average']} |"
         )
-    costs = json.loads(RAW_AUGMENTATIONS.read_text()) if RAW_AUGMENTATIONS.exists() else []
+    costs, scaled = (json.loads(path.read_text()) if path.exists() else [] for path in (RAW_AUGMENTATIONS, RAW_SCALING))
     return (
         "\n".join(
             [
                 *lines,
                 *augmentations_table(costs),
+                *scaling_table(scaled),
                 "",
-                *environment_lines(rows + costs[-1:]),
+                *environment_lines(rows + costs[-1:] + scaled[-1:]),
                 "Repeat: `python benchmarks/streams.py`",
             ]
         )
@@ -244,6 +296,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--augmentations", action="store_true")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each augmentation and round")
+    parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--check", action="store_true")
     asked = parser.parse_args()
@@ -256,6 +309,12 @@ def main() -> None:
         rows.append(augmentation_costs(asked.seconds))
         RAW_AUGMENTATIONS.write_text(json.dumps(rows, indent=1) + "\n")
         print("\n".join(augmentations_table(rows)))
+        return
+    if asked.scaling:
+        rows = json.loads(RAW_SCALING.read_text()) if RAW_SCALING.exists() else []
+        rows.append(scaling(2000))
+        RAW_SCALING.write_text(json.dumps(rows, indent=1) + "\n")
+        print("\n".join(scaling_table(rows)))
         return
     if asked.check:
         found = evidence(640, (300, 200), 2, 2)

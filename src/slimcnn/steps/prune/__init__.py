@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -36,6 +37,7 @@ from slimcnn.running.settings import FilePath, Seed
 from slimcnn.running.step import Context, Cut, Facts, Origin, State, Step, steps
 from slimcnn.searching import Search
 from slimcnn.steps.prune.clock import Clock, about_clock, default_runtime, parsed, plan_by_clock, times_for
+from slimcnn.steps.prune.multiples import choices_for, rounded
 from slimcnn.steps.prune.search import check_storage, searched
 from slimcnn.steps.prune.sections import about_cut, about_scales, about_search
 from slimcnn.training import Training
@@ -91,7 +93,8 @@ class Prune(Step):
     min_share: float = 0.0
     """Minimum share of its channels that every layer keeps."""
     round_to: int | None = None
-    """Kept channels are multiples of this. Default: with latency, measured to be fast in the runtime; else 1."""
+    """Kept channels are multiples of this. Default: with latency, measured to be fast in the runtime; with a size in
+    macs, params, bytes or memory, 8 in networks with depthwise convolutions, or less if the size needs it; else 1."""
     protect: Patterns = ()
     """Layers that keep all channels, such as layer1.*."""
     inexact: bool = False
@@ -199,7 +202,18 @@ class Prune(Step):
             )
         return self.size - header
 
-    def _allocate(self, graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
+    def _allocate(self, whole: nn.Module, graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
+        """Choose channels; where nothing says how many, in the largest multiple that is fast and reaches the size."""
+        stated = (
+            self.round_to is not None or self.pruning_ratio is not None or self.per_layer or self.search is not None
+        )
+        choices = [] if stated or target.latency_ms is not None else choices_for(whole, target)
+        for choice in choices:
+            with suppress(TargetUnreachable):
+                return rounded(self._allocate_exactly(graph, scores, choice), target, choice)
+        return self._allocate_exactly(graph, scores, target)
+
+    def _allocate_exactly(self, graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
         """Choose channels; if `size` is unreachable, the error also states the best file size."""
         try:
             return allocate(graph, scores, target)
@@ -243,7 +257,7 @@ class Prune(Step):
                 return state.model  # latency needs measurements
             target = replace(target, latency_ms=None)
         target = replace(target, scope="local" if target.scope == "sensitivity" else target.scope)
-        plan = self._allocate(graph, score(whole, graph, "l2"), target)
+        plan = self._allocate(whole, graph, score(whole, graph, "l2"), target)
         return prune(whole, graph, plan, verify=False)
 
     def propose(self, state: State, at: Context) -> tuple[nn.Module, ChannelGraph, Plan]:
@@ -258,7 +272,7 @@ class Prune(Step):
             return whole, graph, Plan.load(Path(self.plan), graph), []
         scores = self._scores(whole, graph, state, at)
         if self.latency is None:
-            return whole, graph, self._allocate(graph, scores, self.target_for(state)), []
+            return whole, graph, self._allocate(whole, graph, scores, self.target_for(state)), []
         clock = Clock(self.latency, self.runtime or default_runtime(), self.batch, self.threads)
         times = at.once(f"times {at.before} {clock}", lambda: times_for(clock, whole, graph, self.round_to, at.show))
         target = replace(self.target_for(state), round_to=times.round_to)

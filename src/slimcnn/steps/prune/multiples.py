@@ -1,0 +1,43 @@
+"""Multiples of channels in which depthwise convolutions are fast."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from slimcnn.pruning import Plan, Target
+
+FAST = (8, 4, 2)
+"""Multiples that are tried in turn: runtimes compute depthwise convolutions for 4 to 16 channels at once, and ONNX
+Runtime takes longer for half of a MobileNetV2 with other numbers than for the whole (benchmarks/rounding.md)."""
+
+
+def choices_for(model: nn.Module, target: Target) -> list[Target]:
+    """Return the target with each multiple that is fast, in the order to try; none if no convolution is depthwise.
+
+    The residual stream is cut only where no multiple reaches the target without it.
+
+    >>> import slimcnn
+    >>> [one.round_to for one in choices_for(slimcnn.build("mobilenet_v2"), Target(macs=0.5, residual="inner"))]
+    [8, 4, 2]
+    >>> choices_for(slimcnn.build("resnet20"), Target(macs=0.5))
+    []
+    """
+    if not any(isinstance(one, _ConvNd) and one.groups == one.out_channels > 1 for one in model.modules()):
+        return []
+    streams = [replace(target, residual="inner"), target] if target.residual == "auto" else [target]
+    tried = [replace(stream, round_to=multiple) for stream in streams for multiple in (*FAST, 1)]
+    return tried[:-1]  # the last is the target as it is
+
+
+def rounded(plan: Plan, asked: Target, choice: Target) -> Plan:
+    """Return the plan of a choice, with what was asked, and a note about the multiple."""
+    if choice.round_to == 1:
+        return replace(plan, target=asked.describe())
+    note = (
+        f"Kept channels are multiples of {choice.round_to}, because depthwise convolutions with other numbers are slow "
+        "in some runtimes; round_to=1 leaves it out."
+    )
+    return replace(plan, target=replace(asked, round_to=choice.round_to).describe(), notes=(*plan.notes, note))

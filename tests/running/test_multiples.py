@@ -1,0 +1,102 @@
+"""Which multiples of channels a cut keeps where nobody says how many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import slimcnn
+from slimcnn.graph import ChannelGraph, trace
+from slimcnn.pruning import Plan, prune
+from slimcnn.steps import Prune
+
+
+def cut(model: nn.Module, **settings: Any) -> tuple[ChannelGraph, Plan]:
+    """Return the plan that the step allocates for a network of color images of 32 x 32, by the scores of l2."""
+    graph = trace(model, torch.zeros(1, 3, 32, 32))
+    step = Prune(scope="local", **settings)
+    return graph, step._allocate(model, graph, slimcnn.score(model, graph, "l2"), step.target)
+
+
+def kept(graph: ChannelGraph, plan: Plan) -> list[int]:
+    """Return the channels of the groups that lost some."""
+    return [
+        group.channels - len(plan.removed[group.name])
+        for group in graph.groups
+        if len(plan.removed.get(group.name, ()))
+    ]
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> nn.Module:
+    torch.manual_seed(0)
+    return slimcnn.build("mobilenet_v2", width=0.5)
+
+
+@pytest.mark.parametrize("size", [{"macs": 0.5}, {"params": 0.5}, {}])
+def test_depthwise_networks_keep_multiples_of_eight_and_say_so(mobilenet: nn.Module, size: dict[str, float]) -> None:
+    graph, plan = cut(mobilenet, **size)
+    assert kept(graph, plan)
+    assert {left % 8 for left in kept(graph, plan)} == {0}
+    assert "round_to = 8" in plan.target
+    assert "multiples of 8" in plan.notes[-1]
+    small = prune(mobilenet, graph, plan)
+    assert isinstance(small, nn.Module)
+
+
+@pytest.mark.parametrize("said", [{"round_to": 1, "macs": 0.5}, {"pruning_ratio": 0.3}, {"round_to": 4, "macs": 0.5}])
+def test_what_the_user_says_is_kept(mobilenet: nn.Module, said: dict[str, Any]) -> None:
+    graph, plan = cut(mobilenet, **said)
+    assert {left % 8 for left in kept(graph, plan)} != {0}
+    assert not plan.notes
+
+
+def test_networks_without_depthwise_convolutions_keep_any_number() -> None:
+    torch.manual_seed(0)
+    graph, plan = cut(slimcnn.build("resnet20"), macs=0.5)
+    assert {left % 8 for left in kept(graph, plan)} != {0}
+    assert not plan.notes
+
+
+def test_a_size_that_multiples_of_eight_miss_takes_smaller_ones() -> None:
+    torch.manual_seed(0)
+    narrow = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.ReLU(),
+        nn.Conv2d(12, 12, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10),
+    ).eval()  # fmt: skip
+    graph, plan = cut(narrow, macs=0.35)
+    assert {left % 4 for left in kept(graph, plan)} == {0}
+    assert {left % 8 for left in kept(graph, plan)} != {0}
+    assert "multiples of 4" in plan.notes[-1]
+
+
+def test_the_residual_stream_is_spared_before_the_multiple() -> None:
+    class Branch(nn.Module):
+        """Its inside has six channels, which no multiple of 4 divides."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.depthwise = nn.Conv2d(16, 6, 1), nn.Conv2d(6, 6, 3, padding=1, groups=6)
+            self.narrow = nn.Conv2d(6, 16, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.narrow(torch.relu(self.depthwise(torch.relu(self.wide(x)))))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 1), Branch(), Branch(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
+    ).eval()
+    graph, plan = cut(model, macs=0.7)
+    stream = {group.name for group in graph.groups if group.residual}
+    assert stream
+    assert not stream & plan.removed.keys()
+    assert set(kept(graph, plan)) <= {2, 4}
+    assert "residual" not in plan.target
+
+
+def test_a_size_out_of_reach_of_every_multiple_is_the_usual_error(mobilenet: nn.Module) -> None:
+    with pytest.raises(slimcnn.errors.TargetUnreachable, match="best possible"):
+        cut(mobilenet, macs=0.001)
