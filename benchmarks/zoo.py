@@ -237,7 +237,8 @@ def main() -> None:
         write(results, options.again, {n: row for n, row in known.items() if n not in networks})
     if not options.table:
         sweep(libraries, networks, results, options)
-        write_text(results / "environment.json", json.dumps(_circumstances(options), indent=1) + "\n")
+        known = _environments(results) | dict.fromkeys(libraries, _circumstances(options))
+        write_text(results / "environment.json", json.dumps(known, indent=1) + "\n")
     write_text(options.folder.with_suffix(".md"), _page(options.folder))
 
 
@@ -254,14 +255,15 @@ def _installed(names: list[str]) -> list[str]:
 def _page(folder: Path) -> str:
     others = folder / "packages"
     return zoo_page.page(
-        (zoo_networks.names(), {library: read(folder, library) for library in LIBRARIES}, _environment(folder)),
-        (zoo_packages.names(), {"slimcnn": read(others, "slimcnn")}, _environment(others)),
+        (zoo_networks.names(), {library: read(folder, library) for library in LIBRARIES}, _environments(folder)),
+        (zoo_packages.names(), {"slimcnn": read(others, "slimcnn")}, _environments(others)),
     )
 
 
-def _environment(folder: Path) -> Result:
-    found: Result = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    return found
+def _environments(folder: Path) -> dict[str, Result]:
+    """Return the circumstances of each library's last sweep."""
+    path = folder / "environment.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _circumstances(options: argparse.Namespace) -> Result:

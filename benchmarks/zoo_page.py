@@ -9,8 +9,8 @@ from typing import Any
 
 Result = dict[str, Any]
 Results = dict[str, dict[str, Result]]
-Sweep = tuple[list[str], Results, Result]
-"""The names of networks, their results by library, and the environment."""
+Sweep = tuple[list[str], Results, dict[str, Result]]
+"""The names of networks, and their results and environment by library."""
 
 OUTCOMES = {
     "exact": "exact",
@@ -54,7 +54,7 @@ HOW = """
 * **Detection**: a detector returns a list of boxes whose length depends on the image, so outputs cannot be compared. Backbone,
   feature pyramid and heads are therefore pruned and judged as one network (`zoo_networks.Detector`, with two
   fixed regions per image if a detector uses regions), and the whole detector must run afterwards.
-* *Seconds* are processor time, one thread.
+* *Seconds* are processor time, one thread, on a machine that other programs shared.
 """
 
 
@@ -88,10 +88,10 @@ Locked, and why it stays so:
 
 def page(main: Sweep, packages: Sweep) -> str:
     """Format the whole page; networks without results are omitted from the first sweep and named in the second."""
-    names, results, environment = main
+    names, results, environments = main
     shown = [name for name in names if any(name in known for known in results.values())]
     timm = sum(name.startswith("timm:") for name in shown)
-    seconds = environment.get("seconds", 120)
+    seconds = max(one["seconds"] for one in environments.values())
     lines = [
         HEAD.format(timm=timm, count=len(shown)).rstrip(),
         "",
@@ -101,12 +101,17 @@ def page(main: Sweep, packages: Sweep) -> str:
     ]
     lines += ["", "## Network by network", "", *_table(shown, results), "", *_failures(shown, results)]
     lines += _packages(*packages)
-    lines += [HOW.format(seconds=seconds).rstrip(), "", f"Measured on: `{json.dumps(environment)}`", ""]
+    lines += [HOW.format(seconds=seconds).rstrip(), "", *_measured_on(environments), ""]
     lines += ["Repeat: `python benchmarks/zoo.py` (results in `benchmarks/zoo/` are not run again; see `--help`)"]
     return "\n".join(lines) + "\n"
 
 
-def _packages(names: list[str], results: Results, environment: Result) -> list[str]:
+def _measured_on(environments: dict[str, Result]) -> list[str]:
+    """Format the environment of each library's sweep."""
+    return ["Measured on:", "", *(f"* {library}: `{json.dumps(one)}`" for library, one in environments.items())]
+
+
+def _packages(names: list[str], results: Results, environments: dict[str, Result]) -> list[str]:
     """Format the section of the networks from other packages."""
     known = results["slimcnn"]
     shown = [name for name in names if name in known]
@@ -132,7 +137,7 @@ def _packages(names: list[str], results: Results, environment: Result) -> list[s
     absent = [name for name in names if name not in known]
     lines += [f"Without a result: {', '.join(absent)}.", ""] if absent else []
     lines += [OPEN.strip(), ""]
-    return [*lines, f"Measured on: `{json.dumps(environment)}`; repeat: `python benchmarks/zoo.py --packages`", ""]
+    return [*lines, *_measured_on(environments), "", "Repeat: `python benchmarks/zoo.py --packages`", ""]
 
 
 def _by_package(names: list[str], known: dict[str, Result]) -> list[str]:
@@ -170,18 +175,17 @@ def line(result: Result) -> str:
 def _summary(names: list[str], results: Results) -> list[str]:
     """Format the outcomes per library, and the MACs left of the exactly pruned networks."""
     lines = [
-        f"| library | networks | {' | '.join(OUTCOMES.values())} | MACs left where exact: mean | median | seconds where exact: median | longest |",
-        "|---" * (len(OUTCOMES) + 6) + "|",
+        f"| library | networks | {' | '.join(OUTCOMES.values())} | MACs left where exact: mean | median |",
+        "|---" * (len(OUTCOMES) + 4) + "|",
     ]
     for library, known in results.items():
         rows = [known[name] for name in names if name in known]
         counted = Counter(row["outcome"] for row in rows)
         exact = [row for row in rows if row["outcome"] == "exact"]
-        numbers = ["-"] * 4
+        numbers = ["-"] * 2
         if exact:
-            left, seconds = [row["macs_left"] for row in exact], [row["seconds"] for row in exact]
+            left = [row["macs_left"] for row in exact]
             numbers = [f"{statistics.mean(left):.3f}", f"{statistics.median(left):.3f}"]
-            numbers += [f"{statistics.median(seconds):.2f}", f"{max(seconds):.1f}"]
         counts = [str(counted[outcome]) for outcome in OUTCOMES]
         lines.append(f"| {' | '.join([library, str(len(rows)), *counts, *numbers])} |")
     return lines
@@ -196,19 +200,22 @@ def _against(names: list[str], results: Results) -> list[str]:
         if library == "slimcnn" or not both:
             continue
         left = [(ours[n]["macs_left"], theirs[n]["macs_left"]) for n in both]
-        ratio = statistics.median(theirs[n]["seconds"] / ours[n]["seconds"] for n in both)
         more = [n for n, (a, b) in zip(both, left, strict=True) if a > b + 0.005]
         lines.append(
             f"On the {len(both)} networks that both prune exactly, slimcnn leaves {statistics.mean(a for a, _ in left):.3f} of the "
-            f"MACs (mean) and {library} {statistics.mean(b for _, b in left):.3f}; {library} takes {ratio:.1f} times as long "
-            f"(median). slimcnn leaves more than {library} (by over 0.005) on {len(more)}{': ' if more else ''}{', '.join(more)}."
+            f"MACs (mean) and {library} {statistics.mean(b for _, b in left):.3f}. slimcnn leaves more than {library} (by over "
+            f"0.005) on {len(more)}{': ' if more else ''}{', '.join(more)}."
         )
         lines.append("")
     slow = max(
         (row for row in ours.values() if "trace_seconds" in row), key=lambda row: row["trace_seconds"], default=None
     )
     if slow:
-        lines.append(f"slimcnn's longest trace: {slow['network']}, {slow['trace_seconds']:.2f} s.")
+        median = statistics.median(row["seconds"] for row in ours.values() if row["outcome"] == "exact")
+        lines.append(
+            f"slimcnn takes {median:.2f} s of processor time (median where exact); its longest trace: {slow['network']}, "
+            f"{slow['trace_seconds']:.2f} s. The times of the libraries are compared side by side in [trace_speed.md](trace_speed.md)."
+        )
     return lines
 
 
@@ -219,8 +226,8 @@ def _exact(known: dict[str, Result], name: str) -> bool:
 def _table(names: list[str], results: Results) -> list[str]:
     lines = [
         "| network | size | groups | channels | locked layers (most frequent reason) | MACs left | error | seconds | verify |"
-        " torch-pruning: outcome | MACs left | seconds | kirigami: outcome | MACs left | seconds |",
-        "|---" * 15 + "|",
+        " torch-pruning: outcome | MACs left | kirigami: outcome | MACs left |",
+        "|---" * 13 + "|",
     ]
     for name in names:
         ours, theirs, third = (results[library].get(name, {}) for library in ("slimcnn", "torch-pruning", "kirigami"))
@@ -228,7 +235,7 @@ def _table(names: list[str], results: Results) -> list[str]:
         cells = [name, size, ours.get("groups", ""), ours.get("channels", ""), _locked(ours), _left(ours), _error(ours)]
         cells += [_number(ours, "seconds", 2), _number(ours, "verify_seconds", 2)]
         for row in (theirs, third):
-            cells += [_outcome(row), _left(row), _number(row, "seconds", 1)]
+            cells += [_outcome(row), _left(row)]
         lines.append(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
     return lines
 
