@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ class Owners:
     """The group of every component; -1 for locked ones."""
     channels: Integers
     """The number of channels of every group."""
+    _per_channel: dict[bytes, dict[int, int]] = field(default_factory=dict, compare=False, repr=False)
+    """What is known of components, by their bytes: most axes of a network have those of another one."""
 
     @classmethod
     def of(cls, component: Integers, owner: Integers) -> Owners:
@@ -46,7 +48,10 @@ class Owners:
     def share(self, ids: Tensor, size: int | None = None, blocks: int = 1) -> Share:
         """Return the share of an axis with these ids; -1 belongs to no channel."""
         known = ids.numpy()
-        owners = self.owner[self.component[known[known >= 0]]]
-        counts = np.bincount(owners[owners >= 0], minlength=len(self.channels))
-        per_channel = {int(g): int(counts[g] // self.channels[g]) for g in np.flatnonzero(counts)}
-        return Share(len(known) if size is None else size, per_channel, blocks)
+        components = self.component[known[known >= 0]]
+        key = components.tobytes()
+        if key not in self._per_channel:
+            owners = self.owner[components]
+            counts = np.bincount(owners[owners >= 0], minlength=len(self.channels))
+            self._per_channel[key] = {int(g): int(counts[g] // self.channels[g]) for g in np.flatnonzero(counts)}
+        return Share(len(known) if size is None else size, self._per_channel[key], blocks)

@@ -53,7 +53,8 @@ class Lifetimes:
         self._by_memory: dict[int, Lifetime] = {}
         self._storages: list[StorageWeakRef] = []
         """One per block: while it exists, PyTorch gives the block's number to no other, even after it is freed."""
-        self._weights = {_memory(tensor) for tensor in weights}
+        self._weights = dict.fromkeys(map(_memory, weights), Lifetime(0, 0, 0, 0, False, activation=False))
+        """All weights share one lifetime, which does not count: none needs one of its own."""
         self._every: list[Lifetime] = []
         for tensor in inputs:
             self._begin(tensor, activation=True)
@@ -66,7 +67,7 @@ class Lifetimes:
             life.last, life.used = self._now, True
         activation = any(life.activation for life in known)
         for tensor in made:
-            if self._by_memory.get(_memory(tensor)) not in known:
+            if self._life(tensor) not in known:
                 self._begin(tensor, activation)
             elif activation and _memory(tensor) not in self._weights:
                 self.of(tensor).activation = True  # an activation was written into a constant
@@ -77,8 +78,12 @@ class Lifetimes:
 
     def of(self, tensor: Tensor) -> Lifetime:
         """Return the lifetime of a tensor's memory; the lifetime of an unknown tensor starts now."""
-        life = self._by_memory.get(_memory(tensor))
+        life = self._life(tensor)
         return life if life is not None else self._begin(tensor, activation=False)
+
+    def _life(self, tensor: Tensor) -> Lifetime | None:
+        place = _memory(tensor)
+        return self._by_memory.get(place) or self._weights.get(place)
 
     def activations(self, outputs: Iterable[Tensor]) -> list[Lifetime]:
         """List the used activations; the network's outputs live until the end of the run."""
