@@ -143,3 +143,22 @@ def normalized(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, T
         if tensor is not None and tensor.numel() != x.size(1):
             raise RuntimeError(f"a batch norm for {tensor.numel()} channels got {x.size(1)}")
     return blank(x.shape, x.dtype), x.new_empty(0), x.new_empty(0)
+
+
+def layer_normalized(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Allocate the outputs of a layer norm: the result, means and deviations."""
+    x, shape, *affine = args[:4]
+    around = x.dim() - len(shape)
+    for what in (x.shape[around:], *(tensor.shape for tensor in affine if tensor is not None)):
+        if list(what) != list(shape):
+            raise RuntimeError(f"a layer norm over {tuple(shape)} got {tuple(what)}")
+    statistics = (*x.shape[:around], *(1 for _ in shape))
+    return blank(x.shape, x.dtype), blank(statistics, x.dtype), blank(statistics, x.dtype)
+
+
+def group_normalized(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Allocate the outputs of a group norm: the result, means and deviations."""
+    x, weight, bias, n, channels, _, groups = args[:7]
+    if channels % groups or any(tensor is not None and tensor.numel() != channels for tensor in (weight, bias)):
+        raise RuntimeError(f"a group norm of {channels} channels got {groups} groups, or other parameters")
+    return blank(x.shape, x.dtype), blank((n, groups), x.dtype), blank((n, groups), x.dtype)

@@ -268,7 +268,9 @@ def batch_norm(tracer: Tracer, call: Call) -> Labels:
     return [(axis_facet(channels, call["input"].shape, 1),)] if channels is not None else []
 
 
-@rule(*aten("native_layer_norm native_group_norm _fused_rms_norm"))
+@rule("aten.native_layer_norm", values="skipped", shape=shapes.layer_normalized)
+@rule("aten.native_group_norm", values="skipped", shape=shapes.group_normalized)
+@rule("aten._fused_rms_norm")
 def statistics_over_channels(tracer: Tracer, call: Call) -> Labels:
     """Lock channels that are normalized together: removing one changes the statistics of the others.
 
