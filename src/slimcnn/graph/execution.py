@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -49,9 +49,9 @@ def watch(
 
 def watch_this(
     model: nn.Module, example: Any, labels: Mapping[str, Label], next_id: int, shape_only: bool, inexact: bool,
-    output: OutputOf = everything,
+    output: OutputOf = everything, unset: Container[str] = (),
 ) -> Tracer:  # fmt: skip
-    """Run the network itself under the tracer; its buffers may change.
+    """Run the network itself under the tracer; its buffers may change. Tensors named in `unset` have no values.
 
     Raises:
         Broken: the network failed.
@@ -62,7 +62,7 @@ def watch_this(
     tracer = Tracer(apply_rule, names, next_id, shape_only, model.training, inexact)
     tensors = named_tensors(model, modules)
     for name, tensor in tensors:
-        tracer.set_mark(tensor, Mark(labels.get(name, ()), fixed=True))
+        tracer.set_mark(tensor, Mark(labels.get(name, ()), computed=name not in unset, fixed=True))
     inputs = [tensor for tensor in tree_leaves(example) if isinstance(tensor, Tensor)]
     for tensor in inputs:
         tracer.set_mark(tensor, Mark(()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -64,10 +64,11 @@ def recount(module: nn.Module, name: str, index: int | None, count: int) -> None
         setattr(module, MARKER, (*vars(module).get(MARKER, ()), name))
 
 
-def shrink(model: nn.Module, kept: Kept, counts: KeptCounts) -> None:
+def shrink(model: nn.Module, kept: Kept, counts: KeptCounts, unset: Container[str] = ()) -> None:
     """Reduce every tensor of `model` to its kept positions, in place; shared tensors and flags are preserved.
 
-    `counts` holds the new channel counts of size attributes. Call it on a copy: the user's model is never changed.
+    `counts` holds the new channel counts of size attributes. Tensors named in `unset` are allocated without values.
+    Call it on a copy: the user's model is never changed.
     """
     done: dict[int, tuple[Tensor, Tensor]] = {}
     changed = set()
@@ -77,7 +78,7 @@ def shrink(model: nn.Module, kept: Kept, counts: KeptCounts) -> None:
             full_name = f"{prefix}.{name}" if prefix else name
             axes = kept.get(full_name)
             if axes:
-                done[id(tensor)] = (tensor, cut(tensor, axes))
+                done[id(tensor)] = (tensor, cut(tensor, axes, values=full_name not in unset))
             if id(tensor) in done:
                 store[name] = done[id(tensor)][1]
                 changed.add(layer_of(full_name))
@@ -97,12 +98,9 @@ def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
                 yield store, name, tensor
 
 
-def cut(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
+def cut(tensor: Tensor, axes: Mapping[int, Tensor], values: bool = True) -> Tensor:
     """Select positions of some axes; memory layout, flags and attributes of a parameter are preserved."""
-    new = tensor.detach()
-    for axis, positions in sorted(axes.items(), key=lambda item: -item[1].dim()):  # blocks first, while complete
-        positions = positions.to(new.device)
-        new = new.index_select(axis, positions) if positions.dim() == 1 else _cut_blocks(new, positions)
+    new = _selected(tensor.detach(), axes) if values else _allocated(tensor, axes)
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
     if layout is not None and tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous():
         new = new.contiguous(memory_format=layout)
@@ -110,6 +108,21 @@ def cut(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
         new = nn.Parameter(new, requires_grad=tensor.requires_grad)
         vars(new).update(vars(tensor))
     return new
+
+
+def _selected(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
+    for axis, positions in sorted(axes.items(), key=lambda item: -item[1].dim()):  # blocks first, while complete
+        here = positions.to(tensor.device)
+        tensor = tensor.index_select(axis, here) if here.dim() == 1 else _cut_blocks(tensor, here)
+    return tensor
+
+
+def _allocated(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
+    """Return a tensor of the shape that the cut gives, without values; its memory is not even touched."""
+    shape = list(tensor.shape)
+    for axis, positions in axes.items():
+        shape[axis] = positions.shape[-1]
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
 
 def _cut_blocks(weight: Tensor, positions: Tensor) -> Tensor:

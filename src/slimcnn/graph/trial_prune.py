@@ -7,8 +7,9 @@ dispatcher cannot distinguish them from computed sizes; a trial cut can.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -20,11 +21,13 @@ from slimcnn.graph.axis_ids import AxisIds
 from slimcnn.graph.channels import ChannelGraph, everything
 from slimcnn.graph.copying import shallow_copy
 from slimcnn.graph.execution import Broken, OutputOf, watch_this
+from slimcnn.graph.fast.module_tree import named_tensors
+from slimcnn.graph.fast.shape_only import without_values
 from slimcnn.graph.ids import Label, ids_in
 from slimcnn.graph.operations import operation
 from slimcnn.graph.partition import Partition
 from slimcnn.graph.removal import Removed, kept_counts, kept_positions
-from slimcnn.graph.shrinking import shrink
+from slimcnn.graph.shrinking import Kept, KeptCounts, shrink
 from slimcnn.graph.trace_record import LockRecord, Meeting, NeedsValues, OperationRun, Site, TraceRecord
 from slimcnn.graph.trial_channels import some_of_each
 
@@ -82,14 +85,14 @@ def trial_prune(model: nn.Module, runs: list[RunMode], trial: TrialCut, seed: in
     if not trial.graph.groups:
         return Failure([])
     removed = some_of_each(trial.graph, seed)
-    kept = kept_positions(trial.graph, removed)
-    cut = shallow_copy(model)
-    shrink(cut, kept, kept_counts(trial.graph, removed))
-    labels = trial.axis_ids.labels(cut, kept)
+    kept, counts = kept_positions(trial.graph, removed), kept_counts(trial.graph, removed)
+    unset = without_values(named_tensors(model), kept) if all(run.shape_only for run in runs) else frozenset()
+    made = cache(partial(_cut_copy, model, kept, counts))
+    labels = trial.axis_ids.labels(made(unset), kept)
     records = []
     for run in runs:
         try:
-            records.append(_trace_cut(cut, run, labels, len(trial.partition.component)))
+            records.append(_trace_cut(made, run, labels, len(trial.partition.component), unset))
         except Broken as broken:
             last = broken.record.last
             locks = _suspects_locked(broken, trial, patience=seed < PATIENCE)
@@ -97,12 +100,23 @@ def trial_prune(model: nn.Module, runs: list[RunMode], trial: TrialCut, seed: in
     return Failure(_whole_groups(_failures(records, trial, Remaining(trial, removed)), trial))
 
 
-def _trace_cut(cut: nn.Module, run: RunMode, labels: Mapping[str, Label], next_id: int) -> TraceRecord:
-    cut.train(run.training)
+def _cut_copy(model: nn.Module, kept: Kept, counts: KeptCounts, unset: frozenset[str]) -> nn.Module:
+    cut = shallow_copy(model)
+    shrink(cut, kept, counts, unset)
+    return cut
+
+
+def _trace_cut(
+    made: Callable[[frozenset[str]], nn.Module], run: RunMode, labels: Mapping[str, Label], next_id: int,
+    unset: frozenset[str],
+) -> TraceRecord:  # fmt: skip
+    known = (labels, next_id)
     try:
-        return watch_this(cut, run.example, labels, next_id, run.shape_only, run.inexact, run.output).record
+        cut = made(unset).train(run.training)
+        return watch_this(cut, run.example, *known, run.shape_only, run.inexact, run.output, unset).record
     except NeedsValues:  # the original network did not
-        return watch_this(cut, run.example, labels, next_id, False, run.inexact, run.output).record
+        cut = made(frozenset()).train(run.training)
+        return watch_this(cut, run.example, *known, False, run.inexact, run.output).record
 
 
 class Remaining:

@@ -6,6 +6,7 @@ would fail, since trial cuts detect these failures.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from typing import Any
 
 import torch
@@ -40,6 +41,16 @@ def blank(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """
     empty = torch.empty(shape, dtype=dtype)
     return empty.zero_() if empty.numel() < SMALL else empty
+
+
+def without_values(tensors: Iterable[tuple[str, Tensor]], kept: Container[str]) -> frozenset[str]:
+    """Return the names of the large weights that change in a trial cut: its run needs their shapes only.
+
+    >>> sorted(without_values([("large", torch.ones(64, 64)), ("small", torch.ones(4, 4))], {"large", "small"}))
+    ['large']
+    """
+    large = ((name, tensor) for name, tensor in tensors if name in kept and tensor.dim() > 1)
+    return frozenset(name for name, tensor in large if tensor.is_floating_point() and tensor.numel() >= SMALL)
 
 
 def indices_needed(args: tuple[Any, ...], uncomputed: list[Tensor]) -> Values:
