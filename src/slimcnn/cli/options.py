@@ -163,7 +163,9 @@ Residual = Annotated[
 RoundTo = Annotated[
     int | None,
     typer.Option(
-        help="Round channel counts to multiples of this number; 8 or 16 suit most hardware.", rich_help_panel=PRUNING
+        help="Round channel counts to multiples of this number; 8 or 16 suit most hardware. Default with depthwise "
+        "convolutions: 4.",
+        rich_help_panel=PRUNING,
     ),
 ]
 MinChannels = Annotated[

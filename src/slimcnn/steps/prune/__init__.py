@@ -94,7 +94,7 @@ class Prune(Step):
     """Minimum share of its channels that every layer keeps."""
     round_to: int | None = None
     """Kept channels are multiples of this. Default: with latency, measured to be fast in the runtime; with a size in
-    macs, params, bytes or memory, 8 in networks with depthwise convolutions, or less if the size needs it; else 1."""
+    macs, params, bytes or memory, 4 in networks with depthwise convolutions, or less if the size needs it; else 1."""
     protect: Patterns = ()
     """Layers that keep all channels, such as layer1.*."""
     inexact: bool = False
