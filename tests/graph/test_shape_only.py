@@ -12,8 +12,10 @@ import torchvision  # noqa: F401 - registers its operations
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimcnn.graph.fast.shape_only import blank, stand_in, values_of
+from slimcnn.graph.copying import shallow_copy
+from slimcnn.graph.fast.shape_only import blank, stand_in, values_of, without_values
 from slimcnn.graph.operations import known_operations, name_of, operation
+from slimcnn.graph.shrinking import shrink
 
 
 class Both(TorchDispatchMode):
@@ -156,3 +158,17 @@ def test_an_operation_that_may_be_skipped_has_outputs_that_can_be_allocated() ->
             namespace, _, name = op.name.rpartition(".")
             overloads = getattr(getattr(torch.ops, namespace or "aten"), name)
             assert any(getattr(overloads, o).has_kernel_for_dispatch_key("Meta") for o in overloads.overloads()), op
+
+
+def test_a_trial_cut_leaves_large_weights_without_values_and_small_ones_with_theirs() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3))
+    kept = {"0.weight": {0: torch.arange(40)}, "1.weight": {0: torch.arange(32), 1: torch.arange(40)}}
+    unset = without_values(model.named_parameters(), kept)
+    assert unset == {"1.weight"}
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    cut = shallow_copy(model)
+    shrink(cut, kept, {}, unset)
+    assert cut[1].weight.shape == (32, 40, 3, 3)
+    assert torch.equal(cut[0].weight, before["0.weight"][:40])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
