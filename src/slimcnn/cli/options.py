@@ -92,7 +92,8 @@ SkipBroken = Annotated[
 Criterion = Annotated[
     str | None,
     typer.Option(
-        help="Pruning criterion (*slimcnn list criteria*), with options such as fpdf:bins=4. Default: l2.",
+        help="Pruning criterion (*slimcnn list criteria*), with options such as fpdf:bins=4. Default: l2; with "
+        "depthwise convolutions, reconstruction.",
         rich_help_panel=PRUNING,
     ),
 ]

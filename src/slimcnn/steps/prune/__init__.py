@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from slimcnn.checkpoints import save
 from slimcnn.datasets import batches
-from slimcnn.errors import TargetError, TargetUnreachable
+from slimcnn.errors import CriterionError, TargetError, TargetUnreachable
 from slimcnn.exporting import why_not
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.copying import duplicate
@@ -37,7 +37,7 @@ from slimcnn.running.settings import FilePath, Seed
 from slimcnn.running.step import Context, Cut, Facts, Origin, State, Step, steps
 from slimcnn.searching import Search
 from slimcnn.steps.prune.clock import Clock, about_clock, default_runtime, parsed, plan_by_clock, times_for
-from slimcnn.steps.prune.multiples import choices_for, rounded
+from slimcnn.steps.prune.depthwise import choices_for, criterion_for, rounded
 from slimcnn.steps.prune.search import check_storage, searched
 from slimcnn.steps.prune.sections import about_cut, about_scales, about_search
 from slimcnn.training import Training
@@ -56,8 +56,9 @@ class Prune(Step):
     needs: ClassVar = {"trained": "there is no trained network to prune: give --weights FILE, or put train in front"}
     gives = frozenset({"origin", "cut", "constants"})
 
-    criterion: str = "l2"
-    """Pruning criterion (`slimcnn list criteria`), with options such as fpdf:bins=4."""
+    criterion: str | None = None
+    """Pruning criterion (`slimcnn list criteria`), with options such as fpdf:bins=4. Default: reconstruction for
+    networks with depthwise convolutions, else l2."""
     macs: float | None = None
     """Share of the MACs to keep at most; default 0.5 if no other target is given."""
     params: float | None = None
@@ -140,7 +141,8 @@ class Prune(Step):
             reason = why_not(self.runtime) if self.runtime else ""
             if reason:
                 raise ValueError(reason)
-        criterion_named(self.criterion)
+        if self.criterion is not None:
+            criterion_named(self.criterion)
         _ = self.target  # raises TargetError if it is impossible
         return self
 
@@ -234,7 +236,7 @@ class Prune(Step):
 
     def needed(self) -> Mapping[str, str]:
         """A trained network, and relations for the criterion gfr."""
-        if self.criterion.partition(":")[0] != "gfr":
+        if (self.criterion or "").partition(":")[0] != "gfr":
             return self.needs
         return {**self.needs, "relations": "criterion gfr needs channel relations: put sparsify in front"}
 
@@ -331,9 +333,7 @@ class Prune(Step):
         measured = self.target.scope == "sensitivity"
 
         def scored() -> Scores:
-            found = score(
-                whole, graph, self.criterion, data=self.images(state), seed=self.seed, loss=state.task.loss_on
-            )
+            found = self._plain_scores(whole, graph, state)
             if not measured:
                 return found
             at.show.say("  measuring the output error when each group loses channels")
@@ -342,6 +342,18 @@ class Prune(Step):
 
         settings = (self.criterion, self.seed, measured, self.batches, self.residual == "scatter", self.inexact)
         return at.once(f"scores {at.before} {settings}", scored)
+
+    def _plain_scores(self, whole: nn.Module, graph: ChannelGraph, state: State) -> Scores:
+        def by(criterion: str) -> Scores:
+            return score(whole, graph, criterion, data=self.images(state), seed=self.seed, loss=state.task.loss_on)
+
+        if self.criterion is not None:
+            return by(self.criterion)
+        try:
+            found = by(criterion_for(whole))
+        except CriterionError:
+            return by("l2")
+        return by("l2") if found.unscored else found  # a default must not keep what another criterion can rank
 
     def _soft_pruned(
         self, training: Training, whole: nn.Module, graph: ChannelGraph, plan: Plan, state: State, at: Context

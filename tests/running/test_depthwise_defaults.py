@@ -1,7 +1,9 @@
-"""Which multiples of channels a cut keeps where nobody says how many."""
+"""What a cut does by default in networks with depthwise convolutions: the criterion, and multiples of channels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,11 @@ from torch import nn
 import slimcnn
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, prune
+from slimcnn.running import Context, State
+from slimcnn.running.settings import Network
+from slimcnn.show import SILENT
 from slimcnn.steps import Prune
+from slimcnn.training.processes import launched
 
 
 def cut(model: nn.Module, **settings: Any) -> tuple[ChannelGraph, Plan]:
@@ -100,3 +106,49 @@ def test_the_residual_stream_is_spared_before_the_multiple() -> None:
 def test_a_size_out_of_reach_of_every_multiple_is_the_usual_error(mobilenet: nn.Module) -> None:
     with pytest.raises(slimcnn.errors.TargetUnreachable, match="best possible"):
         cut(mobilenet, macs=0.001)
+
+
+def planned(model: nn.Module, tmp_path: Path, **settings: Any) -> Plan:
+    """Return the plan that the step proposes, on a few digits."""
+    data = slimcnn.load_dataset("digits").limit(40)
+    network = Network(model="")
+    state = State(model, model, data, network, network)
+    step = Prune(macs=0.5, batches=1, **settings)
+    return step.propose(state, Context(tmp_path, launched(None), SILENT))[2]
+
+
+class Twice(nn.Module):
+    """A pointwise layer that runs twice, so that it has no input statistics."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(torch.relu(self.layer(x)))
+
+
+def depthwise_net(pointwise: Callable[[int, int], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU(),
+        pointwise(16, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    ).eval()  # fmt: skip
+
+
+def plain(inputs: int, outputs: int) -> nn.Module:
+    return nn.Conv2d(inputs, outputs, 1)
+
+
+def test_the_criterion_is_reconstruction_with_depthwise_convolutions_and_l2_without(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    assert planned(depthwise_net(plain), tmp_path).criterion == "reconstruction"
+    assert planned(slimcnn.build("resnet8", in_channels=1), tmp_path).criterion == "l2"
+    assert planned(depthwise_net(plain), tmp_path, criterion="l2").criterion == "l2"
+
+
+def test_where_reconstruction_cannot_rank_a_layer_the_criterion_is_l2(tmp_path: Path) -> None:
+    model = depthwise_net(Twice)
+    with pytest.raises(slimcnn.errors.SlimcnnError):
+        planned(model, tmp_path, criterion="reconstruction")
+    assert planned(model, tmp_path).criterion == "l2"
