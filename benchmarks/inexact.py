@@ -33,11 +33,12 @@ ROWS = HERE / "inexact"
 EPOCHS, IMAGES = 8, 10_000
 SIZES = (0.75, 0.5)
 TUNED: dict[str, Any] = {"images": 5120, "epochs": 3}
-WAYS: dict[str, tuple[bool, tuple[Step, ...]]] = {
-    "exact": (False, (LeastSquares(), Tune(**TUNED))),
-    "inexact": (True, (LeastSquares(), Tune(**TUNED))),
+WAYS: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "inexact": {"inexact": True},
+    "inexact, stream cut": {"inexact": True, "residual": "cut"},
 }
-"""Name → whether norms may be cut, and the recovery after the cut."""
+"""Name → settings of the cut. By default the residual stream is spared, and ConvNeXt has all its norms there."""
 
 
 class ConvNextBlock(nn.Module):
@@ -91,14 +92,17 @@ def trained(name: str, data: Dataset, runs: Path) -> nn.Module:
     return slimcnn.chain(NETWORKS[name](), data, [train], out=out, trained=False, latency_seconds=0.1).model
 
 
+def stem(name: str, way: str, macs: float) -> str:
+    return f"{list(NETWORKS).index(name)}_{way.replace(', ', '_').replace(' ', '_')}_{macs:g}"
+
+
 def row(name: str, macs: float, way: str, data: Dataset, runs: Path) -> dict[str, Any]:
     """Cut the trained network and recover it; return test top-1 after each step."""
     model = trained(name, data, runs)
-    inexact, recovery = WAYS[way]
-    chain = [Prune(macs=macs, inexact=inexact), *recovery]
+    chain: list[Step] = [Prune(macs=macs, **WAYS[way]), LeastSquares(), Tune(**TUNED)]
     before = slimcnn.evaluate(model, data.test, data.normalization).top1
     found: dict[str, Any] = {"network": name, "asked": macs, "way": way, "test": {"train": before}}
-    out = runs / f"{list(NETWORKS).index(name)}_{way}_{macs:g}"
+    out = runs / stem(name, way, macs)
     for length in range(1, len(chain) + 1):
         try:
             result = slimcnn.chain(model, data, chain[:length], out=out, latency_seconds=0.1)
@@ -133,12 +137,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/inexact"))
+    parser.add_argument("--only", default="", help="a part of the network's name")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     data = None if asked.table else slimcnn.load_dataset("cifar10")
     places = {
-        (name, macs, way): ROWS / f"{list(NETWORKS).index(name)}_{way}_{macs:g}.json"
-        for name in NETWORKS for macs in SIZES for way in WAYS
+        (name, macs, way): ROWS / f"{stem(name, way, macs)}.json"
+        for name in NETWORKS for macs in SIZES for way in WAYS if asked.only in name
     }  # fmt: skip
     for (name, macs, way), path in places.items():
         if data is not None:

@@ -52,16 +52,18 @@ def _seconds_of_tuning() -> Claim:
 
 
 def _lite0() -> Claim:
-    (row,) = [
-        row
-        for row in read("lite0_without_training.json")["rows"]
-        if (row["criterion"], row["scope"], row["macs"]) == ("reconstruction", "sensitivity", 0.75)
-    ]
+    """Agreement by criterion, with the multiples of channels and the stream as `compress` has them."""
+    macs = 0.75
+    found = {
+        row["criterion"]: row["agreement"]["top1"]
+        for row in read("lite0_without_training.json")["choices"]
+        if (row["macs"], row["multiple"]) == (macs, 4)
+    }
     return claim(
         GUIDE,
-        "EfficientNet-lite0 at {macs:g} of its MACs agrees with the original on {agreement:.1f} % of photographs",
-        macs=row["macs"],
-        agreement=row["agreement"]["least squares"]["top1"],
+        "EfficientNet-lite0 at {macs:g} of its MACs agrees with the original on {reconstruction:.1f} % of photographs, with `l2` on {l2:.1f} %",
+        macs=macs,
+        **found,
     )
 
 

@@ -54,7 +54,7 @@ def test_every_shipped_recipe_makes_sense_from_weights_and_the_steps_fit_its_net
             model = slimcnn.scatter(model, torch.zeros(1, *shape)) if step.residual == "scatter" else model
             graph = slimcnn.trace(model, torch.zeros(1, *shape))
             target = slimcnn.Target(pruning_ratio=0.5, residual=step.target.residual)
-            plan = slimcnn.allocate(graph, slimcnn.score(model, graph, step.criterion), target)
+            plan = slimcnn.allocate(graph, slimcnn.score(model, graph, step.criterion or "l2"), target)
             model = slimcnn.prune(model, graph, plan, verify=False)
 
 

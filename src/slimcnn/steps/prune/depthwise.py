@@ -12,8 +12,8 @@ from slimcnn.pruning import Plan, Target
 FAST = (4, 2)
 """Multiples that are tried in turn. Runtimes compute depthwise convolutions for 4 to 16 channels at once: in ONNX
 Runtime, half of a MobileNetV2 takes 1.17 of the time of the whole with any numbers, 0.71 with multiples of 4, 0.66 with
-multiples of 8 (benchmarks/rounding.md). On EfficientNet-lite0, multiples of 4 cost no accuracy that can be measured,
-those of 8 up to two points (benchmarks/lite0_without_training.md)."""
+multiples of 8 (benchmarks/rounding.md). On EfficientNet-lite0 neither costs accuracy that can be told apart
+(benchmarks/lite0_without_training.md), but narrow networks have few multiples of 8."""
 
 
 def has_depthwise(model: nn.Module) -> bool:
