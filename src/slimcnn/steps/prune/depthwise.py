@@ -18,7 +18,7 @@ multiples of 8 (benchmarks/rounding.md). On EfficientNet-lite0 neither costs acc
 
 def has_depthwise(model: nn.Module) -> bool:
     """Return whether a convolution of the network has filters that each read one channel."""
-    return any(isinstance(one, _ConvNd) and one.groups == one.out_channels > 1 for one in model.modules())
+    return any(isinstance(one, _ConvNd) and one.groups == one.in_channels > 1 for one in model.modules())
 
 
 def criterion_for(model: nn.Module) -> str:

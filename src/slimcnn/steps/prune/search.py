@@ -18,7 +18,6 @@ from slimcnn.running.saving import read_state
 from slimcnn.running.step import Context, Origin, State, steps
 from slimcnn.searching import Evaluator, Found, Search, StudyStorage, join, search
 from slimcnn.show import SILENT, Show
-from slimcnn.steps.prune.depthwise import criterion_for
 from slimcnn.training.processes import from_rank_zero, launched
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def _evaluator(settings: Prune, asked: Search, state: State, graph: ChannelGraph
     data = state.data
     return Evaluator(
         state.model, graph, data.validation, data.normalization,
-        settings.criterion or criterion_for(state.model), settings.target,
+        settings.criterion or "l2", settings.target,
         data=lambda: settings.images(state), recover=_recovery(asked, state, graph, at), data_of=data,
     )  # fmt: skip
 
