@@ -58,7 +58,7 @@ class Prune(Step):
 
     criterion: str | None = None
     """Pruning criterion (`slimcnn list criteria`), with options such as fpdf:bins=4. Default: reconstruction for
-    networks with depthwise convolutions, if a size is given and it can rank all channels; else l2."""
+    networks with depthwise convolutions, unless it cannot rank some channels or a search runs; else l2."""
     macs: float | None = None
     """Share of the MACs to keep at most; default 0.5 if no other target is given."""
     params: float | None = None
