@@ -257,7 +257,7 @@ def trained(name: str, arguments: dict, epochs: int, state: Path, weight_decay: 
     )
     began, history = time.perf_counter(), []
     for epoch in slimcnn.fit(model, data, training=training, folder=state / f"{name}_{epochs}"):
-        history.append({"validation_top1": epoch.validation_top1, "seconds": epoch.seconds})
+        history.append({"validation_top1": epoch.validation_metric, "seconds": epoch.seconds})
     size = slimcnn.measure(model, torch.zeros(1, 3, 32, 32))
     return {
         "kind": "trained", "network": name, "arguments": arguments, "epochs": epochs, "learning_rate": rate, "history": history,

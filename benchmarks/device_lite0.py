@@ -64,7 +64,7 @@ def row(wheel: Path, photographs: Path, out: Path, images: int) -> dict:
         )  # fmt: skip
         networks[f"{name} int8"] = found.path
         assert found.test is not None
-        int8[name] = {"float": found.test[0].top1, "int8": found.test[1].top1}
+        int8[name] = {"float": found.test[0].percent, "int8": found.test[1].percent}
     benchmark = slimcnn.benchmark(
         networks, x, runtimes=RUNTIMES, batches=(1, 64), images=test, normalization=Normalization(MEAN, STD),
         part="agreement", seconds=6.0,

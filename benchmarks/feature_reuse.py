@@ -217,7 +217,7 @@ def trained(name: str, kind: str, seed: int, epochs: int, state: Path, data: Dat
         precision="bf16-mixed",
     )  # fmt: skip
     history = [
-        {"validation_top1": epoch.validation_top1, "seconds": epoch.seconds}
+        {"validation_top1": epoch.validation_metric, "seconds": epoch.seconds}
         for epoch in slimcnn.fit(model, data, training=training, folder=state / f"{name}_{kind}_{seed}_{epochs}")
     ]
     return {
@@ -241,7 +241,7 @@ def started(weights: Path, init: str, rate: float, epochs: int, state: Path, dat
     before = slimcnn.evaluate(small, data.test, data.normalization).top1
     training = Training(epochs=epochs, learning_rate=rate, layout="nchw", precision="bf16-mixed")
     history = [
-        {"validation_top1": epoch.validation_top1, "seconds": epoch.seconds}
+        {"validation_top1": epoch.validation_metric, "seconds": epoch.seconds}
         for epoch in slimcnn.fit(small, data, training=training, folder=state / f"start_{init}_{rate:g}_{epochs}")
     ]
     return {

@@ -164,7 +164,7 @@ def original(network: str, options: argparse.Namespace, data: Dataset, seed: int
         raise SystemExit(f"no weights of {network} found: pass --weights DIR or --pretrain EPOCHS")
     training = Training(epochs=options.pretrain, learning_rate=0.1, schedule="step", factor=0.1, seed=seed)
     for epoch in slimcnn.fit(model, data, training=training, folder=options.state / f"{network}_{seed}"):
-        print(network, seed, f"{epoch.epoch}/{epoch.epochs} {epoch.validation_top1:.2f}", flush=True)
+        print(network, seed, f"{epoch.epoch}/{epoch.epochs} {epoch.validation_metric:.2f}", flush=True)
     return model.eval()
 
 
@@ -177,7 +177,7 @@ def run(network: str, accounting: str, rate: float, criterion: str, seed: int, o
     if options.soft:
         whole = duplicate(whole)
         soft = SoftPruning(whole, graph, plan)
-        epochs = [epoch.validation_top1 for epoch in train(whole, data, options, seed, name, soft.objective())]
+        epochs = [epoch.validation_metric for epoch in train(whole, data, options, seed, name, soft.objective())]
         plan = soft.choose(zero=False)
     small = slimcnn.prune(whole, graph, plan)
     top1["cut"] = test_top1(small, data)
@@ -188,7 +188,7 @@ def run(network: str, accounting: str, rate: float, criterion: str, seed: int, o
         slimcnn.least_squares(small, whole, graph, plan, images(data, seed))
         top1["least_squares"] = test_top1(small, data)
     elif not options.soft:
-        epochs = [epoch.validation_top1 for epoch in train(small, data, options, seed, name)]
+        epochs = [epoch.validation_metric for epoch in train(small, data, options, seed, name)]
         top1["trained"] = test_top1(small, data)
     return {
         "network": network, "accounting": accounting, "rate": rate, "criterion": criterion, "seed": seed,
@@ -207,7 +207,7 @@ def train(
 ) -> Iterator:
     training = finetuning(options, seed)
     for epoch in slimcnn.fit(model, data, training=training, objective=objective, folder=options.state / name):
-        print(name, f"{epoch.epoch}/{epoch.epochs}: {epoch.validation_top1:.2f}, {epoch.seconds:.0f} s", flush=True)
+        print(name, f"{epoch.epoch}/{epoch.epochs}: {epoch.validation_metric:.2f}, {epoch.seconds:.0f} s", flush=True)
         yield epoch
 
 

@@ -35,7 +35,7 @@ from slimcnn.files import write_text
 from slimcnn.layers.relating import relating_of, relations_in
 from slimcnn.models import load_weights
 from slimcnn.pruning import Plan, verify
-from slimcnn.searching import Evaluator, Search, StudyStorage, join, search
+from slimcnn.searching import Evaluator, Outcome, Search, StudyStorage, join, search
 from slimcnn.training import Training
 
 HERE = Path(__file__).parent
@@ -135,10 +135,10 @@ def search_difference() -> int:
         together = search(evaluator, SETTINGS, storage)
         helper.wait()
     points = [[one.point for one in found.outcomes] for found in (alone, together)]
-    same = (alone.best.point, alone.best.macs, alone.best.top1) == (
+    same = (alone.best.point, alone.best.macs, alone.best.metric) == (
         together.best.point,
         together.best.macs,
-        together.best.top1,
+        together.best.metric,
     )
     return sum(a != b for a, b in zip(*points, strict=False)) + abs(len(points[0]) - len(points[1])) + (not same)
 
@@ -241,12 +241,17 @@ def searched(facts: dict, model: nn.Module, graph: slimcnn.ChannelGraph, data: D
     small = slimcnn.prune(model, graph, plan)
     slimcnn.fold_constants(small, model, graph, plan)
     a_point = {way: seconds_of(replace(evaluator, recover=None, way=way)) for way in ("mask", "cut")}
-    evaluated = [one for one in found.outcomes if one.top1 is not None]
+    evaluated = [one for one in found.outcomes if one.metric is not None]
     return {
-        "kind": "search", **common(facts), "base": found.base, "best": vars(found.best), "test": test(small, data),
+        "kind": "search", **common(facts), "base": found.base, "best": _outcome(found.best), "test": test(small, data),
         "test_base": test(model, data), "points": len(found.outcomes), "evaluated_whole": len(evaluated),
-        "search_seconds": seconds, "seconds_of_a_point": a_point, "tried": [vars(one) for one in found.outcomes],
+        "search_seconds": seconds, "seconds_of_a_point": a_point, "tried": [_outcome(one) for one in found.outcomes],
     }  # fmt: skip
+
+
+def _outcome(found: Outcome) -> dict:
+    """Return an outcome as a row; its metric is top-1."""
+    return {"top1" if name == "metric" else name: value for name, value in vars(found).items()}
 
 
 def tuned(
@@ -267,7 +272,7 @@ def tuned(
     found["bn"] = test(small, data)
     training = Training(epochs=epochs, learning_rate=rate, layout="channels_last", precision="bf16-mixed")
     validation = [
-        epoch.validation_top1
+        epoch.validation_metric
         for epoch in slimcnn.fit(
             small, data, training=training, objective=0.1 * cross_entropy() + 0.9 * kd(teacher), folder=folder
         )

@@ -68,7 +68,7 @@ def main() -> None:
     for epoch in slimcnn.fit(model, data, training=training, objective=objective, folder=options.state / name):
         found = spread(model)
         epochs.append({
-            "validation_top1": epoch.validation_top1, "loss": epoch.loss, "terms": dict(epoch.terms),
+            "validation_top1": epoch.validation_metric, "loss": epoch.loss, "terms": dict(epoch.terms),
             "small": found.small, "sr_mean": found.mean, "sr_std": found.std, "seconds": epoch.seconds,
         })  # fmt: skip
         print(name, epoch.epoch, {key: value for key, value in epochs[-1].items() if key != "terms"}, flush=True)

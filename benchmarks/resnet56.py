@@ -56,7 +56,7 @@ def run(
         for epoch in lesson:
             epochs.append(epoch)
             print(
-                f"{criterion} {epoch.epoch}/{epoch.epochs}: {epoch.validation_top1:.2f} {epoch.seconds:.0f} s",
+                f"{criterion} {epoch.epoch}/{epoch.epochs}: {epoch.validation_metric:.2f} {epoch.seconds:.0f} s",
                 flush=True,
             )
         found["distilled"] = test_top1(small, data)
@@ -65,7 +65,7 @@ def run(
         "criterion": criterion, "seed": seed, "residual": residual, "top1": found,
         "macs": graph.macs(counts) / graph.macs(), "params": graph.params(counts) / graph.params(),
         "seconds": sum(epoch.seconds for epoch in epochs),
-        "validation": [epoch.validation_top1 for epoch in epochs],
+        "validation": [epoch.validation_metric for epoch in epochs],
         "epochs": len(epochs), "training": training.model_dump() if training else None, "environment": environment(),
     }  # fmt: skip
 

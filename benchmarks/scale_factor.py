@@ -179,7 +179,7 @@ def taught(name: str, spec: str, network: nn.Module, seed: int, options: argpars
     training = Training(epochs=options.epochs, seed=seed, layout="nchw", precision="bf16-mixed", views=VIEWS)
     folder = options.state / f"{slug(name)}_{seed}_{options.epochs}"
     history = [
-        {"validation_top1": epoch.validation_top1, "seconds": epoch.seconds, "terms": epoch.terms, "gradients": epoch.gradients}
+        {"validation_top1": epoch.validation_metric, "seconds": epoch.seconds, "terms": epoch.terms, "gradients": epoch.gradients}
         for epoch in slimcnn.fit(student, data, training=training, objective=objective, folder=folder)
     ]  # fmt: skip
     slimcnn.save(student, folder.with_suffix(".safetensors"))

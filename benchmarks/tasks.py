@@ -256,10 +256,10 @@ def _recovered(
         chain.append(steps.Quantize())
     out = runs / f"{name}_{macs}_{seed}"
     report = slimcnn.chain(model, data, chain, out=out, show=show).report
-    found = {step.name: step.top1 for step in report.steps}
+    found = {step.name: step.metric for step in report.steps}
     return {
         "metric": task_of(data).metric.name, "macs": report.after.macs / report.before.macs,
-        "params": report.after.params / report.before.params, "reference": report.reference_top1,
+        "params": report.after.params / report.before.params, "reference": report.reference_metric,
         "as_cut": found["prune"], "least_squares": found["least_squares"], "distilled": found["distill"],
         "test_before": report.before.metric, "test_after": report.after.metric,
         "ms": (report.before.latency_ms, report.after.latency_ms, report.timing.ratio.median),

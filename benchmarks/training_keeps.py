@@ -42,7 +42,7 @@ def rows_of(weights: Path, limit: int, steps: str) -> dict[str, Any]:
             "steps": steps_from_line(steps), "deterministic": True, "latency_seconds": 0.1, "out": str(Path(root) / "run"),
         })  # fmt: skip
         report = run(recipe).report
-        done = [folder.read_sealed(path) for path in sorted((Path(root) / "run").glob(f"*/{folder.DONE}"))]
+        done = [folder.read_done(path) for path in sorted((Path(root) / "run").glob(f"*/{folder.DONE}"))]
     assert isinstance(report, Report)
     return {"steps": steps, "images": report.images, "rows": [_row(one) for one in done]}
 
@@ -50,7 +50,7 @@ def rows_of(weights: Path, limit: int, steps: str) -> dict[str, Any]:
 def _row(done: dict[str, Any]) -> dict[str, Any]:
     texts = [block["text"] for section in done["sections"] for block in section["blocks"] if block["kind"] == "text"]
     said = [text for text in texts if "learning rate" in text or text.startswith("Kept")]
-    return {"step": done["name"], "top1": done["top1"], "said": said}
+    return {"step": done["name"], "top1": done["metric"], "said": said}
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ import slimcnn
 from command_line import call
 from slimcnn.pruning import Plan
 from slimcnn.reporting import read_report
+from slimcnn.reporting.figures.training import TrainingCurves
 from slimcnn.running.recipe import read_recipe
 from slimcnn.studying.points import points_of
 from slimcnn.studying.settings import parse_study
@@ -54,6 +55,15 @@ def test_a_report_is_printed(
     assert code == 0, error
     assert "The cut is exact" in out
     assert (tmp_path / "report.html").exists()
+
+
+def test_the_metric_of_a_report_is_what_was_called_top1(files: Path) -> None:
+    raw, found = json.loads((files / "report.json").read_text()), read_report(files / "report.json")
+    assert found.reference_metric == raw["reference_top1"]
+    assert [step.metric for step in found.steps] == [step["top1"] for step in raw["steps"]]
+    (figure,) = [b for section in found.sections for b in section.blocks if getattr(b, "figure", "") == "training"]
+    drawn = TrainingCurves.model_validate(figure.data).epochs
+    assert [epoch.validation_metric for epoch in drawn] == [epoch["validation_top1"] for epoch in figure.data["epochs"]]
 
 
 def test_a_study_is_valid(files: Path) -> None:

@@ -63,11 +63,11 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_an_int8_file_answers_nearly_as_float_in_its_runtime_and_alone(made: Quantized) -> None:
     assert made.path.stem == "model_int8"
-    assert made.before.top1 == 100.0
-    assert made.after.top1 > 85
+    assert made.before.percent == 100.0
+    assert made.after.percent > 85
     assert made.within
     assert made.test is not None
-    assert made.test[0].top1 == 100.0
+    assert made.test[0].percent == 100.0
     wanted = small()(images()).detach().numpy()
     (y,) = fresh_answers(made.runtime, made.path, [images()])
     error = np.abs(y - wanted).max() / np.abs(wanted).max()
@@ -80,7 +80,7 @@ def test_parity_json_says_what_int8_costs_and_what_to_ship(made: Quantized) -> N
     entry = read_parity(folder)[f"{made.format}_int8"]
     assert read_parity(folder)[made.format]["status"] == "equal"
     assert entry["source"] == source_digest(small())
-    assert entry["top1"]["after"] == made.after.top1
+    assert entry["top1"]["after"] == made.after.percent
     assert entry["tolerance"] == pytest.approx(2 * entry["max_error"])
     assert {name: file_digest(folder / name) for name in entry["files"]} == entry["files"]
     assert set(entry["files"]) == {path.name for path in made.files}
@@ -204,13 +204,25 @@ def test_a_miss_is_said_and_the_float_file_stays_the_product(tmp_path: Path) -> 
     assert all(one.sensitivity is not None for one in found.layers)
 
 
+def test_int8_of_maps_states_pixel_accuracy_and_never_top1(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 1)).eval()
+    labeled = answered(net, images(16))
+    quantize(
+        net, EXAMPLE, out=tmp_path, images=labeled[0], engine="onnxruntime", validation=labeled, test=labeled, **QUICK
+    )
+    entry = read_parity(tmp_path)["onnx_int8"]
+    assert entry["pixel_accuracy"]["before"] == entry["test_pixel_accuracy"]["before"] == 100
+    assert not [name for name in entry if "top1" in name]
+
+
 def test_without_labels_answers_that_differ_from_float_count_as_lost(tmp_path: Path) -> None:
     net, x = small(), images(32)
     found = quantize(net, EXAMPLE, out=tmp_path, images=x, engine="onnxruntime", **QUICK)
     y = open_in("onnxruntime", found.path, 1)(x)
     same = (y.argmax(1) == net(x).argmax(1)).float().mean().item()
     assert not found.labels
-    assert found.after.top1 == pytest.approx(100 * same)
+    assert found.after.percent == pytest.approx(100 * same)
     assert read_parity(tmp_path)["onnx_int8"]["top1"]["against"] == "answers in float"
 
 
@@ -331,7 +343,7 @@ def test_a_fine_tuned_file_replaces_int8_after_training_where_it_loses_less(tmp_
     found = quantize(net, EXAMPLE, out=tmp_path, images=x, engine="nncf", validation=answered(net, x), max_drop=-1.0,
                      fine_tune=fine_tune, seconds=0.01)  # fmt: skip
     assert len(called) == 1
-    assert found.after.top1 > 90
+    assert found.after.percent > 90
     engine = engines["nncf"].value()
     engine.write_trained(called[0], EXAMPLE, found.float_path, tmp_path / "trained")
     path = engine.files(tmp_path / "trained")[0]

@@ -111,7 +111,7 @@ def test_an_accepted_pair_ends_bit_identical_after_kill_9(pair: tuple[str, str],
     for name in ("before", "after"):
         one, other = ({k: v for k, v in report[name].items() if k != "latency_ms"} for report in reports)
         assert one == other
-    assert [step["top1"] for step in reports[0]["steps"]] == [step["top1"] for step in reports[1]["steps"]]
+    assert [step["metric"] for step in reports[0]["steps"]] == [step["metric"] for step in reports[1]["steps"]]
     assert not list(killed.rglob("*.part"))
 
 

@@ -33,13 +33,13 @@ HOSTILE = '<script>alert("x")</script> & "quotes" \' $x_1$ {{ 7 * 7 }} 层 🙂 
 FORMATS = "name text count exact bytes percent points share small seconds milliseconds shape".split()
 
 
-def epoch(n: int, *, loss: float = 1.0, validation_top1: float = 95.0) -> EpochPoint:
+def epoch(n: int, *, loss: float = 1.0, validation_metric: float = 95.0) -> EpochPoint:
     return EpochPoint(
         epoch=n,
         loss=loss,
         terms={"distillation": 0.8 * loss, "cross entropy": 0.2 * loss},
-        train_top1=validation_top1 - 1.5,
-        validation_top1=validation_top1,
+        train_accuracy=validation_metric - 1.5,
+        validation_metric=validation_metric,
         learning_rate=0.02 / n,
         seconds=32.1,
     )
@@ -79,7 +79,7 @@ def training_section(epochs: tuple[EpochPoint, ...], title: str = "Distillation"
         Column(title="validation top-1, %", format="percent"),
         Column(title="time", format="seconds"),
     )
-    rows = tuple((one.epoch, one.loss, ", ".join(one.terms), one.validation_top1, one.seconds) for one in epochs)
+    rows = tuple((one.epoch, one.loss, ", ".join(one.terms), one.validation_metric, one.seconds) for one in epochs)
     return Section(
         title=title,
         blocks=(
@@ -113,10 +113,10 @@ def tiny() -> Report:
         images={"train": 1200, "validation": 237, "test": 360},
         before=Numbers(top1=98.61, params=19442, macs=1234567, bytes=81234, peak_memory=16384, latency_ms=0.8125),
         after=Numbers(top1=97.5, params=9713, macs=610987, bytes=42101, peak_memory=12288, latency_ms=0.5432),
-        reference_top1=98.31,
+        reference_metric=98.31,
         steps=(
-            StepResult(name="prune", top1=41.77, seconds=0.21, macs=610987, params=9713),
-            StepResult(name="distill", top1=97.89, seconds=64.2, macs=610987, params=9713),
+            StepResult(name="prune", metric=41.77, seconds=0.21, macs=610987, params=9713),
+            StepResult(name="distill", metric=97.89, seconds=64.2, macs=610987, params=9713),
         ),
         verdict=CutVerdict(equal=True, error=3.4e-16, text="equal: pruned and masked network match"),
         locked=(LockedLayer(layer="linear", channels=10, of=10, reason="the network's output", where=""),),
@@ -124,7 +124,9 @@ def tiny() -> Report:
             widths_section((Group(name="conv1", channels=16, kept=9),)),
             norms_section((LayerNorms(layer="conv1", original=(0.5, 1.0, 1.5, 2.0), kept=(1.0, 2.0), ks=0.25),)),
             layers_section(1, lambda i: "conv1"),
-            training_section((epoch(1, loss=1.25, validation_top1=95.36), epoch(2, loss=0.625, validation_top1=97.89))),
+            training_section(
+                (epoch(1, loss=1.25, validation_metric=95.36), epoch(2, loss=0.625, validation_metric=97.89))
+            ),
         ),
         next_steps=("To recover more accuracy, train for more epochs: --epochs 20.",),
         timing=Timing(
@@ -168,15 +170,15 @@ def drawings() -> dict[str, Drawing]:
         runs = (ChannelRun(channels=54, group=group), locked)
         return ChannelLayer(name=name, label=name.rpartition(".")[2], macs=2_000_000 * (group + 1), runs=runs)
 
-    def trial(macs: float, top1: float | None) -> Trial:
-        return Trial(point={"pruning_ratio": macs, "criterion": "l2"}, macs=macs, top1=top1)
+    def trial(macs: float, metric: float | None) -> Trial:
+        return Trial(point={"pruning_ratio": macs, "criterion": "l2"}, macs=macs, metric=metric)
 
     forms = [("input", ""), ("first", "sum"), ("first", ""), ("half", "sum")]
     widest = (16, 32, 64, 128, 256, 512)
     return {
         "widths": Widths(groups=tuple(Group(name=f"layer{n}", channels=n, kept=n * 5 // 8) for n in widest)),
         "norms": Norms(layers=tuple(layer(f"layer{n}.conv1") for n in range(6))),
-        "training": training(tuple(epoch(n, loss=2 / n, validation_top1=98 - 20 / n) for n in range(1, 11))),
+        "training": training(tuple(epoch(n, loss=2 / n, validation_metric=98 - 20 / n) for n in range(1, 11))),
         "scales": Scales(criterion="gfr", layers=(scales("bn1"), scales("bn2"))),
         "front": Front(
             points=tuple(
@@ -330,7 +332,7 @@ def huge() -> Report:
                 widths_section(groups),
                 norms_section(tuple(norms)),
                 layers_section(200, lambda i: names[i]),
-                training_section(tuple(epoch(n, loss=1 / n, validation_top1=90 - 40 / n) for n in range(1, 301))),
+                training_section(tuple(epoch(n, loss=1 / n, validation_metric=90 - 40 / n) for n in range(1, 301))),
             ),
             "locked": tuple(
                 LockedLayer(
@@ -412,14 +414,14 @@ def not_finite() -> Report:
     """Whatever can fail to be a number does."""
     report, nan = tiny(), math.nan
     broken = tuple(
-        EpochPoint(epoch=n, loss=nan, terms={}, train_top1=nan, validation_top1=nan, learning_rate=0.1, seconds=1.0)
+        epoch(n).model_copy(update={"loss": nan, "terms": {}, "train_accuracy": nan, "validation_metric": nan})
         for n in (1, 2)
     )
     return report.model_copy(
         update={
             "after": report.after.model_copy(update={"top1": nan, "latency_ms": nan}),
-            "reference_top1": nan,
-            "steps": tuple(step.model_copy(update={"top1": nan}) for step in report.steps),
+            "reference_metric": nan,
+            "steps": tuple(step.model_copy(update={"metric": nan}) for step in report.steps),
             "verdict": CutVerdict(equal=False, error=math.inf, text="wrong at conv1"),
             "sections": (
                 norms_section(
@@ -470,7 +472,7 @@ def curve() -> CurveReport:
             latency_ms=latency_ms,
         )
         steps = tuple(
-            StepResult(name=name, top1=top1 - loss, seconds=2.0, macs=after.macs, params=after.params)
+            StepResult(name=name, metric=top1 - loss, seconds=2.0, macs=after.macs, params=after.params)
             for name, loss in (("prune", 30.0), ("least_squares", 0.4))
         )
         return CurvePoint(

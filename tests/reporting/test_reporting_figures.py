@@ -164,7 +164,7 @@ def test_a_matrix_that_is_not_square_is_refused() -> None:
 
 @pytest.mark.parametrize(("kept", "said"), [(1, "kept: epoch 1"), (0, "kept: the start"), (2, ""), (None, "")])
 def test_training_curves_mark_the_epoch_that_was_kept(kept: int | None, said: str) -> None:
-    epochs = (epoch(1, loss=1.25, validation_top1=95.4), epoch(2, loss=0.6, validation_top1=90.1))
+    epochs = (epoch(1, loss=1.25, validation_metric=95.4), epoch(2, loss=0.6, validation_metric=90.1))
     accuracy = training(epochs).model_copy(update={"kept": kept}).panels("training")[1]
     assert accuracy.note == "validation 90.10 at the end" + (f", {said}" if said else "")
 

@@ -37,7 +37,7 @@ def curve_of(metric: MetricName, original: float, *scores: float) -> CurveReport
         point.model_copy(
             update={
                 "after": scored(point.after, score),
-                "steps": tuple(step.model_copy(update={"top1": score}) for step in point.steps),
+                "steps": tuple(step.model_copy(update={"metric": score}) for step in point.steps),
             }
         )
         for point, score in zip(found.points, scores, strict=True)
@@ -48,11 +48,11 @@ def curve_of(metric: MetricName, original: float, *scores: float) -> CurveReport
 
 def run_of(metric: MetricName, before: float, after: float) -> Report:
     found = tiny()
-    steps = tuple(step.model_copy(update={"top1": after}) for step in found.steps)
+    steps = tuple(step.model_copy(update={"metric": after}) for step in found.steps)
     update: dict[str, Any] = {
         "metric": metric,
         "before": scored(found.before, before),
-        "reference_top1": before,
+        "reference_metric": before,
         "sections": (),
     }
     return found.model_copy(update=update | {"after": scored(found.after, after), "steps": steps})
@@ -122,7 +122,7 @@ def test_a_page_is_alarming_if_an_error_rate_rises_not_if_it_falls() -> None:
 
 def test_the_training_accuracy_of_another_task_does_not_bear_the_name_of_its_metric() -> None:
     epoch = EpochPoint(
-        epoch=1, loss=1.0, terms={}, train_top1=90.0, validation_top1=0.0312, learning_rate=0.1, seconds=1.0
+        epoch=1, loss=1.0, terms={}, train_accuracy=90.0, validation_metric=0.0312, learning_rate=0.1, seconds=1.0
     )
     for metric, line in (("top-1, %", "training"), ("mean IoU, %", "right in training"), ("error", None)):
         with house_style():
@@ -133,7 +133,7 @@ def test_the_training_accuracy_of_another_task_does_not_bear_the_name_of_its_met
 
 
 def test_a_search_by_an_error_draws_its_bound_above_the_original() -> None:
-    best = Trial(point={}, macs=0.5, top1=0.21)
+    best = Trial(point={}, macs=0.5, metric=0.21)
     figure = Pareto(tried=(best,), best=best, base=0.2, drop=0.05, metric=ERROR)
     with house_style():
         panel = figure.panels("a")[0]
@@ -142,8 +142,8 @@ def test_a_search_by_an_error_draws_its_bound_above_the_original() -> None:
     assert "chosen: 0.500 of the MACs, 0.21" in panel.svg
 
 
-def test_the_stored_figure_of_a_search_by_top_1_is_that_of_earlier_versions() -> None:
-    best = Trial(point={}, macs=0.5, top1=90.0)
+def test_the_stored_figure_of_a_search_by_top_1_does_not_name_its_metric() -> None:
+    best = Trial(point={}, macs=0.5, metric=90.0)
     figure = Pareto(tried=(best,), best=best, base=91.0, drop=1.0)
     assert set(figure.block().data) == {"tried", "best", "base", "drop"}
     other = figure.model_copy(update={"metric": ERROR}).block()

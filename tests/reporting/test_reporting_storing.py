@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from synthetic_reports import CURVES, REPORTS, curve, not_finite, tiny
 
+import earlier_names
 from slimcnn.cli import looking
 from slimcnn.errors import RunError
 from slimcnn.reporting import CurveReport, Report, read_report, render, render_curve, storing, write_report
+from slimcnn.reporting.figures.drawing import figures
 from slimcnn.reporting.schema import FORMAT
+from slimcnn.reporting.sections import Figure
 
 
 @pytest.mark.parametrize("name", [*REPORTS, *CURVES])
@@ -31,6 +34,23 @@ def test_a_report_survives_the_disk(name: str, tmp_path: Path, monkeypatch: pyte
         assert found == report or name in ("full", "not_finite", "not_finite_curve")  # NaN is unlike itself
 
 
+@pytest.mark.parametrize("name", [*REPORTS, *CURVES])
+def test_a_report_of_an_earlier_version_means_the_same(name: str, tmp_path: Path) -> None:
+    report: Report | CurveReport = REPORTS[name]() if name in REPORTS else CURVES[name]()
+    (tmp_path / "report.json").write_text(json.dumps(earlier_names.report(json.loads(report.model_dump_json()))))
+    found = read_report(tmp_path)
+    plain, expected = (json.loads(one.model_dump_json()) for one in (found, report))
+    assert {**plain, "sections": 0} == {**expected, "sections": 0}
+    if isinstance(found, Report) and isinstance(report, Report):
+        for old, new in zip(figures_of(found), figures_of(report), strict=True):
+            kind = figures[new.figure].value
+            assert kind.model_validate(old.data).model_dump_json() == kind.model_validate(new.data).model_dump_json()
+
+
+def figures_of(report: Report) -> list[Figure]:
+    return [block for section in report.sections for block in section.blocks if isinstance(block, Figure)]
+
+
 def test_the_files_are_the_model_and_its_page_and_nothing_else(tmp_path: Path) -> None:
     data, page = write_report(tiny(), tmp_path)
     assert page.read_text(encoding="utf-8") == render(tiny())
@@ -38,7 +58,7 @@ def test_the_files_are_the_model_and_its_page_and_nothing_else(tmp_path: Path) -
     assert found == json.loads(tiny().model_dump_json())
     assert set(found["before"]) == {"top1", "metric", "params", "macs", "bytes", "peak_memory", "latency_ms"}
     assert set(found) >= {"before", "after", "verdict", "locked", "steps", "sections"}
-    assert [set(step) for step in found["steps"]] == 2 * [{"name", "top1", "seconds", "macs", "params"}]
+    assert [set(step) for step in found["steps"]] == 2 * [{"name", "metric", "seconds", "macs", "params"}]
     assert (found["format"], found["kind"]) == (FORMAT, "run")
     assert sorted(tmp_path.iterdir()) == [page, data]
 
@@ -125,8 +145,8 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a picture": (_write(b"\x89PNG\r\n\x1a\n\xff\xfe"), "is not JSON"),
     "a list": (_write("[1, 2]"), "holds a JSON list"),
     "something else": (_write('{"name": "a plan"}'), "is not a report: network: Field required"),
-    "newer": (_write(_changed(format=FORMAT + 1)), "has format 4, this slimcnn reads format 3; install a newer"),
-    "older": (_write('{"format": 1, "stages": []}'), "has format 1, .* reads format 3; run the same command again"),
+    "newer": (_write(_changed(format=FORMAT + 1)), "has format 5, this slimcnn reads formats 3 to 4; install"),
+    "older": (_write('{"format": 1, "stages": []}'), "has format 1, .* reads formats 3 to 4; run the same"),
     "newer and different": (_write('{"format": 9, "nothing": 0}'), "has format 9"),
     "a part missing": (_write(_without("verdict")), "is not a report: verdict: Field required"),
     "a part too many": (_write(_changed(color="red")), "is not a report: color: Extra inputs"),
@@ -134,7 +154,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         _write(_changed(seconds="long")),
         "is not a report: seconds: Input should be a valid number",
     ),
-    "deep inside": (_write(_changed(steps=[{"name": "prune", "top1": "high", "seconds": 1}])), r"steps\.0\.top1"),
+    "deep inside": (_write(_changed(steps=[{"name": "prune", "metric": "high", "seconds": 1}])), r"steps\.0\.metric"),
     "in a section": (
         _write(_changed(sections=[{"title": "x", "blocks": [{"kind": "table", "columns": [], "rows": 3}]}])),
         r"sections\.0\.blocks\.0\.table\.rows",

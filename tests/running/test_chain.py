@@ -16,6 +16,7 @@ import slimcnn
 from laws.chain_runs import start
 from slimcnn.datasets import Dataset
 from slimcnn.errors import RecipeError, RunError, SearchError, SlimcnnError, TargetError
+from slimcnn.reporting.schema import FORMAT
 from slimcnn.running import Context, State, Step, read_recipe, recipe_from, run
 from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import steps_from_line, write_recipe
@@ -94,7 +95,7 @@ def test_a_finished_run_whose_report_is_of_another_version_or_damaged_writes_it_
 ) -> None:
     asked = recipe(tmp_path / "run", "recalibrate:images=64", trained)
     first, data = run(asked), tmp_path / "run" / "report.json"
-    for content in (data.read_text().replace('"format": 3', '"format": 1'), data.read_text()[:-9]):
+    for content in (data.read_text().replace(f'"format": {FORMAT}', '"format": 1'), data.read_text()[:-9]):
         data.write_text(content)
         said: list[str] = []
         found = run(asked, show=told(said)).report
@@ -394,7 +395,7 @@ def test_a_step_that_leaves_the_network_worse_says_so_loudly(tmp_path: Path, tra
     (warning,) = [text for text in said if text.startswith("WARNING: train lowered validation top-1: ")]
     assert found.report.warnings == (warning.removeprefix("WARNING: "),)
     assert "keep the best epoch (--keep best)" in warning
-    assert found.report.steps[1].top1 < found.report.steps[0].top1
+    assert found.report.steps[1].metric < found.report.steps[0].metric
 
 
 def test_the_unreachable_second_size_of_a_chain_says_what_is_possible(tmp_path: Path, trained: Path) -> None:

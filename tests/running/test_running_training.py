@@ -56,7 +56,7 @@ def test_a_rate_that_ruins_a_trained_network_costs_nothing_and_is_said(
     step: str, tmp_path: Path, trained: Path
 ) -> None:
     report, said = go(tmp_path / "run", f"{step}:epochs=2,{RUINOUS}", trained)
-    assert report.steps[0].top1 == report.reference_top1
+    assert report.steps[0].metric == report.reference_metric
     assert report.after.top1 == report.before.top1
     assert report.warnings == ()
     assert [text for text in said if text.startswith("  kept the start, validation top-1 ")]
@@ -78,7 +78,7 @@ def test_sparsity_training_keeps_the_last_epoch_because_its_scales_are_the_small
 ) -> None:
     line = "sparsify:epochs=2,relations=none,strength=0.1,learning_rate=0.05"
     report, said = go(tmp_path / "run", line, trained)
-    assert report.steps[0].top1 < report.reference_top1
+    assert report.steps[0].metric < report.reference_metric
     assert [text for text in said if text.startswith("  kept epoch 2 of 2")]
 
     def scales(path: Path) -> float:

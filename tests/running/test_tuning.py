@@ -72,7 +72,7 @@ def test_the_pruned_network_agrees_more_often_with_the_reference(
     ]
     assert figure.data["kept"] > 0
     assert "validation distance from the reference" in text
-    assert report.steps[-1].top1 >= report.steps[-2].top1 - 1
+    assert report.steps[-1].metric >= report.steps[-2].metric - 1
 
 
 def test_the_epoch_is_kept_whose_softened_answers_are_nearest_on_held_out_images(
@@ -85,12 +85,12 @@ def test_the_epoch_is_kept_whose_softened_answers_are_nearest_on_held_out_images
         log, wanted = (F.log_softmax(one.eval()(x) / 4, 1) for one in (found, net))
     distance = 0.9 * 16 * F.kl_div(log, wanted, log_target=True, reduction="batchmean").item()  # the weight of kd
     (figure,) = [b for s in report.sections for b in s.blocks if b.kind == "figure" and b.figure == "training"]
-    assert distance == pytest.approx(min(epoch["validation_top1"] for epoch in figure.data["epochs"]), rel=1e-4)
+    assert distance == pytest.approx(min(epoch["validation_metric"] for epoch in figure.data["epochs"]), rel=1e-4)
 
 
 def test_a_rate_that_ruins_the_network_costs_nothing(net: torch.nn.Module, digits: Dataset, tmp_path: Path) -> None:
     _, report = tuned(net, digits, tmp_path / "run", learning_rate=5.0)
-    assert report.steps[-1].top1 == report.steps[-2].top1
+    assert report.steps[-1].metric == report.steps[-2].metric
 
 
 def test_images_and_epochs_are_planned_once_by_the_measured_speed(
@@ -138,7 +138,7 @@ def test_a_tuning_that_diverges_leaves_the_network_as_it_was_and_says_so_in_red(
     net: torch.nn.Module, digits: Dataset, tmp_path: Path
 ) -> None:
     _, report = tuned(net, digits, tmp_path / "run", learning_rate=1e30, batch_size=150)
-    assert report.steps[-1].top1 == report.steps[-2].top1
+    assert report.steps[-1].metric == report.steps[-2].metric
     (text,) = [
         b for s in report.sections for b in s.blocks if b.kind == "text" and b.text.startswith("Tuning diverged")
     ]

@@ -91,7 +91,7 @@ def test_the_winner_is_that_of_trying_everything(way: str, complete: bool, tmp_p
     found = search(evaluator(way), settings, StudyStorage.open(tmp_path / "points.log", "one", settings))
     assert (found.best.macs, found.best.point) == brute_force(evaluator(), settings)
     assert len(found.outcomes) == 6
-    evaluated = [one for one in found.outcomes if one.top1 is not None]
+    evaluated = [one for one in found.outcomes if one.metric is not None]
     assert (len(evaluated) == 6) if complete else (len(evaluated) < 6), "what cannot win is not evaluated to the end"
 
 
@@ -198,6 +198,18 @@ def test_the_outcome_of_a_trial_that_was_taken_for_lost_is_dropped(tmp_path: Pat
     other.release(*claimed)
     slow.tell(claimed[0], Outcome(claimed[1], 0.5, 90.0), 0.5)
     assert slow.progress == (0, 1), "the point waits for another process"
+
+
+def test_a_trial_of_an_earlier_version_is_not_tried_again(tmp_path: Path) -> None:
+    storage = StudyStorage.open(tmp_path / "points.log", "one", FEW)
+    storage.enqueue(FEW.grid()[:1])
+    claimed = storage.claim()
+    assert claimed is not None
+    storage.finish(claimed[0], {"macs": 0.5, "top1": 90.0, "stopped": "", "seconds": 1.0}, 0.5)
+    again = StudyStorage.open(tmp_path / "points.log", "one", FEW)
+    again.enqueue(FEW.grid()[:1])
+    assert again.claim(wait=False) is None
+    assert again.outcomes() == [Outcome(claimed[1], 0.5, 90.0, "", 1.0)]
 
 
 def test_a_search_that_ended_is_not_done_again(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_every_point_and_seed_has_a_row_with_the_numbers_of_its_report(
     for row in found.rows:
         report = json.loads((out / row.folder / "report.json").read_text())
         assert row.values["accuracy"] == report["after"]["top1"]
-        assert row.values["validation"] == report["steps"][-1]["top1"]
+        assert row.values["validation"] == report["steps"][-1]["metric"]
         assert row.values["macs_left"] == report["after"]["macs"] / report["before"]["macs"]
         assert row.epochs is not None
         assert row.epochs[1] == 1

@@ -14,6 +14,7 @@ import slimcnn
 from at_hand import mostly_slow
 from command_line import call
 from slimcnn import steps
+from slimcnn.checkpoints import read_information
 from slimcnn.errors import RecipeError
 from slimcnn.searching import Search
 from slimcnn.show import SILENT
@@ -56,6 +57,30 @@ def test_a_search_stays_within_a_drop_in_units_of_the_metric(name: str, tmp_path
         model, data, [steps.Prune(search=search)], out=tmp_path, latency_seconds=0.1, show=SILENT
     )  # fmt: skip
     assert result.report.after.macs < result.report.before.macs
+
+
+def test_no_file_of_a_segmentation_run_calls_its_metric_top1(tmp_path: Path) -> None:
+    data, model = dataset("segmentation", 24), network("segmentation")
+    search = Search(max_drop=60, pruning_ratios=(0.1, 0.3), refine=0)
+    chain = [steps.Train(epochs=3, learning_rate=0.01, **FIXED), steps.Prune(search=search)]
+    slimcnn.chain(model, data, chain, out=tmp_path, trained=False, latency_seconds=0.1, show=SILENT)
+    files = [path for path in tmp_path.rglob("*.json") if path.name in ("report.json", "done.json")]
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    contents += [read_information(path) for path in tmp_path.glob("*.safetensors")]
+    contents += [torch.load(path, weights_only=True)["history"] for path in tmp_path.rglob("state.pt")]
+    assert len(contents) == 1 + 3 + 2 + 1
+    assert [one for content in contents for one in called_top1(content)] == [None, None]  # those of the test images
+    assert "top1" not in (tmp_path / "2-prune" / "search.log").read_text(encoding="utf-8")
+
+
+def called_top1(content: Any) -> list[Any]:
+    """The values of all keys that are called top1."""
+    if isinstance(content, list):
+        return [one for part in content for one in called_top1(part)]
+    if not isinstance(content, dict):
+        return []
+    inside = [one for part in content.values() for one in called_top1(part)]
+    return [value for name, value in content.items() if "top1" in name] + inside
 
 
 def test_soft_pruning_sparsity_training_and_taylor_work_on_masks(tmp_path: Path) -> None:

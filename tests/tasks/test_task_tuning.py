@@ -55,4 +55,4 @@ def test_the_highest_value_of_a_users_metric_is_kept_where_a_tasks_own_metric_is
     settings = slimcnn.Training(epochs=3, learning_rate=1e-3, optimizer="adamw", layout="nchw", precision="32")
     model, data = network("regression"), dataset("regression", 16)
     *_, last = slimcnn.fit(model, data, validation=lambda _: next(values), training=settings)
-    assert (last.kept, last.kept_top1) == (2, 9.0)
+    assert (last.kept, last.kept_metric) == (2, 9.0)

@@ -60,16 +60,16 @@ def scripted(monkeypatch):
 def test_a_trained_network_that_no_epoch_improves_is_returned_as_it_was(trained, ema):
     model = loaded(trained)
     *_, last = fit(model, shapes(), training=RUINOUS.model_copy(update={"ema": ema}), objective=ruin)
-    assert (last.kept, last.kept_top1) == (0, top1_of(loaded(trained)))
-    assert last.validation_top1 < last.kept_top1
+    assert (last.kept, last.kept_metric) == (0, top1_of(loaded(trained)))
+    assert last.validation_metric < last.kept_metric
     assert equal(tensors(model), trained)
 
 
 def test_the_last_epoch_is_kept_if_asked_for_even_if_it_is_worse(trained):
     model = loaded(trained)
     *_, last = fit(model, shapes(), training=RUINOUS.model_copy(update={"keep": "last"}), objective=ruin)
-    assert (last.kept, last.kept_top1) == (last.epoch, last.validation_top1)
-    assert top1_of(model) == last.validation_top1 < top1_of(loaded(trained))
+    assert (last.kept, last.kept_metric) == (last.epoch, last.validation_metric)
+    assert top1_of(model) == last.validation_metric < top1_of(loaded(trained))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_best_epoch_is_kept_and_of_equal_ones_the_last(scripted, top1, kept)
     model, weights = network(), [tensors(network())]
     for epoch in fit(model, shapes(), training=GOOD.model_copy(update={"epochs": 3, "ema": 0.9})):
         weights.append(tensors(model))
-        assert epoch.kept_top1 == top1[epoch.kept]
+        assert epoch.kept_metric == top1[epoch.kept]
     assert epoch.kept == kept
     assert equal(tensors(model), weights[kept])
 
@@ -98,7 +98,7 @@ def test_a_caller_who_stops_keeps_the_weights_of_that_epoch(scripted):
 def test_the_best_weights_survive_an_interruption_at_any_step(trained, tmp_path):
     training = RUINOUS.model_copy(update={"save_every_seconds": 0.0, "ema": 0.9, "learning_rate": 2.0})
     whole = loaded(trained)
-    expected = [(e.kept, e.kept_top1, e.loss) for e in fit(whole, shapes(), training=training)]
+    expected = [(e.kept, e.kept_metric, e.loss) for e in fit(whole, shapes(), training=training)]
 
     model = loaded(trained)
     for at in (1, 6, 9, 13, 20):
@@ -109,7 +109,7 @@ def test_the_best_weights_survive_an_interruption_at_any_step(trained, tmp_path)
 
         with pytest.raises(InterruptedError):
             list(fit(loaded(trained), shapes(), training=training, folder=tmp_path, progress=stop))
-    found = [(e.kept, e.kept_top1, e.loss) for e in fit(model, shapes(), training=training, folder=tmp_path)]
+    found = [(e.kept, e.kept_metric, e.loss) for e in fit(model, shapes(), training=training, folder=tmp_path)]
     assert found == expected
     assert equal(tensors(model), tensors(whole))
     again = network()
@@ -131,7 +131,7 @@ def test_a_start_without_finite_scores_is_no_reason_not_to_train(monkeypatch):
     assert last.kept > 0
 
 
-def test_an_objective_with_another_purpose_than_top1_keeps_the_last_epoch(trained):
+def test_an_objective_with_another_purpose_than_the_metric_keeps_the_last_epoch(trained):
     model = loaded(trained)
     objective = SparseScales(ruin, strength=0.01)
     for epoch in fit(model, shapes(), training=RUINOUS, objective=objective):

@@ -43,7 +43,7 @@ def test_training_on_a_loader_in_order_is_training_on_its_batches() -> None:
     (one,) = fit(ours, DATA, training=training)
     (other,) = fit(theirs, SameBatches(), validation=loader("validation"), training=training)
     assert one.terms == other.terms
-    assert one.validation_top1 == other.validation_top1
+    assert one.validation_metric == other.validation_metric
     assert all(torch.equal(a, b) for a, b in zip(tensors(ours).values(), tensors(theirs).values(), strict=True))
 
 
@@ -102,21 +102,21 @@ def test_a_metric_decides_which_epoch_is_kept() -> None:
         return next(values)
 
     history = list(fit(model, loader(), validation=metric, training=SETTINGS))
-    assert [epoch.validation_top1 for epoch in history] == [7.0, 3.0]
-    assert (history[-1].kept, history[-1].kept_top1) == (1, 7.0)
+    assert [epoch.validation_metric for epoch in history] == [7.0, 3.0]
+    assert (history[-1].kept, history[-1].kept_metric) == (1, 7.0)
     assert all(torch.equal(a, b) for a, b in zip(seen[1].values(), tensors(model).values(), strict=True))
 
 
 def test_a_metric_takes_the_place_of_a_datasets_validation_images() -> None:
     history = list(fit(network(), DATA, validation=lambda net: 5, training=SETTINGS))
-    assert [epoch.validation_top1 for epoch in history] == [5.0, 5.0]
+    assert [epoch.validation_metric for epoch in history] == [5.0, 5.0]
 
 
 def test_without_validation_the_last_epoch_is_kept() -> None:
     model = network()
     epochs = fit(model, loader(), training=SETTINGS)
     *_, last = epochs
-    assert last.validation_top1 != last.validation_top1
+    assert last.validation_metric != last.validation_metric
     assert last.kept == 2
 
 
@@ -157,7 +157,7 @@ def test_a_search_measures_on_a_loader_or_by_a_metric(tmp_path: Path, way: str) 
     settings = Search(max_drop=80, pruning_ratios=(0.1, 0.3), refine=0)
     found = search(evaluator, settings, StudyStorage.open(tmp_path / "points.log", "loaders", settings))
     assert found.base == evaluate(model, loader("validation")).top1
-    assert found.best.top1 >= found.base - 80
+    assert found.best.metric >= found.base - 80
 
 
 NO_LENGTH = "has no length, and the learning rate depends on the number of steps"

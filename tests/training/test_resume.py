@@ -12,6 +12,7 @@ import pytest
 import torch
 from training_runs import PLAIN, RESUMED, network, resumable_run, shapes, tensors
 
+from earlier_names import rewrite_state
 from slimcnn.errors import RunError
 from slimcnn.objectives import Loss, cross_entropy
 from slimcnn.training import Training, fit, loop, run
@@ -90,6 +91,19 @@ def test_a_second_call_yields_the_whole_curve_and_trains_only_what_is_left(tmp_p
     finished = network()
     assert all(epoch.resumed for epoch in fit(finished, shapes(), training=RESUMED, folder=tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(tensors(finished).values(), tensors(model).values(), strict=True))
+
+
+def test_a_state_of_an_earlier_version_ends_with_the_same_bits(tmp_path):
+    undisturbed = network()
+    whole = list(fit(undisturbed, shapes(), training=RESUMED))
+    next(fit(network(), shapes(), training=RESUMED, folder=tmp_path))
+    rewrite_state(tmp_path / "state.pt")
+    model = network()
+    again = list(fit(model, shapes(), training=RESUMED, folder=tmp_path))
+    assert [epoch.resumed for epoch in again] == [True, False, False]
+    for name in ("train_accuracy", "validation_metric", "kept_metric", "kept"):
+        assert [getattr(epoch, name) for epoch in again] == [getattr(epoch, name) for epoch in whole], name
+    assert all(torch.equal(a, b) for a, b in zip(tensors(undisturbed).values(), tensors(model).values(), strict=True))
 
 
 def in_a_process_of_its_own(test):

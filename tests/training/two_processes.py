@@ -33,13 +33,13 @@ def one_or_two(out: Path | None, fabric: Fabric) -> dict:
             epochs = fit(model, shapes(n=101), training=training, fabric=fabric, folder=folder)
             assert next(epochs).terms == history[0].terms
         history += list(epochs)
-        curve = [(epoch.loss, epoch.train_top1, epoch.validation_top1) for epoch in history]
+        curve = [(epoch.loss, epoch.train_accuracy, epoch.validation_metric) for epoch in history]
         results[name] = {"weights": tensors(model), "curve": curve}
     teacher = network(width=7, batch_norm=False, dropout=0.0)
     taught = network(batch_norm=False, dropout=0.0)
     objective = objective_named("kd+scale_factor", Teacher(teacher))
     history = list(fit(taught, shapes(n=101), training=SETTINGS, objective=objective, fabric=fabric))
-    curve = [(epoch.loss, epoch.train_top1, epoch.validation_top1) for epoch in history]
+    curve = [(epoch.loss, epoch.train_accuracy, epoch.validation_metric) for epoch in history]
     results["taught"] = {"weights": tensors(taught), "curve": curve}
     data = shapes()
     found = evaluate(network(), data.test, data.normalization, batch_size=7, fabric=fabric)

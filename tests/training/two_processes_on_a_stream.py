@@ -48,7 +48,7 @@ def trained(data: Dataset, fabric: Fabric) -> dict:
     watched = Stream(**{**vars(train), "pictures": Watched(train.pictures, opened), "workers": 0})
     dataset = Dataset(**{**vars(data), "train": watched})
     history = list(fit(model, dataset, training=SETTINGS, fabric=fabric))
-    curve = [(epoch.loss, epoch.train_top1, epoch.validation_top1, epoch.validation_loss) for epoch in history]
+    curve = [(epoch.loss, epoch.train_accuracy, epoch.validation_metric, epoch.validation_loss) for epoch in history]
     return {"curve": curve, "weights": tensors(model), "opened": sorted(opened)}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import earlier_names
 import slimcnn
 from slimcnn.checkpoints import read_information
 from slimcnn.errors import RunError
@@ -48,6 +49,13 @@ def forge(root: Path, name: str, change: Callable[[Any], None]) -> None:
     change(content)
     (root / name).write_text(json.dumps(content))
     write_manifest(root, read_manifest(root).images)
+
+
+def test_a_run_that_an_earlier_version_finished_is_verified(copied: Path) -> None:
+    earlier_names.rewrite_run(copied)
+    write_manifest(copied, read_manifest(copied).images)
+    found = slimcnn.verify(copied)
+    assert not found.failed, found.failed
 
 
 def test_a_finished_run_is_verified_and_the_certificate_says_what_was_proven(copied: Path) -> None:

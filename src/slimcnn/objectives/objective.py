@@ -64,8 +64,8 @@ class Objective(ABC):
     tensor(1.)
     """
 
-    judged_by_top1: ClassVar[bool] = True
-    """Whether the epoch with the highest validation top-1 is the best; if not, `fit` always keeps the last epoch."""
+    judged_by_metric: ClassVar[bool] = True
+    """Whether the validation metric decides which epoch is the best; if not, `fit` always keeps the last epoch."""
 
     def reading(self, scores: ReadScores) -> None:
         """Called once before `prepare` with the task's function that reads scores from a network's output."""

@@ -50,7 +50,7 @@ class SparseScales(Objective):
     ['cross_entropy', 'sparsity']
     """
 
-    judged_by_top1: ClassVar[bool] = False  # the scales are smallest at the end, and top-1 falls on the way
+    judged_by_metric: ClassVar[bool] = False  # the scales are smallest at the end, and accuracy falls on the way
 
     objective: Objective | LossFunction = field(default_factory=cross_entropy)
     strength: float = 1e-4

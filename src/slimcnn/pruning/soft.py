@@ -114,7 +114,7 @@ class SoftPruning:
 class SoftPruningObjective(Objective):
     """An objective that calls `SoftPruning.choose` at the start of every epoch except the first."""
 
-    judged_by_top1: ClassVar[bool] = False  # top-1 is measured with the filters that will be removed
+    judged_by_metric: ClassVar[bool] = False  # the metric is measured with the filters that will be removed
 
     def __init__(self, soft: SoftPruning, inner: Objective) -> None:
         self._soft, self._inner = soft, inner

@@ -105,7 +105,7 @@ def curve_sections(report: CurveReport) -> list[Section]:
         return [figure]
     form = report.metric.format
     columns = (Column(title="step"), *(Column(title=point.label, format=form) for point in report.points))
-    lines = [(next(one.name for one in step if one), *(one.top1 if one else None for one in step)) for step in steps]
+    lines = [(next(one.name for one in step if one), *(one.metric if one else None for one in step)) for step in steps]
     words = f"{report.metric.sentence} on the validation images after each step, one column per size."
     return [
         figure,

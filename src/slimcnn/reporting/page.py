@@ -73,8 +73,8 @@ def _step_by_step(report: Report) -> Section:
     drawing = Steps(
         metric=report.metric,
         steps=(
-            MeasuredStep(name="original", score=report.reference_top1),
-            *(MeasuredStep(name=step.name, score=step.top1) for step in report.steps),
+            MeasuredStep(name="original", score=report.reference_metric),
+            *(MeasuredStep(name=step.name, score=step.metric) for step in report.steps),
         ),
     )
     columns = (
@@ -82,9 +82,9 @@ def _step_by_step(report: Report) -> Section:
         Column(title="change", format=report.metric.change_format), Column(title="MACs left", format="share"),
         Column(title="time", format="seconds"),
     )  # fmt: skip
-    lines = [("original", report.reference_top1, None, 1.0, None)] + [
+    lines = [("original", report.reference_metric, None, 1.0, None)] + [
         (
-            step.name, step.top1, report.metric.change(report.reference_top1, step.top1),
+            step.name, step.metric, report.metric.change(report.reference_metric, step.metric),
             step.macs / max(report.before.macs, 1), step.seconds,
         )
         for step in report.steps

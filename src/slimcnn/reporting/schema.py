@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from slimcnn.reporting import notebook
 from slimcnn.reporting.comparison import headline, is_alarming, rows, verdict_in_words
@@ -13,6 +13,7 @@ from slimcnn.reporting.sections import Part, Section
 
 __all__ = [
     "FORMAT",
+    "OLDEST",
     "Conditions",
     "CurvePoint",
     "CurveReport",
@@ -26,16 +27,19 @@ __all__ = [
     "Timing",
 ]
 
-FORMAT = 3
-"""Increased when a field changes its meaning; an older slimcnn rejects newer reports."""
+FORMAT = 4
+"""Increased when a field changes its name or its meaning; an older slimcnn rejects newer reports."""
+
+OLDEST = 3
+"""The oldest format that is read. It calls the metric on validation images top1, whatever the task."""
 
 
 class StepResult(Part):
     """Accuracy and costs after one step of the run."""
 
     name: str
-    top1: float
-    """The metric (top-1 for classification) on the validation images after the step."""
+    metric: float = Field(validation_alias=AliasChoices("metric", "top1"))
+    """The task's metric on the validation images after the step."""
     seconds: float
     macs: int
     params: int
@@ -59,8 +63,8 @@ class Report(Comparison):
     title: str
     command: str
     """The command that repeats the run."""
-    reference_top1: float
-    """The metric (top-1 for classification) on the validation images before any step."""
+    reference_metric: float = Field(validation_alias=AliasChoices("reference_metric", "reference_top1"))
+    """The task's metric on the validation images before any step."""
     steps: tuple[StepResult, ...]
     locked: tuple[LockedLayer, ...] = ()
     sections: tuple[Section, ...] = ()

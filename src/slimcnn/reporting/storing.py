@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from slimcnn.errors import RunError
 from slimcnn.files import kind_of, refuse_special, write_text
 from slimcnn.reporting.page import render, render_curve
-from slimcnn.reporting.schema import FORMAT, CurveReport, Report
+from slimcnn.reporting.schema import FORMAT, OLDEST, CurveReport, Report
 
 DATA = "report.json"
 PAGE = "report.html"
@@ -39,12 +39,11 @@ def read_report(path: Path) -> Report | CurveReport:
     if not isinstance(found, dict):
         raise RunError(f"{file} is not a report: it holds a JSON {type(found).__name__}; pass the {DATA} of a run")
     version = found.get("format", FORMAT)
-    if isinstance(version, int) and version > FORMAT:
-        raise RunError(f"{file} has format {version}, this slimcnn reads format {FORMAT}; install a newer slimcnn")
-    if isinstance(version, int) and version < FORMAT:
-        raise RunError(
-            f"{file} has format {version}, this slimcnn reads format {FORMAT}; run the same command again to update it"
-        )
+    if isinstance(version, int):
+        if not OLDEST <= version <= FORMAT:
+            remedy = "install a newer slimcnn" if version > FORMAT else "run the same command again to update it"
+            raise RunError(f"{file} has format {version}, this slimcnn reads formats {OLDEST} to {FORMAT}; {remedy}")
+        found["format"] = FORMAT
     kind = CurveReport if found.get("kind") == "curve" else Report
     try:
         return kind.model_validate(found)

@@ -43,9 +43,10 @@ def begin(job: Job, base: str, trained: bool) -> tuple[State, Done]:
         if place.done is not None:
             return place.done
         fits = trained and not loaded.other_classes
-        top1 = judge(state.model, loaded.data.validation, loaded.data).score if fits else None
+        found = judge(state.model, loaded.data.validation, loaded.data).score if fits else None
         sizes = measure(state.model, state.example)
-        results = {"name": "start", "top1": top1, "reference_top1": top1, "macs": sizes.macs, "params": sizes.params}
+        results = {"name": "start", "metric": found, "reference_metric": found}
+        results |= {"macs": sizes.macs, "params": sizes.params}
         known = {"facts": sorted(facts), "sections": [], "seconds": 0.0}
         return write_state(job.root, place, state, state, {}, results | known)
 
@@ -103,7 +104,7 @@ def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.Step
     context = Context(
         folder=place.folder, fabric=job.fabric, show=job.show, decide=job.decide,
         timed=not job.recipe.deterministic, shared=job.shared,
-        facts=facts, level=before["reference_top1"], digest=place.digest, before=before["digest"],
+        facts=facts, level=before["reference_metric"], digest=place.digest, before=before["digest"],
     )  # fmt: skip
     job.show.say(f"[{place.folder.name}]")
     began = time.perf_counter()
@@ -115,17 +116,17 @@ def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.Step
     seconds = time.perf_counter() - began + sum(context.resumed)
     data = job.loaded.data
 
-    def top1_of(network: nn.Module) -> float:
+    def judged(network: nn.Module) -> float:
         return judge(network, data.validation, data, fabric=job.fabric).score
 
-    top1 = before["top1"] if after.model is state.model else top1_of(after.model)
-    reference = before["reference_top1"]
+    found = before["metric"] if after.model is state.model else judged(after.model)
+    reference = before["reference_metric"]
     if after.reference is not state.reference:
-        reference = top1 if after.reference is after.model else top1_of(after.reference)
+        reference = found if after.reference is after.model else judged(after.reference)
     metric = task_of(data).metric
-    if top1 is not None:
-        job.show.say(f"  {step.name}: validation {metric.name} {metric.written(top1)}")
-    warning = _warning(step, before["top1"], top1, len(data.validation), metric)
+    if found is not None:
+        job.show.say(f"  {step.name}: validation {metric.name} {metric.written(found)}")
+    warning = _warning(step, before["metric"], found, len(data.validation), metric)
     if warning:
         job.show.warn(warning)
 
@@ -133,7 +134,7 @@ def _run_step(job: Job, step: Step, state: State, before: Done, place: disk.Step
         disk.require(job.root)
         sizes = measure(after.model, after.example)
         results = {
-            "name": step.name, "facts": sorted(step.after(facts)), "top1": top1, "reference_top1": reference,
+            "name": step.name, "facts": sorted(step.after(facts)), "metric": found, "reference_metric": reference,
             "warning": warning, "seconds": seconds, "macs": sizes.macs, "params": sizes.params,
             "sections": [section.model_dump(mode="json") for section in sections],
         }  # fmt: skip

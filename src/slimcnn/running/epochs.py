@@ -41,7 +41,7 @@ def learn(
         resumed = " (resumed)" if epoch.resumed else ""
         at.show.say(
             f"  epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.3f}, validation {metric.name} "
-            f"{metric.written(epoch.validation_top1)}, {epoch.images_per_second:.0f} images/s{resumed}"
+            f"{metric.written(epoch.validation_metric)}, {epoch.images_per_second:.0f} images/s{resumed}"
         )
         if epoch.resumed:
             at.resumed.append(epoch.seconds)
@@ -61,10 +61,10 @@ def kept_in_words(last: Epoch, metric: Metric = TOP1) -> str:
     """Say which weights a finished training has kept, from its last epoch."""
     if not last.kept:
         return (
-            f"kept the start, validation {metric.name} {metric.written(last.kept_top1)}: no epoch was better; try a "
+            f"kept the start, validation {metric.name} {metric.written(last.kept_metric)}: no epoch was better; try a "
             "lower learning rate, or leave the step out"
         )
-    reached = f"validation {metric.name} {metric.written(last.kept_top1)}"
+    reached = f"validation {metric.name} {metric.written(last.kept_metric)}"
     return f"kept epoch {last.kept} of {last.epochs}, {reached}"
 
 
@@ -82,10 +82,10 @@ def about_training(
 ) -> Section:
     """Return the report section about a training; `level` is the validation metric of the reference."""
     last = epochs[-1]
-    counted = last.train_top1 == last.train_top1  # NaN: nothing is right or wrong in training
+    counted = last.train_accuracy == last.train_accuracy  # NaN: nothing is right or wrong in training
     rows = [
         (
-            e.epoch, e.loss, *([e.train_top1] if counted else []), e.validation_top1, e.learning_rate, e.seconds,
+            e.epoch, e.loss, *([e.train_accuracy] if counted else []), e.validation_metric, e.learning_rate, e.seconds,
             *e.terms.values(),
         )
         for e in epochs

@@ -110,11 +110,11 @@ def write_results(
     """Write the checkpoints, the last plan and the report to a folder."""
     final = results[-1]
     files = {"before": folder / disk.ORIGINAL, "after": folder / disk.COMPRESSED}
-    for path, network, top1 in (
-        (files["before"], state.reference, final["reference_top1"]),
-        (files["after"], state.model, final["top1"]),
+    for path, network, measured in (
+        (files["before"], state.reference, final["reference_metric"]),
+        (files["after"], state.model, final["metric"]),
     ):
-        save(network, path, information=information_of(state.data) | {"validation_top1": top1})
+        save(network, path, information=information_of(state.data) | {"validation_metric": measured})
     deliver(job.root, state, folder)
     plans = [job.root / done["origin"]["plan"] for done in results if done["origin"] and done["origin"]["plan"]]
     if plans:
@@ -142,7 +142,7 @@ def write_results(
         metric=named,
         before=numbers["before"],
         after=numbers["after"],
-        reference_top1=final["reference_top1"],
+        reference_metric=final["reference_metric"],
         steps=tuple(step_result(done) for done in results[1:]),
         verdict=verdict_of(state.cuts),
         locked=tuple(LockedLayer(**lock) for lock in state.cuts[-1].locked) if state.cuts else (),
@@ -173,7 +173,7 @@ def name_of(state: State) -> str:
 
 def step_result(done: Done) -> StepResult:
     """Return the numbers that the report shows for a step."""
-    return StepResult(**{name: done[name] for name in ("name", "top1", "seconds", "macs", "params")})
+    return StepResult(**{name: done[name] for name in ("name", "metric", "seconds", "macs", "params")})
 
 
 def verdict_of(cuts: Sequence[Cut]) -> CutVerdict | None:

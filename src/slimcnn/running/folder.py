@@ -43,6 +43,8 @@ ORIGINAL, COMPRESSED, PLAN = "original.safetensors", "compressed.safetensors", "
 REPORTS = ("report.json", "report.html")
 SEAL = "seal"
 """Key of the digest of all other entries, in run.json, step.json and done.json."""
+RENAMED = {"top1": "metric", "reference_top1": "reference_metric"}
+"""Keys of done.json in earlier versions → keys now."""
 
 
 @contextmanager
@@ -183,6 +185,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_done(path: Path) -> dict[str, Any]:
+    """Read the results of a step, also those of earlier versions; raises `RunError` if anything in them has changed."""
+    return {RENAMED.get(name, name): value for name, value in read_sealed(path).items()}
+
+
 def _damaged(path: Path, reason: str) -> RunError:
     # Without run.json nothing proves that the other files belong to the same inputs.
     remedy = "choose another --out, or delete the folder" if path.name == RUN else "delete it: the run writes it again"
@@ -199,7 +206,7 @@ class StepPlace:
     @property
     def done(self) -> dict[str, Any] | None:
         """Results of the step, if it finished with the same settings on the same input; else None."""
-        found = read_sealed(self.folder / DONE) if (self.folder / DONE).exists() else None
+        found = read_done(self.folder / DONE) if (self.folder / DONE).exists() else None
         return found if found is not None and found["digest"] == self.digest else None
 
 

@@ -35,7 +35,7 @@ def open_run(path: Path | str, show: Show = SILENT) -> State:
     if isinstance(finished, list) and place == root:
         sizes = ", ".join(sorted(str(one.parent) for one in root.glob(f"*/{disk.COMPRESSED}")))
         raise RunError(f"{root} holds several sizes: pass the folder of one of them: {sizes}")
-    known = [disk.read_sealed(one) for one in place.glob(f"*/{disk.DONE}")]
+    known = [disk.read_done(one) for one in place.glob(f"*/{disk.DONE}")]
     ends = finished if isinstance(finished, list) else [finished]
     done = next((one for one in known if one["digest"] in ends), None)
     if done is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import nn
 
 from slimcnn.datasets import Dataset
@@ -39,7 +39,7 @@ class RateTrial(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate: float
-    top1: float | None
+    metric: float | None = Field(validation_alias=AliasChoices("metric", "top1"))
     """The metric on the validation images, in its unit; None if the training diverged."""
 
 
@@ -59,7 +59,7 @@ class RateChoice(BaseModel):
         if not self.trials:
             return f"learning rate {self.rate:g}"
         tried = ", ".join(
-            f"{one.rate:g}: {'diverged' if one.top1 is None else Metric(self.metric, self.unit).written(one.top1)}"
+            f"{one.rate:g}: {'diverged' if one.metric is None else Metric(self.metric, self.unit).written(one.metric)}"
             for one in self.trials
         )
         steps = f"{self.steps} step{'s' * (self.steps != 1)}"
@@ -96,7 +96,7 @@ def rate_for(
     for rate in (share * training.learning_rate for share in SHARES):
         tried = training.model_copy(update={"learning_rate": rate})
         score = trial(model, data, tried, each, objective(tried), at, f"trying learning rate {rate:g}")
-        trials.append(RateTrial(rate=rate, top1=score))
+        trials.append(RateTrial(rate=rate, metric=score))
     metric = task_of(data).metric
     best = chosen(trials, len(data.validation), metric)
     found = RateChoice(rate=best, steps=each, trials=tuple(trials), metric=metric.name, unit=metric.unit)
@@ -108,16 +108,16 @@ def rate_for(
 def chosen(trials: Sequence[RateTrial], images: int, metric: Metric = TOP1) -> float:
     """Return the largest rate within one standard error of the best top-1 on so many images.
 
-    >>> trials = [RateTrial(rate=rate, top1=top1) for rate, top1 in ((0.001, 91.0), (0.003, 90.8), (0.01, 80.0))]
+    >>> trials = [RateTrial(rate=rate, metric=value) for rate, value in ((0.001, 91.0), (0.003, 90.8), (0.01, 80.0))]
     >>> chosen(trials, 5000), chosen(trials, 5)
     (0.003, 0.01)
     """
-    scored = [(one.rate, one.top1) for one in trials if one.top1 is not None]
+    scored = [(one.rate, one.metric) for one in trials if one.metric is not None]
     if not scored:
         return min(one.rate for one in trials)
-    best = (max if metric.higher_is_better else min)(top1 for _, top1 in scored)
+    best = (max if metric.higher_is_better else min)(value for _, value in scored)
     error = math.sqrt(best * (100 - best) / images) if metric.unit == "%" else 0.0
-    return max(rate for rate, top1 in scored if metric.gain(best, top1) >= -error)
+    return max(rate for rate, value in scored if metric.gain(best, value) >= -error)
 
 
 def trial(
@@ -139,4 +139,4 @@ def trial(
             )  # fmt: skip
         except TrainingDiverged:
             return None
-    return epoch.validation_top1
+    return epoch.validation_metric

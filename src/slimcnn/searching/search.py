@@ -70,7 +70,7 @@ class Evaluator:
 
     def base(self) -> float:
         """Measure the top-1 of the unpruned network, or its metric."""
-        return self._measured(self.model, -math.inf).top1
+        return self._measured(self.model, -math.inf).metric
 
     def _measured(self, network: nn.Module, least: float) -> PartialEvaluation:
         if self.metric is not None:
@@ -118,9 +118,9 @@ class Evaluator:
         seconds = time.perf_counter() - began
         if not seen.whole:
             why = f"can no longer reach {least:.2f} % after {seen.n} images"
-            return Outcome(point, macs, None, why, seconds), 1 + (least - seen.top1) / 100
-        missing = self.judged_by.gain(seen.top1, least)
-        return Outcome(point, macs, seen.top1, "", seconds), macs if missing <= 0 else 1 + missing / 100
+            return Outcome(point, macs, None, why, seconds), 1 + (least - seen.metric) / 100
+        missing = self.judged_by.gain(seen.metric, least)
+        return Outcome(point, macs, seen.metric, "", seconds), macs if missing <= 0 else 1 + missing / 100
 
 
 def _cut(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
@@ -168,7 +168,7 @@ def search(
     >>> settings = Search(max_drop=30, pruning_ratios=(0.1, 0.3), refine=0)
     >>> storage = StudyStorage.open(Path(mkdtemp()) / "points.log", "first", settings)
     >>> found = search(evaluator, settings, storage)
-    >>> len(found.outcomes), found.best.top1 >= found.base - 30
+    >>> len(found.outcomes), found.best.metric >= found.base - 30
     (2, True)
     """
     if storage.get_attr("base") is None:
@@ -190,7 +190,7 @@ def search(
     best = winner(outcomes, least, metric)
     if best is None:
         mildest = min(outcomes, key=lambda outcome: float(outcome.point[RATIO]))
-        reached = f"reaches {metric.written(mildest.top1)}" if mildest.top1 is not None else mildest.stopped
+        reached = f"reaches {metric.written(mildest.metric)}" if mildest.metric is not None else mildest.stopped
         unit = "percentage points" if metric.unit == "%" else metric.unit
         drop = f"{settings.max_drop:g} {unit}".rstrip()
         raise SearchError(
@@ -233,15 +233,15 @@ def winner(outcomes: Iterable[Outcome], least: float, metric: Metric = TOP1) -> 
     """Return the outcome with the fewest MACs that reaches `least` of the metric; at equal MACs, the most accurate.
 
     >>> points = [(0.1, 0.9, 91.0), (0.5, 0.5, 90.0), (0.7, 0.3, 80.0)]
-    >>> tried = [Outcome({"pruning_ratio": ratio}, macs, top1) for ratio, macs, top1 in points]
+    >>> tried = [Outcome({"pruning_ratio": ratio}, macs, value) for ratio, macs, value in points]
     >>> winner(tried, least=89.5).point, winner(tried, least=95.0)
     ({'pruning_ratio': 0.5}, None)
     """
-    known = [(one.macs, one.top1, one) for one in outcomes if one.macs is not None and one.top1 is not None]
+    known = [(one.macs, one.metric, one) for one in outcomes if one.macs is not None and one.metric is not None]
     good = [
-        (macs, -metric.gain(0.0, top1), describe(one.point), one)
-        for macs, top1, one in known
-        if metric.gain(least, top1) >= 0
+        (macs, -metric.gain(0.0, value), describe(one.point), one)
+        for macs, value, one in known
+        if metric.gain(least, value) >= 0
     ]
     return min(good, key=lambda found: found[:3])[3] if good else None
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slimcnn.searching.settings import RATIO, Point, Search
 from slimcnn.searching.trial_storage import TrialStorage, open_study
@@ -22,9 +22,8 @@ class Outcome:
     point: Point
     macs: float | None
     """Share of the MACs that the network keeps; None if it cannot be pruned that far."""
-    top1: float | None
-    """Validation top-1 in percent, or the metric of another task in its unit; None if it was stopped early or not
-    started."""
+    metric: float | None
+    """The task's metric on the validation images, in its unit; None if it was stopped early or not started."""
     stopped: str = ""
     """The reason why it was not evaluated, or not on all images."""
     seconds: float = 0.0
@@ -70,6 +69,12 @@ class StudyStorage(TrialStorage):
     def outcomes(self) -> list[Outcome]:
         """List the outcomes of the complete trials, in an order that does not depend on workers or time."""
         return [
-            Outcome(point, facts["macs"], facts["top1"], facts["stopped"], facts["seconds"])
+            Outcome(point, facts["macs"], _metric(facts), facts["stopped"], facts["seconds"])
             for point, facts in self.complete()
         ]
+
+
+def _metric(facts: Mapping[str, Any]) -> float | None:
+    """Return the metric of a trial; earlier versions stored it as top1, whatever the task."""
+    found: float | None = facts["metric"] if "metric" in facts else facts["top1"]
+    return found

@@ -147,7 +147,7 @@ def about_quantized(found: Quantized) -> Section:
 
 
 def _files(found: Quantized, name: str) -> Table:
-    tests = [one.top1 for one in found.test] if found.test else [None, None]
+    tests = [one.percent for one in found.test] if found.test else [None, None]
     columns = (
         Column(title="file", format="name"), Column(title=f"validation {name}, %" if found.labels else "agreement, %",
         format="percent"), Column(title=f"test {name}, %", format="percent"), Column(title="bytes", format="exact"),
@@ -155,9 +155,9 @@ def _files(found: Quantized, name: str) -> Table:
         Column(title="", format="milliseconds"),
     )  # fmt: skip
     rows = (
-        (found.float_path.name, found.before.top1, tests[0], found.float_bytes, found.speed.float_ms[1],
+        (found.float_path.name, found.before.percent, tests[0], found.float_bytes, found.speed.float_ms[1],
          found.speed.float_ms[0], found.speed.float_ms[2]),
-        (found.path.name, found.after.top1, tests[1], found.bytes, found.speed.int8_ms[1],
+        (found.path.name, found.after.percent, tests[1], found.bytes, found.speed.int8_ms[1],
          found.speed.int8_ms[0], found.speed.int8_ms[2]),
     )  # fmt: skip
     return Table(columns=columns, rows=rows)

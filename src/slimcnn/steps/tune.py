@@ -130,7 +130,7 @@ class Tune(Step):
         )
         training = settings_for(training, choice.way)
         epochs = learn(student, replace(state, data=answered), training, at, "tuning", objective, validation=nearest)
-        epochs = [replace(one, train_top1=math.nan) for one in epochs]  # a share of right answers, not a distance
+        epochs = [replace(one, train_accuracy=math.nan) for one in epochs]  # a share of right answers, not a distance
         what = (
             f"{count(amount.epochs, 'epoch')} on {amount.images:,} training images without labels, loss {self.loss}, "
             f"{training.batch_size} images a step, {choice}. The reference's answers take the place of labels, on "

@@ -141,7 +141,7 @@ def change(run: MeasuredRun, _: str) -> float:
 )  # fmt: skip
 def validation(run: MeasuredRun, _: str) -> float:
     """Top-1, or the task's metric, of the final network on the validation images; for choices."""
-    return run.report.steps[-1].top1 if run.report.steps else run.report.reference_top1
+    return run.report.steps[-1].metric if run.report.steps else run.report.reference_metric
 
 
 @measures.add("macs", source="slimcnn", title="MACs", format="count", better="lower", takes="")

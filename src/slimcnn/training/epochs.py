@@ -26,11 +26,12 @@ class Epoch:
     """Training loss: the sum of the terms."""
     terms: dict[str, float]
     """The value of each term of the objective."""
-    train_top1: float
-    """Percent, 0 to 100, on augmented images in training mode: top-1, or what is right of another task's answers."""
-    validation_top1: float
-    """In eval mode after the epoch: top-1 in percent, the metric of another task in its unit, or what the metric of the
-    user returned; nan: not validated."""
+    train_accuracy: float
+    """Percent, 0 to 100, of the answers that are right on augmented images in training mode: top-1 for classification;
+    nan: the task's answers are neither right nor wrong."""
+    validation_metric: float
+    """In eval mode after the epoch: the task's metric in its unit (top-1 in percent for classification), or what the
+    metric of the user returned; nan: not validated."""
     validation_loss: float
     """Mean cross entropy, in nats."""
     learning_rate: float
@@ -41,8 +42,8 @@ class Epoch:
     """Training only, over all processes."""
     kept: int
     """The epoch whose weights a training that ended here would keep; 0: those before the first step."""
-    kept_top1: float
-    """`validation_top1` of these weights."""
+    kept_metric: float
+    """`validation_metric` of these weights."""
     gradients: dict[str, float] = field(default_factory=dict)
     """If there are several terms: the L1 norm of each term's gradient with respect to an image's logits."""
     resumed: bool = False
@@ -59,8 +60,8 @@ class Epoch:
         """
         found: dict[str, float] = {
             "epoch": self.epoch, "loss": self.loss, **{f"term_{name}": value for name, value in self.terms.items()},
-            "train_top1" if metric == "top-1" else "train_accuracy": self.train_top1,
-            f"validation_{_plain(metric)}": self.validation_top1,
+            "train_top1" if metric == "top-1" else "train_accuracy": self.train_accuracy,
+            f"validation_{_plain(metric)}": self.validation_metric,
             "validation_loss": self.validation_loss, "learning_rate": self.learning_rate, "seconds": self.seconds,
             "images_per_second": self.images_per_second,
         }  # fmt: skip

@@ -92,10 +92,10 @@ def evaluate(
 
 @dataclass(frozen=True)
 class PartialEvaluation:
-    """Top-1 on the images evaluated before the required accuracy was out of reach."""
+    """The metric on the images evaluated before the required value was out of reach."""
 
-    top1: float
-    """Percent of the evaluated images."""
+    metric: float
+    """Top-1 in percent of the evaluated images, or the metric of another task, or of the user, in its unit."""
     n: int
     """Number of evaluated images."""
     whole: bool

@@ -18,20 +18,20 @@ START = 0
 
 @dataclass(frozen=True)
 class KeptWeights:
-    """Weights and their validation accuracy."""
+    """Weights and their validation metric."""
 
     epoch: int
     """From 1; `START` for the weights before the first step."""
-    top1: float
+    metric: float
     """The task's metric on the validation images; top-1 in percent for classification."""
     weights: dict[str, Tensor]
 
     def data(self) -> dict[str, Any]:
         """Return the fields as plain data, for the state file."""
-        return {"epoch": self.epoch, "top1": self.top1, "weights": self.weights}
+        return {"epoch": self.epoch, "metric": self.metric, "weights": self.weights}
 
 
-def better(kept: KeptWeights | None, epoch: int, top1: float, model: nn.Module, metric: Metric = TOP1) -> KeptWeights:
+def better(kept: KeptWeights | None, epoch: int, found: float, model: nn.Module, metric: Metric = TOP1) -> KeptWeights:
     """Return the network's current weights, unless the ones kept so far have a better metric.
 
     >>> net = nn.Linear(1, 1)
@@ -39,7 +39,7 @@ def better(kept: KeptWeights | None, epoch: int, top1: float, model: nn.Module, 
     >>> better(start, 1, 80.0, net).epoch, better(start, 1, 90.0, net).epoch
     (0, 1)
     """
-    if kept is not None and metric.gain(top1, kept.top1) > 0:
+    if kept is not None and metric.gain(found, kept.metric) > 0:
         return kept
     with torch.no_grad():
-        return KeptWeights(epoch, top1, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+        return KeptWeights(epoch, found, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()})

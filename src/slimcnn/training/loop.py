@@ -58,9 +58,9 @@ def fit(
 ) -> Iterator[Epoch]:
     """Train a network in place and yield each epoch's metrics; between epochs the caller may log, save or stop.
 
-    At each yield, the network is in eval mode and holds the weights that `validation_top1` was measured on (those of
+    At each yield, the network is in eval mode and holds the weights that `validation_metric` was measured on (those of
     the moving average if there is one), so a `break` keeps exactly these. After the last epoch, the network gets the
-    weights with the highest validation top-1 of the start and of all epochs (`training.keep`; `Epoch.kept` says which).
+    weights with the best validation metric of the start and of all epochs (`training.keep`; `Epoch.kept` says which).
     At the end, or when the caller stops, the network's device and modes are restored and its weights are contiguous.
 
     With `training.frozen_epochs`, the first epochs train the head only; with `training.depth_decay`, learning rates
@@ -68,7 +68,7 @@ def fit(
 
     `data` is a dataset, or any iterable of batches (x, y), such as a `DataLoader`: it then sets the batch size and the
     order, and `validation` takes the batches to validate on. Instead, `validation` may be a function of the network
-    that returns a number, the higher the better: it decides which epoch is kept, and stands in `validation_top1`.
+    that returns a number, the higher the better: it decides which epoch is kept, and stands in `validation_metric`.
     Without either, a training on a loader keeps the last epoch.
 
     `objective` is an `Objective`, whose hooks are called, or a plain function (network, images, labels) → `Loss`; it
@@ -91,7 +91,7 @@ def fit(
     >>> from slimcnn.datasets import load_dataset
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     >>> for epoch in fit(model, load_dataset("digits"), training=Training(epochs=2, layout="nchw", precision="32")):
-    ...     print(epoch.epoch, epoch.validation_top1 > 50)
+    ...     print(epoch.epoch, epoch.validation_metric > 50)
     1 True
     2 True
     """
@@ -302,7 +302,7 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
     if run.average:
         share_buffers(run.fabric, run.average)
     result = _validate(run, state)
-    kept = (state.kept.epoch, state.kept.top1) if state.kept else (state.epoch + 1, result.score)
+    kept = (state.kept.epoch, state.kept.metric) if state.kept else (state.epoch + 1, result.score)
     means = {name: value / sums.images for name, value in sums.terms.items()}
     terms = {name: value for name, value in means.items() if not name.startswith(GRADIENT)}
     return Epoch(
@@ -311,14 +311,14 @@ def _validated(run: TrainingRun, state: TrainingState) -> Epoch:
         loss=sum(terms.values()),
         terms=terms,
         gradients={name.removeprefix(GRADIENT): means[name] for name in means if name not in terms},
-        train_top1=100 * sums.hits / sums.images,
-        validation_top1=result.score,
+        train_accuracy=100 * sums.hits / sums.images,
+        validation_metric=result.score,
         validation_loss=result.loss,
         learning_rate=learning_rate(training, (state.epoch + 1) * run.updates - 1, training.epochs * run.updates),
         seconds=sums.seconds + time.perf_counter() - start,
         images_per_second=sums.images / sums.seconds,
         kept=kept[0],
-        kept_top1=kept[1],
+        kept_metric=kept[1],
     )
 
 

@@ -118,7 +118,7 @@ def begin(
         keep_freed_memory()
     dataset = _on_device(augmented(training, data_to_fit(model, data, validation, device)), device)
     judge = judge_of(dataset, validation, training.batch_size, fabric)
-    if not objective.judged_by_top1 or judge is None:
+    if not objective.judged_by_metric or judge is None:
         training = training.model_copy(update={"keep": "last"})
     _check(model, dataset, task, training, device)
     steps = _steps_per_epoch(dataset, training, fabric)
@@ -183,7 +183,7 @@ def _by_depth(
     """
     if not training.frozen_epochs and training.depth_decay == 1:
         return None, None
-    if training.frozen_epochs and not objective.judged_by_top1:
+    if training.frozen_epochs and not objective.judged_by_metric:
         raise RecipeError(
             f"{type(objective).__name__} changes weights of all layers in every epoch: leave frozen_epochs out"
         )
@@ -212,10 +212,10 @@ def _start(run: TrainingRun) -> KeptWeights | None:
     if run.training.keep == "last" or run.judge is None:
         return None
     try:
-        top1 = run.judge(run.model).score
+        found = run.judge(run.model).score
     except ModelError:  # scores of an untrained network may overflow in eval mode: then any epoch is better
         return None
-    return better(None, START, top1, run.model, run.metric)
+    return better(None, START, found, run.model, run.metric)
 
 
 def _on_device(dataset: Dataset, device: torch.device) -> Dataset:

@@ -20,7 +20,15 @@ from slimcnn.files import replacing
 from slimcnn.training.settings import Training
 
 NAME = "state.pt"
-_FORMAT = 3
+_FORMAT = 4
+
+_RENAMED = {
+    "train_top1": "train_accuracy",
+    "validation_top1": "validation_metric",
+    "kept_top1": "kept_metric",
+    "top1": "metric",
+}
+"""Names in format 3 → names now."""
 
 
 def describe(model: nn.Module, dataset: Dataset, training: Training, steps: int) -> dict[str, Any]:
@@ -64,6 +72,8 @@ def load_state(folder: Path, description: Mapping[str, Any]) -> dict[str, Any] |
             raise ValueError(f"{damaged} is damaged")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version, stored = content.pop("format"), json.loads(content.pop("description"))
+        if version == 3:
+            version, content = _FORMAT, content | _renamed(content)
     except Exception as error:  # on a damaged file, torch.load may raise any exception
         reason = str(error).partition("\n")[0][:80]
         raise RunError(f"cannot resume from {path}: it cannot be read ({reason}); delete it to start over") from error
@@ -75,6 +85,15 @@ def load_state(folder: Path, description: Mapping[str, Any]) -> dict[str, Any] |
         found = "; ".join(differences[:3]) + more
         raise RunError(f"{folder} holds another run: {found}; choose another folder, or the same settings to resume")
     return content
+
+
+def _renamed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the history and the kept weights of a state of format 3, with the names of format 4."""
+
+    def now(old: Mapping[str, Any]) -> dict[str, Any]:
+        return {_RENAMED.get(name, name): value for name, value in old.items()}
+
+    return {"history": [now(epoch) for epoch in content["history"]], "kept": content["kept"] and now(content["kept"])}
 
 
 def _differences(stored: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from slimcnn.checkpoints import is_users_code, load, read_architecture, read_information
@@ -118,7 +118,7 @@ class StepRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    top1: float | None
+    metric: float | None = Field(validation_alias=AliasChoices("metric", "top1"))
     seconds: float
     macs: int
     params: int

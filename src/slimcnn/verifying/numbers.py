@@ -72,7 +72,7 @@ def _steps(files: ClaimedFiles, report: Report, steps: Sequence[StepRecord]) -> 
     _refute([f"the report has steps {', '.join(stated)}, the folder {', '.join(found)}"] if stated != found else [])
     wrong: list[str] = []
     for claimed, step in zip(report.steps, taken, strict=True):
-        recorded = {name: getattr(step, name) for name in ("top1", "seconds", "macs", "params")}
+        recorded = {name: getattr(step, name) for name in ("metric", "seconds", "macs", "params")}
         wrong += _differing(step.folder, recorded, claimed)
         wrong += _differing(step.model, _measured(files, step.model, claimed), claimed)
     equal = [cut.equal for cut in steps[-1].cuts]

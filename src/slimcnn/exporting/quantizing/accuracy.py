@@ -28,8 +28,8 @@ class Accuracy:
     """What it is called; of maps of scores, pixel accuracy."""
 
     @property
-    def top1(self) -> float:
-        """Percent, 0 to 100; of maps of scores, pixel accuracy."""
+    def percent(self) -> float:
+        """The accuracy, 0 to 100."""
         return 100 * float(self.hits.mean())
 
 
@@ -60,7 +60,7 @@ def judged(scores: Array, labels: Array) -> Accuracy:
 
     Of maps (n, classes, h, w), compare every pixel with masks (n, h, w), in which 255 is not counted.
 
-    >>> judged(np.zeros((1, 2, 1, 2)), np.array([[[0, 255]]])).top1
+    >>> judged(np.zeros((1, 2, 1, 2)), np.array([[[0, 255]]])).percent
     100.0
     """
     if scores.ndim == 4:

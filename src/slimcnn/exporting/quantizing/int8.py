@@ -221,19 +221,20 @@ def _parity(runtime: str, known: FloatFile, path: Path, samples: Rows) -> Parity
 def _entry(found: Quantized, source: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entry of an int8 file in parity.json."""
     lost, error = loss_of(found.before, found.after)
+    measured = {"top-1": "top1", "pixel accuracy": "pixel_accuracy"}[found.before.name]
     entry = plain(found.parity) | {
         "runtime": found.runtime, "engine": found.engine,
         "files": {path.name: file_digest(path) for path in found.files}, "bytes": found.bytes, "source": source,
-        "top1": {
-            "before": found.before.top1, "after": found.after.top1, "images": len(found.after.hits), "drop": lost,
+        measured: {
+            "before": found.before.percent, "after": found.after.percent, "images": len(found.after.hits), "drop": lost,
             "standard_error": error, "max_drop": found.max_drop, "within": found.within,
             "against": "labels" if found.labels else "answers in float",
-        } | ({} if found.before.name == "top-1" else {"of": found.before.name}),
+        },
         "calibration_images": found.calibrated_on, "kept_in_float": list(found.kept), "fine_tuned": found.fine_tuned,
         "speed": asdict(found.speed) | {"int8_is": found.speed.verdict, "cpu": cpu_name()}, "ship": found.ship.name,
         "facts": dict(facts),
     }  # fmt: skip
     if found.test is not None:
         before, after = found.test
-        entry["test_top1"] = {"before": before.top1, "after": after.top1, "images": len(after.hits)}
+        entry[f"test_{measured}"] = {"before": before.percent, "after": after.percent, "images": len(after.hits)}
     return entry

@@ -97,7 +97,7 @@ class Quantized:
         kept = f", {len(self.kept)} of {len(self.layers)} layers in float" if self.kept else ""
         tuned = ", fine-tuned" if self.fine_tuned else ""
         return (
-            f"{self.path} ({self.bytes:,} bytes, float {self.float_bytes:,}): {what} {self.before.top1:.2f} -> "
-            f"{self.after.top1:.2f} % on {len(self.after.hits):,} samples in this runtime, {lost:.2f} points lost "
+            f"{self.path} ({self.bytes:,} bytes, float {self.float_bytes:,}): {what} {self.before.percent:.2f} -> "
+            f"{self.after.percent:.2f} % on {len(self.after.hits):,} samples in this runtime, {lost:.2f} points lost "
             f"(standard error {error:.2f}){kept}{tuned}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import AliasChoices, Field, SerializerFunctionWrapHandler, model_serializer
 
 from slimcnn.reporting import formatting
 from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, RULE, Drawing, Panel, figures, picture
@@ -23,7 +23,7 @@ class Trial(Part):
     point: dict[str, int | float | str]
     macs: float
     """Share of the MACs that remains."""
-    top1: float | None
+    metric: float | None = Field(validation_alias=AliasChoices("metric", "top1"))
     """The metric on the validation images, in its unit; None if the evaluation was stopped."""
 
 
@@ -56,7 +56,7 @@ class Pareto(Drawing):
 
 
 def _panel(search: Pareto, name: str) -> Panel:
-    points = [(one.macs, one.top1) for one in search.tried if one.top1 is not None]
+    points = [(one.macs, one.metric) for one in search.tried if one.metric is not None]
     metric = search.metric
     least = search.base + (-search.drop if metric.higher_is_better else search.drop)
     unit = ("point" if search.drop == 1 else "points") if metric.unit == "%" else metric.unit
@@ -65,8 +65,8 @@ def _panel(search: Pareto, name: str) -> Panel:
     def draw(axes: Axes) -> None:
         axes.axhline(search.base, color=INK, linewidth=1, dashes=(2, 2), label="original")
         axes.axhline(least, color=RULE, linewidth=1.5, label=bound)
-        axes.plot([macs for macs, _ in points], [top1 for _, top1 in points], "o", color=BEFORE, ms=3, alpha=0.6)
-        axes.plot([search.best.macs], [search.best.top1 or 0], "o", color=AFTER, ms=7, label="chosen")
+        axes.plot([macs for macs, _ in points], [value for _, value in points], "o", color=BEFORE, ms=3, alpha=0.6)
+        axes.plot([search.best.macs], [search.best.metric or 0], "o", color=AFTER, ms=7, label="chosen")
         axes.set_xlim(0, 1)
         axes.set_xlabel("remaining share of the MACs", color=INK)
         axes.grid(axis="y", color=RULE, linewidth=0.5)
@@ -77,7 +77,7 @@ def _panel(search: Pareto, name: str) -> Panel:
     note = f"{formatting.plural(len(points), 'trial')} evaluated, {stopped} stopped early because they could not win"
     label = (
         f"Validation {metric.name} against the remaining share of the MACs, {len(points)} points; chosen: "
-        f"{search.best.macs:.3f} of the MACs, {metric.written(search.best.top1 or 0)}"
+        f"{search.best.macs:.3f} of the MACs, {metric.written(search.best.metric or 0)}"
     )
     svg = picture(draw, name=name, label=label, width=WIDTH, height=HEIGHT, margins=(36, 6, 8, 34))
     return Panel(f"{formatting.capital(metric.title)}, on validation images", note + metric.direction, svg)

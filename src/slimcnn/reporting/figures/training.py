@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from slimcnn.reporting import formatting
 from slimcnn.reporting.figures.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing, Panel, figures, picture
@@ -58,8 +58,8 @@ class EpochPoint(Part):
     """The weighted terms of the loss; their sum is the loss."""
     gradients: dict[str, float] = Field(default_factory=dict)
     """For each term, the L1 norm of its gradient with respect to an image's logits, averaged over the epoch."""
-    train_top1: float
-    validation_top1: float
+    train_accuracy: float = Field(validation_alias=AliasChoices("train_accuracy", "train_top1"))
+    validation_metric: float = Field(validation_alias=AliasChoices("validation_metric", "validation_top1"))
     learning_rate: float
     seconds: float
 
@@ -83,19 +83,19 @@ class TrainingCurves(Drawing):
             return []
         accuracy: list[Line] = [
             *_trained(epochs, self.metric),
-            ("validation", [epoch.validation_top1 for epoch in epochs], AFTER, "-"),
+            ("validation", [epoch.validation_metric for epoch in epochs], AFTER, "-"),
         ]
         rate: list[Line] = [("learning rate", [epoch.learning_rate for epoch in epochs], MUTED, "-")]
         last = epochs[-1]
         number = formatting.percent if self.metric.endswith(PERCENT) else formatting.small
-        reached = f"validation {number(last.validation_top1)} at the end"
+        reached = f"validation {number(last.validation_metric)} at the end"
         if self.kept is not None and self.kept != last.epoch:
             reached += f", kept: {f'epoch {self.kept}' if self.kept else 'the start'}"
         level = self.level if self.level is not None and math.isfinite(self.level) else None
         plots = (
             Plot(f"{name}loss", "Loss", f"{formatting.small(last.loss)} at the end", _losses(epochs)),
             Plot(
-                f"{name}top1",
+                f"{name}metric",
                 formatting.capital(self.metric),
                 reached,
                 accuracy,
@@ -112,7 +112,7 @@ def _trained(epochs: Sequence[EpochPoint], metric: str) -> list[Line]:
     if not metric.endswith(PERCENT):
         return []
     name = "training" if metric == TrainingCurves.model_fields["metric"].default else "right in training"
-    return [(name, [epoch.train_top1 for epoch in epochs], BEFORE, "-")]
+    return [(name, [epoch.train_accuracy for epoch in epochs], BEFORE, "-")]
 
 
 def _losses(epochs: Sequence[EpochPoint]) -> list[Line]:

@@ -194,7 +194,7 @@ class Prune(Step):
         """
         assert self.size is not None
         with TemporaryDirectory() as folder:
-            known = information_of(state.data) | {"validation_top1": 100 / 3}
+            known = information_of(state.data) | {"validation_metric": 100 / 3}
             file = file_bytes(save(state.model, Path(folder) / "whole.safetensors", information=known))
         header = file - state_bytes(state.model)
         if header >= self.size:

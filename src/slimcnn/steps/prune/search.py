@@ -39,7 +39,7 @@ def searched(settings: Prune, asked: Search, state: State, graph: ChannelGraph, 
 
     result = from_rank_zero(at.fabric, found)
     best = result.best
-    reached = metric.written(best.top1 or 0)
+    reached = metric.written(best.metric or 0)
     said = ", ".join(f"{name} {value}" for name, value in best.point.items())
     at.show.say(
         f"  {len(result.outcomes)} points evaluated; the smallest network within the drop keeps "
@@ -72,7 +72,7 @@ def help_search(root: Path, show: Show = SILENT) -> int:
     if not (before / disk.DONE).exists() or not (folder / disk.STEP).exists():
         raise SearchError(f"the run in {root} has not begun its search yet: join it later")
     loaded = load_with_data(recipe.network, disk.read_as_before(root, recipe.data), show, other_classes=True)
-    state = read_state(root, disk.read_sealed(before / disk.DONE), loaded.data)
+    state = read_state(root, disk.read_done(before / disk.DONE), loaded.data)
     at = Context(folder, launched(None), show, digest=disk.read_sealed(folder / disk.STEP)["digest"])
     return _help(step, state, at)  # type: ignore[arg-type]
 

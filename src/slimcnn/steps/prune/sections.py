@@ -101,14 +101,14 @@ def about_search(found: Found, asked: Search, metric: MetricName) -> Section:
     said = ", ".join(f"{name} {value}" for name, value in best.point.items())
     lead = (
         f"The smallest network that {loses} without training: {said} keeps {100 * (best.macs or 0):.1f} % of the MACs "
-        f"and reaches {metric.written(best.top1 or 0)} of {metric.written(found.base)}."
+        f"and reaches {metric.written(best.metric or 0)} of {metric.written(found.base)}."
     )
     tried = tuple(
-        Trial(point=one.point, macs=one.macs, top1=one.top1) for one in found.outcomes if one.macs is not None
+        Trial(point=one.point, macs=one.macs, metric=one.metric) for one in found.outcomes if one.macs is not None
     )
     figure = Pareto(
         tried=tried,
-        best=Trial(point=best.point, macs=best.macs or 0.0, top1=best.top1),
+        best=Trial(point=best.point, macs=best.macs or 0.0, metric=best.metric),
         base=found.base,
         drop=asked.max_drop,
         metric=metric,
