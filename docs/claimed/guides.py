@@ -61,7 +61,8 @@ def _lite0() -> Claim:
     }
     return claim(
         GUIDE,
-        "EfficientNet-lite0 at {macs:g} of its MACs agrees with the original on {reconstruction:.1f} % of photographs, with `l2` on {l2:.1f} %",
+        "EfficientNet-lite0 at {macs:g} of its MACs agrees with the original on {reconstruction:.1f} % of photographs, "
+        "with `l2` on {l2:.1f} %",
         macs=macs,
         **found,
     )
