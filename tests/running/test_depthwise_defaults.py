@@ -152,3 +152,8 @@ def test_where_reconstruction_cannot_rank_a_layer_the_criterion_is_l2(tmp_path: 
     with pytest.raises(slimcnn.errors.SlimcnnError):
         planned(model, tmp_path, criterion="reconstruction")
     assert planned(model, tmp_path).criterion == "l2"
+
+
+def test_multiples_of_nothing_are_refused() -> None:
+    with pytest.raises(slimcnn.errors.TargetError, match="round_to"):
+        Prune(macs=0.5, round_to=0)

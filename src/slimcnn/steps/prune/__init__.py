@@ -161,10 +161,11 @@ class Prune(Step):
         scope = self.scope or ("sensitivity" if macs is not None or self._sized else "local")
         least = self.min_channels if self.min_channels is not None else int(self.latency is None)
         milliseconds = None if self.latency is None else parsed(self.latency)  # a share until the network is timed
+        multiple = 1 if self.round_to is None else self.round_to
         return Target(
             macs=macs, params=self.params, bytes=self.size, memory=self.memory, latency_ms=milliseconds,
             runtime=self.runtime, pruning_ratio=ratio, per_layer=self.per_layer, scope=scope,
-            residual=self.residual, min_channels=least, min_share=self.min_share, round_to=self.round_to or 1,
+            residual=self.residual, min_channels=least, min_share=self.min_share, round_to=multiple,
             protect=self.protect,
         )  # fmt: skip
 
