@@ -49,8 +49,7 @@ def test_depthwise_networks_keep_multiples_of_four_and_say_so(mobilenet: nn.Modu
     assert {left % 4 for left in kept(graph, plan)} == {0}
     assert "round_to = 4" in plan.target
     assert "multiples of 4" in plan.notes[-1]
-    small = prune(mobilenet, graph, plan)
-    assert isinstance(small, nn.Module)
+    prune(mobilenet, graph, plan)  # raises an error unless the cut is exact
 
 
 @pytest.mark.parametrize("said", [{"round_to": 1, "macs": 0.5}, {"pruning_ratio": 0.3}, {"round_to": 2, "macs": 0.5}])
@@ -147,13 +146,21 @@ def test_the_criterion_is_reconstruction_with_depthwise_convolutions_and_l2_with
     assert planned(depthwise_net(plain), tmp_path, criterion="l2").criterion == "l2"
 
 
-def test_where_reconstruction_cannot_rank_a_layer_the_criterion_is_l2(tmp_path: Path) -> None:
-    model = depthwise_net(Twice)
-    with pytest.raises(slimcnn.errors.SlimcnnError):
-        planned(model, tmp_path, criterion="reconstruction")
+def plain_then_twice(inputs: int, outputs: int) -> nn.Module:
+    """Two layers, of which only the first has input statistics."""
+    return nn.Sequential(nn.Conv2d(inputs, 16, 1), nn.ReLU(), Twice(16, outputs))
+
+
+@pytest.mark.parametrize("pointwise", [Twice, plain_then_twice], ids=["no layer", "one layer"])
+def test_where_reconstruction_cannot_rank_all_layers_the_criterion_is_l2(
+    tmp_path: Path, pointwise: Callable[[int, int], nn.Module]
+) -> None:
+    model = depthwise_net(pointwise)
+    graph = trace(model, torch.zeros(1, 1, 8, 8))
+    images = [(torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.long))]
+    if pointwise is Twice:
+        with pytest.raises(slimcnn.errors.CriterionError):
+            slimcnn.score(model, graph, "reconstruction", data=images)
+    else:
+        assert 0 < len(slimcnn.score(model, graph, "reconstruction", data=images).unscored) < len(graph.groups)
     assert planned(model, tmp_path).criterion == "l2"
-
-
-def test_multiples_of_nothing_are_refused() -> None:
-    with pytest.raises(slimcnn.errors.TargetError, match="round_to"):
-        Prune(macs=0.5, round_to=0)

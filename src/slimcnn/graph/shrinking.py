@@ -78,7 +78,7 @@ def shrink(model: nn.Module, kept: Kept, counts: KeptCounts, unset: Container[st
             full_name = f"{prefix}.{name}" if prefix else name
             axes = kept.get(full_name)
             if axes:
-                done[id(tensor)] = (tensor, cut(tensor, axes, values=full_name not in unset))
+                done[id(tensor)] = (tensor, (cut_without_values if full_name in unset else cut)(tensor, axes))
             if id(tensor) in done:
                 store[name] = done[id(tensor)][1]
                 changed.add(layer_of(full_name))
@@ -98,9 +98,25 @@ def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
                 yield store, name, tensor
 
 
-def cut(tensor: Tensor, axes: Mapping[int, Tensor], values: bool = True) -> Tensor:
+def cut(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
     """Select positions of some axes; memory layout, flags and attributes of a parameter are preserved."""
-    new = _selected(tensor.detach(), axes) if values else _allocated(tensor, axes)
+    new = tensor.detach()
+    for axis, positions in sorted(axes.items(), key=lambda item: -item[1].dim()):  # blocks first, while complete
+        positions = positions.to(new.device)
+        new = new.index_select(axis, positions) if positions.dim() == 1 else _cut_blocks(new, positions)
+    return _like(tensor, new)
+
+
+def cut_without_values(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
+    """Return a tensor like that of `cut`, whose memory is allocated but not even touched."""
+    shape = list(tensor.shape)
+    for axis, positions in axes.items():
+        shape[axis] = positions.shape[-1]
+    return _like(tensor, torch.empty(shape, dtype=tensor.dtype, device=tensor.device))
+
+
+def _like(tensor: Tensor, new: Tensor) -> Tensor:
+    """Give a tensor the memory layout, and the flags and attributes of a parameter, of another one."""
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
     if layout is not None and tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous():
         new = new.contiguous(memory_format=layout)
@@ -108,21 +124,6 @@ def cut(tensor: Tensor, axes: Mapping[int, Tensor], values: bool = True) -> Tens
         new = nn.Parameter(new, requires_grad=tensor.requires_grad)
         vars(new).update(vars(tensor))
     return new
-
-
-def _selected(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
-    for axis, positions in sorted(axes.items(), key=lambda item: -item[1].dim()):  # blocks first, while complete
-        here = positions.to(tensor.device)
-        tensor = tensor.index_select(axis, here) if here.dim() == 1 else _cut_blocks(tensor, here)
-    return tensor
-
-
-def _allocated(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
-    """Return a tensor of the shape that the cut gives, without values; its memory is not even touched."""
-    shape = list(tensor.shape)
-    for axis, positions in axes.items():
-        shape[axis] = positions.shape[-1]
-    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
 
 def _cut_blocks(weight: Tensor, positions: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ def criterion_for(model: nn.Module) -> str:
     """Return the default criterion.
 
     With `reconstruction`, EfficientNet-lite0 at 0.75 of its MACs, refitted by least squares, agrees with the original
-    on 75 % of photographs, with `l2` on 66 % (benchmarks/lite0_without_training.md); on ResNet-56 the two are equal
-    (benchmarks/without_training.md).
+    on 74 % of photographs, with `l2` on 68 % (multiples of 4, n = 1, benchmarks/lite0_without_training.md); on
+    ResNet-56 the two are equal (benchmarks/without_training.md).
 
     >>> import slimcnn
     >>> criterion_for(slimcnn.build("mobilenet_v2")), criterion_for(slimcnn.build("resnet20"))
