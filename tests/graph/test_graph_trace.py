@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +15,7 @@ from traced import half_of_everything, image, reasons, sizes, traced
 from at_hand import Net, randomize
 from slimcnn.errors import ModelError
 from slimcnn.graph import trace
+from slimcnn.graph.tracer import Tracer
 
 Conv = nn.Conv2d
 
@@ -246,3 +248,16 @@ def test_a_graph_can_be_traced_again_after_a_cut() -> None:
     once = half_of_everything(net)
     twice = half_of_everything(once)
     assert (once[2].groups, twice[2].groups, twice[4].in_channels) == (8, 4, 4)
+
+
+def test_a_trace_keeps_no_run_in_memory_until_the_next_collection() -> None:
+    net = plain()
+    gc.collect()
+    gc.disable()
+    try:
+        traced(net)
+        kinds = [type(one) for one in gc.get_objects()]
+        assert kinds.count(Tracer) == 0
+        assert kinds.count(nn.BatchNorm2d) == 1  # the user's
+    finally:
+        gc.enable()

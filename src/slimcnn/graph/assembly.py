@@ -9,7 +9,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from slimcnn.graph.activations import LiveTensor, Timeline
@@ -25,7 +24,7 @@ from slimcnn.graph.channels import (
 )
 from slimcnn.graph.fast.module_tree import named_parameters, named_tensors
 from slimcnn.graph.grouping import Grouped, Traced, group, name_of_channels, produced
-from slimcnn.graph.ids import core, varying
+from slimcnn.graph.ids import core, varies
 from slimcnn.graph.locks import Locks
 from slimcnn.graph.partition import Constraints, Partition
 from slimcnn.graph.sharing import Owners, Share
@@ -94,16 +93,19 @@ def _channels_of(ids: Tensor, partition: Partition) -> Positions:
 
 def _shares(axis_ids: AxisIds, owners: Owners) -> dict[tuple[str, int], Share]:
     """Return the share of every axis of every tensor; an axis of size 1 has no channels."""
-    ids = torch.arange(len(axis_ids)).split(axis_ids.sizes.tolist())
-    rows = zip(axis_ids.names, axis_ids.axes, ids, axis_ids.blocks, strict=True)
-    return {(name, axis): owners.share(here, len(here) // blocks, blocks) for name, axis, here, blocks in rows}
+    starts, sizes = axis_ids.starts.tolist(), axis_ids.sizes.tolist()
+    rows = zip(axis_ids.names, axis_ids.axes, starts, sizes, axis_ids.blocks, strict=True)
+    return {
+        (name, axis): owners.share_of(owners.component[start : start + size], size // blocks, blocks)
+        for name, axis, start, size, blocks in rows
+    }
 
 
 def _timeline(traced: Traced, owners: Owners, groups: int) -> Timeline:
     """Scale the memory of the run, which used a doubled batch, to one image."""
     found = []
     for life, label in traced.record.memory:
-        shares = tuple(owners.share(core(facet).reshape(-1)) for facet in label if varying(facet))
+        shares = tuple(owners.share(core(facet).reshape(-1)) for facet in label if varies(facet))
         whole = life.elements // traced.images if life.elements % traced.images == 0 else life.elements
         found.append(LiveTensor(life, whole, shares))
     return Timeline(found, groups)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,8 +36,9 @@ class AxisIds:
     def of(cls, model: nn.Module) -> AxisIds:
         """Assign ids to the axes of a network's tensors; axes of size 1 have no channels."""
         names, axes, sizes, blocks = [], [], [], []
-        tensors = named_tensors(model)
-        grouped = _grouped(model, tensors)
+        modules = named_modules(model)
+        tensors = named_tensors(model, modules)
+        grouped = _grouped(modules, tensors)
         for name, tensor in tensors:
             for axis, size in enumerate(tensor.shape):
                 if size > 1:
@@ -54,6 +57,10 @@ class AxisIds:
         )
 
     def __len__(self) -> int:
+        return self._number
+
+    @cached_property
+    def _number(self) -> int:
         return int(self.sizes.sum())
 
     def labels(self, model: nn.Module, kept: Kept | None = None) -> dict[str, Label]:
@@ -69,17 +76,25 @@ class AxisIds:
             facets[name].append(axis_facet(ids[0], shape, axis) if blocks == 1 else _block_facet(ids, shape))
         return {name: tuple(found) for name, found in facets.items()}
 
+    @cached_property
+    def _starts(self) -> list[int]:
+        return list(map(int, self.starts))
+
+    def locate_one(self, id_: int) -> int:
+        """Return the index of the axis of one id; -1 if it belongs to no tensor."""
+        return bisect_right(self._starts, id_) - 1 if 0 <= id_ < len(self) else -1
+
     def locate(self, ids: Positions) -> Positions:
         """Return the index of the axis of each id; -1 for ids that belong to no tensor."""
         found = np.searchsorted(self.starts, ids, side="right") - 1
         return np.where((ids >= 0) & (ids < len(self)), found, -1)
 
 
-def _grouped(model: nn.Module, tensors: list[tuple[str, Tensor]]) -> dict[str, int]:
+def _grouped(modules: list[tuple[str, nn.Module]], tensors: list[tuple[str, Tensor]]) -> dict[str, int]:
     """Map the weight name of every convolution that is not transposed to its number of groups."""
     names = {tensor: name for name, tensor in tensors}
     found: dict[str, set[int]] = {}
-    for _, module in named_modules(model):
+    for _, module in modules:
         weight = module._parameters.get("weight")
         if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed and weight is not None:
             found.setdefault(names[weight], set()).add(module.groups)

@@ -107,7 +107,7 @@ def axes_of(axis_ids: AxisIds, ids: Tensor) -> dict[int, Positions]:
     """Sort ids by their axis; ids of no axis (padded zeros) are left out."""
     numbers = ids.numpy()
     if len(numbers):
-        first, last = axis_ids.locate(np.array([numbers.min(), numbers.max()])).tolist()
+        first, last = axis_ids.locate_one(int(numbers.min())), axis_ids.locate_one(int(numbers.max()))
         if first == last:
             return {first: numbers} if first >= 0 else {}
     axes = axis_ids.locate(numbers)
@@ -133,12 +133,13 @@ def group(traced: Traced, constraints: Constraints) -> Grouped:
     channel = owner.copy()
     bundles: dict[int, list[int]] = defaultdict(list)
     groups: list[ChannelGroup] = []
+    names: set[str] = set()
     for index, (_, first, one, bound) in enumerate(found):
         owner[one.components], channel[one.components] = index, np.arange(len(one.components))
         bundles[bound].append(index)
         made = _group(traced, constraints, first, one)
-        taken = any(made.name == other.name for other in groups)
-        name = f"{made.name}:{traced.axis_ids.axes[first]}" if taken else made.name
+        name = f"{made.name}:{traced.axis_ids.axes[first]}" if made.name in names else made.name
+        names.add(name)
         parts = same_value(cell[one.components])
         groups.append(replace(made, name=name, parts=parts, least=max(made.least, len(parts))))
     partition = Partition(component, owner, channel)
@@ -238,7 +239,8 @@ def _alike(axis_ids: AxisIds, constraints: Constraints) -> list[Alike]:
 def _group(traced: Traced, constraints: Constraints, first: int, one: Alike) -> ChannelGroup:
     """Create a group of components, named after the first axis that produces them."""
     axis_ids, components, makers = traced.axis_ids, constraints.components, traced.makers
-    owned = {axis: _axis(axis_ids, axis, one) for axis in dict.fromkeys(one.axes)}
+    columns = np.array(one.axes)
+    owned = {axis: _axis(axis_ids, axis, one.ids[:, columns == axis]) for axis in dict.fromkeys(one.axes)}
     name = name_of_channels(owned[first].parameter)
     if owned[first].positions.size < axis_ids.sizes[first]:
         name += f"[{_ranges(np.sort(owned[first].positions.reshape(-1)))}]"
@@ -256,12 +258,12 @@ def _group(traced: Traced, constraints: Constraints, first: int, one: Alike) -> 
     )
 
 
-def _axis(axis_ids: AxisIds, axis: int, one: Alike) -> Axis:
+def _axis(axis_ids: AxisIds, axis: int, ids: Positions) -> Axis:
     return Axis(
         parameter=axis_ids.names[axis],
         axis=axis_ids.axes[axis],
         size=int(axis_ids.sizes[axis]),
-        positions=one.ids[:, np.array(one.axes) == axis] - axis_ids.starts[axis],
+        positions=ids - axis_ids.starts[axis],
         blocks=axis_ids.blocks[axis],
     )
 

@@ -38,6 +38,18 @@ def varying(facet: Tensor) -> frozenset[int]:
     return frozenset([d for d, (size, stride) in enumerate(steps) if size > 1 and stride])
 
 
+def varies(facet: Tensor, apart_from: int = -1) -> bool:
+    """Return whether a compact facet varies along any dimension, or along another one than `apart_from`.
+
+    >>> varies(axis_facet(torch.tensor([7, 8]), (5, 2, 3), 1)), varies(torch.tensor([7]).expand(5))
+    (True, False)
+    """
+    for d, (size, stride) in enumerate(zip(facet.shape, facet.stride(), strict=True)):
+        if stride and size > 1 and d != apart_from:
+            return True
+    return False
+
+
 def core(facet: Tensor, keep: frozenset[int] | set[int] = frozenset()) -> Tensor:
     """Reduce every dimension along which the facet does not vary to size 1, except those in `keep`."""
     for d, (size, stride) in enumerate(zip(facet.shape, facet.stride(), strict=True)):
@@ -71,7 +83,7 @@ def along(facet: Tensor, axis: int) -> Tensor | None:
     [7, 8]
     """
     axis %= facet.dim()
-    if varying(facet) - {axis}:
+    if varies(facet, apart_from=axis):
         return None
     return facet.as_strided((facet.size(axis),), (facet.stride(axis),), facet.storage_offset())
 

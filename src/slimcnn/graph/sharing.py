@@ -48,10 +48,13 @@ class Owners:
     def share(self, ids: Tensor, size: int | None = None, blocks: int = 1) -> Share:
         """Return the share of an axis with these ids; -1 belongs to no channel."""
         known = ids.numpy()
-        components = self.component[known[known >= 0]]
+        return self.share_of(self.component[known[known >= 0]], len(known) if size is None else size, blocks)
+
+    def share_of(self, components: Integers, size: int, blocks: int = 1) -> Share:
+        """Return the share of an axis with these components."""
         key = components.tobytes()
         if key not in self._per_channel:
             owners = self.owner[components]
             counts = np.bincount(owners[owners >= 0], minlength=len(self.channels))
             self._per_channel[key] = {int(g): int(counts[g] // self.channels[g]) for g in np.flatnonzero(counts)}
-        return Share(len(known) if size is None else size, self._per_channel[key], blocks)
+        return Share(size, self._per_channel[key], blocks)

@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from slimcnn.graph.fast.shape_only import stand_in, values_of
 from slimcnn.graph.fast.size_queries import SizeQueries
-from slimcnn.graph.ids import NONE, Label, compact, core, distinct, ids_in, same, varying
+from slimcnn.graph.ids import NONE, Label, compact, core, distinct, ids_in, same, varies, varying
 from slimcnn.graph.operations import Operation, Rule, name_of, operation
 from slimcnn.graph.trace_record import (
     Call,
@@ -84,7 +84,8 @@ class Tracer(TorchDispatchMode):
         """Marks of the running operation's arguments, by `id`: faster than the table of all marks."""
         self._names = names
         self._stack: list[nn.Module] = []
-        self._sizes = SizeQueries(self.record, self._leaves)
+        self._sizes: SizeQueries | None = None
+        """Set during the run only: it refers to the tracer, and a cycle would keep the run's tensors in memory."""
 
     # --- interface for rules ---------------------------------------------------------------------------------
 
@@ -208,7 +209,8 @@ class Tracer(TorchDispatchMode):
         uncomputed = [t for t in tensors if not self.computed(t)]
         skip = self.shape_only and self._skips(op, args, uncomputed)
         run = self._begin(op, marks)
-        if op.sized or any(mark.label for mark in marks):  # a hard-coded size may expand a tensor without channels
+        # A hard-coded size may expand a tensor without channels.
+        if self._sizes and (op.sized or any(mark.label for mark in marks)):
             self._sizes.note(op, func, (*args, *kwargs.values()), self.module, constants=len(marks) < len(tensors))
         self.used.update(map(id, tensors))
         out = stand_in(op, func, args, kwargs) if skip else func(*args, **kwargs)
@@ -252,7 +254,7 @@ class Tracer(TorchDispatchMode):
 
     def _single_channels(self, call: Call, marks: list[Mark]) -> list[tuple[int, str]]:
         """List ids that are the only channel of an input, with a description of the operation."""
-        single = [core(facet).reshape(-1) for mark in marks for facet in mark.label if not varying(facet)]
+        single = [core(facet).reshape(-1) for mark in marks for facet in mark.label if not varies(facet)]
         found = [(int(ids[0]), self._description(call)) for ids in single if len(ids) and int(ids[0]) != NONE]
         self.record.delicate |= bool(found)
         return found
@@ -324,10 +326,12 @@ class Tracer(TorchDispatchMode):
         # PyTorch's fused attention for inference would hide its inner operations.
         fused = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
+        self._sizes = SizeQueries(self.record, self._leaves)
         try:
             with torch.no_grad(), self._sizes, self:
                 yield
         finally:
+            self._sizes = None
             torch.backends.mha.set_fastpath_enabled(fused)
             enter.remove()
             leave.remove()

@@ -86,15 +86,17 @@ def trace(
 def _trace(model: nn.Module, example: Any, inexact: bool, output: OutputOf) -> ChannelGraph:
     batch = batch_size(example)
     model = duplicate(model).eval()
-    if any(tensor.device.type != "cpu" for _, tensor in named_tensors(model)):
+    tensors = named_tensors(model)
+    if any(tensor.device.type != "cpu" for _, tensor in tensors):
         model = model.cpu()
+        tensors = named_tensors(model)
     axis_ids = AxisIds.of(model)
     labels = axis_ids.labels(model)
     first = watch_twice(model, example, batch, labels, len(axis_ids), inexact, output)
     tracer = first.tracer
     record, next_id, unread = tracer.record, tracer.next_id, tracer.unread
     runs = [RunMode(first.example, training=False, shape_only=tracer.shape_only, inexact=inexact, output=output)]
-    if any(t.is_floating_point() and t.dim() and name in tracer.unread for name, t in named_tensors(model)):
+    if any(name in unread and t.is_floating_point() and t.dim() for name, t in tensors):
         with suppress(Broken):  # a network that cannot run in training mode adds no constraints there
             training = watch(model.train(), first.example, labels, next_id, inexact, output)
             runs.append(RunMode(first.example, True, training.shape_only, inexact, output))
@@ -108,7 +110,7 @@ def _trace(model: nn.Module, example: Any, inexact: bool, output: OutputOf) -> C
         runs.append(RunMode(larger, False, second.shape_only, inexact, output))
         record, next_id = record.with_run(second.record), second.next_id
         unread = unread & second.unread
-    unreached = [name for name, t in named_parameters(model).items() if name in unread and t.dim() > 1]
+    unreached = [name for name, t in tensors if name in unread and t.dim() > 1 and isinstance(t, nn.Parameter)]
     traced = Traced.of(model, axis_ids, record, next_id, first.images, unreached)
     constraints = Constraints.of(record, next_id).lock(_alternatives(model, labels, unreached))
     found = assemble(model, example, batch, traced, constraints)
@@ -124,6 +126,8 @@ def _alternatives(model: nn.Module, labels: Mapping[str, Label], unreached: list
 
     Code that chooses between them would find one of them pruned and the other not.
     """
+    if not unreached:
+        return []
     shapes = {name: (name.split(".")[:-2], parameter.shape[:2]) for name, parameter in named_parameters(model).items()}
     reached = shapes.keys() - unreached
     return [

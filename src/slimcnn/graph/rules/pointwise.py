@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slimcnn.graph.fast import shape_only as shapes
-from slimcnn.graph.ids import NONE, Label, core, varying
+from slimcnn.graph.ids import NONE, Label, core, varies, varying
 from slimcnn.graph.operations import Labels, aten, rule
 from slimcnn.graph.trace_record import Call
 from slimcnn.graph.tracer import Tracer
@@ -79,14 +79,15 @@ def combine(tracer: Tracer, call: Call, operands: list[Operand], shape: torch.Si
     single: list[Tensor] = []
     for i, one in enumerate(operands):
         for facet in one.facets:
-            if not varying(facet):
+            if not varies(facet):
                 single.append(core(facet).reshape(-1)[:1])
                 continue
             met = [_unify_facet(tracer, call, facet, other) for j, other in enumerate(operands) if j != i]
             if None not in met and not any(met[:i]):
                 result.append(facet)
-    if result:  # every channel of the result depends on the single one
-        tracer.lock(torch.cat([*single, torch.empty(0, dtype=torch.int64)]), BY_ITS_POSITION, call)
+    if result:
+        if single:  # every channel of the result depends on it
+            tracer.lock(torch.cat(single), BY_ITS_POSITION, call)
         return tuple(result)
     return _one_channel(tracer, call, single, shape)
 

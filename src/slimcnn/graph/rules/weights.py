@@ -135,14 +135,15 @@ def _weight_axes(
     found: dict[int, list[Tensor]] = {out_axis: [], in_axis: []}
     blocks = None
     for facet in tracer.label(weight):
-        axis = next(iter(varying(facet)), -1)
-        if groups > 1 and out_axis == 0 and (found[0] or len(varying(facet)) > 1) and blocks is None:
+        dims = varying(facet)
+        axis = next(iter(dims), -1)
+        if groups > 1 and out_axis == 0 and (found[0] or len(dims) > 1) and blocks is None:
             blocks = _ids_by_group(facet, groups)
             if blocks is not None:
                 continue
-        if varying(facet) == {axis} and axis in found:
+        if len(dims) == 1 and axis in found:
             found[axis].append(facet)
-        elif varying(facet) & {out_axis, in_axis}:
+        elif dims & {out_axis, in_axis}:
             tracer.lock_label((facet,), MIXED_AXES, call)
         else:
             tracer.lock_label((facet,), "kernel positions", None)
@@ -167,10 +168,11 @@ def _ids_along(tracer: Tracer, call: Call, tensor: Tensor, axis: int, reason: st
     """
     found = []
     for facet in tracer.label(tensor):
-        if axis in varying(facet):
-            found.append(_first_along(tracer, call, facet, axis))
+        dims = varying(facet)
+        if axis in dims:
+            found.append(facet if len(dims) == 1 else _first_along(tracer, call, facet, axis))
         else:
-            tracer.lock_label((facet,), reason if varying(facet) else BY_ITS_POSITION, call)
+            tracer.lock_label((facet,), reason if dims else BY_ITS_POSITION, call)
     return _only(tracer, call, found, axis, reason)
 
 
