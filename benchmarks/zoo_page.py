@@ -82,7 +82,7 @@ Locked, and why it stays so:
   positions).
 * Attention (PVT v2, SegFormer, GLPN, DETR, LeViT) keeps its queries, keys and residual stream, as in the table above.
 * Recurrent cells (SLANet) start from a state of zeros, which is multiplied with a weight: their channels stay. Its decoder runs 501
-  steps, 28,300 operations, and `trace` repeats them for every trial cut: it did not end within ten minutes of one busy core.
+  steps, 28,300 operations, which `trace` repeats for every trial cut: that is why it takes the longest.
 """
 
 
