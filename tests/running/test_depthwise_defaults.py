@@ -15,6 +15,7 @@ from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, prune
 from slimcnn.running import Context, State
 from slimcnn.running.settings import Network
+from slimcnn.searching import Search
 from slimcnn.show import SILENT
 from slimcnn.steps import Prune
 from slimcnn.training.processes import launched
@@ -24,7 +25,7 @@ def cut(model: nn.Module, **settings: Any) -> tuple[ChannelGraph, Plan]:
     """Return the plan that the step allocates for a network of color images of 32 x 32, by the scores of l2."""
     graph = trace(model, torch.zeros(1, 3, 32, 32))
     step = Prune(scope="local", **settings)
-    return graph, step._allocate(model, graph, slimcnn.score(model, graph, "l2"), step.target)
+    return graph, step.choose(model, graph, slimcnn.score(model, graph, "l2"), step.target)
 
 
 def kept(graph: ChannelGraph, plan: Plan) -> list[int]:
@@ -164,3 +165,17 @@ def test_where_reconstruction_cannot_rank_all_layers_the_criterion_is_l2(
     else:
         assert 0 < len(slimcnn.score(model, graph, "reconstruction", data=images).unscored) < len(graph.groups)
     assert planned(model, tmp_path).criterion == "l2"
+
+
+def test_a_search_cuts_as_a_size_does(tmp_path: Path) -> None:
+    """The plan of a search is the one that its size would have got."""
+    torch.manual_seed(0)
+    model = depthwise_net(plain)
+    data = slimcnn.load_dataset("digits").limit(40)
+    state = State(model, model, data, Network(model=""), Network(model=""))
+    step = Prune(batches=1, search=Search(max_drop=100, macs=(0.6,), refine=0))
+    found = step.run(state, Context(tmp_path, launched(None), SILENT))[0].origin.plan
+    expected = Prune(batches=1, macs=0.6).propose(state, Context(tmp_path, launched(None), SILENT))[2]
+    assert found.criterion == "reconstruction"
+    assert "round_to = 4" in found.target
+    assert (found.removed, found.target, found.notes) == (expected.removed, expected.target, expected.notes)

@@ -95,6 +95,40 @@ def test_the_winner_is_that_of_trying_everything(way: str, complete: bool, tmp_p
     assert (len(evaluated) == 6) if complete else (len(evaluated) < 6), "what cannot win is not evaluated to the end"
 
 
+def test_a_search_by_macs_finds_the_smallest_of_all_sizes_with_the_layers_of_sensitivity(tmp_path: Path) -> None:
+    model, data = trained(), digits()
+    graph = slimcnn.trace(model, torch.zeros(1, 1, 8, 8))
+    images = [(data.normalization(data.train.pixels[:64]), data.train.labels[:64])]
+    target = Target(macs=0.5, scope="sensitivity")
+    way = Evaluator(model, graph, data.validation, data.normalization, "l2", target, data=lambda: images)
+    settings = Search(max_drop=30, macs=(0.4, 0.8, 0.9, 0.95), refine=0)
+    found = search(way, settings, StudyStorage.open(tmp_path / "points.log", "macs", settings))
+
+    scores = slimcnn.sensitivity(model, graph, slimcnn.score(model, graph, "l2"), (x for x, _ in images))
+    base, good = slimcnn.evaluate(model, data.validation, data.normalization).top1, []
+    for macs in settings.sizes:
+        plan = slimcnn.allocate(graph, scores, Target(macs=macs, scope="sensitivity"))
+        small = slimcnn.prune(model, graph, plan)
+        if slimcnn.evaluate(small, data.validation, data.normalization).top1 >= base - settings.max_drop:
+            good.append((graph.macs(plan.counts(graph)) / graph.macs(), macs))
+    assert 0 < len(good) < 4
+    assert (found.best.macs, found.best.point["macs"]) == min(good)
+
+
+def test_layers_by_sensitivity_need_images(tmp_path: Path) -> None:
+    way = evaluator()
+    way.target = Target(macs=0.5, scope="sensitivity")
+    with pytest.raises(SearchError, match="give the Evaluator data="):
+        way.plan({"macs": 0.5, "a": 1})
+
+
+def test_a_search_varies_one_kind_of_size() -> None:
+    with pytest.raises(ValueError, match="macs or pruning_ratios, not both"):
+        Search(macs=(0.5,), pruning_ratios=(0.5,))
+    assert Search().grid()[0] == {"macs": 0.05}
+    assert Search(pruning_ratios=(0.3, 0.1)).grid()[0] == {"pruning_ratio": 0.1}
+
+
 @cache
 def alone() -> Found:
     with TemporaryDirectory() as folder:

@@ -94,6 +94,7 @@ def pruning(
     """Return the steps: sparsity training if requested, pruning to a target or by a search, recovery."""
     from slimcnn.errors import RecipeError
     from slimcnn.running.step import steps
+    from slimcnn.searching.settings import SHARES
 
     if method not in (None, "gfr"):
         raise RecipeError(f"--method {method!r}: the only method is gfr; other methods are criteria (--criterion)")
@@ -112,9 +113,9 @@ def pruning(
         max_drop = 0.5 if max_drop is None and not sized else max_drop
     if max_drop is not None:
         quick = [row["step"] for row in recovery if steps[row["step"]].value.trains is False]
-        options = {"a": [0.25, 0.5, 0.75, 1]} if method == "gfr" else {}
-        prune["search"] = {"max_drop": max_drop, "options": options, "seed": seed, "recover": quick}
-        prune["search"] |= given(storage=storage)
+        prune["search"] = {"max_drop": max_drop, "seed": seed, "recover": quick} | given(storage=storage)
+        if method == "gfr":  # the grid of its source
+            prune["search"] |= {"pruning_ratios": list(SHARES), "options": {"a": [0.25, 0.5, 0.75, 1]}}
     elif storage is not None:
         raise RecipeError("--storage needs a search: add --max-drop")
     return [*rows, prune, *recovery]

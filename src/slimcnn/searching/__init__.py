@@ -1,4 +1,4 @@
-"""Search for the smallest network over pruning ratios and criterion options, with any number of processes."""
+"""Search for the smallest network over sizes and options of the criterion, with any number of processes."""
 
 from slimcnn.searching.search import Evaluator, Found, join, search, winner
 from slimcnn.searching.settings import Point, Search

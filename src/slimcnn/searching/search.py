@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from slimcnn.datasets import AnyLoader, Dataset, Examples, Normalization
 from slimcnn.errors import SearchError, TargetUnreachable
 from slimcnn.graph import ChannelGraph
-from slimcnn.pruning import Plan, Scores, Target, allocate, mask, prune, score
+from slimcnn.pruning import Plan, Scores, Target, allocate, mask, prune, score, sensitivity
 from slimcnn.pruning.targets import SIZES
-from slimcnn.searching.settings import RATIO, Point, Search, describe, spec_of
+from slimcnn.searching.settings import MACS, RATIO, Point, Search, describe, spec_of
 from slimcnn.searching.study_storage import Outcome, StudyStorage
 from slimcnn.searching.trial_storage import storage_errors
 from slimcnn.tasks import Metric, task_named, task_of
@@ -35,7 +35,8 @@ class Evaluator:
         images: validation images, or a loader of batches (x, y); never test images.
         normalization: the normalization that the network's weights expect; a loader needs none.
         criterion: name of a criterion, whose options the search may vary.
-        target: the target, except for `pruning_ratio`, which the search varies.
+        target: the target, except for its size, which the search varies. With `scope="sensitivity"`, the output error
+            is measured on `data`.
         data: returns batches (x, y) for criteria that use data.
         recover: recovers accuracy in place, without training: (pruned network, plan) → None.
         way: "cut" evaluates the pruned network, "mask" the masked one; they are equal up to rounding. "mask" needs no
@@ -43,6 +44,8 @@ class Evaluator:
         batch: batch size; after each batch the evaluation may stop early.
         data_of: the dataset whose task the network has; default: classification.
         metric: measures a network instead of top-1 on `images`, in the unit of `max_drop`; higher is better.
+        scores: scores that are known already, by criterion with its options.
+        choose: chooses the channels of a target.
 
     A dataset with another task than classification is judged by the metric of its task.
     """
@@ -59,7 +62,8 @@ class Evaluator:
     batch: int = 128
     data_of: Dataset | None = None
     metric: Callable[[nn.Module], float] | None = None
-    _scores: dict[str, Scores] = field(default_factory=dict)
+    scores: dict[str, Scores] = field(default_factory=dict)
+    choose: Callable[[ChannelGraph, Scores, Target], Plan] = allocate
 
     @property
     def judged_by(self) -> Metric:
@@ -89,13 +93,20 @@ class Evaluator:
     def plan(self, point: Point) -> Plan:
         """Return the plan of a point."""
         spec = spec_of(self.criterion, point)
-        if spec not in self._scores:
-            loss = task_named("classification" if self.data_of is None else self.data_of.task).loss_on
-            batches = self.data() if self.data else None
-            self._scores[spec] = score(self.model, self.graph, spec, data=batches, loss=loss)
-        unsized: dict[str, Any] = dict.fromkeys(SIZES)
-        target = replace(self.target, pruning_ratio=float(point[RATIO]), **unsized)
-        return allocate(self.graph, self._scores[spec], target)
+        if spec not in self.scores:
+            self.scores[spec] = self._scored(spec)
+        sizes: dict[str, Any] = dict.fromkeys((*SIZES, RATIO))
+        sizes |= {name: float(point[name]) for name in (MACS, RATIO) if name in point}
+        return self.choose(self.graph, self.scores[spec], replace(self.target, **sizes))
+
+    def _scored(self, spec: str) -> Scores:
+        loss = task_named("classification" if self.data_of is None else self.data_of.task).loss_on
+        found = score(self.model, self.graph, spec, data=self.data() if self.data else None, loss=loss)
+        if self.target.scope != "sensitivity":
+            return found
+        if self.data is None:
+            raise SearchError('scope="sensitivity" measures the output error on images: give the Evaluator data=')
+        return sensitivity(self.model, self.graph, found, (x for x, _ in self.data()))
 
     def attempt(self, point: Point, least: float, most_macs: float) -> tuple[Outcome, float]:
         """Evaluate a point; stop once it cannot reach `least`, or if it needs more than `most_macs`.
@@ -165,7 +176,7 @@ def search(
     >>> _ = list(slimcnn.fit(net, digits, training=training))
     >>> graph = slimcnn.trace(net, torch.zeros(1, 1, 8, 8))
     >>> evaluator = Evaluator(net, graph, digits.validation, digits.normalization, criterion="bn_scale")
-    >>> settings = Search(max_drop=30, pruning_ratios=(0.1, 0.3), refine=0)
+    >>> settings = Search(max_drop=30, macs=(0.6, 0.9), refine=0)
     >>> storage = StudyStorage.open(Path(mkdtemp()) / "points.log", "first", settings)
     >>> found = search(evaluator, settings, storage)
     >>> len(found.outcomes), found.best.metric >= found.base - 30
@@ -189,13 +200,14 @@ def search(
     outcomes = storage.outcomes()
     best = winner(outcomes, least, metric)
     if best is None:
-        mildest = min(outcomes, key=lambda outcome: float(outcome.point[RATIO]))
+        order = max if settings.varied == MACS else min
+        mildest = order(outcomes, key=lambda outcome: float(outcome.point[settings.varied]))
         reached = f"reaches {metric.written(mildest.metric)}" if mildest.metric is not None else mildest.stopped
         unit = "percentage points" if metric.unit == "%" else metric.unit
         drop = f"{settings.max_drop:g} {unit}".rstrip()
         raise SearchError(
             f"no configuration stays within {drop} of {metric.written(base)}: the mildest "
-            f"({describe(mildest.point)}) {reached}; allow a larger drop, smaller pruning ratios, or a recovery step"
+            f"({describe(mildest.point)}) {reached}; allow a larger drop, milder cuts, or a recovery step"
         )
     return Found(best, base, tuple(outcomes))
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slimcnn.searching.settings import RATIO, Point, Search
+from slimcnn.searching.settings import Point, Search
 from slimcnn.searching.trial_storage import TrialStorage, open_study
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ class StudyStorage(TrialStorage):
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         options = {name: CategoricalDistribution(values) for name, values in settings.options.items()}
-        low, high = settings.pruning_ratios[0], settings.pruning_ratios[-1]
+        low, high = settings.sizes[0], settings.sizes[-1]
         grid = settings.sampler == "grid"
         if grid:
             low, high = 0.0, 1.0  # the finer grid may lie outside the first
-        super().__init__(study, {RATIO: FloatDistribution(low, high), **options}, enqueued=grid)
+        super().__init__(study, {settings.varied: FloatDistribution(low, high), **options}, enqueued=grid)
         self._settings = settings
 
     @classmethod

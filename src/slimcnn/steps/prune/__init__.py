@@ -58,7 +58,7 @@ class Prune(Step):
 
     criterion: str | None = None
     """Pruning criterion (`slimcnn list criteria`), with options such as fpdf:bins=4. Default: reconstruction for
-    networks with depthwise convolutions, unless it cannot rank some channels or a search runs; else l2."""
+    networks with depthwise convolutions, unless it cannot rank some channels; else l2."""
     macs: float | None = None
     """Share of the MACs to keep at most; default 0.5 if no other target is given."""
     params: float | None = None
@@ -154,8 +154,9 @@ class Prune(Step):
     def target(self) -> Target:
         """The target of these settings, with `size` as bytes of tensors: the file's header is ignored."""
         macs, ratio = self.macs, self.pruning_ratio
-        if self.search is not None:
-            ratio = 0.5  # the search varies it
+        if self.search is not None:  # it varies the size
+            macs = self.search.mildest if self.search.varied == "macs" else None
+            ratio = self.search.mildest if self.search.varied == "pruning_ratio" else None
         elif not self._sized and ratio is None and not self.per_layer:
             macs = 0.5
         scope = self.scope or ("sensitivity" if macs is not None or self._sized else "local")
@@ -205,11 +206,9 @@ class Prune(Step):
             )
         return self.size - header
 
-    def _allocate(self, whole: nn.Module, graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
+    def choose(self, whole: nn.Module, graph: ChannelGraph, scores: Scores, target: Target) -> Plan:
         """Choose channels; where nothing says how many, in the largest multiple that is fast and reaches the size."""
-        stated = (
-            self.round_to is not None or self.pruning_ratio is not None or self.per_layer or self.search is not None
-        )
+        stated = self.round_to is not None or target.pruning_ratio is not None or target.per_layer
         choices = [] if stated or target.latency_ms is not None else choices_for(whole, target)
         for choice in choices:
             with suppress(TargetUnreachable):
@@ -260,7 +259,7 @@ class Prune(Step):
                 return state.model  # latency needs measurements
             target = replace(target, latency_ms=None)
         target = replace(target, scope="local" if target.scope == "sensitivity" else target.scope)
-        plan = self._allocate(whole, graph, score(whole, graph, "l2"), target)
+        plan = self.choose(whole, graph, score(whole, graph, "l2"), target)
         return prune(whole, graph, plan, verify=False)
 
     def propose(self, state: State, at: Context) -> tuple[nn.Module, ChannelGraph, Plan]:
@@ -273,9 +272,9 @@ class Prune(Step):
         graph = self._graph(whole, state, at)
         if self.plan is not None:
             return whole, graph, Plan.load(Path(self.plan), graph), []
-        scores = self._scores(whole, graph, state, at)
+        scores = self.scores(whole, graph, state, at)
         if self.latency is None:
-            return whole, graph, self._allocate(whole, graph, scores, self.target_for(state)), []
+            return whole, graph, self.choose(whole, graph, scores, self.target_for(state)), []
         clock = Clock(self.latency, self.runtime or default_runtime(), self.batch, self.threads)
         times = at.once(f"times {at.before} {clock}", lambda: times_for(clock, whole, graph, self.round_to, at.show))
         target = replace(self.target_for(state), round_to=times.round_to)
@@ -330,7 +329,8 @@ class Prune(Step):
 
         return at.once(f"graph {at.before} {self.residual == 'scatter'} {self.inexact}", traced)
 
-    def _scores(self, whole: nn.Module, graph: ChannelGraph, state: State, at: Context) -> Scores:
+    def scores(self, whole: nn.Module, graph: ChannelGraph, state: State, at: Context) -> Scores:
+        """Score all channels; if layers are chosen by sensitivity, measure it."""
         measured = self.target.scope == "sensitivity"
 
         def scored() -> Scores:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,10 +95,12 @@ def _study(digest: str) -> str:
 
 def _evaluator(settings: Prune, asked: Search, state: State, graph: ChannelGraph, at: Context) -> Evaluator:
     data = state.data
+    scores = settings.scores(state.model, graph, state, at)
     return Evaluator(
         state.model, graph, data.validation, data.normalization,
-        settings.criterion or "l2", settings.target,
+        settings.criterion or scores.criterion, settings.target,
         data=lambda: settings.images(state), recover=_recovery(asked, state, graph, at), data_of=data,
+        scores={settings.criterion or scores.criterion: scores}, choose=partial(settings.choose, state.model),
     )  # fmt: skip
 
 
