@@ -164,6 +164,7 @@ def test_a_network_that_no_longer_runs_is_found_and_the_layer_is_named() -> None
     small[3].weight.data = small[3].weight.data[:, 1:]
     verdict = verify(masked, small, graph, plan)
     assert (verdict.equal, verdict.error, verdict.layer) == (False, float("inf"), "3")
+    assert str(verdict).startswith("wrong at 3 or just after it: the pruned network fails: Given groups=1")
 
 
 def test_an_output_of_another_shape_is_found() -> None:

@@ -62,6 +62,8 @@ class Verdict:
     """Precision of the comparison: float64, unless the network's code requires another dtype."""
     inexact: str = ""
     """Why exact equality is impossible, where the user allows that; except for the norms named here, all is equal."""
+    failure: str = ""
+    """Why the pruned network does not run; it entered `layer` last."""
 
     @property
     def holds(self) -> bool:
@@ -76,6 +78,8 @@ class Verdict:
                 f"cannot be equal, because {self.inexact} (relative difference {self.error:.1e}); without the "
                 f"statistics of these norms, pruned and masked network match ({self.dtype})"
             )
+        if self.failure:
+            return f"wrong at {self.layer or 'the input'} or just after it: the pruned network fails: {self.failure}"
         return f"wrong at {self.layer or 'the output'}: relative error {self.error:.1e} in {self.dtype}"
 
 
@@ -151,12 +155,12 @@ def _compare(masked: Copies, small: Copies, graph: ChannelGraph, plan: Plan) -> 
     try:
         two = _run(small, graph, dtype)
         if graph.selects and _relative_error(one, two) >= tolerance:
-            # Equal scores are ordered by their last bits. The heads are compared either way.
-            choices = SameChoices()
+            # Equal scores are ordered by their last bits, on which the number of boxes may depend too.
+            choices = SameChoices(tolerance)
             one = _run(masked, graph, dtype, choices=choices)
             two = _run(small, graph, dtype, choices=choices.repeated())
     except _Failed as failed:
-        return Verdict(False, float("inf"), failed.layer, name)
+        return Verdict(False, float("inf"), failed.layer, name, failure=failed.reason)
     error = _relative_error(one, two)
     if error < tolerance:
         return Verdict(True, error, dtype=name)
