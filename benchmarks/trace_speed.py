@@ -105,7 +105,7 @@ def page(found: dict) -> str:
         "# Pruning time", "",
         "Seconds for trace + score (L1) + allocate + prune at pruning ratio 0.5, 224 x 224, in turns in one process, median of",
         f"{len(next(iter(found['seconds'].values()))['slimcnn'])} (lowest to highest; fewer if one takes longer than "
-        f"{PATIENCE} s), {found['threads']} threads. MACs",
+        f"{PATIENCE} s), threads: {found['threads']}. MACs",
         "left: share of the MACs in the pruned network. slimcnn's trace includes a trial cut where needed; `verified` adds the",
         "float64 check of `prune == mask`, which torch-pruning 1.6.1 does not have.", "",
         "| network | way | seconds | x torch-pruning | MACs left |", "|---|---|---|---|---|",
