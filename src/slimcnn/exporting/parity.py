@@ -41,12 +41,12 @@ class Parity:
     images: int = 0
     near_ties: int = 0
     """Samples with a different top-1 whose two best scores are closer than twice the tolerance. Of a detector: images
-    whose detections differ, and change by rounding alone in the network too."""
+    with other detections, where rounding changes detections of the network too."""
     tolerance: float = TOLERANCE
     why: str = ""
     """What differs, or why the check was not run or proves nothing."""
     detections_agree: float | None = None
-    """Percent of the images with the same detections; None unless the network is a detector."""
+    """Percent of a detector's detections in all images that match those of the file; None if there are none."""
     detections: int | None = None
     """Number of the network's detections in all images; None unless the network is a detector."""
 
@@ -61,7 +61,7 @@ class Parity:
         if self.agreement is not None:
             said += f", top-1 agrees on {self.agreement:g} %"
         if self.detections_agree is not None:
-            said += f", detections agree on {self.detections_agree:g} % ({self.detections} detections)"
+            said += f", {self.detections_agree:.4g} % of {self.detections} detections agree"
         return said if self.status == "equal" else f"{said}; {self.why}"
 
 
