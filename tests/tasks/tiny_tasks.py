@@ -111,6 +111,33 @@ def detector(classes: int = 3) -> nn.Module:
     )  # fmt: skip
 
 
+def voc_detector(num_classes: int = 3, in_channels: int = 3) -> nn.Module:
+    return detector(num_classes)
+
+
+def sure_detector() -> nn.Module:
+    """A detector with random weights that finds no box in some of the `patterns`, and one or several in others."""
+    model, draw = network("detection").eval(), torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=draw)
+            module.running_var.uniform_(0.5, 1.5, generator=draw)
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, generator=draw)
+    logits = model.head.classification_head.cls_logits
+    with torch.no_grad():
+        logits.weight.mul_(0.5)
+        logits.bias.fill_(-1)
+    model.score_thresh = 0.4
+    return model
+
+
+def patterns(n: int = 32) -> Tensor:
+    """Noise of rising brightness, (n, 3, h, w) from 0 to 1."""
+    brightness = torch.linspace(0, 1, n).view(-1, 1, 1, 1)
+    return torch.rand(n, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) * brightness
+
+
 def write_camvid(folder: Path, n: int = 10) -> Path:
     """Write squares in the layout of CamVid."""
     (folder / "train").mkdir(parents=True)

@@ -37,6 +37,8 @@ class Ready:
     """Whether it takes uint8 pixels."""
     at_once: int
     """Batch size for images: its own if that is fixed."""
+    outputs: tuple[str, ...] = ()
+    """Names of the outputs of a detector's file, which returns a tuple; empty for other networks."""
 
 
 class WithInput(nn.Module):
@@ -79,7 +81,7 @@ def ready(
     memory = _memory(runtime, file, files, x, threads, processes)
     module = open_in(runtime, file.path, threads)
     _try(module, x)
-    return Ready(candidate, module, x, file.bytes, memory, file.pixels, file.batch or AT_ONCE)
+    return Ready(candidate, module, x, file.bytes, memory, file.pixels, file.batch or AT_ONCE, file.outputs)
 
 
 def hits(ready: Ready, images: Images, show: Show = SILENT, what: str = "") -> Tensor:
@@ -111,7 +113,10 @@ def metric_of(ready: Ready, images: Images, task: Task, classes: int, show: Show
             part, targets = (each[start : start + ready.at_once] for each in (images.pixels, images.labels))
             x = repeated(ready.candidate.inputs(part, part, ready.pixels), ready.at_once)  # the batch size may be fixed
             try:
-                meter.update(first_of(ready.module(x), len(part)), x[: len(part)], targets)
+                output = ready.module(x)
+                if ready.outputs:
+                    output = [dict(zip(ready.outputs, output, strict=True))]  # of the one image
+                meter.update(first_of(output, len(part)), x[: len(part)], targets)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise ExportError(one_line(error)) from error
             show.progress(what, min(start + ready.at_once, n), n)

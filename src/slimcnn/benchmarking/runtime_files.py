@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from slimcnn.benchmarking.candidate import Candidate, facts_of_file, repeated
 from slimcnn.errors import ExportError
-from slimcnn.exporting import formats, write_model
+from slimcnn.exporting import formats, one_image_of_detectors, write_model
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class RuntimeFile:
     """Batch size; None: any."""
     pixels: bool
     """Whether it takes uint8 pixels."""
+    outputs: tuple[str, ...] = ()
+    """Names of a detector's outputs; empty for other networks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +59,14 @@ class RuntimeFiles:
 
     def _exported(self, name: str, model: nn.Module, example: Tensor, runtime: str, batch: int) -> RuntimeFile:
         format_ = format_for(runtime)
-        fixed = None if formats[format_].value.dynamic_batch else batch
+        outputs = one_image_of_detectors(model, example)[1]
+        if outputs and batch != 1:
+            raise ExportError(f"the file of a detector takes one image at a time; batch size {batch} cannot run")
+        fixed = None if formats[format_].value.dynamic_batch and not outputs else batch
         if (name, runtime, fixed) not in self._made:
             path = self.folder / str(len(self._made)) / "model"
             files = write_model(model, repeated(example, fixed or 1), format_, path)
-            self._made[name, runtime, fixed] = RuntimeFile(files[0], bytes_of(files), fixed, pixels=False)
+            self._made[name, runtime, fixed] = RuntimeFile(files[0], bytes_of(files), fixed, False, outputs)
         return self._made[name, runtime, fixed]
 
 
@@ -93,6 +98,7 @@ def _held(path: Path) -> RuntimeFile:
         bytes_of(tuple(path.parent / name for name in names)),
         batch if isinstance(batch, int) else None,
         pixels=facts.get("dtype") == "uint8 pixels",
+        outputs=tuple(facts.get("outputs", ())),
     )
 
 

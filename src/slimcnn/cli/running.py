@@ -387,8 +387,10 @@ def _print_files(folder: Path) -> None:
     known = read_parity(folder)
     for name, entry in known.items():
         path = folder / next(iter(entry["files"]))
-        error = f"largest relative error {entry['max_error']:.1e} on {entry['images']} images"
-        typer.echo(f"{name + ':':11} {path}   ({entry['status']}{': ' + error if entry['images'] else ''})")
+        why = entry.get("why", "")
+        if entry["max_error"] is not None:
+            why = f"largest relative error {entry['max_error']:.1e} on {entry['images']} images"
+        typer.echo(f"{name + ':':11} {path}   ({entry['status']}{': ' + why if why else ''})")
     for name, entry in list(known.items())[:1]:
         for line in how_to_run(name, folder / next(iter(entry["files"])), entry):
             typer.echo(f"            {line}")

@@ -29,7 +29,7 @@ class ExportedFile:
     source: str
     """Digest of the network's weights (`source_digest`)."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Input, classes, normalization, opset."""
+    """Input, classes, normalization, opset; the names of a detector's outputs."""
 
     def __str__(self) -> str:
         return f"{self.path} ({self.bytes:,} bytes): {self.parity}"
@@ -76,7 +76,7 @@ def record(folder: Path | str, name: str, entry: Mapping[str, Any]) -> Path:
 
 
 def how_to_run(name: str, path: Path | str, entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return two lines of Python that run a file without slimcnn; empty for mobile runtimes.
+    """Return two lines of Python that run a file without slimcnn; empty for formats of other runtimes.
 
     Args:
         name: the format.
@@ -89,21 +89,33 @@ def how_to_run(name: str, path: Path | str, entry: Mapping[str, Any]) -> tuple[s
     """
     facts = entry.get("facts", {})
     shape = ", ".join(map(str, facts.get("input", ())))
-    normal = facts.get("normalization")
-    made = f", (pixels / 255 - {normal['mean']}) / {normal['std']}" if normal else ""
-    images = f"  # images: {facts.get('dtype', 'float32')} ({shape}){made}"
+    detected = ", ".join(facts.get("outputs", ()))
+    given = "image" if detected else "images"
+    comment = f"  # {given}: {facts.get('dtype', 'float32')} ({shape}){_from_pixels(facts.get('normalization'))}"
     hints = '{"INFERENCE_PRECISION_HINT": "f32"}'
     lines = {
         "onnx": (
             f'import onnxruntime; network = onnxruntime.InferenceSession("{path}")',
-            'scores = network.run(None, {"input": images})[0]',
+            f'{detected or "scores"} = network.run(None, {{"input": {given}}}){"" if detected else "[0]"}',
         ),
         "openvino": (
             f'import openvino; network = openvino.compile_model("{path}", "CPU", {hints})',
-            "scores = network(images)[0]",
+            f"{detected} = network(image).to_tuple()" if detected else "scores = network(images)[0]",
         ),
     }
-    return (lines[name][0], lines[name][1] + images) if name in lines else ()
+    return (lines[name][0], lines[name][1] + comment) if name in lines else ()
+
+
+def _from_pixels(normalization: Mapping[str, Any] | None) -> str:
+    """Return how the input is computed from pixels, as a part of a comment.
+
+    >>> _from_pixels({"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]})
+    ', pixels / 255'
+    """
+    if not normalization:
+        return ""
+    mean, std = normalization["mean"], normalization["std"]
+    return f", (pixels / 255 - {mean}) / {std}" if any(mean) or set(std) != {1.0} else ", pixels / 255"
 
 
 def refuse_another(folder: Path, source: str, force: bool) -> None:

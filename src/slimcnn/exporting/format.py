@@ -42,6 +42,8 @@ class Contents:
     """For each input: dynamic axis → name, such as {0: "batch"}."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """Class names, input layout, normalization, source: text stored in the file by name."""
+    detects: bool = False
+    """Whether the outputs are those of a detector, with as many rows as there are detections in the one image."""
 
 
 class FileFormat(ABC):
@@ -66,6 +68,8 @@ class FileFormat(ABC):
     """Whether a file can accept images of any height and width."""
     pixels: ClassVar[bool] = True
     """Whether a file can take uint8 pixels."""
+    detectors: ClassVar[bool] = False
+    """Whether a file can return detections, whose number depends on the image."""
     holds_facts: ClassVar[bool] = True
     """Whether the file stores `Contents.facts`; if not, they are written beside it as `NAME.json`."""
 
@@ -97,6 +101,19 @@ class FileFormat(ABC):
             raise ExportError(f"{self.title} ({name}) does not support images of any size: leave out --dynamic-size")
         if pixels and not self.pixels:
             raise ExportError(f"{self.title} ({name}) does not support uint8 pixels: leave out --bake-normalization")
+
+    def check_detector(self, name: str) -> None:
+        """Check that a file can hold a whole detector.
+
+        Raises:
+            ExportError: it cannot.
+        """
+        if not self.detectors:
+            known = " or ".join(entry.name for entry in formats if entry.value.detectors)
+            raise ExportError(
+                f"{self.title} ({name}) does not support detectors, whose number of boxes depends on the image: choose "
+                f"{known}"
+            )
 
 
 formats: Registry[type[FileFormat]] = Registry("format", home="slimcnn.exporting.formats")

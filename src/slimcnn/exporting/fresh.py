@@ -31,6 +31,7 @@ def main(job: dict[str, Any]) -> None:
         found = predict(*[one[start : start + job["batch"]] for one in inputs])
         parts.append(found if isinstance(found, tuple) else (found,))
     outputs: dict[str, Any] = {f"output{i}": np.concatenate(each) for i, each in enumerate(zip(*parts, strict=True))}
+    outputs |= {f"rows{i}": np.array([len(one) for one in each]) for i, each in enumerate(zip(*parts, strict=True))}
     for name in job["blocked"]:
         if sys.modules.get(name) is not None or any(known.startswith(f"{name}.") for known in sys.modules):
             raise SystemExit(f"{name} was imported, but the file must run without it")

@@ -31,24 +31,37 @@ Array = NDArray[np.generic]
 class Parity:
     """How closely an exported file's outputs match the network's."""
 
-    status: Literal["equal", "mismatch", "not run"]
+    status: Literal["equal", "mismatch", "not run", "unproven"]
+    """"unproven": the file was run, but a detector detected nothing, or only what rounding decides."""
     max_error: float | None = None
-    """max |y - y'| / max |y| over all samples and outputs; y is the network's output."""
+    """max |y - y'| / max |y| over all samples and outputs; y is the network's output. Of a detector: of detections that
+    match; None if there are none."""
     agreement: float | None = None
     """Percent of the samples with the same top-1; None if the first output is not scores (n, classes)."""
     images: int = 0
     near_ties: int = 0
-    """Samples with a different top-1 whose two best scores are closer than twice the tolerance."""
+    """Samples with a different top-1 whose two best scores are closer than twice the tolerance. Of a detector: images
+    with other detections, where rounding changes detections of the network too."""
     tolerance: float = TOLERANCE
     why: str = ""
-    """What differs, or why the check was not run."""
+    """What differs, or why the check was not run or proves nothing."""
+    detections_agree: float | None = None
+    """Percent of a detector's detections in all images that match those of the file; None if there are none."""
+    detections: int | None = None
+    """Number of the network's detections in all images; None unless the network is a detector."""
 
     def __str__(self) -> str:
         if self.status == "not run":
             return f"not run: {self.why}"
+        if self.status == "unproven":
+            return f"unproven: {self.why}"
+        if self.max_error is None:
+            return self.why
         said = f"largest relative error {self.max_error:.1e} on {self.images} samples"
         if self.agreement is not None:
             said += f", top-1 agrees on {self.agreement:g} %"
+        if self.detections_agree is not None:
+            said += f", {self.detections_agree:.4g} % of {self.detections} detections agree"
         return said if self.status == "equal" else f"{said}; {self.why}"
 
 
@@ -70,6 +83,20 @@ def fresh_answers(
     Raises:
         ExportError: the runtime cannot run the file, or its process dies.
     """
+    return _run_fresh(runtime, path, inputs, batch, threads)[0]
+
+
+def fresh_rows(runtime: str, path: Path, inputs: Sequence[Tensor]) -> list[tuple[Array, ...]]:
+    """Run a file as `fresh_answers` does, one sample at a time; return the outputs of each, of any length."""
+    outputs, lengths = _run_fresh(runtime, path, inputs, 1, None)
+    each = [np.split(one, np.cumsum(rows)[:-1]) for one, rows in zip(outputs, lengths, strict=True)]
+    return list(zip(*each, strict=True))
+
+
+def _run_fresh(
+    runtime: str, path: Path, inputs: Sequence[Tensor], batch: int, threads: int | None
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return the outputs of all samples, and the number of rows that each call returned."""
     known = RUNTIMES[runtime]
     blocked = ["slimcnn", "torch"] if known.without_torch else ["slimcnn"]
     with TemporaryDirectory(prefix="slimcnn-") as folder:
@@ -89,7 +116,10 @@ def fresh_answers(
         if done.returncode:
             raise ExportError(f"{known.title} cannot run {path.name}: {reason_of_death(done)}")
         with np.load(home / "outputs.npz") as held:
-            return tuple(held[f"output{i}"] for i in range(len(held.files)))
+            outputs, rows = (
+                tuple(held[f"{name}{i}"] for i in range(len(held.files) // 2)) for name in ("output", "rows")
+            )
+            return outputs, rows
 
 
 def reason_of_death(done: subprocess.CompletedProcess[str]) -> str:

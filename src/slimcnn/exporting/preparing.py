@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -13,11 +14,22 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from slimcnn.errors import ExportError, SlimcnnError
+from slimcnn.exporting.detectors import detected_names, without_branches
 from slimcnn.exporting.format import Contents
 from slimcnn.exporting.quiet import quiet
 from slimcnn.exporting.simplifying import simplify
 from slimcnn.importing import one_line
-from slimcnn.measuring.examples import Example, batch_size, describe, run, undisturbed, with_batch
+from slimcnn.measuring.examples import (
+    Example,
+    Inputs,
+    batch_size,
+    describe,
+    image_lists_in,
+    is_image_list,
+    run,
+    undisturbed,
+    with_batch,
+)
 
 
 class PerChannel(Protocol):
@@ -35,7 +47,7 @@ class PerChannel(Protocol):
 class FlatCall(nn.Module):
     """A wrapper that takes all input tensors as positional arguments and returns only the output tensors.
 
-    With a normalization, the first input is uint8 pixels (n, c, h, w).
+    A list of images is one tensor (n, c, h, w). With a normalization, the first input is uint8 pixels (n, c, h, w).
     """
 
     scale: Tensor
@@ -45,6 +57,7 @@ class FlatCall(nn.Module):
         super().__init__()
         self.model = model
         _, self._call = tree_flatten(_arguments(example))
+        self._listed = is_image_list(example)
         self.pixels = normalization is not None
         if normalization is not None:
             mean, std = (torch.tensor(each, dtype=torch.float64) for each in (normalization.mean, normalization.std))
@@ -55,12 +68,22 @@ class FlatCall(nn.Module):
         """Run the network."""
         if self.pixels:
             tensors = (tensors[0].float() * self.scale + self.shift, *tensors[1:])
-        args, kwargs = tree_unflatten(list(tensors), self._call)
-        outputs = [leaf for leaf in tree_leaves(self.model(*args, **kwargs)) if isinstance(leaf, Tensor)]
+        given = self.arguments(tensors)
+        outputs = [leaf for leaf in tree_leaves(self.model(*given.args, **given.kwargs)) if isinstance(leaf, Tensor)]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def arguments(self, tensors: Sequence[Tensor]) -> Inputs:
+        """Return the network's arguments that hold these tensors."""
+        if self._listed:
+            return Inputs(list(tensors[0]))
+        args, kwargs = tree_unflatten(list(tensors), self._call)
+        return Inputs(*args, **kwargs)
 
 
 def _arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if is_image_list(example):
+        assert isinstance(example, list)
+        return (torch.stack(example),), {}
     if isinstance(example, Mapping):
         return (), dict(example)
     return (tuple(example), {}) if isinstance(example, tuple | list) else ((example,), {})
@@ -80,6 +103,30 @@ def inputs_of(example: Example) -> tuple[Tensor, ...]:
     return tuple(leaf.detach().cpu().float() if leaf.is_floating_point() else leaf.detach().cpu() for leaf in leaves)
 
 
+def one_image_of_detectors(model: nn.Module, example: Example) -> tuple[Example, tuple[str, ...]]:
+    """Return the example and no names; of a detector, an example of one image and the names of its tensors.
+
+    Args:
+        model: any network on the CPU.
+        example: as for `prepare`; of a list of images, the first is taken.
+
+    Raises:
+        ExportError: the list of images is not the only argument.
+        ModelError: the network does not accept the example.
+    """
+    lists = image_lists_in(example)
+    if isinstance(example, tuple) and len(example) == 1 and lists:
+        example = lists[0]
+    if lists and not is_image_list(example):
+        raise ExportError("an exported file takes images as one input: give [image] alone as the example")
+    if lists:
+        example = with_batch(example, 1)
+    given = FlatCall(model, example, None).arguments(inputs_of(example))
+    with undisturbed(model):
+        names = detected_names(run(model, given))
+    return (with_batch(example, 1) if names else example), names
+
+
 def prepare(
     model: nn.Module, example: Example, *, dynamic_batch: bool = True, dynamic_size: bool = False,
     normalization: PerChannel | None = None, facts: Mapping[str, str] | None = None,
@@ -88,8 +135,9 @@ def prepare(
 
     Args:
         model: any network.
-        example: one tensor (n, c, h, w), a sequence of arguments or a mapping of keyword arguments.
-        dynamic_batch: accept any batch size; otherwise only that of the example.
+        example: one tensor (n, c, h, w), a sequence of arguments, a mapping of keyword arguments, or a list of images
+            (c, h, w), of which the first is taken.
+        dynamic_batch: accept any batch size; otherwise only that of the example. A detector takes one image.
         dynamic_size: accept images of any height and width.
         normalization: included in the graph, whose first input is then uint8 pixels.
         facts: text to store in the file.
@@ -98,6 +146,9 @@ def prepare(
         ExportError: the network's code cannot be turned into a graph, or not with dynamic axes.
         ModelError: the network does not accept the example.
     """
+    plain = copied(model)
+    example, detected = one_image_of_detectors(plain, example)
+    dynamic_batch = dynamic_batch and not detected
     tensors = inputs_of(example)
     size = batch_size(example)
     if dynamic_batch and size < 2:  # torch.export treats a length of 1 as a constant
@@ -105,22 +156,23 @@ def prepare(
         size, tensors = 2, inputs_of(example)
     if normalization is not None:
         tensors = (torch.zeros(tensors[0].shape, dtype=torch.uint8), *tensors[1:])
-    flat = FlatCall(copied(model), example, normalization).eval()
+    flat = FlatCall(plain, example, normalization).eval()
     with undisturbed(flat):
         answers = tree_leaves(run(flat, tensors))
     if not answers:
         raise ExportError(f"{type(model).__name__} returns no tensor: there is no output to export")
     axes = [_dynamic_axes(x, size, dynamic_batch, dynamic_size) for x in tensors]
-    program = _program(flat, tensors, axes, type(model).__name__)
+    with without_branches() if detected else nullcontext():
+        program = _program(flat, tensors, axes, type(model).__name__)
     simple = program.module(check_guards=False)
     simplify(simple)
     program = _program(simple, tensors, axes, type(model).__name__)
-    names = ("input", "output")
-    inputs, outputs = (
-        tuple(f"{name}{i}" for i in range(n)) if n > 1 else (name,)
-        for name, n in zip(names, (len(tensors), len(answers)), strict=True)
-    )
-    return Contents(program, tensors, inputs, outputs, tuple(axes), dict(facts or {}))
+    inputs, outputs = _numbered("input", len(tensors)), detected or _numbered("output", len(answers))
+    return Contents(program, tensors, inputs, outputs, tuple(axes), dict(facts or {}), bool(detected))
+
+
+def _numbered(name: str, n: int) -> tuple[str, ...]:
+    return tuple(f"{name}{i}" for i in range(n)) if n > 1 else (name,)
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -13,10 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ExportError, SlimcnnError
+from slimcnn.exporting.detection_parity import check_detections, detections
 from slimcnn.exporting.exported import ExportedFile, record, refuse_another
 from slimcnn.exporting.format import Contents, FileFormat, Options, facts_of, formats
-from slimcnn.exporting.parity import AT_ONCE, Array, answers, check_parity, plain
-from slimcnn.exporting.preparing import FlatCall, PerChannel, copied, inputs_of, prepare, reason_of, unknown_operation
+from slimcnn.exporting.parity import AT_ONCE, Parity, answers, check_parity, plain
+from slimcnn.exporting.preparing import (
+    FlatCall,
+    PerChannel,
+    copied,
+    inputs_of,
+    one_image_of_detectors,
+    prepare,
+    reason_of,
+    unknown_operation,
+)
 from slimcnn.exporting.quiet import quiet
 from slimcnn.exporting.runtimes import Opened, open_in, why_not
 from slimcnn.exporting.source import file_digest, source_digest
@@ -25,6 +35,9 @@ from slimcnn.measuring.examples import Example, batch_size
 
 RANDOM = 16
 """Number of random samples for the comparison if no images are given."""
+
+CompareFile = Callable[[str, Path, Sequence[Tensor], int], Parity]
+"""Runtime, file, input tensors and batch size → how closely the file's outputs match the network's."""
 
 
 def export(
@@ -51,10 +64,13 @@ def export(
     Every file runs in a fresh process that cannot import slimcnn (nor PyTorch, if the runtime works without it). The
     largest relative error and the top-1 agreement are written to `OUT/parity.json`.
 
+    The file of a detector (images (c, h, w) in, a dict of boxes, labels and scores for each image out) takes one image
+    (1, c, h, w) and returns the tensors of its dict. The images of the comparison should contain objects that it finds.
+
     Args:
         model: any network; it is not changed.
-        example: one tensor (n, c, h, w), a sequence of arguments or a mapping of keyword arguments, with the shapes
-            and types of the inputs.
+        example: one tensor (n, c, h, w), a sequence of arguments, a mapping of keyword arguments, or a list of images
+            (c, h, w) of which the first is taken, with the shapes and types of the inputs.
         to: format names (`slimcnn list formats`).
         out: the output folder; files are named model.onnx, model.xml ...
         images: real samples to compare on: as the network expects them, or uint8 pixels with a normalization; for
@@ -64,7 +80,8 @@ def export(
         bake_normalization: include the normalization in the graph, which then takes uint8 pixels.
         scaling: how pictures of any size became images, such as {"resize": 256, "interpolation": "bilinear"} (then the
             center is cropped), stored in the file.
-        dynamic_batch: accept any batch size, if the runtime supports it; otherwise only that of the example.
+        dynamic_batch: accept any batch size, if the runtime supports it; otherwise only that of the example. The file
+            of a detector takes one image.
         dynamic_size: accept images of any height and width.
         opset: ONNX opset version.
         compared_on: description of the images, for parity.json.
@@ -96,15 +113,21 @@ def export(
     folder, source = Path(out), source_digest(model)
     refuse_another(folder, source, force)
     baked = normalization if bake_normalization else None
-    inputs = samples_of(example, images, normalization, bake_normalization)
-    expected = answers(FlatCall(_on_cpu(model), example, baked), inputs)
+    plain_model = _on_cpu(model)
+    example, detected = one_image_of_detectors(plain_model, example)
+    if detected:
+        _refuse_for_detectors(chosen, dynamic_batch, say)
+    inputs = samples_of(example, images, normalization, bake_normalization, from_0_to_1=bool(detected))
+    check = _check_of(FlatCall(plain_model, example, baked), inputs, detected, classifies)
     facts = _facts(model, inputs_of(example), source, classes, normalization, options, bake_normalization)
+    facts |= {"outputs": list(detected), "input": [1, *facts["input"][1:]]} if detected else {}
     facts |= {"scaling": dict(scaling)} if scaling else {}
     prepared: dict[bool, Contents] = {}
     written = []
     for name, one in chosen.items():
-        batch = one.dynamic_batch and dynamic_batch
-        if batch not in prepared:
+        batch = one.dynamic_batch and dynamic_batch and not detected
+        # A converter uses up the symbols for numbers of detections, so that the next one needs a new graph.
+        if batch not in prepared or detected:
             prepared[batch] = prepare(
                 model,
                 example,
@@ -118,7 +141,7 @@ def export(
         usable = [one[: len(one) // at_once * at_once] for one in inputs] if not batch else inputs
         where = compared_on or ("random samples" if images is None else "the given images")
         known = facts | {"batch": "any" if batch else at_once, "compared_on": where}
-        found = _write_checked(name, one, contents, options, folder, usable, expected, at_once, known, classifies)
+        found = _write_checked(name, one, contents, options, folder, usable, check, at_once, known)
         say(f"  {name}: {found}")
         written.append(found)
     return tuple(written)
@@ -140,6 +163,8 @@ def write_model(model: nn.Module, example: Example, to: str, path: Path | str, *
     chosen, settings = formats[to].value(), Options(**options)
     chosen.check(to, settings, pixels=False)
     batch = chosen.dynamic_batch and settings.dynamic_batch
+    if one_image_of_detectors(_on_cpu(model), example)[1]:
+        chosen.check_detector(to)
     contents = prepare(model, example, dynamic_batch=batch, dynamic_size=settings.dynamic_size)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +193,32 @@ def transfer(model: nn.Module, example: Example, runtime: str, threads: int | No
         return open_in(runtime, write_model(model, example, name, Path(folder) / "model", **options)[0], threads)
 
 
+def _refuse_for_detectors(chosen: Mapping[str, FileFormat], dynamic_batch: bool, say: Callable[[str], None]) -> None:
+    """Raise `ExportError` for formats that cannot hold detectors; say what a file takes."""
+    for name, one in chosen.items():
+        one.check_detector(name)
+    if dynamic_batch:
+        say("  a detector: its files take one image at a time, (1, c, h, w)")
+
+
+def _check_of(network: FlatCall, inputs: Sequence[Tensor], detected: Sequence[str], classifies: bool) -> CompareFile:
+    """Run the network on the samples; return the comparison with it, of all samples or the first ones."""
+    if detected:
+        known = detections(network, inputs, detected)
+
+        def check_images(runtime: str, path: Path, given: Sequence[Tensor], batch: int) -> Parity:
+            return check_detections(runtime, path, given, network, known[: len(given[0])])
+
+        return check_images
+    expected = answers(network, inputs)
+
+    def check(runtime: str, path: Path, given: Sequence[Tensor], batch: int) -> Parity:
+        answered = [y[: len(given[0])] for y in expected]
+        return check_parity(runtime, path, given, answered, batch=batch, classifies=classifies)
+
+    return check
+
+
 def _on_cpu(model: nn.Module) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
     plain_ = all(t.device.type == "cpu" and (not t.is_floating_point() or t.dtype == torch.float32) for t in tensors)
@@ -177,9 +228,13 @@ def _on_cpu(model: nn.Module) -> nn.Module:
 
 
 def samples_of(
-    example: Example, images: Tensor | Sequence[Tensor] | None, normalization: PerChannel | None, pixels: bool
-) -> list[Tensor]:
-    """Return the samples to compare on: tensors with one row per sample."""
+    example: Example, images: Tensor | Sequence[Tensor] | None, normalization: PerChannel | None, pixels: bool,
+    from_0_to_1: bool = False,
+) -> list[Tensor]:  # fmt: skip
+    """Return the samples to compare on: tensors with one row per sample.
+
+    Without images they are drawn: from a normal distribution, uniformly `from_0_to_1`, or uint8 `pixels`.
+    """
     like = inputs_of(example)
     if images is None:
         draw = torch.Generator().manual_seed(0)
@@ -189,12 +244,16 @@ def samples_of(
         def drawn(x: Tensor, first: bool) -> Tensor:
             if pixels and first:
                 return torch.randint(0, 256, (n, *x.shape[1:]), dtype=torch.uint8, generator=draw)
+            if x.is_floating_point() and from_0_to_1:
+                return torch.rand(n, *x.shape[1:], generator=draw)
             if x.is_floating_point():
                 return torch.randn(n, *x.shape[1:], generator=draw)
             return x[torch.arange(n) % size]
 
         return [drawn(x, i == 0) for i, x in enumerate(like)]
     given = [images] if isinstance(images, Tensor) else list(images)
+    if len(like) == 1 and given and all(x.dim() == 3 and x.shape == like[0].shape[1:] for x in given):
+        given = [torch.stack(given)]  # a list of images (c, h, w)
     if len(given) != len(like) or any(a.shape[1:] != b.shape[1:] for a, b in zip(given, like, strict=True)):
         shapes = ["x".join(map(str, ("n", *x.shape[1:]))) for x in like]
         raise ExportError(
@@ -247,7 +306,7 @@ def _write(name: str, one: FileFormat, contents: Contents, path: Path, options: 
 
 def _write_checked(
     name: str, one: FileFormat, contents: Contents, options: Options, folder: Path, inputs: Sequence[Tensor],
-    expected: Sequence[Array], at_once: int, facts: Mapping[str, Any], classifies: bool,
+    check: CompareFile, at_once: int, facts: Mapping[str, Any],
 ) -> ExportedFile:  # fmt: skip
     """Write and check the files in a temporary folder, then move them to `folder`."""
     import json
@@ -265,8 +324,7 @@ def _write_checked(
         if not one.holds_facts:
             write_text(beside := made[0].with_name(made[0].name + ".json"), json.dumps(dict(facts), indent=1) + "\n")
             made = (*made, beside)
-        answered = [y[: len(inputs[0])] for y in expected]
-        parity = check_parity(one.runtime, made[0], inputs, answered, batch=at_once, classifies=classifies)
+        parity = check(one.runtime, made[0], inputs, at_once)
         wrong = parity.status == "mismatch"
         places = tuple(
             _move(file, folder / file.name.replace("model.", "model.mismatch." if wrong else "model.", 1))

@@ -18,6 +18,7 @@ from slimcnn.running.step import Artifact, Context, State, Step, steps
 from slimcnn.training.processes import from_rank_zero
 
 AGREEMENT = "top-1 agrees, %"
+DETECTIONS_AGREE = "detections agree, %"
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda names: (names,) if isinstance(names, str) else names)]
 
@@ -54,6 +55,7 @@ class Export(Step):
         reasons = [reason for _, reason in results if reason]
         blocks: list[Any] = [_table(artifacts)] if artifacts else []
         blocks += [Text(text="\n".join(how_to_run(one.name, Path(one.path).name, one.facts))) for one in artifacts[:1]]
+        blocks += [Text(text=text, tone="bad") for one in artifacts if (text := _unproven(one))]
         blocks += [Text(text=reason, tone="bad") for reason in reasons]
         names = {one.name for one in artifacts}
         others = tuple(one for one in state.artifacts if one.name not in names)
@@ -94,21 +96,33 @@ def _artifact(found: ExportedFile, folder: Path) -> Artifact:
 def _table(artifacts: Sequence[Artifact]) -> Table:
     titles: Mapping[str, Any] = {
         "format": "name", "runs in": "text", "file": "name", "bytes": "exact", "largest relative error": "small",
-        AGREEMENT: "percent", "images": "exact",
+        AGREEMENT: "percent", DETECTIONS_AGREE: "percent", "images": "exact",
     }  # fmt: skip
     rows = [
         (
             one.name, RUNTIMES[one.facts["runtime"]].title, Path(one.path).name, one.facts["bytes"],
-            one.facts["max_error"], one.facts["agreement"], one.facts["images"],
+            one.facts["max_error"], one.facts["agreement"], one.facts["detections_agree"], one.facts["images"],
         )
         for one in artifacts
     ]  # fmt: skip
     table = Table(columns=tuple(Column(title=title, format=kind) for title, kind in titles.items()), rows=tuple(rows))
-    return table if any(one.facts["agreement"] is not None for one in artifacts) else _without_agreement(table)
+    return _without_empty_agreement(table)
 
 
-def _without_agreement(table: Table) -> Table:
-    """Leave out the column of top-1, which networks for other tasks do not have."""
-    kept = [index for index, column in enumerate(table.columns) if column.title != AGREEMENT]
+def _unproven(artifact: Artifact) -> str:
+    """Return why nothing is proven about a detector's file; empty for other files."""
+    if artifact.facts["status"] != "unproven":
+        return ""
+    return f"It is unproven that {Path(artifact.path).name} detects what the network does: {artifact.facts['why']}."
+
+
+def _without_empty_agreement(table: Table) -> Table:
+    """Leave out the columns of top-1 and of detections for networks that do not have them."""
+    empty = {
+        column.title for index, column in enumerate(table.columns) if all(row[index] is None for row in table.rows)
+    }
+    kept = [
+        index for index, column in enumerate(table.columns) if column.title not in empty & {AGREEMENT, DETECTIONS_AGREE}
+    ]
     rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
     return Table(columns=tuple(table.columns[index] for index in kept), rows=rows)

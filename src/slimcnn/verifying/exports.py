@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from slimcnn.checkpoints import read_information
 from slimcnn.datasets import Dataset, Normalization
 from slimcnn.exporting import PARITY, RUNTIMES, TOLERANCE, answers, check_parity, file_digest, source_digest, why_not
+from slimcnn.exporting.detection_parity import check_detections, detections
 from slimcnn.exporting.parity import AT_ONCE
 from slimcnn.exporting.preparing import FlatCall
 from slimcnn.manifest import files_in, inside
@@ -38,6 +39,8 @@ class ExportFacts(BaseModel):
 
     input: tuple[str | int, ...] = Field(min_length=2)
     batch: int | Literal["any"] = "any"
+    outputs: tuple[str, ...] = ()
+    """Names of a detector's outputs; empty for other networks."""
     normalization: Normalization | None = None
     normalization_baked_in: Normalization | None = None
 
@@ -47,7 +50,7 @@ class ExportRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    status: Literal["equal", "mismatch", "not run"]
+    status: Literal["equal", "mismatch", "not run", "unproven"]
     max_error: float | None
     agreement: float | None = None
     tolerance: float = TOLERANCE
@@ -161,13 +164,19 @@ def _parity(
     inputs, what = _inputs(entry.facts, source, data)
     at_once = AT_ONCE if entry.facts.batch == "any" else entry.facts.batch
     inputs = inputs[: max(len(inputs) // at_once, 1) * at_once] if entry.facts.batch != "any" else inputs
-    expected = answers(FlatCall(source.network, inputs[:1], entry.facts.normalization_baked_in), [inputs])
+    network = FlatCall(source.network, inputs[:1], entry.facts.normalization_baked_in)
     # A quantized file states its own tolerance, which the certificate repeats.
     tolerance = max(entry.tolerance, TOLERANCE)
-    parity = check_parity(
-        entry.runtime, path, [inputs], expected, batch=at_once, tolerance=tolerance,
-        classifies=entry.agreement is not None,
-    )  # fmt: skip
+    if entry.facts.outputs:
+        expected = detections(network, [inputs], entry.facts.outputs)
+        parity = check_detections(entry.runtime, path, [inputs], network, expected, tolerance)
+    else:
+        parity = check_parity(
+            entry.runtime, path, [inputs], answers(network, [inputs]), batch=at_once, tolerance=tolerance,
+            classifies=entry.agreement is not None,
+        )  # fmt: skip
+    if parity.status == "unproven":
+        raise NotCheckable(parity.why)
     if parity.status != "equal":
         raise Refuted(f"{parity} ({what}, {source.name})")
     return f"{parity}: {what}, tolerance {tolerance:g}, against {source.name}", parity.max_error or 0.0
@@ -190,4 +199,6 @@ def _inputs(facts: ExportFacts, source: Source, data: Dataset | None) -> tuple[T
     draw = torch.Generator().manual_seed(0)
     if baked:
         return torch.randint(0, 256, (RANDOM, *shape), dtype=torch.uint8, generator=draw), f"{RANDOM} random images"
+    if facts.outputs:  # a detector takes pixels from 0 to 1
+        return torch.rand(RANDOM, *shape, generator=draw), f"{RANDOM} random images"
     return torch.randn(RANDOM, *shape, generator=draw), f"{RANDOM} random samples"

@@ -23,6 +23,7 @@ class Onnx(FileFormat):
     extra: ClassVar = "export"
     dynamic_batch: ClassVar = True
     dynamic_size: ClassVar = True
+    detectors: ClassVar = True
 
     def write(self, contents: Contents, path: Path, options: Options) -> None:
         """Write one file with the weights inside; nodes are named after their layers."""
