@@ -26,7 +26,8 @@ def criterion_for(model: nn.Module) -> str:
 
     With `reconstruction`, EfficientNet-lite0 at 0.75 of its MACs, refitted by least squares, agrees with the original
     on 74 % of photographs, with `l2` on 68 % (multiples of 4, n = 1, benchmarks/lite0_without_training.md); on
-    ResNet-56 the two are equal (benchmarks/without_training.md).
+    ResNet-56 the two are equal (benchmarks/without_training.md), and on ResNet-20 with the stream kept they cannot be
+    told apart (n = 3, benchmarks/criteria_untrained/study.md).
 
     >>> import slimcnn
     >>> criterion_for(slimcnn.build("mobilenet_v2")), criterion_for(slimcnn.build("resnet20"))
