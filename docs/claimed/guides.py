@@ -68,7 +68,19 @@ def _lite0() -> Claim:
     )
 
 
+def _searched() -> Claim:
+    left = {way: mean(row["macs_left"] for row in study("search", steps=way)) for way in ("macs", "ratios")}
+    return claim(
+        "docs/guides/search.md",
+        "ResNet-20 keeps {macs:.2f} of its MACs, and {ratios:.2f} with ratios, at equal test top-1 "
+        "([rows](../../benchmarks/search/study.md), {seeds} seeds).",
+        seeds=spelled(len(study("search", steps="macs"))),
+        **left,
+    )
+
+
 CLAIMS = [
+    _searched(),
     claim(GUIDE, "ResNet-56 on CIFAR-10, {before:.2f} % test top-1", before=combined("compress", 0.5)["before"]),
     _recoveries(),
     claim(
