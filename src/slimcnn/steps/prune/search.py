@@ -95,12 +95,16 @@ def _study(digest: str) -> str:
 
 def _evaluator(settings: Prune, asked: Search, state: State, graph: ChannelGraph, at: Context) -> Evaluator:
     data = state.data
-    scores = settings.scores(state.model, graph, state, at)
+    criterion, known = settings.criterion, {}
+    if criterion is None or not asked.options:  # otherwise each point has a criterion of its own
+        scores = settings.scores(state.model, graph, state, at)
+        criterion = criterion or scores.criterion
+        known = {criterion: scores}
     return Evaluator(
         state.model, graph, data.validation, data.normalization,
-        settings.criterion or scores.criterion, settings.target,
+        criterion, settings.target,
         data=lambda: settings.images(state), recover=_recovery(asked, state, graph, at), data_of=data,
-        scores={settings.criterion or scores.criterion: scores}, choose=partial(settings.choose, state.model),
+        scores=known, choose=partial(settings.choose, state.model),
     )  # fmt: skip
 
 
