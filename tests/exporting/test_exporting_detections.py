@@ -40,7 +40,7 @@ def test_the_order_of_equally_sure_detections_does_not_count() -> None:
 )
 def test_another_number_or_label_of_detections_is_a_mismatch(wrong: dict[str, Any]) -> None:
     parity = compare_detections([found(ONE, OTHER)] * 2, [found(ONE, OTHER), wrong])
-    assert (parity.status, parity.why) == ("mismatch", "1 images have other detections")
+    assert (parity.status, parity.why) == ("mismatch", "other detections in 1 of 2 images")
     assert parity.max_error == 0.0
     assert parity.detections_agree is not None
     assert 50 < parity.detections_agree < 100

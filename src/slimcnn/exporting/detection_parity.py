@@ -129,7 +129,8 @@ def _verdict(
     if wrong:
         others = sum(not image.same_labels for image in wrong)
         reasons = [f"the error is above {tolerance:g}"] if others < len(wrong) else []
-        return "mismatch", " and ".join([*reasons, *([f"{others} images have other detections"] if others else [])])
+        reasons += [f"other detections in {others} of {n} images"] if others else []
+        return "mismatch", " and ".join(reasons)
     if not total:
         return "unproven", f"nothing was detected in any of {n} images: compare on images with objects that it detects"
     if 2 * matched < total:
