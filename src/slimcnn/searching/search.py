@@ -200,8 +200,7 @@ def search(
     outcomes = storage.outcomes()
     best = winner(outcomes, least, metric)
     if best is None:
-        order = max if settings.varied == MACS else min
-        mildest = order(outcomes, key=lambda outcome: float(outcome.point[settings.varied]))
+        mildest = min(outcomes, key=lambda one: abs(float(one.point[settings.varied]) - settings.mildest))
         reached = f"reaches {metric.written(mildest.metric)}" if mildest.metric is not None else mildest.stopped
         unit = "percentage points" if metric.unit == "%" else metric.unit
         drop = f"{settings.max_drop:g} {unit}".rstrip()
