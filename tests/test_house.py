@@ -40,7 +40,7 @@ ALLOWED = {
     "linear": {"graph"},
     "rewriting": {"graph", "layers", "linear", "models"},
     "recovery": {"graph", "layers", "linear", "pruning"},
-    "tasks": {"datasets", "distillation", "objectives"},
+    "tasks": {"datasets", "distillation", "measuring", "objectives"},
     "training": {"datasets", "objectives", "tasks"},
     "pruning": {
         "exporting",

@@ -63,11 +63,11 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_an_int8_file_answers_nearly_as_float_in_its_runtime_and_alone(made: Quantized) -> None:
     assert made.path.stem == "model_int8"
-    assert made.before.percent == 100.0
-    assert made.after.percent > 85
+    assert made.before.value == 100.0
+    assert made.after.value > 85
     assert made.within
     assert made.test is not None
-    assert made.test[0].percent == 100.0
+    assert made.test[0].value == 100.0
     wanted = small()(images()).detach().numpy()
     (y,) = fresh_answers(made.runtime, made.path, [images()])
     error = np.abs(y - wanted).max() / np.abs(wanted).max()
@@ -80,7 +80,7 @@ def test_parity_json_says_what_int8_costs_and_what_to_ship(made: Quantized) -> N
     entry = read_parity(folder)[f"{made.format}_int8"]
     assert read_parity(folder)[made.format]["status"] == "equal"
     assert entry["source"] == source_digest(small())
-    assert entry["top1"]["after"] == made.after.percent
+    assert entry["top1"]["after"] == made.after.value
     assert entry["tolerance"] == pytest.approx(2 * entry["max_error"])
     assert {name: file_digest(folder / name) for name in entry["files"]} == entry["files"]
     assert set(entry["files"]) == {path.name for path in made.files}
@@ -152,9 +152,9 @@ def searched(loss: Callable[[set[str]], int], folder: Path, monkeypatch: pytest.
     def judge(path: Path) -> Accuracy:
         keep = set(json.loads(path.read_text()))
         judged.append(len(keep))
-        return Accuracy(np.arange(100) >= loss(keep))
+        return Accuracy.of(np.arange(100) >= loss(keep))
 
-    work = Work(Fake(), folder, folder, (), None, Accuracy(np.ones(100, bool)), judge)
+    work = Work(Fake(), folder, folder, (), None, Accuracy.of(np.ones(100, bool)), judge, lambda _: nn.Identity(), min)
     return search(work, tuple("abcdefgh"), max_drop, lambda *_: None), judged
 
 
@@ -222,7 +222,7 @@ def test_without_labels_answers_that_differ_from_float_count_as_lost(tmp_path: P
     y = open_in("onnxruntime", found.path, 1)(x)
     same = (y.argmax(1) == net(x).argmax(1)).float().mean().item()
     assert not found.labels
-    assert found.after.percent == pytest.approx(100 * same)
+    assert found.after.value == pytest.approx(100 * same)
     assert read_parity(tmp_path)["onnx_int8"]["top1"]["against"] == "answers in float"
 
 
@@ -343,7 +343,7 @@ def test_a_fine_tuned_file_replaces_int8_after_training_where_it_loses_less(tmp_
     found = quantize(net, EXAMPLE, out=tmp_path, images=x, engine="nncf", validation=answered(net, x), max_drop=-1.0,
                      fine_tune=fine_tune, seconds=0.01)  # fmt: skip
     assert len(called) == 1
-    assert found.after.percent > 90
+    assert found.after.value > 90
     engine = engines["nncf"].value()
     engine.write_trained(called[0], EXAMPLE, found.float_path, tmp_path / "trained")
     path = engine.files(tmp_path / "trained")[0]

@@ -172,10 +172,10 @@ def test_outputs_of_regression_are_not_compared_by_top_1(tmp_path: Path) -> None
     assert "top-1" not in str(file.parity)
 
 
-def test_int8_of_maps_is_judged_by_pixel_accuracy_and_says_so() -> None:
-    maps, masks = np.zeros((2, 3, 4, 4)), np.zeros((2, 4, 4))
-    assert judged(maps, masks).name == "pixel accuracy"
-    assert judged(np.zeros((2, 3)), np.zeros(2)).name == "top-1"
+def test_int8_of_maps_without_a_task_is_judged_by_pixel_accuracy_and_says_so() -> None:
+    maps, masks = torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4)
+    assert judged(maps, masks).metric.name == "pixel accuracy"
+    assert judged(torch.zeros(2, 3), torch.zeros(2)).metric.name == "top-1"
 
 
 def test_a_step_that_raises_a_small_error_is_named_in_a_warning() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from slimcnn.benchmarking.candidate import Candidate, facts_of_file, repeated
 from slimcnn.errors import ExportError
-from slimcnn.exporting import formats, one_image_of_detectors, write_model
+from slimcnn.exporting import example_and_outputs, formats, write_model
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class RuntimeFiles:
     folder: Path
     example: Tensor
     _made: dict[tuple[str, str, int | None], RuntimeFile] = field(default_factory=dict)
+    _outputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name of a network → names of its outputs if it is a detector."""
 
     def of(self, candidate: Candidate, runtime: str, batch: int) -> RuntimeFile:
         """Return a candidate's file for a runtime and a batch size of `batch`.
@@ -59,13 +61,15 @@ class RuntimeFiles:
 
     def _exported(self, name: str, model: nn.Module, example: Tensor, runtime: str, batch: int) -> RuntimeFile:
         format_ = format_for(runtime)
-        outputs = one_image_of_detectors(model, example)[1]
+        if name not in self._outputs:
+            self._outputs[name] = example_and_outputs(model, example)[1]
+        outputs = self._outputs[name]
         if outputs and batch != 1:
             raise ExportError(f"the file of a detector takes one image at a time; batch size {batch} cannot run")
         fixed = None if formats[format_].value.dynamic_batch and not outputs else batch
         if (name, runtime, fixed) not in self._made:
             path = self.folder / str(len(self._made)) / "model"
-            files = write_model(model, repeated(example, fixed or 1), format_, path)
+            files = write_model(model, repeated(example, fixed or 1), format_, path, outputs)
             self._made[name, runtime, fixed] = RuntimeFile(files[0], bytes_of(files), fixed, False, outputs)
         return self._made[name, runtime, fixed]
 

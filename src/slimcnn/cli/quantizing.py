@@ -22,8 +22,12 @@ def quantize(
     source: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint.")],
     engine: Annotated[str, typer.Option(help="Quantization engine (*slimcnn list engines*).")] = "nncf",
     max_drop: Annotated[
-        float, typer.Option(min=0, help="Maximum drop of top-1, or of pixel accuracy, in percentage points.")
-    ] = 0.5,
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            min=0,
+            help="Maximum loss of top-1, mean IoU, mAP@50 ... in the metric's unit. Default: 0.5 percentage points.",
+        ),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Training images for calibration; labels are not used.")] = 300,
     epochs: Annotated[
         int,

@@ -8,7 +8,7 @@ from slimcnn.exporting.exported import PARITY, ExportedFile, how_to_run, read_pa
 from slimcnn.exporting.format import Contents, FileFormat, Options, formats
 from slimcnn.exporting.layer_times import LayerShape, LayerTimes
 from slimcnn.exporting.parity import TOLERANCE, Parity, answers, check_parity, compare, fresh_answers
-from slimcnn.exporting.preparing import one_image_of_detectors, prepare
+from slimcnn.exporting.preparing import example_and_outputs, prepare
 from slimcnn.exporting.process_memory import ProcessMemory, process_memory
 from slimcnn.exporting.runtimes import RUNTIMES, Opened, Runtime, open_in, reader_of, why_not
 from slimcnn.exporting.source import file_digest, source_digest
@@ -32,12 +32,12 @@ __all__ = [
     "check_parity",
     "compare",
     "entry_of",
+    "example_and_outputs",
     "export",
     "file_digest",
     "formats",
     "fresh_answers",
     "how_to_run",
-    "one_image_of_detectors",
     "open_in",
     "prepare",
     "process_memory",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from slimcnn.exporting.detection_distance import detection_distance
 from slimcnn.exporting.parity import TOLERANCE, Array, Parity, fresh_rows
 from slimcnn.exporting.runtimes import why_not
 from slimcnn.measuring.examples import undisturbed
@@ -62,6 +63,40 @@ def check_detections(
         return _changed_by_rounding(network, inputs, expected, changes, tolerance)
 
     return compare_detections(expected, found, tolerance, unstable)
+
+
+def check_int8_detections(
+    runtime: str, path: Path, inputs: Sequence[Tensor], expected: Sequence[Detections], tolerance: float = 1.0
+) -> Parity:
+    """Run an int8 file in a fresh process, one image at a time, and compare its detections with those in float.
+
+    Args:
+        runtime: a key of `RUNTIMES`.
+        path: the file.
+        inputs: input tensors with one row per image.
+        expected: the detections in float, see `detections`.
+        tolerance: largest `detection_distance` that counts as equal.
+
+    Raises:
+        ExportError: the runtime cannot run the file, or its process dies.
+    """
+    reason = why_not(runtime)
+    if reason:
+        return Parity("not run", tolerance=tolerance, why=reason)
+    names = tuple(expected[0])
+    found = [dict(zip(names, rows, strict=True)) for rows in fresh_rows(runtime, path, inputs)]
+    n, count = len(expected), sum(len(one["labels"]) for one in expected)
+    if not count:
+        why = f"nothing was detected in any of {n} images: compare on images with objects that it detects"
+        return Parity("unproven", images=n, tolerance=tolerance, detections=0, why=why)
+    apart = detection_distance(*([_tensors(one) for one in each] for each in (expected, found)))
+    status: Literal["equal", "mismatch"] = "equal" if apart <= tolerance else "mismatch"
+    why = "" if status == "equal" else f"{100 * tolerance:.3g} % are allowed"
+    return Parity(status, images=n, tolerance=tolerance, why=why, detections=count, detections_apart=apart)
+
+
+def _tensors(one: Detections) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in one.items()}
 
 
 def compare_detections(

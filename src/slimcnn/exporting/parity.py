@@ -49,12 +49,18 @@ class Parity:
     """Percent of a detector's detections in all images that match those of the file; None if there are none."""
     detections: int | None = None
     """Number of the network's detections in all images; None unless the network is a detector."""
+    detections_apart: float | None = None
+    """Of an int8 file of a detector: how far its detections are from those in float (`detection_distance`), 0 to 1,
+    which is what the tolerance then limits."""
 
     def __str__(self) -> str:
         if self.status == "not run":
             return f"not run: {self.why}"
         if self.status == "unproven":
             return f"unproven: {self.why}"
+        if self.detections_apart is not None:
+            said = f"{100 * self.detections_apart:.3g} % of {self.detections} detections differ, weighted by score"
+            return said if self.status == "equal" else f"{said}; {self.why}"
         if self.max_error is None:
             return self.why
         said = f"largest relative error {self.max_error:.1e} on {self.images} samples"

@@ -103,8 +103,10 @@ def inputs_of(example: Example) -> tuple[Tensor, ...]:
     return tuple(leaf.detach().cpu().float() if leaf.is_floating_point() else leaf.detach().cpu() for leaf in leaves)
 
 
-def one_image_of_detectors(model: nn.Module, example: Example) -> tuple[Example, tuple[str, ...]]:
-    """Return the example and no names; of a detector, an example of one image and the names of its tensors.
+def example_and_outputs(model: nn.Module, example: Example) -> tuple[Example, tuple[str, ...]]:
+    """Run a network; return the example of its files, and the names of their outputs if it is a detector.
+
+    A detector's file takes one image. Other networks keep their example, and their outputs have no names.
 
     Args:
         model: any network on the CPU.
@@ -130,6 +132,7 @@ def one_image_of_detectors(model: nn.Module, example: Example) -> tuple[Example,
 def prepare(
     model: nn.Module, example: Example, *, dynamic_batch: bool = True, dynamic_size: bool = False,
     normalization: PerChannel | None = None, facts: Mapping[str, str] | None = None,
+    detected: Sequence[str] | None = None,
 ) -> Contents:  # fmt: skip
     """Turn a copy of a network into a simplified graph; the network itself is not changed.
 
@@ -141,13 +144,15 @@ def prepare(
         dynamic_size: accept images of any height and width.
         normalization: included in the graph, whose first input is then uint8 pixels.
         facts: text to store in the file.
+        detected: what `example_and_outputs` returned with this example; None: the network is run to learn it.
 
     Raises:
         ExportError: the network's code cannot be turned into a graph, or not with dynamic axes.
         ModelError: the network does not accept the example.
     """
     plain = copied(model)
-    example, detected = one_image_of_detectors(plain, example)
+    if detected is None:
+        example, detected = example_and_outputs(plain, example)
     dynamic_batch = dynamic_batch and not detected
     tensors = inputs_of(example)
     size = batch_size(example)
@@ -167,7 +172,7 @@ def prepare(
     simple = program.module(check_guards=False)
     simplify(simple)
     program = _program(simple, tensors, axes, type(model).__name__)
-    inputs, outputs = _numbered("input", len(tensors)), detected or _numbered("output", len(answers))
+    inputs, outputs = _numbered("input", len(tensors)), tuple(detected) or _numbered("output", len(answers))
     return Contents(program, tensors, inputs, outputs, tuple(axes), dict(facts or {}), bool(detected))
 
 

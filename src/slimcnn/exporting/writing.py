@@ -21,8 +21,8 @@ from slimcnn.exporting.preparing import (
     FlatCall,
     PerChannel,
     copied,
+    example_and_outputs,
     inputs_of,
-    one_image_of_detectors,
     prepare,
     reason_of,
     unknown_operation,
@@ -114,7 +114,7 @@ def export(
     refuse_another(folder, source, force)
     baked = normalization if bake_normalization else None
     plain_model = _on_cpu(model)
-    example, detected = one_image_of_detectors(plain_model, example)
+    example, detected = example_and_outputs(plain_model, example)
     if detected:
         _refuse_for_detectors(chosen, dynamic_batch, say)
     inputs = samples_of(example, images, normalization, bake_normalization, from_0_to_1=bool(detected))
@@ -135,6 +135,7 @@ def export(
                 dynamic_size=dynamic_size,
                 normalization=baked,
                 facts=facts_of(**facts),
+                detected=detected,
             )
         contents = prepared[batch]
         at_once = AT_ONCE if batch else batch_size(example)
@@ -147,7 +148,9 @@ def export(
     return tuple(written)
 
 
-def write_model(model: nn.Module, example: Example, to: str, path: Path | str, **options: Any) -> tuple[Path, ...]:
+def write_model(
+    model: nn.Module, example: Example, to: str, path: Path | str, detected: Sequence[str] | None = None, **options: Any
+) -> tuple[Path, ...]:
     """Export a network in one format for timing, without checks; return the files, the one to open first.
 
     Args:
@@ -155,6 +158,7 @@ def write_model(model: nn.Module, example: Example, to: str, path: Path | str, *
         example: as for `export`.
         to: the format.
         path: the path without suffix, `DIR/model`.
+        detected: what `example_and_outputs` returned with this example; None: the network is run to learn it.
         options: `dynamic_batch`, `dynamic_size`, `opset` (see `export`).
 
     Raises:
@@ -163,9 +167,11 @@ def write_model(model: nn.Module, example: Example, to: str, path: Path | str, *
     chosen, settings = formats[to].value(), Options(**options)
     chosen.check(to, settings, pixels=False)
     batch = chosen.dynamic_batch and settings.dynamic_batch
-    if one_image_of_detectors(_on_cpu(model), example)[1]:
+    if detected is None:
+        example, detected = example_and_outputs(_on_cpu(model), example)
+    if detected:
         chosen.check_detector(to)
-    contents = prepare(model, example, dynamic_batch=batch, dynamic_size=settings.dynamic_size)
+    contents = prepare(model, example, dynamic_batch=batch, dynamic_size=settings.dynamic_size, detected=detected)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(to, chosen, contents, path, settings)

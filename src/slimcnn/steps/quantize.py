@@ -6,26 +6,30 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 from torch import nn
 
 from slimcnn.distillation import Teacher
-from slimcnn.errors import DataError, ExportError
+from slimcnn.errors import DataError, ExportError, RecipeError
 from slimcnn.exporting import RUNTIMES, read_parity, record, source_digest
 from slimcnn.exporting.quantizing import INT8, Quantized, engines, loss_of, quantize
 from slimcnn.manifest import RUN
 from slimcnn.measuring.latency import MOST_THREADS
 from slimcnn.reporting.formatting import plural
+from slimcnn.reporting.outcome import MetricName
 from slimcnn.reporting.sections import Column, Section, Table, Text
 from slimcnn.running.epochs import about_training, learn
+from slimcnn.running.int8_judge import judge_of
 from slimcnn.running.step import Artifact, Context, State, Step, steps
 from slimcnn.training import Epoch, Training
 from slimcnn.training.processes import from_rank_zero
 
 LOSS = "0.1*cross_entropy+0.9*kd:temperature=4"
 """Loss of fine-tuning; the teacher is the reference network."""
+MAX_DROP = 0.5
+"""Percentage points that int8 may lose unless told otherwise."""
 VALIDATION = 2000
 """Number of validation images for the choice of float layers."""
 TESTED = 10_000
@@ -40,9 +44,9 @@ class Quantize(Step):
 
     engine: str = "nncf"
     """The quantization engine (slimcnn list engines)."""
-    max_drop: float = Field(default=0.5, ge=0)
-    """Largest loss of validation top-1 (segmentation: pixel accuracy) in the runtime, in percentage points; layers stay
-    in float until it is met."""
+    max_drop: float | None = Field(default=None, ge=0)
+    """Largest loss of the validation metric in the runtime, in its unit; layers stay in float until it is met. None:
+    0.5 percentage points; a metric in another unit needs a number."""
     images: int = Field(default=300, ge=1)
     """Number of training images for calibration; labels are not used."""
     epochs: int = Field(default=0, ge=0)
@@ -60,9 +64,8 @@ class Quantize(Step):
         return self
 
     def rehearse(self, state: State) -> nn.Module:
-        """Check that the engine's packages are installed, and that the task can be judged in the runtime."""
-        if state.data.task not in ("classification", "segmentation"):
-            raise ExportError(f"int8 is judged by classes, and this is {state.data.task}: leave quantize out")
+        """Check that the engine's packages are installed, and that the loss is limited in the metric's unit."""
+        self.allowed(state)
         engines[self.engine].value().check(self.engine, fine_tune=self.epochs > 0)
         if state.data.ready:
             raise DataError(
@@ -70,6 +73,14 @@ class Quantize(Step):
                 "return PIL images or uint8 tensors (c, h, w)"
             )
         return state.model
+
+    def allowed(self, state: State) -> float:
+        """Return the largest loss allowed; `RecipeError` if the metric's unit has no default."""
+        metric = state.task.metric
+        if self.max_drop is None and metric.unit != "%":
+            worse = "fall" if metric.higher_is_better else "rise"
+            raise RecipeError(f"quantize needs max_drop: by how much the {metric.name} may {worse} in int8")
+        return MAX_DROP if self.max_drop is None else self.max_drop
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Write the float and the int8 file into the step's folder; the network does not change."""
@@ -114,8 +125,8 @@ class Quantize(Step):
 
         return quantize(
             state.model, state.example, out=out, images=data.train.limit(self.images).in_memory().pixels,
-            engine=self.engine, max_drop=self.max_drop, validation=(validation.pixels, validation.labels),
-            test=(test.pixels, test.labels), normalization=data.normalization,
+            engine=self.engine, max_drop=self.allowed(state), validation=(validation.pixels, validation.labels),
+            test=(test.pixels, test.labels), judge=judge_of(state.task, data), normalization=data.normalization,
             scaling=data.scaling.stated(), classes=data.classes, fine_tune=fine_tune if self.epochs else None,
             threads=self.threads, seconds=self.seconds, force=force, say=at.show.say,
             progress=at.show.counting("testing layers in float"),
@@ -125,13 +136,14 @@ class Quantize(Step):
 def about_quantized(found: Quantized) -> Section:
     """Report int8 against float: accuracy, bytes, latency, layers, and which file to ship."""
     lost, error = loss_of(found.before, found.after)
-    name = found.before.name
+    metric = found.before.metric
     title = RUNTIMES[found.runtime].title
-    judged = f"Validation {name}" if found.labels else "Agreement with float on calibration images"
+    judged = f"Validation {metric.name}" if found.labels else "Agreement with float on calibration images"
+    scatter = f"standard error {error:.2f}, " if error is not None else ""
     tuned = ", then fine-tuned" if found.fine_tuned else ""
     lead = (
         f"Quantized by {engines[found.engine].value.title} on {found.calibrated_on:,} images without labels{tuned}. "
-        f"{judged} in {title}: {lost:.2f} points lost (standard error {error:.2f}, {len(found.after.hits):,} images), "
+        f"{judged} in {title}: {metric.measured_difference(lost)} lost ({scatter}{found.after.n:,} images), "
         f"{found.max_drop:g} allowed. {len(found.kept)} of {len(found.layers)} layers stay in float."
     )
     if not found.within:
@@ -141,23 +153,26 @@ def about_quantized(found: Quantized) -> Section:
         Text(text=f"{found.advice[0].upper()}{found.advice[1:]}.", tone="good" if found.within else "bad"),
         Text(text=f"{str(found.speed)[0].upper()}{str(found.speed)[1:]}; {plural(found.speed.n, 'round')}, batch "
              f"{found.speed.batch}, {plural(found.speed.threads, 'thread')}, {title}.", tone="note"),
-        _files(found, name), _layers(found),
+        _files(found), _layers(found),
     )  # fmt: skip
     return Section(title="Int8", blocks=blocks)
 
 
-def _files(found: Quantized, name: str) -> Table:
-    tests = [one.percent for one in found.test] if found.test else [None, None]
+def _files(found: Quantized) -> Table:
+    tests = [one.value for one in found.test] if found.test else [None, None]
+    name = MetricName.of(found.before.metric)
+    kind: Any = "percent" if name.unit == "%" else "small"
     columns = (
-        Column(title="file", format="name"), Column(title=f"validation {name}, %" if found.labels else "agreement, %",
-        format="percent"), Column(title=f"test {name}, %", format="percent"), Column(title="bytes", format="exact"),
+        Column(title="file", format="name"),
+        Column(title=f"validation {name.title}" if found.labels else "agreement, %", format=kind),
+        Column(title=f"test {name.title}", format=kind), Column(title="bytes", format="exact"),
         Column(title="ms", format="milliseconds"), Column(title="quartiles", format="milliseconds"),
         Column(title="", format="milliseconds"),
     )  # fmt: skip
     rows = (
-        (found.float_path.name, found.before.percent, tests[0], found.float_bytes, found.speed.float_ms[1],
+        (found.float_path.name, found.before.value, tests[0], found.float_bytes, found.speed.float_ms[1],
          found.speed.float_ms[0], found.speed.float_ms[2]),
-        (found.path.name, found.after.percent, tests[1], found.bytes, found.speed.int8_ms[1],
+        (found.path.name, found.after.value, tests[1], found.bytes, found.speed.int8_ms[1],
          found.speed.int8_ms[0], found.speed.int8_ms[2]),
     )  # fmt: skip
     return Table(columns=columns, rows=rows)
@@ -167,7 +182,7 @@ def _layers(found: Quantized) -> Table:
     columns = (
         Column(title="layer", format="name"),
         Column(title="relative output error", format="small"),
-        Column(title="divergence saved in float, nats", format="small"),
+        Column(title=f"saved in float: {found.apart}", format="small"),
         Column(title="precision"),
     )
     rows = tuple((one.layer, one.error, one.sensitivity, "float" if one.kept else "int8") for one in found.layers)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from slimcnn.checkpoints import read_information
 from slimcnn.datasets import Dataset, Normalization
 from slimcnn.exporting import PARITY, RUNTIMES, TOLERANCE, answers, check_parity, file_digest, source_digest, why_not
-from slimcnn.exporting.detection_parity import check_detections, detections
+from slimcnn.exporting.detection_parity import check_detections, check_int8_detections, detections
 from slimcnn.exporting.parity import AT_ONCE
 from slimcnn.exporting.preparing import FlatCall
 from slimcnn.manifest import files_in, inside
@@ -53,6 +53,8 @@ class ExportRecord(BaseModel):
     status: Literal["equal", "mismatch", "not run", "unproven"]
     max_error: float | None
     agreement: float | None = None
+    detections_apart: float | None = None
+    """Of an int8 file of a detector; None for other files."""
     tolerance: float = TOLERANCE
     runtime: str
     files: dict[str, str] = Field(min_length=1)
@@ -169,7 +171,10 @@ def _parity(
     tolerance = max(entry.tolerance, TOLERANCE)
     if entry.facts.outputs:
         expected = detections(network, [inputs], entry.facts.outputs)
-        parity = check_detections(entry.runtime, path, [inputs], network, expected, tolerance)
+        if entry.detections_apart is not None:
+            parity = check_int8_detections(entry.runtime, path, [inputs], expected, tolerance)
+        else:
+            parity = check_detections(entry.runtime, path, [inputs], network, expected, tolerance)
     else:
         parity = check_parity(
             entry.runtime, path, [inputs], answers(network, [inputs]), batch=at_once, tolerance=tolerance,
@@ -179,7 +184,8 @@ def _parity(
         raise NotCheckable(parity.why)
     if parity.status != "equal":
         raise Refuted(f"{parity} ({what}, {source.name})")
-    return f"{parity}: {what}, tolerance {tolerance:g}, against {source.name}", parity.max_error or 0.0
+    error = parity.max_error if parity.detections_apart is None else parity.detections_apart
+    return f"{parity}: {what}, tolerance {tolerance:g}, against {source.name}", error or 0.0
 
 
 def _intact(folder: Path, entry: ExportRecord) -> bool:

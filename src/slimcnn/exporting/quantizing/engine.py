@@ -53,6 +53,10 @@ class Engine(ABC):
     def outputs(self, path: Path, layers: Sequence[str]) -> LayerOutputs:
         """Open a float or int8 file to compute layers' outputs; layers that it lacks are left out."""
 
+    def around_layers(self, source: Path) -> tuple[str, ...]:
+        """Return the operations of a detector that stay in float: those on images, and those on boxes and scores."""
+        return ()
+
     def simulated(self, model: nn.Module, example: Example, calibration: Rows) -> nn.Module:
         """Return a trainable copy of a network that simulates int8 in float."""
         raise ExportError(f"{self.title} does not support fine-tuning: choose another engine, or leave out --epochs")

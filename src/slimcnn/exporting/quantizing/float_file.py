@@ -14,6 +14,7 @@ from slimcnn.errors import ExportError
 from slimcnn.exporting.exported import read_parity
 from slimcnn.exporting.preparing import PerChannel
 from slimcnn.exporting.quantizing.engine import Rows
+from slimcnn.exporting.quantizing.file_network import FileNetwork
 from slimcnn.exporting.source import file_digest, source_digest
 from slimcnn.exporting.writing import entry_of, export, samples_of
 from slimcnn.measuring.examples import Example
@@ -38,6 +39,15 @@ class FloatFile:
         """The file's batch size; None: any."""
         found = self.facts["batch"]
         return None if found == "any" else int(found)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of a detector's outputs; empty for other networks."""
+        return tuple(self.facts.get("outputs", ()))
+
+    def network(self, runtime: str, path: Path) -> FileNetwork:
+        """Open this file, or an int8 file of it, to call it like the network."""
+        return FileNetwork(runtime, path, self.batch, self.outputs)
 
     def rows(self, given: Tensor | Sequence[Tensor]) -> Rows:
         """Convert samples to the file's input format, full batches only."""

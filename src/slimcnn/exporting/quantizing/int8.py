@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ExportError
+from slimcnn.exporting.detection_parity import check_int8_detections
 from slimcnn.exporting.exported import record, refuse_another
-from slimcnn.exporting.parity import AT_ONCE, Array, Parity, compare, fresh_answers, plain
+from slimcnn.exporting.parity import AT_ONCE, Array, Parity, compare, fresh_answers, fresh_rows, plain
 from slimcnn.exporting.preparing import PerChannel
-from slimcnn.exporting.quantizing.accuracy import Accuracy, judged, loss_of, scores_in
+from slimcnn.exporting.quantizing.accuracy import PIXEL_ACCURACY, TOP1, Accuracy, ClassJudge, Judge, loss_of
 from slimcnn.exporting.quantizing.engine import Rows, engines
 from slimcnn.exporting.quantizing.float_file import FloatFile, float_file, refuse_calibration
 from slimcnn.exporting.quantizing.keeping import MixedFile, Work, search
@@ -52,6 +54,7 @@ def quantize(
     max_drop: float = 0.5,
     validation: Labeled | None = None,
     test: Labeled | None = None,
+    judge: Judge | None = None,
     normalization: PerChannel | None = None,
     scaling: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
@@ -69,16 +72,18 @@ def quantize(
     with `within` False.
 
     Args:
-        model: any classifier; it is not changed.
+        model: any network; it is not changed.
         example: one tensor (n, c, h, w), a sequence of arguments or a mapping of keyword arguments.
         out: the output folder for model.xml and model_int8.xml (or .onnx) and parity.json. An existing float file of
             the same network is reused.
         images: calibration samples, a few hundred: as the network expects them, or uint8 pixels with a normalization.
         engine: engine name (`slimcnn list engines`).
-        max_drop: percentage points of top-1 that int8 may lose; of maps of scores, of pixel accuracy.
+        max_drop: percentage points of top-1 that int8 may lose; of maps of scores, of pixel accuracy; with a judge,
+            in the unit of its metric.
         validation: images and labels for choosing the layers. None: use `images`; each one on which int8 and float
             have a different top-1 counts as lost, which is an upper bound.
         test: images and labels, used once at the end.
+        judge: the metric of a network that does not classify; see `slimcnn.exporting.quantizing.Judge`.
         normalization: x = (pixels / 255 - mean) / std.
         scaling: how pictures became images, stored in the files (as for `export`).
         classes: class names, stored in the float file.
@@ -91,24 +96,32 @@ def quantize(
 
     Raises:
         UnknownName: the engine is unknown.
-        ExportError: a package is missing, the calibration images cannot be used, or the network cannot be exported or
-            returns no scores.
+        ExportError: a package is missing, the calibration images cannot be used, a judge has no labels, or the network
+            cannot be exported or returns no scores.
     """
     chosen = engines[engine].value()
     chosen.check(engine, fine_tune is not None)
     folder, source = Path(out), source_digest(model)
     refuse_another(folder, source, force)
     refuse_calibration(example, images, normalization)
+    if judge is not None and validation is None:
+        raise ExportError("a judge needs labels: give validation=(images, labels)")
     known = float_file(model, example, chosen.format, folder, images, normalization, scaling, classes, say)
     calibration = known.rows(images)
     check_threads(threads)
     asked, labels = (known.rows(validation[0]), validation[1]) if validation else (calibration, None)
-    judge = _judge(chosen.runtime, known, asked, labels)
+    by = judge or ClassJudge()
+    measure = _measure(chosen.runtime, known, by, asked, labels)
     with _trial_folder(folder, engine) as place:
-        work = Work(chosen, known.path, place, calibration, known.batch, judge(known.path), judge)
-        names = chosen.layers(known.path)
+        always = chosen.around_layers(known.path) if known.outputs else ()
+        work = Work(
+            chosen, known.path, place, calibration, known.batch, measure(known.path), measure,
+            partial(known.network, chosen.runtime), by.distance, always,
+        )  # fmt: skip
+        names = tuple(name for name in chosen.layers(known.path) if name not in set(always))
         kept, sensitivity = search(work, names, max_drop, progress)
-        say(f"  {len(kept.layers)} of {len(names)} layers in float, {kept.drop:.2f} points lost")
+        lost = work.before.metric.measured_difference(kept.drop)
+        say(f"  {len(kept.layers)} of {len(names)} layers in float, {lost} lost")
         tuned = _fine_tuned(work, kept, model, example, fine_tune) if fine_tune and kept.drop > max_drop else None
         kept = tuned or kept
         layers = _layers(work, kept, names, sensitivity)
@@ -121,11 +134,11 @@ def quantize(
         before=work.before, after=kept.accuracy, max_drop=max_drop, labels=labels is not None, layers=layers,
         parity=_parity(chosen.runtime, known, files[0], tuple(one[:COMPARED] for one in asked)),
         speed=_speed(chosen.runtime, known, files[0], calibration, threads, seconds),
-        calibrated_on=len(calibration[0]), fine_tuned=tuned is not None,
+        calibrated_on=len(calibration[0]), apart=by.apart, fine_tuned=tuned is not None,
     )  # fmt: skip
     if test is not None:
-        judge = _judge(chosen.runtime, known, known.rows(test[0]), test[1])
-        found = replace(found, test=(judge(known.path), judge(found.path)))
+        measure = _measure(chosen.runtime, known, by, known.rows(test[0]), test[1])
+        found = replace(found, test=(measure(known.path), measure(found.path)))
     found = replace(found, entry=_entry(found, source, known.facts))
     record(folder, chosen.format + INT8, found.entry)
     say(f"  {found}")
@@ -145,16 +158,19 @@ def _trial_folder(folder: Path, engine: str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _judge(runtime: str, known: FloatFile, asked: Rows, labels: Tensor | None) -> Callable[[Path], Accuracy]:
+def _measure(
+    runtime: str, known: FloatFile, judge: Judge, asked: Rows, labels: Tensor | None
+) -> Callable[[Path], Accuracy]:
     """Return a function that measures accuracy against the labels or, if None, the float file's predictions."""
     if labels is not None and len(labels) < len(asked[0]):
         raise ExportError(f"{len(asked[0])} images have {len(labels)} labels: give one label per image")
-    right = (
-        labels[: len(asked[0])].cpu().numpy()
-        if labels is not None
-        else scores_in(runtime, known.path, asked, known.batch).argmax(1)
-    )
-    return lambda path: judged(scores_in(runtime, path, asked, known.batch), right)
+    x = [torch.from_numpy(one) for one in asked]
+    if labels is None:
+        assert isinstance(judge, ClassJudge)
+        right = judge.answers(known.network(runtime, known.path), x)
+    else:
+        right = labels[: len(x[0])].cpu()
+    return lambda path: judge.accuracy(known.network(runtime, path), x, right)
 
 
 def _fine_tuned(
@@ -212,6 +228,10 @@ def _speed(runtime: str, known: FloatFile, path: Path, samples: Rows, threads: i
 def _parity(runtime: str, known: FloatFile, path: Path, samples: Rows) -> Parity:
     """Compare int8 with float in a fresh process; the tolerance is twice the measured error."""
     given = [torch.from_numpy(one) for one in samples]
+    if known.outputs:
+        detected = [dict(zip(known.outputs, rows, strict=True)) for rows in fresh_rows(runtime, known.path, given)]
+        parity = check_int8_detections(runtime, path, given, detected)
+        return replace(parity, tolerance=2 * (parity.detections_apart or 0.0))
     expected = fresh_answers(runtime, known.path, given, known.batch or AT_ONCE)
     found = fresh_answers(runtime, path, given, known.batch or AT_ONCE)
     error = compare(expected, found).max_error
@@ -221,12 +241,14 @@ def _parity(runtime: str, known: FloatFile, path: Path, samples: Rows) -> Parity
 def _entry(found: Quantized, source: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entry of an int8 file in parity.json."""
     lost, error = loss_of(found.before, found.after)
-    measured = {"top-1": "top1", "pixel accuracy": "pixel_accuracy"}[found.before.name]
+    metric = found.before.metric
+    measured = {TOP1: "top1", PIXEL_ACCURACY: "pixel_accuracy"}.get(metric, "metric")
+    named = asdict(metric) if measured == "metric" else {}
     entry = plain(found.parity) | {
         "runtime": found.runtime, "engine": found.engine,
         "files": {path.name: file_digest(path) for path in found.files}, "bytes": found.bytes, "source": source,
-        measured: {
-            "before": found.before.percent, "after": found.after.percent, "images": len(found.after.hits), "drop": lost,
+        measured: named | {
+            "before": found.before.value, "after": found.after.value, "images": found.after.n, "drop": lost,
             "standard_error": error, "max_drop": found.max_drop, "within": found.within,
             "against": "labels" if found.labels else "answers in float",
         },
@@ -236,5 +258,5 @@ def _entry(found: Quantized, source: str, facts: Mapping[str, Any]) -> dict[str,
     }  # fmt: skip
     if found.test is not None:
         before, after = found.test
-        entry[f"test_{measured}"] = {"before": before.percent, "after": after.percent, "images": len(after.hits)}
+        entry[f"test_{measured}"] = {"before": before.value, "after": after.value, "images": after.n}
     return entry

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from slimcnn.exporting.quantizing.accuracy import Accuracy, divergence, loss_of, scores_in
+import torch
+from torch import nn
+
+from slimcnn.exporting.parity import AT_ONCE
+from slimcnn.exporting.quantizing.accuracy import Accuracy, loss_of
 from slimcnn.exporting.quantizing.engine import Engine, Rows
 
 MOST = 0.5
@@ -46,11 +51,17 @@ class Work:
     before: Accuracy
     """Accuracy of the float file."""
     judge: Callable[[Path], Accuracy]
+    opened: Callable[[Path], nn.Module]
+    """Opens a file in its runtime."""
+    distance: Callable[[Any, Any], float]
+    """How far answers in int8 are from those in float, see `Judge`."""
+    always: tuple[str, ...] = ()
+    """Operations that are in float in every file."""
 
     def kept(self, layers: tuple[str, ...]) -> MixedFile:
         """Quantize all layers except these."""
         stem = self.folder / f"keep{len(layers)}"
-        self.engine.write(self.source, stem, self.calibration, self.batch, layers)
+        self.engine.write(self.source, stem, self.calibration, self.batch, (*layers, *self.always))
         path = self.engine.files(stem)[0]
         accuracy = self.judge(path)
         return MixedFile(path, layers, accuracy, loss_of(self.before, accuracy)[0])
@@ -91,24 +102,31 @@ def search(
 
 
 def sensitivities(work: Work, layers: tuple[str, ...], progress: Callable[[int, int], None]) -> dict[str, float]:
-    """Return how much the divergence from float falls with each layer in float, in nats; needs no labels."""
+    """Return how much the distance from float falls with each layer in float; needs no labels."""
     few = probes(work.calibration, PROBE, PROBE_VALUES, work.batch)
     asked = probes(work.calibration, PROBED, PROBED_VALUES, work.batch)
-    runtime = work.engine.runtime
-    expected = scores_in(runtime, work.source, asked, work.batch)
+    expected = _answers(work, work.source, asked)
 
-    def divergence_with(keep: tuple[str, ...]) -> float:
+    def distance_with(keep: tuple[str, ...]) -> float:
         stem = work.folder / "one"
-        work.engine.write(work.source, stem, few, work.batch, keep)
-        return divergence(expected, scores_in(runtime, work.engine.files(stem)[0], asked, work.batch))
+        work.engine.write(work.source, stem, few, work.batch, (*keep, *work.always))
+        found = _answers(work, work.engine.files(stem)[0], asked)
+        return sum(work.distance(y, z) for y, z in zip(expected, found, strict=True)) / len(expected)
 
-    whole = divergence_with(())
+    whole = distance_with(())
     found = {}
     for number, layer in enumerate(layers):
         progress(number, len(layers))
-        found[layer] = whole - divergence_with((layer,))
+        found[layer] = whole - distance_with((layer,))
     progress(len(layers), len(layers))
     return found
+
+
+def _answers(work: Work, path: Path, samples: Rows) -> list[Any]:
+    """Return a file's answers for samples, a batch at a time."""
+    network, size = work.opened(path), work.batch or AT_ONCE
+    given = [torch.from_numpy(one) for one in samples]
+    return [network(*[one[start : start + size] for one in given]) for start in range(0, len(given[0]), size)]
 
 
 def probes(calibration: Rows, most: int, values: int, batch: int | None) -> Rows:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slimcnn.exporting.parity import Array
+from slimcnn.exporting.quantizing.around_layers import around_layers
 from slimcnn.exporting.quantizing.engine import LayerOutputs, Rows
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -21,6 +22,26 @@ def layers_of(path: Path) -> tuple[str, ...]:
     fixed |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
     sums = {node.name for node in graph.node if node.op_type == "Add" and not fixed & set(node.input)}
     return tuple(node.name for node in graph.node if node.op_type in WEIGHTED or node.name in sums)
+
+
+def around_layers_of(path: Path) -> tuple[str, ...]:
+    """Return the nodes of a detector before its first and after its last layers with weights."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    taken_by: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in _inputs(node):
+            taken_by.setdefault(name, []).append(node.name)
+    consumers = {node.name: [one for name in node.output for one in taken_by.get(name, ())] for node in graph.node}
+    types = {node.name: node.op_type for node in graph.node}
+    return around_layers(types, consumers, [name for name, kind in types.items() if kind in WEIGHTED])
+
+
+def _inputs(node: Any) -> list[str]:
+    """Return the inputs of a node and of the graphs inside of it, which may take values from outside."""
+    inner = [one for attribute in node.attribute for one in attribute.g.node]
+    return [*node.input, *(name for one in inner for name in _inputs(one))]
 
 
 def outputs_of(path: Path, layers: Sequence[str]) -> LayerOutputs:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from slimcnn.exporting.parity import Parity
-from slimcnn.exporting.quantizing.accuracy import Accuracy, loss_of
+from slimcnn.exporting.quantizing.accuracy import PIXEL_ACCURACY, TOP1, Accuracy, loss_of
 from slimcnn.exporting.quantizing.speed import SpeedComparison
 
-AGREES = {"top-1": "top-1", "pixel accuracy": "classes of pixels"}
-"""What int8 and float have in common where there are no labels, by the name of the accuracy."""
+AGREES = {TOP1: "same top-1 as float", PIXEL_ACCURACY: "same classes of pixels as float"}
+"""What an accuracy is without labels: the agreement with float."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class LayerError:
     """RMS error of its output, relative to the output's RMS, with the layers before it in int8 too. None if the int8
     file lacks the output."""
     sensitivity: float | None = None
-    """Decrease of the divergence from float if only this layer is in float, in nats; None if not measured, because no
-    layer had to stay in float."""
+    """Decrease of the distance from float if only this layer is in float, see `Quantized.apart`; None if not measured,
+    because no layer had to stay in float."""
     kept: bool = False
     """Whether it stays in float."""
 
@@ -55,6 +55,8 @@ class Quantized:
     speed: SpeedComparison
     calibrated_on: int
     """Number of samples."""
+    apart: str = "KL divergence, nats"
+    """What the layers' sensitivity is measured in, see `Judge.apart`."""
     fine_tuned: bool = False
     test: tuple[Accuracy, Accuracy] | None = None
     """Accuracy of float and int8 on test images, which were not used for any choice."""
@@ -63,7 +65,7 @@ class Quantized:
 
     @property
     def drop(self) -> float:
-        """Percentage points of top-1, or of pixel accuracy, that int8 loses."""
+        """How much worse the metric is in int8: percentage points, or the metric's unit."""
         return loss_of(self.before, self.after)[0]
 
     @property
@@ -85,19 +87,26 @@ class Quantized:
     def advice(self) -> str:
         """Which file to ship, and why."""
         if not self.within:
-            limit = f"more than the {self.max_drop:g} allowed"
-            return f"ship {self.float_path.name}: int8 loses {self.drop:.2f} points of {self.before.name}, {limit}"
+            return f"ship {self.float_path.name}: int8 {self._loses}, more than the {self.max_drop:g} allowed"
         if self.speed.verdict == "no difference":
             return f"ship {self.path.name}: as fast as float, and {self.bytes / self.float_bytes:.2f} times the size"
         return f"ship {self.ship.name}: {self.speed}"
 
+    @property
+    def _loses(self) -> str:
+        """What int8 loses, as the rest of a sentence about it."""
+        metric = self.before.metric
+        by = metric.measured_difference(self.drop)
+        return f"loses {by} of {metric.name}" if metric.higher_is_better else f"raises the {metric.name} by {by}"
+
     def __str__(self) -> str:
-        lost, error = loss_of(self.before, self.after)
-        what = self.before.name if self.labels else f"same {AGREES[self.before.name]} as float"
+        error, metric = loss_of(self.before, self.after)[1], self.before.metric
+        what = metric.name if self.labels else AGREES[metric]
+        scatter = f" (standard error {error:.2f})" if error is not None else ""
         kept = f", {len(self.kept)} of {len(self.layers)} layers in float" if self.kept else ""
         tuned = ", fine-tuned" if self.fine_tuned else ""
         return (
-            f"{self.path} ({self.bytes:,} bytes, float {self.float_bytes:,}): {what} {self.before.percent:.2f} -> "
-            f"{self.after.percent:.2f} % on {len(self.after.hits):,} samples in this runtime, {lost:.2f} points lost "
-            f"(standard error {error:.2f}){kept}{tuned}"
+            f"{self.path} ({self.bytes:,} bytes, float {self.float_bytes:,}): {what} "
+            f"{metric.number(self.before.value)} -> {metric.written(self.after.value)} on {self.after.n:,} samples in "
+            f"this runtime, int8 {self._loses}{scatter}{kept}{tuned}"
         )

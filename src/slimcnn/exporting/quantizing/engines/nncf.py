@@ -13,6 +13,7 @@ from torch import nn
 
 from slimcnn.exporting.parity import Array
 from slimcnn.exporting.preparing import FlatCall, inputs_of
+from slimcnn.exporting.quantizing.around_layers import around_layers
 from slimcnn.exporting.quantizing.engine import Engine, LayerOutputs, Rows, engines
 from slimcnn.exporting.quantizing.nncf_settings import nncf_settings
 from slimcnn.exporting.quiet import quiet
@@ -36,6 +37,18 @@ class Nncf(Engine):
     def layers(self, source: Path) -> tuple[str, ...]:
         """Return the layers to quantize."""
         return tuple(one.get_friendly_name() for one in _layers(_read(source)))
+
+    def around_layers(self, source: Path) -> tuple[str, ...]:
+        """Return the operations of a detector that stay in float."""
+        operations = _read(source).get_ordered_ops()
+        consumers = {
+            one.get_friendly_name(): [
+                taker.get_node().get_friendly_name() for output in one.outputs() for taker in output.get_target_inputs()
+            ]
+            for one in operations
+        }
+        types = {one.get_friendly_name(): one.get_type_name() for one in operations}
+        return around_layers(types, consumers, [name for name, kind in types.items() if kind in WEIGHTED])
 
     def outputs(self, path: Path, layers: Sequence[str]) -> LayerOutputs:
         """Open a file to compute layers' outputs."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from slimcnn.exporting.quantizing.engine import Engine, LayerOutputs, Rows, engines
 from slimcnn.exporting.quantizing.nncf_settings import nncf_settings
-from slimcnn.exporting.quantizing.onnx_layers import keep_facts, layers_of, outputs_of
+from slimcnn.exporting.quantizing.onnx_layers import around_layers_of, keep_facts, layers_of, outputs_of
 from slimcnn.exporting.quiet import quiet
 
 
@@ -24,6 +24,10 @@ class NncfOnnx(Engine):
     def layers(self, source: Path) -> tuple[str, ...]:
         """Return the layers to quantize."""
         return layers_of(source)
+
+    def around_layers(self, source: Path) -> tuple[str, ...]:
+        """Return the operations of a detector that stay in float."""
+        return around_layers_of(source)
 
     def outputs(self, path: Path, layers: Sequence[str]) -> LayerOutputs:
         """Open a file to compute layers' outputs."""
