@@ -28,9 +28,8 @@ def detection_distance(expected: Sequence[Detected], found: Sequence[Detected]) 
     (0.0, 0.1429)
     """
     lost = total = 0.0
-    for pair in zip(expected, found, strict=True):
-        pair = tuple(_with_area(one) for one in pair)
-        for own, other in (pair, pair[::-1]):
+    for y, z in zip(map(_with_area, expected), map(_with_area, found), strict=True):
+        for own, other in ((y, z), (z, y)):
             lost += float((own["scores"].double() * (1 - _found_again(own, other))).sum())
             total += float(own["scores"].double().sum())
     return lost / total if total else 0.0
@@ -51,4 +50,5 @@ def _found_again(own: Detected, other: Detected) -> Tensor:
     overlap = box_iou(own["boxes"].double(), other["boxes"].double())
     same = own["labels"][:, None] == other["labels"][None, :]
     scores, others = own["scores"].double()[:, None], other["scores"].double()[None, :]
-    return (overlap * same * (others / scores).clamp(max=1).nan_to_num(0.0)).max(1).values
+    again: Tensor = (overlap * same * (others / scores).clamp(max=1).nan_to_num(0.0)).max(1).values
+    return again

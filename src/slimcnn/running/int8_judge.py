@@ -13,12 +13,12 @@ from torch.utils._pytree import tree_leaves
 from slimcnn.datasets import Dataset
 from slimcnn.exporting.detection_distance import detection_distance
 from slimcnn.exporting.detectors import detected_names
-from slimcnn.exporting.quantizing import Accuracy, Judge
+from slimcnn.exporting.quantizing import Accuracy, FileJudge
 from slimcnn.tasks import Task
 from slimcnn.tasks.classification import Classification
 
 
-def judge_of(task: Task, data: Dataset) -> Judge | None:
+def judge_of(task: Task, data: Dataset) -> FileJudge | None:
     """Return the judge of int8 files for a task; None for classes of images, which `quantize` judges itself."""
     return None if isinstance(task, Classification) else TaskJudge(task, len(data.classes))
 

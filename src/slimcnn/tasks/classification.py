@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimcnn.measuring.metric import Metric
 from slimcnn.objectives import Terms, class_scores, cross_entropy
-from slimcnn.tasks.task import Meter, Metric, Task, tasks
+from slimcnn.tasks.task import Meter, Task, tasks
 
 
 @tasks.add("classification", source="ImageNet, CIFAR")

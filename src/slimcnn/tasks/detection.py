@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from slimcnn.distillation import Teacher
 from slimcnn.distillation.terms import parts_of
 from slimcnn.errors import ModelError, RecipeError
+from slimcnn.measuring.metric import Metric
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import Loss, Objective
 from slimcnn.tasks.metrics import TorchMetric, torchmetric
 from slimcnn.tasks.pictures import with_boxes
-from slimcnn.tasks.task import Meter, Metric, Task, answer, first_pixels, tasks
+from slimcnn.tasks.task import Meter, Task, answer, first_pixels, tasks
 
 if TYPE_CHECKING:
     from slimcnn.datasets import Dataset

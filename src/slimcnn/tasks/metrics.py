@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from slimcnn.errors import DataError
-from slimcnn.tasks.task import Metric, finite
+from slimcnn.measuring.metric import Metric
+from slimcnn.tasks.task import finite
 
 INSTALL = "pip install 'slimcnn[tasks]'"
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimcnn.measuring.metric import Metric
 from slimcnn.objectives import class_scores
 from slimcnn.tasks.metrics import TorchMetric, torchmetric
 from slimcnn.tasks.soft import Soft
-from slimcnn.tasks.task import Meter, Metric, tasks
+from slimcnn.tasks.task import Meter, tasks
 
 
 @tasks.add("multilabel", source="binary cross entropy for every class")

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimcnn.measuring.metric import Metric
 from slimcnn.objectives import class_scores
 from slimcnn.tasks.metrics import TorchMetric, torchmetric
 from slimcnn.tasks.soft import Soft
-from slimcnn.tasks.task import Meter, Metric, tasks
+from slimcnn.tasks.task import Meter, tasks
 
 
 @tasks.add("regression", source="mean squared error")

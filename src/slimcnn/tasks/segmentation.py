@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimcnn.errors import DataError, ModelError
+from slimcnn.measuring.metric import Metric
 from slimcnn.objectives import Seen, Term, Terms
 from slimcnn.tasks.metrics import TorchMetric, torchmetric
 from slimcnn.tasks.pictures import with_mask
-from slimcnn.tasks.task import Meter, Metric, Task, tasks
+from slimcnn.tasks.task import Meter, Task, tasks
 
 VOID = 255
 """The class of pixels that are not counted, in a mask."""

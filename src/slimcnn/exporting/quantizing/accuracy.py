@@ -42,7 +42,7 @@ class Accuracy:
         return Accuracy(100 * float(hits.mean()), len(hits), metric, hits.astype(np.float64))
 
 
-class Judge(Protocol):
+class FileJudge(Protocol):
     """Measures networks on labeled samples, and how far apart the answers of two networks are."""
 
     @property

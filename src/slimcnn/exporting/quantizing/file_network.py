@@ -42,7 +42,7 @@ class FileNetwork(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Return the output for all samples."""
-        size, parts = self._batch or AT_ONCE, []
+        size, parts = self._batch or AT_ONCE, list[Any]()
         for start in range(0, len(inputs[0]), size):
             rows = [one[start : start + size] for one in inputs]
             n = len(rows[0])

@@ -20,7 +20,7 @@ from slimcnn.exporting.detection_parity import check_int8_detections
 from slimcnn.exporting.exported import record, refuse_another
 from slimcnn.exporting.parity import AT_ONCE, Array, Parity, compare, fresh_answers, fresh_rows, plain
 from slimcnn.exporting.preparing import PerChannel
-from slimcnn.exporting.quantizing.accuracy import PIXEL_ACCURACY, TOP1, Accuracy, ClassJudge, Judge, loss_of
+from slimcnn.exporting.quantizing.accuracy import PIXEL_ACCURACY, TOP1, Accuracy, ClassJudge, FileJudge, loss_of
 from slimcnn.exporting.quantizing.engine import Rows, engines
 from slimcnn.exporting.quantizing.float_file import FloatFile, float_file, refuse_calibration
 from slimcnn.exporting.quantizing.keeping import MixedFile, Work, search
@@ -54,7 +54,7 @@ def quantize(
     max_drop: float = 0.5,
     validation: Labeled | None = None,
     test: Labeled | None = None,
-    judge: Judge | None = None,
+    judge: FileJudge | None = None,
     normalization: PerChannel | None = None,
     scaling: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
@@ -83,7 +83,7 @@ def quantize(
         validation: images and labels for choosing the layers. None: use `images`; each one on which int8 and float
             have a different top-1 counts as lost, which is an upper bound.
         test: images and labels, used once at the end.
-        judge: the metric of a network that does not classify; see `slimcnn.exporting.quantizing.Judge`.
+        judge: the metric of a network that does not classify; see `slimcnn.exporting.quantizing.FileJudge`.
         normalization: x = (pixels / 255 - mean) / std.
         scaling: how pictures became images, stored in the files (as for `export`).
         classes: class names, stored in the float file.
@@ -159,7 +159,7 @@ def _trial_folder(folder: Path, engine: str) -> Iterator[Path]:
 
 
 def _measure(
-    runtime: str, known: FloatFile, judge: Judge, asked: Rows, labels: Tensor | None
+    runtime: str, known: FloatFile, judge: FileJudge, asked: Rows, labels: Tensor | None
 ) -> Callable[[Path], Accuracy]:
     """Return a function that measures accuracy against the labels or, if None, the float file's predictions."""
     if labels is not None and len(labels) < len(asked[0]):

@@ -54,7 +54,7 @@ class Work:
     opened: Callable[[Path], nn.Module]
     """Opens a file in its runtime."""
     distance: Callable[[Any, Any], float]
-    """How far answers in int8 are from those in float, see `Judge`."""
+    """How far answers in int8 are from those in float, see `FileJudge`."""
     always: tuple[str, ...] = ()
     """Operations that are in float in every file."""
 

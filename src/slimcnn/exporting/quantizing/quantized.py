@@ -56,7 +56,7 @@ class Quantized:
     calibrated_on: int
     """Number of samples."""
     apart: str = "KL divergence, nats"
-    """What the layers' sensitivity is measured in, see `Judge.apart`."""
+    """What the layers' sensitivity is measured in, see `FileJudge.apart`."""
     fine_tuned: bool = False
     test: tuple[Accuracy, Accuracy] | None = None
     """Accuracy of float and int8 on test images, which were not used for any choice."""
