@@ -33,6 +33,7 @@ EXCEPTIONS = {
             "(smoothing 0.9, epsilon 0.0316, as in torchvision's recipes)",
             "`sgd` 0.1 from scratch, `adamw` 0.001, `rmsprop` 0.01, `lamb` 0.005",
         ],
+        "docs/guides/quantize.md": ["0.5 unless told otherwise", "in percentage points; 0.5 |"],
         "docs/guides/transfer.md": ["with a new head, 0.01 (adamw: 0.001)"],
         "docs/guides/without_training.md": [
             "(1,024 by default)",
