@@ -84,8 +84,8 @@ def _streamed() -> Claim:
     row = read("streams.json")[-1]
     return claim(
         "docs/guides/data_sources.md",
-        "([{images:,d} JPEGs](../../benchmarks/streams.md): {ours:.0f} and {plain:.0f} images/s on two cores), and its memory "
-        "stays flat: {middle:d} MB in the middle of an epoch, {end:d} MB at the end.",
+        "([{images:,d} JPEGs](../../benchmarks/streams.md): {ours:.0f} and {plain:.0f} images/s on two cores), and its "
+        "memory stays flat: {middle:d} MB in the middle of an epoch, {end:d} MB at the end.",
         images=row["images"],
         ours=median(row["stream_images_per_second"]),
         plain=median(row["plain_images_per_second"]),

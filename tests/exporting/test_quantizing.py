@@ -16,11 +16,15 @@ from at_hand import Net, randomize
 from slimcnn.datasets import Normalization
 from slimcnn.errors import ExportError, UnknownName
 from slimcnn.exporting import export, file_digest, formats, fresh_answers, open_in, read_parity, record, source_digest
+from slimcnn.exporting.parity import AT_ONCE
 from slimcnn.exporting.quantizing import Accuracy, Engine, Quantized, engines, quantize
+from slimcnn.exporting.quantizing import float_file as float_file_module
 from slimcnn.exporting.quantizing import keeping as keeping_module
 from slimcnn.exporting.quantizing.engines import nncf
+from slimcnn.exporting.quantizing.int8 import COMPARED
 from slimcnn.exporting.quantizing.keeping import PROBE, PROBE_VALUES, Work, probes, search
 from slimcnn.exporting.quantizing.speed import speed_of
+from slimcnn.exporting.writing import samples_of
 
 NAMES = [entry.name for entry in engines]
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -289,6 +293,25 @@ def test_a_float_file_of_the_same_network_is_used_with_its_fixed_batch_and_its_p
     assert found.speed.batch == 2
     there = open_in("onnxruntime", found.path, 1)(pixels[:2])
     assert (there.argmax(1) == net(normal(pixels[:2])).argmax(1)).all()
+
+
+def test_images_to_judge_by_are_converted_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def recorded(example: Any, given: Any, *more: Any, **options: Any) -> list[Tensor]:
+        sizes.append(len(given) if isinstance(given, Tensor) else len(given[0]))
+        return samples_of(example, given, *more, **options)
+
+    monkeypatch.setattr(float_file_module, "samples_of", recorded)
+    pixels = torch.randint(0, 256, (300, 3, 8, 8), dtype=torch.uint8)
+    labeled = (pixels, torch.zeros(300, dtype=torch.int64))
+    quantize(
+        small(), EXAMPLE, out=tmp_path, images=pixels[:20], normalization=Normalization((0.5,) * 3, (0.25,) * 3),
+        engine="onnxruntime", validation=labeled, test=labeled, **QUICK,
+    )  # fmt: skip
+    assert max(sizes) == COMPARED
+    assert sizes.count(COMPARED) == 1, "the sample of the parity check"
+    assert max(size for size in sizes if size != COMPARED) == AT_ONCE
 
 
 def test_the_float_file_of_another_network_is_refused(tmp_path: Path) -> None:

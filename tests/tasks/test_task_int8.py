@@ -210,3 +210,27 @@ def test_what_a_detector_computes_on_images_boxes_and_scores_stays_in_float(engi
     assert {"sigmoid", "exp"} <= kinds
     assert not [name for name in around if "relu" in name.lower()]
     assert not set(around) & {layer for layer in chosen.layers(file.path) if "conv" in layer.lower()}
+
+
+def test_an_int8_file_of_a_detector_that_finds_nothing_is_unproven_and_not_checked(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", own_detections()
+    quantized("detection", run)
+    known = json.loads((run / "parity.json").read_text())
+    known["onnx_int8"] |= {
+        "status": "unproven",
+        "why": "nothing was detected",
+        "detections_apart": None,
+        "tolerance": 0,
+    }
+    (run / "parity.json").write_text(json.dumps(known))
+    checks = int8_checks(run, data)
+    assert {(check.status, "no tolerance is recorded: nothing was detected" in check.why) for check in checks} <= {
+        ("not checked", True), ("passed", False),
+    }  # fmt: skip
+    assert "not checked" in {check.status for check in checks}
+
+
+def test_fine_tuning_of_a_detector_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="int8 fine-tuning of detection is not supported: leave epochs out"):
+        quantized("detection", tmp_path / "run", engine="nncf", epochs=1)
+    assert not list(tmp_path.rglob("model.xml"))

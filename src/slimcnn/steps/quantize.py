@@ -66,6 +66,8 @@ class Quantize(Step):
     def rehearse(self, state: State) -> nn.Module:
         """Check that the engine's packages are installed, and that the loss is limited in the metric's unit."""
         self.allowed(state)
+        if self.epochs and not state.task.loss_of_answers:
+            raise ExportError(f"int8 fine-tuning of {state.data.task} is not supported: leave epochs out")
         engines[self.engine].value().check(self.engine, fine_tune=self.epochs > 0)
         if state.data.ready:
             raise DataError(

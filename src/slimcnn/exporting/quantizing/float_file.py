@@ -46,17 +46,17 @@ class FloatFile:
         return tuple(self.facts.get("outputs", ()))
 
     def network(self, runtime: str, path: Path) -> FileNetwork:
-        """Open this file, or an int8 file of it, to call it like the network."""
-        return FileNetwork(runtime, path, self.batch, self.outputs)
+        """Open this file, or an int8 file of it, to call it with samples as they are given, such as uint8 pixels."""
+        return FileNetwork(runtime, path, self.batch, self.outputs, self.converted)
+
+    def converted(self, given: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        """Convert samples to the file's input format."""
+        return samples_of(self.example, given, self.normalization, self.facts["dtype"] == "uint8 pixels")
 
     def rows(self, given: Tensor | Sequence[Tensor]) -> Rows:
-        """Convert samples to the file's input format, full batches only."""
-        pixels = self.facts["dtype"] == "uint8 pixels"
+        """Convert samples to arrays in the file's input format, full batches only."""
         size = self.batch or 1
-        return tuple(
-            one[: len(one) // size * size].numpy()
-            for one in samples_of(self.example, given, self.normalization, pixels)
-        )
+        return tuple(one[: len(one) // size * size].numpy() for one in self.converted(given))
 
 
 def float_file(

@@ -22,6 +22,7 @@ from slimcnn.exporting.parity import AT_ONCE, Array, Parity, compare, fresh_answ
 from slimcnn.exporting.preparing import PerChannel
 from slimcnn.exporting.quantizing.accuracy import PIXEL_ACCURACY, TOP1, Accuracy, ClassJudge, FileJudge, loss_of
 from slimcnn.exporting.quantizing.engine import Rows, engines
+from slimcnn.exporting.quantizing.file_network import FileNetwork
 from slimcnn.exporting.quantizing.float_file import FloatFile, float_file, refuse_calibration
 from slimcnn.exporting.quantizing.keeping import MixedFile, Work, search
 from slimcnn.exporting.quantizing.quantized import LayerError, Quantized
@@ -109,14 +110,14 @@ def quantize(
     known = float_file(model, example, chosen.format, folder, images, normalization, scaling, classes, say)
     calibration = known.rows(images)
     check_threads(threads)
-    asked, labels = (known.rows(validation[0]), validation[1]) if validation else (calibration, None)
+    asked, labels = validation if validation else (images, None)
     by = judge or ClassJudge()
     measure = _measure(chosen.runtime, known, by, asked, labels)
     with _trial_folder(folder, engine) as place:
         always = chosen.around_layers(known.path) if known.outputs else ()
         work = Work(
             chosen, known.path, place, calibration, known.batch, measure(known.path), measure,
-            partial(known.network, chosen.runtime), by.distance, always,
+            partial(FileNetwork, chosen.runtime, batch=known.batch, outputs=known.outputs), by.distance, always,
         )  # fmt: skip
         names = tuple(name for name in chosen.layers(known.path) if name not in set(always))
         kept, sensitivity = search(work, names, max_drop, progress)
@@ -132,12 +133,12 @@ def quantize(
         float_files=chosen.files(known.path.with_suffix("")), float_bytes=known.bytes,
         path=files[0], files=files, bytes=sum(one.stat().st_size for one in files),
         before=work.before, after=kept.accuracy, max_drop=max_drop, labels=labels is not None, layers=layers,
-        parity=_parity(chosen.runtime, known, files[0], tuple(one[:COMPARED] for one in asked)),
+        parity=_parity(chosen.runtime, known, files[0], known.rows([one[:COMPARED] for one in _listed(asked)])),
         speed=_speed(chosen.runtime, known, files[0], calibration, threads, seconds),
         calibrated_on=len(calibration[0]), apart=by.apart, fine_tuned=tuned is not None,
     )  # fmt: skip
     if test is not None:
-        measure = _measure(chosen.runtime, known, by, known.rows(test[0]), test[1])
+        measure = _measure(chosen.runtime, known, by, *test)
         found = replace(found, test=(measure(known.path), measure(found.path)))
     found = replace(found, entry=_entry(found, source, known.facts))
     record(folder, chosen.format + INT8, found.entry)
@@ -159,18 +160,22 @@ def _trial_folder(folder: Path, engine: str) -> Iterator[Path]:
 
 
 def _measure(
-    runtime: str, known: FloatFile, judge: FileJudge, asked: Rows, labels: Tensor | None
+    runtime: str, known: FloatFile, judge: FileJudge, asked: Tensor | Sequence[Tensor], labels: Tensor | None
 ) -> Callable[[Path], Accuracy]:
     """Return a function that measures accuracy against the labels or, if None, the float file's predictions."""
-    if labels is not None and len(labels) < len(asked[0]):
-        raise ExportError(f"{len(asked[0])} images have {len(labels)} labels: give one label per image")
-    x = [torch.from_numpy(one) for one in asked]
+    x = _listed(asked)
+    if labels is not None and len(labels) < len(x[0]):
+        raise ExportError(f"{len(x[0])} images have {len(labels)} labels: give one label per image")
     if labels is None:
         assert isinstance(judge, ClassJudge)
         right = judge.answers(known.network(runtime, known.path), x)
     else:
         right = labels[: len(x[0])].cpu()
     return lambda path: judge.accuracy(known.network(runtime, path), x, right)
+
+
+def _listed(samples: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [samples] if isinstance(samples, Tensor) else list(samples)
 
 
 def _fine_tuned(

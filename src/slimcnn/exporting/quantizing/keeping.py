@@ -52,7 +52,7 @@ class Work:
     """Accuracy of the float file."""
     judge: Callable[[Path], Accuracy]
     opened: Callable[[Path], nn.Module]
-    """Opens a file in its runtime."""
+    """Opens a file in its runtime, for samples in its own format."""
     distance: Callable[[Any, Any], float]
     """How far answers in int8 are from those in float, see `FileJudge`."""
     always: tuple[str, ...] = ()
