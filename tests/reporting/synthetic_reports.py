@@ -294,6 +294,7 @@ def full() -> Report:
             Text(text="A note in small print.", tone="note"),
             Text(text="Good: it holds.", tone="good"),
             Text(text="Bad: it does not hold.", tone="bad"),
+            Text(text="import onnxruntime\nnetwork = onnxruntime.InferenceSession('model.onnx')", tone="code"),
             Table(
                 title="One row of every format",
                 columns=tuple(

@@ -23,7 +23,7 @@ from synthetic_reports import (
     widths_section,
 )
 
-from slimcnn.reporting import Report, formatting, render, render_page
+from slimcnn.reporting import Report, formatting, markdown, render, render_page
 from slimcnn.reporting.figures.norms import PANELS, LayerNorms
 from slimcnn.reporting.figures.widths import Group
 from slimcnn.reporting.sections import Section, Table, Text
@@ -48,6 +48,14 @@ def test_the_reader_of_pages_sees_faults() -> None:
     assert Page("<p>x").faults
     assert Page("x</p>").faults
     assert not Page("<p>x<br><i>y</i></p>").faults
+
+
+def test_code_keeps_its_lines_on_a_page_and_in_markdown_and_is_not_read_as_markup() -> None:
+    code = Text(text="import a\nb = a['x'] * 2 ** 3 < 4", tone="code")
+    section = Section(title="Files", blocks=(code,))
+    (element,) = [one for one in Page(render(with_sections(section))).all("pre") if "import a" in one.text]
+    assert "".join(element.texts) == code.text
+    assert f"```\n{code.text}\n```" in markdown("Title", "", [section])
 
 
 @every_page

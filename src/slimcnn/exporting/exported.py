@@ -114,7 +114,7 @@ def _from_pixels(normalization: Mapping[str, Any] | None) -> str:
     """
     if not normalization:
         return ""
-    mean, std = normalization["mean"], normalization["std"]
+    mean, std = ([round(each, 6) for each in normalization[name]] for name in ("mean", "std"))
     return f", (pixels / 255 - {mean}) / {std}" if any(mean) or set(std) != {1.0} else ", pixels / 255"
 
 

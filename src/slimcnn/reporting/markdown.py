@@ -42,7 +42,7 @@ def markdown(title: str, headline: str, sections: Iterable[Section]) -> str:
 
 def _block(block: Text | Table) -> str:
     if isinstance(block, Text):
-        return _plain(block.text)
+        return f"```\n{block.text}\n```" if block.tone == "code" else _plain(block.text)
     words = [column.format in ("text", "name") for column in block.columns]
     lines = [
         "| " + " | ".join(_plain(column.title) for column in block.columns) + " |",

@@ -48,8 +48,8 @@ class Text(Part):
 
     kind: Literal["text"] = "text"
     text: str
-    tone: Literal["plain", "note", "good", "bad"] = "plain"
-    """note: small print; good and bad: a framed verdict."""
+    tone: Literal["plain", "note", "good", "bad", "code"] = "plain"
+    """note: small print; good and bad: a framed verdict; code: lines to copy."""
 
 
 class Table(Part):

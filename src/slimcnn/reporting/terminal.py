@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-STYLES = {"plain": "", "note": "dim", "good": "green", "bad": "bold red"}
+STYLES = {"plain": "", "note": "dim", "good": "green", "bad": "bold red", "code": ""}
 """Style of a paragraph by its tone."""
 
 

@@ -54,7 +54,8 @@ class Export(Step):
         artifacts = [artifact for artifact, _ in results if artifact is not None]
         reasons = [reason for _, reason in results if reason]
         blocks: list[Any] = [_table(artifacts)] if artifacts else []
-        blocks += [Text(text="\n".join(how_to_run(one.name, Path(one.path).name, one.facts))) for one in artifacts[:1]]
+        lines = [how_to_run(one.name, Path(one.path).name, one.facts) for one in artifacts[:1]]
+        blocks += [Text(text="\n".join(each), tone="code") for each in lines if each]
         blocks += [Text(text=text, tone="bad") for one in artifacts if (text := _unproven(one))]
         blocks += [Text(text=reason, tone="bad") for reason in reasons]
         names = {one.name for one in artifacts}
