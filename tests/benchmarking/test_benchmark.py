@@ -168,6 +168,13 @@ def test_what_is_known_so_far_comes_after_every_setting(monkeypatch: pytest.Monk
     assert list(turns) == []
 
 
+def test_one_number_is_one_batch_size_and_one_number_of_threads() -> None:
+    found = slimcnn.benchmark(
+        {"one": network()}, EXAMPLE, runtimes=["torch"], batches=2, threads=1, seconds=0, processes=0
+    )
+    assert [(row.batch, row.threads) for row in found.rows] == [(2, 1)]
+
+
 def test_energy_is_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "energy", lambda call, seconds: 6.0)
     found = slimcnn.benchmark({"one": network()}, EXAMPLE, runtimes=["torch"], batches=[3], seconds=0, processes=0)

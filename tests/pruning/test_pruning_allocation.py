@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from networks_to_prune import image, plain, residual, widths
-from torch import nn
+from torch import Tensor, nn
 
 import slimcnn
+from at_hand import Net
 from slimcnn.errors import TargetError, TargetUnreachable
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.pruning import Plan, Scores, Target, allocate, score
@@ -414,3 +415,29 @@ def test_bytes_out_of_reach_say_what_is_possible_and_asking_for_that_succeeds(ki
     assert allocate(graph, scores, Target(**{kind: possible})).removed  # type: ignore[arg-type]
     if kind == "memory":
         assert "the input alone takes 768 B of memory" in str(caught.value)
+
+
+def two_heads(scale: float) -> nn.Module:
+    """A network that returns two maps; the second is scaled."""
+
+    def run(n: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.relu(n.stem(x))
+        return n.one(torch.relu(n.inner(y))), scale * n.two(torch.relu(n.other(y)))
+
+    torch.manual_seed(0)
+    layers = {name: nn.Conv2d(8, 8, 3, padding=1) for name in ("inner", "other")}
+    heads = {name: nn.Conv2d(8, 2, 1) for name in ("one", "two")}
+    return Net(run, stem=nn.Conv2d(3, 8, 3, padding=1), **layers, **heads).eval()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_scale_of_one_of_several_outputs_changes_no_plan(scale: float) -> None:
+    plans = []
+    for each in (1.0, scale):
+        net = two_heads(each)
+        graph = trace(net, torch.zeros(1, 3, 8, 8))
+        images = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        measured = slimcnn.sensitivity(net, graph, score(net, graph, "l2"), [images])
+        plans.append(allocate(graph, measured, Target(macs=0.5, scope="sensitivity")).removed)
+    assert plans[0] == plans[1]
+    assert {"inner", "other"} & set(plans[0])

@@ -58,6 +58,9 @@ def benchmark(networks: Mapping[str, nn.Module | Path | str], example: Tensor, *
     normalization = options.pop("normalization", None)
     if options.get("images") is not None and normalization is None:
         raise DataError("images need the normalization that the networks expect: give normalization=")
+    for name in ("batches", "threads"):
+        if isinstance(options.get(name), int):
+            options[name] = (options[name],)
     candidates = [_candidate(name, network, normalization) for name, network in networks.items()]
     *_, found = compare(candidates, example, **options)
     return found

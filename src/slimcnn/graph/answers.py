@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from slimcnn.graph.channels import ChannelGraph
@@ -56,3 +57,55 @@ def compared_outputs(model: nn.Module, x: Any, graph: ChannelGraph) -> list[Tens
         outputs = counted(call_model(model, x), graph.output)
     fitting = [one for one in seen.values() if len(one) == len(x)]
     return fitting or outputs
+
+
+CONSTANT = 1e-12
+"""Share of the largest variance of an output up to which another one is constant, and does not count."""
+
+
+class OutputError:
+    """The mean squared difference between the outputs of two networks, added up over batches.
+
+    Of several outputs k with the variances v_k, every one counts the same, whatever its scale: the offsets of boxes as
+    much as the scores of classes.
+
+        mean_k(v_k) · mean_k(MSE_k / v_k)
+
+    For one output, this is its MSE. Of several, constant ones do not count.
+
+    >>> error = OutputError()
+    >>> error.add([torch.tensor([1.0, 4.0])], [torch.tensor([1.0, 2.0])])
+    >>> error.value
+    2.0
+    >>> small, large = torch.tensor([0.0, 2.0]), torch.tensor([0.0, 200.0])
+    >>> one, other = OutputError(), OutputError()
+    >>> one.add([small + 1, large], [small, large])
+    >>> other.add([small, large + 100], [small, large])
+    >>> one.value == other.value
+    True
+    """
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+
+    def add(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+        """Add the outputs for a batch."""
+        sums = []
+        for one, other in zip(outputs, expected, strict=True):
+            y = other.double()
+            numbers = (y.new_tensor(y.numel()), (one.double() - y).square().sum(), y.sum(), y.square().sum())
+            sums.append(torch.stack(numbers))
+        self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._sums else sums
+
+    @property
+    def value(self) -> float:
+        """The error of all batches; 0 if there are none."""
+        filled = [one for one in self._sums if one[0]]
+        if not filled:
+            return 0.0
+        n, squares, total, power = torch.stack([one.cpu() for one in filled]).T
+        error, variance = squares / n, (power / n - (total / n) ** 2).clamp(min=0)
+        counts = variance > CONSTANT * variance.max()
+        if len(filled) == 1 or not counts.any():
+            return float(error.mean())
+        return float(variance[counts].mean() * (error[counts] / variance[counts]).mean())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimcnn.errors import DataError
 from slimcnn.graph import ChannelGraph, ChannelGroup
-from slimcnn.graph.answers import compared_outputs
+from slimcnn.graph.answers import OutputError, compared_outputs
 from slimcnn.graph.copying import duplicate
 from slimcnn.linear.im2col import as_matrix, as_weight
 from slimcnn.linear.layers import LinearLayer, layers_of
@@ -41,9 +41,9 @@ def sensitivity(
     One fifth of a group's channels is removed, in the order of the scores, then two fifths, and so on, while all
     other groups keep theirs. The layers that read the group are refitted by least squares on the images (in closed
     form from their moments); where their weight is computed or used more than once, they read zeros. The output MSE
-    on held-out images is a curve over the number of removed channels. Its lower convex hull gives every channel a
-    cost; `allocate` first removes the channels with the least cost per MAC saved, which is optimal for convex curves
-    that add up.
+    on held-out images (of several outputs, each in units of its variance: `graph.answers.OutputError`) is a curve over
+    the number of removed channels. Its lower convex hull gives every channel a cost; `allocate` first removes the
+    channels with the least cost per MAC saved, which is optimal for convex curves that add up.
 
     Args:
         model: the traced network; it is not changed.
@@ -87,7 +87,9 @@ def sensitivity(
                 with _TemporarilyPruned(copied, layers) as changed:
                     for group in groups:
                         changed.without(group, readings[group.name], _first(scores, group, step))
-                    errors[step] = _difference(compared_outputs(copied, held_out, graph), target)
+                    error = OutputError()
+                    error.add(compared_outputs(copied, held_out, graph), target)
+                    errors[step] = error.value
             channels = len(groups[0].parts[0])
             measured |= dict.fromkeys((group.name for group in groups), errors)
             partial = {step: error for step, error in errors.items() if step < channels}
@@ -129,11 +131,6 @@ def _first(scores: Scores, group: ChannelGroup, step: int) -> Tensor:
     kept = torch.zeros(group.channels, dtype=torch.bool)
     kept[scores.keep(group.name, group.channels - step * len(group.parts))] = True
     return (~kept).nonzero()[:, 0]
-
-
-def _difference(outputs: Sequence[Tensor], target: Sequence[Tensor]) -> float:
-    squares = [(a.double() - b.double()).square() for a, b in zip(outputs, target, strict=True)]
-    return float(sum(s.sum() for s in squares)) / max(sum(s.numel() for s in squares), 1)
 
 
 class _TemporarilyPruned:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import DataError
+from slimcnn.graph.answers import OutputError
 from slimcnn.graph.channels import layer_of
 from slimcnn.graph.execution import call_model, first_line, outputs_of
 from slimcnn.linear.im2col import as_matrix, as_weight, by_image, outputs_at, rows_of
@@ -256,13 +257,10 @@ def _held_rows(held: Tensor, images: int, positions: int) -> Tensor:
 
 
 def _output_mse(model: nn.Module, original: nn.Module, batches: Sequence[Tensor], outputs: Outputs) -> float:
-    """Return the mean squared difference between the outputs of two networks."""
-    total, count = 0.0, 0
+    error = OutputError()
     for x in batches:
-        for one, other in zip(_run(model, x, outputs), _run(original, x, outputs), strict=True):
-            total += float((one.double() - other.double()).square().sum())
-            count += one.numel()
-    return total / max(count, 1)
+        error.add(_run(model, x, outputs), _run(original, x, outputs))
+    return error.value
 
 
 def _run(model: nn.Module, x: Tensor, outputs: Outputs) -> list[Tensor]:
