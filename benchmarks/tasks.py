@@ -207,6 +207,7 @@ def _file_of(name: str) -> str:
 def camvid(path: str, runs: Path, epochs: int) -> None:
     """Train a small U-Net, then cut it to 0.6 and 0.4 of its MACs: as cut, least squares, 5 epochs of distillation, int8."""
     data = load_dataset(f"camvid:{path}")
+    torch.manual_seed(0)  # the same random weights when it resumes
     training = {"epochs": epochs, "batch_size": 8, "learning_rate": 0.05, **FIXED}
     _evidence("camvid", data, small_unet(len(data.classes)), steps.Train(**training), runs)
 
@@ -214,6 +215,7 @@ def camvid(path: str, runs: Path, epochs: int) -> None:
 def bccd(path: str, runs: Path, epochs: int) -> None:
     """Train a small RetinaNet on images of half size, then the same."""
     data = load_dataset(f"voc:{path}")
+    torch.manual_seed(0)
     data = replace(data, **{part: _halved(getattr(data, part)) for part in ("train", "validation", "test")})
     training = {
         "epochs": epochs,

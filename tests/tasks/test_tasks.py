@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tiny_tasks import dataset, network
+from tiny_tasks import HEIGHT, WIDTH, dataset, network, sure_detector
 from torch import nn
 
 import slimcnn
 from slimcnn.datasets import Dataset
 from slimcnn.errors import DataError, ModelError, RecipeError, SlimcnnError, TrainingDiverged, UnknownName
+from slimcnn.graph.answers import locked_outputs
 from slimcnn.objectives import cross_entropy
+from slimcnn.pruning import verify
 from slimcnn.tasks import Metric, task_named, task_of, tasks
 from slimcnn.tasks.classification import Classification
 from slimcnn.training import Training, evaluate, fit, judge
@@ -166,3 +168,41 @@ def test_slimcnn_list_shows_the_tasks() -> None:
 
 def test_the_public_names_have_a_task() -> None:
     assert isinstance(task_named("regression"), slimcnn.Task)
+
+
+def test_a_head_whose_channels_are_locked_for_several_reasons_is_compared() -> None:
+    model, x = network("detection").eval(), torch.rand(1, 3, HEIGHT, WIDTH)
+    graph = slimcnn.trace(model, x)
+    (one,) = [lock for lock in graph.locked if "bbox_reg" in lock.layer]
+    half = replace(one, channels=one.channels // 2)
+    parts = (half, replace(half, reason="another"))
+    graph = replace(graph, locked=(*(lock for lock in graph.locked if lock is not one), *parts))
+    with locked_outputs(model, graph) as seen, torch.no_grad():
+        model(x)
+    assert one.layer in seen
+
+
+@pytest.mark.parametrize("head", ["classification_head", "regression_head"])
+def test_the_proof_of_a_detector_that_finds_nothing_compares_every_head(head: str) -> None:
+    model, example = network("detection").eval(), [torch.rand(3, HEIGHT, WIDTH)]
+    model.score_thresh = 2.0  # no box has such a score: the answer is empty
+    graph = slimcnn.trace(model, example)
+    plan = slimcnn.allocate(graph, slimcnn.score(model, graph, "l2"), slimcnn.Target(macs=0.5))
+    small, masked = slimcnn.prune(model, graph, plan), slimcnn.mask(model, graph, plan)
+    assert verify(masked, small, graph, plan).holds
+    with torch.no_grad():
+        [*getattr(small.head, head).children()][-1].bias.add_(1.0)
+    assert not verify(masked, small, graph, plan).holds
+
+
+def test_sensitivity_of_a_detector_counts_the_offsets_of_boxes_as_much_as_the_scores() -> None:
+    model, example = sure_detector(), torch.rand(1, 3, HEIGHT, WIDTH)
+    graph = slimcnn.trace(model, example)
+    images = torch.rand(24, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    measured = slimcnn.sensitivity(model, graph, slimcnn.score(model, graph, "l2"), images.split(1))
+    plan = slimcnn.allocate(graph, measured, slimcnn.Target(macs=0.6, scope="sensitivity"))
+    removed = {
+        head: sum(len(channels) for name, channels in plan.removed.items() if head in name)
+        for head in ("classification_head", "regression_head")
+    }
+    assert max(removed.values()) < 3 * min(removed.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,10 @@ def locked_outputs(model: nn.Module, graph: ChannelGraph) -> Iterator[dict[str, 
 
         return record
 
-    whole = {lock.layer for lock in graph.locked if lock.channels == lock.of} if graph.selects else set()
+    locked = Counter[str]()
+    for lock in graph.locked:  # a layer may be locked in parts, each with a reason of its own
+        locked[lock.layer] += lock.channels
+    whole = {lock.layer for lock in graph.locked if locked[lock.layer] == lock.of} if graph.selects else set()
     handles = [
         module.register_forward_hook(recorder(name))
         for name, module in model.named_modules()
