@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +78,7 @@ def chain_row(model: nn.Module, data: Dataset, steps: list[Step], out: Path) -> 
     result = slimcnn.chain(model, data, steps, out=out, latency_seconds=4.0)
     report = result.report
     return {
+        "name": out.name.replace("_", " "),
         "top1": top1(result.model, data),
         "steps": {step.name: round(step.seconds, 1) for step in report.steps},
         "macs_left": report.after.macs / report.before.macs,
@@ -87,22 +87,24 @@ def chain_row(model: nn.Module, data: Dataset, steps: list[Step], out: Path) -> 
     }
 
 
-def compressed(wheel: Path, folder: Path, runs: Path) -> dict[str, Any]:
-    """Transfer, then cut to half with labels (distillation from the transferred network) and without."""
+LAST: dict[str, Step] = {
+    "no labels": Tune(minutes=5.0),
+    "labels": Distill(epochs=RECOVERY, batch_size=BATCH),
+}
+"""The last step of the compression, by the name of its row; with labels, the teacher is the transferred network."""
+
+
+def compressed(wheel: Path, folder: Path, runs: Path, name: str) -> dict[str, Any]:
+    """Transfer, unless that is done, then cut to half with labels or without."""
     data = pictures(folder, SIZE, stream=True)
-    model, began = load_lite0(wheel), time.perf_counter()
     train = Train(epochs=EPOCHS, batch_size=BATCH)
-    transferred = slimcnn.chain(model, data, [train], out=runs / "transferred", latency_seconds=0.1).model
-    found: dict[str, Any] = {"minutes": (time.perf_counter() - began) / 60, "transferred": top1(transferred, data)}
-    cut: list[Step] = [Prune(macs=0.5), LeastSquares()]
-    for name, last in (
-        ("no labels", Tune(minutes=5.0)),
-        ("labels", Distill(epochs=RECOVERY, batch_size=BATCH)),
-    ):
-        began = time.perf_counter()
-        row = chain_row(transferred, data, [*cut, last], runs / name.replace(" ", "_"))
-        found[name] = row | {"minutes": (time.perf_counter() - began) / 60}
-    return found | {"images": {part: len(getattr(data, part)) for part in ("train", "validation", "test")}}
+    first = slimcnn.chain(load_lite0(wheel), data, [train], out=runs / "transferred", latency_seconds=0.1)
+    row = chain_row(first.model, data, [Prune(macs=0.5), LeastSquares(), LAST[name]], runs / name.replace(" ", "_"))
+    return row | {
+        "transferred": top1(first.model, data),
+        "transfer_minutes": sum(step.seconds for step in first.report.steps) / 60,
+        "images": {part: len(getattr(data, part)) for part in ("train", "validation", "test")},
+    }
 
 
 def way_row(wheel: Path, data: Dataset, settings: dict[str, Any], seed: int, out: Path) -> dict[str, Any]:
@@ -115,22 +117,23 @@ def way_row(wheel: Path, data: Dataset, settings: dict[str, Any], seed: int, out
     return {"validation": [epoch["1-train/validation_top1"] for epoch in seen], "settings": settings, "seed": seed}
 
 
-def page(evidence: dict[str, Any] | None, ways: list[dict[str, Any]]) -> str:
+def page(halves: list[dict[str, Any]], ways: list[dict[str, Any]]) -> str:
     """Format the page."""
     lines = ["# Transfer to other classes", ""]
-    if evidence is not None:
-        images = ", ".join(f"{number:,} {part}" for part, number in evidence["images"].items())
+    if halves:
+        first = halves[0]
+        images = ", ".join(f"{number:,} {part}" for part, number in first["images"].items())
         lines += [
             f"EfficientNet-lite0 with ImageNet weights, a new head for 20 classes of CIFAR-100, {images} images streamed from JPEGs of",
             f"{SIZE} x {SIZE} (scaled up from 32 x 32), {EPOCHS} epochs; then MACs 0.5, least squares, and five minutes of tuning without labels or",
             f"{RECOVERY} epochs of distillation from the transferred network. Defaults but for batches of {BATCH}. n = 1.", "",
             "| network | test top-1, % | MACs left | latency, x original | minutes | check |", "|---|---|---|---|---|---|",
-            f"| transferred | {evidence['transferred']:.2f} | 1 | 1 | {evidence['minutes']:.1f} | |",
+            f"| transferred | {first['transferred']:.2f} | 1 | 1 | {first['transfer_minutes']:.1f} | |",
         ]  # fmt: skip
-        for name in ("no labels", "labels"):
-            one = evidence[name]
+        for one in halves:
+            minutes = sum(one["steps"].values()) / 60
             lines.append(
-                f"| half, {name} | {one['top1']:.2f} | {one['macs_left']:.3f} | {one['latency']:.2f} | {one['minutes']:.1f} | {one['verdict']} |"
+                f"| half, {one['name']} | {one['top1']:.2f} | {one['macs_left']:.3f} | {one['latency']:.2f} | {minutes:.1f} | {one['verdict']} |"
             )
         lines.append("")
     if ways:
@@ -147,8 +150,10 @@ def page(evidence: dict[str, Any] | None, ways: list[dict[str, Any]]) -> str:
                     f"| {name} | {spread([max(row) for row in rows])} | {spread([row[-1] for row in rows])} | {len(rows)} |"
                 )
         lines.append("")
-    known = [*([evidence] if evidence else []), *ways]
-    return "\n".join([*lines, *environment_lines(known), "Repeat: `python benchmarks/transfer.py --help`"]) + "\n"
+    return (
+        "\n".join([*lines, *environment_lines([*halves, *ways]), "Repeat: `python benchmarks/transfer.py --help`"])
+        + "\n"
+    )
 
 
 def main() -> None:
@@ -178,16 +183,20 @@ def main() -> None:
                     "validation",
                 )
         else:
-            measured(
-                ROWS / "half.json",
-                lambda: compressed(asked.wheel, folder, asked.runs),
-                "transferred",
-                "labels",
-                "no labels",
-            )
-    half = ROWS / "half.json"
-    ways = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
-    write_text(HERE / "transfer.md", page(json.loads(half.read_text()) if half.exists() else None, ways))
+            for name in LAST:
+                measured(
+                    half_of(name), lambda n=name: compressed(asked.wheel, folder, asked.runs, n), "transferred", "top1"
+                )
+    halves, ways = (
+        [json.loads(path.read_text()) for path in each if path.exists()]
+        for each in (map(half_of, LAST), paths.values())
+    )
+    write_text(HERE / "transfer.md", page(halves, ways))
+
+
+def half_of(name: str) -> Path:
+    """Return the file of a row: the network cut to half."""
+    return ROWS / f"half_{name.replace(' ', '_')}.json"
 
 
 if __name__ == "__main__":
