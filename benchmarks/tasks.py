@@ -333,7 +333,7 @@ def table() -> None:
     ):
         own = [one for stem, one in found.items() if stem.startswith(f"{name}_") and "as_cut" in one]
         if own:
-            how = f"{how} Recovery on at most 256 of them; validation images, and the test images at the end."
+            how = f"{how} Least squares reads at most 256 of them. Validation images; the test images at the end."
             lines += ["", f"## {title}", "", how, "", *_sizes(own)]
         if f"{name}_openvino" in found:
             lines += ["", *_timed(found[f"{name}_openvino"])]

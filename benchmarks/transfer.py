@@ -69,17 +69,13 @@ def pictures(folder: Path, side: int, *, stream: bool) -> Dataset:
     return replace(data, normalization=Normalization(MEAN, STD))
 
 
-def top1(model: nn.Module, data: Dataset) -> float:
-    return slimcnn.evaluate(model, data.test, data.normalization).top1
-
-
 def chain_row(model: nn.Module, data: Dataset, steps: list[Step], out: Path) -> dict[str, Any]:
-    """Run a chain; return test top-1 of its end, the seconds of each step and what is left of the network."""
-    result = slimcnn.chain(model, data, steps, out=out, latency_seconds=4.0)
-    report = result.report
+    """Run a chain; return test top-1 before and after, the seconds of each step and what is left of the network."""
+    report = slimcnn.chain(model, data, steps, out=out, latency_seconds=4.0).report
     return {
         "name": out.name.replace("_", " "),
-        "top1": top1(result.model, data),
+        "transferred": report.before.top1,
+        "top1": report.after.top1,
         "steps": {step.name: round(step.seconds, 1) for step in report.steps},
         "macs_left": report.after.macs / report.before.macs,
         "latency": report.timing.ratio.median,
@@ -101,7 +97,6 @@ def compressed(wheel: Path, folder: Path, runs: Path, name: str) -> dict[str, An
     first = slimcnn.chain(load_lite0(wheel), data, [train], out=runs / "transferred", latency_seconds=0.1)
     row = chain_row(first.model, data, [Prune(macs=0.5), LeastSquares(), LAST[name]], runs / name.replace(" ", "_"))
     return row | {
-        "transferred": top1(first.model, data),
         "transfer_minutes": sum(step.seconds for step in first.report.steps) / 60,
         "images": {part: len(getattr(data, part)) for part in ("train", "validation", "test")},
     }
