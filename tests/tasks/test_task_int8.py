@@ -23,6 +23,7 @@ from slimcnn.exporting.detection_distance import detection_distance
 from slimcnn.exporting.quantizing import Accuracy, engines, loss_of
 from slimcnn.exporting.quantizing.file_network import FileNetwork
 from slimcnn.measuring.metric import Metric
+from slimcnn.running.int8_judge import judge_of
 from slimcnn.show import SILENT
 from slimcnn.tasks import task_named
 from slimcnn.training import judge
@@ -168,6 +169,14 @@ def test_layers_stay_in_float_until_the_error_is_within_the_limit(tmp_path: Path
     _, tight = quantized("regression", tmp_path / "tight", max_drop=0.0)
     assert loose["kept_in_float"] == []
     assert tight["kept_in_float"] or tight["metric"]["drop"] <= 0
+
+
+def test_of_several_outputs_each_counts_the_same_in_the_distance_from_float() -> None:
+    judge = judge_of(task_named("segmentation"), dataset("segmentation"))
+    assert judge is not None
+    small, large = (scale * torch.tensor([[-1.0, 1.0]]) for scale in (1e-2, 1e2))
+    distances = [judge.distance((small, large), found) for found in ((2 * small, large), (small, 2 * large))]
+    assert distances[0] == pytest.approx(distances[1])
 
 
 def test_a_judge_without_labels_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -14,6 +13,7 @@ from slimcnn.datasets import Dataset
 from slimcnn.exporting.detection_distance import detection_distance
 from slimcnn.exporting.detectors import detected_names
 from slimcnn.exporting.quantizing import Accuracy, FileJudge
+from slimcnn.graph.answers import OutputError
 from slimcnn.tasks import Task
 from slimcnn.tasks.classification import Classification
 
@@ -24,15 +24,12 @@ def judge_of(task: Task, data: Dataset) -> FileJudge | None:
 
 
 class TaskJudge:
-    """Judges files by the metric of a task; of detectors, the distance is `detection_distance`."""
+    """Judges files by the metric of a task."""
+
+    distance_name = "distance from float"
 
     def __init__(self, task: Task, classes: int) -> None:
         self._task, self._classes = task, classes
-
-    @property
-    def apart(self) -> str:
-        """What `distance` measures."""
-        return "difference of outputs, relative"
 
     def accuracy(self, network: nn.Module, x: Sequence[Tensor], y: Tensor) -> Accuracy:
         """Return the task's metric on samples of the network's one input."""
@@ -43,9 +40,9 @@ class TaskJudge:
         return Accuracy(meter.value(), len(x[0]), self._task.metric)
 
     def distance(self, expected: Any, found: Any) -> float:
-        """Return the RMS difference of the outputs, relative to their RMS; of detectors, `detection_distance`."""
+        """Return the `OutputError` of the outputs; of detectors, `detection_distance`."""
         if detected_names(expected):
             return detection_distance(expected, found)
-        y, z = (torch.cat([leaf.double().flatten() for leaf in tree_leaves(each)]) for each in (expected, found))
-        apart = float((y - z).norm() / y.norm().clamp(min=torch.finfo(torch.float64).tiny))
-        return apart if math.isfinite(apart) else math.inf
+        error = OutputError()
+        error.add(tree_leaves(found), tree_leaves(expected))
+        return error.value if math.isfinite(error.value) else math.inf

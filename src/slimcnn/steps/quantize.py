@@ -184,7 +184,7 @@ def _layers(found: Quantized) -> Table:
     columns = (
         Column(title="layer", format="name"),
         Column(title="relative output error", format="small"),
-        Column(title=f"saved in float: {found.apart}", format="small"),
+        Column(title=f"{found.distance_name}, saved in float", format="small"),
         Column(title="precision"),
     )
     rows = tuple((one.layer, one.error, one.sensitivity, "float" if one.kept else "int8") for one in found.layers)

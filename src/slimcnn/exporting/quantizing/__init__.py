@@ -4,7 +4,7 @@
 import slimcnn.exporting.quantizing.engines  # noqa: F401
 
 # isort: split
-from slimcnn.exporting.quantizing.accuracy import Accuracy, FileJudge, divergence, loss_of
+from slimcnn.exporting.quantizing.accuracy import Accuracy, FileJudge, loss_of
 from slimcnn.exporting.quantizing.engine import Engine, engines
 from slimcnn.exporting.quantizing.int8 import INT8, quantize
 from slimcnn.exporting.quantizing.quantized import LayerError, Quantized
@@ -19,7 +19,6 @@ __all__ = [
     "Quantized",
     "SpeedComparison",
     "compare_speed",
-    "divergence",
     "engines",
     "loss_of",
     "quantize",

@@ -46,8 +46,8 @@ class FileJudge(Protocol):
     """Measures networks on labeled samples, and how far apart the answers of two networks are."""
 
     @property
-    def apart(self) -> str:
-        """What `distance` measures, with its unit, for the head of a column."""
+    def distance_name(self) -> str:
+        """What `distance` is, with its unit."""
 
     def accuracy(self, network: nn.Module, x: Sequence[Tensor], y: Tensor) -> Accuracy:
         """Run a network on samples, a tensor for each of its inputs, and compare its answers with the labels y."""
@@ -59,7 +59,7 @@ class FileJudge(Protocol):
 class ClassJudge:
     """Judges scores (n, classes) by top-1, and maps of scores (n, classes, h, w) by pixel accuracy."""
 
-    apart = "KL divergence, nats"
+    distance_name = "KL divergence, nats"
 
     def accuracy(self, network: nn.Module, x: Sequence[Tensor], y: Tensor) -> Accuracy:
         """Return the accuracy, with the share of each sample."""

@@ -135,7 +135,7 @@ def quantize(
         before=work.before, after=kept.accuracy, max_drop=max_drop, labels=labels is not None, layers=layers,
         parity=_parity(chosen.runtime, known, files[0], known.rows([one[:COMPARED] for one in _listed(asked)])),
         speed=_speed(chosen.runtime, known, files[0], calibration, threads, seconds),
-        calibrated_on=len(calibration[0]), apart=by.apart, fine_tuned=tuned is not None,
+        calibrated_on=len(calibration[0]), distance_name=by.distance_name, fine_tuned=tuned is not None,
     )  # fmt: skip
     if test is not None:
         measure = _measure(chosen.runtime, known, by, *test)

@@ -24,8 +24,8 @@ class LayerError:
     """RMS error of its output, relative to the output's RMS, with the layers before it in int8 too. None if the int8
     file lacks the output."""
     sensitivity: float | None = None
-    """Decrease of the distance from float if only this layer is in float, see `Quantized.apart`; None if not measured,
-    because no layer had to stay in float."""
+    """Decrease of the distance from float if only this layer is in float, see `Quantized.distance_name`; None if not
+    measured, because no layer had to stay in float."""
     kept: bool = False
     """Whether it stays in float."""
 
@@ -55,8 +55,8 @@ class Quantized:
     speed: SpeedComparison
     calibrated_on: int
     """Number of samples."""
-    apart: str = "KL divergence, nats"
-    """What the layers' sensitivity is measured in, see `FileJudge.apart`."""
+    distance_name: str = "KL divergence, nats"
+    """What the layers' sensitivity is measured in."""
     fine_tuned: bool = False
     test: tuple[Accuracy, Accuracy] | None = None
     """Accuracy of float and int8 on test images, which were not used for any choice."""
