@@ -23,6 +23,8 @@ SHAKE = 3e-6
 SHAKES = 6
 """How often all weights are moved."""
 
+NOTHING = "nothing was detected in any of {} images: compare on images with objects that it detects"
+
 Detections = Mapping[str, Array]
 """Boxes, labels, scores and further tensors of an image by name, with a row for each detection."""
 
@@ -34,6 +36,11 @@ def detections(network: nn.Module, inputs: Sequence[Tensor], names: Sequence[str
             dict(zip(names, (leaf.numpy() for leaf in tree_leaves(network(*one))), strict=True))
             for one in zip(*(x.split(1) for x in inputs), strict=True)
         ]
+
+
+def fresh_detections(runtime: str, path: Path, inputs: Sequence[Tensor], names: Sequence[str]) -> list[Detections]:
+    """Run a file in a fresh process, one image at a time, and name its tensors."""
+    return [dict(zip(names, rows, strict=True)) for rows in fresh_rows(runtime, path, inputs)]
 
 
 def check_detections(
@@ -56,8 +63,7 @@ def check_detections(
     reason = why_not(runtime)
     if reason:
         return Parity("not run", tolerance=tolerance, why=reason)
-    names = tuple(expected[0])
-    found = [dict(zip(names, rows, strict=True)) for rows in fresh_rows(runtime, path, inputs)]
+    found = fresh_detections(runtime, path, inputs, tuple(expected[0]))
 
     def unstable(changes: Mapping[int, int]) -> set[int]:
         return _changed_by_rounding(network, inputs, expected, changes, tolerance)
@@ -83,12 +89,10 @@ def check_int8_detections(
     reason = why_not(runtime)
     if reason:
         return Parity("not run", tolerance=tolerance, why=reason)
-    names = tuple(expected[0])
-    found = [dict(zip(names, rows, strict=True)) for rows in fresh_rows(runtime, path, inputs)]
+    found = fresh_detections(runtime, path, inputs, tuple(expected[0]))
     n, count = len(expected), sum(len(one["labels"]) for one in expected)
     if not count:
-        why = f"nothing was detected in any of {n} images: compare on images with objects that it detects"
-        return Parity("unproven", images=n, tolerance=tolerance, detections=0, why=why)
+        return Parity("unproven", images=n, tolerance=tolerance, detections=0, why=NOTHING.format(n))
     apart = detection_distance(*([_tensors(one) for one in each] for each in (expected, found)))
     status: Literal["equal", "mismatch"] = "equal" if apart <= tolerance else "mismatch"
     why = "" if status == "equal" else f"{100 * tolerance:.3g} % are allowed"
@@ -167,7 +171,7 @@ def _verdict(
         reasons += [f"other detections in {others} of {n} images"] if others else []
         return "mismatch", " and ".join(reasons)
     if not total:
-        return "unproven", f"nothing was detected in any of {n} images: compare on images with objects that it detects"
+        return "unproven", NOTHING.format(n)
     if 2 * matched < total:
         return "unproven", f"rounding alone changes most detections: only {matched} of {total} agree"
     return "equal", ""

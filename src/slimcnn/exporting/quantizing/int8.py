@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from slimcnn.errors import ExportError
-from slimcnn.exporting.detection_parity import check_int8_detections
+from slimcnn.exporting.detection_parity import check_int8_detections, fresh_detections
 from slimcnn.exporting.exported import record, refuse_another
-from slimcnn.exporting.parity import AT_ONCE, Array, Parity, compare, fresh_answers, fresh_rows, plain
+from slimcnn.exporting.parity import AT_ONCE, Array, Parity, compare, fresh_answers, plain
 from slimcnn.exporting.preparing import PerChannel
 from slimcnn.exporting.quantizing.accuracy import PIXEL_ACCURACY, TOP1, Accuracy, ClassJudge, FileJudge, loss_of
 from slimcnn.exporting.quantizing.engine import Rows, engines
@@ -234,13 +234,13 @@ def _parity(runtime: str, known: FloatFile, path: Path, samples: Rows) -> Parity
     """Compare int8 with float in a fresh process; the tolerance is twice the measured error."""
     given = [torch.from_numpy(one) for one in samples]
     if known.outputs:
-        detected = [dict(zip(known.outputs, rows, strict=True)) for rows in fresh_rows(runtime, known.path, given)]
-        parity = check_int8_detections(runtime, path, given, detected)
+        expected = fresh_detections(runtime, known.path, given, known.outputs)
+        parity = check_int8_detections(runtime, path, given, expected)
         return replace(parity, tolerance=2 * (parity.detections_apart or 0.0))
-    expected = fresh_answers(runtime, known.path, given, known.batch or AT_ONCE)
+    whole = fresh_answers(runtime, known.path, given, known.batch or AT_ONCE)
     found = fresh_answers(runtime, path, given, known.batch or AT_ONCE)
-    error = compare(expected, found).max_error
-    return compare(expected, found, tolerance=2 * error) if error else compare(expected, found)
+    error = compare(whole, found).max_error
+    return compare(whole, found, tolerance=2 * error) if error else compare(whole, found)
 
 
 def _entry(found: Quantized, source: str, facts: Mapping[str, Any]) -> dict[str, Any]:
