@@ -204,21 +204,24 @@ def _file_of(name: str) -> str:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def camvid(path: str, runs: Path, epochs: int) -> None:
+EPOCHS = {"camvid": 60, "bccd": 40}
+
+
+def camvid(path: str, runs: Path) -> None:
     """Train a small U-Net, then cut it to 0.6 and 0.4 of its MACs: as cut, least squares, 5 epochs of distillation, int8."""
     data = load_dataset(f"camvid:{path}")
     torch.manual_seed(0)  # the same random weights when it resumes
-    training = {"epochs": epochs, "batch_size": 8, "learning_rate": 0.05, **FIXED}
+    training = {"epochs": EPOCHS["camvid"], "batch_size": 8, "learning_rate": 0.05, **FIXED}
     _evidence("camvid", data, small_unet(len(data.classes)), steps.Train(**training), runs)
 
 
-def bccd(path: str, runs: Path, epochs: int) -> None:
+def bccd(path: str, runs: Path) -> None:
     """Train a small RetinaNet on images of half size, then the same."""
     data = load_dataset(f"voc:{path}")
     torch.manual_seed(0)
     data = replace(data, **{part: _halved(getattr(data, part)) for part in ("train", "validation", "test")})
     training = {
-        "epochs": epochs,
+        "epochs": EPOCHS["bccd"],
         "batch_size": 8,
         "optimizer": "adamw",
         "learning_rate": 0.001,
@@ -328,12 +331,12 @@ def table() -> None:
             f"{one['trace_seconds']:.0f} | {one['seconds']:.0f} | {reasons.replace('|', '/')} |"
         )
     for name, title, how in (
-        ("camvid", "CamVid, small U-Net, mean IoU in %", "60 epochs on 367 images of 240 x 180."),
-        ("bccd", "BCCD, small RetinaNet, mAP@50 in %", "40 epochs on 205 images, scaled to 320 x 240."),
+        ("camvid", "CamVid, small U-Net, mean IoU in %", "367 images of 240 x 180"),
+        ("bccd", "BCCD, small RetinaNet, mAP@50 in %", "205 images, scaled to 320 x 240"),
     ):
         own = [one for stem, one in found.items() if stem.startswith(f"{name}_") and "as_cut" in one]
         if own:
-            how = f"{how} Least squares reads at most 256 of them. Validation images; the test images at the end."
+            how = f"{EPOCHS[name]} epochs on {how}. Least squares reads at most 256 of them. Validation images; the test images at the end."
             lines += ["", f"## {title}", "", how, "", *_sizes(own)]
         if f"{name}_openvino" in found:
             lines += ["", *_timed(found[f"{name}_openvino"])]
@@ -379,7 +382,6 @@ def main() -> int:
     for name in ("camvid", "bccd"):
         asked.add_argument(f"--{name}", metavar="PATH")
     asked.add_argument("--runs", type=Path, default=Path("runs/tasks"))
-    asked.add_argument("--epochs", type=int, default=60)
     given = asked.parse_args()
     RAW.mkdir(exist_ok=True)
     if given.check:
@@ -387,9 +389,9 @@ def main() -> int:
     if given.networks:
         networks()
     if given.camvid:
-        camvid(given.camvid, given.runs, given.epochs)
+        camvid(given.camvid, given.runs)
     if given.bccd:
-        bccd(given.bccd, given.runs, given.epochs)
+        bccd(given.bccd, given.runs)
     if given.table or given.networks:
         table()
     return 0
