@@ -377,6 +377,22 @@ def test_a_fine_tuned_file_replaces_int8_after_training_where_it_loses_less(tmp_
     assert path.with_suffix(".bin").stat().st_size < 0.6 * found.float_path.with_suffix(".bin").stat().st_size
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # NNCF compiles its kernels in a pool that it does not close
+def test_a_bare_sequential_is_fine_tuned_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)).eval()
+    (file,) = export(net, EXAMPLE, "openvino", out=tmp_path)
+    engine, x = engines["nncf"].value(), images(16)
+    simulated = engine.simulated(net, EXAMPLE, (x.numpy(),))
+    engine.write_trained(simulated, EXAMPLE, file.path, tmp_path / "trained")
+    path = engine.files(tmp_path / "trained")[0]
+    assert engine.layers(path) == engine.layers(file.path)
+    with torch.no_grad():
+        expected = net(x)
+    assert torch.allclose(open_in("openvino", path, 1)(x), expected, atol=0.1 * expected.abs().max().item())
+
+
 def test_every_engine_writes_a_known_format() -> None:
     assert {entry.value.format for entry in engines} <= {entry.name for entry in formats}
 

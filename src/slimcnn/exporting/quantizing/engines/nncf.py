@@ -83,7 +83,10 @@ class Nncf(Engine):
             whole = settings["calibration_dataset"]
             rows = [torch.from_numpy(one) for one in whole.get_inference_data()]
             settings |= {"calibration_dataset": nncf.Dataset(rows)}
-            found: nn.Module = nncf.quantize(copy.deepcopy(model).eval(), **settings)
+            given = copy.deepcopy(model).eval()
+            # NNCF adds a child to the network, which nn.Sequential would run as its last layer.
+            inner = FlatCall(given, example, None).eval() if isinstance(given, nn.Sequential) else given
+            found: nn.Module = nncf.quantize(inner, **settings)
         return found
 
     def write_trained(self, trained: nn.Module, example: Example, source: Path, path: Path) -> None:
