@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 import slimcnn
 from at_hand import Net, mostly_slow, randomize, some_channels
 from slimcnn.errors import CriterionError, ModelError, RecipeError
-from slimcnn.layers.relating import MOMENTUM, fold, relate, relating_of, relations_in
+from slimcnn.layers.relating import MOMENTUM, anneal, fold, relate, relating_of, relations_in, settle
 from slimcnn.objectives import SparseScales, spread
 from slimcnn.pruning import verify
 from slimcnn.rewriting import relations_left_out
@@ -334,13 +335,109 @@ def test_sparse_training_makes_exact_zeros_and_resumes_bit_for_bit(tmp_path: Pat
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.state_dict().items())
 
 
+def two_images_with_gates(mode: str) -> tuple[nn.Module, Tensor]:
+    """A norm of one channel whose gate is sigmoid of the channel's mean: 0 and ln 3 give 1/2 and 3/4."""
+    norm = nn.BatchNorm2d(1, affine=True, momentum=None, eps=1e-12)
+    relate(norm, mode)
+    with torch.no_grad():
+        for parameter in norm.gate.parameters():  # type: ignore[union-attr]
+            parameter.zero_()
+        norm.gate[0].weight[0, 0] = norm.gate[2].weight[0, 0] = 1.0  # type: ignore[index, union-attr]
+        norm.running_mean.zero_(), norm.running_var.fill_(1.0), norm.sr.fill_(0.25)  # type: ignore[operator, union-attr]
+    return norm.eval(), torch.tensor([0.0, math.log(3)]).view(2, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("t", "scale"), [(0.0, 0.75), (0.5, 0.5), (1.0, 0.25)])
+def test_an_annealed_relation_goes_from_each_images_gate_to_their_mean(t: float, scale: float) -> None:
+    norm, x = two_images_with_gates("annealed")
+    anneal(norm, t)
+    assert torch.allclose(norm(x)[1], x[1] * scale)
+
+
+def test_in_training_an_annealed_relation_ends_as_mode_mean() -> None:
+    (annealed, x), (mean, _) = two_images_with_gates("annealed"), two_images_with_gates("mean")
+    anneal(annealed, 1.0)
+    batch = torch.cat([x, x + 1])
+    assert torch.allclose(annealed.train()(batch), mean.train()(batch))
+    assert torch.allclose(annealed.sr, mean.sr)  # type: ignore[arg-type]
+
+
+def test_a_settled_relation_computes_the_same_and_folds() -> None:
+    model = slimcnn.insert_relations(slimcnn.build("resnet8", in_channels=3).eval(), IMAGE, "annealed")
+    taught(model)
+    x = torch.randn(4, 3, 32, 32)
+    with pytest.raises(ModelError, match="annealed to 0"):
+        settle(model)
+    anneal(model, 1.0)
+    before = model(x)
+    settle(model)
+    assert relating_of(model) == dict.fromkeys(relating_of(model), "mean")
+    assert torch.equal(model(x), before)
+    assert torch.allclose(slimcnn.fold_relations(model)(x), before, atol=1e-4)
+
+
+def test_training_anneals_between_a_quarter_and_three_quarters() -> None:
+    model = slimcnn.insert_relations(slimcnn.build("resnet8", in_channels=1), torch.zeros(1, 1, 8, 8), "annealed")
+    objective = SparseScales(epochs=8)
+    seen = []
+    for epoch in (0, 2, 3, 4, 6, 7.5):
+        objective.before_step(epoch)
+        objective(model, torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))
+        seen.append({float(norm.annealed) for _, norm in relations_in(model)})
+    assert seen == [{0.0}, {0.0}, {0.25}, {0.5}, {1.0}, {1.0}]
+
+
+def test_gates_that_are_born_different_differ() -> None:
+    torch.manual_seed(0)
+    related = slimcnn.insert_relations(slimcnn.build("resnet8", in_channels=3).train(), IMAGE, equal=False)
+    related(torch.randn(8, 3, 32, 32))
+    assert spread(related).std > 0.01
+
+
+def test_the_relative_penalty_counts_only_differences_within_a_layer() -> None:
+    model = slimcnn.insert_relations(slimcnn.build("resnet8", in_channels=1), torch.zeros(1, 1, 8, 8))
+    objective = SparseScales(lambda m, x, _: slimcnn.Loss({"zero": m(x).sum() * 0}, m(x)), 0.5, "relative")
+    x, y = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+    size = sum(float(norm.weight.detach().abs().sum()) for _, norm in relations_in(model))
+    whole = float(objective(model, x, y).terms["sparsity"].detach())
+    assert whole == pytest.approx(0.5 * size, rel=1e-5)  # equal gates: the layer's mean divides them out
+    norm = next(iter(dict(relations_in(model)).values()))
+    with torch.no_grad():
+        norm.gate[2].bias[0] = 30.0  # type: ignore[union-attr]
+    closed, other = 1.0, float(torch.sigmoid(torch.tensor(2.0)))
+    mean = (closed + (len(norm.sr) - 1) * other) / len(norm.sr)
+    scales = norm.weight.detach().abs()
+    expected = 0.5 * (size - float(scales.sum()) + float(scales[0] * closed + scales[1:].sum() * other) / mean)
+    assert float(objective(model, x, y).terms["sparsity"].detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_polarization_is_greatest_for_gates_half_open() -> None:
+    model = slimcnn.insert_relations(slimcnn.build("resnet8", in_channels=1), torch.zeros(1, 1, 8, 8))
+    objective = SparseScales(polarization=3.0)
+    x, y = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+    gate = torch.sigmoid(torch.tensor(2.0))
+    assert float(objective(model, x, y).terms["polarization"].detach()) == pytest.approx(
+        float(12 * gate * (1 - gate)), rel=1e-5
+    )
+    with torch.no_grad():
+        for _, norm in relations_in(model):
+            norm.gate[2].bias.zero_()  # type: ignore[union-attr]
+    assert float(objective(model, x, y).terms["polarization"].detach()) == pytest.approx(3.0)
+
+
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(RecipeError, match="strength=0"):
         SparseScales(strength=0)
-    with pytest.raises(RecipeError, match="choose l1 or product"):
+    with pytest.raises(RecipeError, match="choose l1, product or relative"):
         SparseScales(penalty="l2")  # type: ignore[arg-type]
     x, y = torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])
     with pytest.raises(ModelError, match="insert_relations first"):
         SparseScales(penalty="product")(slimcnn.build("resnet20"), x, y)
+    with pytest.raises(ModelError, match="polarization=1 needs channel relations"):
+        SparseScales(polarization=1)(slimcnn.build("resnet20"), x, y)
+    with pytest.raises(RecipeError, match="polarization=-1"):
+        SparseScales(polarization=-1)
+    with pytest.raises(RecipeError, match="pass epochs"):
+        SparseScales()(slimcnn.insert_relations(slimcnn.build("resnet20"), IMAGE, "annealed"), x, y)
     with pytest.raises(ModelError, match="no batch norm"):
         SparseScales(penalty="l1")(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), x, y)

@@ -65,6 +65,38 @@ def test_listed_points_run_as_listed_and_combine_with_lists() -> None:
     assert recipe_at(parse_study(text), points[1], 0, Path("x")).steps[0].epochs == 2  # type: ignore[attr-defined]
 
 
+NAMED_POINTS = """
+[points.l2]
+"prune.criterion" = "l2"
+[points.longer]
+"prune.criterion" = "l2"
+"train.epochs" = 2
+[points.alone]
+steps = "train:epochs=3"
+"network.arguments.width" = 0.5
+"""
+
+
+def test_named_points_may_set_different_things_and_are_told_apart_by_name() -> None:
+    study = parse_study(changed(('[vary]\n"prune.criterion" = ["fpgm", "l2"]\n"prune.macs" = [0.6]\n', NAMED_POINTS)))
+    points = points_of(study)
+    assert [point.label for point in points] == [{"point": "l2"}, {"point": "longer"}, {"point": "alone"}]
+    longer, alone = (recipe_at(study, point, 0, Path("x")) for point in points[1:])
+    assert (longer.steps[0].epochs, longer.steps[1].criterion) == (2, "l2")  # type: ignore[attr-defined]
+    assert ([step.name for step in alone.steps], alone.steps[0].epochs) == (["train"], 3)  # type: ignore[attr-defined]
+    assert alone.network.arguments["width"] == 0.5
+    assert find_point(study, {"point": "longer"}) == points[1]
+    assert study.runs == 6
+
+
+def test_named_points_combine_with_lists() -> None:
+    named = '[points.short]\n"train.epochs" = 1\n[points.long]\n"train.epochs" = 2\n'
+    points = points_of(parse_study(changed() + named))
+    assert [tuple(point.label.values()) for point in points] == [
+        ("short", "l2", 0.6), ("short", "fpgm", 0.6), ("long", "l2", 0.6), ("long", "fpgm", 0.6)
+    ]  # fmt: skip
+
+
 def test_folders_differ_for_different_recipes_and_seeds() -> None:
     study = small_study(("[0.6]", "[0.6, 0.5]"))
     names = {
@@ -144,6 +176,11 @@ REFUSED = {
     "test images as objective": (
         ("seeds =", 'sampler = "tpe"\nobjectives = {accuracy = "max"}\nseeds ='), "must not choose"
     ),
+    "a named point that is no table": (("[vary]", '[points]\nshort = 3\n[vary]'), "short needs a table of settings"),
+    "a setting of a named point that varies anyway": (
+        ("[vary]", '[points.short]\n"prune.macs" = 0.5\n[vary]'), "prune.macs is in vary and in points"
+    ),
+    "a misspelt setting in a named point": (("[vary]", '[points.short]\n"train.epoch" = 5\n[vary]'), "'epochs'"),
     "a curve": (("deterministic = true", "deterministic = true\ncurve = [0.5]"), "curve: a study has one size per run"),
 }  # fmt: skip
 

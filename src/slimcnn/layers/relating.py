@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from slimcnn.errors import ModelError
 from slimcnn.layers.mixing import mixed, without
 
-MODES = ("mean", "sample")
+MODES = ("mean", "sample", "annealed")
 
 NARROWER, NARROWEST = 16, 4
 """Width of the gate's hidden layer: c / 16, at least 4."""
@@ -35,17 +35,20 @@ class Relating(nn.Module):
     ``sr`` is a buffer (c,): the moving average of the gate's batch mean, each value between 0 and 1. In mode "mean",
     channels are scaled by the batch mean in training and by ``sr`` in eval mode, so the gate folds into the batch norm.
     In mode "sample", every image has its own scales, as in squeeze and excitation, and ``sr`` only ranks channels.
+    Mode "annealed" begins as "sample" and ends as "mean": the scales are (1 - t) e + t mean(e), with t in the buffer
+    ``annealed`` (see `anneal`).
     """
 
     gate: nn.Sequential
     sr: Tensor
     batches_related: Tensor
+    annealed: Tensor
     relation: str
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize, then scale the channels."""
         z: Tensor = super().forward(x)
-        weights = self._related(z) if self.training or self.relation == "sample" else self.sr[None]
+        weights = self.sr[None] if self.relation == "mean" and not self.training else self._related(z)
         return z * weights.to(z.dtype).view(*weights.shape, *[1] * (z.dim() - 2))
 
     def _related(self, z: Tensor) -> Tensor:
@@ -57,6 +60,8 @@ class Relating(nn.Module):
         mean = e.mean(dim=0)
         if self.training:
             self._remember(mean.detach())
+        if self.relation == "annealed":
+            return torch.lerp(e, (mean if self.training else self.sr).expand_as(e), self.annealed.to(e.dtype))
         return e if self.relation == "sample" else mean[None]
 
     @torch.no_grad()
@@ -71,8 +76,8 @@ class Relating(nn.Module):
         return f"{super().extra_repr()}, relation={self.relation!r}"
 
 
-def relate(norm: nn.Module, mode: str = "mean") -> None:
-    """Add a gate over its channels to a batch norm, in place.
+def relate(norm: nn.Module, mode: str = "mean", *, equal: bool = True) -> None:
+    """Add a gate over its channels to a batch norm, in place; all gates begin `equal`, or with W2 ~ N(0, 1).
 
     >>> norm = nn.BatchNorm2d(8)
     >>> relate(norm)
@@ -80,7 +85,10 @@ def relate(norm: nn.Module, mode: str = "mean") -> None:
     (torch.Size([4, 8, 2, 2]), torch.Size([8]), True)
     """
     if mode not in MODES:
-        raise ModelError(f"mode={mode!r}: choose mean (folds into the batch norm) or sample (per-image gate, stays)")
+        raise ModelError(
+            f"mode={mode!r}: choose mean (folds into the batch norm), sample (per-image gate, stays) or annealed (from "
+            "sample to mean)"
+        )
     if not isinstance(norm, _BatchNorm) or norm.weight is None:
         raise ModelError(f"relations need a batch norm with a scale per channel, found a {type(norm).__name__}")
     c, like = norm.num_features, norm.weight
@@ -88,13 +96,46 @@ def relate(norm: nn.Module, mode: str = "mean") -> None:
     gate = nn.Sequential(nn.Linear(c, hidden), nn.ReLU(), nn.Linear(hidden, c), nn.Sigmoid())
     last = gate[2]
     assert isinstance(last, nn.Linear)
-    nn.init.zeros_(last.weight)  # so that initially all channels have the same scale for all images
+    # With zeros, all channels initially have the same scale for all images.
+    nn.init.zeros_(last.weight) if equal else nn.init.normal_(last.weight)
     nn.init.constant_(last.bias, OPEN)
     norm.__class__ = mixed(Relating, type(norm))  # type: ignore[assignment]
     norm.gate = gate.to(like.device, like.dtype).train(norm.training)
     norm.register_buffer("sr", torch.full_like(like.detach(), 1 / (1 + math.exp(-OPEN))))
     norm.register_buffer("batches_related", torch.zeros((), dtype=torch.int64, device=like.device))
+    if mode == "annealed":
+        norm.register_buffer("annealed", torch.zeros((), dtype=like.dtype, device=like.device))
     norm.relation = mode  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def anneal(model: nn.Module, t: float) -> None:
+    """Set t of all relations of mode "annealed", in place: 0 for a scale per image, 1 for the mean.
+
+    >>> norm = nn.BatchNorm2d(8)
+    >>> relate(norm, "annealed")
+    >>> anneal(norm, 0.25)
+    >>> norm.annealed
+    tensor(0.2500)
+    """
+    for _, norm in relations_in(model):
+        if norm.relation == "annealed":
+            norm.annealed.fill_(t)
+
+
+def settle(model: nn.Module) -> None:
+    """Turn relations of mode "annealed" into mode "mean", in place: in eval mode nothing changes if t is 1.
+
+    Raises:
+        ModelError: t is below 1.
+    """
+    for name, norm in relations_in(model):
+        if norm.relation != "annealed":
+            continue
+        if float(norm.annealed) < 1:
+            raise ModelError(f"the relation of {name} is annealed to {float(norm.annealed):g}: train it to 1 first")
+        del norm.annealed
+        norm.relation = "mean"
 
 
 @torch.no_grad()

@@ -13,35 +13,48 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from slimcnn.errors import ModelError, RecipeError
-from slimcnn.layers.relating import Relating, relations_in
+from slimcnn.layers.relating import Relating, anneal, relations_in
 from slimcnn.objectives.cross_entropy import cross_entropy
 from slimcnn.objectives.objective import Feed, Loss, LossFunction, Objective, ReadScores, as_objective
+
+PENALTIES = ("l1", "product", "relative")
+
+ANNEALED_FROM, ANNEALED_TO = 0.25, 0.75
+"""Parts of the training between which relations of mode "annealed" go from a scale per image to the mean."""
 
 
 @dataclass
 class SparseScales(Objective):
-    """An objective plus lambda times the sum of |gamma| ("l1") or of |gamma| sr ("product") over all batch norms.
+    """An objective plus lambda times the sum of a penalty over the channels of all batch norms.
+
+    "l1" is |gamma|; sr can rise to compensate a small gamma. "product" is |gamma| sr; all sr of a layer can fall to
+    escape the penalty, so a small value is weaker evidence that a channel is not needed (benchmarks/gfr.md).
+    "relative" is |gamma| sr / mean of sr in the layer; only the differences within a layer count.
 
     If the network has relations (`insert_relations`), only norms with relations count. Otherwise all norms count,
-    which is network slimming, and only "l1" is possible. With "l1", sr can rise to compensate a small gamma; with
-    "product", sr can fall to escape the penalty, so a small value is weaker evidence that a channel is not needed
-    (benchmarks/gfr.md).
+    which is network slimming, and only "l1" is possible. `polarization` adds its value times the mean of 4 e (1 - e)
+    over all gates e, which drives them toward 0 or 1.
 
     The penalty is differentiated ("subgradient"), or every step of the optimizer is followed by a proximal step
-    ("proximal"), gamma ← sign(gamma) max(|gamma| - t, 0) with t = lambda · rate / (1 - momentum), times sr for
-    "product". The proximal step has the same minimum and reaches exact zeros. `weight_decay` does not apply to scales.
+    ("proximal"), gamma ← sign(gamma) max(|gamma| - t, 0) with t = lambda · rate / (1 - momentum), times the factor of
+    |gamma| in the penalty. The proximal step has the same minimum and reaches exact zeros. `weight_decay` does not
+    apply to scales.
 
     Args:
         objective: the objective to add the penalty to, an `Objective` or a function (network, images, labels) →
             `Loss`; default: cross entropy.
         strength: lambda, above 0; 1e-4 for VGG, 1e-5 for ResNets with 56 layers and more (Liu et al. 2017).
-        penalty: "l1" or "product".
+        penalty: "l1", "product" or "relative".
         step: "proximal" or "subgradient".
+        polarization: weight of 4 e (1 - e), 0 or above.
+        epochs: of the whole training; needed for relations of mode "annealed", whose t rises from 0 to 1 between a
+            quarter and three quarters of it.
 
     Raises:
         RecipeError: a value is out of range or unknown; ModelError: the network has no such norms.
 
-    Source: Liu et al. 2017, Network slimming (arXiv 1708.06519); CN112308213A for sr.
+    Source: Liu et al. 2017, Network slimming (arXiv 1708.06519); CN112308213A for sr. "relative", `polarization` and
+    annealing are ours.
 
     >>> import slimcnn
     >>> net = slimcnn.insert_relations(slimcnn.build("resnet8", in_channels=1), torch.zeros(1, 1, 8, 8))
@@ -54,19 +67,24 @@ class SparseScales(Objective):
 
     objective: Objective | LossFunction = field(default_factory=cross_entropy)
     strength: float = 1e-4
-    penalty: Literal["l1", "product"] = "l1"
+    penalty: Literal["l1", "product", "relative"] = "l1"
     step: Literal["proximal", "subgradient"] = "proximal"
+    polarization: float = 0.0
+    epochs: float | None = None
 
     def __post_init__(self) -> None:
         self._inner = as_objective(self.objective)
+        self._epoch = 0.0
         if not self.strength > 0:
             raise RecipeError(f"strength={self.strength}: the penalty's weight must be above 0")
+        if not self.polarization >= 0:
+            raise RecipeError(f"polarization={self.polarization}: the weight must be 0 or above")
         for name, value, known in (
-            ("penalty", self.penalty, ("l1", "product")),
+            ("penalty", self.penalty, PENALTIES),
             ("step", self.step, ("proximal", "subgradient")),
         ):
             if value not in known:
-                raise RecipeError(f"{name}={value!r}: choose {known[0]} or {known[1]}")
+                raise RecipeError(f"{name}={value!r}: choose {', '.join(known[:-1])} or {known[-1]}")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Loss:
         """Compute the inner objective's loss plus the penalty."""
@@ -78,10 +96,23 @@ class SparseScales(Objective):
 
     def _penalized(self, model: nn.Module, run: Callable[[], Loss]) -> Loss:
         norms = self._norms(model)
+        self._anneal(model, norms)
         with _gate_means(norms) as means:
             loss = run()
         penalty = self.strength * torch.stack([self._size(norm, means).sum() for norm in norms]).sum()
-        return Loss(dict(loss.terms) | {"sparsity": penalty}, loss.logits, loss.gradients)
+        terms = dict(loss.terms) | {"sparsity": penalty}
+        if self.polarization:
+            gates = torch.cat([mean.float() for mean in means.values()])
+            terms["polarization"] = self.polarization * (4 * gates * (1 - gates)).mean()
+        return Loss(terms, loss.logits, loss.gradients)
+
+    def _anneal(self, model: nn.Module, norms: Sequence[nn.Module]) -> None:
+        if not any(isinstance(norm, Relating) and norm.relation == "annealed" for norm in norms):
+            return
+        if self.epochs is None:
+            raise RecipeError("relations of mode 'annealed' need the epochs of the training: pass epochs")
+        done = (self._epoch / self.epochs - ANNEALED_FROM) / (ANNEALED_TO - ANNEALED_FROM)
+        anneal(model, min(1.0, max(0.0, done)))
 
     def reading(self, scores: ReadScores) -> None:
         """Pass the function to the inner objective."""
@@ -92,7 +123,8 @@ class SparseScales(Objective):
         self._inner.prepare(model, feed)
 
     def before_step(self, epoch: float) -> None:
-        """Call the inner objective's hook."""
+        """Note how far the training is, and call the inner objective's hook."""
+        self._epoch = epoch
         self._inner.before_step(epoch)
 
     def seeing(self, indices: Tensor, view: int) -> None:
@@ -110,25 +142,29 @@ class SparseScales(Objective):
         group = optimizer.param_groups[0]
         threshold = self.strength * group["lr"] / (1 - group.get("momentum", 0.0))
         for norm in self._norms(model):
-            scale, weight = norm.weight, norm.sr if self.penalty == "product" else 1.0
+            scale, weight = norm.weight, self._factor(norm.sr) if isinstance(norm, Relating) else 1.0
             scale.copy_(scale.sign() * (scale.abs() - threshold * weight).clamp_min(0))  # type: ignore[operator]
 
     def _size(self, norm: nn.Module, means: Mapping[nn.Module, Tensor]) -> Tensor:
-        """Compute |gamma|, times the gate's mean over this batch for "product": open gates are penalized too."""
+        """Compute the penalty of every channel (c,); sr is the gate's mean over this batch: open gates count too."""
         scale: Tensor = norm.weight.abs()  # type: ignore[operator]
         if self.step == "proximal":
             scale = scale.detach()  # the proximal step shrinks it instead
+        return scale * self._factor(means.get(norm, norm.sr).float()) if isinstance(norm, Relating) else scale
+
+    def _factor(self, relation: Tensor) -> Tensor | float:
+        """Return the factors (c,) of |gamma| in the penalty."""
         if self.penalty == "l1":
-            return scale
-        relation = means.get(norm, norm.sr)
-        return scale * relation.float()  # type: ignore[operator]
+            return 1.0
+        return relation / relation.mean() if self.penalty == "relative" else relation
 
     def _norms(self, model: nn.Module) -> list[nn.Module]:
         found = norms_with_scales(model)
         if not found:
             raise ModelError("sparsity training needs batch norms with scales, and the network has no batch norm")
-        if self.penalty == "product" and not isinstance(found[0], Relating):
-            raise ModelError("penalty='product' needs channel relations: call insert_relations first, or use 'l1'")
+        if (self.penalty != "l1" or self.polarization) and not isinstance(found[0], Relating):
+            asked = f"penalty={self.penalty!r}" if self.penalty != "l1" else f"polarization={self.polarization:g}"
+            raise ModelError(f"{asked} needs channel relations: call insert_relations first, or leave it out")
         return found
 
 

@@ -20,20 +20,24 @@ from slimcnn.rewriting.rules import Change, RewriteRule, Rewritten, rewrites
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def insert_relations(model: Network, example: Any, mode: str = "mean") -> Network:
+def insert_relations(model: Network, example: Any, mode: str = "mean", *, equal: bool = True) -> Network:
     """Return a copy of a network with a gate over the channels of every batch norm that follows a convolution.
 
     On z = BN(conv(x)), (n, c, h, w), e = sigmoid(W2 relu(W1 mean_hw(z) + b1) + b2) with W1: c → max(c/16, 4). In mode
     "mean", z is scaled by the mean of e over the batch, in eval mode by its moving average `sr`; `fold_relations`
-    removes the gate completely. In mode "sample", z is scaled by e itself, a squeeze and excitation that stays.
+    removes the gate completely. In mode "sample", z is scaled by e itself, a squeeze and excitation that stays. In mode
+    "annealed", z is scaled by (1 - t) e + t mean(e), and training moves t from 0 to 1 (`SparseScales`): it ends as
+    "mean".
 
     The copy computes the same as the model in eval mode, and in training mode until something is learned: initially W2
-    is zero, b2 = 2, and scale and shift of the norm are divided by sigmoid(2) = 0.88.
+    is zero, b2 = 2, and scale and shift of the norm are divided by sigmoid(2) = 0.88. With `equal=False`, W2 ~
+    N(0, 1), so that the gates differ from the start; a trained network then computes something else.
 
     Args:
         model: the network; not changed.
         example: one input batch (n, c, h, w), or a tuple or dict of inputs.
-        mode: "mean" or "sample".
+        mode: "mean", "sample" or "annealed".
+        equal: whether all gates begin with the same value.
 
     Raises:
         ModelError: no convolution is followed by a batch norm with a scale, or the network already has relations.
@@ -63,7 +67,7 @@ def insert_relations(model: Network, example: Any, mode: str = "mean") -> Networ
     if any(isinstance(norm, Scattering) for norm in norms):
         raise ModelError("layers of the network already scatter: insert relations first, then scatter")
     for norm in norms:
-        relate(norm, mode)
+        relate(norm, mode, equal=equal)
         with torch.no_grad():
             for tensor in (norm.weight, norm.bias):
                 tensor.div_(torch.sigmoid(torch.tensor(OPEN, dtype=torch.float64)).item())

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from slimcnn.graph.copying import duplicate
-from slimcnn.layers.relating import relating_of
+from slimcnn.layers.relating import relating_of, settle
 from slimcnn.objectives import SparseScales, spread
 from slimcnn.reporting.sections import Section, Text
 from slimcnn.rewriting import fold_relations, insert_relations
@@ -43,10 +44,15 @@ class Sparsify(Step, Training):
     loses = frozenset({"origin", "cut", "constants", "refitted"})
     trains = True
 
-    relations: Literal["mean", "sample", "none"] = "mean"
-    """mean: folded into the batch norms by the next prune; sample: gates that remain; none: network slimming."""
-    penalty: Literal["l1", "product"] = "l1"
-    """l1: |gamma|; product: |gamma| sr."""
+    relations: Literal["mean", "sample", "annealed", "none"] = "mean"
+    """mean: folded into the batch norms by the next prune; sample: gates that remain; annealed: from sample to mean
+    between a quarter and three quarters of the training; none: network slimming."""
+    equal_gates: bool = True
+    """All gates begin with the same value; false: with random weights, so that they differ from the start."""
+    penalty: Literal["l1", "product", "relative"] = "l1"
+    """l1: |gamma|; product: |gamma| sr; relative: |gamma| sr, divided by the layer's mean of sr."""
+    polarization: float = Field(default=0.0, ge=0)
+    """Weight of 4 e (1 - e), the mean over all gates e, which drives them toward 0 or 1."""
     strength: float | None = Field(default=None, gt=0)
     """lambda; default: the value by which a scale that the loss does not need shrinks by 2 over the whole training
     (see `strength_for`). Liu et al. use 1e-4 for VGG over 160 epochs and 1e-5 for deep ResNets."""
@@ -70,7 +76,7 @@ class Sparsify(Step, Training):
         """Check that the network has batch norms for relations."""
         if self.relations == "none" or relating_of(state.model):
             return state.model
-        return insert_relations(state.model, state.example, self.relations)
+        return self._related(state, "mean" if self.relations == "annealed" else self.relations)
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Train a copy; if no step has trained before, it becomes the reference network."""
@@ -79,7 +85,7 @@ class Sparsify(Step, Training):
             at.show.say(f"  {said}")
             return state, [Section(title="Sparsity training", blocks=(Text(text=said),))]
         related = self.relations != "none"
-        model = insert_relations(state.model, state.example, self.relations) if related else duplicate(state.model)
+        model = self._related(state, self.relations) if related else duplicate(state.model)
         training, choice = self._training(model, state, at)
         objective = self._objective(training, state)
         strength = objective.strength
@@ -88,6 +94,7 @@ class Sparsify(Step, Training):
             at.show.say(f"    {spread(model)}")
 
         epochs = learn(model, state, training, at, "sparsity training", objective, tell)
+        settle(model)
         what = f"{count(self.epochs, 'epoch')} of sparsity training, strength {strength:.2g}, {choice}: {spread(model)}"
         section = about_training("Sparsity training", what, epochs, at.level, state.task.metric)
         if related and spread(model).saturated:
@@ -96,8 +103,13 @@ class Sparsify(Step, Training):
             section = section.model_copy(update={"blocks": (*section.blocks, Text(text=said, tone="note"))})
         if "reference" in at.facts:
             return replace(state, model=model, origin=None), [section]
-        reference = fold_relations(model) if self.relations == "mean" else model
+        reference = fold_relations(model) if self.relations in ("mean", "annealed") else model
         return replace(state, model=model, reference=reference, origin=None), [section]
+
+    def _related(self, state: State, mode: str) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return insert_relations(state.model, state.example, mode, equal=self.equal_gates)
 
     def _training(self, model: nn.Module, state: State, at: Context) -> tuple[Training, RateChoice]:
         """Return the settings with the learning rate, which a trained network gets from a short look."""
@@ -109,7 +121,14 @@ class Sparsify(Step, Training):
 
     def _objective(self, training: Training, state: State) -> SparseScales:
         strength = self.strength or strength_for(training, len(state.data.train))
-        return SparseScales(state.task.objective(self.label_smoothing), strength, self.penalty, self.update)
+        return SparseScales(
+            state.task.objective(self.label_smoothing),
+            strength,
+            self.penalty,
+            self.update,
+            self.polarization,
+            self.epochs,
+        )
 
 
 def strength_for(training: Training, images: int) -> float:

@@ -15,7 +15,7 @@ from slimcnn.errors import SlimcnnError, StudyError, did_you_mean
 from slimcnn.running.loading import refuse_unnamed
 from slimcnn.running.recipe import Recipe, put, recipe_from, steps_from_line, with_seed
 from slimcnn.running.starting import check_order
-from slimcnn.studying.settings import PointLabel, Range, Study, VariedValue
+from slimcnn.studying.settings import NAMED, PointLabel, Range, Study, VariedValue
 
 CHAIN = "steps"
 """The key that varies the whole chain."""
@@ -134,10 +134,12 @@ def recipe_at(study: Study, point: StudyPoint, seed: int, out: Path) -> Recipe:
         RecipeError: a value is invalid.
     """
     plain = copy.deepcopy(study.recipe)
-    chain = point.settings.get(CHAIN)
+    settings = dict(point.settings)
+    settings = settings.pop(NAMED, {}) | settings
+    chain = settings.get(CHAIN)
     if chain is not None:
         plain["steps"] = steps_from_line(chain) if isinstance(chain, str) else chain
-    for key, value in point.settings.items():
+    for key, value in settings.items():
         if key != CHAIN:
             _set(plain, key, value)
     plain["steps"] = with_seed(plain.get("steps", []), seed)

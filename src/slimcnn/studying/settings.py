@@ -20,6 +20,9 @@ VariedValue = int | float | str | bool
 PointLabel = Mapping[str, VariedValue]
 """Varied setting → value, or its label."""
 
+NAMED = "point"
+"""The key of named points in labels, rows and tables."""
+
 MOST = 10_000
 """Maximum number of runs without `--yes`."""
 
@@ -98,9 +101,24 @@ class Study(Settings):
     vary: dict[str, tuple[VariedValue, ...] | Range | dict[str, Any]] = Field(default_factory=dict)
     """Setting → values, as STEP.SETTING, network.SETTING, data.SETTING or steps; a table gives every value a label."""
     points: tuple[dict[str, VariedValue], ...] = ()
-    """Points to run, each a table of settings; combined with all values of `vary`."""
+    """Points to run, each a table of settings; combined with all values of `vary`. As a table, name → settings, the
+    points are told apart by their names, and may have different settings: they become the setting `point` of `vary`."""
     recipe: dict[str, Any]
     """The recipe as plain data: network, data, steps, deterministic, latency_seconds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_named_points(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(named := given.get("points"), dict):
+            return given
+        vary = given.get("vary", {})
+        for name, settings in named.items():
+            if not isinstance(settings, dict) or not settings:
+                raise ValueError(f"points: {name} needs a table of settings, found {settings!r}")
+            if both := sorted({*settings, NAMED} & set(vary)):
+                raise ValueError(f"{both[0]} is in vary and in points: leave it out of one of them")
+        rest = {key: value for key, value in given.items() if key != "points"}
+        return rest | {"vary": {NAMED: named} | vary}
 
     @field_validator("vary", mode="before")
     @classmethod
