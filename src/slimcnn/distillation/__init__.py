@@ -4,6 +4,7 @@ from slimcnn.distillation.attention import attention
 from slimcnn.distillation.centered_logit_mse import centered_logit_mse
 from slimcnn.distillation.dist import dist
 from slimcnn.distillation.dkd import dkd, nckd
+from slimcnn.distillation.features import LastFeatures, features, last_features
 from slimcnn.distillation.fitnet import fitnet
 from slimcnn.distillation.kd import kd, kd_loss
 from slimcnn.distillation.rkd import rkd
@@ -13,15 +14,18 @@ from slimcnn.distillation.terms import losses, objective_named
 from slimcnn.objectives import cross_entropy
 
 __all__ = [
+    "LastFeatures",
     "Teacher",
     "attention",
     "centered_logit_mse",
     "cross_entropy",
     "dist",
     "dkd",
+    "features",
     "fitnet",
     "kd",
     "kd_loss",
+    "last_features",
     "losses",
     "nckd",
     "objective_named",

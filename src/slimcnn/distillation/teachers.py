@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slimcnn.distillation.answers import Answers, digest_of
 from slimcnn.errors import ModelError, RecipeError
-from slimcnn.objectives import ReadScores, Seen, Term, Terms, layer_named, read_classes
+from slimcnn.objectives import InputOf, ReadScores, Seen, Term, Terms, read_classes, record_into
 
 
 class Teacher:
@@ -30,8 +30,9 @@ class Teacher:
         if not given:
             raise ModelError("there is no teacher: give at least one network")
         self.networks = [deepcopy(network).eval().requires_grad_(False) for network in given]
-        self.features: dict[str, Tensor] = {}
-        """Outputs of the watched layers of the first network for the last batch."""
+        self.features: dict[str | InputOf, Tensor] = {}
+        """Outputs, or inputs, of the watched layers of the first network for the last batch."""
+        self._recorded: dict[str | InputOf, Tensor] = {}
         self._placed_on: torch.device | None = None
         self._watches = False
         self._answers: Answers | None = None
@@ -80,18 +81,14 @@ class Teacher:
             answers = [self._scores(network(x), x).float() for network in self.networks]
             answer = answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
         # Clone: tensors created in inference mode cannot be part of a differentiated loss.
-        self.features = {name: output.clone() for name, output in self.features.items()}
+        self.features = {layer: found.clone() for layer, found in self._recorded.items()}
         return answer.clone()
 
-    def watch(self, layers: Iterable[str]) -> None:
-        """Record the outputs of these layers of the first network for every batch."""
+    def watch(self, layers: Iterable[str | InputOf]) -> None:
+        """Record the outputs, or inputs, of these layers of the first network for every batch."""
         for layer in layers:
             self._watches = True
-
-            def record(_: nn.Module, __: object, output: Tensor, name: str = layer) -> None:
-                self.features[name] = output
-
-            layer_named(self.networks[0], layer).register_forward_hook(record)
+            record_into(self._recorded, self.networks[0], layer)
 
 
 def teacher_of(teacher: Teacher | nn.Module | Iterable[nn.Module]) -> Teacher:

@@ -12,10 +12,11 @@ from slimcnn.objectives.objective import (
     read_classes,
 )
 from slimcnn.objectives.sparsity import SparseScales, Spread, norms_with_scales, spread
-from slimcnn.objectives.terms import Seen, Teaching, Term, Terms, layer_named
+from slimcnn.objectives.terms import InputOf, Seen, Teaching, Term, Terms, layer_named, record_into, watch
 
 __all__ = [
     "Feed",
+    "InputOf",
     "Loss",
     "LossFunction",
     "Objective",
@@ -32,5 +33,7 @@ __all__ = [
     "layer_named",
     "norms_with_scales",
     "read_classes",
+    "record_into",
     "spread",
+    "watch",
 ]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.objectives.objective import Feed, Loss, Objective, ReadScores, read_classes
@@ -27,6 +28,13 @@ class Teaching(Protocol):
         """Compute the teacher's logits `(n, classes)`, without gradients."""
 
 
+@dataclass(frozen=True)
+class InputOf:
+    """The input of a layer, where a layer's name stands for its output."""
+
+    layer: str
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """A batch, and the outputs of the network and its teachers on it."""
@@ -37,8 +45,8 @@ class Seen:
     """The network's logits, `(n, classes)`."""
     answers: Mapping[Teaching, Tensor]
     """The logits of each teacher."""
-    features: Mapping[str, Tensor]
-    """The outputs of the layers that the terms need, by layer name."""
+    features: Mapping[str | InputOf, Tensor]
+    """The outputs, or inputs, of the layers that the terms need."""
     output: Any = None
     """The network's output, from which `logits` were read."""
 
@@ -51,8 +59,8 @@ class Term:
     value: Callable[[Seen], Tensor]
     weight: float = 1.0
     teacher: Teaching | None = None
-    layers: tuple[str, ...] = ()
-    """Layers of the network whose outputs the term needs."""
+    layers: tuple[str | InputOf, ...] = ()
+    """Layers of the network whose outputs, or inputs, the term needs."""
     warmup: float = 0.0
     """Number of epochs over which the weight grows from 0."""
     prepare: Callable[[nn.Module, Iterator[tuple[Tensor, Tensor]]], None] | None = None
@@ -116,7 +124,7 @@ class Terms(Objective):
         Each term is averaged over both labels with these weights; each network runs once.
         """
         layers = {layer for term in self.terms for layer in term.layers}
-        with _outputs_recorded(model, layers) as features:
+        with watch(model, layers) as features:
             output = model(x)
         logits = self._scores(output, x)
         teachers = {term.teacher for term in self.terms if term.teacher is not None}
@@ -148,22 +156,37 @@ def _gradients(terms: Mapping[str, Tensor], logits: Tensor) -> dict[str, Tensor]
 
 
 @contextmanager
-def _outputs_recorded(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Record the outputs of layers while a batch runs through the network."""
-    found: dict[str, Tensor] = {}
+def watch(model: nn.Module, layers: Iterable[str | InputOf]) -> Iterator[dict[str | InputOf, Tensor]]:
+    """Record the outputs, or inputs, of layers while a batch runs through the network.
 
-    def recorder(layer: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def record(_: nn.Module, __: object, output: Tensor) -> None:
-            found[layer] = output
-
-        return record
-
-    handles = [layer_named(model, layer).register_forward_hook(recorder(layer)) for layer in layers]
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+    >>> with watch(net, ["0", InputOf("1")]) as seen:
+    ...     _ = net(torch.ones(1, 3, 1, 1))
+    >>> torch.equal(seen["0"], seen[InputOf("1")])
+    True
+    """
+    found: dict[str | InputOf, Tensor] = {}
+    handles = [record_into(found, model, layer) for layer in layers]
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def record_into(found: dict[str | InputOf, Tensor], model: nn.Module, layer: str | InputOf) -> RemovableHandle:
+    """Record the output, or the input, of a layer at every run of the network, until the handle is removed."""
+    if isinstance(layer, InputOf):
+
+        def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            found[layer] = inputs[0]
+
+        return layer_named(model, layer.layer).register_forward_pre_hook(read)
+
+    def given(_: nn.Module, __: object, output: Tensor) -> None:
+        found[layer] = output
+
+    return layer_named(model, layer).register_forward_hook(given)
 
 
 def layer_named(model: nn.Module, layer: str) -> nn.Module:

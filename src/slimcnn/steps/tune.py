@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from slimcnn.datasets import Dataset, Examples, Images, batches
-from slimcnn.distillation import Teacher
+from slimcnn.distillation import LastFeatures, Teacher, features, last_features
 from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
 from slimcnn.files import read_decision, write_text
 from slimcnn.graph.copying import duplicate
+from slimcnn.graph.removal import kept_positions
 from slimcnn.objectives import Objective
 from slimcnn.reporting.sections import Section, Text
 from slimcnn.running.epochs import about_training, count, learn
@@ -41,12 +42,18 @@ TIMED = 8
 """Steps that are timed."""
 HIGHEST = 0.01
 """The highest learning rate of SGD that is tried; it falls in proportion if a step has fewer images than usual."""
+LONGEST = 10.0
+"""Largest norm of a gradient: the error of features has no bound, as that of answers has."""
 STEPS = 100
 """Steps are made of fewer images if there would be fewer than this in all."""
 SMALLEST = 16
 """Images in such a step, at least."""
 TITLE = "Tuning without labels"
 DISTANCE = Metric("distance from the reference", unit="", higher_is_better=False)
+FEATURES, ANSWERS = "features", "0*cross_entropy+kd:temperature=4"
+"""Losses: the features before the last layer, and the answers, where those cannot be compared."""
+FEW = 64
+"""Images on which the features' variance is measured."""
 PLANNED = "tuning.json"
 """File in the folder of the step."""
 
@@ -79,8 +86,10 @@ class Tune(Step):
     """Most training images, without labels; default: as many as can be seen three times."""
     epochs: int | None = Field(default=None, ge=1)
     """Passes over the images; default: as many as the time allows, at most 16."""
-    loss: str = "0*cross_entropy+kd:temperature=4"
-    """Sum of loss terms (`slimcnn list losses`); cross entropy is with the reference's answers."""
+    loss: str = FEATURES
+    """features: the error of the features that the last layer reads, in percent of their variance; if the network was
+    not pruned from the reference in one step before this one, the answers: 0*cross_entropy+kd:temperature=4. Or a sum
+    of loss terms (`slimcnn list losses`), where cross entropy is with the reference's answers."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of SGD; default: 0.01, 0.002 or 0.0005 (less for small steps), by a short look at each."""
     optional: bool = False
@@ -97,12 +106,12 @@ class Tune(Step):
         why = _why_not(state)
         if why and not self.optional:
             raise RecipeError(f"tune: {why}: use distill instead")
-        if not why:
-            self._objective(state)
+        if not why and self.loss != FEATURES:
+            self._objective(state, self.loss, None)
         return state.model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
-        """Train a copy; the epoch whose answers are nearest to the reference's on held-out images is kept.
+        """Train a copy; the epoch that is nearest to the reference on held-out images is kept.
 
         Nearest by the loss: which class is first says too little on images that the reference was trained on, where
         nearly all answers agree anyway (see benchmarks/label_free_tuning).
@@ -123,7 +132,13 @@ class Tune(Step):
         # The labels are replaced, so nothing can read them.
         answered = replace(data, train=_answered(chosen, state, at), validation=_answered(held_out, state, at))
         size = self.batch_size or enough_steps(amount, state.batch)
-        training, objective = self._training(amount.epochs, size, state.batch), self._objective(state)
+        where, loss = _compared(student, state) if self.loss == FEATURES else None, self.loss
+        if where is None and loss == FEATURES:
+            loss = ANSWERS
+            at.show.say(
+                "  the features before the last layer cannot be compared with the reference's: only answers are"
+            )
+        training, objective = self._training(amount.epochs, size, state.batch), self._objective(state, loss, where)
         nearest = NamedMetric(DISTANCE, partial(_distance, objective=objective, data=answered, batch=state.batch))
         choice = imitation_for(
             student, answered, training, objective, nearest, at, self.learning_rate, self.frozen_batch_norm
@@ -132,15 +147,19 @@ class Tune(Step):
         epochs = learn(student, replace(state, data=answered), training, at, "tuning", objective, validation=nearest)
         epochs = [replace(one, train_accuracy=math.nan) for one in epochs]  # a share of right answers, not a distance
         what = (
-            f"{count(amount.epochs, 'epoch')} on {amount.images:,} training images without labels, loss {self.loss}, "
-            f"{training.batch_size} images a step, {choice}. The reference's answers take the place of labels, on "
-            f"{len(held_out):,} validation images too, where the distance is the loss"
+            f"{count(amount.epochs, 'epoch')} on {amount.images:,} training images without labels, loss "
+            f"{loss if where is None else _in_words(where)}, {training.batch_size} images a step, {choice}. The "
+            f"distance is the loss on {len(held_out):,} validation images, whose labels are not read either"
         )
         section = about_training(TITLE, what, epochs, None, DISTANCE)
         return replace(state, model=student, origin=None), [section]
 
-    def _objective(self, state: State) -> Objective:
-        return state.task.distilling(self.loss, Teacher(state.reference))
+    def _objective(self, state: State, loss: str, where: LastFeatures | None) -> Objective:
+        if where is None:
+            return state.task.distilling(loss, Teacher(state.reference))
+        found = features(Teacher(state.reference), where)
+        found.reading(state.task.scores)
+        return found
 
     def _amount(self, model: nn.Module, state: State, at: Context) -> Amount:
         """Plan the images and epochs once: a resumed step uses the same."""
@@ -176,13 +195,36 @@ class Tune(Step):
         training = at.decide(self._training(1, size, state.batch), model, data)
         devices = [at.fabric.device] if at.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            objective = self._objective(state)
+            objective = self._objective(state, ANSWERS if self.loss == FEATURES else self.loss, None)
             (epoch,) = fit(duplicate(model), few, training=training, objective=objective, fabric=at.fabric)
         return epoch.images_per_second
 
     def _training(self, epochs: int, size: int, usual: int) -> Training:
         rate = self.learning_rate or HIGHEST * min(1.0, size / usual)
-        return Training(epochs=epochs, batch_size=size, learning_rate=rate, seed=self.seed)
+        clip = LONGEST if self.loss == FEATURES else None
+        return Training(epochs=epochs, batch_size=size, learning_rate=rate, clip_norm=clip, seed=self.seed)
+
+
+def _compared(student: nn.Module, state: State) -> LastFeatures | None:
+    """Find the features to compare; None if the network is not the reference after one cut, channel by channel."""
+    origin = state.origin
+    if origin is None or origin.graph is None or origin.plan is None or not _equal(origin.whole, state.reference):
+        return None
+    kept = kept_positions(origin.graph, origin.plan.by_index(origin.graph))
+    x = next(state.images(FEW))
+    device = next(student.parameters()).device
+    return last_features(student, state.reference, x.to(device), kept)
+
+
+def _equal(a: nn.Module, b: nn.Module) -> bool:
+    """Return whether two networks have the same weights."""
+    ours, theirs = a.state_dict(), b.state_dict()
+    return a is b or (ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours))
+
+
+def _in_words(where: LastFeatures) -> str:
+    at = f"the output of {where.at}" if isinstance(where.at, str) else f"the input of {where.at.layer}"
+    return f"the error of the features before the last layer ({at}) in percent of their variance"
 
 
 def enough_steps(amount: Amount, size: int) -> int:
