@@ -30,7 +30,7 @@ from slimcnn.training import NamedMetric, Training, fit
 from slimcnn.training.evaluation import evaluating
 from slimcnn.training.processes import from_rank_zero
 
-PASSES, MOST = 3, 16
+PASSES, MOST = 3, 60
 """Epochs in the time given, if there are enough images: more images beat more passes. The most epochs otherwise."""
 HELD_OUT = 2000
 """Most validation images on which the distance is measured after every epoch."""
@@ -85,7 +85,7 @@ class Tune(Step):
     images: int | None = Field(default=None, ge=1)
     """Most training images, without labels; default: as many as can be seen three times."""
     epochs: int | None = Field(default=None, ge=1)
-    """Passes over the images; default: as many as the time allows, at most 16."""
+    """Passes over the images; default: as many as the time allows, at most 60."""
     loss: str = FEATURES
     """features: the error of the features that the last layer reads, in percent of their variance; if the network was
     not pruned from the reference in one step before this one, the answers: 0*cross_entropy+kd:temperature=4. Or a sum
@@ -244,7 +244,7 @@ def affordable(seen: int, available: int, epochs: int | None = None) -> Amount:
     """Share the training images that can be seen in all among images and epochs.
 
     >>> affordable(60_000, 50_000), affordable(60_000, 5_000), affordable(60_000, 1_000)
-    (Amount(images=20000, epochs=3), Amount(images=5000, epochs=12), Amount(images=1000, epochs=16))
+    (Amount(images=20000, epochs=3), Amount(images=5000, epochs=12), Amount(images=1000, epochs=60))
     >>> affordable(60_000, 50_000, epochs=6), affordable(10, 50_000)
     (Amount(images=10000, epochs=6), Amount(images=128, epochs=1))
     """
