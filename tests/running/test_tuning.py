@@ -74,7 +74,7 @@ def test_the_pruned_network_agrees_more_often_with_the_reference(
         b.text for s in report.sections for b in s.blocks if b.kind == "text" and b.text.startswith("Kept epoch")
     ]
     assert figure.data["kept"] > 0
-    assert "validation distance from the reference" in text
+    assert "validation error of the features" in text
     assert report.steps[-1].metric >= report.steps[-2].metric - 1
 
 

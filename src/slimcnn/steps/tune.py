@@ -50,6 +50,7 @@ SMALLEST = 16
 """Images in such a step, at least."""
 TITLE = "Tuning without labels"
 DISTANCE = Metric("distance from the reference", unit="", higher_is_better=False)
+ERROR = Metric("error of the features", unit="%", higher_is_better=False)
 FEATURES, ANSWERS = "features", "0*cross_entropy+kd:temperature=4"
 """Losses: the features before the last layer, and the answers, where those cannot be compared."""
 FEW = 64
@@ -139,7 +140,8 @@ class Tune(Step):
                 "  the features before the last layer cannot be compared with the reference's: only answers are"
             )
         training, objective = self._training(amount.epochs, size, state.batch), self._objective(state, loss, where)
-        nearest = NamedMetric(DISTANCE, partial(_distance, objective=objective, data=answered, batch=state.batch))
+        metric = DISTANCE if where is None else ERROR
+        nearest = NamedMetric(metric, partial(_distance, objective=objective, data=answered, batch=state.batch))
         choice = imitation_for(
             student, answered, training, objective, nearest, at, self.learning_rate, self.frozen_batch_norm
         )
@@ -149,9 +151,9 @@ class Tune(Step):
         what = (
             f"{count(amount.epochs, 'epoch')} on {amount.images:,} training images without labels, loss "
             f"{loss if where is None else _in_words(where)}, {training.batch_size} images a step, {choice}. The "
-            f"distance is the loss on {len(held_out):,} validation images, whose labels are not read either"
+            f"{metric.name} is the loss on {len(held_out):,} validation images, whose labels are not read either"
         )
-        section = about_training(TITLE, what, epochs, None, DISTANCE)
+        section = about_training(TITLE, what, epochs, None, metric)
         return replace(state, model=student, origin=None), [section]
 
     def _objective(self, state: State, loss: str, where: LastFeatures | None) -> Objective:
