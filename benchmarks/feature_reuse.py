@@ -1,8 +1,9 @@
-"""Feature reuse: exact counts, prune == mask, ONNX, latency, and whether reuse helps or just fewer parameters.
+"""Feature reuse: exact counts, prune == mask, ONNX, latency, and the start from a trained network's features.
+
+Whether reuse helps, or just fewer parameters, is a study: feature_reuse_vgg9.toml.
 
     python benchmarks/feature_reuse.py --check           # under a minute, no training; exit code 1 if a figure misses its target
     python benchmarks/feature_reuse.py --time            # original and rewritten network in turns: eager and ONNX Runtime
-    python benchmarks/feature_reuse.py --train resnet20,vgg16 --epochs 6 --seeds 3
     python benchmarks/feature_reuse.py --start FILE --epochs 6    # trained ResNet-20: initialize from its features, or at random
     python benchmarks/feature_reuse.py --table           # feature_reuse.md from the JSON files
 
@@ -63,10 +64,6 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet50": resnet50,
 }
 COUNTS = {"vgg16": (33_642_442, 25_352_682), "resnet20": (269_722, 145_402), "resnet50": (23_520_842, 12_860_618)}
-
-TRAINED: dict[str, tuple[str, dict[str, float]]] = {"resnet20": ("resnet20", {}), "vgg16": ("vgg16", {"width": 0.25})}
-"""Name → network to train, and its arguments."""
-
 
 STARTS = (("reuse", 0.01), ("reuse", 0.05), ("random", 0.05), ("random", 0.1))
 """Initializations of a rewritten network, with the learning rates of their training."""
@@ -192,41 +189,6 @@ def eager(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
 # --- accuracy ---------------------------------------------------------------------------------------------------------
 
 
-def way(name: str, kind: str, seed: int) -> nn.Module:
-    """Build the original, the rewritten, or a narrow network with as many parameters as the rewritten one."""
-    network, arguments = TRAINED[name]
-    torch.manual_seed(seed)
-    model = slimcnn.build(network, **arguments)
-    if kind == "base":
-        return model
-    rewritten = slimcnn.replace(model, f"feature_reuse:seed={seed}")
-    if kind == "reuse":
-        return rewritten
-    wanted, width = slimcnn.measure(rewritten, EXAMPLE).params, arguments.get("width", 1.0)
-    widths = [width * k / 400 for k in range(200, 400)]
-    sizes = {one: abs(slimcnn.measure(slimcnn.build(network, width=one), EXAMPLE).params - wanted) for one in widths}
-    torch.manual_seed(seed)
-    return slimcnn.build(network, width=min(sizes, key=sizes.__getitem__))
-
-
-def trained(name: str, kind: str, seed: int, epochs: int, state: Path, data: Dataset) -> dict:
-    model = way(name, kind, seed)
-    found = slimcnn.measure(model, EXAMPLE)
-    training = Training(
-        epochs=epochs, learning_rate=0.1, seed=seed, layout="nchw" if name.startswith("resnet") else "channels_last",
-        precision="bf16-mixed",
-    )  # fmt: skip
-    history = [
-        {"validation_top1": epoch.validation_metric, "seconds": epoch.seconds}
-        for epoch in slimcnn.fit(model, data, training=training, folder=state / f"{name}_{kind}_{seed}_{epochs}")
-    ]
-    return {
-        "kind": "trained", "network": name, "way": kind, "seed": seed, "epochs": epochs, "params": found.params,
-        "macs": found.macs, "arguments": getattr(model, "architecture", {}).get("arguments"), "history": history,
-        "top1": slimcnn.evaluate(model, data.test, data.normalization).top1,
-    }  # fmt: skip
-
-
 def started(weights: Path, init: str, rate: float, epochs: int, state: Path, data: Dataset) -> dict:
     """Train a rewritten ResNet-20, initialized from the trained network's features or at random."""
     torch.set_num_threads(1)
@@ -255,10 +217,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--time", action="store_true")
-    parser.add_argument("--train", default="", help="resnet20, vgg16")
     parser.add_argument("--start", type=Path, help="weights of a trained ResNet-20")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--state", type=Path, default=Path("runs/feature_reuse"))
     parser.add_argument("--raw", type=Path, default=RAW)
     parser.add_argument("--table", action="store_true")
@@ -279,11 +239,6 @@ def main() -> None:
             measured(
                 path, partial(started, options.start, init, rate, options.epochs, options.state, data), "top1", "ratio"
             )
-    for seed in range(options.seeds):
-        for name in filter(None, options.train.split(",")):
-            for kind in ("base", "reuse", "narrow"):
-                path = raw / f"{name}_{kind}_{options.epochs}_{seed}.json"
-                measured(path, partial(trained, name, kind, seed, options.epochs, options.state, data), "top1", "ratio")
     table(raw)
 
 

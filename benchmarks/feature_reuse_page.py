@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rows import environment_lines, spread
+from rows import environment_lines
 
 HERE = Path(__file__).parent
-WAYS = {"base": "as it is", "reuse": "rewritten", "narrow": "plain, as narrow as the rewritten one is small"}
 PUBLISHED = {
     "vgg16": "0.435",
     "resnet20": "0.609 (which ResNet is not said)",
@@ -17,7 +16,6 @@ PUBLISHED = {
 
 def page(found: list[dict]) -> str:
     lines = ["# Feature reuse", "", INTRODUCTION, ""]
-    lines += accuracy([one for one in found if one["kind"] == "trained"])
     lines += starts([one for one in found if one["kind"] == "start"])
     lines += times([one for one in found if one["kind"] == "time"])
     lines += environment_lines(found)
@@ -28,31 +26,6 @@ def page(found: list[dict]) -> str:
 
 INTRODUCTION = """`python benchmarks/feature_reuse.py --check` verifies without training: parameters of VGG-16, ResNet-20 and ResNet-50, `prune == mask` on rewritten
 networks, ONNX, latency. Below: CIFAR-10, 45,000 training images, test images read once at the end."""
-
-
-def accuracy(found: list[dict]) -> list[str]:
-    if not found:
-        return []
-    lines = [
-        "## Does reuse help, or just fewer parameters?", "",
-        "Trained from scratch: SGD 0.1, Nesterov 0.9, weight decay 5e-4, batch 128, cosine, flips and crops, bf16 mixed precision.", "",
-        "| network | | epochs | n | parameters | MACs | test top-1, % |", "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    groups: dict[tuple[str, int, str], list[dict]] = {}
-    for one in found:
-        groups.setdefault((one["network"], one["epochs"], one["way"]), []).append(one)
-    order = list(WAYS)
-    for (network, epochs, way), rows in sorted(
-        groups.items(), key=lambda item: (*item[0][:2], order.index(item[0][2]))
-    ):
-        base = groups.get((network, epochs, "base"), rows)[0]
-        first = rows[0]
-        width = {"vgg16": ", width 0.25"}.get(network, "")
-        lines.append(
-            f"| {network}{width} | {WAYS[way]} | {epochs} | {len(rows)} | {first['params']:,} ({first['params'] / base['params']:.3f}) | "
-            f"{first['macs'] / 1e6:.1f} M ({first['macs'] / base['macs']:.3f}) | {spread([row['top1'] for row in rows])} |"
-        )
-    return [*lines, ""]
 
 
 def starts(found: list[dict]) -> list[str]:
