@@ -59,8 +59,8 @@ def tuned(
 
 def test_no_label_is_read(net: torch.nn.Module, digits: Dataset, tmp_path: Path) -> None:
     blind = replace(digits, train=unlabeled(digits.train), validation=unlabeled(digits.validation))
-    found, _ = tuned(net, digits, tmp_path / "with", [LeastSquares(images=300)])
-    without, _ = tuned(net, blind, tmp_path / "without", [LeastSquares(images=300)])
+    found, _ = tuned(net, digits, tmp_path / "with", [LeastSquares(images=100)], images=100)
+    without, _ = tuned(net, blind, tmp_path / "without", [LeastSquares(images=100)], images=100)
     for name, tensor in found.state_dict().items():
         assert torch.equal(tensor, without.state_dict()[name]), name
 

@@ -57,8 +57,8 @@ class Examples(Protocol):
     def take(self, positions: Tensor) -> Self:
         """Return the images at these positions, in this order."""
 
-    def limit(self, n: int, *, seed: int = 0) -> Self:
-        """Return at most `n` images, stratified by class; the same images for the same seed."""
+    def limit(self, n: int, *, seed: int = 0, by_class: bool = True) -> Self:
+        """Return at most `n` images, the same for the same seed: stratified by class, or without a look at labels."""
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same images on another device; a stream stays as it is."""

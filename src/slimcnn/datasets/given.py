@@ -89,7 +89,7 @@ class GivenBatches:
         """Refuse to choose: a loader gives its batches in its own order."""
         raise DataError(_NOT_BY_POSITION)
 
-    def limit(self, n: int, *, seed: int = 0) -> GivenBatches:
+    def limit(self, n: int, *, seed: int = 0, by_class: bool = True) -> GivenBatches:
         """Return the first `n` images."""
         return replace(self, most=n if self.most is None else min(n, self.most))
 

@@ -71,14 +71,14 @@ class Images:
         positions = positions.to(self.pixels.device)
         return Images(self.pixels[positions], self.labels[positions])
 
-    def limit(self, n: int, *, seed: int = 0) -> Images:
-        """Return at most `n` images, stratified by class; the same images for the same seed.
+    def limit(self, n: int, *, seed: int = 0, by_class: bool = True) -> Images:
+        """Return at most `n` images, the same for the same seed: stratified by class, or without a look at labels.
 
         >>> images = Images(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10) % 2)
         >>> images.limit(4).labels.bincount()
         tensor([2, 2])
         """
-        chosen = chosen_by_limit(self.labels, n, seed)
+        chosen = chosen_by_limit(self.labels, n, seed, by_class)
         return self if chosen is None else self.take(chosen)
 
     def read(
@@ -97,7 +97,7 @@ class Images:
         return self
 
 
-def chosen_by_limit(labels: Tensor, n: int, seed: int = 0) -> Tensor | None:
+def chosen_by_limit(labels: Tensor, n: int, seed: int = 0, by_class: bool = True) -> Tensor | None:
     """Return the positions of the images that `Images.limit` leaves; None if it leaves all.
 
     >>> chosen_by_limit(torch.tensor([0, 0, 1, 1]), 2), chosen_by_limit(torch.tensor([0, 1]), 5)
@@ -105,7 +105,7 @@ def chosen_by_limit(labels: Tensor, n: int, seed: int = 0) -> Tensor | None:
     """
     if n < 1:
         raise DataError(f"cannot limit {len(labels)} images to {n}: at least one is needed")
-    if labels.ndim > 1:  # no classes to draw evenly from
+    if labels.ndim > 1 or not by_class:  # no classes to draw evenly from
         labels = torch.zeros(len(labels), dtype=torch.int64)
     return None if n >= len(labels) else split(labels, n, f"limit/{seed}", leave=0)[1]
 

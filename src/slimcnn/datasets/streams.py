@@ -117,9 +117,9 @@ class Stream:
         numbers = positions if self.numbers is None else self.numbers[positions]
         return replace(self, numbers=numbers, labels=self.labels[positions])
 
-    def limit(self, n: int, *, seed: int = 0) -> Stream:
+    def limit(self, n: int, *, seed: int = 0, by_class: bool = True) -> Stream:
         """Return at most `n` images, the same as `Images.limit` does; none is decoded."""
-        chosen = chosen_by_limit(self.labels, n, seed)
+        chosen = chosen_by_limit(self.labels, n, seed, by_class)
         return self if chosen is None else self.take(chosen)
 
     def to(self, device: torch.device | str) -> Stream:

@@ -119,8 +119,8 @@ class State:
         return self if n is None else replace(self, data=replace(self.data, train=self.data.train.limit(n, seed=seed)))
 
     def images(self, n: int, seed: int = 0) -> Iterator[Tensor]:
-        """Return n normalized training images without labels, in batches (n, c, h, w); the seed chooses which."""
-        data, chosen = self.data, self.data.train.limit(n, seed=seed)
+        """Return n normalized training images in batches (n, c, h, w); the seed chooses which, labels do not."""
+        data, chosen = self.data, self.data.train.limit(n, seed=seed, by_class=False)
         return (x for x, _ in batches(chosen, self.batch, normalization=data.normalization, seed=0))
 
 

@@ -213,9 +213,10 @@ def _compared(student: nn.Module, state: State) -> LastFeatures | None:
     if origin is None or origin.graph is None or origin.plan is None or not _equal(origin.whole, state.reference):
         return None
     kept = kept_positions(origin.graph, origin.plan.by_index(origin.graph))
-    x = next(state.images(FEW))
     device = next(student.parameters()).device
-    return last_features(student, state.reference, x.to(device), kept)
+    few = _drawn(state.data.train, FEW, 0)
+    x, _ = next(batches(few, FEW, normalization=state.data.normalization, device=device))
+    return last_features(student, state.reference, x, kept)
 
 
 def _equal(a: nn.Module, b: nn.Module) -> bool:
@@ -284,8 +285,7 @@ def _why_not(state: State) -> str:
 
 def _drawn(images: Examples, n: int, seed: int) -> Images:
     """Return at most n images in memory, drawn without a look at their labels."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images.take(order[:n].sort().values).in_memory()
+    return images.limit(n, seed=seed, by_class=False).in_memory()
 
 
 def _answered(images: Images, state: State, at: Context) -> Images:
