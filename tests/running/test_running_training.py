@@ -13,6 +13,7 @@ import torch
 import slimcnn
 from slimcnn.datasets import Dataset
 from slimcnn.errors import RecipeError, RunError, TargetError
+from slimcnn.layers.relating import relating_of
 from slimcnn.running import rates, recipe_from, run
 from slimcnn.running.recipe import steps_from_line
 from slimcnn.show import Show
@@ -88,6 +89,25 @@ def test_sparsity_training_keeps_the_last_epoch_because_its_scales_are_the_small
     assert scales(tmp_path / "run/compressed.safetensors") < scales(tmp_path / "run/original.safetensors")
     with pytest.raises(ValueError, match="keep"):
         Sparsify(keep="best")
+
+
+@pytest.mark.parametrize("batch", [16, 150])  # 150: two steps in all, fewer than annealing takes
+def test_annealed_relations_end_as_mean_and_fold_into_an_exact_cut(batch: int, tmp_path: Path, trained: Path) -> None:
+    line = (
+        f"sparsify:epochs=1,batch_size={batch},relations=annealed,penalty=relative,polarization=0.1,learning_rate=0.01"
+    )
+    report, _ = go(tmp_path / "run", f"{line} + prune:criterion=gfr,scope=global,macs=0.7", trained)
+    assert report.verdict is not None
+    assert report.verdict.equal
+    settled = relating_of(slimcnn.load(tmp_path / "run/1-sparsify/model.safetensors"))
+    assert set(settled.values()) == {"mean"}
+    assert not relating_of(slimcnn.load(tmp_path / "run/compressed.safetensors"))
+
+
+@pytest.mark.parametrize("setting", [{"penalty": "product"}, {"polarization": 0.1}, {"equal_gates": False}])
+def test_settings_of_relations_without_relations_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="relations is none"):
+        Sparsify(relations="none", **setting)
 
 
 def test_soft_pruning_keeps_the_last_epoch() -> None:

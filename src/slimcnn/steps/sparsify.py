@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from slimcnn.graph.copying import duplicate
-from slimcnn.layers.relating import relating_of, settle
+from slimcnn.layers.relating import anneal, relating_of, settle
 from slimcnn.objectives import SparseScales, spread
 from slimcnn.reporting.sections import Section, Text
 from slimcnn.rewriting import fold_relations, insert_relations
@@ -67,6 +66,14 @@ class Sparsify(Step, Training):
     """Peak learning rate; default 0.1 from scratch (adamw: 0.001). For a trained network, 0.1 (adamw: 0.001), 0.3 or
     0.1 of it: the largest that does not worsen the validation metric in a short look."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Sparsify:
+        if self.relations == "none" and (self.penalty != "l1" or self.polarization or not self.equal_gates):
+            raise ValueError(
+                "relations is none: leave penalty, polarization and equal_gates out, or choose mean, sample or annealed"
+            )
+        return self
+
     def after(self, facts: Facts) -> Facts:
         """Return the facts: trained, and with relations if requested."""
         related = {"relations"} if self.relations != "none" else set()
@@ -94,6 +101,7 @@ class Sparsify(Step, Training):
             at.show.say(f"    {spread(model)}")
 
         epochs = learn(model, state, training, at, "sparsity training", objective, tell)
+        anneal(model, 1.0)  # a training of fewer than four steps ends before
         settle(model)
         what = f"{count(self.epochs, 'epoch')} of sparsity training, strength {strength:.2g}, {choice}: {spread(model)}"
         section = about_training("Sparsity training", what, epochs, at.level, state.task.metric)
@@ -107,9 +115,7 @@ class Sparsify(Step, Training):
         return replace(state, model=model, reference=reference, origin=None), [section]
 
     def _related(self, state: State, mode: str) -> nn.Module:
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            return insert_relations(state.model, state.example, mode, equal=self.equal_gates)
+        return insert_relations(state.model, state.example, mode, equal=self.equal_gates)
 
     def _training(self, model: nn.Module, state: State, at: Context) -> tuple[Training, RateChoice]:
         """Return the settings with the learning rate, which a trained network gets from a short look."""
@@ -122,13 +128,9 @@ class Sparsify(Step, Training):
     def _objective(self, training: Training, state: State) -> SparseScales:
         strength = self.strength or strength_for(training, len(state.data.train))
         return SparseScales(
-            state.task.objective(self.label_smoothing),
-            strength,
-            self.penalty,
-            self.update,
-            self.polarization,
+            state.task.objective(self.label_smoothing), strength, self.penalty, self.update, self.polarization,
             self.epochs,
-        )
+        )  # fmt: skip
 
 
 def strength_for(training: Training, images: int) -> float:
