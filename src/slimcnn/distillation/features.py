@@ -45,8 +45,10 @@ def last_features(
     """Find the features that the last layer of both networks reads, on images (n, c, h, w); None if they differ.
 
     If the last layer reads the mean over space of a layer's output, that output is compared, position by position: it
-    says more about an image than its mean. `student` is `teacher` without some channels; `kept` says which ones it has
-    along every axis of its parameters that lost some (`slimcnn.graph.removal.kept_positions`).
+    says more about an image than its mean. What dropout hides in training is compared before it.
+
+    `student` is `teacher` without some channels; `kept` says which ones it has along every axis of its parameters that
+    lost some (`slimcnn.graph.removal.kept_positions`).
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     >>> last_features(net, net, torch.randn(2, 1, 8, 8), {}).at
@@ -62,7 +64,7 @@ def last_features(
         return None
     if along is not None and along.shape != a.shape[1:2]:
         return None
-    at, rectified = _source(ours, theirs) or (InputOf(ours.last), False)
+    at, rectified = _source(ours, theirs)
     variance = _variance(teacher, at, rectified, along, x)
     return LastFeatures(at, rectified, along, variance) if variance > 0 else None
 
@@ -90,7 +92,7 @@ class _Run:
     read: Tensor | None
     """Its input."""
     given: dict[str, Tensor]
-    """The outputs of all layers before it that are maps (n, c, h, w)."""
+    """The outputs of all layers before it, in the order in which they end."""
 
     @classmethod
     def of(cls, model: nn.Module, x: Tensor) -> _Run:
@@ -108,7 +110,7 @@ class _Run:
 
         def gives(name: str) -> Callable[..., None]:
             def note(_: nn.Module, __: object, output: Any) -> None:
-                if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2:].numel() > 1:
+                if isinstance(output, Tensor):
                     waiting.pop(name, None)
                     waiting[name] = output
 
@@ -128,20 +130,33 @@ class _Run:
         return run
 
 
-def _source(ours: _Run, theirs: _Run) -> tuple[str, bool] | None:
-    """Return the last layer whose output both networks average over space before their last layer, and a ReLU there."""
-    for name in reversed(list(theirs.given)):
+def _source(ours: _Run, theirs: _Run) -> tuple[str | InputOf, bool]:
+    """Return the last output of which both last layers read the mean over space, or else what they read.
+
+    What they read is the first output equal to it, if there is one: dropout behind it changes nothing in eval mode, but
+    much in training.
+    """
+    assert ours.last is not None
+    both = [name for name in theirs.given if name in ours.given]
+    for name in reversed(both):
         for rectified in (False, True):
-            if name in ours.given and all(_is_mean(run, name, rectified) for run in (ours, theirs)):
+            if all(_is_mean(run, name, rectified) for run in (ours, theirs)):
                 return name, rectified
-    return None
+    for name in both:
+        if all(run.read is not None and _equal(run.given[name], run.read) for run in (ours, theirs)):
+            return name, False
+    return InputOf(ours.last), False
 
 
 def _is_mean(run: _Run, name: str, rectified: bool) -> bool:
     given, read = run.given[name], run.read
-    assert read is not None
-    mean = (given.relu() if rectified else given).mean(dim=(2, 3))
-    return mean.shape == read.shape and torch.allclose(mean, read, rtol=1e-3, atol=1e-5)
+    if read is None or given.dim() != 4 or given.shape[2:].numel() < 2:
+        return False
+    return _equal((given.relu() if rectified else given).mean(dim=(2, 3)), read)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def _variance(teacher: nn.Module, at: str | InputOf, rectified: bool, kept: Tensor | None, x: Tensor) -> float:
