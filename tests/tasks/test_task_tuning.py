@@ -14,6 +14,7 @@ from slimcnn import steps
 from slimcnn.datasets import Dataset, Images
 from slimcnn.errors import RecipeError
 from slimcnn.show import SILENT, Show
+from slimcnn.steps.tune import ANSWERS
 
 
 def without_labels(data: Dataset) -> Dataset:
@@ -22,13 +23,19 @@ def without_labels(data: Dataset) -> Dataset:
     return replace(data, **blank)
 
 
+@pytest.mark.parametrize(("loss", "said"), [("features", "percent of their variance"), (ANSWERS, f"loss {ANSWERS}")])
 @pytest.mark.parametrize("name", ["classification", "segmentation", "regression"])
-def test_a_network_learns_from_answers_and_reads_no_label(name: str, tmp_path: Path) -> None:
+def test_a_network_learns_from_the_reference_and_reads_no_label(
+    name: str, loss: str, said: str, tmp_path: Path
+) -> None:
     data, trained = dataset(name, 24), network(name)
     settings = slimcnn.Training(epochs=1, learning_rate=0.01, optimizer="adamw", layout="nchw", precision="32")
     for _ in slimcnn.fit(trained, data, training=settings):
         pass
-    chain = [steps.Prune(macs=0.6, scope="local", criterion="l2"), steps.Tune(images=24, epochs=2, batch_size=8)]
+    chain = [
+        steps.Prune(macs=0.6, scope="local", criterion="l2"),
+        steps.Tune(images=24, epochs=2, batch_size=8, loss=loss),
+    ]
     weights = []
     for number, each in enumerate((data, without_labels(data))):
         result = slimcnn.chain(
@@ -36,7 +43,7 @@ def test_a_network_learns_from_answers_and_reads_no_label(name: str, tmp_path: P
         )
         weights.append(result.model.state_dict())
         section = next(one for one in result.report.sections if one.title == "Tuning without labels")
-        assert "take the place of labels" in section.blocks[0].text
+        assert said in section.blocks[0].text
     assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
 
 
