@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from slimcnn.errors import ModelError
+from slimcnn.graph.execution import call_model, first_line, shapes_of
 from slimcnn.models import preprocessing
+from slimcnn.modes import modes_restored
 from slimcnn.registry import Registry
 
 
@@ -69,12 +71,24 @@ def rewritten(model: nn.Module, rewrite: str | RewriteRule, example: Any) -> Rew
         if size is None:
             raise ModelError("the input size of the network is unknown: give an example of its input, (n, c, h, w)")
         example = torch.zeros(1, *size)
+    _refuse_what_does_not_run(model, example)
     found = (rewrite_named(rewrite) if isinstance(rewrite, str) else rewrite)(model, example)
     if not any(change.what for change in found.changes):
         reasons = [change.why_left for change in found.changes]
         why = f"most frequent reason: {max(set(reasons), key=reasons.count)}" if reasons else "it has no convolution"
         raise ModelError(f"nothing in the network could be rewritten; {why}")
     return found
+
+
+def _refuse_what_does_not_run(model: nn.Module, example: Any) -> None:
+    with modes_restored(model), torch.no_grad():
+        try:
+            call_model(model.eval(), example)
+        except Exception as error:  # the network's code may raise anything
+            raise ModelError(
+                f"the network does not accept an input of {shapes_of(example)}: {first_line(error)}; use images of the "
+                "size that it expects"
+            ) from error
 
 
 def rewrite_named(spec: str) -> RewriteRule:
