@@ -508,9 +508,7 @@ def test_rewrites_that_change_nothing_have_names_too(name: str) -> None:
 
 def test_a_network_that_does_not_accept_the_example_is_refused_in_one_line() -> None:
     model = slimcnn.build("vgg11", width=0.25, in_channels=1).train()
-    with pytest.raises(
-        ModelError, match=r"does not accept an input of .*Output size is too small.*use images"
-    ) as no:
+    with pytest.raises(ModelError, match=r"does not accept an input of .*Output size is too small.*use images") as no:
         slimcnn.replace(model, "feature_reuse", torch.zeros(1, 1, 8, 8))
     assert "\n" not in str(no.value)
     assert model.training
