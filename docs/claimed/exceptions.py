@@ -26,7 +26,7 @@ EXCEPTIONS = {
     "a setting of the measurement or of the example": {
         "docs/guides/search.md": ["at most 0.5 percentage points"],
         "docs/guides/tasks.md": ["at 0.6 of the MACs, after least squares"],
-        "docs/guides/without_training.md": ["1,024 images for refitting", "least squares alone | 1,024 |"],
+        "docs/guides/without_training.md": ["1,024 images for refitting"],
         "docs/coming_from/torch_pruning.md": ["At pruning ratio 0.5 by L1"],
     },
     "a default of an option, or what is recommended": {
