@@ -107,8 +107,8 @@ CLAIMS = [
     _recoveries(),
     claim(
         GUIDE,
-        "gives {refitted:.2f} % at half ([rows](../../benchmarks/combinations.md)) and, with five minutes of tuning on one "
-        "core, {tuned:.2f} % ([rows]",
+        "gives {refitted:.2f} % at half ([rows](../../benchmarks/combinations.md)) and, with five minutes of tuning "
+        "on one core, {tuned:.2f} % ([rows]",
         refitted=combined("default", 0.5)["accuracy"],
         tuned=compressed()["accuracy"],
     ),

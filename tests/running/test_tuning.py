@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import slimcnn
 from slimcnn.datasets import Dataset, Images
-from slimcnn.errors import RecipeError, RunError, UnknownName
+from slimcnn.errors import RecipeError, RunError, SlimcnnError, UnknownName
 from slimcnn.graph.removal import kept_positions
 from slimcnn.objectives import watch
 from slimcnn.running import Step, imitation, recipe_from, run
@@ -178,6 +178,13 @@ def test_an_untrained_network_and_an_unknown_loss_are_refused_before_anything_ru
     with pytest.raises(UnknownName, match="unknown loss 'kdd'"):
         run(recipe_from({"network": {"model": "resnet8"}, "steps": steps_from_line("train:epochs=1 + tune:loss=kdd"),
                          "data": {"name": "digits", "limit": 20}, "out": "/nowhere"}), show=Show())  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "said"), [("featurez", "did you mean 'features'"), ("kd+features", "compared alone")])
+def test_a_misspelt_or_mixed_loss_of_features_is_refused_and_the_way_out_is_named(loss: str, said: str) -> None:
+    plain = {"network": {"model": "resnet8"}, "data": {"name": "digits", "limit": 20}, "out": "/nowhere"}
+    with pytest.raises(SlimcnnError, match=said):
+        run(recipe_from(plain | {"steps": steps_from_line(f"train:epochs=1 + tune:loss={loss}")}), show=Show())
 
 
 def test_a_tuning_that_diverges_leaves_the_network_as_it_was_and_says_so_in_red(

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from slimcnn.datasets import Dataset, Examples, Images, batches
-from slimcnn.distillation import LastFeatures, Teacher, features, last_features
-from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
+from slimcnn.distillation import LastFeatures, Teacher, features, last_features, losses
+from slimcnn.errors import ModelError, RecipeError, TrainingDiverged, UnknownName
 from slimcnn.files import read_decision, write_text
 from slimcnn.graph.copying import duplicate
 from slimcnn.graph.removal import kept_positions
@@ -108,8 +108,18 @@ class Tune(Step):
         if why and not self.optional:
             raise RecipeError(f"tune: {why}: use distill instead")
         if not why and self.loss != FEATURES:
+            self._refuse_unknown_terms()
             self._objective(state, self.loss, None)
         return state.model
+
+    def _refuse_unknown_terms(self) -> None:
+        known = {"cross_entropy", *(entry.name for entry in losses)}
+        for part in self.loss.split("+"):
+            name = part.rpartition("*")[2].partition(":")[0].strip()
+            if name == FEATURES:
+                raise RecipeError(f"tune: loss {self.loss!r}: features are compared alone: write loss=features")
+            if name not in known:
+                raise UnknownName("loss", name, {*known, FEATURES})
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Train a copy; the epoch that is nearest to the reference on held-out images is kept.
