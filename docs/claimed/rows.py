@@ -57,7 +57,7 @@ def study_steps(folder: str) -> dict[str, str]:
 
 
 def compressed() -> dict[str, float]:
-    """Return the measures of `slimcnn compress` as it comes on ResNet-56, half of the MACs; `before` is the original."""
+    """Return the measures of `slimcnn compress` as it comes, ResNet-56 at half; `before` is the original."""
     (found,) = study("label_free_resnet56", steps="all_images", prune_macs=0.5)
     return found | {"before": found["accuracy"] - found["change"]}
 
