@@ -1,4 +1,4 @@
-"""Match the features that the last layer reads (MiR: Wang, Fu, Wu 2022, "Compressing models with few samples")."""
+"""Match the features that the last layer reads (MiR: Wang et al. 2022, arXiv 2201.02620)."""
 
 from __future__ import annotations
 
@@ -72,8 +72,9 @@ def last_features(
 def features(teacher: Teacher, where: LastFeatures) -> Terms:
     """Build the term that compares the features before the last layer with the teacher's; see `LastFeatures.loss`.
 
-    Source: Wang, Fu, Wu 2022 (CVPR), which compares what the pooling reads. Deviations: channels may have been cut, and
-    the error is in percent of the variance.
+    Source: Wang et al. 2022, "Compressing models with few samples: mimicking then replacing" (arXiv 2201.02620), which
+    compares what the last pooling reads. Deviations: channels may have been cut, the error is in percent of the
+    variance, and the last layer stays as it was refitted, where the paper takes the teacher's.
     """
     teacher.watch([where.at])
 

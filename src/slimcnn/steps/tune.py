@@ -68,7 +68,7 @@ class Amount(BaseModel):
     epochs: int
 
 
-@steps.add("tune", source="ours; learning from a network's answers: Hinton, Vinyals, Dean 2015, arXiv 1503.02531")
+@steps.add("tune", source="MiR, Wang et al. 2022, arXiv 2201.02620; answers: Hinton, Vinyals, Dean 2015, arXiv 1503.02531")
 class Tune(Step):
     """Imitate the reference's answers on unlabeled images for a few minutes."""
 
