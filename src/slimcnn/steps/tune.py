@@ -68,9 +68,9 @@ class Amount(BaseModel):
     epochs: int
 
 
-@steps.add("tune", source="MiR, Wang et al. 2022, arXiv 2201.02620; answers: Hinton, Vinyals, Dean 2015, arXiv 1503.02531")
+@steps.add("tune", source="features: Wang et al. 2022, arXiv 2201.02620; answers: Hinton et al. 2015, arXiv 1503.02531")
 class Tune(Step):
-    """Imitate the reference's answers on unlabeled images for a few minutes."""
+    """Imitate the reference on unlabeled images for a few minutes."""
 
     needs: ClassVar = {
         "trained": "there are no trained weights to tune: give --weights FILE, or put train in front",
