@@ -48,9 +48,10 @@ def _features() -> Claim:
     }
     return claim(
         GUIDE,
-        "1,024 images, {seeds} seeds: {:.2f} ± {:.2f} % after least squares, {:.2f} ± {:.2f} % if answers are compared, "
-        "{:.2f} ± {:.2f} % with features",
+        "{images:,d} images, {seeds} seeds: {:.2f} ± {:.2f} % after least squares, {:.2f} ± {:.2f} % if answers "
+        "are compared, {:.2f} ± {:.2f} % with features",
         *(cell for found in top1.values() for cell in (mean(found), stdev(found))),
+        images=int(re.findall(r"tune:images=(\d+)", study_steps("label_free_tuning")["features_1024"])[0]),
         seeds=spelled(len(top1["features_1024"])),
     )
 
