@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from slimcnn.running import Step, imitation, recipe_from, run
 from slimcnn.running.order import facts_before
 from slimcnn.running.recipe import steps_from_line
 from slimcnn.show import Show
-from slimcnn.steps import LeastSquares, Prune, Tune
+from slimcnn.steps import LeastSquares, Prune, Tune, tune
 from slimcnn.steps.tune import ANSWERS
 
 PRUNED = "prune:macs=0.5,scope=local,batches=1 + "
@@ -121,7 +122,7 @@ def test_with_answers_the_epoch_is_kept_whose_softened_answers_are_nearest(
 @pytest.mark.parametrize("before", ["prune:macs=0.7,scope=local,batches=1 + prune:macs=0.5,scope=local,batches=1",
                                     "rewrite"])  # fmt: skip
 def test_answers_are_compared_after_anything_but_one_cut_of_the_reference(
-    before: str, net: torch.nn.Module, tmp_path: Path
+    before: str, net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = slimcnn.save(net, tmp_path / "net.safetensors")
     plain = {
@@ -130,8 +131,17 @@ def test_answers_are_compared_after_anything_but_one_cut_of_the_reference(
         "latency_seconds": 0.01, "deterministic": True,
     }  # fmt: skip
     said: list[str] = []
+    clipped: list[float | None] = []
+    learn = tune.learn
+
+    def noticed(*args: Any, **more: Any) -> Any:
+        clipped.append(args[2].clip_norm)
+        return learn(*args, **more)
+
+    monkeypatch.setattr(tune, "learn", noticed)
     run(recipe_from(plain), show=Show(say=said.append))
     assert any("features before the last layer cannot be compared" in line for line in said)
+    assert clipped == [None]  # only the error of features has no bound
 
 
 def test_a_rate_that_ruins_the_network_costs_nothing(net: torch.nn.Module, digits: Dataset, tmp_path: Path) -> None:

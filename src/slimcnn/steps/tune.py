@@ -150,6 +150,8 @@ class Tune(Step):
                 "  the features before the last layer cannot be compared with the reference's: only answers are"
             )
         training, objective = self._training(amount.epochs, size, state.batch), self._objective(state, loss, where)
+        if where is not None:
+            training = training.model_copy(update={"clip_norm": LONGEST})
         metric = DISTANCE if where is None else ERROR
         nearest = NamedMetric(metric, partial(_distance, objective=objective, data=answered, batch=state.batch))
         choice = imitation_for(
@@ -213,8 +215,7 @@ class Tune(Step):
 
     def _training(self, epochs: int, size: int, usual: int) -> Training:
         rate = self.learning_rate or HIGHEST * min(1.0, size / usual)
-        clip = LONGEST if self.loss == FEATURES else None
-        return Training(epochs=epochs, batch_size=size, learning_rate=rate, clip_norm=clip, seed=self.seed)
+        return Training(epochs=epochs, batch_size=size, learning_rate=rate, seed=self.seed)
 
 
 def _compared(student: nn.Module, state: State) -> LastFeatures | None:
