@@ -162,8 +162,8 @@ class Tune(Step):
         epochs = [replace(one, train_accuracy=math.nan) for one in epochs]  # a share of right answers, not a distance
         what = (
             f"{count(amount.epochs, 'epoch')} on {amount.images:,} training images without labels, "
-            f"{f'loss {loss}' if where is None else _in_words(where)}, {training.batch_size} images a step, {choice}. The "
-            f"{metric.name} is the loss on {len(held_out):,} validation images, whose labels are not read either"
+            f"{f'loss {loss}' if where is None else _in_words(where)}, {training.batch_size} images a step, {choice}. "
+            f"The {metric.name} is the loss on {len(held_out):,} validation images, whose labels are not read either"
         )
         section = about_training(TITLE, what, epochs, None, metric)
         return replace(state, model=student, origin=None), [section]
@@ -238,7 +238,7 @@ def _equal(a: nn.Module, b: nn.Module) -> bool:
 
 def _in_words(where: LastFeatures) -> str:
     at = f"the output of {where.at}" if isinstance(where.at, str) else f"the input of {where.at.layer}"
-    return f"minimizing the error of the features before the last layer ({at}) in percent of their variance"
+    return f"minimizing the error of the features that the last layer reads ({at}) in percent of their variance"
 
 
 def enough_steps(amount: Amount, size: int) -> int:
