@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import slimcnn
 from at_hand import Net, randomize
 from slimcnn.distillation import LastFeatures, Teacher, features, last_features
-from slimcnn.graph.removal import kept_positions
+from slimcnn.errors import RecipeError
+from slimcnn.graph.removal import composed, kept_positions
 from slimcnn.objectives import InputOf
 
 SMALL, LARGE = (3, 32, 32), (3, 64, 64)
@@ -66,8 +67,7 @@ def test_a_cut_of_nothing_but_these_features_leaves_no_error(name: str) -> None:
     assert found is not None
     assert found.kept is not None
     assert not {1, 2, 5} & set(found.kept.tolist())
-    teacher = Teacher(model)
-    objective = features(teacher, found)
+    objective = features(Teacher(model, compared=found))
     assert float(objective(small, x, torch.zeros(8, dtype=torch.int64)).total.detach()) < 1e-6
     with torch.no_grad():
         for parameter in small.parameters():
@@ -75,9 +75,32 @@ def test_a_cut_of_nothing_but_these_features_leaves_no_error(name: str) -> None:
     assert float(objective(small, x, torch.zeros(8, dtype=torch.int64)).total.detach()) > 1
 
 
+def test_after_two_cuts_the_features_are_compared_with_those_that_they_were() -> None:
+    model, x = prepared("mobilenet_v2")
+    small, kept = model, {}
+    for gone in ((1, 2, 5), (0, 3)):
+        graph = slimcnn.trace(small, x[:1])
+        group = next(one for one in graph.groups if any(axis.parameter == "classifier.1.weight" for axis in one.reads))
+        plan = slimcnn.Plan(graph.fingerprint, {group.name: gone})
+        small, both = slimcnn.prune(small, graph, plan), composed(kept, kept_positions(graph, plan.by_index(graph)))
+        assert both is not None
+        kept = both
+    found = last_features(small, model, x, kept)
+    assert found is not None
+    assert found.kept is not None
+    assert found.kept[:3].tolist() == [3, 4, 7]
+    objective = features(Teacher(model, compared=found))
+    assert float(objective(small, x, torch.zeros(8, dtype=torch.int64)).total.detach()) < 1e-6
+
+
 def test_without_a_known_cut_different_widths_are_not_compared() -> None:
     whole, small = slimcnn.build("vgg11", width=0.25), slimcnn.build("vgg11", width=0.125)
     assert last_features(small, whole, torch.randn(4, *LARGE), {}) is None
+
+
+def test_a_teacher_that_does_not_know_which_features_belong_together_is_refused() -> None:
+    with pytest.raises(RecipeError, match="not known which features of student and teacher belong together"):
+        features(applied_relu())
 
 
 def test_the_loss_is_the_squared_error_in_percent_of_the_variance() -> None:

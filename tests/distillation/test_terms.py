@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 
 import slimcnn
 from slimcnn.datasets import Augmentation, batches, indices, load_dataset
-from slimcnn.distillation import Teacher, attention, kd, kd_loss, losses, objective_named, scale_factor
+from slimcnn.distillation import Teacher, attention, kd, kd_loss, last_features, losses, objective_named, scale_factor
 from slimcnn.distillation.scale_factor import class_factor_loss, class_factors
 from slimcnn.errors import ModelError, RecipeError, RunError, UnknownName
+from slimcnn.graph.removal import kept_positions
 from slimcnn.objectives import cross_entropy
 from slimcnn.training import Epoch, Training
 
@@ -26,7 +26,8 @@ def networks() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
     return student, teacher, torch.randn(6, 1, 8, 8), torch.randint(10, (6,))
 
 
-ON_LOGITS = [entry.name for entry in losses if "layer" not in inspect.signature(entry.value).parameters]
+ON_FEATURES = ("attention", "features", "fitnet", "rkd")
+ON_LOGITS = [entry.name for entry in losses if entry.name not in ON_FEATURES]
 
 
 class Counting(nn.Module):
@@ -149,9 +150,7 @@ def test_at_the_level_of_classes_the_teacher_sees_all_training_images_once_befor
         scale_factor(teacher, level="batch")
 
 
-@pytest.mark.parametrize(
-    "name", ["kd", "scale_factor", "dkd", "nckd", "dist", "centered_logit_mse", "attention", "rkd", "fitnet"]
-)
+@pytest.mark.parametrize("name", ["kd", "scale_factor", "dkd", "nckd", "dist", "centered_logit_mse", *ON_FEATURES])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_registered_loss_teaches_a_network_and_a_cut_copy_of_it(name: str, dtype: torch.dtype) -> None:
     _, teacher, x, y = networks()
@@ -161,7 +160,8 @@ def test_every_registered_loss_teaches_a_network_and_a_cut_copy_of_it(name: str,
     )
     student = slimcnn.prune(teacher, graph, plan).train()
     spec = f"{name}:layer=layer3" if name in ("attention", "rkd", "fitnet") else name
-    objective = objective_named(f"cross_entropy+{spec}", Teacher(teacher))
+    compared = last_features(student, teacher, x, kept_positions(graph, plan.by_index(graph)))
+    objective = objective_named(f"cross_entropy+{spec}", Teacher(teacher, compared))
     with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
         loss = objective(student, x, y)
     loss.total.backward()

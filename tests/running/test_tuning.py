@@ -119,15 +119,16 @@ def test_with_answers_the_epoch_is_kept_whose_softened_answers_are_nearest(
     assert distance_in(report) == pytest.approx(distance, rel=1e-4)
 
 
-@pytest.mark.parametrize("before", ["prune:macs=0.7,scope=local,batches=1 + prune:macs=0.5,scope=local,batches=1",
-                                    "rewrite"])  # fmt: skip
-def test_answers_are_compared_after_anything_but_one_cut_of_the_reference(
-    before: str, net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_answers_are_compared_if_the_networks_channels_are_not_the_references(
+    net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = slimcnn.save(net, tmp_path / "net.safetensors")
     plain = {
         "network": {"weights": str(weights)}, "data": {"name": "digits", "limit": 100}, "out": str(tmp_path / "run"),
-        "steps": steps_from_line(f"{before} + tune:images=64,epochs=1,learning_rate=0.01,frozen_batch_norm=false"),
+        "steps": [
+            {"step": "distill", "student": {"model": "resnet8"}, "epochs": 1},
+            *steps_from_line("tune:images=64,epochs=1,learning_rate=0.01,frozen_batch_norm=false"),
+        ],
         "latency_seconds": 0.01, "deterministic": True,
     }  # fmt: skip
     said: list[str] = []
@@ -141,7 +142,7 @@ def test_answers_are_compared_after_anything_but_one_cut_of_the_reference(
     monkeypatch.setattr(tune, "learn", noticed)
     run(recipe_from(plain), show=Show(say=said.append))
     assert any("features before the last layer cannot be compared" in line for line in said)
-    assert clipped == [None]  # only the error of features has no bound
+    assert clipped == [None]  # in tune; only the error of features has no bound
 
 
 def test_a_rate_that_ruins_the_network_costs_nothing(net: torch.nn.Module, digits: Dataset, tmp_path: Path) -> None:
@@ -190,9 +191,14 @@ def test_an_untrained_network_and_an_unknown_loss_are_refused_before_anything_ru
                          "data": {"name": "digits", "limit": 20}, "out": "/nowhere"}), show=Show())  # fmt: skip
 
 
-@pytest.mark.parametrize(("loss", "said"), [("featurez", "did you mean 'features'"), ("kd+features", "compared alone")])
-def test_a_misspelt_or_mixed_loss_of_features_is_refused_and_the_way_out_is_named(loss: str, said: str) -> None:
-    plain = {"network": {"model": "resnet8"}, "data": {"name": "digits", "limit": 20}, "out": "/nowhere"}
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [("featurez", "did you mean 'features'"), ("1*kd+features:layer=x", "no option 'layer'")],
+)
+def test_a_misspelt_or_an_impossible_loss_of_features_is_refused_and_the_way_out_is_named(
+    loss: str, said: str, tmp_path: Path
+) -> None:
+    plain = {"network": {"model": "resnet8"}, "data": {"name": "digits", "limit": 20}, "out": str(tmp_path / "run")}
     with pytest.raises(SlimcnnError, match=said):
         run(recipe_from(plain | {"steps": steps_from_line(f"train:epochs=1 + tune:loss={loss}")}), show=Show())
 

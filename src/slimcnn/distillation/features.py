@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimcnn.distillation.teachers import Teacher
+from slimcnn.distillation.teachers import Teacher, teacher_of
+from slimcnn.distillation.terms import losses
+from slimcnn.errors import RecipeError
 from slimcnn.modes import modes_restored
 from slimcnn.objectives import InputOf, Seen, Term, Terms, watch
 
@@ -69,19 +71,33 @@ def last_features(
     return LastFeatures(at, rectified, along, variance) if variance > 0 else None
 
 
-def features(teacher: Teacher, where: LastFeatures) -> Terms:
-    """Build the term that compares the features before the last layer with the teacher's; see `LastFeatures.loss`.
+@losses.add("features", source="Wang et al. 2022, arXiv 2201.02620", weight=1.0)
+def features(teacher: Teacher | nn.Module) -> Terms:
+    """Error of the features before the last layer, in percent of their variance; see `LastFeatures.loss`.
+
+    The teacher must know which features belong together: `Teacher(network, compared=last_features(...))`. `tune` and
+    `distill` know that if the student was made from their reference.
 
     Source: Wang et al. 2022, "Compressing models with few samples: mimicking then replacing" (arXiv 2201.02620), which
     compares what the last pooling reads. Deviations: channels may have been cut, the error is in percent of the
     variance, and the last layer stays as it was refitted, where the paper takes the teacher's.
+
+    Raises:
+        RecipeError: the teacher does not know which features belong together.
     """
-    teacher.watch([where.at])
+    taught = teacher_of(teacher)
+    where = taught.compared
+    if where is None:
+        raise RecipeError(
+            "features: it is not known which features of student and teacher belong together: tune and distill know "
+            "it if the network was made from the reference; in Python, give Teacher(network, compared=last_features(...))"
+        )
+    taught.watch([where.at])
 
     def value(seen: Seen) -> Tensor:
-        return where.loss(seen.features[where.at], teacher.features[where.at])
+        return where.loss(seen.features[where.at], taught.features[where.at])
 
-    return Terms(Term("features", value, teacher=teacher, layers=(where.at,)))
+    return Terms(Term("features", value, teacher=taught, layers=(where.at,)))
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from slimcnn.distillation.answers import Answers, digest_of
 from slimcnn.errors import ModelError, RecipeError
 from slimcnn.objectives import InputOf, ReadScores, Seen, Term, Terms, read_classes, record_into
 
+if TYPE_CHECKING:
+    from slimcnn.distillation.features import LastFeatures
+
 
 class Teacher:
     """One or several trained networks; the logits of several are averaged.
@@ -20,16 +24,20 @@ class Teacher:
     The networks are copied, in eval mode and without gradients; the caller's networks are unchanged. At the first batch
     the copies move to the student's device and memory format. They run in the student's precision.
 
+    `compared` says which features of student and first network belong together (`last_features`), for the loss
+    `features`.
+
     >>> teacher = Teacher(nn.Flatten())
     >>> teacher(nn.Flatten(), torch.ones(2, 3, 1, 1)).shape
     torch.Size([2, 3])
     """
 
-    def __init__(self, networks: nn.Module | Iterable[nn.Module]) -> None:
+    def __init__(self, networks: nn.Module | Iterable[nn.Module], compared: LastFeatures | None = None) -> None:
         given = [networks] if isinstance(networks, nn.Module) else list(networks)
         if not given:
             raise ModelError("there is no teacher: give at least one network")
         self.networks = [deepcopy(network).eval().requires_grad_(False) for network in given]
+        self.compared = compared
         self.features: dict[str | InputOf, Tensor] = {}
         """Outputs, or inputs, of the watched layers of the first network for the last batch."""
         self._recorded: dict[str | InputOf, Tensor] = {}

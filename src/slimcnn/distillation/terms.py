@@ -69,6 +69,28 @@ def parts_of(spec: str) -> list[tuple[float, Callable[..., Terms] | None, dict[s
     return found
 
 
+def names_in(spec: str) -> tuple[str, ...]:
+    """Return the names of the terms.
+
+    >>> names_in("0.1*cross_entropy+0.9*kd:temperature=4")
+    ('cross_entropy', 'kd')
+    """
+    return tuple(_name_of(part) for part in spec.split("+"))
+
+
+def without(spec: str, name: str) -> str:
+    """Leave out the terms of a name.
+
+    >>> without("0.1*cross_entropy+kd:temperature=4+0.3*features", "features")
+    '0.1*cross_entropy+kd:temperature=4'
+    """
+    return "+".join(part for part in spec.split("+") if _name_of(part) != name)
+
+
+def _name_of(part: str) -> str:
+    return part.rpartition("*")[2].partition(":")[0].strip()
+
+
 def _weight_of(name: str) -> float:
     name = name.partition(":")[0]
     return 1.0 if name == "cross_entropy" else float(losses[name].facts["weight"])

@@ -8,12 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from slimcnn.checkpoints import load, save
 from slimcnn.datasets import Dataset
 from slimcnn.errors import RunError
 from slimcnn.graph import trace
+from slimcnn.graph.shrinking import Kept
 from slimcnn.manifest import digest_of_file
 from slimcnn.pruning import Plan
 from slimcnn.reporting.sections import Section
@@ -50,6 +52,9 @@ def write_state(
         done["origin"] = (
             known["origin"] if state.origin is before.origin else _write_origin(root, folder, state.origin, kept)
         )
+    done["kept"] = state.kept and {
+        name: {str(axis): left.tolist() for axis, left in axes.items()} for name, axes in state.kept.items()
+    }
     done["network"] = state.network.model_dump(mode="json")
     done["reference_network"] = state.reference_network.model_dump(mode="json")
     done["cuts"] = [asdict(cut) for cut in state.cuts]
@@ -98,6 +103,7 @@ def _read_state(root: Path, done: Done, data: Dataset, given: nn.Module | None) 
         model, reference, data, network, reference_network,
         cuts=tuple(Cut(**cut | {"locked": tuple(cut["locked"])}) for cut in done["cuts"]),
         artifacts=tuple(Artifact(**artifact) for artifact in done["artifacts"]),
+        kept=_kept(done.get("kept")),
     )  # fmt: skip
     if done["origin"] is None:
         return state
@@ -108,6 +114,13 @@ def _read_state(root: Path, done: Done, data: Dataset, given: nn.Module | None) 
     if digest_of_file(plan) != done["origin"]["plan_sha256"]:
         raise RunError(f"{plan} has changed since its step ended: delete the folder of the step to run it again")
     return replace(state, origin=Origin(whole, graph, Plan.load(plan, graph)))
+
+
+def _kept(plain: dict[str, dict[str, list[Any]]] | None) -> Kept | None:
+    """Read the kept channels; None also for runs of versions that did not store them."""
+    if plain is None:
+        return None
+    return {name: {int(axis): torch.tensor(left) for axis, left in axes.items()} for name, axes in plain.items()}
 
 
 def _open(path: Path, network: Network, data: Dataset, given: nn.Module | None) -> nn.Module:

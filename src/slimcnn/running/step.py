@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from slimcnn.datasets import Dataset, batches
 from slimcnn.graph import ChannelGraph
+from slimcnn.graph.shrinking import Kept
 from slimcnn.pruning import Plan
 from slimcnn.registry import Registry
 from slimcnn.reporting.sections import Section
@@ -96,6 +97,8 @@ class State:
     reference_network: Network = field(default_factory=Network)
     origin: Origin | None = None
     """The network before pruning or rewriting; None again after training."""
+    kept: Kept | None = field(default_factory=dict)
+    """The reference's channels that the model still has, trained or not; None if it has channels of its own."""
     cuts: tuple[Cut, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
 

@@ -9,14 +9,15 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from slimcnn.datasets import Dataset, batches
-from slimcnn.distillation import Teacher
+from slimcnn.distillation import LastFeatures, Teacher
 from slimcnn.distillation.closeness import TEMPERATURE, closeness_of, closest_pairs
-from slimcnn.distillation.terms import parts_of
+from slimcnn.distillation.terms import names_in, parts_of, without
 from slimcnn.errors import RecipeError
 from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
 from slimcnn.reporting.figures.closeness import Closeness
 from slimcnn.reporting.sections import Column, Section, Table, Value
+from slimcnn.running.compared import CLIP, NOT_COMPARED, compared_features, in_words
 from slimcnn.running.epochs import about_training, count, learn, training_of
 from slimcnn.running.loading import check_output, load_network, refuse_unnamed
 from slimcnn.running.normalization import adapt, described, find_normalization, stored_in
@@ -30,6 +31,10 @@ from slimcnn.training.settings import LEARNING_RATES
 RECOVERING, LEARNING = 0.01, 0.05
 """Learning rates of SGD: for a trained network, and for one without weights."""
 
+LOSS = "0.1*cross_entropy+0.9*kd:temperature=4"
+WITH_FEATURES = f"{LOSS}+0.3*features"
+"""The loss by default, and where the features before the last layer can be compared."""
+
 ANSWERS = "teacher.npy"
 
 
@@ -42,8 +47,10 @@ class Distill(Step, Training):
     trains = True
     remedy = "use a lower learning rate, or keep the best epoch (--keep best)"
 
-    loss: str = "0.1*cross_entropy+0.9*kd:temperature=4"
-    """Sum of loss terms (`slimcnn list losses`), such as kd+scale_factor."""
+    loss: str | None = None
+    """Sum of loss terms (`slimcnn list losses`), such as kd+scale_factor; default:
+    0.1*cross_entropy+0.9*kd:temperature=4, and +0.3*features where the network's channels are the reference's
+    (no student; not with teacher_cache, which stores only answers)."""
     teachers: tuple[Network, ...] = ()
     """Additional teachers; with several teachers, their logits are averaged."""
     with_reference: bool = True
@@ -63,13 +70,22 @@ class Distill(Step, Training):
 
     @model_validator(mode="after")
     def _possible(self) -> Distill:
-        if any(weight == 0 and build is not None for weight, build, _ in parts_of(self.loss)):
+        if any(weight == 0 and build is not None for weight, build, _ in parts_of(self.loss or LOSS)):
             raise ValueError(f"loss {self.loss!r}: a term with weight 0 is computed, but changes nothing: leave it out")
         for network in self._others:
             refuse_unnamed(network)
         if not (self.with_reference or self.teachers):
             raise ValueError("there is no teacher: give teachers, or leave with_reference out")
+        if "features" in names_in(self.loss or LOSS) and not self._cut_from_its_teacher:
+            raise ValueError(
+                f"loss {self.loss!r}: features are those of the reference, from which the network was cut: leave "
+                "features out, or give neither student nor with_reference=false"
+            )
         return self
+
+    @property
+    def _cut_from_its_teacher(self) -> bool:
+        return self.with_reference and self.student is None
 
     @property
     def _others(self) -> tuple[Network, ...]:
@@ -90,7 +106,7 @@ class Distill(Step, Training):
         if self.teacher_cache is not None and state.data.task != "classification":
             raise RecipeError(f"teacher_cache stores logits of images, and this is {state.data.task}: leave it out")
         if state.data.task != "classification":  # a task may refuse a loss that compares classes
-            state.task.distilling(self.loss, Teacher(state.reference))
+            state.task.distilling(without(self.loss or LOSS, "features") or LOSS, Teacher(state.reference))
         for network in self._others:
             check_output(load_network(network, state.data)[0], state.data)
         return load_network(self.student, state.data)[0] if self.student else state.model
@@ -113,28 +129,45 @@ class Distill(Step, Training):
         others = [_teacher(other, state.data, at.show) for other in self.teachers]
         taught_by = [*([state.reference] if self.with_reference else []), *others]
         choice = RateChoice(rate=rate)
+        loss, where = self._compared(student, state, at.facts)
+        if where is not None:
+            training = training.model_copy(update={"clip_norm": training.clip_norm or CLIP})
         if trained and self.learning_rate is None:
 
             def objective_of_a_trial(_: Training) -> Objective:
-                return state.task.distilling(self.loss, Teacher(taught_by), self.label_smoothing)
+                return state.task.distilling(loss, Teacher(taught_by, compared=where), self.label_smoothing)
 
             choice = rate_for(student, some.data, training, at, objective_of_a_trial)
             training = training.model_copy(update={"learning_rate": choice.rate})
-        teacher = Teacher(taught_by)
+        teacher = Teacher(taught_by, compared=where)
         if self.teacher_cache is not None:
             views = min(self.teacher_cache, self.epochs)  # an epoch uses one view: further ones are never seen
             training = training.model_copy(update={"views": views})
             teacher = teacher.cached(at.folder / ANSWERS, len(some.data.train), views)
-        objective = state.task.distilling(self.loss, teacher, self.label_smoothing)
+        objective = state.task.distilling(loss, teacher, self.label_smoothing)
         epochs = learn(student, some, training, at, "distilling", objective)
-        what = f"{count(self.epochs, 'epoch')} of distillation, loss {objective}, {choice}"
+        aim = "" if where is None else f" ({in_words(where)}, error in percent of the variance)"
+        what = f"{count(self.epochs, 'epoch')} of distillation, loss {objective}{aim}, {choice}"
         sections = [about_training("Distillation", what, epochs, at.level, state.task.metric)]
         after = replace(state, model=student, origin=None)
         if self.student is None:
             return after, sections
         if state.data.task == "classification":
             sections.append(_closeness(state, student))
-        return replace(after, network=self.student), sections
+        return replace(after, network=self.student, kept=None), sections
+
+    def _compared(self, student: nn.Module, state: State, facts: Facts) -> tuple[str, LastFeatures | None]:
+        """Return the loss, and the features that it compares if it compares some."""
+        if self.loss is not None and "features" not in names_in(self.loss):
+            return self.loss, None
+        possible = self._cut_from_its_teacher and state.task.compares_features and "trained" in facts
+        asked = self.loss is not None or self.teacher_cache is None
+        where = compared_features(student, state) if possible and asked else None
+        if self.loss is None:
+            return (LOSS if where is None else WITH_FEATURES), where
+        if where is None:
+            raise RecipeError(f"distill: loss {self.loss!r}: {NOT_COMPARED}: leave features out")
+        return self.loss, where
 
 
 def _teacher(network: Network, data: Dataset, show: Show = SILENT) -> nn.Module:

@@ -112,7 +112,7 @@ class Sparsify(Step, Training):
         if "reference" in at.facts:
             return replace(state, model=model, origin=None), [section]
         reference = fold_relations(model) if self.relations in ("mean", "annealed") else model
-        return replace(state, model=model, reference=reference, origin=None), [section]
+        return replace(state, model=model, reference=reference, origin=None, kept={}), [section]
 
     def _related(self, state: State, mode: str) -> nn.Module:
         return insert_relations(state.model, state.example, mode, equal=self.equal_gates)

@@ -91,7 +91,9 @@ class Train(Step, Training):
             section = section.model_copy(update={"blocks": (said, *section.blocks)})
         reference = state.reference if at.facts & {"reference"} and not replaced else model
         origin_of = state.network if reference is model else state.reference_network
-        return replace(state, model=model, reference=reference, reference_network=origin_of, origin=None), [section]
+        kept = {} if reference is model else state.kept
+        after = replace(state, model=model, reference=reference, reference_network=origin_of, origin=None, kept=kept)
+        return after, [section]
 
 
 def frozen_first(epochs: int) -> int:

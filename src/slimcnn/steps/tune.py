@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from slimcnn.datasets import Dataset, Examples, Images, batches
-from slimcnn.distillation import LastFeatures, Teacher, features, last_features, losses
-from slimcnn.errors import ModelError, RecipeError, TrainingDiverged, UnknownName
+from slimcnn.distillation import LastFeatures, Teacher
+from slimcnn.distillation.terms import names_in, without
+from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
 from slimcnn.files import read_decision, write_text
 from slimcnn.graph.copying import duplicate
-from slimcnn.graph.removal import kept_positions
 from slimcnn.objectives import Objective
 from slimcnn.reporting.sections import Section, Text
+from slimcnn.running.compared import CLIP, NOT_COMPARED, compared_features, in_words
 from slimcnn.running.epochs import about_training, count, learn
 from slimcnn.running.imitation import cost_of_looks, imitation_for, settings_for
 from slimcnn.running.settings import Seed
@@ -42,8 +43,6 @@ TIMED = 8
 """Steps that are timed."""
 HIGHEST = 0.01
 """The highest learning rate of SGD that is tried; it falls in proportion if a step has fewer images than usual."""
-LONGEST = 10.0
-"""Largest norm of a gradient: the error of features has no bound, as that of answers has."""
 STEPS = 100
 """Steps are made of fewer images if there would be fewer than this in all."""
 SMALLEST = 16
@@ -51,10 +50,8 @@ SMALLEST = 16
 TITLE = "Tuning without labels"
 DISTANCE = Metric("distance from the reference", unit="", higher_is_better=False)
 ERROR = Metric("error of the features", unit="%", higher_is_better=False)
-FEATURES, ANSWERS = "features", "0*cross_entropy+kd:temperature=4"
+FEATURES, ANSWERS = "features", "kd:temperature=4"
 """Losses: the features before the last layer, and the answers, where those cannot be compared."""
-FEW = 64
-"""Images on which the features' variance is measured."""
 PLANNED = "tuning.json"
 """File in the folder of the step."""
 
@@ -88,9 +85,9 @@ class Tune(Step):
     epochs: int | None = Field(default=None, ge=1)
     """Passes over the images; default: as many as the time allows, at most 60."""
     loss: str = FEATURES
-    """features: the error of the features that the last layer reads, in percent of their variance; if the network was
-    not pruned from the reference in one step before this one, the answers: 0*cross_entropy+kd:temperature=4. Or a sum
-    of loss terms (`slimcnn list losses`), where cross entropy is with the reference's answers."""
+    """features: the error of the features that the last layer reads, in percent of their variance; if the network's
+    channels are not the reference's, as those of a student, the answers: kd:temperature=4. Or a sum of loss terms
+    (`slimcnn list losses`); cross entropy, with the reference's answers, counts only if it is named."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of SGD; default: 0.01, 0.002 or 0.0005 (less for small steps), by a short look at each."""
     optional: bool = False
@@ -107,19 +104,9 @@ class Tune(Step):
         why = _why_not(state)
         if why and not self.optional:
             raise RecipeError(f"tune: {why}: use distill instead")
-        if not why and self.loss != FEATURES:
-            self._refuse_unknown_terms()
-            self._objective(state, self.loss, None)
+        if not why:
+            state.task.distilling(_unlabeled(without(self.loss, FEATURES) or ANSWERS), Teacher(state.reference))
         return state.model
-
-    def _refuse_unknown_terms(self) -> None:
-        known = {"cross_entropy", *(entry.name for entry in losses)}
-        for part in self.loss.split("+"):
-            name = part.rpartition("*")[2].partition(":")[0].strip()
-            if name == FEATURES:
-                raise RecipeError(f"tune: loss {self.loss!r}: features are compared alone: write loss=features")
-            if name not in known:
-                raise UnknownName("loss", name, {*known, FEATURES})
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Train a copy; the epoch that is nearest to the reference on held-out images is kept.
@@ -143,16 +130,11 @@ class Tune(Step):
         # The labels are replaced, so nothing can read them.
         answered = replace(data, train=_answered(chosen, state, at), validation=_answered(held_out, state, at))
         size = self.batch_size or enough_steps(amount, state.batch)
-        where, loss = _compared(student, state) if self.loss == FEATURES else None, self.loss
-        if where is None and loss == FEATURES:
-            loss = ANSWERS
-            at.show.say(
-                "  the features before the last layer cannot be compared with the reference's: only answers are"
-            )
+        loss, where = self._compared(student, state, at)
         training, objective = self._training(amount.epochs, size, state.batch), self._objective(state, loss, where)
         if where is not None:
-            training = training.model_copy(update={"clip_norm": LONGEST})
-        metric = DISTANCE if where is None else ERROR
+            training = training.model_copy(update={"clip_norm": CLIP})
+        metric = ERROR if loss == FEATURES else DISTANCE
         nearest = NamedMetric(metric, partial(_distance, objective=objective, data=answered, batch=state.batch))
         choice = imitation_for(
             student, answered, training, objective, nearest, at, self.learning_rate, self.frozen_batch_norm
@@ -162,18 +144,26 @@ class Tune(Step):
         epochs = [replace(one, train_accuracy=math.nan) for one in epochs]  # a share of right answers, not a distance
         what = (
             f"{count(amount.epochs, 'epoch')} on {amount.images:,} training images without labels, "
-            f"{f'loss {loss}' if where is None else _in_words(where)}, {training.batch_size} images a step, {choice}. "
+            f"{_in_words(loss, where)}, {training.batch_size} images a step, {choice}. "
             f"The {metric.name} is the loss on {len(held_out):,} validation images, whose labels are not read either"
         )
         section = about_training(TITLE, what, epochs, None, metric)
         return replace(state, model=student, origin=None), [section]
 
+    def _compared(self, student: nn.Module, state: State, at: Context) -> tuple[str, LastFeatures | None]:
+        """Return the loss, and the features that it compares if it compares some."""
+        if FEATURES not in names_in(self.loss):
+            return self.loss, None
+        where = compared_features(student, state)
+        if where is not None:
+            return self.loss, where
+        if self.loss != FEATURES:
+            raise RecipeError(f"tune: loss {self.loss!r}: {NOT_COMPARED}: leave features out")
+        at.show.say(f"  {NOT_COMPARED}: only answers are")
+        return ANSWERS, None
+
     def _objective(self, state: State, loss: str, where: LastFeatures | None) -> Objective:
-        if where is None:
-            return state.task.distilling(loss, Teacher(state.reference))
-        found = features(Teacher(state.reference), where)
-        found.reading(state.task.scores)
-        return found
+        return state.task.distilling(_unlabeled(loss), Teacher(state.reference, compared=where))
 
     def _amount(self, model: nn.Module, state: State, at: Context) -> Amount:
         """Plan the images and epochs once: a resumed step uses the same."""
@@ -209,7 +199,7 @@ class Tune(Step):
         training = at.decide(self._training(1, size, state.batch), model, data)
         devices = [at.fabric.device] if at.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            objective = self._objective(state, ANSWERS if self.loss == FEATURES else self.loss, None)
+            objective = self._objective(state, without(self.loss, FEATURES) or ANSWERS, None)
             (epoch,) = fit(duplicate(model), few, training=training, objective=objective, fabric=at.fabric)
         return epoch.images_per_second
 
@@ -218,27 +208,20 @@ class Tune(Step):
         return Training(epochs=epochs, batch_size=size, learning_rate=rate, seed=self.seed)
 
 
-def _compared(student: nn.Module, state: State) -> LastFeatures | None:
-    """Find the features to compare; None if the network is not the reference after one cut, channel by channel."""
-    origin = state.origin
-    if origin is None or origin.graph is None or origin.plan is None or not _equal(origin.whole, state.reference):
-        return None
-    kept = kept_positions(origin.graph, origin.plan.by_index(origin.graph))
-    device = next(student.parameters()).device
-    few = _drawn(state.data.train, FEW, 0)
-    x, _ = next(batches(few, FEW, normalization=state.data.normalization, device=device))
-    return last_features(student, state.reference, x, kept)
+def _unlabeled(loss: str) -> str:
+    """Leave cross entropy out of a loss that does not name it: there is no label."""
+    return loss if "cross_entropy" in names_in(loss) else f"0*cross_entropy+{loss}"
 
 
-def _equal(a: nn.Module, b: nn.Module) -> bool:
-    """Return whether two networks have the same weights."""
-    ours, theirs = a.state_dict(), b.state_dict()
-    return a is b or (ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours))
-
-
-def _in_words(where: LastFeatures) -> str:
-    at = f"the output of {where.at}" if isinstance(where.at, str) else f"the input of {where.at.layer}"
-    return f"minimizing the error of the features that the last layer reads ({at}) in percent of their variance"
+def _in_words(loss: str, where: LastFeatures | None) -> str:
+    if where is None:
+        return f"loss {loss}"
+    if loss == FEATURES:
+        return (
+            f"minimizing the error of the features that the last layer reads ({in_words(where)}) in percent of their "
+            "variance"
+        )
+    return f"loss {loss} (features: {in_words(where)})"
 
 
 def enough_steps(amount: Amount, size: int) -> int:

@@ -44,6 +44,7 @@ class Detection(Task):
     metric: ClassVar = Metric("mAP@50")
     draws: ClassVar = True
     loss_of_answers: ClassVar = False
+    compares_features: ClassVar = False
     batch: ClassVar = 1  # detectors resize image by image, so that their operations depend on the batch
 
     def arguments(self, data: Dataset) -> dict[str, Any]:

@@ -29,12 +29,12 @@ class Soft(Task):
                 found = found + factor * self.labeled(label_smoothing)
             elif build.__name__ == "kd":
                 found = found + factor * self._soft(teacher, float(options.get("temperature", 1.0)))
-            elif build.__name__ in ("fitnet", "attention"):
+            elif build.__name__ in ("features", "fitnet", "attention"):
                 found = found + factor * build(teacher, **options)
             else:
                 raise RecipeError(
                     f"loss {spec!r}: {build.__name__} compares distributions over classes, and this task has none; use "
-                    "kd, or fitnet or attention with a layer"
+                    "kd or features, or fitnet or attention with a layer"
                 )
         found.reading(self.scores)
         return found

@@ -95,6 +95,8 @@ class Task(ABC):
     loss_name: ClassVar[str] = "cross_entropy"
     loss_of_answers: ClassVar[bool] = True
     """Whether `loss` can be computed from a network's answers in eval mode."""
+    compares_features: ClassVar[bool] = True
+    """Whether `distilling` knows the loss `features`."""
 
     def labeled(self, label_smoothing: float = 0.0) -> Terms:
         """Return the objective against the labels."""

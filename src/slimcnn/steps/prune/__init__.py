@@ -19,6 +19,7 @@ from slimcnn.errors import CriterionError, TargetError, TargetUnreachable
 from slimcnn.exporting import why_not
 from slimcnn.graph import ChannelGraph, trace
 from slimcnn.graph.copying import duplicate
+from slimcnn.graph.removal import composed, kept_positions
 from slimcnn.layers.relating import relating_of
 from slimcnn.measuring import file_bytes, measure, state_bytes
 from slimcnn.measuring.latency import MOST_THREADS
@@ -307,7 +308,11 @@ class Prune(Step):
         fields = ("layer", "channels", "of", "reason", "where")
         locked = tuple({name: getattr(lock, name) for name in fields} for lock in graph.locked)
         cut = Cut(verdict.equal, verdict.error, str(verdict), locked)
-        after = replace(state, model=small, origin=Origin(whole, graph, plan), cuts=(*state.cuts, cut))
+        kept = kept_positions(graph, plan.by_index(graph))
+        after = replace(
+            state, model=small, origin=Origin(whole, graph, plan), cuts=(*state.cuts, cut),
+            kept=None if state.kept is None else composed(state.kept, kept),
+        )  # fmt: skip
         return after, [*about_cut(whole, graph, plan), *sections]
 
     def images(self, state: State) -> Iterator[tuple[Tensor, Tensor]]:

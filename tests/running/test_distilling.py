@@ -1,0 +1,109 @@
+"""Distilling compares the features that the last layer reads wherever it can, and refuses to where it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import slimcnn
+from slimcnn.errors import RecipeError
+from slimcnn.running import recipe_from, run
+from slimcnn.running.recipe import steps_from_line
+from slimcnn.show import Show
+from slimcnn.steps import Distill, distill
+
+CUT = "prune:macs=0.6,scope=local,batches=1"
+SHORT = "distill:epochs=1,learning_rate=0.01"
+FEATURES = "0.3 features (the output of layer3, error in percent of the variance)"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return slimcnn.save(slimcnn.build("resnet8", in_channels=1), tmp_path_factory.mktemp("net") / "net.safetensors")
+
+
+def told(line: str, weights: Path, out: Path, **settings: Any) -> str:
+    """Run the steps, the last one with more settings, and return what the report says about the distillation."""
+    *before, last = steps_from_line(line)
+    plain = {
+        "network": {"weights": str(weights)}, "data": {"name": "digits", "limit": 60}, "out": str(out),
+        "steps": [*before, last | settings], "latency_seconds": 0.01, "deterministic": True,
+    }  # fmt: skip
+    report = run(recipe_from(plain), show=Show()).report
+    texts = [block.text for one in report.sections for block in one.blocks if block.kind == "text"]
+    (found,) = [text for text in texts if "of distillation, loss" in text]
+    return found
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        CUT,
+        f"{CUT} + least_squares:images=50",
+        f"{CUT} + recalibrate + tune:images=20,epochs=1,learning_rate=0.01,frozen_batch_norm=true",
+        f"{CUT} + train:epochs=1,learning_rate=0.01",
+        f"{CUT} + prune:macs=0.5,scope=local,batches=1",
+        f"rewrite + {CUT}",
+        "sparsify:epochs=1,relations=mean,learning_rate=0.01 + prune:criterion=gfr,scope=global,macs=0.6",
+    ],
+)
+def test_where_the_networks_channels_are_the_references_its_features_are_compared_too(
+    before: str, weights: Path, tmp_path: Path
+) -> None:
+    said = told(f"{before} + {SHORT}", weights, tmp_path / "run")
+    assert f"loss 0.1 cross_entropy + 0.9 kd + {FEATURES}" in said
+
+
+@pytest.mark.parametrize("settings", [{"loss": "kd"}, {"teacher_cache": 1}, {"student": {"model": "resnet8"}}])
+def test_elsewhere_only_the_answers_are(settings: dict[str, Any], weights: Path, tmp_path: Path) -> None:
+    said = told(f"{CUT} + {SHORT}", weights, tmp_path / "run", **settings)
+    assert "loss 0.1 cross_entropy + 0.9 kd, learning rate" in said
+
+
+def test_another_teachers_features_are_not_compared(weights: Path, tmp_path: Path) -> None:
+    other = {"with_reference": False, "teachers": [{"weights": str(weights)}]}
+    said = told(f"{CUT} + {SHORT}", weights, tmp_path / "run", **other)
+    assert "loss 0.1 cross_entropy + 0.9 kd, learning rate" in said
+
+
+def test_asked_for_where_they_cannot_be_compared_features_are_refused(weights: Path, tmp_path: Path) -> None:
+    other = {"step": "distill", "epochs": 1, "student": {"model": "resnet8"}}
+    plain = {
+        "network": {"weights": str(weights)},
+        "data": {"name": "digits", "limit": 60},
+        "out": str(tmp_path / "run"),
+    }
+    steps = [other, *steps_from_line(f"{SHORT},loss=kd+features")]
+    with pytest.raises(RecipeError, match="cannot be compared with the reference's: leave features out"):
+        run(recipe_from(plain | {"steps": steps, "latency_seconds": 0.01}), show=Show())
+    for setting in ({"student": {"model": "resnet8"}}, {"with_reference": False, "teachers": [{"model": "resnet8"}]}):
+        with pytest.raises(ValueError, match="features are those of the reference, from which the network was cut"):
+            Distill(loss="kd+features", **setting)
+
+
+@pytest.mark.parametrize(("loss", "clipped"), [(None, 10.0), ("kd", None), ("kd+0.1*features", 10.0)])
+def test_gradients_are_clipped_only_where_features_are_compared(
+    loss: str | None, clipped: float | None, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    learn = distill.learn
+
+    def noticed(*args: Any, **more: Any) -> Any:
+        found.append(args[2].clip_norm)
+        return learn(*args, **more)
+
+    monkeypatch.setattr(distill, "learn", noticed)
+    told(f"{CUT} + {SHORT}" + (f",loss={loss}" if loss else ""), weights, tmp_path / "run")
+    assert found == [clipped]
+
+
+def test_a_norm_of_the_users_own_is_kept(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    learn = distill.learn
+    monkeypatch.setattr(distill, "learn", lambda *a, **m: found.append(a[2].clip_norm) or learn(*a, **m))
+    told(f"{CUT} + {SHORT},clip_norm=1", weights, tmp_path / "run")
+    assert found == [1.0]
