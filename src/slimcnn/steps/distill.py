@@ -76,15 +76,15 @@ class Distill(Step, Training):
             refuse_unnamed(network)
         if not (self.with_reference or self.teachers):
             raise ValueError("there is no teacher: give teachers, or leave with_reference out")
-        if "features" in names_in(self.loss or LOSS) and not self._cut_from_its_teacher:
+        if "features" in names_in(self.loss or LOSS) and not self._made_from_its_teacher:
             raise ValueError(
-                f"loss {self.loss!r}: features are those of the reference, from which the network was cut: leave "
-                "features out, or give neither student nor with_reference=false"
+                f"loss {self.loss!r}: features are compared with those of the reference that the network was made "
+                "from: leave features out, or give neither student nor with_reference=false"
             )
         return self
 
     @property
-    def _cut_from_its_teacher(self) -> bool:
+    def _made_from_its_teacher(self) -> bool:
         return self.with_reference and self.student is None
 
     @property
@@ -114,14 +114,7 @@ class Distill(Step, Training):
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
         """Train a copy of the network, or the student."""
         self.rehearse(state)
-        student, stated = load_network(self.student, state.data) if self.student else (duplicate(state.model), {})
-        own, used = stored_in(stated), state.data.normalization
-        if own not in (None, used):
-            at.show.say(
-                f"WARNING: the student's checkpoint expects {described(own)}, but the student is trained with "
-                f"{described(used)}, as the reference: its accuracy starts lower; to keep its own, make it the network "
-                "of the run (--weights), and give the reference in teachers, with with_reference=false"
-            )
+        student = self._student(state, at)
         some = state.on_images(self.images, self.seed)
         trained = bool(self.student.weights) if self.student else "trained" in at.facts
         rate = self.learning_rate or LEARNING_RATES.get(self.optimizer, RECOVERING if trained else LEARNING)
@@ -156,11 +149,25 @@ class Distill(Step, Training):
             sections.append(_closeness(state, student))
         return replace(after, network=self.student, kept=None), sections
 
+    def _student(self, state: State, at: Context) -> nn.Module:
+        """Return a copy of the network, or the student, with a warning if it expects another normalization."""
+        if self.student is None:
+            return duplicate(state.model)
+        student, stated = load_network(self.student, state.data)
+        own, used = stored_in(stated), state.data.normalization
+        if own not in (None, used):
+            at.show.say(
+                f"WARNING: the student's checkpoint expects {described(own)}, but the student is trained with "
+                f"{described(used)}, as the reference: its accuracy starts lower; to keep its own, make it the network "
+                "of the run (--weights), and give the reference in teachers, with with_reference=false"
+            )
+        return student
+
     def _compared(self, student: nn.Module, state: State, facts: Facts) -> tuple[str, LastFeatures | None]:
         """Return the loss, and the features that it compares if it compares some."""
         if self.loss is not None and "features" not in names_in(self.loss):
             return self.loss, None
-        possible = self._cut_from_its_teacher and state.task.compares_features and "trained" in facts
+        possible = self._made_from_its_teacher and state.task.compares_features and "trained" in facts
         asked = self.loss is not None or self.teacher_cache is None
         where = compared_features(student, state) if possible and asked else None
         if self.loss is None:
