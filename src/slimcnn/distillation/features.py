@@ -89,8 +89,8 @@ def features(teacher: Teacher | nn.Module) -> Terms:
     where = taught.compared
     if where is None:
         raise RecipeError(
-            "features: it is not known which features of student and teacher belong together: tune and distill know "
-            "it if the network was made from the reference; in Python, give Teacher(network, compared=last_features(...))"
+            "features: it is not known which features of student and teacher belong together: tune and distill know it "
+            "if the network was made from the reference; in Python, give Teacher(network, compared=last_features(...))"
         )
     taught.watch([where.at])
 
