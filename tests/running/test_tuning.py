@@ -195,12 +195,9 @@ def test_an_untrained_network_and_an_unknown_loss_are_refused_before_anything_ru
     ("loss", "said"),
     [("featurez", "did you mean 'features'"), ("1*kd+features:layer=x", "no option 'layer'")],
 )
-def test_a_misspelt_or_an_impossible_loss_of_features_is_refused_and_the_way_out_is_named(
-    loss: str, said: str, tmp_path: Path
-) -> None:
-    plain = {"network": {"model": "resnet8"}, "data": {"name": "digits", "limit": 20}, "out": str(tmp_path / "run")}
+def test_a_misspelt_or_an_impossible_loss_is_refused_with_the_settings(loss: str, said: str) -> None:
     with pytest.raises(SlimcnnError, match=said):
-        run(recipe_from(plain | {"steps": steps_from_line(f"train:epochs=1 + tune:loss={loss}")}), show=Show())
+        Tune(loss=loss)
 
 
 def test_a_tuning_that_diverges_leaves_the_network_as_it_was_and_says_so_in_red(

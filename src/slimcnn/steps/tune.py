@@ -9,12 +9,12 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from slimcnn.datasets import Dataset, Examples, Images, batches
 from slimcnn.distillation import LastFeatures, Teacher
-from slimcnn.distillation.terms import names_in, without
+from slimcnn.distillation.terms import names_in, parts_of, without
 from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
 from slimcnn.files import read_decision, write_text
 from slimcnn.graph.copying import duplicate
@@ -98,6 +98,11 @@ class Tune(Step):
     """Batch norms keep their stored statistics; default: by the same look."""
     seed: Seed = 0
     """Random seed that chooses the images, their order and their augmentation."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Tune:
+        parts_of(_unlabeled(self.loss))
+        return self
 
     def rehearse(self, state: State) -> nn.Module:
         """Check the loss, and that a network can learn from the reference's answers."""
