@@ -64,6 +64,11 @@ def test_elsewhere_only_the_answers_are(settings: dict[str, Any], weights: Path,
     assert "loss 0.1 cross_entropy + 0.9 kd, learning rate" in said
 
 
+def test_a_rewrite_with_random_layers_has_channels_of_its_own_even_when_trained(weights: Path, tmp_path: Path) -> None:
+    said = told(f"rewrite:init=random + train:epochs=1,learning_rate=0.01 + {SHORT}", weights, tmp_path / "run")
+    assert "loss 0.1 cross_entropy + 0.9 kd, learning rate" in said
+
+
 def test_another_teachers_features_are_not_compared(weights: Path, tmp_path: Path) -> None:
     other = {"with_reference": False, "teachers": [{"weights": str(weights)}]}
     said = told(f"{CUT} + {SHORT}", weights, tmp_path / "run", **other)

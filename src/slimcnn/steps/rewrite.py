@@ -81,7 +81,8 @@ class Rewrite(Step):
             model.load_state_dict(weights)
             at.show.say(f"  {said}")
         origin = Origin(state.model) if units_in(model) and "trained" in at.facts else None
-        return replace(state, model=model, origin=origin), [_about(self.rule, found, said)]
+        kept = None if self.init == "random" and self._makes_new_layers else state.kept
+        return replace(state, model=model, origin=origin, kept=kept), [_about(self.rule, found, said)]
 
 
 def _about(rule: str, found: Rewritten, said: str) -> Section:
