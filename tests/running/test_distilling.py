@@ -90,9 +90,12 @@ def test_asked_for_where_they_cannot_be_compared_features_are_refused(weights: P
             Distill(loss="kd+features", **setting)
 
 
-@pytest.mark.parametrize(("loss", "clipped"), [(None, 10.0), ("kd", None), ("kd+0.1*features", 10.0)])
-def test_gradients_are_clipped_only_where_features_are_compared(
-    loss: str | None, clipped: float | None, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("settings", "clipped"),
+    [({}, 10.0), ({"loss": "kd"}, None), ({"loss": "kd+0.1*features"}, 10.0), ({"clip_norm": 1.0}, 1.0)],
+)
+def test_gradients_are_clipped_where_features_are_compared_unless_the_user_says_how(
+    settings: dict[str, Any], clipped: float | None, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[Any] = []
     learn = distill.learn
@@ -102,13 +105,5 @@ def test_gradients_are_clipped_only_where_features_are_compared(
         return learn(*args, **more)
 
     monkeypatch.setattr(distill, "learn", noticed)
-    told(f"{CUT} + {SHORT}" + (f",loss={loss}" if loss else ""), weights, tmp_path / "run")
+    told(f"{CUT} + {SHORT}", weights, tmp_path / "run", **settings)
     assert found == [clipped]
-
-
-def test_a_norm_of_the_users_own_is_kept(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[Any] = []
-    learn = distill.learn
-    monkeypatch.setattr(distill, "learn", lambda *a, **m: found.append(a[2].clip_norm) or learn(*a, **m))
-    told(f"{CUT} + {SHORT},clip_norm=1", weights, tmp_path / "run")
-    assert found == [1.0]

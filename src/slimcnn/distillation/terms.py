@@ -78,10 +78,10 @@ def names_in(spec: str) -> tuple[str, ...]:
     return tuple(_name_of(part) for part in spec.split("+"))
 
 
-def without(spec: str, name: str) -> str:
+def without_term(spec: str, name: str) -> str:
     """Leave out the terms of a name.
 
-    >>> without("0.1*cross_entropy+kd:temperature=4+0.3*features", "features")
+    >>> without_term("0.1*cross_entropy+kd:temperature=4+0.3*features", "features")
     '0.1*cross_entropy+kd:temperature=4'
     """
     return "+".join(part for part in spec.split("+") if _name_of(part) != name)

@@ -11,7 +11,7 @@ from torch import nn
 from slimcnn.datasets import Dataset, batches
 from slimcnn.distillation import LastFeatures, Teacher
 from slimcnn.distillation.closeness import TEMPERATURE, closeness_of, closest_pairs
-from slimcnn.distillation.terms import names_in, parts_of, without
+from slimcnn.distillation.terms import names_in, parts_of, without_term
 from slimcnn.errors import RecipeError
 from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
@@ -106,7 +106,7 @@ class Distill(Step, Training):
         if self.teacher_cache is not None and state.data.task != "classification":
             raise RecipeError(f"teacher_cache stores logits of images, and this is {state.data.task}: leave it out")
         if state.data.task != "classification":  # a task may refuse a loss that compares classes
-            state.task.distilling(without(self.loss or LOSS, "features") or LOSS, Teacher(state.reference))
+            state.task.distilling(without_term(self.loss or LOSS, "features") or LOSS, Teacher(state.reference))
         for network in self._others:
             check_output(load_network(network, state.data)[0], state.data)
         return load_network(self.student, state.data)[0] if self.student else state.model
@@ -165,16 +165,16 @@ class Distill(Step, Training):
 
     def _compared(self, student: nn.Module, state: State, facts: Facts) -> tuple[str, LastFeatures | None]:
         """Return the loss, and the features that it compares if it compares some."""
-        if self.loss is not None and "features" not in names_in(self.loss):
-            return self.loss, None
+        loss = self.loss or (WITH_FEATURES if self.teacher_cache is None else LOSS)
+        if "features" not in names_in(loss):
+            return loss, None
         possible = self._made_from_its_teacher and state.task.compares_features and "trained" in facts
-        asked = self.loss is not None or self.teacher_cache is None
-        where = compared_features(student, state) if possible and asked else None
-        if self.loss is None:
-            return (LOSS if where is None else WITH_FEATURES), where
-        if where is None:
+        where = compared_features(student, state) if possible else None
+        if where is not None:
+            return loss, where
+        if self.loss is not None:
             raise RecipeError(f"distill: loss {self.loss!r}: {NOT_COMPARED}: leave features out")
-        return self.loss, where
+        return LOSS, None
 
 
 def _teacher(network: Network, data: Dataset, show: Show = SILENT) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import nn
 
 from slimcnn.datasets import Dataset, Examples, Images, batches
 from slimcnn.distillation import LastFeatures, Teacher
-from slimcnn.distillation.terms import names_in, parts_of, without
+from slimcnn.distillation.terms import names_in, parts_of, without_term
 from slimcnn.errors import ModelError, RecipeError, TrainingDiverged
 from slimcnn.files import read_decision, write_text
 from slimcnn.graph.copying import duplicate
@@ -110,7 +110,7 @@ class Tune(Step):
         if why and not self.optional:
             raise RecipeError(f"tune: {why}: use distill instead")
         if not why:
-            state.task.distilling(_unlabeled(without(self.loss, FEATURES) or ANSWERS), Teacher(state.reference))
+            state.task.distilling(_unlabeled(without_term(self.loss, FEATURES) or ANSWERS), Teacher(state.reference))
         return state.model
 
     def run(self, state: State, at: Context) -> tuple[State, Sequence[Section]]:
@@ -204,7 +204,7 @@ class Tune(Step):
         training = at.decide(self._training(1, size, state.batch), model, data)
         devices = [at.fabric.device] if at.fabric.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            objective = self._objective(state, without(self.loss, FEATURES) or ANSWERS, None)
+            objective = self._objective(state, without_term(self.loss, FEATURES) or ANSWERS, None)
             (epoch,) = fit(duplicate(model), few, training=training, objective=objective, fabric=at.fabric)
         return epoch.images_per_second
 
