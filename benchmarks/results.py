@@ -61,7 +61,7 @@ def _published() -> Section:
     )  # fmt: skip
     words = (
         "Published on CIFAR-10. Protocols differ from ours: 200 epochs and more after or during pruning, where our studies "
-        "train at most 32; other trained networks to start from; and FLOPs that some count with the residual stream's channels "
+        "train for at most 32; other trained networks to start from; and FLOPs that some count with the residual stream's channels "
         "as if they were gone. Compare changes, not absolute figures."
     )
     return Section(title="Published figures", blocks=(Text(text=words), Table(columns=columns, rows=PUBLISHED)))

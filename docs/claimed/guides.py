@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from itertools import chain
 from statistics import mean, median, stdev
 
@@ -64,9 +65,10 @@ def _distilled() -> Claim:
     }
     return claim(
         GUIDE,
-        "`distill`, which trains with\nlabels, compares both by default: {:.2f} ± {:.2f} % after five epochs, "
+        "`distill`, which trains with\nlabels, compares both by default: {:.2f} ± {:.2f} % after {epochs} epochs, "
         "{:.2f} ± {:.2f} % with answers alone",
         *(cell for found in top1.values() for cell in (mean(found), stdev(found))),
+        epochs=spelled(tomllib.loads(read("distill_features/study.json")["source"])["steps"][-1]["epochs"]),
     )
 
 
