@@ -14,6 +14,7 @@ import slimcnn
 from slimcnn.datasets import Augmentation, batches, indices, load_dataset
 from slimcnn.distillation import Teacher, attention, kd, kd_loss, last_features, losses, objective_named, scale_factor
 from slimcnn.distillation.scale_factor import class_factor_loss, class_factors
+from slimcnn.distillation.terms import features_compared
 from slimcnn.errors import ModelError, RecipeError, RunError, UnknownName
 from slimcnn.graph.removal import kept_positions
 from slimcnn.objectives import cross_entropy
@@ -314,3 +315,11 @@ def test_mixup_refuses_views_and_objectives_that_know_nothing_of_it() -> None:
                 student, data, training=Training(epochs=1, augmentation="mixup"), objective=lambda *batch: plain(*batch)
             )
         )
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in losses])
+def test_a_loss_that_reads_layers_says_so(name: str) -> None:
+    _, teacher, x, _ = networks()
+    spec = f"{name}:layer=layer3" if name in ("attention", "rkd", "fitnet") else name
+    found = objective_named(f"0*cross_entropy+{spec}", Teacher(teacher, last_features(teacher, teacher, x, {})))
+    assert bool(features_compared(spec)) == any(term.layers for term in found.terms)

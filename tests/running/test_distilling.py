@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 import slimcnn
 from slimcnn.errors import RecipeError
@@ -67,6 +68,13 @@ def test_elsewhere_only_the_answers_are(settings: dict[str, Any], weights: Path,
 def test_a_rewrite_with_random_layers_has_channels_of_its_own_even_when_trained(weights: Path, tmp_path: Path) -> None:
     said = told(f"rewrite:init=random + train:epochs=1,learning_rate=0.01 + {SHORT}", weights, tmp_path / "run")
     assert "loss 0.1 cross_entropy + 0.9 kd, learning rate" in said
+
+
+@pytest.mark.parametrize("loss", ["kd+features", "kd+fitnet:layer=layer3"])
+def test_stored_answers_of_a_teacher_are_refused_for_losses_that_compare_features(loss: str) -> None:
+    name = loss.partition("+")[2].partition(":")[0]
+    with pytest.raises(ValidationError, match=f"teacher_cache stores answers, and {name} compares features"):
+        Distill(epochs=1, loss=loss, teacher_cache=1)
 
 
 def test_another_teachers_features_are_not_compared(weights: Path, tmp_path: Path) -> None:

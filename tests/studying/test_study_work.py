@@ -151,7 +151,20 @@ def test_values_and_seeds_can_be_added_and_rows_stay(tmp_path: Path) -> None:
     found = run_study(more, tmp_path)
     assert len(found.rows) == 4
     assert found.rows[0] == first.rows[0]
-    assert len(run_study(few, tmp_path).rows) == 1
+
+
+def test_rows_that_the_study_no_longer_asks_for_are_named_and_come_back_with_their_values(
+    tmp_path: Path, alone: tuple[Path, StudyRows, list[str]]
+) -> None:
+    (tmp_path / DATA).write_text((alone[0] / DATA).read_text())
+    said = list[str]()
+    few = small_study(("[0, 1]", "[0]"), ('["fpgm", "l2"]', '["l2"]'))
+    assert len(run_study(few, tmp_path, show=Show(say=said.append)).rows) == 1
+    assert "WARNING: 3 finished runs are left out of study.json" in "".join(said)
+    assert "prune.criterion = fpgm, prune.macs = 0.6, seed 1" in "".join(said)
+    again = list[str]()
+    assert run_study(small_study(), tmp_path, show=Show(say=again.append)).rows == alone[1].rows
+    assert not [line for line in again if line.startswith(("===", "WARNING"))]
 
 
 def test_rows_that_were_copied_count_as_done(tmp_path: Path, alone: tuple[Path, StudyRows, list[str]]) -> None:

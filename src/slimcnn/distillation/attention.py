@@ -34,7 +34,7 @@ def _attention(features: Tensor, size: tuple[int, int]) -> Tensor:
     return F.normalize(squared.flatten(1), dim=1)
 
 
-@losses.add("attention", source="Zagoruyko, Komodakis 2017, arXiv 1612.03928", weight=1000.0)
+@losses.add("attention", source="Zagoruyko, Komodakis 2017, arXiv 1612.03928", weight=1000.0, compares_features=True)
 def attention(teacher: Teacher | nn.Module, layer: str = "", teacher_layer: str = "") -> Terms:
     """Attention maps of a student `layer` and a `teacher_layer` (default: the same name); see `attention_loss`."""
     return comparing("attention", attention_loss, teacher, layer, teacher_layer)

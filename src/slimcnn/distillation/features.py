@@ -71,7 +71,7 @@ def last_features(
     return LastFeatures(at, rectified, along, variance) if variance > 0 else None
 
 
-@losses.add("features", source="Wang et al. 2022, arXiv 2201.02620", weight=1.0)
+@losses.add("features", source="Wang et al. 2022, arXiv 2201.02620", weight=1.0, compares_features=True)
 def features(teacher: Teacher | nn.Module) -> Terms:
     """Error of the features before the last layer, in percent of their variance; see `LastFeatures.loss`.
 

@@ -47,7 +47,7 @@ def regressed(student: Tensor, teacher: Tensor, ridge: float = 1e-3) -> Tensor:
     return mapped
 
 
-@losses.add("fitnet", source="Romero et al. 2014, arXiv 1412.6550", weight=100.0)
+@losses.add("fitnet", source="Romero et al. 2014, arXiv 1412.6550", weight=100.0, compares_features=True)
 def fitnet(teacher: Teacher | nn.Module, layer: str = "", teacher_layer: str = "") -> Terms:
     """Elementwise error of a layer's output, mapped to the teacher's width if widths differ; see `fitnet_loss`."""
     return comparing("fitnet", fitnet_loss, teacher, layer, teacher_layer)

@@ -46,7 +46,7 @@ def _angles(x: Tensor) -> Tensor:
     return rays @ rays.transpose(1, 2)
 
 
-@losses.add("rkd", source="Park et al. 2019, arXiv 1904.05068", weight=1.0)
+@losses.add("rkd", source="Park et al. 2019, arXiv 1904.05068", weight=1.0, compares_features=True)
 def rkd(
     teacher: Teacher | nn.Module, layer: str = "", teacher_layer: str = "", distance: float = 25.0, angle: float = 50.0
 ) -> Terms:

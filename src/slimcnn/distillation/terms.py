@@ -12,7 +12,7 @@ from slimcnn.registry import Registry
 losses: Registry[Callable[..., Terms]] = Registry("loss", home="slimcnn.distillation")
 """All distillation losses: functions (teacher, options) → `Terms`.
 
-An entry's facts hold `weight`, the term's default weight.
+An entry's facts hold `weight`, the term's default weight, and `compares_features` if it compares more than answers.
 """
 
 
@@ -76,6 +76,15 @@ def names_in(spec: str) -> tuple[str, ...]:
     ('cross_entropy', 'kd')
     """
     return tuple(_name_of(part) for part in spec.split("+"))
+
+
+def features_compared(spec: str) -> tuple[str, ...]:
+    """Return the names of the terms that compare features, for which a teacher's answers are not enough.
+
+    >>> features_compared("0.1*cross_entropy+kd+0.3*features")
+    ('features',)
+    """
+    return tuple(name for name in names_in(spec) if name in losses and losses[name].facts.get("compares_features"))
 
 
 def without_term(spec: str, name: str) -> str:

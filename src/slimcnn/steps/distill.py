@@ -11,7 +11,7 @@ from torch import nn
 from slimcnn.datasets import Dataset, batches
 from slimcnn.distillation import LastFeatures, Teacher
 from slimcnn.distillation.closeness import TEMPERATURE, closeness_of, closest_pairs
-from slimcnn.distillation.terms import names_in, parts_of, without_term
+from slimcnn.distillation.terms import features_compared, names_in, parts_of, without_term
 from slimcnn.errors import RecipeError
 from slimcnn.graph.copying import duplicate
 from slimcnn.objectives import Objective
@@ -72,6 +72,12 @@ class Distill(Step, Training):
     def _possible(self) -> Distill:
         if any(weight == 0 and build is not None for weight, build, _ in parts_of(self.loss or LOSS)):
             raise ValueError(f"loss {self.loss!r}: a term with weight 0 is computed, but changes nothing: leave it out")
+        compared = features_compared(self.loss or LOSS)
+        if self.teacher_cache is not None and compared:
+            raise ValueError(
+                f"loss {self.loss!r}: teacher_cache stores answers, and {', '.join(compared)} compares features: leave "
+                "teacher_cache out, or choose losses that compare answers, such as kd"
+            )
         for network in self._others:
             refuse_unnamed(network)
         if not (self.with_reference or self.teachers):

@@ -36,6 +36,8 @@ VERSIONS = ("slimcnn", "torch", "torchvision")
 AGAIN = 1.0
 """Seconds before a point is tried again whose folder another process uses."""
 
+MOST_LISTED = 4
+
 WORST = 1e30
 """Objective of a point that failed."""
 
@@ -88,17 +90,33 @@ class Worker:
 
     def rows(self) -> list[StudyRow]:
         """List the rows of all workers; a row of a value or a seed that the study no longer has is left out."""
-        found = [
-            row_of(plain, "a row in the storage") for _, facts in self.storage.complete() for plain in facts["rows"]
-        ]
         order = {json_digest(dict(point.label)): index for index, point in enumerate(self._points)}
         seeds = self.study.study.seeds
 
         def place(row: StudyRow) -> tuple[int, int]:
             return order.get(json_digest(dict(row.point)), 0), seeds.index(row.seed)
 
-        known = [row for row in found if row.seed in seeds and (not order or json_digest(dict(row.point)) in order)]
-        return sorted(known, key=place)
+        return sorted((row for row in self._stored() if self._asks_for(row, order)), key=place)
+
+    def say_what_is_left_out(self) -> None:
+        """Say which finished runs have no row, because their value or seed is no longer in the study."""
+        points = {json_digest(dict(point.label)): 0 for point in self._points}
+        hidden = [row for row in self._stored() if not self._asks_for(row, points)]
+        if hidden:
+            names = sorted({f"{StudyPoint(row.point, {})}, seed {row.seed}" for row in hidden})
+            listed = "; ".join(names[:MOST_LISTED]) + (" ..." if len(names) > MOST_LISTED else "")
+            self.show.warn(
+                f"{len(names)} finished runs are left out of {DATA}, because the study no longer asks for them "
+                f"({listed}): put their values and seeds back to have their rows again"
+            )
+
+    def _stored(self) -> list[StudyRow]:
+        return [
+            row_of(plain, "a row in the storage") for _, facts in self.storage.complete() for plain in facts["rows"]
+        ]
+
+    def _asks_for(self, row: StudyRow, points: Mapping[str, int]) -> bool:
+        return row.seed in self.study.study.seeds and (not points or json_digest(dict(row.point)) in points)
 
     @property
     def _points(self) -> list[StudyPoint]:
@@ -222,6 +240,7 @@ def run_study(
         if study.study.sampler == "all":
             runs = [{"point": dict(one.label), "seed": seed} for one in points for seed in study.study.seeds]
             worker.take_rows()
+            worker.say_what_is_left_out()
             storage.enqueue(runs)
             if retry:
                 failed = [row for row in worker.rows() if row.status == "failed"]
