@@ -36,6 +36,7 @@ from slimcnn.measuring import environment
 HERE = Path(__file__).parent
 SIZES = (0.9, 0.75, 0.6)
 DEFAULTS = ("compress as it comes", "sensitivity")
+EARLIER = "compress with the defaults of that time"
 VALIDATION = 96
 """Crops for calibration from which the tuning chooses its epoch; their photographs may have other crops among the rest."""
 CHOICES = tuple(
@@ -135,6 +136,7 @@ def by_default(model: nn.Module, learning: Tensor, judging: Tensor, runs: Path) 
         for name, length in (("as cut", 1), ("least squares", 2), ("tuned", 3)):
             result = slimcnn.chain(model, data, chain[:length], out=runs / f"{macs:g}", latency_seconds=0.1)
             found[name] = agreement(result.model, inputs, test.labels)
+            print(macs, name, found[name], f"{time.perf_counter() - began:.0f} s", flush=True)
         rows.append({"criterion": DEFAULTS[0], "scope": DEFAULTS[1], "macs": macs, "agreement": found, "planning": None,
                      "seconds": time.perf_counter() - began, "learning": len(data.train), "environment": environment()})  # fmt: skip
         print(rows[-1], flush=True)
