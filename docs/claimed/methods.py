@@ -123,6 +123,20 @@ def _bounded() -> list[Claim]:
     return [*said, behind]
 
 
+def _bounded_and_trained() -> Claim:
+    criteria = ("l2", "fpdf:tau=0.3", "fpdf")
+    found = [
+        [row["accuracy"] for row in study("criteria_resnet20", prune_criterion=criterion, prune_macs=0.5)]
+        for criterion in criteria
+    ]
+    return claim(
+        FPDF,
+        "`l2` keeps {:.2f} ± {:.2f} % ({} seeds), `fpdf:tau=0.3` {:.2f} ± {:.2f} % ({}), `fpdf` {:.2f} ± {:.2f} % ({}) "
+        "([rows](../../benchmarks/criteria_resnet20/study.md)).",
+        *(cell for top1 in found for cell in (mean(top1), stdev(top1), spelled(len(top1)))),
+    )
+
+
 # --- feature reuse ----------------------------------------------------------------------------------------------------
 
 
@@ -235,4 +249,14 @@ def _shifts() -> list[Claim]:
     ]
 
 
-CLAIMS = [_gfr(), _untrained(), _behind_l2(), _distilled(), *_bounded(), *_reuse(), *_scale_factor(), *_shifts()]
+CLAIMS = [
+    _gfr(),
+    _untrained(),
+    _behind_l2(),
+    _distilled(),
+    *_bounded(),
+    _bounded_and_trained(),
+    *_reuse(),
+    *_scale_factor(),
+    *_shifts(),
+]
