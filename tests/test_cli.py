@@ -321,7 +321,7 @@ def test_a_student_learns_from_a_teacher_and_a_compressed_network_from_its_origi
     quick = f"{QUICK} --epochs 1"
     teacher = f"--teacher-weights {finished}/original.safetensors"
     width = "--student-arg width=0.5"
-    loss = "--loss kd+scale_factor:warmup=1+attention:layer=layer3 --teacher-cache 2"
+    loss = "--loss kd+scale_factor:warmup=1+attention:layer=layer3"
     code, _, err = call(
         f"distill {teacher} --student resnet8 {width} {loss} {quick} --out {tmp_path}/s", capsys, monkeypatch
     )
@@ -337,7 +337,7 @@ def test_a_student_learns_from_a_teacher_and_a_compressed_network_from_its_origi
     assert "Class closeness" in (tmp_path / "s" / "report.html").read_text()
     known = f"--student-weights {finished}/compressed.safetensors --extra-teacher {finished}/original.safetensors"
     code, out, err = call(
-        f"distill {teacher} {known} --loss dkd {quick} --out {tmp_path}/c --json", capsys, monkeypatch
+        f"distill {teacher} {known} --loss dkd --teacher-cache 2 {quick} --out {tmp_path}/c --json", capsys, monkeypatch
     )
     assert code == 0, err
     found = json.loads(out)
@@ -367,6 +367,7 @@ def test_branches_may_vanish_from_the_command_line(
         "--student-weights nowhere.safetensors",
         "--student resnet8 --loss kd+scal",
         "--student resnet8 --loss 2x*kd",
+        "--student resnet8 --loss kd+attention:layer=layer3 --teacher-cache 2",
     ],
 )
 def test_a_lesson_that_cannot_be_is_refused_before_the_teacher_is_trained(
