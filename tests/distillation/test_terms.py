@@ -31,6 +31,10 @@ ON_FEATURES = ("attention", "features", "fitnet", "rkd")
 ON_LOGITS = [entry.name for entry in losses if entry.name not in ON_FEATURES]
 
 
+def on_layer3(name: str) -> str:
+    return f"{name}:layer=layer3" if name in ON_FEATURES and name != "features" else name
+
+
 class Counting(nn.Module):
     """Counts how often it runs."""
 
@@ -160,7 +164,7 @@ def test_every_registered_loss_teaches_a_network_and_a_cut_copy_of_it(name: str,
         graph, slimcnn.score(teacher, graph, "l2"), slimcnn.Target(pruning_ratio=0.5, protect=("layer3.*",))
     )
     student = slimcnn.prune(teacher, graph, plan).train()
-    spec = f"{name}:layer=layer3" if name in ("attention", "rkd", "fitnet") else name
+    spec = on_layer3(name)
     compared = last_features(student, teacher, x, kept_positions(graph, plan.by_index(graph)))
     objective = objective_named(f"cross_entropy+{spec}", Teacher(teacher, compared))
     with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
@@ -320,6 +324,16 @@ def test_mixup_refuses_views_and_objectives_that_know_nothing_of_it() -> None:
 @pytest.mark.parametrize("name", [entry.name for entry in losses])
 def test_a_loss_that_reads_layers_says_so(name: str) -> None:
     _, teacher, x, _ = networks()
-    spec = f"{name}:layer=layer3" if name in ("attention", "rkd", "fitnet") else name
+    spec = on_layer3(name)
     found = objective_named(f"0*cross_entropy+{spec}", Teacher(teacher, last_features(teacher, teacher, x, {})))
     assert bool(features_compared(spec)) == any(term.layers for term in found.terms)
+
+
+def test_a_teacher_keeps_its_logits_or_shows_its_features(tmp_path: Path) -> None:
+    _, network, _, _ = networks()
+    with pytest.raises(RecipeError, match="stores logits only"):
+        attention(Teacher(network).cached(tmp_path / "answers.npy", 96, views=1), layer="layer3")
+    watched = Teacher(network)
+    attention(watched, layer="layer3")
+    with pytest.raises(RecipeError, match="stores logits only"):
+        watched.cached(tmp_path / "answers.npy", 96, views=1)

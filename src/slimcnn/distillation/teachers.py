@@ -17,6 +17,8 @@ from slimcnn.objectives import InputOf, ReadScores, Seen, Term, Terms, read_clas
 if TYPE_CHECKING:
     from slimcnn.distillation.features import LastFeatures
 
+ONLY_LOGITS = "a teacher's cache stores logits only: leave it out, or choose losses that compare answers, such as kd"
+
 
 class Teacher:
     """One or several trained networks; the logits of several are averaged.
@@ -59,7 +61,10 @@ class Teacher:
 
         Raises:
             RunError: the file holds the logits of another teacher, or of another number of images or views.
+            RecipeError: a loss compares features of this teacher, which are not stored.
         """
+        if self._watches:
+            raise RecipeError(ONLY_LOGITS)
         self._answers = Answers(Path(path), images, views, digest_of(self.networks))
         return self
 
@@ -70,7 +75,7 @@ class Teacher:
     def __call__(self, student: nn.Module, x: Tensor) -> Tensor:
         """Return the logits (n, classes) of a batch."""
         batch, self._batch = self._batch, None
-        kept = self._answers if batch is not None and not self._watches else None
+        kept = self._answers if batch is not None else None
         if kept is not None and batch is not None:
             known = kept.read(batch[1], batch[0])
             if known is not None:
@@ -93,7 +98,13 @@ class Teacher:
         return answer.clone()
 
     def watch(self, layers: Iterable[str | InputOf]) -> None:
-        """Record the outputs, or inputs, of these layers of the first network for every batch."""
+        """Record the outputs, or inputs, of these layers of the first network for every batch.
+
+        Raises:
+            RecipeError: the teacher's logits are cached, so that it does not run.
+        """
+        if self._answers is not None:
+            raise RecipeError(ONLY_LOGITS)
         for layer in layers:
             self._watches = True
             record_into(self._recorded, self.networks[0], layer)
