@@ -37,6 +37,7 @@ AGAIN = 1.0
 """Seconds before a point is tried again whose folder another process uses."""
 
 MOST_LISTED = 4
+"""Most runs without a row that are named."""
 
 WORST = 1e30
 """Objective of a point that failed."""
@@ -90,8 +91,7 @@ class Worker:
 
     def rows(self) -> list[StudyRow]:
         """List the rows of all workers; a row of a value or a seed that the study no longer has is left out."""
-        order = {json_digest(dict(point.label)): index for index, point in enumerate(self._points)}
-        seeds = self.study.study.seeds
+        order, seeds = self._order, self.study.study.seeds
 
         def place(row: StudyRow) -> tuple[int, int]:
             return order.get(json_digest(dict(row.point)), 0), seeds.index(row.seed)
@@ -100,8 +100,8 @@ class Worker:
 
     def say_what_is_left_out(self) -> None:
         """Say which finished runs have no row, because their value or seed is no longer in the study."""
-        points = {json_digest(dict(point.label)): 0 for point in self._points}
-        hidden = [row for row in self._stored() if not self._asks_for(row, points)]
+        order = self._order
+        hidden = [row for row in self._stored() if not self._asks_for(row, order)]
         if hidden:
             names = sorted({f"{StudyPoint(row.point, {})}, seed {row.seed}" for row in hidden})
             listed = "; ".join(names[:MOST_LISTED]) + (" ..." if len(names) > MOST_LISTED else "")
@@ -115,12 +115,14 @@ class Worker:
             row_of(plain, "a row in the storage") for _, facts in self.storage.complete() for plain in facts["rows"]
         ]
 
-    def _asks_for(self, row: StudyRow, points: Mapping[str, int]) -> bool:
-        return row.seed in self.study.study.seeds and (not points or json_digest(dict(row.point)) in points)
+    def _asks_for(self, row: StudyRow, order: Mapping[str, int]) -> bool:
+        return row.seed in self.study.study.seeds and (not order or json_digest(dict(row.point)) in order)
 
     @property
-    def _points(self) -> list[StudyPoint]:
-        return points_of(self.study) if self.study.study.sampler == "all" else []
+    def _order(self) -> dict[str, int]:
+        """Digest of a point → its place; empty if a sampler chooses the points."""
+        points = points_of(self.study) if self.study.study.sampler == "all" else []
+        return {json_digest(dict(point.label)): index for index, point in enumerate(points)}
 
     def take_rows(self) -> None:
         """Take the rows of study.json that the storage does not have: it was copied here, or the storage is new."""
@@ -204,7 +206,8 @@ def run_study(
     """Run a study, or go on with it; any number of processes may do so at once, in the same folder or storage.
 
     Every point is a run in its own folder below `out`. Steps that several points begin with run once. Values and
-    seeds may be added later; rows that exist stay. A run that fails has a row with the reason.
+    seeds may be added later; rows that exist stay. Rows of values and seeds that were taken away are left out, with a
+    warning, until these are put back. A run that fails has a row with the reason.
 
     Args:
         study: the study, or the path of its file.
