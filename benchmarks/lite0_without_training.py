@@ -32,11 +32,12 @@ from slimcnn import steps
 from slimcnn.datasets import Augmentation, Dataset, Images, Normalization
 from slimcnn.files import write_text
 from slimcnn.measuring import environment
+from slimcnn.studying.rows import epochs_of
 
 HERE = Path(__file__).parent
 SIZES = (0.9, 0.75, 0.6)
 DEFAULTS = ("compress as it comes", "sensitivity")
-EARLIER = "compress with the defaults of that time"
+EARLIER = "compress with earlier defaults"
 VALIDATION = 96
 """Crops for calibration from which the tuning chooses its epoch; their photographs may have other crops among the rest."""
 CHOICES = tuple(
@@ -138,7 +139,7 @@ def by_default(model: nn.Module, learning: Tensor, judging: Tensor, runs: Path) 
             found[name] = agreement(result.model, inputs, test.labels)
             print(macs, name, found[name], f"{time.perf_counter() - began:.0f} s", flush=True)
         rows.append({"criterion": DEFAULTS[0], "scope": DEFAULTS[1], "macs": macs, "agreement": found, "planning": None,
-                     "seconds": time.perf_counter() - began, "learning": len(data.train), "environment": environment()})  # fmt: skip
+                     "seconds": time.perf_counter() - began, "learning": len(data.train), "passes": epochs_of(result.report.sections)[1], "environment": environment()})  # fmt: skip
         print(rows[-1], flush=True)
         write_text(path, json.dumps(json.loads(path.read_text()) | {"rows": rows}, indent=1) + "\n")
     write_text(HERE / "lite0_without_training.md", page(json.loads(path.read_text())))
@@ -197,6 +198,7 @@ def _report(learning: Tensor, judging: Tensor, rows: list[dict]) -> dict:
 def page(report: dict) -> str:
     """Format the page."""
     tuned = [row for row in report["rows"] if row["criterion"] in (EARLIER, DEFAULTS[0])]
+    passes = ", ".join(sorted({str(row["passes"]) for row in tuned if "passes" in row}))
     tuned_on = ", ".join(sorted({f"{row['learning']} crops" for row in tuned})) or "no crops yet"
     lines = [
         "# EfficientNet-lite0 on photographs, without training",
@@ -207,8 +209,8 @@ def page(report: dict) -> str:
         "top-1 class is the original's (in brackets: the original's is in its top-5). No labels, no training, but for the rows",
         f'"compress": these ran the steps of `slimcnn compress` on {tuned_on}, and their seconds are of the whole.',
         f'"{DEFAULTS[0].capitalize()}" is `reconstruction` by sensitivity, multiples of 4 channels, the stream spared, least squares, and five',
-        "minutes of tuning by the features before the last layer: three passes on one slow core (11 to 13 images a second). It had L2 and",
-        "tuning by the original's answers in the row of earlier defaults.",
+        f"minutes of tuning by the features before the last layer, {passes} passes on one core while another program used the other. The row of",
+        "earlier defaults has L2 and tuning by the original's answers instead.",
         '"The same, tuned at one rate" is from before `tune` chose its rate and what batch norms do: no epoch came nearer to the',
         "original, and the start was kept. The row of earlier defaults began with its cut and refitted network, on one thread.",
         "The criterion `reconstruction` is better here than L2, and is the default of networks with depthwise convolutions since; on",

@@ -100,10 +100,12 @@ def _lite0_tuned() -> Claim:
     ]
     return claim(
         GUIDE,
-        "over {:d} crops: {:.1f} before and {:.1f} % after at {:g}, {:.1f} and {:.1f} % at {:g} ({judging} crops)",
+        "{passes} passes over {:d} crops: {:.1f} before and {:.1f} % after at {:g}, {:.1f} and {:.1f} % at {:g} "
+        "({judging} crops)",
         rows[0.75]["learning"],
         *cells,
         judging=stored["judging"],
+        passes=spelled(rows[0.75]["passes"]),
     )
 
 
