@@ -75,8 +75,8 @@ class Distill(Step, Training):
         compared = features_compared(self.loss or LOSS)
         if self.teacher_cache is not None and compared:
             raise ValueError(
-                f"loss {self.loss!r}: teacher_cache stores answers, and {', '.join(compared)} compares features: leave "
-                "teacher_cache out, or choose losses that compare answers, such as kd"
+                f"loss {self.loss!r}: teacher_cache stores answers, which are not enough for {' and '.join(compared)}: "
+                "leave teacher_cache out, or choose losses that compare answers, such as kd"
             )
         for network in self._others:
             refuse_unnamed(network)
